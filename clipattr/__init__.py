@@ -1,0 +1,93 @@
+"""clipattr: what a CLIP model's embedding consists of, what the parts mean, and what an output owes to each.
+
+This page is the table of contents: every public name, and the module it lives in. Names are imported on first use, so
+`import clipattr` costs milliseconds and does not load torch. To add a public name, add a line to `CONTENTS`.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+CONTENTS = {
+    # models and sites
+    "load_model": "models",
+    "list_models": "models",
+    "Model": "models",
+    "Site": "sites",
+    "capture": "sites",
+    "replace": "sites",
+    "activations": "sites",
+    "continue_from": "sites",
+    # store
+    "ActivationStore": "store",
+    "collect_activations": "store",
+    # parts
+    "SparseCodes": "dictionaries",
+    "Dictionary": "dictionaries",
+    "load_dictionary": "dictionaries",
+    "load_sae": "dictionaries",
+    "train_sae": "dictionaries",
+    "neurons": "dictionaries",
+    "pca": "dictionaries",
+    "random_sae": "dictionaries",
+    "kmeans": "dictionaries",
+    # reliance
+    "Similarity": "attribution",
+    "Contrast": "attribution",
+    "VocabularyContrast": "attribution",
+    "LogOdds": "attribution",
+    "ZeroShot": "attribution",
+    "ProbeLogit": "attribution",
+    "ImageSimilarity": "attribution",
+    "as_target": "attribution",
+    "ClosedFormTail": "attribution",
+    "attribute": "attribution",
+    "Attribution": "attribution",
+    "METHODS": "attribution",
+    "register_method": "attribution",
+    "ablate": "attribution",
+    # pictures and meaning
+    "Images": "images",
+    "ImageRecord": "images",
+    "Vocabulary": "meaning",
+    "Examples": "meaning",
+    "Labels": "meaning",
+    "label_latents": "meaning",
+    "alignment": "meaning",
+    "clarity": "meaning",
+    "families": "meaning",
+    # studies
+    "build_study": "study",
+    "open_study": "study",
+    "Study": "study",
+    # surprise
+    "audit": "discovery",
+    "repair": "discovery",
+    "explore": "discovery",
+    "Finding": "discovery",
+    "Findings": "discovery",
+    # errors
+    "ClipattrError": "errors",
+    "ModelError": "errors",
+    "SiteError": "errors",
+    "DataError": "errors",
+    "StudyError": "errors",
+    "DictionaryError": "errors",
+    "TargetError": "errors",
+}
+
+__all__ = ["__version__", *CONTENTS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use and keep it."""
+    if name not in CONTENTS:
+        raise AttributeError(f"module 'clipattr' has no attribute {name!r}; dir(clipattr) lists what it has.")
+    value = getattr(import_module(f"clipattr.{CONTENTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *CONTENTS})
