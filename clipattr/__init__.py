@@ -1,7 +1,8 @@
 """clipattr: what a CLIP model's embedding consists of, what the parts mean, and what an output owes to each.
 
-This page is the table of contents: every public name, and the module it lives in. Names are imported on first use, so
-`import clipattr` costs milliseconds and does not load torch. To add a public name, add a line to `CONTENTS`.
+This page is the table of contents: every public name, and the module it lives in. Names are imported on first
+use, so `import clipattr` costs milliseconds and does not load torch. To add a public name, add a line to
+`CONTENTS`.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
 """The errors callers can catch, one per room.
 
-Owns the classes only. Every message says what was asked, what came instead, and what to do; the place that finds the
-fault writes it. Start at `ClipattrError`: catching it catches all of them, and each is a `ValueError` too.
+Owns the classes only. Every message says what was asked, what came instead, and what to do; the place that
+finds the fault writes it. Start at `ClipattrError`: catching it catches all of them, and each is a
+`ValueError` too.
 """
 
 
