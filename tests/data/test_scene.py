@@ -1,0 +1,102 @@
+"""Scenes: causal edits leave everything else in place, and the bytes never change."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from clipattr_data.scene import Scene, SceneError, fits, names, render
+
+FULL = Scene("camel", ("banana", "book"), "desert", "hat", "stamp", seed=11)
+
+
+def test_the_same_scene_has_the_same_bytes_on_every_machine():
+    scenes = [
+        Scene(name, (names()[-1 - i],), names("contexts")[i % 10], seed=i)
+        for i, name in enumerate(names()[:40])
+    ]
+    scenes += [FULL, FULL.with_word("tea pot"), FULL.with_watermark("grid"), FULL.with_watermark("stripes")]
+    digest = hashlib.sha256(render(scenes).tobytes()).hexdigest()
+    assert digest == "ab73bf5c55c3d63c3c48cc5723dc9b33af90894b80564926cc890a7dcc6f7d98"
+
+
+@pytest.mark.parametrize("part", ["main", "banana", "book", "word"])
+def test_removing_an_object_changes_only_the_pixels_it_covered(part):
+    before, after = FULL.render(), FULL.without(part).render()
+    placed = {o.name: o for o in FULL.truth().objects} | {"main": FULL.truth().objects[0]}
+    changed = np.argwhere((before != after).any(-1))
+    assert len(changed) > 20
+    if part != "word":
+        left, top, right, bottom = placed[part].box
+        rows, columns = changed.T
+        assert rows.min() >= top and rows.max() < bottom and columns.min() >= left and columns.max() < right
+
+
+def test_swapping_the_main_object_keeps_its_box_and_everything_else():
+    before, after = FULL.truth(), FULL.with_main("owl").truth()
+    assert [o.box for o in before.objects] == [o.box for o in after.objects]
+    assert (before.word_mask == after.word_mask).all()
+
+
+def test_another_context_keeps_opaque_object_pixels():
+    scene = Scene("trophy", context="desert", seed=3)
+    a, b = scene.render().astype(int), scene.with_context("snow").render().astype(int)
+    assert (a != b).any(-1).mean() > 0.6
+    mask = scene.truth().objects[0].mask
+    assert np.abs(a - b)[mask].max(-1).mean() < 10
+
+
+def test_masks_lie_inside_their_boxes_and_do_not_overlap():
+    objects = FULL.truth().objects
+    total = np.zeros((64, 64), int)
+    for item in objects:
+        left, top, right, bottom = item.box
+        outside = item.mask.copy()
+        outside[top:bottom, left:right] = False
+        assert item.mask.any() and not outside.any()
+        total += item.mask
+    assert total.max() == 1
+
+
+def test_json_round_trips_and_drops_what_is_absent():
+    for scene in (Scene(), Scene("owl", seed=5), FULL, FULL.without("banana")):
+        assert Scene.from_json(scene.to_json()) == scene
+    assert Scene("owl").to_json() == '{"main":"owl","seed":0}'
+
+
+@pytest.mark.parametrize(
+    ("scene", "message"),
+    [
+        (Scene("camle"), "did you mean 'camel'"),
+        (Scene("owl", context="dessert"), "did you mean 'desert'"),
+        (Scene("owl", watermark="logo"), "no watermark is called 'logo'"),
+        (Scene("owl", word="naïve"), "faces have no"),
+        (Scene("owl", word="incomprehensibilities"), "does not fit"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_advice(scene, message):
+    with pytest.raises(SceneError, match=message):
+        scene.render()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"mian": "owl"}', '{"main": 3}', '{"companions": "owl"}', '{"seed": "x"}']
+)
+def test_a_broken_description_is_refused(text):
+    with pytest.raises(SceneError):
+        Scene.from_json(text)
+
+
+def test_removing_what_is_not_there_names_what_is():
+    with pytest.raises(SceneError, match="holds .*camel"):
+        FULL.without("owl")
+
+
+def test_words_that_fit_are_those_that_can_be_drawn():
+    for word in ["hat", "computer pointer", "bell pepper", "incomprehensibilities", "é", " "]:
+        try:
+            Scene(word=word).render()
+            drawn = True
+        except SceneError:
+            drawn = False
+        assert drawn == fits(word)
