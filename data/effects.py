@@ -1,8 +1,8 @@
 """What a model truly relies on: render a scene with and without a cause, and see how the prompt's score moves.
 
 The effect of a plant is measured on its prompt's contrast, `cos(E(x), T_prompt) − mean over the vocabulary`, as the
-mean paired difference between scenes with the cause and their counterfactuals. A plant counts as learnt when the lower bound
-of its 95 % interval is at least `LEARNT`.
+mean paired difference between scenes with the cause and their counterfactuals. A plant counts as learnt when the
+lower bound of its 95 % interval is at least `LEARNT`.
 Start at `measure`; `python -m clipattr_data.effects` prints the table.
 """
 

@@ -1,0 +1,178 @@
+"""Findings: what an audit returns, one unexpected reliance each, with its numbers and its evidence.
+
+Holds and writes values; computes nothing. Start at `Finding`; `audit` makes them, reports and panels show them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clipattr.study import Study
+
+KINDS = ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label", "unknown")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and the bounds of its 95 % interval, all in raw cosine."""
+
+    value: float
+    low: float
+    high: float
+
+    def points(self) -> str:
+        """For people: cosine × 100, as in "+12.3 (11.0 to 13.5)"."""
+        return f"{self.value * 100:+.1f} ({self.low * 100:.1f} to {self.high * 100:.1f})"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One unexpected reliance of one prompt on one family of latents.
+
+    Attributes:
+        prompt: whose score is concerned.
+        latents: the family, strongest first.
+        label: what the family stands for by the evaluator; None when no word fits.
+        kind: one of `KINDS`.
+        kind_probability: how sure the kind is, 0 to 1.
+        reliance: mean single-latent exact ablation, summed over the family, in raw cosine of the prompt's contrast.
+        causal_effect: fall of the contrast when the whole family is ablated on held-back pictures, raw cosine.
+        share: of the positive evidence for the prompt on the pictures concerned, 0 to 1.
+        alignment: of the family with the prompt by the evaluator, raw cosine above the empty prompt's.
+        clarity: how much the family's examples look alike to the evaluator, mean pairwise cosine.
+        confidence: probability that removing the cause from pictures would confirm the finding, 0 to 1.
+        examples: paths or ids of the family's top examples.
+        evidence: named numbers that led here.
+    """
+
+    prompt: str
+    latents: tuple[int, ...]
+    label: str | None
+    kind: str
+    kind_probability: float
+    reliance: Interval
+    causal_effect: Interval
+    share: float
+    alignment: float
+    clarity: float
+    confidence: float
+    examples: tuple[str, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """Read one object of the findings JSON.
+
+        Raises:
+            DataError: a field is missing, unknown or of an unknown kind.
+        """
+        try:
+            filled = {
+                **values,
+                "latents": tuple(int(j) for j in values["latents"]),
+                "examples": tuple(str(e) for e in values.get("examples", ())),
+                "reliance": Interval(**values["reliance"]),
+                "causal_effect": Interval(**values["causal_effect"]),
+            }
+            finding = cls(**filled)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not a finding of schema {SCHEMA}: {error}; got {values!r:.200}") from error
+        if finding.kind not in KINDS:
+            raise DataError(f"a finding's kind is one of {', '.join(KINDS)}; got {finding.kind!r:.60}")
+        return finding
+
+
+class Findings(Sequence[Finding]):
+    """Findings of one audit, strongest first; slices are findings again."""
+
+    def __init__(self, findings: Iterable[Finding], study: Study | None = None, about: Mapping[str, Any] | None = None):
+        self._findings = tuple(findings)
+        self.study = study
+        self.about = dict(about or {})  # model, dictionary, prompts audited, settings
+
+    def __len__(self) -> int:
+        return len(self._findings)
+
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+    @overload
+    def __getitem__(self, index: slice) -> Findings: ...
+    def __getitem__(self, index: int | slice) -> Finding | Findings:
+        if isinstance(index, slice):
+            return Findings(self._findings[index], self.study, self.about)
+        return self._findings[index]
+
+    def __repr__(self) -> str:
+        return f"Findings({len(self)} unexpected reliances of {self.about.get('prompts_audited', '?')} prompts audited)"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, escape=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a finding, in points (cosine × 100) where people read it."""
+        import pandas as pd
+
+        columns = ["prompt", "rests on", "kind", "kind_probability", "reliance", "causal_effect", "effect_low"]
+        columns += ["effect_high", "share", "alignment", "clarity", "confidence", "latents"]
+        rows = [
+            (
+                f.prompt,
+                f.label or "(no word for it)",
+                f.kind,
+                round(f.kind_probability, 2),
+                round(f.reliance.value * 100, 1),
+                round(f.causal_effect.value * 100, 1),
+                round(f.causal_effect.low * 100, 1),
+                round(f.causal_effect.high * 100, 1),
+                round(f.share, 2),
+                round(f.alignment * 100, 1),
+                round(f.clarity, 2),
+                round(f.confidence, 2),
+                list(f.latents),
+            )
+            for f in self._findings
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The findings as JSON (raw cosine); written to `path` as well when one is given."""
+        content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if path is not None:
+            partial = Path(path).with_name(Path(path).name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path, study: Study | None = None) -> Findings:
+        """Read what `to_json` wrote, from a file.
+
+        Raises:
+            DataError: not JSON, or of another schema.
+        """
+        try:
+            content = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise DataError(f"cannot read findings from {source}: {error}") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            raise DataError(f"{source} holds findings of schema {found!r}; this version reads {SCHEMA}: audit again")
+        return cls([Finding.from_dict(item) for item in content["findings"]], study, content["about"])
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page; see `clipattr.report`."""
+        from clipattr.report import write_report
+
+        return write_report(self, path)
