@@ -139,10 +139,10 @@ class Model:
                 f"{self.reference}: its image tower is a {kind}, which has no sites here: {which}. "
                 "It still encodes pictures and texts, for instance as an evaluator."
             )
-        if tower.attn_pool is not None:
+        if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
             raise SiteError(
-                f"{self.reference}: its image tower pools by attention, which sites do not follow: {which} "
-                "that pool by class token or by mean. It still encodes pictures and texts."
+                f"{self.reference}: its image tower pools by attention or not at all, which sites do not follow: "
+                f"{which} that pool by class token or by mean. It still encodes pictures and texts."
             )
         return tower
 
@@ -258,7 +258,7 @@ class Model:
                 f"{self.reference} takes pixels of shape (batch, 3, {height}, {width}); got "
                 f"{tuple(pixels.shape)}. Stack what model.prepare(picture) returns."
             )
-        return self._unit(self.clip.encode_image(pixels.to(self.device, self.dtype)))  # type: ignore[operator]
+        return self.unit(self.clip.encode_image(pixels.to(self.device, self.dtype)))  # type: ignore[operator]
 
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Embed prompts, each put into every template.
@@ -287,13 +287,14 @@ class Model:
         tokens = self.tokenizer(texts, context_length=self.context_length)
         self._warn_of_cut_texts(texts, tokens)
         units = torch.cat(
-            [self._unit(self.clip.encode_text(part.to(self.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
+            [self.unit(self.clip.encode_text(part.to(self.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
         )
         if len(templates) == 1:
             return units
         return F.normalize(units.reshape(len(prompts), len(templates), -1).mean(1), dim=-1)
 
-    def _unit(self, features: Any) -> Tensor:
+    def unit(self, features: Any) -> Tensor:
+        """What a tower returns, (batch, embed), at unit length and in at least float32."""
         if isinstance(features, tuple):  # towers with output_tokens return (pooled, tokens)
             features = features[0]
         if features.dtype in (torch.float16, torch.bfloat16):

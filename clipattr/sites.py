@@ -1,0 +1,302 @@
+"""Sites: where in a model activations are read and replaced.
+
+Owns `Site`, the written form of a place, and every hook. It is the only module that reaches inside a tower;
+all others ask it for activations or hand them back. Knows nothing of dictionaries or targets.
+Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from clipattr.errors import SiteError
+from clipattr.models import Model
+
+TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
+
+
+@dataclass(frozen=True, init=False)
+class Site:
+    """A place in the residual stream, written `tower.block.tokens`: the output of one block at some tokens.
+
+    `image.-1.cls` is the class token after the last image block; `.patches` are the other tokens row by row,
+    `.all` the class token followed by them. Negative blocks count from the end and stay as written, so
+    `image.-1.cls` and `image.11.cls` are different sites even where they name the same place.
+    `text.-1.eot` is part of the grammar; reading and replacing in the text tower is refused for now.
+
+    Raises:
+        SiteError: the text is not a site.
+    """
+
+    tower: str
+    block: int
+    tokens: str
+
+    def __init__(self, written: "str | Site"):
+        parts = re.fullmatch(r"(\w+)\.(-?\d+)\.(\w+)", str(written))
+        if parts is None:
+            advice = "a site is written tower.block.tokens, e.g. image.-1.cls"
+            if str(written).endswith((".pooled", ".embedding")):
+                advice = "for what comes out of a tower use model.encode_image or model.encode_text"
+            raise SiteError(f"{written!r} is not a site: {advice}.")
+        tower, block, tokens = parts[1], int(parts[2]), parts[3]
+        if tower not in TOKENS:
+            raise SiteError(f"{written!r} names the tower {tower!r}; there are {' and '.join(TOKENS)}.")
+        if tokens not in TOKENS[tower]:
+            raise SiteError(
+                f"{written!r} names the tokens {tokens!r}; the {tower} tower has {', '.join(TOKENS[tower])}."
+            )
+        object.__setattr__(self, "tower", tower)
+        object.__setattr__(self, "block", block)
+        object.__setattr__(self, "tokens", tokens)
+
+    def __str__(self) -> str:
+        return f"{self.tower}.{self.block}.{self.tokens}"
+
+    def __repr__(self) -> str:
+        return f"Site({str(self)!r})"
+
+    def index(self, model: Model) -> int:
+        """The block's number in this model, counted from 0.
+
+        Raises:
+            SiteError: the model has no such block, or no sites in that tower.
+        """
+        if self.tower != "image":
+            raise SiteError(
+                f"{self}: the text tower cannot be read or replaced yet; sites of the image tower can, "
+                "e.g. image.-1.cls."
+            )
+        n = model.image_blocks
+        if not -n <= self.block < n:
+            raise SiteError(f"{self}: {model.reference} has {n} image blocks, 0 to {n - 1} or -{n} to -1.")
+        return self.block % n
+
+    def shape(self, model: Model) -> tuple[int, ...]:
+        """Shape of one picture's activation here: (width,) for `cls`, else (tokens, width)."""
+        count = {"all": model.image_tokens, "patches": model.image_tokens - 1}
+        return (model.image_width,) if self.tokens == "cls" else (count[self.tokens], model.image_width)
+
+    def reaches_embedding(self, model: Model) -> bool:
+        """Whether the embedding depends on the activation here: after the last block only pooled tokens
+        count."""
+        if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
+            return True
+        return self.tokens == {"tok": "cls", "avg": "patches"}.get(model.image_tower.pool_type)
+
+
+class Captured(dict[Site, Tensor]):
+    """Activations by site, of the latest forward pass; a site may be given in its written form."""
+
+    def __contains__(self, site: object) -> bool:
+        return super().__contains__(Site(site) if isinstance(site, str) else site)
+
+    def __getitem__(self, site: str | Site) -> Tensor:
+        site = Site(site)
+        if site not in self:
+            held = ", ".join(map(str, self)) or "none: no picture was encoded inside the with block"
+            raise SiteError(f"There are no activations for {site}; held are {held}.")
+        return super().__getitem__(site)
+
+
+@contextmanager
+def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
+    """Record activations while pictures are encoded; the hooks go when the block is left, however that
+    happens.
+
+    `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
+    (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`. A `capture` inside a `replace`
+    sees what was put in; round it, what was there before.
+
+    Raises:
+        SiteError: a site does not exist in this model.
+    """
+    wanted = [(site, *_block(model, site)) for site in map(Site, sites)]
+    acts = Captured()
+
+    def keep(site: Site, batch_first: bool) -> Callable:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            # A copy, since a view of one token would keep all of them in memory.
+            acts[site] = _read(output if batch_first else output.transpose(0, 1), site).clone()
+
+        return hook
+
+    with _hooks([(module, keep(site, batch_first)) for site, module, batch_first in wanted]):
+        yield acts
+
+
+@contextmanager
+def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put other activations in at a site while pictures are encoded; the hook goes when the block is left.
+
+    Args:
+        value: what to put in, or a function of what is there. Shape (batch, width) for `cls`, (batch, tokens,
+            width) otherwise, cast to the model's dtype. The activation itself leaves the output bit for bit
+            as it was; a tensor that requires a gradient gets one, and may change the output in its last
+            digit, since torch then takes another attention kernel.
+
+    Raises:
+        SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
+    """
+    site = Site(site)
+    module, batch_first = _block(model, site)
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        stream = output if batch_first else output.transpose(0, 1)
+        old = _read(stream, site)
+        new = value if isinstance(value, Tensor) else value(old)
+        stream = _write(stream, site, _fitting(new, old, site))
+        return stream if batch_first else stream.transpose(0, 1)
+
+    with _hooks([(module, hook)]):
+        yield
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the block that was asked for."""
+
+
+def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
+    """Activations of pictures at one site; later blocks are not computed.
+
+    Args:
+        pixels: (batch, 3, H, W), prepared by `model.prepare`.
+
+    Returns:
+        (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`, in the model's dtype.
+
+    Raises:
+        SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
+    """
+    site = Site(site)
+    module, batch_first = _block(model, site)
+    found: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        found.append(_read(output if batch_first else output.transpose(0, 1), site).clone())
+        raise _Reached
+
+    with _hooks([(module, hook)]), suppress(_Reached):
+        model.encode_image(pixels)
+    return found[0]
+
+
+def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
+    """Run the image tower from a site to the embedding, differentiably in `acts`; earlier blocks are not
+    computed.
+
+    Args:
+        acts: (batch, width) for `cls`, (batch, tokens, width) otherwise.
+        context: (batch, tokens, width), the `all` activations at the same block, which give the tokens that
+            `acts` does not. Needed for `cls` and `patches` before the last block.
+
+    Returns:
+        (batch, embed), unit length, at least float32.
+
+    Raises:
+        SiteError: a shape does not fit, `context` is missing, or what the site holds cannot reach the
+            embedding (patch tokens after the last block of a tower that pools by its class token).
+    """
+    site, tower = Site(site), model.image_tower
+    index = site.index(model)
+    if not site.reaches_embedding(model):
+        other = "cls" if tower.pool_type == "tok" else "patches"
+        raise SiteError(
+            f"{site}: after the last block only the {other} tokens reach the embedding of {model.reference}, "
+            f"so nothing here has any effect. Use image.{site.block}.{other} or an earlier block, "
+            f"e.g. image.-2.{site.tokens}."
+        )
+    _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
+    acts = acts.to(model.device, model.dtype)
+    later = model.image_blocks_modules[index + 1 :]
+    if not later:
+        return _embed(model, tower, acts if site.tokens == "cls" else _pooled(tower, site, acts))
+    if site.tokens == "all":
+        stream = acts
+    else:
+        if context is None:
+            raise SiteError(
+                f"{site}: {len(later)} block(s) follow and mix the tokens; pass context=, the activations at "
+                f"image.{site.block}.all."
+            )
+        _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
+        stream = _write(context.to(model.device, model.dtype), site, acts)
+    batch_first = _batch_first(tower)
+    stream = stream if batch_first else stream.transpose(0, 1)
+    for block in later:
+        stream = block(stream)
+    stream = stream if batch_first else stream.transpose(0, 1)
+    return _embed(model, tower, _pooled(tower, Site("image.-1.all"), stream))
+
+
+def _pooled(tower: VisionTransformer, site: Site, acts: Tensor) -> Tensor:
+    """The tokens that the tower pools: (batch, width) or, for a mean over patches, (batch, patches,
+    width)."""
+    if tower.pool_type == "tok":
+        return acts[:, 0]
+    return acts[:, 1:] if site.tokens == "all" else acts
+
+
+def _embed(model: Model, tower: VisionTransformer, pooled: Tensor) -> Tensor:
+    """From the tokens that are pooled to the unit embedding, in the tower's own order of norm and mean."""
+    if pooled.ndim == 3 and tower.final_ln_after_pool:
+        pooled = tower.ln_post(pooled.mean(1))
+    else:
+        pooled = tower.ln_post(pooled)
+        pooled = pooled.mean(1) if pooled.ndim == 3 else pooled
+    features = pooled if tower.proj is None else pooled @ tower.proj
+    return model.unit(features)
+
+
+def _block(model: Model, site: Site) -> tuple[nn.Module, bool]:
+    """The module whose output the site is, and whether that output is (batch, tokens, width)."""
+    return model.image_blocks_modules[site.index(model)], _batch_first(model.image_tower)
+
+
+def _batch_first(tower: VisionTransformer) -> bool:
+    return bool(getattr(tower.transformer, "batch_first", True))
+
+
+def _read(stream: Tensor, site: Site) -> Tensor:
+    """The site's tokens out of (batch, tokens, width)."""
+    if site.tokens == "cls":
+        return stream[:, 0]
+    return stream[:, 1:] if site.tokens == "patches" else stream
+
+
+def _write(stream: Tensor, site: Site, acts: Tensor) -> Tensor:
+    """(batch, tokens, width) with the site's tokens exchanged; the stream itself stays as it is."""
+    if site.tokens == "cls":
+        return torch.cat([acts[:, None], stream[:, 1:]], dim=1)
+    return torch.cat([stream[:, :1], acts], dim=1) if site.tokens == "patches" else acts
+
+
+def _fitting(new: Any, old: Tensor, site: Site) -> Tensor:
+    if not isinstance(new, Tensor):
+        raise SiteError(f"{site}: what is put in must be a tensor; got {type(new).__name__}.")
+    _check_shape(new, tuple(old.shape), site, "the replacement")
+    return new.to(old.device, old.dtype)
+
+
+def _check_shape(tensor: Tensor, expected: tuple[int, ...], site: Site, what: str) -> None:
+    if tuple(tensor.shape) != expected:
+        raise SiteError(f"{site}: {what} must have shape {expected}; got {tuple(tensor.shape)}.")
+
+
+@contextmanager
+def _hooks(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Forward hooks that are gone afterwards, also when one of them could not be set or the block raises."""
+    handles = []
+    try:
+        for module, hook in hooks:
+            handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
