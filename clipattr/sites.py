@@ -6,6 +6,7 @@ Start at `activations` for reading, `replace` for intervening, `continue_from` f
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Captured(dict[Site, Tensor]):
 
 @contextmanager
 def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
-    """Record activations while pictures are encoded; the hooks go when the block is left, however that
+    """Record activations while this thread encodes pictures; hooks go when the block is left, however that
     happens.
 
     `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
@@ -133,7 +134,7 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
 
 @contextmanager
 def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put other activations in at a site while pictures are encoded; the hook goes when the block is left.
+    """Put other activations in at a site while this thread encodes pictures; the hook goes with the block.
 
     Args:
         value: what to put in, or a function of what is there. Shape (batch, width) for `cls`, (batch, tokens,
@@ -291,11 +292,20 @@ def _check_shape(tensor: Tensor, expected: tuple[int, ...], site: Site, what: st
 
 @contextmanager
 def _hooks(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Forward hooks that are gone afterwards, also when one of them could not be set or the block raises."""
+    """Forward hooks that act in this thread only and are gone afterwards, whatever happens in between.
+
+    A panel may encode in the background while a cell reads activations of the same model; each must see only
+    its own hooks, all the more since `activations` ends the pass that it is in.
+    """
+    owner = threading.get_ident()
+
+    def own(hook: Callable) -> Callable:
+        return lambda *given: hook(*given) if threading.get_ident() == owner else None
+
     handles = []
     try:
         for module, hook in hooks:
-            handles.append(module.register_forward_hook(hook))
+            handles.append(module.register_forward_hook(own(hook)))
         yield
     finally:
         for handle in handles:

@@ -78,13 +78,13 @@ def _find_named(name: str, pretrained: str | None) -> Found:
     """NAME with a tag or a file of weights, through open_clip."""
     if pretrained is None and ":" in name:
         name, pretrained = name.split(":", 1)
-    name = name.replace("/", "-")
+    written, name = name, name.replace("/", "-")
     architectures = open_clip.list_models()
     if name not in architectures:
         known = [*bundled_models(), *architectures]
-        hint = f" If you mean the folder, write {LOCAL}{name}." if Path(name).is_dir() else ""
+        hint = f" If you mean the folder, write {LOCAL}{written}." if Path(written).is_dir() else ""
         raise ModelError(
-            f"There is no model named {name!r}.{_nearest(name, known)}{hint} list_models() shows all."
+            f"There is no model named {written!r}.{_nearest(name, known)}{hint} list_models() shows all."
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     reference = f"{name}:{pretrained}"
