@@ -1,0 +1,63 @@
+# make demo    install, then audit the bundled model and write its report
+# make test    install what the tests need, then run all of them, notebooks included
+# make bench   every benchmark in its quick form
+# make lab     the notebooks, in JupyterLab
+# make data    rebuild the bundled picture world from its seed (long; resumes)
+# make lint    ruff and mypy
+# make clean   remove what builds and runs leave behind; the environment stays
+
+VENV := .venv
+BIN := $(VENV)/bin
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+
+.PHONY: help demo test bench lab data lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# The first Python on the path that is new enough; PYTHON=... picks another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && { echo $$p; break; }; done)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "clipattr needs Python 3.11 or later on the path (or PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps make a second call instant; a changed list of dependencies makes it install again.
+$(VENV)/.stamp: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.stamp
+
+demo: $(VENV)/.stamp
+	$(BIN)/clipattr demo
+
+# One pytest run, so that its last line is the whole verdict. Notebooks are executed; cells that ask for it
+# (NBVAL_CHECK_OUTPUT) have their outputs compared too.
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+
+bench: $(VENV)/.stamp-dev
+	@failed=; for file in $(BENCHMARKS); do \
+		echo "== $$file"; $(BIN)/python $$file --quick || failed="$$failed $$file"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+lab: $(VENV)/.stamp-dev
+	$(BIN)/jupyter lab notebooks
+
+data: $(VENV)/.stamp-dev
+	$(BIN)/python -m clipattr_data.build
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
