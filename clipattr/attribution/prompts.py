@@ -1,0 +1,97 @@
+"""Prompts: from words or ready embeddings to unit-length rows, with the checks a caller wants to hear about.
+
+Owns the checking of prompts (blank, too long, not finite). Knows the model only by `encode_text`, `tokenizer`,
+`context_length` and `embed_dim`. Start at `embed_prompts`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.errors import TargetError
+
+Prompts = str | Sequence[str] | Tensor
+
+
+def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embedding") -> list[str]:
+    """Check prompts as far as that needs no model, and name them.
+
+    Raises:
+        TargetError: no prompts, a blank one, embeddings of the wrong shape, or another number of names.
+    """
+    if isinstance(prompts, Tensor):
+        rows = torch.atleast_2d(prompts)
+        if rows.ndim != 2 or not len(rows):
+            raise TargetError(f"ready embeddings have shape (embed,) or (n, embed), n > 0; got {tuple(prompts.shape)}.")
+        found = [f"{kind} {number}" for number in range(len(rows))] if len(rows) > 1 else [kind]
+    elif isinstance(prompts, str) or (
+        isinstance(prompts, Sequence) and all(isinstance(prompt, str) for prompt in prompts)
+    ):
+        found = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not found:
+            raise TargetError("got an empty list of prompts. Pass at least one, e.g. 'a photo of a kite'.")
+        blank = [number for number, prompt in enumerate(found) if not prompt.strip()]
+        if blank:
+            raise TargetError(
+                f"prompt {blank[0]} is blank ({found[blank[0]]!r}). Write what the picture is compared with; for the "
+                "empty prompt's direction pass its embedding."
+            )
+    else:
+        raise TargetError(f"prompts are a string, strings, or a tensor of embeddings; got {type(prompts).__name__}.")
+    if names is None:
+        return found
+    if len(names) != len(found):
+        raise TargetError(f"{len(found)} prompts but {len(names)} names. Name each prompt once.")
+    return list(names)
+
+
+def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
+    """Embed prompts to unit length: (n, embed), on the model's device and in its dtype.
+
+    Template ensembles are means of unit embeddings, normalised again. Ready embeddings are normalised only.
+
+    Raises:
+        TargetError: a prompt longer than the model's context, a template without `{}`, or ready embeddings that are
+            zero, not finite, or of another width.
+    """
+    if not isinstance(prompts, Tensor):
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not templates or any("{}" not in template for template in templates):
+            raise TargetError(f"every template must contain {{}} for the prompt; got {list(templates)}.")
+        for template in templates:
+            check_length([template.replace("{}", text) for text in texts], model)
+        with torch.no_grad():
+            return model.encode_text(texts, templates)
+    rows = torch.atleast_2d(prompts.detach()).to(model.device, model.dtype)
+    if rows.shape[1] != model.embed_dim:
+        raise TargetError(
+            f"the embeddings have {rows.shape[1]} numbers, the model's have {model.embed_dim}. Embed with this model."
+        )
+    length = rows.norm(dim=1, keepdim=True)
+    if not torch.isfinite(rows).all() or (length == 0).any():
+        raise TargetError("an embedding is zero or holds NaN or infinity: it has no direction. Check where it came from.")
+    return rows / length
+
+
+def check_length(texts: Sequence[str], model: Any) -> None:
+    """Refuse texts that the tokenizer would cut off, which would silently explain another prompt.
+
+    Raises:
+        TargetError: naming the first such text.
+    """
+    limit = model.context_length
+    # A token covers at least one byte, so short texts need no second tokenization.
+    suspects = [text for text in texts if len(text.encode()) + 2 > limit]
+    if not suspects:
+        return
+    tokens = torch.as_tensor(model.tokenizer(suspects, context_length=4 * limit))
+    padding = torch.as_tensor(model.tokenizer(["a"], context_length=4 * limit))[0, -1]
+    too_long = tokens[:, limit] != padding
+    for text, bad in zip(suspects, too_long.tolist(), strict=True):
+        if bad:
+            raise TargetError(
+                f"the prompt {text[:60]!r}… needs more than the {limit} tokens this model reads and would be cut "
+                "off. Shorten it."
+            )

@@ -1,0 +1,330 @@
+"""Targets: the numbers read off an image embedding that attribution explains.
+
+Owns what `y` means: which prompts, which contrast, which unit. Ignores sites, dictionaries and methods. A *linear*
+target is `y = <e, w> + c` on the unit-length embedding `e` and hands out `(w, c)`, which is all the closed-form tail
+needs; any other target is a differentiable function of `e`. Start at `Target`, `Similarity` and `as_target`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.attribution.prompts import Prompts, embed_prompts, prompt_names
+from clipattr.errors import TargetError
+
+
+class Target(ABC):
+    """Something to attribute: `n` numbers per picture, each with a name and a unit."""
+
+    names: list[str]
+    unit: str = "cosine"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:3]) + (f", … {len(self)} in all" if len(self) > 3 else "")
+        return f"{type(self).__name__}({shown})"
+
+    @property
+    def is_linear(self) -> bool:
+        """True where `y = <e, w> + c` holds exactly, so that closed forms apply."""
+        return isinstance(self, LinearTarget)
+
+    @abstractmethod
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        """Read the target off unit-length embeddings, differentiably: (batch, embed) to (batch, n)."""
+
+
+class LinearTarget(Target):
+    """A target of the form `y = <e, w> + c`."""
+
+    @abstractmethod
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        """Weights (embed, n) and constants (n,) of the target for one model."""
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        weights, constants = self.linear(model)
+        return embeddings @ weights.to(embeddings) + constants.to(embeddings)
+
+
+def _no_constants(weights: Tensor) -> tuple[Tensor, Tensor]:
+    return weights, weights.new_zeros(weights.shape[1])
+
+
+class Similarity(LinearTarget):
+    """Cosine of picture and prompt, in [-1, 1].
+
+    Args:
+        prompts: one prompt, a sequence of them (one target each), or ready embeddings (embed,) or (n, embed), which
+            are brought to unit length.
+        templates: every prompt is put into each template; unit embeddings are averaged, then normalised again.
+        names: what to call the targets; the prompts themselves where left out.
+
+    Raises:
+        TargetError: no prompt, a blank prompt, or an embedding that is zero or not finite. Too long a prompt is
+            reported when a model first embeds it.
+    """
+
+    def __init__(
+        self, prompts: Prompts, *, templates: Sequence[str] = ("{}",), names: Sequence[str] | None = None
+    ) -> None:
+        self.names = prompt_names(prompts, names)
+        self.prompts, self.templates = prompts, tuple(templates)
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        return _no_constants(embed_prompts(self.prompts, model, self.templates).T)
+
+
+class Contrast(LinearTarget):
+    """Difference of two similarities, `cos(E, a) - cos(E, b)`: why this rather than that?
+
+    Each side is what `Similarity` takes; one of them may be a single prompt set against many.
+
+    Raises:
+        TargetError: the two sides are the same, or their numbers of prompts do not match.
+    """
+
+    def __init__(self, a: Prompts, b: Prompts, *, templates: Sequence[str] = ("{}",)) -> None:
+        left, right = prompt_names(a, None, "a"), prompt_names(b, None, "b")
+        if len(left) != len(right) and 1 not in (len(left), len(right)):
+            raise TargetError(
+                f"a contrast needs equally many prompts on both sides, or one against many; got {len(left)} and "
+                f"{len(right)}. Build one Contrast per pair otherwise."
+            )
+        count = max(len(left), len(right))
+        left, right = left * (count // len(left)), right * (count // len(right))
+        for one, other in zip(left, right, strict=True):
+            if one == other and isinstance(a, str | list | tuple) and isinstance(b, str | list | tuple):
+                raise TargetError(f"both sides of the contrast are {one!r}: it is zero everywhere. Change one side.")
+        self.names = [f"{one} - {other}" for one, other in zip(left, right, strict=True)]
+        self.a, self.b, self.templates = a, b, tuple(templates)
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        a = embed_prompts(self.a, model, self.templates)
+        b = embed_prompts(self.b, model, self.templates)
+        weights = (a - b).T
+        same = (weights.norm(dim=0) < 1e-6).nonzero().flatten().tolist()
+        if same:
+            raise TargetError(
+                f"the two sides of the contrast {self.names[same[0]]!r} have the same embedding: it is zero "
+                "everywhere. Change one side."
+            )
+        return _no_constants(weights)
+
+
+class VocabularyContrast(LinearTarget):
+    """Similarity to a prompt minus the mean similarity to a vocabulary; the audit's default.
+
+    A latent that lifts every prompt alike does not count as reliance on this one.
+
+    Args:
+        prompts: as for `Similarity`.
+        vocabulary: words, ready embeddings (n, embed), or an object with `.embed(model)` that returns them.
+    """
+
+    def __init__(
+        self, prompts: Prompts, vocabulary: Any, *, templates: Sequence[str] = ("{}",)
+    ) -> None:
+        self.names = [f"{name} - vocabulary" for name in prompt_names(prompts, None)]
+        if not hasattr(vocabulary, "embed"):
+            prompt_names(vocabulary, None)
+        self.prompts, self.vocabulary, self.templates = prompts, vocabulary, tuple(templates)
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        text = embed_prompts(self.prompts, model, self.templates)
+        embed = getattr(self.vocabulary, "embed", None)
+        words = embed(model) if embed else embed_prompts(self.vocabulary, model, self.templates)
+        return _no_constants((text - words.to(text).mean(0)).T)
+
+
+class ZeroShot(LinearTarget):
+    """Logits of a zero-shot classifier, centred over its classes: `s (cos(E, T_c) - mean_c cos(E, T_c))`.
+
+    `s` is the model's own temperature. The softmax over these is exactly the classifier's; centring removes the part
+    of a logit that is common to all classes and decides nothing.
+    """
+
+    unit = "logit"
+
+    def __init__(self, classes: Prompts, *, templates: Sequence[str] = ("{}",)) -> None:
+        self.names = prompt_names(classes, None)
+        if len(self.names) < 2:
+            raise TargetError(f"a zero-shot classifier needs at least two classes; got {self.names}. Add classes.")
+        self.classes, self.templates = classes, tuple(templates)
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        text = embed_prompts(self.classes, model, self.templates)
+        return _no_constants(model.logit_scale * (text - text.mean(0)).T)
+
+
+class ProbeLogit(LinearTarget):
+    """Logit of a linear probe on unit-length image embeddings, `<e, w_c> + b_c`.
+
+    Args:
+        weights: (n, embed) or (embed,), one row per class, as scikit-learn's `coef_`.
+        bias: (n,) or a number, as scikit-learn's `intercept_`.
+        names: what to call the classes; numbers where left out.
+    """
+
+    unit = "logit"
+
+    def __init__(self, weights: Any, bias: Any = 0.0, *, names: Sequence[str] | None = None) -> None:
+        self.weights = torch.atleast_2d(torch.as_tensor(weights).detach())
+        if self.weights.ndim != 2 or not torch.isfinite(self.weights).all():
+            raise TargetError(
+                f"probe weights must be finite and of shape (classes, embed); got {tuple(self.weights.shape)}. "
+                "Pass the classifier's coef_."
+            )
+        bias = torch.as_tensor(bias, dtype=self.weights.dtype).detach().flatten()
+        if len(bias) not in (1, len(self.weights)):
+            raise TargetError(f"{len(self.weights)} probe rows need as many biases, or one; got {len(bias)}.")
+        self.bias = bias.expand(len(self.weights))
+        self.names = prompt_names(self.weights, names, "class")
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        if self.weights.shape[1] != model.embed_dim:
+            raise TargetError(
+                f"the probe has {self.weights.shape[1]} weights per class, the model's embedding {model.embed_dim} "
+                "numbers. Use the probe with the model that it was fitted on."
+            )
+        return self.weights.T.to(model.device, model.dtype), self.bias.to(model.device, model.dtype)
+
+
+class ImageSimilarity(LinearTarget):
+    """Cosine with another picture.
+
+    Args:
+        pictures: an embedding (embed,) or (n, embed), or whatever `model.prepare` takes, one or a list.
+        names: what to call the pictures; numbers where left out.
+    """
+
+    def __init__(self, pictures: Any, *, names: Sequence[str] | None = None) -> None:
+        if not isinstance(pictures, Tensor | list | tuple):
+            pictures = [pictures]
+        self.names = prompt_names(pictures, names, "picture") if isinstance(pictures, Tensor) else []
+        if not isinstance(pictures, Tensor):
+            if not pictures:
+                raise TargetError("image-to-image similarity got no picture. Pass at least one.")
+            self.names = list(names) if names else [f"picture {number}" for number in range(len(pictures))]
+        if len(self.names) != (len(torch.atleast_2d(pictures)) if isinstance(pictures, Tensor) else len(pictures)):
+            raise TargetError(f"{len(self.names)} names for another number of pictures. Name each picture once.")
+        self.pictures = pictures
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(self.pictures, Tensor):
+            return _no_constants(embed_prompts(self.pictures, model).T)
+        prepared = [
+            model.prepare(picture.load() if hasattr(picture, "load") and hasattr(picture, "id") else picture)
+            for picture in self.pictures
+        ]
+        with torch.no_grad():
+            return _no_constants(model.encode_image(torch.stack(prepared).to(model.device)).T)
+
+
+class LogOdds(Target):
+    """Log-odds of a prompt among a set of prompts: `log p_t - log(1 - p_t)` at the model's own temperature.
+
+    Not linear: `p_t` is a softmax over all prompts of `among`; the prompt joins the set if it is not in it.
+    """
+
+    unit = "log-odds"
+
+    def __init__(self, prompt: str, among: Sequence[str], *, templates: Sequence[str] = ("{}",)) -> None:
+        prompt_names(prompt, None)
+        others = [other for other in dict.fromkeys(prompt_names(list(among), None)) if other != prompt]
+        if not others:
+            raise TargetError(f"log-odds of {prompt!r} need at least one other prompt to compare with. Extend `among`.")
+        self.names = [f"log-odds of {prompt}"]
+        self.prompts, self.templates = [prompt, *others], tuple(templates)
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        text = embed_prompts(self.prompts, model, self.templates).to(embeddings)
+        logits = model.logit_scale * (embeddings @ text.T)
+        return logits[..., :1] - torch.logsumexp(logits[..., 1:], dim=-1, keepdim=True)
+
+
+class FunctionTarget(Target):
+    """Any differentiable function of the unit-length embedding.
+
+    Args:
+        function: (batch, embed) to (batch,) or (batch, n); value i depends on row i alone.
+        names: one per number returned.
+        unit: what the numbers are.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], *, names: Sequence[str] | None = None, unit: str = "value"
+    ) -> None:
+        if not callable(function):
+            raise TargetError(f"a function of the embedding was asked for; got {type(function).__name__}.")
+        self.function, self.unit = function, unit
+        self.names = list(names) if names else [getattr(function, "__name__", "function")]
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        result = self.function(embeddings)
+        if isinstance(result, Tensor) and result.shape == embeddings.shape[:1]:
+            result = result[:, None]
+        expected = (len(embeddings), len(self.names))
+        if not isinstance(result, Tensor) or tuple(result.shape) != expected:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise TargetError(
+                f"the target {self.names[0]!r} must return shape {expected} for {expected[0]} embeddings; got {got}. "
+                "Return one number per row, or name each column with names=[...]."
+            )
+        if embeddings.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            raise TargetError(
+                f"the target {self.names[0]!r} is not differentiable in the embedding. Write it with torch "
+                "operations and without .detach(), .numpy() or rounding."
+            )
+        return result
+
+
+class Together(Target):
+    """Several targets side by side, in the order given. Linear if all of them are (see `as_target`)."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = list(targets)
+        self.names = [name for target in self.targets for name in target.names]
+        units = {target.unit for target in self.targets}
+        self.unit = units.pop() if len(units) == 1 else "mixed"
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        return torch.cat([target.values(embeddings, model) for target in self.targets], dim=-1)
+
+
+class LinearTogether(Together, LinearTarget):
+    """Several linear targets side by side; linear itself."""
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        parts = [target.linear(model) for target in self.targets if isinstance(target, LinearTarget)]
+        return torch.cat([w for w, _ in parts], dim=1), torch.cat([c for _, c in parts])
+
+
+def as_target(target: Any) -> Target:
+    """Read what a caller wrote as a target.
+
+    A string, a list of strings or an embedding means `Similarity`; a list that holds targets means all of them
+    together; a callable means a function of the unit-length embedding.
+
+    Raises:
+        TargetError: nothing of these.
+    """
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, str | Tensor):
+        return Similarity(target)
+    if isinstance(target, list | tuple):
+        if all(isinstance(item, str) for item in target):
+            return Similarity(list(target))
+        parts = [as_target(item) for item in target]
+        return (LinearTogether if all(part.is_linear for part in parts) else Together)(parts)
+    if callable(target):
+        return FunctionTarget(target)
+    raise TargetError(
+        f"a target is a prompt, a list of prompts, a Target such as Contrast('kite', 'bat'), or a function of the "
+        f"embedding; got {type(target).__name__}."
+    )
