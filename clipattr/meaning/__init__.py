@@ -1,0 +1,38 @@
+"""Meaning: what each latent stands for, and how far to trust that.
+
+Start at `examples.py` (what a latent fires on), then `labels.py` (words for it), `scores.py` (numbers about
+it), `families.py` (latents that mean the same) and `search.py` (finding latents).
+"""
+
+from clipattr.meaning.examples import Examples, quantile_examples, strongest_token
+from clipattr.meaning.families import families
+from clipattr.meaning.labels import (
+    Labels,
+    alignment,
+    label_by_contrast,
+    label_by_evidence,
+    label_latents,
+    validation_auc,
+)
+from clipattr.meaning.scores import clarity, meanings, monosemanticity, nearest_latents
+from clipattr.meaning.search import find
+from clipattr.meaning.vocabulary import Vocabulary
+
+__all__ = [
+    "Examples",
+    "Labels",
+    "Vocabulary",
+    "alignment",
+    "clarity",
+    "families",
+    "find",
+    "label_by_contrast",
+    "label_by_evidence",
+    "label_latents",
+    "meanings",
+    "monosemanticity",
+    "nearest_latents",
+    "quantile_examples",
+    "strongest_token",
+    "validation_auc",
+]

@@ -1,0 +1,152 @@
+"""Families: latents that share one meaning, and a tree of them for browsing.
+
+Owns grouping. One factor of the world is often spread over several latents, by size, place or strength;
+findings and repairs speak of the family. Ignores attributions. Start at `families`.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.meaning.examples import by_latent
+from clipattr.meaning.scores import nearest_latents
+
+NEIGHBOURS = 24
+LARGEST = 400  # latents clustered at once; larger connected groups are cut more tightly first
+
+
+def families(study: Any, *, alike: float = 0.7, latents: Any = None) -> list[list[int]]:
+    """Groups of latents with one meaning and use.
+
+    Two latents are alike by the cosine of their mean evaluator embeddings, the mean over all pictures taken
+    off; it counts for 80 %, and how often they are active on the same pictures (or how parallel their
+    directions are, if that is more) for 20 %. Nearest neighbours are linked, and each connected group is
+    split by average linkage, so that a chain of pairwise neighbours does not become one family.
+
+    Args:
+        study: anything with `labels`, `codes`, `dictionary`, `examples` and `evaluator_embeddings`.
+        alike: 1 keeps every latent apart, 0 joins all that are linked.
+        latents: restrict to these; default all with an example.
+
+    Returns:
+        every latent asked for in exactly one list; a list is ordered by falling mean top activation, the
+        lists by falling size and then by first latent.
+    """
+    live = study.examples.counts > 0
+    if latents is not None:
+        chosen = torch.zeros_like(live)
+        chosen[torch.as_tensor(latents, dtype=torch.int64)] = True
+        live &= chosen
+    background = torch.as_tensor(np.asarray(study.evaluator_embeddings[:5000], dtype=np.float32)).mean(0)
+    return group_latents(
+        study.labels.mean_embedding - background,
+        study.dictionary.decoder,
+        study.codes,
+        live=live,
+        strength=study.examples.values.sum(1),
+        alike=alike,
+    )
+
+
+def group_latents(
+    meaning: Tensor, decoder: Tensor, codes: Any, *, live: Tensor, strength: Tensor, alike: float = 0.7
+) -> list[list[int]]:
+    """`families` on plain tensors: meaning (n_latents, embed), decoder (n_latents, width), live (n_latents,)
+    bool."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    members = torch.nonzero(live).flatten()
+    if not len(members):
+        return []
+    index, _ = nearest_latents(meaning, NEIGHBOURS, among=live)
+    pairs = torch.stack([members.repeat_interleave(index.shape[1]), index[members].flatten()])
+    pairs = pairs[:, pairs[1] >= 0]
+    likeness = _likeness(pairs, meaning, decoder, codes)
+    groups: list[np.ndarray] = []
+    waiting: list[tuple[np.ndarray, float]] = [(members.numpy(), alike)]
+    place = torch.full((len(meaning),), -1, dtype=torch.int64)
+    while waiting:
+        inside, cut = waiting.pop()
+        place.fill_(-1)
+        place[torch.from_numpy(inside)] = torch.arange(len(inside))
+        one, two = place[pairs[0]], place[pairs[1]]
+        linked = (one >= 0) & (two >= 0) & (likeness >= cut)
+        graph = coo_array(
+            (np.ones(int(linked.sum())), (one[linked].numpy(), two[linked].numpy())), shape=(len(inside),) * 2
+        )
+        _, part = connected_components(graph, directed=False)
+        order = np.argsort(part, kind="stable")
+        for component in np.split(inside[order], np.flatnonzero(np.diff(part[order])) + 1):
+            if len(component) <= LARGEST:
+                groups += _split(component, meaning, decoder, codes, alike)
+            else:
+                waiting.append((component, cut + (1 - cut) / 4))
+    ordered = [
+        sorted(group.tolist(), key=lambda latent: (-float(strength[latent]), latent)) for group in groups
+    ]
+    return sorted(ordered, key=lambda group: (-len(group), group[0]))
+
+
+def tree(study: Any) -> Tensor:
+    """Average-linkage tree over the live latents for browsing.
+
+    Returns:
+        (merges, 4) float64 as scipy's `linkage` gives it, over the latents of `torch.nonzero(examples.counts
+        > 0)` in that order; distance is 1 − cosine of centred mean embeddings. Above 5,000 live latents, the
+        families are its leaves instead, each at its first latent.
+    """
+    from scipy.cluster.hierarchy import linkage
+
+    live = torch.nonzero(study.examples.counts > 0).flatten()
+    if len(live) > 5000:
+        live = torch.tensor(sorted(group[0] for group in families(study)))
+    background = torch.as_tensor(np.asarray(study.evaluator_embeddings[:5000], dtype=np.float32)).mean(0)
+    centred = F.normalize(study.labels.mean_embedding[live] - background, dim=-1).double()
+    if len(centred) < 2:
+        return torch.empty(0, 4, dtype=torch.float64)
+    near = np.triu_indices(len(centred), 1)
+    distance = (1 - centred @ centred.T).clamp(min=0).numpy()[near]
+    return torch.from_numpy(linkage(distance, "average"))
+
+
+def _likeness(pairs: Tensor, meaning: Tensor, decoder: Tensor, codes: Any) -> Tensor:
+    """(pairs,) 0.8 × cosine of meaning + 0.2 × the larger of co-activation and cosine of direction."""
+    offsets, pictures, _ = by_latent(codes)
+    values = []
+    for part in pairs.split(1 << 14, dim=1):
+        same = F.cosine_similarity(meaning[part[0]].float(), meaning[part[1]].float(), dim=-1)
+        parallel = F.cosine_similarity(decoder[part[0]].float(), decoder[part[1]].float(), dim=-1)
+        together = torch.tensor(
+            [
+                _overlap(pictures[offsets[a] : offsets[a + 1]], pictures[offsets[b] : offsets[b + 1]])
+                for a, b in part.T.tolist()
+            ]
+        )
+        values.append(0.8 * same + 0.2 * torch.maximum(parallel, together).clamp(min=0))
+    return torch.cat(values) if values else torch.empty(0)
+
+
+def _overlap(one: Tensor, two: Tensor) -> float:
+    """Share of the rarer latent's pictures on which the other is active too; both sorted."""
+    if not len(one) or not len(two):
+        return 0.0
+    common = np.intersect1d(one.numpy(), two.numpy(), assume_unique=True)
+    return len(common) / min(len(one), len(two))
+
+
+def _split(
+    component: np.ndarray, meaning: Tensor, decoder: Tensor, codes: Any, alike: float
+) -> list[np.ndarray]:
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(component) < 2:
+        return [component]
+    one, two = np.triu_indices(len(component), 1)
+    pairs = torch.from_numpy(np.stack([component[one], component[two]]))
+    distance = (1 - _likeness(pairs, meaning, decoder, codes)).clamp(min=0).numpy().astype(np.float64)
+    cluster = fcluster(linkage(distance, "average"), 1 - alike, "distance")
+    return [component[cluster == number] for number in np.unique(cluster)]

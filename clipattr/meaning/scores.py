@@ -1,0 +1,215 @@
+"""Scores: how clear, how mixed, how frequent and how redundant each latent is.
+
+Owns one number per latent and question, each streaming or sparse: no (latents, latents) or (pictures,
+latents) matrix is ever held. Ignores words. Start at `clarity`.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.meaning.examples import Examples, by_latent
+
+CHUNK = 1024
+
+
+def clarity(sum_vector: Tensor, count: Tensor) -> Tensor:
+    """Mean pairwise cosine of n unit vectors from their sum: (‖Σ e‖² / n − 1) / (n − 1).
+
+    Args:
+        sum_vector: (…, embed) sum of the unit vectors; count: (…) how many.
+
+    Returns:
+        (…) between −1 / (n − 1) and 1; nan below two vectors. Source: Dreyer et al. 2025, arXiv:2505.20229.
+    """
+    n = count.double()
+    value = (sum_vector.double().square().sum(-1) / n - 1) / (n - 1)
+    return torch.where(count >= 2, value, torch.full_like(value, float("nan"))).float()
+
+
+def example_clarity(examples: Examples, embeddings: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Clarity of each latent's examples, and its standard error by leaving one example out at a time.
+
+    Returns:
+        clarity and error, each (n_latents,); nan below two (three) examples.
+    """
+    stored = torch.as_tensor(embeddings)
+    values, errors = [], []
+    for start in range(0, examples.n_latents, CHUNK):
+        index = examples.indices[start : start + CHUNK]
+        has = index >= 0
+        vectors = F.normalize(stored[index.clamp(min=0)].double(), dim=-1) * has[..., None]
+        total, count = vectors.sum(1), has.sum(1)
+        values.append(clarity(total, count))
+        # ‖S − e‖² for all e at once
+        without = total.square().sum(-1, keepdim=True) - 2 * torch.einsum("je,jme->jm", total, vectors) + 1
+        n = (count - 1).double()[:, None]
+        left = torch.where(has, (without / n - 1) / (n - 1), 0.0)
+        mean = left.sum(1, keepdim=True) / count[:, None]
+        spread = torch.where(has, (left - mean).square(), 0.0).sum(1) * (count - 1) / count
+        errors.append(torch.where(count >= 3, spread.sqrt(), float("nan")).float())
+    return torch.cat(values), torch.cat(errors)
+
+
+def monosemanticity(
+    codes: Any, embeddings: Tensor | np.ndarray, rows: Tensor | np.ndarray | None = None
+) -> Tensor:
+    """Mean pairwise cosine over *all* pictures a latent is active on, pairs weighted by the product of
+    activations.
+
+    Where clarity looks at the strongest examples only, this sees the whole range. Closed form from two
+    running sums, so memory is (n_latents, embed).
+
+    Returns:
+        (n_latents,) in raw cosine; nan for latents active on fewer than two pictures.
+    """
+    stored = torch.as_tensor(embeddings)
+    offsets, pictures, weights = by_latent(codes, rows)
+    total = torch.zeros(codes.n_latents, stored.shape[1])
+    latent = torch.repeat_interleave(torch.arange(codes.n_latents), offsets.diff())
+    for start in range(0, len(pictures), 1 << 16):
+        part = slice(start, start + (1 << 16))
+        vectors = F.normalize(stored[pictures[part]].float(), dim=-1) * weights[part, None]
+        total.index_add_(0, latent[part], vectors)
+    weight = torch.zeros(codes.n_latents, dtype=torch.float64).index_add_(0, latent, weights.double())
+    square = torch.zeros(codes.n_latents, dtype=torch.float64).index_add_(
+        0, latent, weights.double().square()
+    )
+    value = (total.double().square().sum(1) - square) / (weight.square() - square)
+    return torch.where(offsets.diff() >= 2, value, float("nan")).float()
+
+
+def frequency(codes: Any, rows: Tensor | np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """(n_latents,) share of pictures on which each latent is active, and its standard error as a sample."""
+    offsets, _, _ = by_latent(codes, rows)
+    n = len(codes) if rows is None else len(rows)
+    share = offsets.diff().double() / max(n, 1)
+    return share.float(), (share * (1 - share) / max(n, 1)).sqrt().float()
+
+
+def mean_top(examples: Examples) -> Tensor:
+    """(n_latents,) mean activation over the examples, in units of the site; 0 without examples."""
+    return examples.values.sum(1) / examples.counts.clamp(min=1)
+
+
+def triage(mean_top_activation: Tensor, clearness: Tensor, best_alignment: Tensor) -> Tensor:
+    """The paper's order of inspection: mean top activation × clarity × best alignment; negatives count as 0.
+
+    High: strong, clear and well named. Strong and clear latents with a *low* alignment are the outliers to
+        look at.
+    """
+    product = mean_top_activation * clearness.clamp(min=0) * best_alignment.clamp(min=0)
+    return torch.nan_to_num(product, nan=0.0)
+
+
+def meanings(
+    examples: Examples,
+    embeddings: Tensor | np.ndarray,
+    *,
+    apart: float | None = None,
+    least: int = 3,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Polysemanticity: into how many separate groups of look-alikes a latent's examples fall.
+
+    Average-linkage clustering of the m example embeddings; two groups are one meaning while their mean cosine
+    is at least `apart`. Groups of fewer than `least` examples are strays and do not count.
+
+    Args:
+        apart: default: the middle between the mean cosine of random pictures and of examples of the same
+            latent.
+
+    Returns:
+        count: (n_latents,) int64, number of meanings; 0 without examples, at least 1 otherwise.
+        group: (n_latents, m) int64, the group of every example (largest first, 0-based); -1 for strays and
+            gaps.
+    """
+    stored = torch.as_tensor(embeddings)
+    if apart is None:
+        apart = _middle_cosine(examples, stored, seed)
+    count = torch.zeros(examples.n_latents, dtype=torch.int64)
+    group = torch.full((examples.n_latents, examples.m), -1, dtype=torch.int64)
+    for start in range(0, examples.n_latents, CHUNK):
+        index = examples.indices[start : start + CHUNK]
+        vectors = F.normalize(stored[index.clamp(min=0)].float(), dim=-1)
+        similar = torch.einsum("jme,jne->jmn", vectors, vectors)
+        number, members = _average_linkage(similar, index >= 0, apart, least)
+        count[start : start + CHUNK], group[start : start + CHUNK] = number, members
+    return count, group
+
+
+def nearest_latents(vectors: Tensor, n: int = 5, *, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Each latent's nearest others by cosine, in blocks.
+
+    Args:
+        vectors: (n_latents, any): decoder rows for redundancy of direction, mean embeddings for meaning.
+        among: (n_latents,) bool; others are neither asked nor answered (-1, nan).
+
+    Returns:
+        index (n_latents, n) int64 and cosine (n_latents, n), nearest first.
+    """
+    index = torch.full((len(vectors), n), -1, dtype=torch.int64)
+    cosine = torch.full((len(vectors), n), float("nan"))
+    asked = torch.arange(len(vectors)) if among is None else torch.nonzero(among).flatten()
+    unit = F.normalize(vectors[asked].float(), dim=-1)
+    size = min(n, len(asked) - 1)
+    if size < 1:
+        return index, cosine
+    for start in range(0, len(asked), CHUNK):
+        block = unit[start : start + CHUNK] @ unit.T
+        own = torch.arange(len(block))
+        block[own, own + start] = -2
+        best = block.topk(size, dim=1)
+        index[asked[start : start + CHUNK], :size] = asked[best.indices]
+        cosine[asked[start : start + CHUNK], :size] = best.values
+    return index, cosine
+
+
+def _middle_cosine(examples: Examples, stored: Tensor, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(len(stored), (2, 4000), generator=generator)
+    unrelated = F.cosine_similarity(stored[pairs[0]].float(), stored[pairs[1]].float(), dim=-1).mean()
+    within, _ = example_clarity(examples, stored)
+    return float((unrelated + torch.nanmedian(within)) / 2)
+
+
+def _average_linkage(similar: Tensor, has: Tensor, apart: float, least: int) -> tuple[Tensor, Tensor]:
+    """Average linkage for many small sets at once: (sets, m, m) cosines -> number of groups, group per
+    member."""
+    sets, m = has.shape
+    row = torch.arange(sets)
+    # Sums of cosines between groups; a group lives at the place of its first member.
+    between = similar * has[:, :, None] * has[:, None, :]
+    size = has.float()
+    group = torch.where(has, torch.arange(m).expand(sets, m), -1)
+    diagonal = torch.arange(m)
+    for _ in range(m - 1):
+        mean = between / (size[:, :, None] * size[:, None, :]).clamp(min=1e-9)
+        mean = mean.masked_fill((size[:, :, None] == 0) | (size[:, None, :] == 0), -2)
+        mean[:, diagonal, diagonal] = -2
+        value, at = mean.reshape(sets, -1).max(1)
+        merge = value >= apart
+        if not merge.any():
+            break
+        one, two = at // m, at % m
+        keep, gone = torch.minimum(one, two)[merge], torch.maximum(one, two)[merge]
+        which = row[merge]
+        between[which, keep] += between[which, gone]
+        between[which, :, keep] += between[which, :, gone]
+        between[which, gone] = 0
+        between[which, :, gone] = 0
+        size[which, keep] += size[which, gone]
+        size[which, gone] = 0
+        group[which] = torch.where(group[which] == gone[:, None], keep[:, None], group[which])
+    # Number the groups by falling size; small ones are strays, but a latent with examples has one meaning at
+    # least.
+    order = size.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, diagonal.expand(sets, m).clone())
+    big = (size >= least).sum(1)
+    number = torch.where(has.any(1), big.clamp(min=1), torch.zeros_like(big))
+    named = torch.where(group >= 0, rank.gather(1, group.clamp(min=0)), -1)
+    return number, torch.where(named < number[:, None], named, -1)

@@ -1,0 +1,325 @@
+"""Vocabulary: the words latents may be named with, with ids, glosses and groups, and their embeddings.
+
+Owns reading word lists, keeping senses of one spelling apart, and caching embeddings. Ignores latents.
+Start at `Vocabulary.open`.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.errors import DataError
+
+GENERAL = "general"
+IMAGENET = "imagenet21k"
+WORD_COLUMNS = ("word", "label", "name", "text", "term")
+GLOSS_WORDS = 8  # of a gloss that go into a prompt; a CLIP reads at most 75 tokens
+MAX_WORD = 300  # characters; a longer line is a sentence or a broken file
+
+
+class Vocabulary:
+    """Words in a fixed order. Spellings may repeat where id or gloss tell the senses apart.
+
+    Attributes:
+        words: as spelled. ids, glosses, groups: per word, None where unknown.
+        display: what to show, "queen" or, where the spelling has several senses, "queen (female monarch)".
+        prompts: what is embedded: the word alone, or with its qualifier where it has several senses.
+        notes: what was dropped or merged when opening, in plain sentences.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        ids: Sequence[str | None] | None = None,
+        glosses: Sequence[str | None] | None = None,
+        groups: Sequence[str | None] | None = None,
+        qualifiers: Sequence[str | None] | None = None,
+        notes: Iterable[str] = (),
+    ) -> None:
+        nothing = [None] * len(words)
+        columns = [
+            list(words),
+            *(list(nothing if c is None else c) for c in (ids, glosses, groups, qualifiers)),
+        ]
+        if any(len(column) != len(words) for column in columns):
+            raise DataError("words, ids, glosses, groups and qualifiers must have the same length.")
+        self.notes = list(notes)
+        rows = self._cleaned(list(zip(*columns, strict=True)))
+        if not rows:
+            raise DataError(
+                "The vocabulary is empty. Give at least one word; 'general' opens the bundled list."
+            )
+        self.words: list[str] = [row[0] for row in rows]
+        self.ids: list[str | None] = [row[1] for row in rows]
+        self.glosses: list[str | None] = [row[2] for row in rows]
+        self.groups: list[str | None] = [row[3] for row in rows]
+        self._qualifiers: list[str | None] = [row[4] for row in rows]
+        self.display, self.prompts = _apart(rows)
+        self._embedded: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+
+    def _cleaned(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        kept: list[tuple[Any, ...]] = []
+        seen: set[tuple[str, str]] = set()
+        blank, repeated, long = 0, Counter[str](), 0
+        for row in rows:
+            word = " ".join(str(row[0]).split())
+            if not word:
+                blank += 1
+            elif len(word) > MAX_WORD:
+                long += 1
+            else:
+                key = (word.casefold(), str(row[1] or row[2] or ""))
+                if key in seen:
+                    repeated[word] += 1
+                else:
+                    seen.add(key)
+                    kept.append((word, *(_or_none(value) for value in row[1:])))
+        if blank:
+            self.notes.append(f"{blank} blank lines were left out.")
+        if long:
+            self.notes.append(f"{long} entries longer than {MAX_WORD} characters were left out.")
+        if repeated:
+            some = ", ".join(repr(word) for word, _ in repeated.most_common(5))
+            self.notes.append(f"{repeated.total()} repeated words were left out: {some}.")
+        return kept
+
+    @classmethod
+    def open(cls, source: Any = GENERAL, *, encoding: str = "utf-8") -> "Vocabulary":
+        """Open a vocabulary.
+
+        Args:
+            source: "general" (bundled: common things, places, looks and marks); "imagenet21k" (names and
+                WordNet glosses that come with timm); a text file with one word per line ("#" starts a comment
+                line); a .csv or .tsv with a header that has `word` and optionally `id`, `gloss`, `group`; a
+                list of words; a mapping from word to group or from group to list of words; or a `Vocabulary`.
+            encoding: of the file, if it is not UTF-8.
+
+        Raises:
+            DataError: no such file, not text in this encoding (with line), or no word in it.
+        """
+        if isinstance(source, Vocabulary):
+            return source
+        if isinstance(source, (str, Path)):
+            if str(source) == GENERAL:
+                return cls._from_groups(
+                    json.loads(resources.files("clipattr.meaning").joinpath("general.json").read_text())
+                )
+            if str(source) == IMAGENET:
+                return cls._imagenet()
+            return cls._from_file(Path(source), encoding)
+        if isinstance(source, Mapping):
+            if all(isinstance(value, (list, tuple)) for value in source.values()):
+                return cls._from_groups(source)
+            return cls(list(source), groups=list(source.values()))
+        if isinstance(source, Iterable):
+            words = list(source)
+            wrong = next((word for word in words if not isinstance(word, str)), None)
+            if wrong is not None:
+                raise DataError(f"A list of words must hold text; got {type(wrong).__name__} {wrong!r}.")
+            return cls(words)
+        raise DataError(
+            f"Cannot read a vocabulary from a {type(source).__name__}; give a file or a list of words."
+        )
+
+    @classmethod
+    def _from_groups(cls, groups: Mapping[str, Sequence[str]]) -> "Vocabulary":
+        pairs = [(word, group) for group, words in groups.items() for word in words]
+        return cls([word for word, _ in pairs], groups=[group for _, group in pairs])
+
+    @classmethod
+    def _from_file(cls, path: Path, encoding: str) -> "Vocabulary":
+        text = _read_text(path, encoding)
+        suffix = path.suffix.lower()
+        if suffix not in (".csv", ".tsv"):
+            return cls([line for line in text.splitlines() if not line.startswith("#")])
+        table = list(csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
+        header = [cell.strip().lower() for cell in table[0]] if table else []
+        word_at = next((header.index(name) for name in WORD_COLUMNS if name in header), None)
+        if word_at is None:
+            if max((len(row) for row in table), default=0) > 1:
+                raise DataError(
+                    f"{str(path)!r} needs a header with a column 'word' (and optionally 'id', 'gloss', 'group'); "
+                    f"its first line is {','.join(header)!r}."
+                )
+            return cls([row[0] if row else "" for row in table])
+
+        def column(place: int | None) -> list[str | None]:
+            return [row[place] if place is not None and place < len(row) else None for row in table[1:]]
+
+        others = {
+            name: column(header.index(key) if key in header and header.index(key) != word_at else None)
+            for name, key in (
+                ("ids", "id"),
+                ("glosses", "gloss"),
+                ("groups", "group"),
+                ("qualifiers", "qualifier"),
+            )
+        }
+        return cls([word or "" for word in column(word_at)], **others)  # type: ignore[arg-type]
+
+    @classmethod
+    def _imagenet(cls) -> "Vocabulary":
+        try:
+            info = resources.files("timm.data").joinpath("_info")
+            synsets = info.joinpath("imagenet21k_goog_synsets.txt").read_text().split()
+            names = _pairs(info.joinpath("imagenet_synset_to_lemma.txt").read_text(encoding="utf-8"))
+            glosses = _pairs(info.joinpath("imagenet_synset_to_definition.txt").read_text(encoding="utf-8"))
+        except (ImportError, OSError) as error:
+            raise DataError(
+                "The ImageNet-21k names come with timm, which is missing or too old: pip install 'timm>=1.0'."
+            ) from error
+        synonyms = [[part.strip() for part in names[synset].split(",")] for synset in synsets]
+        return cls(
+            [parts[0] for parts in synonyms],
+            ids=synsets,
+            glosses=[glosses.get(synset) for synset in synsets],
+            qualifiers=[parts[1] if len(parts) > 1 else None for parts in synonyms],
+        )
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __repr__(self) -> str:
+        return f"<Vocabulary: {len(self)} words, {self.hash}>"
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over everything that names or embeds a word."""
+        rows = list(zip(self.words, self.ids, self.glosses, self.groups, self.prompts, strict=True))
+        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+
+    def index(self, word: str) -> int:
+        """Place of the first entry spelled or displayed like this; DataError with near spellings if none
+        is."""
+        for names in (self.display, self.words):
+            if word in names:
+                return names.index(word)
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, self.words, 3)
+        raise DataError(
+            f"{word!r} is not in the vocabulary" + (f"; near: {', '.join(near)}." if near else ".")
+        )
+
+    def embed(
+        self,
+        model: Any,
+        templates: Sequence[str] = ("{}",),
+        *,
+        cache: str | Path | None = None,
+        batch: int = 256,
+    ) -> Tensor:
+        """Unit-length text embeddings, computed once per model and set of templates.
+
+        Args:
+            model: a `Model`; templates: each must contain "{}"; a word's embedding is the mean of its unit
+                embeddings under all of them, again of unit length, so their order does not matter.
+            cache: folder in which embeddings are kept under a name made from the hashes of words, templates
+                and weights.
+
+        Returns:
+            (n_words, embed) float32 on the CPU.
+        """
+        templates = tuple(sorted(templates))
+        bad = [template for template in templates if "{}" not in template]
+        if bad or not templates:
+            raise DataError(f"Every template must contain '{{}}', where the word goes; got {bad or 'none'}.")
+        key = (model.weights_hash, templates)
+        if key not in self._embedded:
+            self._embedded[key] = self._embed(model, templates, cache, batch)
+        return self._embedded[key]
+
+    def _embed(self, model: Any, templates: tuple[str, ...], cache: str | Path | None, batch: int) -> Tensor:
+        from safetensors.torch import load_file, save_file
+
+        stamp = json.dumps([self.hash, templates, model.weights_hash]).encode()
+        file = None
+        if cache is not None:
+            file = Path(cache) / f"words-{hashlib.blake2b(stamp, digest_size=8).hexdigest()}.safetensors"
+            if file.exists():
+                stored = load_file(file)["embeddings"]
+                if stored.shape[0] == len(self):
+                    return stored
+        parts = [
+            model.encode_text(self.prompts[start : start + batch], templates=templates).float().cpu()
+            for start in range(0, len(self), batch)
+        ]
+        embeddings = torch.cat(parts)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            save_file({"embeddings": embeddings}, part)
+            part.replace(file)
+        return embeddings
+
+    def save(self, path: str | Path) -> None:
+        """Write as CSV (UTF-8); `Vocabulary.open` reads it back with the same hash."""
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["word", "id", "gloss", "group", "qualifier"])
+            writer.writerows(
+                zip(self.words, self.ids, self.glosses, self.groups, self._qualifiers, strict=True)
+            )
+
+
+def empty_prompt(model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
+    """(embed,) embedding of the empty prompt under the same templates: what alignment is measured against."""
+    return model.encode_text([""], templates=tuple(sorted(templates))).float().cpu()[0]
+
+
+def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
+    """Display names and prompts; a spelling that occurs more than once gets a qualifier."""
+    times = Counter(row[0].casefold() for row in rows)
+    display, prompts = [], []
+    for word, id, gloss, group, qualifier in rows:
+        if times[word.casefold()] == 1:
+            display.append(word)
+            prompts.append(word)
+            continue
+        short = " ".join((gloss or "").replace(";", " ;").split(" ;")[0].split()[:GLOSS_WORDS])
+        sense = qualifier or short or group
+        display.append(f"{word} ({sense or id})" if sense or id else word)
+        prompts.append(f"{word}, {sense}" if sense else word)
+    return display, prompts
+
+
+def _read_text(path: Path, encoding: str) -> str:
+    if not path.is_file():
+        raise DataError(
+            f"No vocabulary file {str(path)!r}. Give a file, a list of words, {GENERAL!r} or {IMAGENET!r}."
+        )
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    try:
+        text = data.decode(
+            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+        )
+    except (UnicodeError, LookupError) as error:
+        at = getattr(error, "start", 0)
+        line = data[:at].count(b"\n") + 1
+        raise DataError(
+            f"{str(path)!r} is not {encoding} text (line {line}: {data[at : at + 4]!r}). Save it as UTF-8, or name "
+            "its encoding, for instance encoding='cp1252'."
+        ) from error
+    if "\0" in text:
+        raise DataError(f"{str(path)!r} holds zero bytes, so it is not a list of words.")
+    return text
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+
+
+def _or_none(value: Any) -> str | None:
+    return None if value is None or not str(value).strip() else str(value).strip()
