@@ -1,0 +1,301 @@
+"""Sparse codes: which latents are active in which row, and how strongly.
+
+Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Ignores what
+the latents mean and which dictionary made them. Start at `SparseCodes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clipattr.errors import DictionaryError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SparseCodes:
+    """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are kept.
+
+    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0 exactly, with
+    any index. CSR: `indices` and `values` are (active entries,), and row i owns `offsets[i]:offsets[i + 1]`.
+
+    Args:
+        indices: int32, 0 <= index < n_latents; a latent occurs at most once per row (padding aside).
+        values: float32, in units of the site's activations (decoder rows have unit length).
+        n_latents: the number of columns.
+        offsets: int64 (batch + 1,) for CSR, else None.
+        row_stats: (batch, 2) mean and deviation of each activation row, only from dictionaries that normalise
+            every row by itself; their `decode` needs it.
+    """
+
+    indices: Tensor
+    values: Tensor
+    n_latents: int
+    offsets: Tensor | None = None
+    row_stats: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices.shape != self.values.shape:
+            raise DictionaryError(
+                f"Indices and values of sparse codes must have one shape; got {tuple(self.indices.shape)} and "
+                f"{tuple(self.values.shape)}."
+            )
+        if self.indices.ndim != (2 if self.offsets is None else 1):
+            raise DictionaryError(
+                f"Sparse codes are (batch, k), or flat with offsets; got {self.indices.ndim} dimensions "
+                f"{'without' if self.offsets is None else 'with'} offsets."
+            )
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.indices.shape[0] if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(batch, n_latents)."""
+        return self.batch, self.n_latents
+
+    @property
+    def k(self) -> int | None:
+        """Places per row in the fixed layout; None for CSR."""
+        return self.indices.shape[1] if self.offsets is None else None
+
+    @property
+    def nnz(self) -> int:
+        """Number of entries that are not zero."""
+        return int((self.values != 0).sum())
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __len__(self) -> int:
+        return self.batch
+
+    def counts(self) -> Tensor:
+        """(batch,) int64: active entries of each row (its L0)."""
+        if self.offsets is None:
+            return (self.values != 0).sum(-1)
+        filled = torch.zeros(len(self.values) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(self.values != 0, 0, out=filled[1:])
+        return filled[self.offsets[1:]] - filled[self.offsets[:-1]]
+
+    def row_of_entries(self) -> Tensor:
+        """int64, one per stored entry (padding included), in storage order: the row it belongs to."""
+        if self.offsets is None:
+            rows = torch.arange(self.batch, device=self.device)
+            return rows.repeat_interleave(self.indices.shape[1])
+        rows = torch.arange(self.batch, device=self.device)
+        return rows.repeat_interleave(self.offsets.diff())
+
+    def rows(self, which: int | slice | Tensor | Sequence[int]) -> SparseCodes:
+        """The codes of some rows, in the order asked for; an integer gives a batch of one."""
+        if isinstance(which, int):
+            index = which + self.batch if which < 0 else which
+            if not 0 <= index < self.batch:
+                raise IndexError(f"Row {which} of codes with {self.batch} rows.")
+            which = slice(index, index + 1)
+        stats = self.row_stats
+        if isinstance(which, slice):
+            start, stop, step = which.indices(self.batch)
+            if step == 1:
+                stop = max(start, stop)
+                stats = None if stats is None else stats[start:stop]
+                if self.offsets is None:
+                    return SparseCodes(
+                        self.indices[start:stop], self.values[start:stop], self.n_latents, None, stats
+                    )
+                first, last = int(self.offsets[start]), int(self.offsets[stop])
+                return SparseCodes(
+                    self.indices[first:last],
+                    self.values[first:last],
+                    self.n_latents,
+                    self.offsets[start : stop + 1] - first,
+                    stats,
+                )
+            which = torch.arange(start, stop, step)
+        chosen = torch.as_tensor(which, device=self.device)
+        if chosen.dtype == torch.bool:
+            chosen = chosen.nonzero().squeeze(-1)
+        chosen = chosen.long()
+        stats = None if stats is None else stats[chosen]
+        if self.offsets is None:
+            return SparseCodes(self.indices[chosen], self.values[chosen], self.n_latents, None, stats)
+        lengths = self.offsets.diff()[chosen]
+        offsets = torch.zeros(len(chosen) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        shift = (self.offsets[:-1][chosen] - offsets[:-1]).repeat_interleave(lengths)
+        entries = torch.arange(int(offsets[-1]), device=self.device) + shift
+        return SparseCodes(self.indices[entries], self.values[entries], self.n_latents, offsets, stats)
+
+    def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> SparseCodes:
+        return self.rows(which)
+
+    def to_csr(self) -> SparseCodes:
+        """The same codes row after row without padding; latents keep their order within a row."""
+        if self.offsets is not None:
+            return self
+        keep = self.values != 0
+        offsets = torch.zeros(self.batch + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(keep.sum(-1), 0, out=offsets[1:])
+        return SparseCodes(self.indices[keep], self.values[keep], self.n_latents, offsets, self.row_stats)
+
+    def to_fixed(self, k: int | None = None) -> SparseCodes:
+        """The same codes as (batch, k), padded with zeros; k defaults to the longest row.
+
+        Raises:
+            DictionaryError: a row has more than k active entries.
+        """
+        csr = self.to_csr()
+        assert csr.offsets is not None
+        lengths = csr.offsets.diff()
+        longest = int(lengths.max()) if len(lengths) else 0
+        k = max(longest, 1) if k is None else k
+        if longest > k:
+            raise DictionaryError(
+                f"Codes with {longest} active latents in a row do not fit k = {k}; ask for more."
+            )
+        indices = torch.zeros(self.batch, k, dtype=torch.int32, device=self.device)
+        values = torch.zeros(self.batch, k, dtype=self.values.dtype, device=self.device)
+        rows = csr.row_of_entries()
+        places = torch.arange(len(rows), device=self.device) - csr.offsets[:-1][rows]
+        indices[rows, places] = csr.indices
+        values[rows, places] = csr.values
+        return SparseCodes(indices, values, self.n_latents, None, self.row_stats)
+
+    def to_dense(self) -> Tensor:
+        """(batch, n_latents) floats. For tests and small controls: real dictionaries do not fit in memory so."""
+        dense = torch.zeros(self.batch, self.n_latents, dtype=self.values.dtype, device=self.device)
+        rows = self.row_of_entries()
+        return dense.index_put_(
+            (rows, self.indices.reshape(-1).long()), self.values.reshape(-1), accumulate=True
+        )
+
+    def to_scipy(self) -> Any:
+        """A `scipy.sparse.csr_array`, (batch, n_latents), sharing memory where it can."""
+        from scipy.sparse import csr_array
+
+        csr = self.to_csr()
+        assert csr.offsets is not None
+        parts = (csr.values.cpu().numpy(), csr.indices.cpu().numpy(), csr.offsets.cpu().numpy())
+        return csr_array(parts, shape=self.shape)
+
+    def to(self, device: torch.device | str) -> SparseCodes:
+        """The same codes on another device."""
+        moved = [None if t is None else t.to(device) for t in (self.offsets, self.row_stats)]
+        return SparseCodes(
+            self.indices.to(device), self.values.to(device), self.n_latents, moved[0], moved[1]
+        )
+
+    def for_latents(self, latents: Tensor | Sequence[int], keep: bool = True) -> SparseCodes:
+        """The codes with all latents but these set to zero (`keep`), or with these set to zero (not `keep`)."""
+        chosen = torch.zeros(self.n_latents, dtype=torch.bool, device=self.device)
+        chosen[torch.as_tensor(latents, dtype=torch.int64, device=self.device)] = True
+        wanted = chosen[self.indices.long()] == keep
+        values = torch.where(wanted, self.values, torch.zeros_like(self.values))
+        return SparseCodes(self.indices, values, self.n_latents, self.offsets, self.row_stats)
+
+    @staticmethod
+    def cat(parts: Sequence[SparseCodes]) -> SparseCodes:
+        """Rows of several codes below one another; fixed k where all share it, else CSR.
+
+        Raises:
+            DictionaryError: nothing to join, or the parts differ in `n_latents`.
+        """
+        if not parts:
+            raise DictionaryError(
+                "Cannot join an empty list of codes: the number of latents would be unknown."
+            )
+        sizes = {part.n_latents for part in parts}
+        if len(sizes) > 1:
+            raise DictionaryError(f"Cannot join codes over different numbers of latents: {sorted(sizes)}.")
+        stats = None
+        if all(part.row_stats is not None for part in parts):
+            stats = torch.cat([part.row_stats for part in parts if part.row_stats is not None])
+        if len({part.k for part in parts}) > 1:
+            parts = [part.to_csr() for part in parts]
+        indices = torch.cat([part.indices for part in parts])
+        values = torch.cat([part.values for part in parts])
+        if parts[0].offsets is None:
+            return SparseCodes(indices, values, parts[0].n_latents, None, stats)
+        lengths = torch.cat([part.offsets.diff() for part in parts if part.offsets is not None])
+        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=values.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        return SparseCodes(indices, values, parts[0].n_latents, offsets, stats)
+
+    @staticmethod
+    def from_dense(dense: Tensor, k: int | None = None) -> SparseCodes:
+        """Codes of a (batch, n_latents) tensor: CSR of its nonzero entries, or with k the k largest magnitudes."""
+        if dense.ndim != 2:
+            raise DictionaryError(f"Dense codes must be (batch, n_latents); got shape {tuple(dense.shape)}.")
+        n_latents = dense.shape[1]
+        if k is not None:
+            if k > n_latents:
+                raise DictionaryError(f"k = {k} exceeds the {n_latents} latents.")
+            indices = dense.abs().topk(k, dim=-1).indices
+            return SparseCodes(indices.int(), dense.gather(-1, indices), n_latents)
+        rows, columns = dense.nonzero(as_tuple=True)
+        offsets = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
+        torch.cumsum(torch.bincount(rows, minlength=len(dense)), 0, out=offsets[1:])
+        return SparseCodes(columns.int(), dense[rows, columns], n_latents, offsets)
+
+    def save(self, path: str | Path, *, half: bool = False) -> None:
+        """Write a safetensors file (written beside it first, then renamed).
+
+        Args:
+            half: keep values as fp16 and indices as 16 bits where they fit: 4 bytes per entry.
+        """
+        path = Path(path)
+        narrow = half and self.n_latents <= 2**16
+        indices = self.indices.to(torch.uint16) if narrow else self.indices.to(torch.int32)
+        tensors = {"indices": indices.contiguous(), "values": self.values.contiguous()}
+        if half:
+            tensors["values"] = tensors["values"].half()
+        if self.offsets is not None:
+            tensors["offsets"] = self.offsets.contiguous()
+        if self.row_stats is not None:
+            tensors["row_stats"] = self.row_stats.contiguous()
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={"schema": str(SCHEMA), "n_latents": str(self.n_latents)})
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: str | Path) -> SparseCodes:
+        """Read what `save` wrote; values come back as float32, indices as int32.
+
+        Raises:
+            DictionaryError: not a codes file, or one of a newer version.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                meta = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except OSError as error:
+            raise DictionaryError(f"Cannot read codes from {path}: {error}") from error
+        except Exception as error:  # safetensors raises its own class for damaged headers
+            raise DictionaryError(f"{path} is not a readable safetensors file: {error}") from error
+        if "n_latents" not in meta or not {"indices", "values"} <= tensors.keys():
+            raise DictionaryError(
+                f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
+            )
+        if int(meta.get("schema", 0)) > SCHEMA:
+            raise DictionaryError(
+                f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
+            )
+        return SparseCodes(
+            tensors["indices"].to(torch.int32),
+            tensors["values"].float(),
+            int(meta["n_latents"]),
+            tensors.get("offsets"),
+            tensors.get("row_stats"),
+        )

@@ -1,0 +1,129 @@
+"""Sources: where training reads its activation batches.
+
+Owns one small interface (length, width, shuffled batches from any position) over tensors and memory maps; stores
+offer the same calls themselves. Ignores what the batches are for. Start at `as_source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.errors import DictionaryError
+
+# Rows that are permuted together: large enough to mix, small enough to stay in memory.
+WINDOW = 2**18
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What `train_sae` needs from its activations."""
+
+    @property
+    def width(self) -> int:
+        """Width of one activation."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of activations."""
+        ...
+
+    def shuffled(self, batch: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Full float32 batches (batch, width) of one epoch from batch number `start` on; the order follows from
+        seed and epoch alone."""
+        ...
+
+
+class Rows:
+    """A source over a (rows, width) tensor, array or memory map."""
+
+    def __init__(self, acts: Any) -> None:
+        if getattr(acts, "ndim", None) != 2 or 0 in acts.shape:
+            raise DictionaryError(
+                "Activations to train on must have shape (rows, width), both above 0; got "
+                f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Token activations go in flattened."
+            )
+        self._acts = acts
+
+    @property
+    def width(self) -> int:
+        return int(self._acts.shape[1])
+
+    def __len__(self) -> int:
+        return int(self._acts.shape[0])
+
+    def shuffled(self, batch: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        for position, order in enumerate(batch_orders(len(self), batch, seed, epoch)):
+            if position < start:
+                continue
+            if isinstance(self._acts, Tensor):
+                yield self._acts[torch.from_numpy(order).to(self._acts.device)].float()
+            else:
+                # Ascending reads are kinder to a memory map; the order within a batch does not matter.
+                yield torch.from_numpy(np.ascontiguousarray(self._acts[np.sort(order)])).float()
+
+
+def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:
+    """Row numbers of each full batch of an epoch.
+
+    Blocks of 64 rows come in random order; a window of them is permuted row by row. Both draws follow from seed and
+    epoch, so that any batch can be reached again without reading the ones before.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    block = 64
+    starts = generator.permutation(-(-rows // block)) * block
+    carried = np.empty(0, dtype=np.int64)
+    per_window = max(window // block, -(-batch // block))
+    for first in range(0, len(starts), per_window):
+        order = (starts[first : first + per_window, None] + np.arange(block)).ravel()
+        order = np.concatenate([carried, generator.permutation(order[order < rows])])
+        whole = len(order) // batch * batch
+        yield from order[:whole].reshape(-1, batch)
+        carried = order[whole:]
+
+
+def as_source(acts: Any) -> Source:
+    """The activations as a source: itself if it is one, else a tensor, array or memory map wrapped."""
+    return acts if isinstance(acts, Source) else Rows(acts)
+
+
+def mean_and_scale(
+    source: Source, batch: int, seed: int, max_rows: int = 500_000
+) -> tuple[Tensor, float, float]:
+    """Mean, root mean square distance from it, and the ratio |mean| / that distance (gamma), in float64.
+
+    Read from at most `max_rows` random rows.
+
+    Raises:
+        DictionaryError: NaN or infinite values, or activations that are all equal.
+    """
+    total = torch.zeros(source.width, dtype=torch.float64)
+    squares = torch.zeros((), dtype=torch.float64)
+    rows = 0
+    shift: Tensor | None = None
+    for part in source.shuffled(batch, seed, 0):
+        part = part.double().cpu()
+        if not bool(torch.isfinite(part).all()):
+            raise DictionaryError(
+                "The activations hold NaN or infinite values: read them with store.check(), which names shard and "
+                "row, or check the model's dtype."
+            )
+        # Around a first guess of the mean, so that a mean far from zero costs no digits.
+        shift = part.mean(0) if shift is None else shift
+        part = part - shift
+        total += part.sum(0)
+        squares += part.square().sum()
+        rows += len(part)
+        if rows >= max_rows:
+            break
+    assert shift is not None
+    offset = total / rows
+    spread = float(((squares / rows) - offset.square().sum()).clamp_min(0).sqrt())
+    mean = shift + offset
+    if spread <= 1e-12 * max(float(mean.norm()), 1e-30):
+        raise DictionaryError(f"All {rows} activations are equal: there is nothing to split.")
+    return mean.float(), spread, float(mean.norm()) / spread

@@ -1,0 +1,62 @@
+"""TopK: the k largest pre-activations of a row are its codes.
+
+Owns the kind's inference and its training objective. Start at `TopK`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.kernels import top_positive
+from clipattr.dictionaries.objective import Objective, register_objective
+from clipattr.dictionaries.sae import Dictionary, register_kind
+from clipattr.errors import DictionaryError
+
+
+@register_kind
+class TopK(Dictionary):
+    """Keeps the k largest pre-activations of each row.
+
+    Args:
+        k: active latents per row, at most n_latents.
+        signed: keep negative values among the k largest (files trained without a ReLU); otherwise they become 0.
+
+    Source: Gao et al. 2024, arXiv:2406.04093.
+    """
+
+    kind = "topk"
+    n_fixed = True
+
+    def __init__(self, *, k: int, signed: bool = False, **core: Any) -> None:
+        super().__init__(**core)
+        if not 1 <= k <= self.n_latents:
+            raise DictionaryError(f"k must lie between 1 and the {self.n_latents} latents; got {k}.")
+        self._k = int(k)
+        self.signed = bool(signed)
+
+    @property
+    def k(self) -> int:
+        return self._k
+
+    def settings(self) -> dict[str, Any]:
+        return {"k": self._k, "signed": self.signed}
+
+    def select(self, pre: Tensor) -> SparseCodes:
+        if not self.signed:
+            return SparseCodes(*top_positive(pre, self._k), self.n_latents)
+        values, indices = torch.topk(pre.float(), self._k, dim=-1)
+        return SparseCodes(indices.int(), values, self.n_latents)
+
+
+@register_objective
+class TopKObjective(Objective):
+    """Reconstruction alone: the sparsity is fixed."""
+
+    kind = "topk"
+
+    def export(self, core: dict[str, Any], own: dict[str, Tensor], scale: float) -> Dictionary:
+        return TopK(k=self.k, **core)

@@ -1,0 +1,468 @@
+"""Activations on disk: cut into shards, checksummed, resumable, memory-mapped.
+
+Owns the folder layout, the one forward pass that fills it for several sites, and reading in order or shuffled.
+Ignores what is trained on it. Start at `collect_activations` to fill a store, `ActivationStore.open` to read one.
+
+Layout: `manifest.json` (what it was made of), per site a folder of raw little-endian shards `00000.bin`, and per
+shard `00000.json` with row counts, checksums and skipped pictures, written last: a shard without it does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from clipattr.dictionaries.sources import batch_orders
+from clipattr.errors import DataError
+from clipattr.models import Model
+from clipattr.sites import Site, capture
+
+SCHEMA = 1
+MANIFEST, LOCK = "manifest.json", ".lock"
+DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+
+
+class ActivationStore:
+    """A folder of activations of one model on one collection of pictures.
+
+    Rows are tokens: picture after picture, and within a picture token after token. One site is read at a time;
+    `at(site)` gives the same store at another site.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], site: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.site = site
+        self._maps: dict[int, np.ndarray] = {}
+        self._refresh()
+
+    # Making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        model: Model,
+        sites: str | Site | Sequence[str | Site],
+        *,
+        pictures: int,
+        fingerprint: str,
+        batch: int = 64,
+        dtype: str = "float16",
+        shard_pictures: int = 4096,
+        resume: bool = True,
+    ) -> ActivationStore:
+        """Make an empty store, or open one that was made with exactly these settings.
+
+        Args:
+            pictures, fingerprint: size and fingerprint of the collection.
+            batch: pictures per forward pass; part of the manifest, since another size may change last digits.
+            shard_pictures: pictures per shard, rounded up to whole batches.
+
+        Raises:
+            DataError: the folder holds a store of anything else (both values are named), or resume is False and it
+                holds one at all.
+        """
+        path = Path(path)
+        names = [str(Site(site)) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
+        if not names or len(set(names)) < len(names):
+            raise DataError(f"A store needs one or more different sites; got {names}.")
+        if dtype not in DTYPES:
+            raise DataError(f"A store keeps float16 or float32; got dtype {dtype!r}.")
+        if pictures < 1 or batch < 1 or shard_pictures < 1:
+            raise DataError(f"A store needs pictures and a batch; got {pictures} pictures, batch {batch}.")
+        shapes = {name: Site(name).shape(model) for name in names}
+        manifest = {
+            "schema": SCHEMA,
+            "format": "clipattr-store",
+            "model": model.reference,
+            "model_hash": model.weights_hash,
+            "preprocess": model.preprocess_id,
+            "sites": {
+                name: {"tokens": shape[0] if len(shape) == 2 else 1, "width": shape[-1]}
+                for name, shape in shapes.items()
+            },
+            "dtype": dtype,
+            "pictures": pictures,
+            "fingerprint": fingerprint,
+            "batch": batch,
+            "shard_pictures": -(-min(shard_pictures, pictures) // batch) * batch,
+        }
+        if (path / MANIFEST).exists():
+            if not resume:
+                raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
+            found = _read_manifest(path)
+            different = [name for name in manifest if manifest[name] != found.get(name)]
+            if different:
+                told = "; ".join(
+                    f"{name}: {found.get(name)} there, {manifest[name]} asked" for name in different
+                )
+                raise DataError(
+                    f"The store in {path} was made of something else ({told}). Choose another folder."
+                )
+            return cls(path, found, names[0])
+        for name in names:
+            (path / name).mkdir(parents=True, exist_ok=True)
+        _write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        return cls(path, manifest, names[0])
+
+    @classmethod
+    def open(cls, path: str | Path, site: str | Site | None = None) -> ActivationStore:
+        """Open a store for reading, at one of its sites (default: the first).
+
+        Raises:
+            DataError: no store there, a damaged or newer one, or one without this site.
+        """
+        manifest = _read_manifest(Path(path))
+        return cls(Path(path), manifest, next(iter(manifest["sites"]))).at(site)
+
+    def at(self, site: str | Site | None) -> ActivationStore:
+        """The same store at another of its sites."""
+        name = self.site if site is None else str(Site(site))
+        if name not in self.manifest["sites"]:
+            raise DataError(f"{self.path} holds {', '.join(self.manifest['sites'])}; got {name!r}.")
+        return self if name == self.site else ActivationStore(self.path, self.manifest, name)
+
+    # Reading
+
+    def __len__(self) -> int:
+        """Rows (tokens) stored so far at this site."""
+        return int(self._starts[-1])
+
+    @property
+    def width(self) -> int:
+        return int(self.manifest["sites"][self.site]["width"])
+
+    @property
+    def tokens(self) -> int:
+        """Rows per picture at this site."""
+        return int(self.manifest["sites"][self.site]["tokens"])
+
+    @property
+    def model_hash(self) -> str:
+        return str(self.manifest["model_hash"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the checksums of this site's shards."""
+        digest = hashlib.sha256(self.site.encode())
+        for shard in self.shards:
+            digest.update(shard["files"][self.site]["sha256"].encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has been encoded or skipped."""
+        return len(self.shards) * self.manifest["shard_pictures"] >= self.manifest["pictures"]
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(id, reason) of the pictures that could not be read."""
+        return [(name, reason) for shard in self.shards for name, reason in shard["skipped"]]
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64, one per row: which picture of the collection it comes from."""
+        kept = []
+        for shard in self.shards:
+            left_out = set(shard["left_out"])
+            kept += [place for place in range(shard["first"], shard["last"]) if place not in left_out]
+        return np.repeat(np.asarray(kept, dtype=np.int64), self.tokens)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop, (stop - start, width) float32."""
+        if not 0 <= start <= stop <= len(self):
+            raise DataError(f"Rows {start} to {stop} were asked of a store with {len(self)} rows.")
+        out = torch.empty(stop - start, self.width)
+        done = start
+        while done < stop:
+            shard = int(np.searchsorted(self._starts, done, side="right")) - 1
+            end = min(stop, int(self._starts[shard + 1]))
+            offset = int(self._starts[shard])
+            out[done - start : end - start] = _as_tensor(self._shard(shard)[done - offset : end - offset])
+            done = end
+        return out
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Some rows in ascending order of their number, (len(rows), width) float32."""
+        rows = np.sort(np.asarray(rows, dtype=np.int64))
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")
+        out = torch.empty(len(rows), self.width)
+        cuts = np.searchsorted(rows, self._starts)
+        for shard in np.flatnonzero(np.diff(cuts)).tolist():
+            first, last = int(cuts[shard]), int(cuts[shard + 1])
+            which = torch.from_numpy(rows[first:last] - int(self._starts[shard]))
+            out[first:last] = _as_tensor(self._shard(shard)).index_select(0, which)
+        return out
+
+    def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
+        """Full float32 batches (batch, width) of one epoch from batch number `start` on; seed and epoch alone decide
+        the order (see `sources.batch_orders`)."""
+        for position, rows in enumerate(batch_orders(len(self), batch, seed, epoch)):
+            if position >= start:
+                yield self.take(rows)
+
+    def check(self) -> None:
+        """Read everything once.
+
+        Raises:
+            DataError: a shard whose size or checksum is not the recorded one, or NaN or infinite values; the first
+                such shard and row are named.
+        """
+        for number, shard in enumerate(self.shards):
+            for name, record in shard["files"].items():
+                file = self._file(number, name)
+                if not file.is_file() or _digest(file) != record["sha256"]:
+                    raise DataError(
+                        f"Shard {file} is missing or damaged: delete {self._record(number)} and resume."
+                    )
+                width = self.manifest["sites"][name]["width"]
+                acts = np.fromfile(file, DTYPES[self.manifest["dtype"]]).reshape(-1, width)
+                bad = np.flatnonzero(~np.isfinite(acts).all(1))
+                if len(bad):
+                    raise DataError(f"Shard {file} holds NaN or infinite values, first in row {bad[0]}.")
+
+    # Writing
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out for the duration; the lock goes with the process, however it ends.
+
+        Raises:
+            DataError: another process is writing this store.
+        """
+        with open(self.path / LOCK, "a+") as lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # not a POSIX system: no lock to be had
+                pass
+            except OSError as error:
+                raise DataError(
+                    f"Another process is writing the store in {self.path}; wait for it."
+                ) from error
+            yield
+
+    def write_shard(self, acts: dict[str, Tensor], skipped: Sequence[tuple[int, str, str]]) -> None:
+        """Append the next shard: for every site the activations of its pictures, (pictures, width) or
+        (pictures, tokens, width), and the (place, id, reason) of those left out.
+
+        Raises:
+            DataError: shapes that do not fit, NaN or infinite values (shard and row named; values beyond float16's
+                range become infinite), or a full disk.
+        """
+        number = len(self.shards)
+        first = number * self.manifest["shard_pictures"]
+        last = min(first + self.manifest["shard_pictures"], self.manifest["pictures"])
+        files = {}
+        for name, layout in self.manifest["sites"].items():
+            flat = acts[name].reshape(-1, layout["width"]).cpu().float().numpy()
+            expected = (last - first - len(skipped)) * layout["tokens"]
+            if len(flat) != expected:
+                raise DataError(f"Shard {number} of {name} needs {expected} rows; got {len(flat)}.")
+            with np.errstate(over="ignore"):
+                array = flat.astype(DTYPES[self.manifest["dtype"]])
+            bad = np.flatnonzero(~np.isfinite(array).all(1))
+            if len(bad):
+                too_large = bool(np.isfinite(flat[bad[0]]).all())
+                advice = "use dtype='float32'" if too_large else "check the model's weights and dtype"
+                raise DataError(
+                    f"Activations at {name} are NaN or infinite in {self.manifest['dtype']}, first in shard {number}, "
+                    f"row {bad[0]}: {advice}."
+                )
+            file = self._file(number, name)
+            partial = file.with_name(file.name + ".partial")
+            try:
+                array.tofile(partial)
+                partial.replace(file)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise DataError(
+                    f"Shard {file} could not be written ({error}); free space and resume."
+                ) from error
+            files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
+        record = {
+            "first": first,
+            "last": last,
+            "left_out": [place for place, _, _ in skipped],
+            "skipped": [[name, reason] for _, name, reason in skipped],
+            "files": files,
+        }
+        _write_text(self._record(number), json.dumps(record, sort_keys=True) + "\n")
+        self._refresh()
+
+    # Inside
+
+    def _refresh(self) -> None:
+        self.shards: list[dict[str, Any]] = []
+        while (record := self._record(len(self.shards))).is_file():
+            self.shards.append(json.loads(record.read_text()))
+        rows = [shard["files"][self.site]["rows"] for shard in self.shards]
+        self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+
+    def _record(self, number: int) -> Path:
+        return self.path / f"{number:05d}.json"
+
+    def _file(self, number: int, site: str) -> Path:
+        return self.path / site / f"{number:05d}.bin"
+
+    def _shard(self, number: int) -> np.ndarray:
+        if number not in self._maps:
+            rows = self.shards[number]["files"][self.site]["rows"]
+            file = self._file(number, self.site)
+            dtype = DTYPES[self.manifest["dtype"]]
+            if not file.is_file() or file.stat().st_size != rows * self.width * dtype.itemsize:
+                raise DataError(
+                    f"Shard {file} is missing or cut short: delete {self._record(number)} and resume."
+                )
+            self._maps[number] = np.memmap(file, dtype, "r", shape=(rows, self.width))
+        return self._maps[number]
+
+
+def collect_activations(
+    model: Model,
+    images: Any,
+    site: str | Site | Sequence[str | Site],
+    path: str | Path | None = None,
+    *,
+    batch: int = 64,
+    dtype: str = "float16",
+    resume: bool = True,
+    progress: bool = True,
+    shard_pictures: int = 4096,
+) -> ActivationStore:
+    """Encode pictures once and keep the activations at one or several sites.
+
+    Interrupted at any point, the same call continues after the last whole shard and ends with the same bytes. Shards
+    begin with a fresh batch, so the bytes do not depend on where it was interrupted.
+
+    Args:
+        images: an `Images` or anything `Images.open` takes.
+        path: folder of the store; None keeps it in a temporary folder that goes with the process.
+        batch, dtype, shard_pictures, resume: see `ActivationStore.create`.
+
+    Returns:
+        The complete store, at the first site. Pictures that cannot be read are in its `skipped`.
+
+    Raises:
+        DataError: the folder holds a store of something else, another process writes it, or no picture is readable.
+    """
+    from clipattr.images import Images
+
+    images = Images.open(images)
+    sites = [site] if isinstance(site, (str, Site)) else list(site)
+    store = ActivationStore.create(
+        _temporary() if path is None else path,
+        model,
+        sites,
+        pictures=len(images),
+        fingerprint=images.fingerprint,
+        batch=batch,
+        dtype=dtype,
+        shard_pictures=shard_pictures,
+        resume=resume,
+    )
+    step = store.manifest["shard_pictures"]
+    done = len(store.shards) * step
+    names = list(store.manifest["sites"])
+    with (
+        store.writing(),
+        tqdm(
+            total=len(images),
+            initial=min(done, len(images)),
+            disable=not progress,
+            desc="activations",
+            unit="picture",
+        ) as bar,
+    ):
+        for first in range(done, len(images), step):
+            places = range(first, min(first + step, len(images)))
+            kept: set[int] = set()
+            parts: dict[str, list[Tensor]] = {name: [] for name in names}
+            for found, (pixels,) in images.batches([model], batch, places=places):
+                with capture(model, *names) as acts:
+                    model.encode_image(pixels)
+                for name in names:
+                    parts[name].append(acts[name].float().cpu())
+                kept.update(found.tolist())
+                bar.update(len(found))
+            reasons = dict(images.skipped)
+            lost = [(place, images[place].id) for place in places if place not in kept]
+            joined = {
+                name: torch.cat(parts[name])
+                if parts[name]
+                else torch.empty(0, store.manifest["sites"][name]["width"])
+                for name in names
+            }
+            store.write_shard(
+                joined, [(place, name, reasons.get(name, "unreadable")) for place, name in lost]
+            )
+            bar.update(len(lost))
+    if len(store) == 0:
+        raise DataError(f"None of the {len(images)} pictures could be read; the first: {store.skipped[:3]}.")
+    return store
+
+
+_TEMPORARY: list[Any] = []
+
+
+def _temporary() -> Path:
+    """A folder that is removed when the process ends."""
+    import tempfile
+
+    _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="clipattr-store-"))
+    return Path(_TEMPORARY[-1].name)
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over a read-only map; nothing here writes to it, which is what torch's warning is about."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise DataError(f"{path} holds no activation store: {MANIFEST} is missing.")
+    try:
+        manifest = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != "clipattr-store":
+        raise DataError(f"{file} does not describe an activation store.")
+    if manifest.get("schema", 0) > SCHEMA:
+        raise DataError(f"{file} has schema {manifest['schema']}, newer than {SCHEMA}: update clipattr.")
+    return manifest
+
+
+def _write_text(file: Path, text: str) -> None:
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with open(partial, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{file} could not be written ({error}).") from error
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()

@@ -1,0 +1,168 @@
+"""The activation store holds what the model computes, and survives interruption."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from clipattr.errors import DataError
+from clipattr.sites import activations
+from clipattr.store import ActivationStore, collect_activations
+
+PICTURES = 22
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [np.random.default_rng(i).integers(0, 256, (40, 36, 3), dtype=np.uint8) for i in range(PICTURES)]
+
+
+def collect(model, pictures, path, site="image.-1.cls", **options):
+    settings = {"batch": 4, "shard_pictures": 8, "progress": False, "dtype": "float32", **options}
+    return collect_activations(model, pictures, site, path, **settings)
+
+
+def contents(path):
+    return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*")) if f.is_file()}
+
+
+def test_rows_are_the_activations_of_the_pictures_in_order(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path, ["image.-1.cls", "image.-2.patches"])
+    pixels = torch.stack([tiny_model.prepare(picture) for picture in pictures])
+    torch.testing.assert_close(
+        store.read(0, PICTURES), activations(tiny_model, pixels, "image.-1.cls").float()
+    )
+    patches = store.at("image.-2.patches")
+    assert (len(patches), patches.tokens, patches.width) == (PICTURES * 16, 16, 64)
+    expected = activations(tiny_model, pixels, "image.-2.patches").flatten(0, 1)
+    torch.testing.assert_close(patches.read(100, 200), expected[100:200].float())
+    assert store.complete and store.places.tolist() == list(range(PICTURES))
+    assert patches.places.tolist() == np.repeat(np.arange(PICTURES), 16).tolist()
+    store.check()
+
+
+def test_a_store_interrupted_anywhere_ends_with_the_same_bytes(tiny_model, pictures, tmp_path, monkeypatch):
+    collect(tiny_model, pictures, tmp_path / "whole")
+    original = ActivationStore.write_shard
+    for crash_at in range(3):
+
+        def crashing(self, acts, skipped, crash_at=crash_at):
+            if len(self.shards) == crash_at:
+                # What a kill in the middle leaves behind.
+                (self.path / "image.-1.cls" / f"{crash_at:05d}.bin.partial").write_bytes(b"half")
+                raise KeyboardInterrupt
+            original(self, acts, skipped)
+
+        monkeypatch.setattr(ActivationStore, "write_shard", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            collect(tiny_model, pictures, tmp_path / str(crash_at))
+        monkeypatch.setattr(ActivationStore, "write_shard", original)
+        assert not ActivationStore.open(tmp_path / str(crash_at)).complete
+        collect(tiny_model, pictures, tmp_path / str(crash_at))
+        assert contents(tmp_path / str(crash_at)) == contents(tmp_path / "whole")
+
+
+def test_a_store_of_something_else_is_not_mixed_in(tiny_model, pictures, tmp_path):
+    collect(tiny_model, pictures, tmp_path)
+    with pytest.raises(DataError, match="fingerprint: .* there, .* asked"):
+        collect(tiny_model, pictures[:-1] + [pictures[0] // 2], tmp_path)
+    with pytest.raises(DataError, match="batch: 4 there, 8 asked"):
+        collect(tiny_model, pictures, tmp_path, batch=8)
+    with pytest.raises(DataError, match="already holds a store"):
+        collect(tiny_model, pictures, tmp_path, resume=False)
+    with pytest.raises(DataError, match=r"holds image\.-1\.cls; got 'image\.0\.cls'"):
+        ActivationStore.open(tmp_path, "image.0.cls")
+
+
+def test_shuffled_batches_are_a_permutation_that_seed_and_epoch_decide(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path, "image.0.patches")
+    key = store.read(0, len(store))[:, 0]
+    batches = list(store.shuffled(32, seed=1, epoch=0))
+    seen = torch.cat(batches)[:, 0]
+    assert torch.equal(seen.sort().values, key.sort().values)
+    again = list(store.shuffled(32, seed=1, epoch=0, start=3))
+    assert all(torch.equal(a, b) for a, b in zip(batches[3:], again, strict=True))
+    other = torch.cat(list(store.shuffled(32, seed=1, epoch=1)))[:, 0]
+    assert not torch.equal(seen, other)
+
+
+def test_unreadable_pictures_are_skipped_listed_and_leave_no_row(tiny_model, pictures, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(pictures[:9]):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    (folder / "4.png").write_text("not a picture")
+    store = collect(tiny_model, folder, tmp_path / "store")
+    assert len(store) == 8 and store.complete
+    assert [name for name, _ in store.skipped] == ["4.png"]
+    assert store.places.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert len(ActivationStore.open(tmp_path / "store").read(0, 8)) == 8
+
+
+def test_damage_is_found_and_named(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path)
+    file = tmp_path / "image.-1.cls" / "00001.bin"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"00001\.bin is missing or damaged"):
+        store.check()
+    file.write_bytes(data[:-3])
+    with pytest.raises(DataError, match="missing or cut short"):
+        ActivationStore.open(tmp_path).read(0, PICTURES)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="is damaged"):
+        ActivationStore.open(tmp_path)
+
+
+@pytest.mark.parametrize(("value", "advice"), [(float("nan"), "check the model"), (1e5, "float32")])
+def test_values_that_float16_cannot_hold_name_shard_and_row(tiny_model, tmp_path, value, advice):
+    store = ActivationStore.create(
+        tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x", batch=4, shard_pictures=4
+    )
+    acts = torch.zeros(4, 64)
+    store.write_shard({"image.-1.cls": acts}, [])
+    acts[2, 7] = value
+    with pytest.raises(DataError, match=f"shard 1, row 2: .*{advice}"):
+        store.write_shard({"image.-1.cls": acts}, [])
+    assert sorted(f.name for f in (tmp_path / "image.-1.cls").iterdir()) == ["00000.bin"]
+
+
+def test_a_full_disk_leaves_whole_shards_only(tiny_model, tmp_path, monkeypatch):
+    store = ActivationStore.create(tmp_path, tiny_model, "image.-1.cls", pictures=4, fingerprint="x", batch=4)
+
+    class Full(np.ndarray):
+        def tofile(self, file, *args):
+            file.write_bytes(b"some of it")
+            raise OSError(28, "No space left on device")
+
+    original = torch.Tensor.numpy
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda self, *a, **k: original(self, *a, **k).view(Full))
+    with pytest.raises(DataError, match="No space left on device.*free space and resume"):
+        store.write_shard({"image.-1.cls": torch.zeros(4, 64)}, [])
+    assert not list((tmp_path / "image.-1.cls").iterdir())
+
+
+def test_a_second_writer_is_refused_and_the_lock_does_not_outlive_its_owner(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path)
+    with store.writing(), pytest.raises(DataError, match="Another process is writing"):
+        collect(tiny_model, pictures, tmp_path)
+    collect(tiny_model, pictures, tmp_path)
+
+
+def test_the_manifest_says_what_the_store_is_made_of(tiny_model, pictures, tmp_path):
+    collect(tiny_model, pictures, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert manifest["model_hash"] == tiny_model.weights_hash
+    assert manifest["preprocess"] == tiny_model.preprocess_id
+    assert manifest["sites"] == {"image.-1.cls": {"tokens": 1, "width": 64}}
+
+
+def test_rows_outside_the_store_are_refused(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path)
+    with pytest.raises(DataError, match="Rows 0 to 23 .* 22 rows"):
+        store.read(0, 23)
