@@ -71,7 +71,7 @@ def span(low: float, high: float) -> str:
 
 def percent(value: float | None) -> str:
     """A share or probability as a whole percentage."""
-    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.0%}"
+    return NO_VALUE if value is None or not math.isfinite(value) else f"{value * 100:.0f}\u00a0%"
 
 
 def kind_word(kind: str) -> str:

@@ -1,0 +1,407 @@
+"""Report: the findings of an audit as one HTML page that opens offline, prints, and can be sent to anybody.
+
+Owns the page (`report.html`, `report.css` beside this file) and how a finding is told there. Computes nothing: every
+number comes from the findings, every picture from their study. Everything that came from outside is escaped.
+Start at `write_report`.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from clipattr.errors import DataError
+from clipattr.report_pictures import SHOWN_PICTURES, PagePictures
+from clipattr.wording import KIND_WORDS, NO_LABEL, is_number, kind_word, percent, points, span, visible
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding, Findings, Interval
+
+NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the rest unfolds
+TEXT_LENGTH = 20_000  # characters of one foreign text on the page
+
+# Evidence that audits attach: what to call it, its unit, and what it says. Unknown names are shown as they are.
+EVIDENCE: Mapping[str, tuple[str, str, str]] = {
+    "necessity": (
+        "necessity",
+        "points",
+        "fall of the score when the family is switched off on pictures of the prompt",
+    ),
+    "sufficiency": (
+        "sufficiency",
+        "points",
+        "rise of the score on pictures with the cause that are not of the prompt",
+    ),
+    "sufficiency_auc": (
+        "sufficiency (AUC)",
+        "number",
+        "how well the score tells pictures with the cause from others, neither of the prompt; 0.5 is chance",
+    ),
+    "rerender_effect": (
+        "re-rendering",
+        "points",
+        "fall of the score when the cause is taken out of the picture itself: the truth of the picture world",
+    ),
+    "error_share": ("error node's share", "percent", "share of the positive evidence that no latent carries"),
+    "surprise": (
+        "surprise",
+        "number",
+        "how unusual so much reliance is at so little alignment; larger is more",
+    ),
+    "p_value": ("p-value", "number", "of so much reliance under the null of the audit"),
+    "q_value": ("q-value", "number", "expected share of false findings among those at least as surprising"),
+}
+ABOUT = {
+    "model": "model",
+    "weights_hash": "weights",
+    "model_hash": "weights",
+    "evaluator": "evaluator",
+    "site": "site",
+    "dictionary": "dictionary",
+    "dictionary_hash": "dictionary (hash)",
+    "pictures": "pictures",
+    "prompts_audited": "prompts audited",
+    "vocabulary": "vocabulary",
+    "study": "study",
+    "settings": "settings",
+}
+
+
+def write_report(findings: Findings, path: str | Path) -> Path:
+    """Write one self-contained page with the findings, strongest causal effect first.
+
+    Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
+
+    Returns:
+        The path written. It is written under another name first, so a page is either whole or not there.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it, for instance {path / 'audit.html'}.")
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} for the report does not exist; create it first.")
+    text = page(findings)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"The report {path} could not be written: {error}") from error
+    return path
+
+
+def page(findings: Findings) -> str:
+    """The page as text."""
+    from clipattr import __version__
+
+    found = sorted(findings, key=lambda f: -f.causal_effect.value)
+    model = findings.about.get("model") or "the model"
+    heading = f"What {_name(model)} relies on"
+    sheet = PagePictures(findings.study, found)
+    parts = {
+        "version": html.escape(__version__),
+        "style": _resource("report.css"),
+        "title": html.escape(f"What {visible(model, 60)} relies on · clipattr audit"),
+        "heading": heading,
+        "lede": _lede(found, findings.about),
+        "tiles": _tiles(_figures_of_page(found, findings.about)),
+        "summary": _summary(found, sheet),
+        "guide": _guide(found),
+        "sections": _sections(found, sheet),
+        "about": _about(findings),
+    }
+    return Template(_resource("report.html")).substitute(parts)
+
+
+def _resource(name: str) -> str:
+    return resources.files("clipattr").joinpath(name).read_text(encoding="utf-8")
+
+
+def _text(text: object, limit: int = TEXT_LENGTH) -> str:
+    """Foreign text as HTML that cannot act, hide or turn its surroundings round."""
+    return f'<bdi dir="auto">{html.escape(visible(text, limit), quote=True)}</bdi>'
+
+
+def _name(text: object) -> str:
+    return _text(text, NAME_LENGTH)
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
+    audited = about.get("prompts_audited")
+    among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
+    if not found:
+        return f"No unexpected reliance was found for any{among and among.replace(' of', ' of')} prompt."
+    prompts = len({f.prompt for f in found})
+    first = found[0]
+    return (
+        f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}. The strongest: the "
+        f"score for <strong>{_name(first.prompt)}</strong> {_moves(first.causal_effect)} when "
+        f"<strong>{_name(first.label or NO_LABEL)}</strong> is switched off inside the model."
+    )
+
+
+def _moves(effect: Interval) -> str:
+    verb = "falls" if effect.value >= 0 else "rises"
+    return f"{verb} by {points(abs(effect.value)).lstrip('+')} points"
+
+
+def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
+    """(what, number, note) as a row; the number and note are HTML already."""
+    cells = [
+        f"<div><dt>{html.escape(what)}</dt><dd>{number}{f'<small>{note}</small>' if note else ''}</dd></div>"
+        for what, number, note in figures
+    ]
+    return f'<dl class="tiles">{"".join(cells)}</dl>' if cells else ""
+
+
+def _figures_of_page(found: Sequence[Finding], about: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    figures = [("findings", f"{len(found):,}", "")]
+    for key, what in (("prompts_audited", "prompts audited"), ("pictures", "pictures measured on")):
+        if isinstance(about.get(key), int):
+            figures.append((what, f"{about[key]:,}", ""))
+    if found:
+        effect = found[0].causal_effect
+        sure = sum(f.confidence >= 0.9 for f in found)
+        figures.append(("strongest effect", points(effect.value), f"points, {span(effect.low, effect.high)}"))
+        figures.append(("confidence ≥ 90\u00a0%", f"{sure:,}", f"of {len(found):,} findings"))
+    return figures
+
+
+def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
+    if not found:
+        return ""
+    bounds = [b for f in found for b in (f.causal_effect.low, f.causal_effect.high, f.causal_effect.value)]
+    low, high = min(0.0, *bounds), max(0.0, *bounds) or 1.0
+    rows = []
+    for number, f in enumerate(found, 1):
+        effect = f.causal_effect
+        rows.append(
+            f'<tr><td class="number">{number}</td>'
+            f'<td class="name"><a href="#finding-{number}">{_name(f.prompt)}</a></td>'
+            f'<td><span class="cause">{_first_picture(f, pictures)}<span>{_label(f)}</span></span></td>'
+            f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span></td>'
+            f'<td class="number">{points(effect.value)}<br>'
+            f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
+            f'<td class="wide">{_effect_bar(effect, low, high)}</td>'
+            f'<td class="number">{points(f.reliance.value)}<br>'
+            f'<span class="interval">{span(f.reliance.low, f.reliance.high)}</span></td>'
+            f'<td class="number">{points(f.alignment)}</td>'
+            f'<td class="number">{percent(f.confidence)}</td></tr>'
+        )
+    return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>
+<div class="scroll"><table>
+<thead><tr><th scope="col"><span class="soft">#</span></th><th scope="col">prompt</th><th scope="col">rests on</th>
+<th scope="col">kind</th><th scope="col" class="number">causal effect,<br>points</th>
+<th scope="col" class="wide">with its 95\u00a0% interval</th>
+<th scope="col" class="number">reliance,<br>points</th><th scope="col" class="number">alignment,<br>points</th>
+<th scope="col" class="number">confidence</th></tr></thead>
+<tbody>{"".join(rows)}</tbody></table></div></section>"""
+
+
+def _first_picture(finding: Finding, pictures: PagePictures) -> str:
+    """The family's strongest example, small, beside a name that says the same: no text of its own."""
+    for _, place in pictures.examples_of(finding):
+        if place in pictures.uris:
+            return f'<img src="{pictures.uris[place]}" alt="">'
+    return ""
+
+
+def _label(finding: Finding) -> str:
+    return _name(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
+
+
+def _effect_bar(effect: Interval, low: float, high: float) -> str:
+    """The value as a bar from zero with its interval, on a scale that all rows share. Its numbers stand beside it."""
+
+    def at(value: float) -> float:
+        return round(2 + 196 * (value - low) / (high - low), 1)
+
+    zero, value = at(0.0), at(effect.value)
+    falls = ' class="effect falls"' if effect.value < 0 else ' class="effect"'
+    return (
+        f'<svg{falls} viewBox="0 0 200 20" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="bar" x="{min(zero, value)}" y="5" width="{abs(value - zero):.1f}" height="10"/>'
+        f'<line class="line" x1="{at(effect.low)}" x2="{at(effect.high)}" y1="10" y2="10"/>'
+        f'<rect class="dot" x="{value - 1.5:.1f}" y="4" width="3" height="12"/>'
+        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/></svg>'
+    )
+
+
+def _guide(found: Sequence[Finding]) -> str:
+    terms = {
+        "What a finding says": "The score of a prompt owes much to a family of latents (parts of the picture's "
+        "embedding) that, by an independent model's judgement, does not look like what the prompt names.",
+        "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
+        "every prompt alike does not count.",
+        "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
+        "in choosing it. The bracket is a 95\u00a0% interval.",
+        "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
+        "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
+        "Near zero or below: they do not.",
+        "Clarity": "How much the family's examples look alike: near 100\u00a0% one thing, near 0\u00a0% anything.",
+        "Share": "The family's part of all evidence that speaks for the prompt on these pictures.",
+        "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
+    }
+    for kind in dict.fromkeys(f.kind for f in found):
+        word, sentence = KIND_WORDS.get(kind, (kind_word(kind), ""))
+        terms[f"Kind: {word}"] = sentence[:1].upper() + sentence[1:] + "." if sentence else ""
+    items = "".join(
+        f"<div><dt>{html.escape(t)}</dt><dd>{html.escape(d)}</dd></div>" for t, d in terms.items()
+    )
+    return (
+        '<section class="guide" aria-labelledby="guide"><h2 id="guide">How to read this page</h2>'
+        f"<dl>{items}</dl></section>"
+    )
+
+
+def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
+    return "\n".join(_section(number, finding, pictures) for number, finding in enumerate(found, 1))
+
+
+def _section(number: int, f: Finding, pictures: PagePictures) -> str:
+    tiles = [
+        (
+            "causal effect",
+            points(f.causal_effect.value),
+            f"points, {span(f.causal_effect.low, f.causal_effect.high)}",
+        ),
+        ("reliance", points(f.reliance.value), f"points, {span(f.reliance.low, f.reliance.high)}"),
+        ("share of evidence", percent(f.share), ""),
+        ("alignment", points(f.alignment), "points"),
+        ("clarity", percent(f.clarity), ""),
+        ("confidence", percent(f.confidence), ""),
+    ]
+    strips = _strip("What the family responds to", pictures.examples_of(f), pictures)
+    strips += _strip(f"Pictures labelled “{visible(f.prompt, 40)}”", pictures.pictures_of(f), pictures)
+    if pictures.study is None:
+        strips = '<p class="small">No study was given, so pictures are named only: ' + (
+            ", ".join(_name(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
+        )
+        strips += ".</p>"
+    latents = ", ".join(str(int(j)) for j in f.latents[:40]) + ("…" if len(f.latents) > 40 else "")
+    return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
+<header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
+<h2 id="finding-{number}-name">{_name(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
+<p class="say">{_sentence(f)}</p>{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
+{_tiles(tiles)}
+<div class="strips">{strips}</div>
+{_evidence(f.evidence)}
+<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code></p>
+</section>"""
+
+
+def _sentence(f: Finding) -> str:
+    effect = f.causal_effect
+    told = (
+        f"On held-back pictures the score of <strong>{_name(f.prompt)}</strong> <strong>{_moves(effect)}</strong> "
+        f"({span(effect.low, effect.high)}) when this family is switched off. "
+    )
+    if f.label:
+        told += f"The evaluator names its examples <strong>{_name(f.label)}</strong>"
+    else:
+        told += "The evaluator finds no word for its examples"
+    told += f"; their alignment with the prompt is {points(f.alignment)} points (near 0: they do not look like it). "
+    _, sentence = KIND_WORDS.get(f.kind, ("", ""))
+    if sentence and f.kind != "unknown":
+        told += f"Most likely, {html.escape(sentence)}."
+    return told
+
+
+def _whole(what: str, text: str | None) -> str:
+    """The whole of a text too long for a heading, to unfold."""
+    if text is None or len(text) <= NAME_LENGTH:
+        return ""
+    return f'<details><summary>{what} in full</summary><div class="whole">{_text(text)}</div></details>'
+
+
+def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures) -> str:
+    if not named:
+        return ""
+    items, missing = [], []
+    for name, place in named:
+        uri = pictures.uris.get(place) if place is not None else None
+        if uri is None or place is None:
+            missing.append(name)
+            continue
+        label = pictures.study.images.columns["label"][place]
+        told = visible(name, 80) + (f", labelled {visible(label, 60)}" if label is not None else "")
+        told = html.escape(told, quote=True)
+        items.append(f'<li><img src="{uri}" alt="{told}" title="{told}"></li>')
+    note = (
+        f'<p class="small">Not readable any more: {", ".join(_name(m) for m in missing)}</p>'
+        if missing
+        else ""
+    )
+    return (
+        f'<figure><figcaption><h3>{html.escape(title)}</h3></figcaption><ul class="pictures">{"".join(items)}</ul>'
+        f"{note}</figure>"
+    )
+
+
+def _evidence(evidence: Mapping[str, Any]) -> str:
+    rows = []
+    for key, value in evidence.items():
+        name, unit, why = EVIDENCE.get(key, (str(key).replace("_", " "), "", ""))
+        told = _value(value, unit)
+        if told:
+            note = f'<span class="why">{html.escape(why)}</span>' if why else ""
+            rows.append(f"<tr><td>{_name(name)}{note}</td><td>{told}</td></tr>")
+    if not rows:
+        return ""
+    return f'<div class="evidence"><h3>Evidence</h3><table><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _value(value: Any, unit: str = "") -> str:
+    """A piece of evidence or of the audit's settings as HTML; "" where there is nothing to show.
+
+    An object with value, low and high is an interval of raw cosine, shown in points unless `unit` says otherwise.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        if {"value", "low", "high"} <= set(value) and all(
+            is_number(value[k]) for k in ("value", "low", "high")
+        ):
+            if unit in ("", "points"):
+                return f"{points(value['value'])} points ({span(value['low'], value['high'])})"
+            return f"{_value(value['value'], unit)} ({_value(value['low'], unit)} to {_value(value['high'], unit)})"
+        pairs = [(key, _value(item)) for key, item in value.items()]
+        return ", ".join(f"{_name(str(key).replace('_', ' '))} {told}" for key, told in pairs if told)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_number(value):
+        if unit == "points":
+            return f"{points(value)} points"
+        if unit == "percent":
+            return percent(value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        shown = [told for told in (_value(item) for item in value[:12]) if told]
+        return ", ".join(shown) + (f" and {len(value) - 12:,} more" if len(value) > 12 else "")
+    return _text(value)
+
+
+def _about(findings: Findings) -> str:
+    about = dict(findings.about)
+    keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
+    rows = [(ABOUT.get(key, str(key).replace("_", " ")), _value(about[key])) for key in keys]
+    items = "".join(f"<dt>{_name(what)}</dt><dd>{told}</dd>" for what, told in rows if told)
+    if not items:
+        return ""
+    return (
+        '<section class="about" aria-labelledby="about"><h2 id="about">What was audited</h2>'
+        f"<dl>{items}</dl></section>"
+    )

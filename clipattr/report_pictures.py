@@ -1,0 +1,96 @@
+"""The pictures on a report's page: which ones a finding shows, and their pixels as data URIs within a budget.
+
+Owns choosing and encoding. Ignores the page. Start at `PagePictures`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding
+
+SHOWN_PICTURES = 12  # a strip
+PICTURE_BYTES = 6_000_000  # of JPEG on the page; base64 adds a third
+PICTURE_STEPS = ((152, 82), (112, 78), (80, 70), (56, 60))  # side in px and JPEG quality, tried in this order
+
+
+class PagePictures:
+    """The pictures on the page as data URIs, all of one size, chosen so that they stay within `PICTURE_BYTES`."""
+
+    def __init__(self, study: Any, findings: Sequence[Finding]) -> None:
+        self.study = study
+        self.places: dict[str, int] = {}
+        self.labelled: dict[str, list[int]] = {}
+        self.uris: dict[int, str] = {}
+        self.limit = SHOWN_PICTURES
+        if study is None:
+            return
+        images = study.images
+        for place, name in enumerate(images.ids):
+            self.places[name] = place
+            label = images.columns["label"][place]
+            if label is not None:
+                self.labelled.setdefault(str(label).casefold(), []).append(place)
+        wanted = {example for finding in findings for example in finding.examples} - set(self.places)
+        if wanted:  # examples may be named by their path as well as by their id
+            for place, shown in enumerate(images.frame["path"]):
+                if isinstance(shown, str) and shown in wanted:
+                    self.places[shown] = place
+        self._encode(findings)
+
+    def examples_of(self, finding: Finding) -> list[tuple[str, int | None]]:
+        """(id, place) of the family's strongest examples, in their order; (name, None) for one that is not there."""
+        found = [(name, self.places.get(name)) for name in finding.examples[: self.limit]]
+        return [(name if place is None else self.study.images.ids[place], place) for name, place in found]
+
+    def pictures_of(self, finding: Finding) -> list[tuple[str, int | None]]:
+        """Pictures that are labelled with the prompt, spread over the collection."""
+        places = self.labelled.get(finding.prompt.casefold(), [])
+        step = max(1, len(places) // self.limit) if self.limit else 1
+        return [(self.study.images.ids[place], place) for place in places[::step][: self.limit]]
+
+    def _encode(self, findings: Sequence[Finding]) -> None:
+        uses: dict[int, int] = {}
+        for finding in findings:
+            examples = self.examples_of(finding)
+            for _, place in (
+                *examples[:1],
+                *examples,
+                *self.pictures_of(finding),
+            ):  # the first is in the table too
+                if place is not None:
+                    uses[place] = uses.get(place, 0) + 1
+        thumbnails = {place: self._thumbnail(place) for place in uses}
+        for side, quality in PICTURE_STEPS:
+            encoded = {
+                p: _jpeg(picture, side, quality) for p, picture in thumbnails.items() if picture is not None
+            }
+            if sum(len(data) * uses[place] for place, data in encoded.items()) <= PICTURE_BYTES:
+                break
+        else:  # very many findings: fewer pictures for each
+            self.limit //= 2
+            if self.limit:
+                return self._encode(findings)
+            encoded = {}
+        self.uris = {
+            place: "data:image/jpeg;base64," + base64.b64encode(data).decode()
+            for place, data in encoded.items()
+        }
+
+    def _thumbnail(self, place: int) -> Any:
+        try:
+            return self.study.thumbnail(place).convert("RGB")
+        except (OSError, ValueError):
+            return None  # the picture was moved or damaged since; its id is still named
+
+
+def _jpeg(picture: Any, side: int, quality: int) -> bytes:
+    small = picture.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,216 @@
+"""The report is one safe, whole page that says what the findings hold."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipattr import report, report_pictures
+from clipattr.discovery.findings import Findings, Interval
+from clipattr.errors import DataError
+from clipattr.images import Images
+
+VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page: tags with attributes, text outside style, and whether every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.words, self.open, self.faults = [], [], [], []
+        self.feed(text)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+
+def rows_of(page):
+    table = re.search(r"<tbody>(.*?)</tbody>", page, re.S).group(1)
+    return [" ".join(Page(row).text.split()) for row in table.split("</tr>") if row.strip()]
+
+
+def test_every_tag_is_closed_in_order(findings):
+    read = Page(report.page(findings))
+    assert read.faults == [] and read.open == []
+
+
+def test_the_table_is_sorted_by_causal_effect_and_holds_every_number(findings, finding):
+    mixed = Findings([findings[5], findings[0], findings[3]], findings.study, findings.about)
+    rows = rows_of(report.page(mixed))
+    assert [row.split()[2] for row in rows] == ["0", "3", "5"]
+    f = finding(0)
+    for told in (f.prompt, f.label, "another sense", "+30.0", "25.0 to 35.0", "+24.0", "−1.0", "90 %"):
+        assert told in rows[0], told
+
+
+def test_nothing_is_fetched_from_anywhere(findings):
+    page = report.page(findings)
+    read = Page(page)
+    for tag, attributes in read.tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, name)
+        assert tag not in {"script", "iframe", "object", "embed", "link", "base", "form"}
+    assert "url(" not in page and "@import" not in page
+    policy = next(a["content"] for _, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_links_lead_to_sections_that_exist(findings):
+    read = Page(report.page(findings))
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
+    assert len(ids) == len(set(ids)) and set(links) <= set(ids) and len(links) == len(findings)
+
+
+ODD = "</style><script>alert(1)</script><img src=x onerror=alert(1)> \"'& \u202etxt.exe \x00 $title"
+
+
+def test_odd_text_anywhere_is_shown_as_text(findings, finding, study):
+    study.images.ids[0] = ODD + "id"
+    study.images.columns["label"][0] = ODD
+    odd = finding(
+        prompt=ODD,
+        label=ODD,
+        kind_probability=0.5,
+        examples=(ODD + "id", ODD + "path"),
+        evidence={ODD: ODD, "nested": {ODD: [ODD, {"value": ODD, "low": 1, "high": 2}]}},
+    )
+    page = report.page(Findings([odd], study, {ODD: ODD, "model": ODD, "settings": {ODD: ODD}}))
+    read = Page(page)
+    assert read.faults == [] and read.open == []
+    assert not {"script"} & {tag for tag, _ in read.tags}
+    assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
+    assert all(a["src"].startswith("data:") for tag, a in read.tags if tag == "img")
+    assert read.text.count("<script>alert(1)</script>") >= 8
+    assert "\u202e" not in page and "\x00" not in page and "⟨U+202E⟩" in read.text
+    assert "$title" in read.text
+
+
+def test_a_text_of_ten_thousand_characters_stays_readable_and_whole(finding):
+    page = report.page(Findings([finding(prompt="x" * 10_000)]))
+    assert "… (10,000 characters)" in page
+    assert "x" * 10_000 in page
+    assert max(len(row) for row in rows_of(page)) < 400
+
+
+def test_pictures_shown_are_the_examples_and_those_of_the_prompt(study, finding):
+    page = report.page(Findings([finding(examples=("000002", "000005"))], study))
+    shown = [a["title"] for tag, a in Page(page).tags if tag == "img" and a.get("title")]
+    assert shown == [f"{n:06d}, labelled thing {n % 4}" for n in (2, 5, 0, 4, 8)]
+    assert all(a["alt"] for tag, a in Page(page).tags if tag == "img" and a.get("title"))
+
+
+def test_an_example_named_by_its_path_is_found(tmp_path, finding):
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), "teal").save(tmp_path / f"{name}.png")
+    images = Images.open(tmp_path)
+    study = type("S", (), {"images": images, "thumbnail": staticmethod(lambda i: images[i].thumbnail(16))})
+    page = report.page(Findings([finding(examples=(str(tmp_path / "b.png"),))], study))
+    assert [a["title"] for tag, a in Page(page).tags if a.get("title")] == [images.ids[1]]
+
+
+def test_a_picture_that_is_gone_is_named_and_the_rest_shown(study, finding):
+    whole = study.thumbnail
+
+    def thumbnail(index):
+        if index == 3:
+            raise OSError("no such file")
+        return whole(index)
+
+    study.thumbnail = thumbnail
+    page = Page(report.page(Findings([finding(examples=("000003", "000001", "elsewhere"))], study)))
+    assert "Not readable any more: 000003 , elsewhere" in page.text
+    assert any(a.get("title", "").startswith("000001") for _, a in page.tags)
+
+
+def test_without_a_study_examples_are_named(finding):
+    text = Page(report.page(Findings([finding(examples=("000003",))]))).text
+    assert "No study was given" in text and "000003" in text
+
+
+def test_fifty_findings_with_hard_pictures_stay_below_ten_megabytes(finding):
+    draw = np.random.default_rng(0)
+    images = Images.open([draw.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(60)])
+    images.columns["label"] = [f"thing {n % 5}" for n in range(60)]
+    study = type("S", (), {"images": images, "thumbnail": staticmethod(lambda i: images[i].load())})
+    many = [
+        finding(
+            n % 10, prompt=f"thing {n % 5}", examples=tuple(images.ids[(7 * n + i) % 60] for i in range(20))
+        )
+        for n in range(50)
+    ]
+    page = report.page(Findings(many, study))
+    assert 2_000_000 < len(page.encode()) < 10_000_000
+    assert page.count("<img") == 50 * (1 + 2 * report_pictures.SHOWN_PICTURES)
+
+
+def test_very_many_findings_show_fewer_pictures_each(study, findings, monkeypatch):
+    monkeypatch.setattr(report_pictures, "PICTURE_BYTES", 30_000)
+    page = report.page(findings)
+    assert 0 < page.count("<img") < 8 * 5
+    assert len(page) < 150_000
+
+
+def test_an_audit_without_findings_says_so(study):
+    page = Page(report.page(Findings([], study, {"prompts_audited": 40})))
+    assert "No unexpected reliance was found" in page.text and page.faults == []
+
+
+def test_effects_below_zero_and_numbers_that_are_missing_are_told(finding):
+    nan = float("nan")
+    odd = finding(label=None, causal_effect=Interval(-0.1, -0.2, 0.05), alignment=nan, clarity=nan, share=nan)
+    text = Page(report.page(Findings([odd]))).text
+    assert "rises by 10.0 points" in text and "nan" not in text.lower() and "(no word for it)" in text
+
+
+def test_what_was_audited_is_listed_in_a_fixed_order(findings):
+    findings.about["settings"] = {"seed": 3, "least_effect": 0.02}
+    text = Page(report.page(findings)).text
+    about = text[text.index("What was audited") :]
+    told = ("model tiny", "weights 0123456789abcdef", "pictures 12", "prompts audited 40", "settings seed 3")
+    places = [about.index(each) for each in told]
+    assert places == sorted(places) and "0.02" in about
+
+
+def test_the_page_is_the_same_every_time(findings):
+    assert report.page(findings) == report.page(findings)
+
+
+def test_a_report_is_written_whole_or_not_at_all(findings, tmp_path, monkeypatch):
+    target = tmp_path / "audit.html"
+    assert findings.report(target) == target
+    before = target.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "replace", fail)
+    with pytest.raises(DataError, match="disk full"):
+        findings.report(target)
+    assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_place_that_cannot_be_written_is_named(findings, tmp_path):
+    with pytest.raises(DataError, match="is a folder"):
+        findings.report(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        findings.report(tmp_path / "nowhere" / "audit.html")
