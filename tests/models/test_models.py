@@ -53,12 +53,12 @@ def test_text_embeddings_do_not_depend_on_what_else_is_encoded(tiny_model):
 
 
 def test_a_template_ensemble_is_the_renormalised_mean_of_unit_embeddings(tiny_model):
-    templates = ["a photo of a {}.", "{} in the wild", "{}"]
+    templates = ["a photo of a {}.", "{} in {braces}", "{}"]
     single = [
-        tiny_model.encode_text([t.replace("{}", p) for t in templates]).mean(0) for p in ("cat", "dog {1}")
+        tiny_model.encode_text([t.replace("{}", p) for t in templates]).mean(0) for p in ("cat", "dog")
     ]
     expected = unit(torch.stack(single))
-    torch.testing.assert_close(tiny_model.encode_text(["cat", "dog {1}"], templates), expected)
+    torch.testing.assert_close(tiny_model.encode_text(["cat", "dog"], templates), expected)
 
 
 def test_a_single_string_is_one_prompt_and_none_are_none(tiny_model):

@@ -236,6 +236,7 @@ class Bomb:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_pickled_code_among_the_weights_is_refused_and_never_run(folder, writer):
     marker = folder.parent / "exploded"
