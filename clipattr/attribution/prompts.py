@@ -24,7 +24,9 @@ def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embeddi
     if isinstance(prompts, Tensor):
         rows = torch.atleast_2d(prompts)
         if rows.ndim != 2 or not len(rows):
-            raise TargetError(f"ready embeddings have shape (embed,) or (n, embed), n > 0; got {tuple(prompts.shape)}.")
+            raise TargetError(
+                f"ready embeddings have shape (embed,) or (n, embed), n > 0; got {tuple(prompts.shape)}."
+            )
         found = [f"{kind} {number}" for number in range(len(rows))] if len(rows) > 1 else [kind]
     elif isinstance(prompts, str) or (
         isinstance(prompts, Sequence) and all(isinstance(prompt, str) for prompt in prompts)
@@ -39,7 +41,9 @@ def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embeddi
                 "empty prompt's direction pass its embedding."
             )
     else:
-        raise TargetError(f"prompts are a string, strings, or a tensor of embeddings; got {type(prompts).__name__}.")
+        raise TargetError(
+            f"prompts are a string, strings, or a tensor of embeddings; got {type(prompts).__name__}."
+        )
     if names is None:
         return found
     if len(names) != len(found):
@@ -71,7 +75,9 @@ def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}"
         )
     length = rows.norm(dim=1, keepdim=True)
     if not torch.isfinite(rows).all() or (length == 0).any():
-        raise TargetError("an embedding is zero or holds NaN or infinity: it has no direction. Check where it came from.")
+        raise TargetError(
+            "an embedding is zero or holds NaN or infinity: it has no direction. Check where it came from."
+        )
     return rows / length
 
 

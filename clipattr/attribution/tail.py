@@ -82,7 +82,9 @@ class ClosedFormTail:
         gain = norm.weight.detach().to(**wide)
         shift = torch.zeros_like(gain) if norm.bias is None else norm.bias.detach().to(**wide)
         projection = (
-            torch.eye(len(gain), **wide) if model.image_projection is None else model.image_projection.detach().to(**wide)
+            torch.eye(len(gain), **wide)
+            if model.image_projection is None
+            else model.image_projection.detach().to(**wide)
         )
         mixed = gain[:, None] * projection
         self._mix = (mixed - mixed.mean(0)).to(self.dtype)  # A, (width, embed)
@@ -120,7 +122,9 @@ class ClosedFormTail:
             )
         self.weights = weights.detach().to(self._decoder.device, self.dtype)
         self.constants = (
-            self.weights.new_zeros(self.n_targets) if constants is None else constants.detach().to(self.weights)
+            self.weights.new_zeros(self.n_targets)
+            if constants is None
+            else constants.detach().to(self.weights)
         )
         self._through = self._mix @ self.weights  # A W, (width, n)
         self._shift_row = (self._shift @ self.weights.double()).to(self.dtype)  # b0·w, (n,)
@@ -173,7 +177,9 @@ class ClosedFormTail:
         if self._row is not None:
             indices = self._row[indices]
             if (indices < 0).logical_and(amounts != 0).any():
-                raise DictionaryError("a latent is active that this tail was not prepared for. Leave out `active`.")
+                raise DictionaryError(
+                    "a latent is active that this tail was not prepared for. Leave out `active`."
+                )
             indices = indices.clamp_min(0)
         return indices, amounts
 
@@ -196,7 +202,9 @@ class ClosedFormTail:
         root = frame.spread.sqrt()
         length = self._length(frame.spread, frame.pp, frame.pb)
         widening = vc / (self._width * root)  # ds along v
-        along = (up / root + ub) / root - (frame.pp / root + frame.pb) * widening / frame.spread  # e·de along v
+        along = (up / root + ub) / root - (
+            frame.pp / root + frame.pb
+        ) * widening / frame.spread  # e·de along v
         turning = along / length**3
         alpha = amounts / (root * length)
         beta = -amounts * (widening / (frame.spread * length) + turning / root)
@@ -217,7 +225,13 @@ class ClosedFormTail:
         return amounts * after, torch.stack([before - after, 1 / length - 1 / shorter], dim=2)
 
     def effects(
-        self, acts: Tensor, codes: Any, *, patching: bool = True, exact: bool = True, amounts: Tensor | None = None
+        self,
+        acts: Tensor,
+        codes: Any,
+        *,
+        patching: bool = True,
+        exact: bool = True,
+        amounts: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Attribution patching and exact ablation for every active latent and every target in one gather.
 
@@ -233,7 +247,9 @@ class ClosedFormTail:
         frame = self._frame(acts)
         indices, values = self._rows_of(codes)
         if len(indices) != len(acts):
-            raise DictionaryError(f"{len(acts)} activations but codes of {len(indices)}. Encode the same pictures.")
+            raise DictionaryError(
+                f"{len(acts)} activations but codes of {len(indices)}. Encode the same pictures."
+            )
         amounts = values if amounts is None else amounts.to(values)
         vc, up = self._dots(frame, indices)
         ub = self._ub[indices]
@@ -241,9 +257,7 @@ class ClosedFormTail:
         if patching:
             wanted[0] = self._patching_scalars(frame, amounts, vc, up, ub)
         if exact:
-            wanted[1] = self._exact_scalars(
-                frame, amounts, vc, up, self._vv[indices], self._uu[indices], ub
-            )
+            wanted[1] = self._exact_scalars(frame, amounts, vc, up, self._vv[indices], self._uu[indices], ub)
         first, second = self._combine(frame, indices, wanted)
         return first, second
 
@@ -259,7 +273,7 @@ class ClosedFormTail:
         for start in range(0, batch, step):
             rows = slice(start, start + step)
             gathered = self._gather(indices[rows]).view(-1, k, n)
-            for number, (pair, output) in enumerate(zip(scalars, outputs, strict=True)):
+            for pair, output in zip(scalars, outputs, strict=True):
                 if pair is None or output is None:
                     continue
                 block = output[rows]
@@ -290,7 +304,9 @@ class ClosedFormTail:
         acts = acts.to(self._decoder.device, self.dtype)
         centred = acts - acts.mean(-1, keepdim=True)
         scale = (centred.square().mean(-1, keepdim=True) + self._eps).rsqrt()
-        return torch.nn.functional.normalize((centred @ self._mix) * scale + self._shift.to(self.dtype), dim=-1)
+        return torch.nn.functional.normalize(
+            (centred @ self._mix) * scale + self._shift.to(self.dtype), dim=-1
+        )
 
     def values(self, acts: Tensor) -> Tensor:
         """The targets themselves, constants included: (…, width) to (…, n)."""
@@ -310,7 +326,10 @@ class ClosedFormTail:
 
     def removal(self, acts: Tensor, directions: Tensor) -> Tensor:
         """Exact effect of taking directions out, `y(x) - y(x - direction)`: (batch, m, width) to (batch, m, n)."""
-        acts, directions = acts.to(self._decoder.device, self.dtype), directions.to(self._decoder.device, self.dtype)
+        acts, directions = (
+            acts.to(self._decoder.device, self.dtype),
+            directions.to(self._decoder.device, self.dtype),
+        )
         return self.values(acts)[:, None] - self.values(acts[:, None] - directions)
 
     def exact_group(self, acts: Tensor, codes: Any, groups: Sequence[Any], *, chunk: int = 256) -> Tensor:
@@ -327,7 +346,9 @@ class ClosedFormTail:
         indices, amounts = self._rows_of(codes)
         latents = padded(codes)[0].to(indices)
         members = [torch.as_tensor(group, device=indices.device).long().flatten() for group in groups]
-        result = torch.empty(len(indices), len(members), self.n_targets, dtype=self.dtype, device=indices.device)
+        result = torch.empty(
+            len(indices), len(members), self.n_targets, dtype=self.dtype, device=indices.device
+        )
         for number, member in enumerate(members):
             if len(member) and not 0 <= int(member.min()) <= int(member.max()) < self.n_latents:
                 raise DictionaryError(
@@ -336,8 +357,6 @@ class ClosedFormTail:
             inside = amounts * torch.isin(latents, member)
             for start in range(0, len(indices), chunk):
                 rows = slice(start, start + chunk)
-                direction = torch.bmm(
-                    inside[rows, None].to(self.dtype), self._decoder[indices[rows]]
-                )
+                direction = torch.bmm(inside[rows, None].to(self.dtype), self._decoder[indices[rows]])
                 result[rows, number] = self.removal(acts[rows], direction)[:, 0]
         return result

@@ -25,6 +25,16 @@ class Target(ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def units(self) -> list[str]:
+        """The unit of every target."""
+        return [self.unit] * len(self)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        """Per target the prompt that a latent should look like to be expected; None where there is no prompt."""
+        return [None] * len(self)
+
     def __repr__(self) -> str:
         shown = ", ".join(self.names[:3]) + (f", … {len(self)} in all" if len(self) > 3 else "")
         return f"{type(self).__name__}({shown})"
@@ -51,6 +61,14 @@ class LinearTarget(Target):
         return embeddings @ weights.to(embeddings) + constants.to(embeddings)
 
 
+def _written(prompts: Prompts, count: int) -> list[str | None]:
+    """The prompts as subjects: themselves where they are words, None where they are embeddings."""
+    if isinstance(prompts, Tensor):
+        return [None] * count
+    found: list[str | None] = [prompts] if isinstance(prompts, str) else list(prompts)
+    return found * (count // len(found))
+
+
 def _no_constants(weights: Tensor) -> tuple[Tensor, Tensor]:
     return weights, weights.new_zeros(weights.shape[1])
 
@@ -74,6 +92,10 @@ class Similarity(LinearTarget):
     ) -> None:
         self.names = prompt_names(prompts, names)
         self.prompts, self.templates = prompts, tuple(templates)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return _written(self.prompts, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
         return _no_constants(embed_prompts(self.prompts, model, self.templates).T)
@@ -99,9 +121,15 @@ class Contrast(LinearTarget):
         left, right = left * (count // len(left)), right * (count // len(right))
         for one, other in zip(left, right, strict=True):
             if one == other and isinstance(a, str | list | tuple) and isinstance(b, str | list | tuple):
-                raise TargetError(f"both sides of the contrast are {one!r}: it is zero everywhere. Change one side.")
+                raise TargetError(
+                    f"both sides of the contrast are {one!r}: it is zero everywhere. Change one side."
+                )
         self.names = [f"{one} - {other}" for one, other in zip(left, right, strict=True)]
         self.a, self.b, self.templates = a, b, tuple(templates)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return _written(self.a, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
         a = embed_prompts(self.a, model, self.templates)
@@ -126,13 +154,15 @@ class VocabularyContrast(LinearTarget):
         vocabulary: words, ready embeddings (n, embed), or an object with `.embed(model)` that returns them.
     """
 
-    def __init__(
-        self, prompts: Prompts, vocabulary: Any, *, templates: Sequence[str] = ("{}",)
-    ) -> None:
+    def __init__(self, prompts: Prompts, vocabulary: Any, *, templates: Sequence[str] = ("{}",)) -> None:
         self.names = [f"{name} - vocabulary" for name in prompt_names(prompts, None)]
         if not hasattr(vocabulary, "embed"):
             prompt_names(vocabulary, None)
         self.prompts, self.vocabulary, self.templates = prompts, vocabulary, tuple(templates)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return _written(self.prompts, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
         text = embed_prompts(self.prompts, model, self.templates)
@@ -153,8 +183,14 @@ class ZeroShot(LinearTarget):
     def __init__(self, classes: Prompts, *, templates: Sequence[str] = ("{}",)) -> None:
         self.names = prompt_names(classes, None)
         if len(self.names) < 2:
-            raise TargetError(f"a zero-shot classifier needs at least two classes; got {self.names}. Add classes.")
+            raise TargetError(
+                f"a zero-shot classifier needs at least two classes; got {self.names}. Add classes."
+            )
         self.classes, self.templates = classes, tuple(templates)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return _written(self.classes, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
         text = embed_prompts(self.classes, model, self.templates)
@@ -210,8 +246,12 @@ class ImageSimilarity(LinearTarget):
             if not pictures:
                 raise TargetError("image-to-image similarity got no picture. Pass at least one.")
             self.names = list(names) if names else [f"picture {number}" for number in range(len(pictures))]
-        if len(self.names) != (len(torch.atleast_2d(pictures)) if isinstance(pictures, Tensor) else len(pictures)):
-            raise TargetError(f"{len(self.names)} names for another number of pictures. Name each picture once.")
+        if len(self.names) != (
+            len(torch.atleast_2d(pictures)) if isinstance(pictures, Tensor) else len(pictures)
+        ):
+            raise TargetError(
+                f"{len(self.names)} names for another number of pictures. Name each picture once."
+            )
         self.pictures = pictures
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
@@ -237,9 +277,15 @@ class LogOdds(Target):
         prompt_names(prompt, None)
         others = [other for other in dict.fromkeys(prompt_names(list(among), None)) if other != prompt]
         if not others:
-            raise TargetError(f"log-odds of {prompt!r} need at least one other prompt to compare with. Extend `among`.")
+            raise TargetError(
+                f"log-odds of {prompt!r} need at least one other prompt to compare with. Extend `among`."
+            )
         self.names = [f"log-odds of {prompt}"]
         self.prompts, self.templates = [prompt, *others], tuple(templates)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return _written(self.prompts[0], len(self))
 
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
         text = embed_prompts(self.prompts, model, self.templates).to(embeddings)
@@ -291,6 +337,14 @@ class Together(Target):
         self.names = [name for target in self.targets for name in target.names]
         units = {target.unit for target in self.targets}
         self.unit = units.pop() if len(units) == 1 else "mixed"
+
+    @property
+    def units(self) -> list[str]:
+        return [unit for target in self.targets for unit in target.units]
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return [subject for target in self.targets for subject in target.subjects]
 
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
         return torch.cat([target.values(embeddings, model) for target in self.targets], dim=-1)

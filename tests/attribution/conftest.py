@@ -9,17 +9,23 @@ import clipattr
 from clipattr.dictionaries.codes import SparseCodes
 
 
-def random_codes(batch: int, k: int, n_latents: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> SparseCodes:
+def random_codes(
+    batch: int, k: int, n_latents: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> SparseCodes:
     """k distinct latents per row with amounts of the size that real codes have."""
     generator = torch.Generator().manual_seed(seed)
     indices = torch.rand(batch, n_latents, generator=generator).topk(k).indices
-    return SparseCodes(indices.int(), torch.rand(batch, k, generator=generator, dtype=dtype) * 2 + 0.1, n_latents)
+    return SparseCodes(
+        indices.int(), torch.rand(batch, k, generator=generator, dtype=dtype) * 2 + 0.1, n_latents
+    )
 
 
 def random_directions(n_latents: int, width: int, seed: int = 1, dtype: torch.dtype = torch.float64):
     """A frozen dictionary with unit rows; `encode` takes the six largest products."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = torch.nn.functional.normalize(torch.randn(n_latents, width, generator=generator, dtype=dtype), dim=1)
+    decoder = torch.nn.functional.normalize(
+        torch.randn(n_latents, width, generator=generator, dtype=dtype), dim=1
+    )
     bias = 0.3 * torch.randn(width, generator=generator, dtype=dtype)
 
     def encode(acts):
@@ -27,11 +33,22 @@ def random_directions(n_latents: int, width: int, seed: int = 1, dtype: torch.dt
         return SparseCodes(indices.int(), values.clamp_min(0), n_latents)
 
     def decode(codes):
+        codes = codes.to_fixed()
         return bias + torch.einsum("bk,bkd->bd", codes.values, decoder[codes.indices.long()])
 
     return SimpleNamespace(
-        decoder=decoder, bias=bias, n_latents=n_latents, width=width, k=6, kind="random", site="image.-1.cls",
-        model_hash=None, hash="0" * 16, encode=encode, decode=decode, error=lambda acts, codes: acts - decode(codes),
+        decoder=decoder,
+        bias=bias,
+        n_latents=n_latents,
+        width=width,
+        k=6,
+        kind="random",
+        site="image.-1.cls",
+        model_hash=None,
+        hash="0" * 16,
+        encode=encode,
+        decode=decode,
+        error=lambda acts, codes: acts - decode(codes),
     )
 
 

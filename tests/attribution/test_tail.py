@@ -30,7 +30,9 @@ def codes(directions, acts):
 
 
 def test_values_are_the_models_own(exact_model, pictures, acts, tail, weights):
-    torch.testing.assert_close(tail.values(acts), exact_model.encode_image(pictures) @ weights, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        tail.values(acts), exact_model.encode_image(pictures) @ weights, atol=1e-12, rtol=0
+    )
 
 
 def test_patching_equals_code_times_autograd_gradient(exact_model, directions, acts, codes, weights, tail):
@@ -38,7 +40,9 @@ def test_patching_equals_code_times_autograd_gradient(exact_model, directions, a
     y = outputs(exact_model, leaf, weights)
     for n in range(weights.shape[1]):
         (gradient,) = torch.autograd.grad(y[:, n].sum(), leaf, retain_graph=True)
-        expected = codes.values * torch.einsum("bkd,bd->bk", directions.decoder[codes.indices.long()], gradient)
+        expected = codes.values * torch.einsum(
+            "bkd,bd->bk", directions.decoder[codes.indices.long()], gradient
+        )
         assert (tail.patching(acts, codes)[..., n] - expected).abs().max() < 1e-9
 
 
@@ -95,7 +99,9 @@ def test_table_rows_on_demand_and_prepared_latents_agree(exact_model, directions
             torch.testing.assert_close(one, two, atol=1e-12, rtol=0)
 
 
-def test_a_retargeted_tail_equals_a_new_one_and_leaves_the_old_alone(exact_model, directions, acts, codes, weights, tail):
+def test_a_retargeted_tail_equals_a_new_one_and_spares_the_old(
+    exact_model, directions, acts, codes, weights, tail
+):
     before = tail.exact(acts, codes)
     constants = torch.arange(3, dtype=torch.float64)
     other = tail.aimed_at(weights[:, :3] * 2, constants)
@@ -125,7 +131,9 @@ def test_csr_codes_give_what_fixed_codes_give(acts, codes, tail):
 
 def test_gradient_along_the_decoder_rows_is_patching_per_amount(directions, acts, codes, tail):
     slopes = tail.gradient(acts, directions.decoder[codes.indices.long()])
-    torch.testing.assert_close(slopes * codes.values[..., None], tail.patching(acts, codes), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        slopes * codes.values[..., None], tail.patching(acts, codes), atol=1e-12, rtol=0
+    )
 
 
 def test_a_group_of_one_is_single_ablation_and_a_group_of_all_is_the_change_to_bias_and_error(
@@ -158,7 +166,9 @@ def test_codes_of_another_dictionary_are_refused(acts, codes, tail):
         tail.exact(acts, codes.rows(slice(0, 2)))
 
 
-def test_latents_that_were_not_prepared_are_refused_not_guessed(exact_model, directions, acts, codes, weights):
+def test_latents_that_were_not_prepared_are_refused_not_guessed(
+    exact_model, directions, acts, codes, weights
+):
     few = ClosedFormTail(exact_model, directions, weights, active=torch.tensor([0, 1]))
     with pytest.raises(DictionaryError, match="not prepared"):
         few.exact(acts, codes)

@@ -1,0 +1,271 @@
+"""What attribution costs beside encoding the pictures, which has to happen anyway.
+
+    python benchmarks/attribution.py [--quick]
+
+Times, on one machine in one run and interleaved, bare `encode_image` and everything from pixels to attributions:
+encode, capture, sparse codes, attribution of every active latent for every prompt. ViT-B/32 and ViT-L/14 shapes with random
+weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32. Beside it captum's layer gradient × activation and one
+backward per prompt through the dictionary. Ratios are medians over rounds; machine load cancels as far as it is even.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import clipattr
+from clipattr.attribution import ClosedFormTail, ProbeLogit, Splice
+from clipattr.attribution.attribute import read_site
+from clipattr.dictionaries import TopK
+from clipattr.sites import Site, continue_from
+
+LAST = Site("image.-1.cls")
+RESULTS = Path(__file__).parent / "results"
+
+
+def random_model(name: str) -> Any:
+    """A model of the paper's shapes with random weights: cost does not depend on what it has learnt."""
+    import open_clip
+
+    torch.manual_seed(0)
+    return clipattr.load_model(open_clip.create_model(name, pretrained=None))
+
+
+def random_dictionary(width: int, n_latents: int, k: int, site: str = "image.-1.cls") -> TopK:
+    generator = torch.Generator().manual_seed(1)
+    decoder = functional.normalize(torch.randn(n_latents, width, generator=generator), dim=1)
+    return TopK(k=k, decoder=decoder, encoder=decoder.clone(), bias=torch.zeros(width), site=site)
+
+
+def prompts_of(model: Any, n: int) -> torch.Tensor:
+    """(embed, n) random unit columns: prompt embeddings, which are ready before the clock starts."""
+    generator = torch.Generator().manual_seed(2)
+    return functional.normalize(torch.randn(n, model.embed_dim, generator=generator), dim=1).T.contiguous()
+
+
+def interleaved(rounds: int, tasks: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds per round of every task, run in turn so that slow minutes hit all alike."""
+    for task in tasks.values():
+        task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, base: str = "encode") -> float:
+    """Median over rounds of this task's seconds by the base task's in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+
+
+def added(times: dict[str, list[float]], name: str, base: str = "encode") -> float:
+    """1 + this extra work as a share of the base task; for work measured on its own."""
+    return 1 + statistics.median(times[name]) / statistics.median(times[base])
+
+
+def encode_and_capture(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad(), clipattr.capture(model, LAST) as acts:
+        model.encode_image(pixels)
+    return acts[LAST]
+
+
+def last_block(model: Any, batch: int, n_latents: int, k: int, n: int, rounds: int) -> dict[str, float]:
+    """Ratios at the last block: whole calls against `encode_image`, and the added work alone."""
+    pixels = torch.randn(batch, 3, *model.image_size)
+    dictionary = random_dictionary(model.image_width, n_latents, k)
+    weights = prompts_of(model, n)
+    start = time.perf_counter()
+    tail = ClosedFormTail(model, dictionary, weights)
+    build = time.perf_counter() - start
+    held = encode_and_capture(model, pixels)
+
+    def work(acts: torch.Tensor, **which: bool) -> None:
+        with torch.no_grad():
+            tail.effects(acts, dictionary.encode(acts), **which)
+
+    def bare() -> None:
+        with torch.no_grad():
+            model.encode_image(pixels)
+
+    tasks: dict[str, Callable[[], Any]] = {
+        "encode": bare,
+        "patching": lambda: work(encode_and_capture(model, pixels), exact=False),
+        "exact": lambda: work(encode_and_capture(model, pixels)),
+        "added_patching": lambda: work(held, exact=False),
+        "added_exact": lambda: work(held),
+        "added_codes": lambda: dictionary.encode(held),
+    }
+    times = interleaved(rounds, tasks)
+    return {
+        "patching_over_encode": ratio(times, "patching"),
+        "exact_over_encode": ratio(times, "exact"),
+        "added_patching": added(times, "added_patching"),
+        "added_exact": added(times, "added_exact"),
+        "codes_alone": added(times, "added_codes"),
+        "build_seconds": build,
+        "encode_seconds": statistics.median(times["encode"]),
+    }
+
+
+def earlier_block(
+    model: Any, site: Site, batch: int, n_latents: int, k: int, n: int, rounds: int
+) -> dict[str, float]:
+    """Attribution patching before the last block, from pixels on, against `encode_image`."""
+    pixels = torch.randn(batch, 3, *model.image_size)
+    dictionary = random_dictionary(model.image_width, n_latents, k, str(site))
+    target = ProbeLogit(prompts_of(model, n).T)
+
+    def bare() -> None:
+        with torch.no_grad():
+            model.encode_image(pixels)
+
+    def attributed() -> None:
+        acts, context = read_site(model, pixels, site)
+        splice = Splice(model, dictionary, site, acts, target, context=context)
+        splice.slopes()
+
+    times = interleaved(rounds, {"encode": bare, "attributed": attributed})
+    return {"over_encode": ratio(times, "attributed")}
+
+
+def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: int) -> dict[str, float]:
+    """The usual ways, one prompt at a time: captum on the block's output, and a backward through dense codes."""
+    from captum.attr import LayerGradientXActivation
+
+    pixels = torch.randn(batch, 3, *model.image_size)
+    dictionary = random_dictionary(model.image_width, n_latents, k)
+    weights = prompts_of(model, prompts)
+    block = model.image_blocks_modules[-1]
+    explainer = LayerGradientXActivation(lambda x, w: model.encode_image(x) @ w, block)
+
+    def bare() -> None:
+        with torch.no_grad():
+            model.encode_image(pixels)
+
+    def captum() -> None:
+        for prompt in range(prompts):
+            explainer.attribute(pixels.requires_grad_(), additional_forward_args=(weights[:, prompt],))
+
+    def through_dictionary() -> None:
+        acts = encode_and_capture(model, pixels)
+        codes = dictionary.encode(acts)
+        rest = acts - dictionary.decode(codes) + dictionary.bias
+        dense = codes.to_dense().requires_grad_()
+        for prompt in range(prompts):
+            y = continue_from(model, LAST, dense @ dictionary.decoder + rest) @ weights[:, prompt]
+            (gradient,) = torch.autograd.grad(y.sum(), dense)
+            _ = gradient * dense
+
+    times = interleaved(rounds, {"encode": bare, "captum": captum, "dictionary": through_dictionary})
+    captum_each = (statistics.median(times["captum"])) / prompts / statistics.median(times["encode"])
+    dictionary_each = (
+        statistics.median(times["dictionary"]) / statistics.median(times["encode"]) - 1
+    ) / prompts
+    return {"captum_each": captum_each, "dictionary_each": dictionary_each}
+
+
+def commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, ViT-B/32 only")
+    parser.add_argument("--batch", type=int, default=32)
+    arguments = parser.parse_args()
+    quick, batch = arguments.quick, arguments.batch
+    rounds = 5 if quick else 15
+    rows: list[dict[str, Any]] = []
+
+    def note(**row: Any) -> dict[str, Any]:
+        rows.append(row)
+        shown = "  ".join(
+            f"{key} {value:.4f}" if isinstance(value, float) else f"{value}" for key, value in row.items()
+        )
+        print(shown, flush=True)
+        return row
+
+    b32 = random_model("ViT-B-32")
+    main_row = note(
+        what="ViT-B/32 last block, 1,000 prompts", **last_block(b32, batch, 30_000, 64, 1000, rounds)
+    )
+    block2 = note(
+        what="ViT-B/32 block -2 CLS, 1 prompt",
+        **earlier_block(b32, Site("image.-2.cls"), batch, 30_000, 64, 1, rounds),
+    )
+    small = min(batch, 8)
+    note(
+        what="ViT-B/32 block -2 patches, 1 prompt",
+        **earlier_block(b32, Site("image.-2.patches"), small, 30_000, 64, 1, 3),
+    )
+    few = 4 if quick else 8
+    other = note(what="peers, per prompt", **peers(b32, small, 30_000, 64, 3, few))
+    if not quick:
+        for n in (1, 10, 100, 10_000):
+            note(what=f"ViT-B/32 last block, {n:,} prompts", **last_block(b32, batch, 30_000, 64, n, 5))
+        for n_latents in (4_000, 100_000):
+            note(
+                what=f"ViT-B/32 last block, {n_latents:,} latents",
+                **last_block(b32, batch, n_latents, 64, 1000, 5),
+            )
+        for block in (-3, -6, -12):
+            site = Site(f"image.{block}.cls")
+            note(
+                what=f"ViT-B/32 block {block} CLS, 1 prompt",
+                **earlier_block(b32, site, small, 30_000, 64, 1, 3),
+            )
+        for n in (10, 100):
+            site = Site("image.-2.cls")
+            note(
+                what=f"ViT-B/32 block -2 CLS, {n} prompts",
+                **earlier_block(b32, site, small, 30_000, 64, n, 3),
+            )
+        del b32
+        l14 = random_model("ViT-L-14")
+        note(what="ViT-L/14 last block, 1,000 prompts", **last_block(l14, 8, 30_000, 64, 1000, 5))
+        note(
+            what="ViT-L/14 block -2 CLS, 1 prompt",
+            **earlier_block(l14, Site("image.-2.cls"), 8, 30_000, 64, 1, 3),
+        )
+    figures = {
+        "patching_over_encode": main_row["patching_over_encode"],
+        "exact_over_encode": main_row["exact_over_encode"],
+        "patching_over_encode_by_added_work": main_row["added_patching"],
+        "exact_over_encode_by_added_work": main_row["added_exact"],
+        "build_seconds": main_row["build_seconds"],
+        "block2_over_encode": block2["over_encode"],
+        "captum_over_encode": 1000 * other["captum_each"],
+        "backward_per_prompt_over_encode": 1 + 1000 * other["dictionary_each"],
+    }
+    print(json.dumps(figures, indent=2))
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": commit(),
+        "figures": figures,
+        "rows": rows,
+    }
+    path = RESULTS / ("attribution.quick.json" if quick else "attribution.json")
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

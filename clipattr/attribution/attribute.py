@@ -1,0 +1,337 @@
+"""`attribute`: from a study or a model, pictures and a target to an `Attribution`.
+
+Owns the reading of what callers pass: a study or a model with a dictionary, pictures in any form, baselines. The
+maths is in `splice.py` and the methods. Knows a study only by its attributes (`model`, `dictionary`, `site`, `labels`,
+`latents`, `evaluator`). Start at `attribute`; `splices` gives the same batches to measures and interventions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.attribution import paths as _paths  # registers its methods
+from clipattr.attribution.methods import Method, find_method
+from clipattr.attribution.result import Attribution
+from clipattr.attribution.splice import Splice
+from clipattr.attribution.tail import ClosedFormTail
+from clipattr.attribution.targets import LinearTarget, Target, as_target
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.errors import DataError, DictionaryError
+from clipattr.models import Model, load_model
+from clipattr.sites import Site, activations
+
+# Full table of the closed form from this many pictures on; below, rows of the active latents alone.
+_MANY = 256
+
+
+def attribute(
+    source: Any,
+    images: Any,
+    target: Any,
+    *,
+    dictionary: Any = None,
+    site: Site | str | None = None,
+    method: "str | Method | Callable[[Splice], Tensor] | None" = None,
+    baseline: Any = None,
+    batch: int = 64,
+) -> Attribution:
+    """Attribute targets of pictures to latents.
+
+    Args:
+        source: a study, or a model (anything `load_model` takes) together with `dictionary`.
+        images: one picture or many: records or a whole `Images`, PIL pictures, (H, W, 3) uint8 arrays, paths, or
+            prepared pixels (batch, 3, H, W).
+        target: a prompt, several, a `Target` such as `Contrast("kite", "bat")`, or a function of the embedding.
+        dictionary, site: where no study says them, or to use others; the site defaults to the dictionary's.
+        method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where the tail is closed form
+            (`image.-1.cls`), attribution patching elsewhere.
+        baseline: what "absent" means. None: code 0. A picture: what does each picture have that this one lacks?
+            `SparseCodes` of one row (see `mean_codes`), or one row per picture and token.
+        batch: pictures at a time. Memory grows with pictures by the result alone: k · targets numbers each.
+
+    Returns:
+        An `Attribution`; raw units, signed, positive where the latent raises the target.
+
+    Raises:
+        TargetError, SiteError, DictionaryError, DataError: saying what was wrong with which argument.
+    """
+    parts = [
+        explain_splice(
+            splice, method, names, align=align_with(source, splice.target), labels=labels_of(source)
+        )
+        for names, splice in splices(
+            source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
+        )
+    ]
+    return Attribution.cat(parts)
+
+
+def explain_splice(
+    splice: Splice,
+    method: "str | Method | Callable[[Splice], Tensor] | None" = None,
+    pictures: Sequence[str] | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    align: Callable[[Sequence[int], int], Tensor] | None = None,
+) -> Attribution:
+    """Run a method on a splice and put bias, error and gap beside its values.
+
+    Error and bias are taken out exactly for `exact`, and credited to first order (`<dy/dx, node>`) otherwise; methods
+    that hold both fixed (those that add up) report the first-order numbers too, for comparison.
+    """
+    chosen = find_method(method, splice)
+    values = chosen(splice)
+    error, bias = splice.nodes
+    if chosen.name == "exact":
+        of_error, of_bias = splice.removal(error), splice.removal(bias)
+    else:
+        of_error, of_bias = first_order(splice, [error, bias])
+    total = splice.y - splice.y_reference
+    gap = total - values.sum(1).to(total)
+    flagged = (
+        (gap.abs() >= _paths.tolerated(total)) if chosen.adds_up else torch.zeros_like(gap, dtype=torch.bool)
+    )
+    codes = splice.merged_codes
+    names = (
+        {int(latent): str(labels[latent]) for latent in codes.indices.unique()} if labels is not None else {}
+    )
+    return Attribution(
+        codes=codes,
+        values=values.reshape(*codes.indices.shape, splice.n_targets),
+        y=splice.y,
+        error=of_error,
+        bias=of_bias,
+        gap=gap,
+        y_baseline=splice.y_reference,
+        unit=splice.target.unit if chosen.in_unit else "rank only",
+        names=list(splice.target.names),
+        method=chosen.name,
+        site=str(splice.site),
+        adds_up=chosen.adds_up,
+        pictures=list(pictures) if pictures is not None else [f"picture {i}" for i in range(splice.batch)],
+        flagged=flagged,
+        tokens=splice.tokens,
+        grid=tuple(splice.model.grid) if splice.site.tokens == "patches" else None,
+        labels=names,
+        model_hash=splice.model.weights_hash,
+        dictionary_hash=getattr(splice.dictionary, "hash", None),
+        units=splice.target.units,
+        align=align,
+    )
+
+
+def first_order(splice: Splice, directions: Sequence[Tensor]) -> list[Tensor]:
+    """`<dy/dx, direction>` of whole-site directions, each (batch, n)."""
+    if splice.tail is not None and isinstance(splice.target, LinearTarget):
+        slopes = splice.tail.gradient(splice.acts, torch.stack(list(directions), 1))
+        return list(slopes.unbind(1))
+    gradients = splice.gradients().flatten(2)
+    return [
+        torch.einsum("bnx,bx->bn", gradients, direction.flatten(1).to(gradients)) for direction in directions
+    ]
+
+
+def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:
+    """The mean over rows as baseline codes of one row, of the `keep` latents with the largest mean.
+
+    A dense mean would make every latent a part of every picture; latents whose mean is smaller count as absent at 0.
+    """
+    csr = codes.to_csr()
+    total = torch.zeros(codes.n_latents, dtype=torch.float64, device=codes.values.device)
+    total.index_add_(0, csr.indices.long(), csr.values.double())
+    values, latents = (total / max(len(codes), 1)).topk(min(keep, codes.n_latents))
+    return SparseCodes(latents[None].int(), values[None].float(), codes.n_latents)
+
+
+def splices(
+    source: Any,
+    images: Any,
+    target: Any,
+    *,
+    dictionary: Any = None,
+    site: Site | str | None = None,
+    baseline: Any = None,
+    batch: int = 64,
+) -> Iterator[tuple[list[str], Splice]]:
+    """Batches of pictures taken apart: names and a `Splice` each. Arguments as for `attribute`."""
+    model, dictionary, site = parts_of(source, dictionary, site)
+    wanted: Target = as_target(target)
+    reference = baseline_codes(model, dictionary, site, baseline)
+    tail = None
+    closed = site == Site("image.-1.cls") or (
+        site.tokens == "cls" and site.index(model) == model.image_blocks - 1
+    )
+    if closed and model.tail_is_closed_form and isinstance(wanted, LinearTarget) and count(images) >= _MANY:
+        weights, constants = wanted.linear(model)
+        tail = ClosedFormTail(model, dictionary, weights, constants=constants)
+    done = 0
+    for names, pixels in pixel_batches(model, images, batch):
+        acts, context = read_site(model, pixels, site)
+        own = reference
+        if reference is not None and len(reference) not in (1, _rows_per_picture(site, model)):
+            rows = _rows_per_picture(site, model)
+            own = reference.rows(slice(done * rows, (done + len(names)) * rows))
+        elif reference is not None and len(reference) > 1:
+            own = SparseCodes.cat([reference] * len(names))
+        done += len(names)
+        yield names, Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
+
+
+def _rows_per_picture(site: Site, model: Any) -> int:
+    shape = site.shape(model)
+    return 1 if len(shape) == 1 else shape[0]
+
+
+def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Model, Any, Site]:
+    """Model, dictionary and site of a study, or of a model with a dictionary.
+
+    Raises:
+        DictionaryError: no dictionary, or one that was made from another model.
+    """
+    if hasattr(source, "dictionary") and hasattr(source, "model"):
+        model, held, held_site = source.model, source.dictionary, source.site
+        dictionary = held if dictionary is None else dictionary
+        site = site if site is not None else (held_site if dictionary is held else None)
+    else:
+        model = (
+            source
+            if hasattr(source, "encode_image") and hasattr(source, "weights_hash")
+            else load_model(source)
+        )
+    if dictionary is None:
+        raise DictionaryError(
+            "attribution to latents needs a dictionary: pass a study, or dictionary=load_sae(...)."
+        )
+    made_for = getattr(dictionary, "model_hash", None)
+    if made_for is not None and made_for != model.weights_hash:
+        raise DictionaryError(
+            f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
+            "Load the one that belongs to this model."
+        )
+    return model, dictionary, Site(site or getattr(dictionary, "site", None) or "image.-1.cls")
+
+
+def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:
+    """Activations at a site, and all tokens of the block where the rest of the model needs them."""
+    with torch.no_grad():
+        last = site.index(model) == model.image_blocks - 1
+        if last or site.tokens == "all" or not site.reaches_embedding(model):
+            return activations(model, pixels, site), None
+        context = activations(model, pixels, Site(f"{site.tower}.{site.block}.all"))
+    return (context[:, 0] if site.tokens == "cls" else context[:, 1:]), context
+
+
+def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> SparseCodes | None:
+    """What a caller means by a baseline, as codes."""
+    if baseline is None or (isinstance(baseline, int | float) and baseline == 0):
+        return None
+    if isinstance(baseline, SparseCodes):
+        return baseline
+    if isinstance(baseline, int | float) or (isinstance(baseline, Tensor) and baseline.ndim < 3):
+        raise DictionaryError(
+            "a baseline is None (code 0), a picture, or SparseCodes such as mean_codes(study.codes); got "
+            f"{type(baseline).__name__}."
+        )
+    batches = list(pixel_batches(model, baseline, 64))
+    acts = torch.cat([read_site(model, pixels, site)[0] for _, pixels in batches])
+    return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
+
+
+def count(images: Any) -> int:
+    """How many pictures were passed."""
+    if isinstance(images, Tensor):
+        return len(images) if images.ndim == 4 else 1
+    if isinstance(images, np.ndarray | str | Path) or not hasattr(images, "__len__"):
+        return 1
+    return len(images)
+
+
+def pixel_batches(model: Any, images: Any, batch: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Pictures in any form as names and prepared pixels (b, 3, H, W), `batch` at a time.
+
+    Raises:
+        DataError: no pictures, pixels of the wrong shape, or NaN in them.
+    """
+    if isinstance(images, Tensor):
+        pixels = images if images.ndim == 4 else images[None]
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise DataError(f"prepared pixels have shape (batch, 3, H, W); got {tuple(images.shape)}.")
+        finite = torch.isfinite(pixels.flatten(1)).all(1)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten().tolist()
+            raise DataError(
+                f"pixels of picture {bad[0]} hold NaN or infinity ({len(bad)} such pictures). Leave them out."
+            )
+        for start in range(0, len(pixels), batch):
+            part = pixels[start : start + batch]
+            yield (
+                [f"picture {start + number}" for number in range(len(part))],
+                part.to(model.device, model.dtype),
+            )
+        if not len(pixels):
+            raise DataError("got an empty batch of pixels. Pass at least one picture.")
+        return
+    if hasattr(images, "batches"):
+        for places, per_model in images.batches(model, batch):
+            yield [images[int(place)].id for place in places], per_model[0].to(model.device, model.dtype)
+        return
+    if not isinstance(images, list | tuple):
+        images = [images]
+    if not images:
+        raise DataError("got an empty list of pictures. Pass at least one.")
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        names = [
+            getattr(item, "id", None) or _name(item, start + number) for number, item in enumerate(chunk)
+        ]
+        prepared = [
+            item
+            if isinstance(item, Tensor)
+            else model.prepare(item.load() if hasattr(item, "thumbnail") and hasattr(item, "id") else item)
+            for item in chunk
+        ]
+        for _, pixels in pixel_batches(model, torch.stack(prepared), batch):
+            yield names, pixels
+
+
+def _name(item: Any, number: int) -> str:
+    return Path(item).name if isinstance(item, str | Path) else f"picture {number}"
+
+
+def labels_of(source: Any) -> Sequence[str] | None:
+    """One label per latent of a study, "" where it has none; None without a study."""
+    table = getattr(source, "latents", None)
+    if table is None or "label" not in table:
+        return None
+    column = "name" if "name" in table else "label"
+    named = table[column].where(table[column].astype(bool) & table[column].notna(), table["label"])
+    return ["" if label is None or label != label else str(label) for label in named]
+
+
+def align_with(source: Any, target: Target) -> Callable[[Sequence[int], int], Tensor] | None:
+    """A function from latents and a target's number to alignments with its prompt, by the study's evaluator.
+
+    None without a study; NaN for targets that are no prompt. The evaluator is loaded when first needed.
+    """
+    means = getattr(getattr(source, "labels", None), "mean_embedding", None)
+    if means is None or getattr(source, "evaluator", None) is None:
+        return None
+    cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def align(latents: Sequence[int], number: int) -> Tensor:
+        subject = target.subjects[number]
+        if subject is None:
+            return torch.full((len(latents),), float("nan"))
+        if number not in cache:
+            with torch.no_grad():
+                text, empty = source.evaluator.encode_text([subject, ""]).cpu()
+            cache[number] = (text, empty)
+        text, empty = cache[number]
+        mean = torch.nn.functional.normalize(means[list(latents)].to(text), dim=-1)
+        return mean @ text - mean @ empty
+
+    return align

@@ -1,0 +1,345 @@
+"""The result: signed attributions of a batch, with what is not a latent (bias, error, gap) beside them.
+
+Owns `Attribution`: tables, words, saving and loading. Numbers are raw (cosine or logit units); `plot` and `explain`
+show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.errors import DataError, TargetError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+_COLUMNS = ("latent", "label", "activation", "attribution", "share", "alignment")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a batch's targets owe to each active latent.
+
+    Attributes:
+        codes: (batch · tokens) rows of codes; `tokens` is 1 at CLS sites.
+        values: (batch · tokens, k, n): attribution of the latent in the same place of `codes`, raw, signed, in `unit`.
+        y: (batch, n): the targets.
+        error, bias: (batch, n): what the error node and the bias get by the same logic (first order or exact).
+        gap: (batch, n): `y - y_baseline` minus the sum of all values: what the method leaves unexplained of the
+            change that all latents make together. 0 for a method that adds up exactly.
+        y_baseline: (batch, n): the targets with all codes at their baseline, bias and error kept.
+        unit: "cosine", "logit", …; "mixed" where targets differ (see `units`), "rank only" for methods whose values
+            have no unit.
+        names: n names of targets. method, site: how and where. adds_up: whether a waterfall is right.
+        pictures: names of the pictures, as many as the batch.
+        flagged: (batch, n) bool: a method that should add up leaves more than 1e-3 (ill-conditioned).
+        grid: (rows, columns) of patches where tokens are patches.
+        labels: label of every latent that occurs, where a study knew it.
+        model_hash, dictionary_hash: what made it.
+        units: the unit of each target's `y`.
+    """
+
+    codes: SparseCodes
+    values: Tensor
+    y: Tensor
+    error: Tensor
+    bias: Tensor
+    gap: Tensor
+    y_baseline: Tensor
+    unit: str
+    names: list[str]
+    method: str
+    site: str
+    adds_up: bool
+    pictures: list[str]
+    flagged: Tensor
+    tokens: int = 1
+    grid: tuple[int, int] | None = None
+    labels: dict[int, str] = field(default_factory=dict)
+    model_hash: str | None = None
+    dictionary_hash: str | None = None
+    units: list[str] = field(default_factory=list)
+    align: Callable[[Sequence[int], int], Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.y)
+
+    @property
+    def n_targets(self) -> int:
+        return self.y.shape[1]
+
+    def latents(self, picture: int | None = 0, target: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent numbers, activations and attributions of one target, one entry per latent.
+
+        Args:
+            picture: its number; None means the mean over all pictures, where a latent that is not active counts 0.
+
+        Tokens are reduced by the largest activation and the sum of attributions.
+        """
+        target = self._target(target)
+        picture = None if picture is None else self._picture(picture)
+        rows = slice(None) if picture is None else slice(picture * self.tokens, (picture + 1) * self.tokens)
+        indices = self.codes.indices[rows].long()
+        amounts, values = self.codes.values[rows], self.values[rows, :, target]
+        count = len(self) if picture is None else 1
+        owner = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices) // self.tokens
+        used = (amounts != 0) | (values != 0)
+        found, place = indices[used].unique(return_inverse=True)
+        total = values.new_zeros(len(found)).index_add_(0, place, values[used])
+        # The largest activation per picture and latent, then the mean over pictures.
+        pairs, pair = (owner[used] * self.codes.n_latents + indices[used]).unique(return_inverse=True)
+        largest = amounts.new_zeros(len(pairs)).scatter_reduce_(
+            0, pair, amounts[used], "amax", include_self=False
+        )
+        where = torch.searchsorted(found, pairs % self.codes.n_latents)
+        activation = amounts.new_zeros(len(found)).index_add_(0, where, largest)
+        return found, activation / count, total / count
+
+    def top(self, n: int = 10, *, picture: int | None = 0, target: int = 0) -> pd.DataFrame:
+        """The n latents with the largest |attribution|: latent, label, activation, attribution, share, alignment.
+
+        `share` is of the positive evidence, `max(R, 0) / Σ max(R, 0)` over all latents. `alignment` says how much the
+        latent's examples look like the target's prompt to the evaluator; NaN where no study or no prompt is known.
+        `picture=None` means the mean over all pictures.
+        """
+        table = self._table(picture, target)
+        order = np.argsort(-table["attribution"].abs().to_numpy(), kind="stable")[: max(n, 0)]
+        table = table.iloc[order].reset_index(drop=True)
+        table["alignment"] = self._alignment(table["latent"].tolist(), target)
+        return table
+
+    def _table(self, picture: int | None, target: int) -> pd.DataFrame:
+        import pandas as pd
+
+        latents, activation, values = self.latents(picture, target)
+        positive = values.clamp_min(0)
+        share = positive / positive.sum() if positive.sum() > 0 else positive
+        return pd.DataFrame(
+            {
+                "latent": latents.cpu().numpy(),
+                "label": [self.labels.get(int(latent), "") for latent in latents],
+                "activation": activation.cpu().numpy(),
+                "attribution": values.cpu().numpy(),
+                "share": share.cpu().numpy(),
+            }
+        )
+
+    def _alignment(self, latents: Sequence[int], target: int) -> Any:
+        if self.align is None or not latents:
+            return np.full(len(latents), np.nan)
+        return self.align(latents, self._target(target)).cpu().numpy()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every non-zero entry: picture, target, token (at patch sites), latent, label, activation, attribution."""
+        import pandas as pd
+
+        row, place, target = (part.cpu().numpy() for part in self.values.nonzero(as_tuple=True))
+        latents = self.codes.indices.cpu().numpy()[row, place]
+        frame = pd.DataFrame(
+            {
+                "picture": [self.pictures[number] for number in row // self.tokens],
+                "target": [self.names[number] for number in target],
+                "latent": latents,
+                "label": [self.labels.get(int(latent), "") for latent in latents],
+                "activation": self.codes.values.cpu().numpy()[row, place],
+                "attribution": self.values.cpu().numpy()[row, place, target],
+            }
+        )
+        if self.tokens > 1:
+            frame.insert(2, "token", row % self.tokens)
+        return frame
+
+    def by_label(self, *, picture: int | None = 0, target: int = 0) -> pd.DataFrame:
+        """Attributions summed over latents that share a label, largest |attribution| first.
+
+        Latents without a label stay on their own, as `latent J`.
+        """
+        table = self._table(picture, target)
+        table["label"] = [
+            label or f"latent {latent}" for label, latent in zip(table["label"], table["latent"], strict=True)
+        ]
+        grouped = table.groupby("label", as_index=False).agg(
+            latents=("latent", list), attribution=("attribution", "sum"), share=("share", "sum")
+        )
+        order = np.argsort(-grouped["attribution"].abs().to_numpy(), kind="stable")
+        return grouped.iloc[order].reset_index(drop=True)
+
+    def plot(self, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None) -> Any:
+        """Signed bars of the n strongest latents with bias, error and gap below; see `plots.attribution_bars`."""
+        from clipattr.plots import attribution_bars
+
+        return attribution_bars(self, n, picture=picture, target=target, title=title)
+
+    def waterfall(self, n: int = 10, *, picture: int = 0, target: int = 0) -> pd.DataFrame:
+        """Steps from the baseline to the target: name, change, and the level after it.
+
+        Raises:
+            TargetError: the method does not add up, or did not here.
+        """
+        import pandas as pd
+
+        target, picture = self._target(target), self._picture(picture)
+        if not self.adds_up or bool(self.flagged[picture, target]):
+            raise TargetError(
+                f"the values of {self.method!r} do not add up to the target here, so a waterfall would mislead. Use "
+                "method='integrated_gradients' or 'shapley', or plot()."
+            )
+        table = self.top(n, picture=picture, target=target)
+        names = [
+            label or f"latent {latent}" for label, latent in zip(table["label"], table["latent"], strict=True)
+        ]
+        changes = table["attribution"].tolist()
+        start = float(self.y_baseline[picture, target])
+        rest = float(self.values_of(picture)[..., target].sum()) - sum(changes)
+        steps = [("bias and error", start), *zip(names, changes, strict=True), ("other latents", rest)]
+        steps.append(("residual", float(self.gap[picture, target])))
+        frame = pd.DataFrame(steps, columns=["step", "change"])
+        frame["level"] = frame["change"].cumsum()
+        return frame
+
+    def values_of(self, picture: int) -> Tensor:
+        """(tokens, k, n) of one picture."""
+        picture = self._picture(picture)
+        return self.values[picture * self.tokens : (picture + 1) * self.tokens]
+
+    def explain(self, *, picture: int = 0, target: int = 0, n: int = 3) -> str:
+        """One paragraph in words and numbers."""
+        target, picture = self._target(target), self._picture(picture)
+        own = self.units[target] if self.units else self.unit
+        scale, unit = (100.0, " points") if own == "cosine" else (1.0, f" {own}")
+        table = self.top(n, picture=picture, target=target)
+
+        def phrase(row: Any) -> str:
+            name = f"“{row.label}” (latent {row.latent})" if row.label else f"latent {row.latent}"
+            return f"{name} {row.attribution * (1.0 if self.unit == 'rank only' else scale):+.1f}"
+
+        listed = "; ".join(phrase(row) for row in table.itertuples()) or "no latent is active"
+        total = len(self.latents(picture, target)[0])
+        text = (
+            f"{self.pictures[picture]}: {self.names[target]} is {float(self.y[picture, target]) * scale:+.1f}{unit}. "
+            f"By {self.method} at {self.site}, the strongest of {total} active latents: {listed}. "
+        )
+        if self.unit == "rank only":
+            return text + "These values rank latents; they are not in the target's unit."
+        parts = [
+            f"{name} {float(getattr(self, name)[picture, target]) * scale:+.1f}" for name in ("bias", "error")
+        ]
+        text += f"Not latents: {', '.join(parts)}. "
+        gap = float(self.gap[picture, target]) * scale
+        if self.adds_up and not self.flagged[picture, target]:
+            return text + f"The values add up to the change that all latents make, to {abs(gap):.2f}."
+        if self.adds_up:
+            return (
+                text
+                + f"The values should add up but miss by {gap:+.2f}: ill-conditioned here, read with care."
+            )
+        side = "more" if gap >= 0 else "less"
+        return (
+            text
+            + f"Together the latents change the target by {abs(gap):.1f} {side} than these values sum to."
+        )
+
+    # several batches, files
+
+    @staticmethod
+    def cat(parts: Sequence[Attribution]) -> Attribution:
+        """Pictures of several results below one another; they must come from one call's batches.
+
+        Raises:
+            DataError: nothing to join.
+        """
+        if not parts:
+            raise DataError("no pictures were attributed: none was given, or none could be read.")
+        if len(parts) == 1:
+            return parts[0]
+        places = max(part.values.shape[1] for part in parts)
+        codes = SparseCodes(
+            torch.cat([_widened(part.codes.indices, places) for part in parts]),
+            torch.cat([_widened(part.codes.values, places) for part in parts]),
+            parts[0].codes.n_latents,
+        )
+        rows: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("y", "error", "bias", "gap", "y_baseline", "flagged")
+        }
+        labels = {latent: label for part in parts for latent, label in part.labels.items()}
+        values = torch.cat([_widened(part.values, places) for part in parts])
+        pictures = [name for part in parts for name in part.pictures]
+        return replace(parts[0], codes=codes, values=values, labels=labels, pictures=pictures, **rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, complete or not at all. Alignments are not kept: they belong to the study."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        meta = {name: getattr(self, name) for name in _PLAIN}
+        meta |= {"schema": SCHEMA, "n_latents": self.codes.n_latents}
+        meta["labels"] = {str(latent): label for latent, label in self.labels.items()}
+        tensors = {name: getattr(self, name).contiguous().clone() for name in _TENSORS}
+        tensors |= {
+            "indices": self.codes.indices.contiguous(),
+            "amounts": self.codes.values.contiguous().clone(),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: str | Path) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file, or of a newer schema.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                meta = json.loads((file.metadata() or {}).get("clipattr_attribution", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"cannot read an attribution from {path}: {error}.") from error
+        if "schema" not in meta or not {*_TENSORS, "indices", "amounts"} <= tensors.keys():
+            raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
+        if meta["schema"] > SCHEMA:
+            raise DataError(f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr.")
+        plain = {name: meta[name] for name in _PLAIN}
+        plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
+        codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
+        labels = {int(latent): label for latent, label in meta["labels"].items()}
+        return Attribution(codes=codes, labels=labels, **plain, **{name: tensors[name] for name in _TENSORS})
+
+    def _target(self, target: int) -> int:
+        if not -self.n_targets <= target < self.n_targets:
+            raise IndexError(f"target {target} of {self.n_targets}: {self.names[:5]}.")
+        return target % self.n_targets
+
+    def _picture(self, picture: int) -> int:
+        if not -len(self) <= picture < len(self):
+            raise IndexError(f"picture {picture} of {len(self)}.")
+        return picture % len(self)
+
+
+_PLAIN = (
+    "unit", "names", "method", "site", "adds_up", "pictures", "tokens", "grid", "model_hash", "dictionary_hash",
+    "units",
+)  # fmt: skip
+_TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
+
+
+def _widened(rows: Tensor, places: int) -> Tensor:
+    """Rows padded with zeros to `places` in their second dimension."""
+    if rows.shape[1] == places:
+        return rows
+    return torch.cat([rows, rows.new_zeros(len(rows), places - rows.shape[1], *rows.shape[2:])], dim=1)

@@ -1,0 +1,329 @@
+"""The splice: a batch at one site taken apart into latents, bias and error, and the targets as a function of the parts.
+
+Owns the two ways from activations to targets: the closed form behind `image.-1.cls`, and a forward pass from the site
+onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. Ignores which
+method asks. A *part* is one active latent at one token: at CLS sites parts are the k codes of a picture, at patch
+sites its tokens × k codes. Start at `Splice.slopes`, `Splice.ablated` and `Splice.states`.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.attribution.padding import padded
+from clipattr.attribution.tail import ClosedFormTail
+from clipattr.attribution.targets import LinearTarget, Target
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.errors import DictionaryError, SiteError
+from clipattr.sites import Site, continue_from
+
+# Rows that go through the rest of the model, or through the closed form, at a time.
+_ROWS = 256
+
+
+class Splice:
+    """Targets of a batch as a function of its codes, with bias and error held where they are.
+
+    Args:
+        model: a `Model`.
+        dictionary: a `Dictionary`.
+        site: where `acts` were read.
+        acts: (batch, width) at a CLS site, (batch, tokens, width) at others.
+        codes: the codes of `acts`, row by row (batch · tokens rows); encoded here where None.
+        target: what to explain.
+        reference: codes that count as absence, one row per row of `codes` or one for all; zeros where None. Latents
+            active in the reference alone become parts with amount 0.
+        context: all tokens of the block, needed before the last block (see `continue_from`).
+        tail: a `ClosedFormTail` of these very targets to use again over many batches; linear targets only.
+
+    Raises:
+        SiteError: nothing at this site reaches the embedding. DictionaryError: the codes do not fit.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dictionary: Any,
+        site: Site | str,
+        acts: Tensor,
+        target: Target,
+        *,
+        codes: SparseCodes | None = None,
+        reference: SparseCodes | None = None,
+        context: Tensor | None = None,
+        tail: ClosedFormTail | None = None,
+    ) -> None:
+        self.model, self.dictionary, self.site, self.target = model, dictionary, Site(site), target
+        if not self.site.reaches_embedding(model):
+            raise SiteError(
+                f"{self.site}: after the last block only the class token reaches the embedding of this model, so every "
+                f"attribution here would be exactly zero. Use image.{self.site.block}.cls, or patch tokens of an "
+                "earlier block, e.g. image.-2.patches."
+            )
+        self.acts, self.context = acts.detach(), context
+        self.batch, self.tokens = len(acts), 1 if acts.ndim == 2 else acts.shape[1]
+        flat = self.acts.reshape(-1, acts.shape[-1])
+        if flat.shape[1] != dictionary.width:
+            raise DictionaryError(
+                f"the dictionary takes activations of width {dictionary.width}, {self.site} has {flat.shape[1]}. Load "
+                "the dictionary that was trained at this site."
+            )
+        self.codes = dictionary.encode(flat) if codes is None else codes
+        if len(self.codes) != len(flat) or self.codes.n_latents != dictionary.n_latents:
+            raise DictionaryError(
+                f"the codes have shape {self.codes.shape}, these activations and this dictionary need "
+                f"{(len(flat), dictionary.n_latents)}. Encode the same pictures with the same dictionary."
+            )
+        self.dtype = torch.promote_types(acts.dtype, torch.float32)
+        self._merge(reference)
+        self.decoder = torch.as_tensor(dictionary.decoder).to(acts.device, self.dtype)
+        self._given_tail = tail
+
+    def _merge(self, reference: SparseCodes | None) -> None:
+        """Indices, amounts and reference amounts on the union of what is active in either."""
+        indices, amounts = (part.to(self.acts.device) for part in padded(self.codes))
+        amounts = amounts.to(self.dtype)
+        self._own_places = indices.shape[1]
+        baseline = torch.zeros_like(amounts)
+        if reference is not None:
+            if reference.n_latents != self.codes.n_latents or len(reference) not in (1, len(indices)):
+                raise DictionaryError(
+                    f"the baseline codes have shape {reference.shape}; {self.codes.shape}, or one row for all, is "
+                    "needed. Encode the baseline with the same dictionary at the same site."
+                )
+            others, levels = (part.to(self.acts.device) for part in padded(reference))
+            others = others.expand(len(indices), -1)
+            levels = levels.to(self.dtype).expand(len(indices), -1)
+            same = (indices[:, :, None] == others[:, None]) & (amounts != 0)[:, :, None]
+            baseline = (same * levels[:, None]).sum(2)
+            extra = torch.where(same.any(1), torch.zeros_like(levels), levels)
+            used = (extra != 0).any(0)
+            indices = torch.cat([indices, others[:, used]], 1)
+            amounts = torch.cat([amounts, torch.zeros_like(extra[:, used])], 1)
+            baseline = torch.cat([baseline, extra[:, used]], 1)
+        self.places = indices.shape[1]
+        self.indices = indices.reshape(self.batch, -1)  # (batch, parts)
+        self.amounts = amounts.reshape(self.batch, -1)
+        self.reference = baseline.reshape(self.batch, -1)
+
+    @property
+    def parts(self) -> int:
+        """Parts per picture: places per row times tokens; padding included."""
+        return self.indices.shape[1]
+
+    @property
+    def n_targets(self) -> int:
+        return len(self.target)
+
+    @property
+    def changes(self) -> Tensor:
+        """(batch, parts): code minus baseline; what a method credits a part for."""
+        return self.amounts - self.reference
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the tail behind the site is LayerNorm, projection, normalisation."""
+        last = self.site.index(self.model) == self.model.image_blocks - 1
+        return last and self.site.tokens == "cls" and self.model.tail_is_closed_form
+
+    @cached_property
+    def _linear(self) -> tuple[Tensor, Tensor] | None:
+        return self.target.linear(self.model) if isinstance(self.target, LinearTarget) else None
+
+    @cached_property
+    def tail(self) -> ClosedFormTail | None:
+        """The closed form for these targets, or for the bare embedding where the targets are not linear."""
+        if self._given_tail is not None or not self.is_closed_form:
+            return self._given_tail
+        if self._linear is None:
+            weights, constants = torch.eye(self.model.embed_dim), None
+        else:
+            weights, constants = self._linear
+        active = self.indices.unique()
+        some = active if len(active) < self.dictionary.n_latents else None
+        return ClosedFormTail(self.model, self.dictionary, weights, constants=constants, active=some)
+
+    @cached_property
+    def merged_codes(self) -> SparseCodes:
+        """Codes with one entry per part, rows as in `codes`; parts of the baseline alone have value 0."""
+        shape = (self.batch * self.tokens, self.places)
+        return SparseCodes(
+            self.indices.reshape(shape).int(), self.amounts.reshape(shape), self.codes.n_latents
+        )
+
+    # from activations to targets
+
+    def read(self, embeddings: Tensor) -> Tensor:
+        """The targets of unit-length embeddings, (rows, embed) to (rows, n), differentiably."""
+        if self._linear is not None:
+            weights, constants = self._linear
+            return embeddings @ weights.to(embeddings) + constants.to(embeddings)
+        return self.target.values(embeddings, self.model)
+
+    def embeddings(self, acts: Tensor, pictures: Tensor | None = None) -> Tensor:
+        """Unit-length embeddings of activations shaped like `acts`, differentiably.
+
+        Args:
+            pictures: the picture that each row belongs to, for the tokens it does not hold; row i is i where None.
+        """
+        context = self.context
+        if context is not None and pictures is not None:
+            context = context[pictures]
+        return continue_from(self.model, self.site, acts, context)
+
+    @cached_property
+    def y(self) -> Tensor:
+        """(batch, n): the targets, unchanged."""
+        with torch.no_grad():
+            return self.read(self.embeddings(self.acts))
+
+    def directions(self, amounts: Tensor, pictures: Tensor | None = None) -> Tensor:
+        """Sum of amounts times directions at every token: (rows, parts) to the shape of `acts`."""
+        indices = self.indices if pictures is None else self.indices[pictures]
+        amounts = amounts.to(self.decoder).reshape(-1, self.places)
+        rows = self.decoder[indices.reshape(-1, self.places)]
+        summed = torch.bmm(amounts[:, None], rows)[:, 0]
+        return summed if self.acts.ndim == 2 else summed.view(-1, self.tokens, summed.shape[1])
+
+    def states(self, amounts: Tensor) -> Tensor:
+        """The targets with other codes put in, bias and error as they are: (batch, m, parts) to (batch, m, n).
+
+        Real outputs of the spliced model; the picture's own amounts give `y`.
+        """
+        m = amounts.shape[1]
+        flat = amounts.reshape(-1, self.parts).to(self.amounts)
+        pictures = torch.arange(self.batch, device=flat.device).repeat_interleave(m)
+        result = []
+        with torch.no_grad():
+            for start in range(0, len(flat), _ROWS):
+                which = pictures[start : start + _ROWS]
+                change = self.directions(flat[start : start + _ROWS] - self.amounts[which], which)
+                result.append(
+                    self.read(self.embeddings(self.acts[which] + change.to(self.acts.dtype), which))
+                )
+        return (
+            torch.cat(result).view(self.batch, m, -1)
+            if result
+            else self.y.new_zeros(self.batch, m, self.n_targets)
+        )
+
+    @cached_property
+    def y_reference(self) -> Tensor:
+        """(batch, n): the targets with every part at its baseline, bias and error kept."""
+        return self.states(self.reference[:, None])[:, 0]
+
+    # slopes and ablations
+
+    def slopes(self, amounts: Tensor | None = None) -> Tensor:
+        """`<dy/dx, v>` of every part, (batch, parts, n), at the picture or with other codes (batch, parts) put in."""
+        acts = self.acts
+        if amounts is not None:
+            acts = acts + self.directions(amounts - self.amounts).to(acts.dtype)
+        if self.tail is not None:
+            slopes = self.tail.patching(acts, self._unit_codes)
+            return slopes if self._linear is not None else self._chained(acts, slopes)
+        return self._dot_with_parts(self.gradients(acts))
+
+    @cached_property
+    def _unit_codes(self) -> SparseCodes:
+        return SparseCodes(self.indices.int(), torch.ones_like(self.amounts), self.codes.n_latents)
+
+    def _chained(self, acts: Tensor, slopes: Tensor) -> Tensor:
+        """From slopes of the embedding, (batch, parts, embed), to slopes of a target that is not linear in it."""
+        assert self.tail is not None
+        jacobian = self._jacobian_of_target(self.tail.embeddings(acts))
+        return torch.einsum("bpe,bne->bpn", slopes, jacobian)
+
+    def _jacobian_of_target(self, embeddings: Tensor) -> Tensor:
+        """(batch, n, embed)."""
+        with torch.enable_grad():
+            leaf = embeddings.detach().requires_grad_()
+            values = self.read(leaf)
+            rows = [
+                torch.autograd.grad(values[:, number].sum(), leaf, retain_graph=True)[0]
+                for number in range(self.n_targets)
+            ]
+        return torch.stack(rows, dim=1)
+
+    def gradients(self, acts: Tensor | None = None) -> Tensor:
+        """`dy/dx` at the site, (batch, n, …) with the shape of `acts` behind, by autograd from the site onward only.
+
+        One forward pass from the site, then one backward per target, or one per number of the embedding where there
+        are more targets than those. The dictionary takes no part.
+        """
+        acts = self.acts if acts is None else acts
+        with torch.enable_grad():
+            leaf = acts.detach().requires_grad_()
+            embeddings = self.embeddings(leaf)
+            through_embedding = self.n_targets > embeddings.shape[1]
+            outputs = embeddings if through_embedding else self.read(embeddings)
+            rows = [
+                torch.autograd.grad(
+                    outputs[:, number].sum(), leaf, retain_graph=number < outputs.shape[1] - 1
+                )[0]
+                for number in range(outputs.shape[1])
+            ]
+        gradients = torch.stack(rows, dim=1)
+        if not through_embedding:
+            return gradients
+        if self._linear is not None:
+            return torch.einsum("be...,en->bn...", gradients, self._linear[0].to(gradients))
+        return torch.einsum("be...,bne->bn...", gradients, self._jacobian_of_target(embeddings))
+
+    def _dot_with_parts(self, gradients: Tensor) -> Tensor:
+        """(batch, n, [tokens,] width) to (batch, parts, n)."""
+        width = gradients.shape[-1]
+        gradients = gradients.reshape(self.batch, self.n_targets, self.tokens, width).to(self.dtype)
+        indices = self.indices.view(self.batch, self.tokens, self.places)
+        result = gradients.new_empty(self.batch, self.tokens, self.places, self.n_targets)
+        for token in range(self.tokens):
+            rows = self.decoder[indices[:, token]]  # (batch, places, width)
+            result[:, token] = torch.bmm(rows, gradients[:, :, token].transpose(1, 2))
+        return result.view(self.batch, self.parts, self.n_targets)
+
+    def ablated(self) -> Tensor:
+        """Exact effect of taking each part to its baseline alone: `y(x) - y(x - change · v)`, (batch, parts, n)."""
+        if self.tail is not None and self._linear is not None:
+            return self.tail.exact(self.acts, self.merged_codes, amounts=self.changes)
+        if self.tail is not None:
+            # A target that is not linear needs the ablated embeddings themselves.
+            lost = self.tail.exact(self.acts, self.merged_codes, amounts=self.changes)
+            before = self.tail.embeddings(self.acts)
+            after = self.read((before[:, None] - lost).reshape(-1, lost.shape[-1]))
+            return self.read(before)[:, None] - after.view(self.batch, self.parts, -1)
+        result = self.y.new_zeros(self.batch, self.parts, self.n_targets)
+        for picture in range(self.batch):
+            moving = self.changes[picture].nonzero()[:, 0]
+            amounts = self.amounts[picture].repeat(len(moving), 1)
+            amounts[torch.arange(len(moving)), moving] = self.reference[picture, moving]
+            if len(moving):
+                after = self.only(picture).states(amounts[None])[0]
+                result[picture, moving] = self.y[picture] - after
+        return result
+
+    def removal(self, directions: Tensor) -> Tensor:
+        """Exact effect of taking a direction out, shaped like `acts`: (batch, n)."""
+        with torch.no_grad():
+            return self.y - self.read(self.embeddings(self.acts - directions.to(self.acts)))
+
+    def only(self, picture: int) -> "Splice":
+        """The splice of one picture of the batch."""
+        other = object.__new__(Splice)
+        kept = {"y", "y_reference", "merged_codes", "_unit_codes", "nodes"}
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in kept})
+        row = slice(picture, picture + 1)
+        other.acts, other.batch = self.acts[row], 1
+        other.context = None if self.context is None else self.context[row]
+        other.indices, other.amounts = self.indices[row], self.amounts[row]
+        other.reference = self.reference[row]
+        other.codes = self.codes.rows(slice(picture * self.tokens, (picture + 1) * self.tokens))
+        return other
+
+    @cached_property
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Error and bias at the site, each shaped like `acts`; acts = parts + bias + error exactly."""
+        flat = self.acts.reshape(-1, self.acts.shape[-1])
+        error = self.dictionary.error(flat, self.codes).view_as(self.acts)
+        return error, self.acts - error - self.directions(self.amounts)
