@@ -3,17 +3,35 @@
 Start at `train_sae` to make one, `load_dictionary` to open one, `Dictionary` for what every kind can do.
 """
 
+from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
+from clipattr.dictionaries.gated import Gated
+from clipattr.dictionaries.jumprelu import JumpRelu
+from clipattr.dictionaries.matryoshka import Matryoshka
+from clipattr.dictionaries.objective import OBJECTIVES
+from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import KINDS, Dictionary, load_dictionary
 from clipattr.dictionaries.topk import TopK
 from clipattr.dictionaries.train import train_sae, train_saes
 
 __all__ = [
     "KINDS",
+    "OBJECTIVES",
+    "BatchTopK",
     "Dictionary",
+    "Directions",
+    "Gated",
+    "JumpRelu",
+    "Matryoshka",
+    "Relu",
     "SparseCodes",
     "TopK",
+    "kmeans",
     "load_dictionary",
+    "neurons",
+    "pca",
+    "random_sae",
     "train_sae",
     "train_saes",
 ]

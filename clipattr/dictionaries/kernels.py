@@ -159,3 +159,11 @@ def entry_dots(bags: Tensor, table: Tensor, which: Tensor, offsets: Tensor, bag_
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         bags, table, which, offsets[:-1].contiguous(), bag_of_entry, 0, -1
     )
+
+
+def kth_largest(values: Tensor, k: int) -> float:
+    """The k-th largest of some non-negative numbers, 1 <= k <= len(values)."""
+    if values.device.type != "cpu":
+        return float(values.topk(k, sorted=False).values.min())
+    bits = values.contiguous().float().numpy().view(np.int32)
+    return float(np.partition(bits, len(bits) - k)[len(bits) - k].view(np.float32))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,14 +136,14 @@ class Objective:
         slopes = dots * (values > 0)
         return Slopes(slopes, slopes, {})
 
-    def after_step(self, l0: float, values: Tensor) -> None:
-        """Called once per step with the mean number of active latents."""
+    def after_step(self, l0: float, values: Tensor, own: dict[str, Tensor]) -> None:
+        """Called once per step, after the update, with the mean number of active latents."""
         if self.steer:
-            change = min(max((l0 - self.k) / self.k, -1.0), 1.0)
-            self.state["sparsity"] *= 1 + 0.01 * change
+            self.state["sparsity"] *= 1 + 0.03 * self.excess(l0)
 
-    def constrain(self, own: dict[str, Tensor]) -> None:
-        """Bring the kind's own vectors back into their range after an update."""
+    def excess(self, l0: float) -> float:
+        """How far L0 lies above its aim, as a share of it, between -1 and 1."""
+        return min(max((l0 - self.k) / self.k, -1.0), 1.0)
 
     def export(self, core: dict[str, Any], own: dict[str, Tensor], scale: float) -> Dictionary:
         """The trained dictionary.
@@ -174,8 +175,12 @@ def per_row_bound(pre: Tensor, count: int) -> float:
 
 
 def positive_entries(pre: Tensor, bound: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Entries above a bound (a number or one per latent), as `Objective.pick` returns them."""
+    """Entries above a bound (at least 0; a number or one per latent), as `Objective.pick` returns them."""
     keep = pre > bound
-    counts = keep.sum(-1)
-    flat = keep.flatten().nonzero().squeeze(-1)
-    return (flat % pre.shape[1]).int(), pre.flatten()[flat].float(), counts
+    if pre.device.type == "cpu":
+        flat = torch.from_numpy(np.flatnonzero(keep.numpy()))
+    else:
+        flat = keep.flatten().nonzero().squeeze(-1)
+    rows = flat // pre.shape[1]
+    counts = torch.bincount(rows, minlength=len(pre))
+    return (flat - rows * pre.shape[1]).int(), pre.flatten()[flat].float(), counts

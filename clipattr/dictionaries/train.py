@@ -27,7 +27,7 @@ from clipattr.errors import DictionaryError
 
 CHECKPOINT_SCHEMA = 1
 CHECKPOINT_FILE = "training.safetensors"
-LOSS_MEMORY = 0.99
+LOSS_MEMORY = 0.95
 
 
 def default_lr(n_latents: int) -> float:

@@ -147,8 +147,7 @@ class Run:
         self._adam("bias", terms.bias_slope, lr)
         for name, gradient in slopes.own.items():
             self._adam(name, gradient, lr)
-        objective.constrain(own)
-        objective.after_step(l0, values)
+        objective.after_step(l0, values, own)
         self.tokens_since_active.add_(len(x)).masked_fill_(active, 0)
         return {"loss": float(loss), "l0": l0, "dead": self.dead_share(), "aux": aux_loss}
 

@@ -1,0 +1,67 @@
+"""ReLU: every positive pre-activation is a code; sparsity comes from an L1 penalty in training.
+
+Owns the kind's inference and its training objective. Start at `Relu`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.objective import (
+    Entries,
+    Objective,
+    Slopes,
+    per_row_bound,
+    positive_entries,
+    register_objective,
+)
+from clipattr.dictionaries.sae import Dictionary, register_kind
+
+
+@register_kind
+class Relu(Dictionary):
+    """Keeps every positive pre-activation.
+
+    Source: Bricken et al. 2023, "Towards Monosemanticity".
+    """
+
+    kind = "relu"
+
+    def select(self, pre: Tensor) -> SparseCodes:
+        return above(pre, 0.0)
+
+
+def above(pre: Tensor, bound: Tensor | float) -> SparseCodes:
+    """CSR codes of the pre-activations (rows, n_latents) above a bound, one for all or one per latent."""
+    latents, values, counts = positive_entries(pre, bound)
+    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return SparseCodes(latents, values, pre.shape[1], offsets)
+
+
+@register_objective
+class ReluObjective(Objective):
+    """Squared error plus `sparsity` times the sum of the codes (decoder rows have length 1)."""
+
+    kind = "relu"
+    steered = True
+
+    def calibrate(self, pre: Tensor, parameters: dict[str, Tensor]) -> None:
+        """Start with about 2 k active latents instead of half of all."""
+        parameters["encoder_bias"].fill_(-per_row_bound(pre, 2 * self.k))
+
+    def pick(self, pre: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return positive_entries(pre)
+
+    def slopes(
+        self, dots: Tensor, entries: Entries, values: Tensor, own: dict[str, Tensor], batch: int
+    ) -> Slopes:
+        slopes = dots + self.state["sparsity"] / batch
+        return Slopes(slopes, slopes, {})
+
+    def export(self, core: dict[str, Any], own: dict[str, Tensor], scale: float) -> Dictionary:
+        return Relu(**core)
