@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -85,7 +85,7 @@ class Images(Sequence[ImageRecord]):
         self,
         source: Source,
         ids: Sequence[str],
-        columns: dict[str, Sequence[str | None]] | None = None,
+        columns: Mapping[str, Sequence[str | None]] | None = None,
         *,
         rows: np.ndarray | None = None,
         notes: Iterable[str] = (),
@@ -143,8 +143,10 @@ class Images(Sequence[ImageRecord]):
             raise IndexError(f"picture {index} of {len(self)}")
         index %= len(self)
         row = int(self.rows[index])
-        values = (self.columns[name][index] for name in COLUMNS)
-        return ImageRecord(index, self.ids[index], self.source.path(row), *values, self.source, row)
+        label, group, split = (self.columns[name][index] for name in COLUMNS)
+        return ImageRecord(
+            index, self.ids[index], self.source.path(row), label, group, split, self.source, row
+        )
 
     def __repr__(self) -> str:
         return f"<Images: {len(self)} from {self.source.kind}, {len(self._skipped)} skipped>"
@@ -274,7 +276,7 @@ class Images(Sequence[ImageRecord]):
         """
         import torch
 
-        wanted = list(models) if isinstance(models, (list, tuple)) else [models]
+        wanted: list[Model] = list(models) if isinstance(models, Sequence) else [models]
         prepare = preparer(wanted)
         side = 2 * max(max(model.image_size) for model in wanted) if draft else None
         kept: list[int] = []

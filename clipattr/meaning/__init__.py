@@ -14,7 +14,7 @@ from clipattr.meaning.labels import (
     label_latents,
     validation_auc,
 )
-from clipattr.meaning.scores import clarity, meanings, monosemanticity, nearest_latents
+from clipattr.meaning.scores import clarity, meanings, nearest_latents
 from clipattr.meaning.search import find
 from clipattr.meaning.vocabulary import Vocabulary
 
@@ -30,7 +30,6 @@ __all__ = [
     "label_by_evidence",
     "label_latents",
     "meanings",
-    "monosemanticity",
     "nearest_latents",
     "quantile_examples",
     "strongest_token",

@@ -15,6 +15,7 @@ from clipattr.meaning.examples import by_latent
 from clipattr.meaning.scores import nearest_latents
 
 NEIGHBOURS = 24
+SAMPLED = 200_000  # pictures on which co-activation is counted
 LARGEST = 400  # latents clustered at once; larger connected groups are cut more tightly first
 
 
@@ -44,7 +45,7 @@ def families(study: Any, *, alike: float = 0.7, latents: Any = None) -> list[lis
     return group_latents(
         study.labels.mean_embedding - background,
         study.dictionary.decoder,
-        study.codes,
+        study.codes[:SAMPLED],
         live=live,
         strength=study.examples.values.sum(1),
         alike=alike,

@@ -9,6 +9,7 @@ everything and counts the strongest examples most; contrast asks what sets the s
 latent's own middling ones and from any others. Where they disagree a label deserves a second look.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,8 +81,9 @@ class Labels:
             "auc": self.auc,
             "auc_error": self.auc_error,
         }
-        metadata = {"floor": repr(self.floor), "ranking": self.ranking}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata)
+        # One entry: safetensors writes several in an order that changes from run to run.
+        about = json.dumps({"floor": repr(self.floor), "ranking": self.ranking})
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"about": about})
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":
@@ -90,7 +92,7 @@ class Labels:
 
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()["about"])
         tensors["word_top"] = tensors["word_top"].long()
         tensors["mean_embedding"] = tensors["mean_embedding"].float()
         return cls(**tensors, floor=float(metadata["floor"]), ranking=metadata["ranking"])
@@ -262,6 +264,7 @@ def chance_floor(
     vocabulary_embeddings: Tensor,
     empty_embedding: Tensor,
     *,
+    rows: np.ndarray | None = None,
     m: int = 20,
     draws: int = 400,
     quantile: float = 0.99,
@@ -269,11 +272,12 @@ def chance_floor(
 ) -> float:
     """The alignment that the best of all words reaches for m random pictures, at this quantile over draws.
 
-    Below it a label says no more about a latent than about any handful of pictures.
+    Below it a label says no more about a latent than about any handful of pictures. `rows` restricts the pictures.
     """
     stored = torch.as_tensor(evaluator_embeddings)
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(stored), (draws, m), generator=generator)
+    picks = torch.randint(len(stored) if rows is None else len(rows), (draws, m), generator=generator)
+    picks = picks if rows is None else torch.as_tensor(rows, dtype=torch.int64)[picks]
     means = stored[picks].float().mean(1)
     best = torch.cat(
         [alignment(part, vocabulary_embeddings, empty_embedding).amax(1) for part in means.split(256)]
@@ -283,52 +287,53 @@ def chance_floor(
 
 def validation_auc(
     codes: Any,
+    rows: Tensor | np.ndarray,
     evaluator_embeddings: Tensor | np.ndarray,
     word: Tensor,
     vocabulary_embeddings: Tensor,
     *,
-    rows: Tensor | np.ndarray,
     exclude: Examples | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How well the label's text alone tells on which pictures the latent is active.
 
-    The pictures are ranked by the cosine of their evaluator embedding with the label; the AUC is the chance
-    that an active picture ranks above a silent one. 0.5: the label predicts nothing.
+    The pictures are ranked by the cosine of their evaluator embedding with the label; the AUC is the chance that an
+    active picture ranks above a silent one. 0.5: the label predicts nothing.
 
     Args:
+        codes: SparseCodes of the pictures to judge on, best held-back ones; rows: (len(codes),) which they are.
+        evaluator_embeddings: (n_pictures, embed) of all pictures.
         word: (n_latents,) place of each latent's label, -1 for none.
-        rows: held-back pictures to judge on.
         exclude: where nothing was held back, each latent's own examples, left out of its judgement.
 
     Returns:
-        auc and its standard error (Hanley and McNeil 1982), each (n_latents,); nan without label, without an
-        active or without a silent picture.
+        auc and its standard error (Hanley and McNeil 1982), each (n_latents,); nan without label, without an active
+        or without a silent picture.
     """
     from scipy.stats import rankdata
 
     stored, chosen = torch.as_tensor(evaluator_embeddings), torch.as_tensor(rows, dtype=torch.int64)
     place = torch.full((len(stored),), -1, dtype=torch.int64)
     place[chosen] = torch.arange(len(chosen))
-    offsets, pictures, _ = by_latent(codes, chosen)
+    offsets, pictures, _ = by_latent(codes)
     auc, error = torch.full((len(word),), float("nan")), torch.full((len(word),), float("nan"))
     embeddings = stored[chosen].float()
-    for distinct in torch.unique(word[word >= 0]).split(128):
-        cosines = (embeddings @ vocabulary_embeddings[distinct].T).numpy()
+    labelled = torch.nonzero((word >= 0) & (offsets.diff() > 0)).flatten()
+    labelled = labelled[word[labelled].argsort(stable=True)]
+    distinct, number = torch.unique_consecutive(word[labelled], return_counts=True)
+    ends = number.cumsum(0)
+    for start in range(0, len(distinct), 128):
+        cosines = (embeddings @ vocabulary_embeddings[distinct[start : start + 128]].T).numpy()
         ranks = rankdata(cosines, axis=0)
-        for column, one in enumerate(distinct.tolist()):
-            for latent in torch.nonzero(word == one).flatten().tolist():
-                active = place[pictures[offsets[latent] : offsets[latent + 1]]].numpy()
+        for column in range(cosines.shape[1]):
+            end = int(ends[start + column])
+            for latent in labelled[end - int(number[start + column]) : end].tolist():
+                active = pictures[offsets[latent] : offsets[latent + 1]].numpy()
                 rank, total = ranks[:, column], len(chosen)
                 if exclude is not None:
                     own = place[exclude.indices[latent][exclude.indices[latent] >= 0]]
-                    own = own[own >= 0].numpy()
-                    left = np.setdiff1d(np.arange(total), own)
-                    is_active = np.isin(left, active)
-                    rank, total, active = (
-                        rankdata(cosines[left, column]),
-                        len(left),
-                        np.flatnonzero(is_active),
-                    )
+                    left = np.setdiff1d(np.arange(total), own[own >= 0].numpy())
+                    active = np.flatnonzero(np.isin(left, active))
+                    rank, total = rankdata(cosines[left, column]), len(left)
                 auc[latent], error[latent] = _auc(rank, active, total)
     return auc, error
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from clipattr.meaning.examples import Examples, by_latent
+from clipattr.meaning.examples import Examples, entries
 
 CHUNK = 1024
 
@@ -54,40 +55,49 @@ def example_clarity(examples: Examples, embeddings: Tensor | np.ndarray) -> tupl
     return torch.cat(values), torch.cat(errors)
 
 
-def monosemanticity(
-    codes: Any, embeddings: Tensor | np.ndarray, rows: Tensor | np.ndarray | None = None
-) -> Tensor:
-    """Mean pairwise cosine over *all* pictures a latent is active on, pairs weighted by the product of
-    activations.
+class Totals:
+    """Running sums over pictures, from which frequency and monosemanticity follow; (n_latents, embed) of memory."""
 
-    Where clarity looks at the strongest examples only, this sees the whole range. Closed form from two
-    running sums, so memory is (n_latents, embed).
+    def __init__(self, n_latents: int, embed: int) -> None:
+        self.pictures = 0
+        self.count = torch.zeros(n_latents, dtype=torch.int64)
+        self.weight = torch.zeros(n_latents, dtype=torch.float64)
+        self.square = torch.zeros(n_latents, dtype=torch.float64)
+        self.vector = torch.zeros(n_latents, embed)
 
-    Returns:
-        (n_latents,) in raw cosine; nan for latents active on fewer than two pictures.
-    """
-    stored = torch.as_tensor(embeddings)
-    offsets, pictures, weights = by_latent(codes, rows)
-    total = torch.zeros(codes.n_latents, stored.shape[1])
-    latent = torch.repeat_interleave(torch.arange(codes.n_latents), offsets.diff())
-    for start in range(0, len(pictures), 1 << 16):
-        part = slice(start, start + (1 << 16))
-        vectors = F.normalize(stored[pictures[part]].float(), dim=-1) * weights[part, None]
-        total.index_add_(0, latent[part], vectors)
-    weight = torch.zeros(codes.n_latents, dtype=torch.float64).index_add_(0, latent, weights.double())
-    square = torch.zeros(codes.n_latents, dtype=torch.float64).index_add_(
-        0, latent, weights.double().square()
-    )
-    value = (total.double().square().sum(1) - square) / (weight.square() - square)
-    return torch.where(offsets.diff() >= 2, value, float("nan")).float()
+    def update(
+        self, codes: Any, embeddings: Tensor | np.ndarray, *, keep: np.ndarray | Tensor | None = None
+    ) -> None:
+        """Take in a block: codes (b, n_latents), embeddings (b, embed), and which rows count (default all)."""
+        rows, latents, weights = entries(codes)
+        wanted = torch.ones(len(codes), dtype=torch.bool) if keep is None else torch.as_tensor(keep)
+        active = (weights > 0) & wanted[rows]
+        rows, latents, weights = rows[active], latents[active], weights[active].double()
+        unit = F.normalize(torch.as_tensor(embeddings).float(), dim=-1)
+        self.pictures += int(wanted.sum())
+        self.count.index_add_(0, latents, torch.ones_like(latents))
+        self.weight.index_add_(0, latents, weights)
+        self.square.index_add_(0, latents, weights.square())
+        weighted = csr_array(
+            (weights.float().numpy(), (latents.numpy(), rows.numpy())), (len(self.count), len(codes))
+        )
+        self.vector += torch.from_numpy(weighted @ unit.numpy())
 
+    def frequency(self) -> tuple[Tensor, Tensor]:
+        """(n_latents,) share of pictures on which each latent is active, and its standard error as a sample."""
+        share = self.count.double() / max(self.pictures, 1)
+        return share.float(), (share * (1 - share) / max(self.pictures, 1)).sqrt().float()
 
-def frequency(codes: Any, rows: Tensor | np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-    """(n_latents,) share of pictures on which each latent is active, and its standard error as a sample."""
-    offsets, _, _ = by_latent(codes, rows)
-    n = len(codes) if rows is None else len(rows)
-    share = offsets.diff().double() / max(n, 1)
-    return share.float(), (share * (1 - share) / max(n, 1)).sqrt().float()
+    def monosemanticity(self) -> Tensor:
+        """Mean pairwise cosine over *all* pictures a latent is active on, pairs weighted by their activations' product.
+
+        Where clarity looks at the strongest examples only, this sees the whole range.
+
+        Returns:
+            (n_latents,) in raw cosine; nan for latents active on fewer than two pictures.
+        """
+        value = (self.vector.double().square().sum(1) - self.square) / (self.weight.square() - self.square)
+        return torch.where(self.count >= 2, value, float("nan")).float()
 
 
 def mean_top(examples: Examples) -> Tensor:

@@ -46,8 +46,8 @@ class Vocabulary:
         qualifiers: Sequence[str | None] | None = None,
         notes: Iterable[str] = (),
     ) -> None:
-        nothing = [None] * len(words)
-        columns = [
+        nothing: list[str | None] = [None] * len(words)
+        columns: list[list[Any]] = [
             list(words),
             *(list(nothing if c is None else c) for c in (ids, glosses, groups, qualifiers)),
         ]

@@ -92,7 +92,7 @@ def test_validation_auc_equals_scikit_learn(world):
     text, _, pictures, codes, examples = world
     rows = torch.arange(100, 400)
     word = torch.tensor([0, 1, 2, 3, 4, 5, 0, -1])
-    auc, error = validation_auc(codes, pictures, word, text, rows=rows)
+    auc, error = validation_auc(codes.rows(rows), rows, pictures, word, text)
     dense = codes.to_dense()[rows]
     for latent in range(7):
         wanted = roc_auc_score(dense[:, latent] > 0, (pictures[rows] @ text[word[latent]]).numpy())
@@ -103,7 +103,7 @@ def test_validation_auc_equals_scikit_learn(world):
 
 def test_own_examples_are_left_out_where_nothing_was_held_back(world):
     text, _, pictures, codes, examples = world
-    auc, _ = validation_auc(codes, pictures, torch.arange(8), text, rows=torch.arange(400), exclude=examples)
+    auc, _ = validation_auc(codes, torch.arange(400), pictures, torch.arange(8), text, exclude=examples)
     dense = codes.to_dense()
     left = np.setdiff1d(np.arange(400), examples.of(0))
     wanted = roc_auc_score(dense[left, 0] > 0, (pictures[left] @ text[0]).numpy())

@@ -15,12 +15,11 @@ from clipattr.meaning.examples import Examples
 from clipattr.meaning.families import families, tree
 from clipattr.meaning.labels import Labels
 from clipattr.meaning.scores import (
+    Totals,
     clarity,
     example_clarity,
-    frequency,
     mean_top,
     meanings,
-    monosemanticity,
     nearest_latents,
     triage,
 )
@@ -66,7 +65,11 @@ def test_monosemanticity_is_the_weighted_mean_over_all_pairs():
     dense = torch.rand(30, 4) * (torch.rand(30, 4) < 0.4)
     dense[:, 3] = 0
     embeddings = F.normalize(torch.randn(30, 6), dim=1)
-    value = monosemanticity(SparseCodes.from_dense(dense), embeddings)
+    totals = Totals(4, 6)
+    for start in (0, 11, 25):
+        rows = slice(start, {0: 11, 11: 25, 25: 30}[start])
+        totals.update(SparseCodes.from_dense(dense[rows]), embeddings[rows])
+    value = totals.monosemanticity()
     cosines = embeddings @ embeddings.T
     for latent in range(3):
         weights = dense[:, latent, None] * dense[None, :, latent]
@@ -75,7 +78,7 @@ def test_monosemanticity_is_the_weighted_mean_over_all_pairs():
             float((weights * cosines).sum() / weights.sum()), abs=1e-5
         )
     assert value[3].isnan()
-    share, error = frequency(SparseCodes.from_dense(dense))
+    share, error = totals.frequency()
     torch.testing.assert_close(share, (dense > 0).float().mean(0))
     assert error[3] == 0
 

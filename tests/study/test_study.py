@@ -1,0 +1,372 @@
+"""Studies: built in one pass, the same bytes after a kill, opened by the right model only."""
+
+import json
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+import clipattr.encoding
+from clipattr.encoding import duplicates
+from clipattr.errors import DataError, StudyError
+from clipattr.images import Images
+from clipattr.models import load_model
+from clipattr.sites import activations
+from clipattr.study import build_study, open_study
+
+WORDS = ["red", "green", "blue", "a <b>striped</b> thing", "night"]
+SMALL = {
+    "n_latents": 24,
+    "k": 4,
+    "examples": 6,
+    "training": {"steps": 30},
+    "batch": 8,
+    "progress": False,
+    "workers": 2,
+}
+
+
+def paint(index):
+    """Coloured noise: pictures of three colours, told apart by their noise."""
+    generator = np.random.default_rng(index)
+    base = np.array([[220, 30, 30], [30, 200, 40], [30, 40, 220]][index % 3])
+    blocks = generator.integers(-60, 60, (6, 6, 1)) + base
+    return Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize((48, 40), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def evaluator():
+    torch.manual_seed(7)
+    clip = open_clip.model.CLIP(
+        embed_dim=32,
+        vision_cfg={"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        text_cfg={"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+    )
+    return load_model(clip)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(60):
+        path = folder / ("red", "green", "blue")[index % 3] / f"pic ü{index:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        paint(index).save(path)
+    (folder / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    (folder / "blue" / "zero.png").touch()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr("clipattr.building.SHARD", 20)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_model, evaluator, pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("studies") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipattr.building.SHARD", 20)
+        return build_study(
+            tiny_model, pictures, path=path, vocabulary=WORDS, evaluator=evaluator, holdout=0.2, **SMALL
+        )
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_every_row_belongs_to_its_picture(finished, tiny_model, evaluator):
+    images = finished.images
+    assert (
+        len(images)
+        == 60
+        == len(finished.codes)
+        == len(finished.activations)
+        == len(finished.evaluator_embeddings)
+    )
+    for row in (0, 17, 59):
+        pixels = tiny_model.prepare(images[row].load())[None]
+        np.testing.assert_allclose(
+            finished.activations[row],
+            activations(tiny_model, pixels, "image.-1.cls")[0],
+            rtol=2e-3,
+            atol=2e-3,
+        )
+        seen = evaluator.encode_image(evaluator.prepare(images[row].load())[None])[0]
+        np.testing.assert_allclose(finished.evaluator_embeddings[row], seen, atol=2e-3)
+    acts = torch.from_numpy(np.asarray(finished.activations, dtype=np.float32))
+    again = finished.dictionary.encode(acts)
+    torch.testing.assert_close(finished.codes.to_dense(), again.to_dense(), rtol=2e-3, atol=2e-3)
+
+
+def test_broken_pictures_are_counted_and_listed(finished):
+    assert finished.manifest["counts"]["skipped"] == 2
+    assert [name for name, _ in finished.manifest["skipped"]] == ["blue/zero.png", "red/broken.jpg"]
+
+
+def test_held_out_pictures_are_no_examples(finished):
+    held = set(finished.holdout_rows.tolist())
+    assert len(held) == 12 and len(finished.holdout) == 12
+    used = set(finished.examples.indices.flatten().tolist()) - {-1}
+    assert used and not used & held
+    assert finished.row_of(finished.holdout[3]) == finished.holdout_rows[3]
+
+
+def test_the_table_has_a_row_per_latent_and_says_what_is_silent(finished):
+    table = finished.latents
+    assert table["latent"].tolist() == list(range(24))
+    live = finished.examples.counts > 0
+    assert set(table["label"][live.numpy()]) <= set(WORDS)
+    assert (table["name"][~live.numpy()] == "(silent)").all()
+    wanted = table["mean_top"] * table["clarity"].clip(lower=0) * table["alignment"].clip(lower=0)
+    np.testing.assert_allclose(table["triage"][live.numpy()], wanted[live.numpy()], atol=1e-5)
+
+
+def test_a_study_opens_anywhere_and_finds_its_pictures(finished, pictures, tiny_model, evaluator, tmp_path):
+    shutil.copytree(pictures, tmp_path / "here" / "pictures")
+    shutil.copytree(finished.path, tmp_path / "here" / "study")
+    moved = open_study(tmp_path / "here" / "study", images=tmp_path / "here" / "pictures")
+    assert moved.hash == finished.hash and moved.images.ids == finished.images.ids
+    assert moved.images[5].load().tobytes() == finished.images[5].load().tobytes()
+    assert moved.thumbnail(5).size == (48, 40)
+    moved.verify()
+    with pytest.raises(StudyError, match="was a module, which no name loads"):
+        _ = moved.model
+    assert open_study(finished.path, model=tiny_model).model is tiny_model
+
+
+def test_paths_are_relative_so_a_study_moves_with_its_pictures(tiny_model, evaluator, pictures, tmp_path):
+    shutil.copytree(pictures / "red", tmp_path / "a" / "p")
+    build_study(
+        tiny_model,
+        tmp_path / "a" / "p",
+        path=tmp_path / "a" / "s",
+        vocabulary=WORDS,
+        evaluator=evaluator,
+        **SMALL,
+    )
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert open_study(tmp_path / "b" / "s").images[0].load().size == (48, 40)
+    assert str(tmp_path) not in (tmp_path / "b" / "s" / "pictures.csv").read_text("utf-8")
+
+
+def test_another_model_is_an_error_that_names_both_hashes(finished, evaluator, tiny_model):
+    with pytest.raises(StudyError, match=f"{tiny_model.weights_hash}.*{evaluator.weights_hash}"):
+        open_study(finished.path, model=evaluator)
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
+    finished, tiny_model, evaluator, pictures, tmp_path, monkeypatch
+):
+    encoded = []
+    original = clipattr.encoding._write
+
+    def dies(shard, *rest):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(shard.number)
+        original(shard, *rest)
+
+    def call():
+        return build_study(
+            tiny_model,
+            pictures,
+            path=tmp_path / "s",
+            vocabulary=WORDS,
+            evaluator=evaluator,
+            holdout=0.2,
+            **SMALL,
+        )
+
+    monkeypatch.setattr("clipattr.encoding._write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(StudyError, match="unfinished one lies beside it"):
+        open_study(tmp_path / "s")
+    monkeypatch.setattr(
+        "clipattr.encoding._write", lambda *rest: (encoded.append(rest[0].number), original(*rest))
+    )
+    monkeypatch.setattr("clipattr.building._codes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    monkeypatch.undo()
+    monkeypatch.setattr("clipattr.building.SHARD", 20)
+    call()
+    assert sorted(encoded) == [0, 1, 2, 3]
+    one, two = contents(finished.path), contents(tmp_path / "s")
+    assert sorted(one) == sorted(two)
+    differing = [
+        name for name in one if one[name] != two[name] and name not in ("pictures.csv", "study.json")
+    ]
+    assert differing == []
+    assert not (tmp_path / "s.building").exists()
+
+
+@pytest.mark.parametrize("kind", ["bmp", "png"])  # the changed file keeps its size, or does not
+def test_only_the_shard_of_a_changed_picture_is_encoded_again_on_resume(
+    tiny_model, evaluator, tmp_path, monkeypatch, kind
+):
+    (tmp_path / "p").mkdir()
+    for index in range(50):
+        paint(index).save(tmp_path / "p" / f"{index:02d}.{kind}")
+    arguments = {"path": tmp_path / "s", "vocabulary": WORDS, "evaluator": evaluator, **SMALL}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("clipattr.building.gather", interrupt)
+        build_study(tiny_model, tmp_path / "p", **arguments)
+    paint(200).save(tmp_path / "p" / f"23.{kind}")
+    encoded, original = [], clipattr.encoding._write
+    monkeypatch.setattr(
+        "clipattr.encoding._write", lambda *rest: (encoded.append(rest[0].number), original(*rest))
+    )
+    study = build_study(tiny_model, tmp_path / "p", **arguments)
+    assert encoded == [1]
+    pixels = tiny_model.prepare(paint(200))[None]
+    np.testing.assert_allclose(
+        study.activations[23], activations(tiny_model, pixels, "image.-1.cls")[0], rtol=2e-3, atol=2e-3
+    )
+
+
+def test_the_finished_study_is_opened_and_another_is_not_overwritten(
+    finished, tiny_model, evaluator, pictures, tmp_path, monkeypatch
+):
+    shutil.copytree(finished.path, tmp_path / "s")
+    monkeypatch.setattr("clipattr.building.encode", lambda *_, **__: pytest.fail("encoded again"))
+    arguments = {"path": tmp_path / "s", "evaluator": evaluator, "holdout": 0.2, **SMALL}
+    same = build_study(tiny_model, pictures, vocabulary=WORDS, **arguments)
+    assert same.hash == finished.hash
+    same.rename(3, "mine")
+    with pytest.raises(StudyError, match="holds another study .meaning.vocabulary.*overwrite=True"):
+        build_study(tiny_model, pictures, vocabulary=["owl"], **arguments)
+    other = build_study(tiny_model, pictures, vocabulary=["owl"], overwrite=True, **arguments)
+    assert set(other.latents["label"].dropna()) == {"owl"} and other.names == {3: "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_folder_that_is_no_study_is_left_alone(tiny_model, evaluator, pictures, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(StudyError, match="exists and is not a study"):
+        build_study(tiny_model, pictures, path=tmp_path, vocabulary=WORDS, evaluator=evaluator, **SMALL)
+    with pytest.raises(StudyError, match="is not a study"):
+        open_study(tmp_path)
+    with pytest.raises(StudyError, match="no bundled study of that name"):
+        open_study("no-such-study")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_names_win_over_labels_and_stay(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "s")
+    study = open_study(tmp_path / "s")
+    study.rename(2, " <i>wheels</i> ")
+    assert open_study(tmp_path / "s").latents["name"][2] == "<i>wheels</i>" == study.latents["name"][2]
+    assert study.hash == finished.hash
+    study.rename(2, None)
+    assert open_study(tmp_path / "s").names == {}
+    with pytest.raises(StudyError, match="no latent 99"):
+        study.rename(99, "x")
+
+
+def test_damage_is_noticed(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "s")
+    (tmp_path / "s" / "activations.npy").write_bytes(b"")
+    with pytest.raises(StudyError, match="activations.npy has 0 bytes"):
+        open_study(tmp_path / "s")
+    shutil.copy(finished.path / "activations.npy", tmp_path / "s" / "activations.npy")
+    labels = tmp_path / "s" / "labels.safetensors"
+    data = bytearray(labels.read_bytes())
+    data[-1] ^= 1
+    labels.write_bytes(bytes(data))
+    with pytest.raises(StudyError, match="labels.safetensors changed"):
+        open_study(tmp_path / "s").verify()
+    manifest = json.loads((tmp_path / "s" / "study.json").read_text())
+    (tmp_path / "s" / "study.json").write_text(json.dumps(manifest | {"schema": 99}))
+    with pytest.raises(StudyError, match="schema 99, newer"):
+        open_study(tmp_path / "s")
+
+
+def test_an_evaluator_that_is_the_audited_model_is_warned_about(tiny_model, tmp_path):
+    with pytest.warns(UserWarning, match="shares the model's confusions"):
+        study = build_study(
+            tiny_model,
+            [np.asarray(paint(i)) for i in range(12)],
+            path=tmp_path / "s",
+            vocabulary=WORDS,
+            **SMALL,
+        )
+    assert open_study(tmp_path / "s").images[4].load().tobytes() == paint(4).tobytes()
+    assert study.manifest["counts"]["auc_on"].startswith("all pictures")
+
+
+def test_a_dictionary_of_another_model_is_refused(finished, evaluator, pictures, tmp_path):
+    with pytest.raises(StudyError, match="trained on the model with weights"):
+        build_study(
+            evaluator, pictures, path=tmp_path / "s", vocabulary=WORDS, evaluator=finished.model,
+            dictionary=finished.dictionary, progress=False,
+        )  # fmt: skip
+
+
+def test_copies_of_a_picture_fill_one_place_among_the_examples(tiny_model, evaluator, finished, tmp_path):
+    items = [np.asarray(paint(i)) for i in range(20)] + [np.asarray(paint(0)) for _ in range(8)]
+    study = build_study(
+        tiny_model, items, path=tmp_path / "s", vocabulary=WORDS, evaluator=evaluator,
+        dictionary=finished.dictionary, examples=6, batch=8, progress=False,
+    )  # fmt: skip
+    used = study.examples.indices
+    assert study.manifest["counts"]["near_duplicates"] >= 8 and (used[used >= 0] < 20).all()
+
+
+def test_near_duplicates_need_both_fingerprint_and_likeness():
+    hashes = np.array([0b1011, 0b1010, 0b1011, 2**60 - 1], dtype=np.uint64)
+    embeddings = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], dtype=np.float32)
+    assert duplicates(hashes, embeddings).tolist() == [0, 0, 2, 3]
+    plain = np.zeros(3000, dtype=np.uint64)
+    vectors = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert len(np.unique(duplicates(plain, vectors))) > 2900
+
+
+def test_several_tokens_per_picture_are_refused_with_advice(tiny_model, evaluator, pictures, tmp_path):
+    with pytest.raises(ValueError, match="must end in .cls"):
+        build_study(
+            tiny_model, pictures, path=tmp_path / "s", site="image.-2.patches", vocabulary=WORDS,
+            evaluator=evaluator, **SMALL,
+        )  # fmt: skip
+
+
+def test_pictures_that_cannot_be_read_leave_no_study(tiny_model, evaluator, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.jpg").write_text("text")
+    with pytest.raises(DataError, match="can be read"):
+        build_study(
+            tiny_model, tmp_path / "p", path=tmp_path / "s", vocabulary=WORDS, evaluator=evaluator, **SMALL
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_scenes_are_copied_into_the_study_and_rendered_again(tiny_model, evaluator, tmp_path):
+    pytest.importorskip("clipattr_data.scene")
+    lines = [{"id": f"s{i}", "label": "dog", "scene": {"main": "dog", "seed": i}} for i in range(10)]
+    (tmp_path / "w.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    build_study(
+        tiny_model,
+        f"scenes:{tmp_path / 'w.jsonl'}",
+        path=tmp_path / "s",
+        vocabulary=WORDS,
+        evaluator=evaluator,
+        **SMALL,
+    )
+    (tmp_path / "w.jsonl").unlink()
+    study = open_study(tmp_path / "s")
+    assert study.images[3].scene.seed == 3 and study.thumbnail(3).size == (64, 64)
+    assert not (tmp_path / "s" / "thumbnails.bin").exists()
+    assert isinstance(study.images, Images)
