@@ -41,7 +41,8 @@ demo: $(VENV)/.stamp
 # One pytest run, so that its last line is the whole verdict. Notebooks are executed; cells that ask for it
 # (NBVAL_CHECK_OUTPUT) have their outputs compared too.
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with notebooks/sanitize.cfg tests $(NOTEBOOKS)
 
 bench: $(VENV)/.stamp-dev
 	@failed=; for file in $(BENCHMARKS); do \
