@@ -17,6 +17,7 @@ LONGEST = 450
 # A room imports only rooms on an earlier line, or of its own line.
 ROOMS = """
 errors wording
+plots
 weights models
 sites
 pictures sources images
@@ -25,9 +26,11 @@ dictionaries
 attribution
 meaning
 cards
-study
-discovery plots
+study building encoding study_files
+discovery gate
+report_pictures report_values
 report scale
+terminal arguments
 cli
 """
 # What users write as methods: `findings.report(path)`.
