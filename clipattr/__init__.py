@@ -48,6 +48,7 @@ CONTENTS = {
     "METHODS": "attribution",
     "register_method": "attribution",
     "ablate": "attribution",
+    "faithfulness": "attribution",
     # pictures and meaning
     "Images": "images",
     "ImageRecord": "images",
