@@ -267,3 +267,24 @@ def test_a_truncated_file_in_torchs_own_format_is_refused(folder):
     file.write_bytes(file.read_bytes()[:4000])
     with pytest.raises(ModelError, match="damaged"):
         load_model(f"local-dir:{folder}")
+
+
+def test_every_weight_and_every_name_counts_in_the_hash():
+    def hash_of(**tensors):
+        module = torch.nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return hash_weights(module)
+
+    first, second = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([5, 6])
+    variants = [
+        hash_of(a=first, b=second),
+        hash_of(a=first + 1e-6, b=second),
+        hash_of(a=first, b=second + 1),
+        hash_of(a=first, c=second),
+        hash_of(a=first.flatten(), b=second),
+        hash_of(a=first, b=second.int()),
+        hash_of(a=first),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert hash_of(b=second, a=first.double()) == variants[0]  # neither order nor precision counts
