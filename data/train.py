@@ -33,9 +33,15 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedule; the defaults are the bundled models'."""
+    """Sizes and schedule; the defaults are the bundled models'.
 
-    steps: int = 2400
+    The rate follows a cosine over `horizon` steps until `cooldown_from`, then falls in a straight line to zero at
+    `steps`: the end of a training can be moved without changing its beginning.
+    """
+
+    steps: int = 1600
+    horizon: int = 2400
+    cooldown_from: int = 1000
     batch: int = 256
     rate: float = 1.2e-3
     warmup: int = 150
@@ -137,11 +143,12 @@ def _optimizer(model: CLIP, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Linear warm-up, the beginning of a cosine, then a straight line to zero."""
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * done))
+    done = (min(step, recipe.cooldown_from) - recipe.warmup) / (recipe.horizon - recipe.warmup)
+    rate = recipe.rate * 0.5 * (1 + math.cos(math.pi * done))
+    return rate * min(1.0, (recipe.steps - step) / max(1, recipe.steps - recipe.cooldown_from))
 
 
 def train(
@@ -272,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("world")
     parser.add_argument("--out", type=Path, help="folder of the model (default: among the bundled ones)")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="where the training ends")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="the weights depend on it in the last digits")
     parser.add_argument("--checkpoint", type=Path)
@@ -282,7 +289,7 @@ def main() -> None:
     train(
         World.open(arguments.world),
         folder,
-        Recipe(steps=arguments.steps),
+        Recipe(steps=arguments.steps, cooldown_from=arguments.steps * 5 // 8),
         seed=arguments.seed,
         checkpoint=arguments.checkpoint or folder.with_suffix(".checkpoint.pt"),
     )

@@ -96,7 +96,9 @@ class Finding:
 class Findings(Sequence[Finding]):
     """Findings of one audit, strongest first; slices are findings again."""
 
-    def __init__(self, findings: Iterable[Finding], study: Study | None = None, about: Mapping[str, Any] | None = None):
+    def __init__(
+        self, findings: Iterable[Finding], study: Study | None = None, about: Mapping[str, Any] | None = None
+    ):
         self._findings = tuple(findings)
         self.study = study
         self.about = dict(about or {})  # model, dictionary, prompts audited, settings
@@ -123,7 +125,15 @@ class Findings(Sequence[Finding]):
         """One row a finding, in points (cosine × 100) where people read it."""
         import pandas as pd
 
-        columns = ["prompt", "rests on", "kind", "kind_probability", "reliance", "causal_effect", "effect_low"]
+        columns = [
+            "prompt",
+            "rests on",
+            "kind",
+            "kind_probability",
+            "reliance",
+            "causal_effect",
+            "effect_low",
+        ]
         columns += ["effect_high", "share", "alignment", "clarity", "confidence", "latents"]
         rows = [
             (
@@ -168,7 +178,9 @@ class Findings(Sequence[Finding]):
             raise DataError(f"cannot read findings from {source}: {error}") from error
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-            raise DataError(f"{source} holds findings of schema {found!r}; this version reads {SCHEMA}: audit again")
+            raise DataError(
+                f"{source} holds findings of schema {found!r}; this version reads {SCHEMA}: audit again"
+            )
         return cls([Finding.from_dict(item) for item in content["findings"]], study, content["about"])
 
     def report(self, path: str | Path) -> Path:

@@ -1,0 +1,276 @@
+"""The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
+
+Chooses suspects on one half of a study (a prompt relies on a family of latents, the evaluator sees no kinship between
+them) and keeps those whose exact ablation lowers the prompt's contrast on the other half. Owns that order of things;
+reliance, expectation, evidence and kinds live in their own modules. Start at `audit`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from clipattr.discovery.evidence import Evidence, Witness
+from clipattr.discovery.expectations import (
+    Prompt,
+    expected_share,
+    family_means,
+    prompt_embeddings,
+    read_prompts,
+)
+from clipattr.discovery.findings import Finding, Findings
+from clipattr.discovery.kinds import kind_of
+from clipattr.discovery.reliance import Reliance
+from clipattr.errors import StudyError
+from clipattr.meaning import alignment, families
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a reliance worth reporting.
+
+    Attributes:
+        least_reliance: raw cosine that the family must carry on a prompt's own pictures, on average, to be suspected.
+        least_lift: raw cosine by which a family must lift the prompt where it stands out, to be suspected.
+        least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
+        expected: a family is expected if the prompt describes it at least this well, against its best word.
+        least_presence: share of a prompt's own pictures that must show the family.
+        least_separation: of a family suspected elsewhere: area under the ROC curve by which its pictures' contrast
+            stands out from other pictures'.
+    """
+
+    least_reliance: float = 0.01
+    least_lift: float = 0.04
+    least_effect: float = 0.02
+    expected: float = 0.5
+    least_presence: float = 0.05
+    least_separation: float = 0.75
+
+
+@dataclass(frozen=True)
+class Family:
+    """Latents that share one meaning, the best word for them (None if none fits) and its vocabulary group."""
+
+    latents: list[int]
+    label: str | None
+    group: str | None
+
+
+def audit(
+    study: Study,
+    prompts: Iterable[str | Prompt] | None = None,
+    *,
+    settings: Settings | None = None,
+    background: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Findings:
+    """Find the reliances of a model that nobody would expect.
+
+    Args:
+        study: a study built at `image.-1.cls`, with a vocabulary and an evaluator.
+        prompts: texts, or `Prompt(text, means=...)`; default the pictures' labels, or the vocabulary without labels.
+        settings: thresholds.
+        background: texts whose mean similarity is subtracted, so that a latent which lifts every prompt alike does not
+            count; default the prompts, if there are at least 20, else the vocabulary.
+        progress: show a bar.
+
+    Returns:
+        findings, largest causal effect first. Reliance and effects are raw cosine of the prompt's contrast.
+
+    Raises:
+        TargetError: no prompts, or an empty one. SiteError: a study at another site. StudyError: a study without
+            live latents or vocabulary.
+    """
+    settings = settings or Settings()
+    asked = read_prompts(prompts, study)
+    if not len(study.vocabulary):
+        raise StudyError(
+            "audit names what models rely on; this study has no vocabulary. Build it with vocabulary=..."
+        )
+    groups = named_families(study)
+    if not groups:
+        raise StudyError(
+            "No latent of this study has an example: its dictionary never fires on these pictures."
+        )
+    texts = list(background) if background is not None else default_background(asked, study)
+    meant = prompt_embeddings(study, asked)
+    share, aligned = expected_share(
+        family_means(study, [group.latents for group in groups]),
+        meant,
+        study.vocabulary_embeddings,
+        study.empty_embedding,
+    )
+    reliance = Reliance(study, asked, study.model.encode_text(texts), [group.latents for group in groups])
+    finding_half, measuring_half = reliance.halves(meant)
+    with tqdm(total=2 * len(groups), desc="audit", unit="family", disable=not progress) as bar:
+        own, _ = reliance.on_own_pictures(finding_half)
+        lifts = reliance.where_it_stands_out(finding_half, bar)
+        suspects = suspicions(share, own, lifts, settings)
+        witness = Witness(reliance, measuring_half, share >= settings.expected)
+        bar.total = len(groups) + len(suspects)
+        kept: dict[tuple[int, int], Evidence] = {}
+        for family, prompt, on_own in suspects:
+            bar.update()
+            if (family, prompt) in kept:
+                continue
+            evidence = witness.gather(family, prompt, on_own, where=False)
+            if evidence is not None and holds(evidence, settings):
+                kept[family, prompt] = evidence
+    findings = [
+        _finding(
+            witness,
+            groups[family],
+            asked[prompt].text,
+            evidence,
+            float(aligned[family, prompt]),
+            family,
+            settings,
+        )
+        for (family, prompt), evidence in kept.items()
+    ]
+    findings.sort(key=lambda f: (-f.causal_effect.value, f.prompt, f.latents))
+    about = {
+        "model": study.manifest["model"],
+        "evaluator": study.manifest["evaluator"],
+        "site": str(study.site),
+        "dictionary": study.dictionary.hash,
+        "pictures": len(study.images),
+        "pictures_finding": len(finding_half.rows),
+        "pictures_measuring": len(measuring_half.rows),
+        "prompts_audited": len(asked),
+        "families": len(groups),
+        "settings": asdict(settings),
+    }
+    return Findings(findings, study, about)
+
+
+def default_background(prompts: Sequence[Prompt], study: Study) -> list[str]:
+    """The prompts themselves when they are many enough for a mean, else the vocabulary's words."""
+    return [prompt.text for prompt in prompts] if len(prompts) >= 20 else list(study.vocabulary.words)
+
+
+def named_families(study: Study) -> list[Family]:
+    """The study's families, those with the same best word joined; a family no word fits keeps None.
+
+    A name given by the analyst to a family's strongest latent wins over the vocabulary.
+    """
+    parts = families(study)
+    if not parts:
+        return []
+    aligned = alignment(family_means(study, parts), study.vocabulary_embeddings, study.empty_embedding)
+    best, word = aligned.max(1)
+    fits = study.labels.aligned.tolist()
+    joined: dict[object, Family] = {}
+    for number, part in enumerate(parts):
+        label: str | None = study.vocabulary.words[int(word[number])]
+        group = study.vocabulary.groups[int(word[number])]
+        given = study.names.get(part[0])
+        if given is not None:
+            label = given
+        elif best[number] <= 0 or not any(fits[latent] for latent in part):
+            label = group = None
+        key: object = ("word", label) if label is not None else ("nameless", number)
+        if key in joined:
+            joined[key].latents.extend(part)
+        else:
+            joined[key] = Family(list(part), label, group)
+    strength = study.examples.values.float().sum(1)
+    for family in joined.values():
+        family.latents.sort(key=lambda latent: (-float(strength[latent]), latent))
+    return list(joined.values())
+
+
+def suspicions(share: Tensor, own: Tensor, lifts: Tensor, settings: Settings) -> list[tuple[int, int, bool]]:
+    """(family, prompt, on the prompt's own pictures) worth measuring, own pictures first.
+
+    Args:
+        share: (families, prompts) of `expected_share`. own, lifts: (families, prompts) raw cosine.
+    """
+    unexpected = share < settings.expected
+    on_own = torch.nonzero(unexpected & (own >= settings.least_reliance)).tolist()
+    elsewhere = torch.nonzero(unexpected & (lifts >= settings.least_lift)).tolist()
+    return [(f, p, True) for f, p in on_own] + [(f, p, False) for f, p in elsewhere]
+
+
+def holds(evidence: Evidence, settings: Settings) -> bool:
+    """Whether the measuring half confirms a suspicion."""
+    if not evidence.causal_effect.low >= settings.least_effect:
+        return False
+    if evidence.on_own:
+        return evidence.presence >= settings.least_presence
+    return evidence.separation >= settings.least_separation
+
+
+def confidence(evidence: Evidence, settings: Settings) -> float:
+    """Probability that the causal effect exceeds `least_effect`, from its sampling distribution."""
+    effect = evidence.causal_effect
+    error = (effect.high - effect.low) / (2 * 1.96)
+    if not math.isfinite(error):
+        return 0.5
+    return 0.5 * (1 + math.erf((effect.value - settings.least_effect) / max(error, 1e-9) / math.sqrt(2)))
+
+
+def _finding(
+    witness: Witness,
+    group: Family,
+    prompt: str,
+    evidence: Evidence,
+    aligned: float,
+    family: int,
+    settings: Settings,
+) -> Finding:
+    numbers = asdict(evidence)
+    numbers["focus"] = witness.focus(family)
+    evidence = Evidence(**{**evidence.__dict__, "focus": numbers["focus"]})
+    kind, probability = kind_of(evidence, prompt, group.label, group.group)
+    study = witness.reliance.study
+    rows = study.examples.of(group.latents[0])[:12]
+    pictures = evidence.pictures[
+        witness.strength(family)[evidence.pictures].argsort(descending=True, stable=True)
+    ]
+    told = {
+        "concerns": "the prompt's own pictures" if evidence.on_own else "other pictures that show it",
+        "pictures": len(evidence.pictures),
+        "presence": evidence.presence,
+        "presence_elsewhere": evidence.presence_elsewhere,
+        "together": evidence.together,
+        "elsewhere": asdict(evidence.elsewhere),
+        "standing": evidence.standing,
+        "separation": evidence.separation,
+        "focus": evidence.focus,
+        "group": group.group,
+        "prompt_examples": [study.images.ids[int(row)] for row in witness.half.rows[pictures[:12].numpy()]],
+    }
+    return Finding(
+        prompt=prompt,
+        latents=tuple(group.latents),
+        label=group.label,
+        kind=kind,
+        kind_probability=probability,
+        reliance=evidence.reliance,
+        causal_effect=evidence.causal_effect,
+        share=evidence.share,
+        alignment=aligned,
+        clarity=evidence.clarity,
+        confidence=confidence(evidence, settings),
+        examples=tuple(study.images.ids[row] for row in rows),
+        evidence={key: _finite(value) for key, value in told.items()},
+    )
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN and no infinity: what was not measured is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,216 @@
+"""Evidence for one suspected reliance, each a number with an interval, measured on pictures that did not raise it.
+
+Owns the measurements: causal effect of the family, its presence on the prompt's pictures, whether what the prompt
+should rest on is there as well, what happens on other pictures, where in the picture the family sits. Ignores how
+suspects are chosen and what they are called. Start at `gather`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipattr.discovery.findings import Interval
+from clipattr.discovery.reliance import Half, Reliance
+from clipattr.meaning import clarity
+from clipattr.sites import activations
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+FEW = 5  # pictures below which nothing is said
+STEPS = 3  # windows across and down, each half the picture's side, when asking where a family sits
+OCCLUDED = 6  # pictures occluded for one family
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured for one prompt and family.
+
+    Attributes:
+        on_own: the suspicion is about the prompt's own pictures; else about pictures that show the family alone.
+        pictures: numbers of the measured pictures in the measuring half.
+        reliance: mean single-latent exact ablation summed over the family, raw cosine of the prompt's contrast.
+        causal_effect: fall of the contrast when the whole family is ablated at once, raw cosine.
+        presence: share of the prompt's own pictures on which the family is active, 0 to 1.
+        together: share of the measured pictures that also show what the prompt should rest on, 0 to 1; NaN when
+            nothing the prompt should rest on is known.
+        elsewhere: the same causal effect on pictures that show the family but are not the prompt's.
+        standing: mean contrast on those pictures over the mean contrast on the prompt's own pictures. Near 1: the
+            family alone passes for the prompt.
+        separation: how well the family's strength tells such pictures' contrast apart, as an area under the ROC curve.
+        share: of the positive evidence on the measured pictures, 0 to 1.
+        clarity: mean pairwise cosine of the family's strongest pictures by the evaluator.
+        focus: largest share of the family's strength that goes when one quarter of the picture is covered, 0 to 1;
+            NaN if not measured.
+        presence_elsewhere: share of other pictures on which the family is active.
+    """
+
+    on_own: bool
+    pictures: Tensor
+    reliance: Interval
+    causal_effect: Interval
+    presence: float
+    presence_elsewhere: float
+    together: float
+    elsewhere: Interval
+    standing: float
+    separation: float
+    share: float
+    clarity: float
+    focus: float
+
+
+def interval(values: Tensor) -> Interval:
+    """Mean of independent pictures (n,) with its 95 % normal interval; infinitely wide for fewer than two."""
+    if len(values) < 2:
+        value = float(values.mean()) if len(values) else 0.0
+        return Interval(value, -math.inf, math.inf)
+    mean, half = values.double().mean().item(), 1.96 * values.double().std().item() / len(values) ** 0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half; 0.5 when one class is empty."""
+    from scipy.stats import rankdata
+
+    n, m = int(positive.sum()), int((~positive).sum())
+    if n == 0 or m == 0:
+        return 0.5
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+class Witness:
+    """Measures families against prompts on one half of a study; what several findings need is computed once."""
+
+    def __init__(self, reliance: Reliance, half: Half, expected: Tensor) -> None:
+        """`expected` is (families, prompts) bool: families the prompt should rest on."""
+        self.reliance, self.half, self.expected = reliance, half, expected
+        acts = torch.from_numpy(np.asarray(reliance.study.activations[half.rows], dtype=np.float32))
+        self.contrast = reliance.tail.values(acts)  # (pictures, prompts)
+        self._focus: dict[int, float] = {}
+
+    def strength(self, family: int) -> Tensor:
+        """(pictures,) summed codes of a family."""
+        return torch.from_numpy(self.half.strength[:, [family]].toarray()[:, 0])
+
+    def causal(self, numbers: Tensor, family: int, prompt: int) -> Tensor:
+        """(pictures,) exact fall of the prompt's contrast when the whole family is ablated."""
+        reliance = self.reliance
+        codes = reliance.study.codes.rows(torch.from_numpy(self.half.rows[numbers.numpy()])).to_fixed()
+        tail = reliance.tail.aimed_at(reliance.columns[:, [prompt]])
+        return tail.exact_group(reliance.acts(self.half, numbers), codes, [reliance.families[family]])[
+            :, 0, 0
+        ]
+
+    def single(self, numbers: Tensor, family: int, prompt: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(pictures,) each: summed single-latent effects of the family, its positive part, all positive evidence."""
+        which, effect = self.reliance.effects(self.half, numbers, [prompt])
+        effect = effect[..., 0]
+        inside = which == family
+        positive = effect.clamp_min(0)
+        return (effect * inside).sum(1), (positive * inside).sum(1), positive.sum(1)
+
+    def expected_evidence(self, numbers: Tensor, prompt: int) -> Tensor:
+        """(pictures,) summed effects of the families that the prompt should rest on."""
+        which, effect = self.reliance.effects(self.half, numbers, [prompt])
+        known = torch.cat(
+            [self.expected[:, prompt], torch.tensor([False])]
+        )  # the last stands for "no family"
+        return (effect[..., 0] * known[which]).sum(1)
+
+    def focus(self, family: int) -> float:
+        """Largest share of the family's strength that goes when a window of a quarter of the picture is covered.
+
+        Near 1 for a thing at one place, near a quarter for a texture that is everywhere.
+        """
+        if family not in self._focus:
+            self._focus[family] = self._measure_focus(family)
+        return self._focus[family]
+
+    def _measure_focus(self, family: int) -> float:
+        study: Study = self.reliance.study
+        numbers = self.reliance.where_strong(self.half, family, OCCLUDED)
+        if not len(numbers):
+            return math.nan
+        pictures = [study.images[int(row)].load() for row in self.half.rows[numbers.numpy()]]
+        covered = [version for picture in pictures for version in occlusions(picture)]
+        pixels = torch.stack([study.model.prepare(version) for version in covered])
+        acts = torch.cat([activations(study.model, some, study.site) for some in pixels.split(128)])
+        codes = study.dictionary.encode(acts.float()).to_fixed()
+        inside = torch.isin(codes.indices.long(), torch.as_tensor(self.reliance.families[family]))
+        left = (codes.values * inside).sum(1).view(len(pictures), -1)  # first column: nothing covered
+        lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
+        return float(lost.amax(1).mean())
+
+    def gather(self, family: int, prompt: int, on_own: bool, where: bool = True) -> Evidence | None:
+        """All evidence for one suspicion; None when too few pictures speak of it."""
+        strength, own = self.strength(family), self.half.own[prompt]
+        is_own = torch.zeros(len(strength), dtype=torch.bool)
+        is_own[own] = True
+        active = strength > 0
+        shown = self.reliance.where_strong(self.half, family, 200)
+        others = shown[~is_own[shown]]
+        pictures = own[active[own]] if on_own else others
+        if len(pictures) < FEW:
+            return None
+        single, family_positive, all_positive = self.single(pictures, family, prompt)
+        contrast = self.contrast[:, prompt]
+        own_level = contrast[own].mean().item() if len(own) else math.nan
+        together = math.nan
+        if self.expected[:, prompt].any() and len(own) >= FEW:
+            usual = self.expected_evidence(own, prompt).quantile(0.75)
+            if usual > 0:
+                together = float((self.expected_evidence(pictures, prompt) > 0.4 * usual).float().mean())
+        not_own = ~is_own
+        strongly = torch.zeros_like(is_own)
+        strongly[others] = True
+        return Evidence(
+            on_own=on_own,
+            pictures=pictures,
+            reliance=interval(single),
+            causal_effect=interval(self.causal(pictures, family, prompt)),
+            presence=float(active[own].float().mean()) if len(own) else 0.0,
+            presence_elsewhere=float(active[not_own].float().mean()) if not_own.any() else 0.0,
+            together=together,
+            elsewhere=interval(self.causal(others, family, prompt))
+            if len(others)
+            else interval(torch.zeros(0)),
+            standing=float(contrast[others].mean() / own_level)
+            if len(others) and own_level > 0
+            else math.nan,
+            separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
+            share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
+            clarity=self._clarity(shown[:20]),
+            focus=self.focus(family) if where else math.nan,
+        )
+
+    def _clarity(self, numbers: Tensor) -> float:
+        if len(numbers) < 2:
+            return math.nan
+        rows = self.half.rows[numbers.numpy()]
+        embeddings = torch.from_numpy(
+            np.asarray(self.reliance.study.evaluator_embeddings[rows], dtype=np.float32)
+        )
+        return float(clarity(embeddings.sum(0, keepdim=True), torch.tensor([len(numbers)]))[0])
+
+
+def occlusions(picture: Image.Image) -> list[Image.Image]:
+    """The picture, and copies with one window (half as wide and high, overlapping) filled with the mean colour."""
+    pixels = np.asarray(picture.convert("RGB"))
+    mean = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
+    high, wide = pixels.shape[:2]
+    versions: list[Any] = [pixels]
+    for row in range(STEPS):
+        for column in range(STEPS):
+            top, left = round(row * high / (STEPS + 1)), round(column * wide / (STEPS + 1))
+            covered = pixels.copy()
+            covered[top : top + -(-high // 2), left : left + -(-wide // 2)] = mean
+            versions.append(covered)
+    return [Image.fromarray(version) for version in versions]

@@ -1,0 +1,81 @@
+"""Names the kind of an unexpected reliance from its evidence.
+
+Each kind has a degree in [0, 1], made of the evidence that speaks for it; the probabilities are the degrees' shares,
+with a fixed share for "unknown" so that weak evidence does not become a confident name. Rules, not a fit: every number
+that decides is in the finding's evidence. Start at `kind_of`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from clipattr.discovery.evidence import Evidence
+
+DOUBT = 0.25  # the weight of "unknown"
+MARKS, WRITING, PLACES = (
+    {"mark", "marks", "watermark"},
+    {"writing", "text"},
+    {"place", "places", "background"},
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of a text."""
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def is_constituent(label: str, prompt: str) -> bool:
+    """Whether `label` is a part of the compound `prompt`: "dog" of "hot dog", "butter" of "butterfly".
+
+    A closed compound needs a part of at least three letters at its start or end, so that "car" is not found in
+    "oscar" by its middle; "art" in "heart" remains possible and is one reason for a probability below one.
+    """
+    part, whole = words_of(label), words_of(prompt)
+    if not part or part == whole or len(whole) < len(part):
+        return False
+    if len(whole) > 1:
+        return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+    word = whole[0]
+    return len(part) == 1 and len(part[0]) >= 3 and (word.startswith(part[0]) or word.endswith(part[0]))
+
+
+def degrees(evidence: Evidence, prompt: str, label: str | None, group: str | None) -> dict[str, float]:
+    """How much speaks for each kind, 0 to 1."""
+    family_group = (group or "").casefold()
+    together = 0.5 if math.isnan(evidence.together) else evidence.together
+    diffuse = 0.5 if math.isnan(evidence.focus) else 1 - _ramp(evidence.focus, 0.4, 0.7)
+    if family_group in PLACES:
+        diffuse = max(diffuse, 0.9)
+    elif family_group:
+        diffuse = min(diffuse, 0.4)
+    part = label is not None and is_constituent(label, prompt)
+    mark, writing = family_group in MARKS, family_group in WRITING
+    thing = 0.0 if mark or writing else 1.0
+    beside = evidence.on_own * thing * together
+    # A second sense passes for the prompt without what the prompt should rest on.
+    alone = thing * (1 - together) if evidence.on_own else thing * _ramp(evidence.standing, 0.2, 0.6)
+    return {
+        "compound": 1.0 if part else 0.0,
+        "watermark": 1.0 if mark else 0.0,
+        "typography": 1.0 if writing else 0.0,
+        "polysemy": 0.0 if part else alone * (1 - diffuse if evidence.on_own else 0.5),
+        "context": 0.0 if part else beside * diffuse,
+        "companion": 0.0 if part else beside * (1 - diffuse),
+    }
+
+
+def kind_of(evidence: Evidence, prompt: str, label: str | None, group: str | None) -> tuple[str, float]:
+    """The likeliest kind and its probability; "unknown" when no word fits the family or nothing speaks for a kind."""
+    found = degrees(evidence, prompt, label, group)
+    if label is None:
+        found = {kind: degree * 0.3 for kind, degree in found.items()}
+    found["unknown"] = DOUBT
+    kind = max(found, key=lambda name: found[name])
+    return kind, found[kind] / sum(found.values())
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    if math.isnan(value):
+        return 0.5
+    return min(1.0, max(0.0, (value - low) / (high - low)))

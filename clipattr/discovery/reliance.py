@@ -1,0 +1,188 @@
+"""How much prompts rely on families of latents, over the pictures of a study.
+
+Owns which pictures are a prompt's and which half finds or measures; sums exact ablations from the closed-form tail.
+Ignores meaning. Start at `Reliance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.attribution import ClosedFormTail
+from clipattr.discovery.expectations import Prompt, most_like
+from clipattr.errors import SiteError
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+BATCH = 512  # pictures a step
+OWN = 100  # pictures chosen by the evaluator for a prompt without labels
+STRONG = 0.5  # of the 99th percentile of a family's strength: a picture that clearly shows it
+STRONGEST = 64  # pictures looked at for a family
+
+
+@dataclass(frozen=True)
+class Half:
+    """The pictures of one half of the study: those that find, or those that measure.
+
+    Attributes:
+        rows: (pictures,) rows in the study's arrays.
+        strength: (pictures, families) summed codes, scipy CSR.
+        own: for each prompt, numbers of the pictures that show it.
+    """
+
+    rows: np.ndarray
+    strength: Any
+    own: list[Tensor]
+
+
+class Reliance:
+    """Exact reliances of prompts on families, for one study.
+
+    The target of each prompt is its contrast against the mean over `background`, so that a latent which lifts every
+    prompt alike counts for none.
+
+    Args:
+        study: with codes at `image.-1.cls`.
+        prompts: texts.
+        background: (n, embed) unit-length text embeddings of the audited model.
+        families: groups of latents, no latent in two.
+
+    Raises:
+        SiteError: the study's site or model has no closed-form tail.
+    """
+
+    def __init__(
+        self, study: Study, prompts: Sequence[Prompt], background: Tensor, families: Sequence[Sequence[int]]
+    ) -> None:
+        self.study, self.prompts, self.families = study, list(prompts), [list(f) for f in families]
+        if str(study.site) != "image.-1.cls":
+            raise SiteError(
+                f"audit needs codes at image.-1.cls; this study was built at {study.site}. Build one there."
+            )
+        text = study.model.encode_text([prompt.text for prompt in prompts])
+        self.columns = (text - background.mean(0)).T.float()  # (embed, prompts)
+        self.tail = ClosedFormTail(study.model, study.dictionary, self.columns)
+        self.family_of = torch.full((study.dictionary.n_latents,), -1, dtype=torch.long)
+        for number, family in enumerate(self.families):
+            self.family_of[torch.as_tensor(family)] = number
+
+    def halves(self, prompt_text: Tensor) -> tuple[Half, Half]:
+        """The half that finds and the half that measures: the study's own split, or every other picture.
+
+        Args:
+            prompt_text: (prompts, embed), the evaluator's; chooses a prompt's pictures where there are no labels.
+        """
+        finding, measuring = self.study.rows, self.study.holdout_rows
+        if len(measuring) < max(50, len(finding) // 20):
+            everything = np.arange(len(self.study.images))
+            finding, measuring = everything[::2], everything[1::2]
+        return self._half(finding, prompt_text), self._half(measuring, prompt_text)
+
+    def _half(self, rows: np.ndarray, prompt_text: Tensor) -> Half:
+        return Half(rows, self._strength(rows), self._own(rows, prompt_text))
+
+    def _strength(self, rows: np.ndarray) -> Any:
+        from scipy.sparse import csr_array, vstack
+
+        parts = []
+        for some in np.array_split(rows, max(1, -(-len(rows) // 4096))):
+            codes = self.study.codes.rows(torch.from_numpy(some)).to_csr()
+            family = self.family_of[codes.indices.long()]
+            inside = family >= 0
+            at = codes.row_of_entries()[inside].numpy()
+            values = codes.values[inside].float().numpy()
+            shape = (len(some), len(self.families))
+            parts.append(csr_array((values, (at, family[inside].numpy())), shape=shape))
+        return vstack(parts).tocsr()
+
+    def _own(self, rows: np.ndarray, prompt_text: Tensor) -> list[Tensor]:
+        labels = self.study.images.columns["label"]
+        by_label: dict[str, list[int]] = {}
+        for number, row in enumerate(rows.tolist()):
+            if labels[row]:
+                by_label.setdefault(labels[row].casefold(), []).append(number)
+        missing = [i for i, prompt in enumerate(self.prompts) if prompt.text.casefold() not in by_label]
+        chosen: dict[int, Tensor] = {}
+        if missing:
+            pictures = torch.from_numpy(np.asarray(self.study.evaluator_embeddings[rows], dtype=np.float32))
+            found = most_like(pictures, prompt_text, OWN)
+            chosen = {i: found[i] for i in missing}
+        return [
+            chosen[i] if i in chosen else torch.tensor(by_label[prompt.text.casefold()])
+            for i, prompt in enumerate(self.prompts)
+        ]
+
+    def acts(self, half: Half, numbers: Tensor) -> Tensor:
+        """Activations of some pictures of a half, (pictures, width) float32."""
+        return torch.from_numpy(
+            np.asarray(self.study.activations[half.rows[numbers.numpy()]], dtype=np.float32)
+        )
+
+    def effects(
+        self, half: Half, numbers: Tensor, prompts: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Exact single-latent ablations of some pictures.
+
+        Returns:
+            family: (pictures, k) number of each active latent's family, −1 where it has none or the place is empty.
+            effect: (pictures, k, prompts) raw cosine, positive where the latent lifts the prompt's contrast.
+        """
+        tail = self.tail if prompts is None else self.tail.aimed_at(self.columns[:, list(prompts)])
+        codes = self.study.codes.rows(torch.from_numpy(half.rows[numbers.numpy()])).to_fixed()
+        family = torch.where(codes.values != 0, self.family_of[codes.indices.long()], -1)
+        return family, tail.exact(self.acts(half, numbers), codes)
+
+    def on_own_pictures(self, half: Half) -> tuple[Tensor, Tensor]:
+        """Mean reliance of each prompt on each family over the prompt's own pictures.
+
+        Returns:
+            (families, prompts) summed single-latent exact ablation, raw cosine; and the same with every latent's
+            negative part left out, for shares. Zero for a prompt without pictures.
+        """
+        total = torch.zeros(len(self.families) + 1, len(self.prompts))
+        positive = torch.zeros_like(total)
+        for number, own in enumerate(half.own):
+            for some in own.split(BATCH):
+                if not len(some):
+                    continue
+                family, effect = self.effects(half, some, [number])
+                flat, values = family.flatten(), effect.flatten().float()
+                total[:, number].index_add_(0, flat % len(total), values / len(own))
+                positive[:, number].index_add_(0, flat % len(total), values.clamp_min(0) / len(own))
+        return total[:-1], positive[:-1]
+
+    def where_strong(self, half: Half, family: int, n: int = STRONGEST) -> Tensor:
+        """Numbers of the pictures that clearly show a family, strongest first."""
+        column = half.strength[:, [family]].toarray()[:, 0]
+        active = np.flatnonzero(column)
+        if not len(active):
+            return torch.empty(0, dtype=torch.long)
+        # By the strong end of its own activations: a family that fires faintly everywhere shows in few pictures.
+        bound = STRONG * np.quantile(column[active], 0.99)
+        strong = active[column[active] >= bound]
+        return torch.from_numpy(strong[np.argsort(-column[strong], kind="stable")][:n].copy())
+
+    def where_it_stands_out(self, half: Half, progress: Any = None) -> Tensor:
+        """Mean reliance of every prompt on each family over the pictures that clearly show the family.
+
+        Returns:
+            (families, prompts) summed single-latent exact ablation, raw cosine. High for a prompt that the family
+            lifts wherever it appears, whether or not the picture shows the prompt.
+        """
+        result = torch.zeros(len(self.families), len(self.prompts))
+        for number in range(len(self.families)):
+            strong = self.where_strong(half, number)
+            if len(strong):
+                family, effect = self.effects(half, strong)
+                inside = (family == number)[..., None]
+                result[number] = (effect * inside).sum((0, 1)).float() / len(strong)
+            if progress is not None:
+                progress.update()
+        return result
