@@ -3,9 +3,10 @@
     python benchmarks/attribution.py [--quick]
 
 Times, on one machine in one run and interleaved, bare `encode_image` and everything from pixels to attributions:
-encode, capture, sparse codes, attribution of every active latent for every prompt. ViT-B/32 and ViT-L/14 shapes with random
-weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32. Beside it captum's layer gradient × activation and one
-backward per prompt through the dictionary. Ratios are medians over rounds; machine load cancels as far as it is even.
+encode, capture, sparse codes, attribution of every active latent for every prompt. ViT-B/32 and ViT-L/14 shapes with
+random weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32. Beside it captum's layer gradient × activation,
+and one backward per prompt through the dictionary. Ratios are medians over rounds; machine load cancels as far as it
+is even. Run it on a machine that does nothing else.
 """
 
 import argparse

@@ -3,7 +3,11 @@
 Owns targets, the closed-form tail, methods, results, interventions and faithfulness. Start at `attribute`.
 """
 
-from clipattr.attribution.attribute import attribute, explain_splice, mean_codes, splices
+from clipattr.attribution.attribute import attribute, explain_splice, mean_codes, read_site, splices
+from clipattr.attribution.faithfulness import Faithfulness, faithfulness
+from clipattr.attribution.heatmaps import attribution_map, code_map, firing_map, occlusion_map, overlay
+from clipattr.attribution.interactions import group_effects, pairwise
+from clipattr.attribution.interventions import ablate, intervene, scale, set_to, transplant
 from clipattr.attribution.methods import METHODS, Method, register_method
 from clipattr.attribution.paths import integrate, shapley_values
 from clipattr.attribution.result import Attribution
@@ -27,6 +31,7 @@ __all__ = [
     "Attribution",
     "ClosedFormTail",
     "Contrast",
+    "Faithfulness",
     "FunctionTarget",
     "ImageSimilarity",
     "LogOdds",
@@ -37,12 +42,26 @@ __all__ = [
     "Target",
     "VocabularyContrast",
     "ZeroShot",
+    "ablate",
     "as_target",
     "attribute",
+    "attribution_map",
+    "code_map",
     "explain_splice",
+    "faithfulness",
+    "firing_map",
+    "group_effects",
     "integrate",
+    "intervene",
     "mean_codes",
+    "occlusion_map",
+    "overlay",
+    "pairwise",
+    "read_site",
     "register_method",
+    "scale",
+    "set_to",
     "shapley_values",
     "splices",
+    "transplant",
 ]

@@ -6,21 +6,20 @@ maths is in `splice.py` and the methods. Knows a study only by its attributes (`
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clipattr.attribution import paths as _paths  # registers its methods
 from clipattr.attribution.methods import Method, find_method
+from clipattr.attribution.pixels import count, pixel_batches
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
-from clipattr.errors import DataError, DictionaryError
+from clipattr.errors import DictionaryError
 from clipattr.models import Model, load_model
 from clipattr.sites import Site, activations
 
@@ -120,6 +119,7 @@ def explain_splice(
         model_hash=splice.model.weights_hash,
         dictionary_hash=getattr(splice.dictionary, "hash", None),
         units=splice.target.units,
+        route="closed form" if splice.tail is not None else "autograd from the site onward",
         align=align,
     )
 
@@ -168,16 +168,21 @@ def splices(
     if closed and model.tail_is_closed_form and isinstance(wanted, LinearTarget) and count(images) >= _MANY:
         weights, constants = wanted.linear(model)
         tail = ClosedFormTail(model, dictionary, weights, constants=constants)
-    done = 0
-    for names, pixels in pixel_batches(model, images, batch):
+    rows = _rows_per_picture(site, model)
+    if reference is not None and len(reference) not in (1, rows, rows * count(images)):
+        raise DictionaryError(
+            f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
+            f"{rows * count(images)} for one baseline per picture are needed."
+        )
+    for names, places, pixels in pixel_batches(model, images, batch):
         acts, context = read_site(model, pixels, site)
         own = reference
-        if reference is not None and len(reference) not in (1, _rows_per_picture(site, model)):
-            rows = _rows_per_picture(site, model)
-            own = reference.rows(slice(done * rows, (done + len(names)) * rows))
+        if reference is not None and len(reference) > rows:
+            own = SparseCodes.cat(
+                [reference.rows(slice(place * rows, (place + 1) * rows)) for place in places]
+            )
         elif reference is not None and len(reference) > 1:
             own = SparseCodes.cat([reference] * len(names))
-        done += len(names)
         yield names, Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
 
 
@@ -236,80 +241,28 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
             "a baseline is None (code 0), a picture, or SparseCodes such as mean_codes(study.codes); got "
             f"{type(baseline).__name__}."
         )
-    batches = list(pixel_batches(model, baseline, 64))
-    acts = torch.cat([read_site(model, pixels, site)[0] for _, pixels in batches])
+    acts = torch.cat(
+        [read_site(model, pixels, site)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
+    )
     return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 
 
-def count(images: Any) -> int:
-    """How many pictures were passed."""
-    if isinstance(images, Tensor):
-        return len(images) if images.ndim == 4 else 1
-    if isinstance(images, np.ndarray | str | Path) or not hasattr(images, "__len__"):
-        return 1
-    return len(images)
-
-
-def pixel_batches(model: Any, images: Any, batch: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Pictures in any form as names and prepared pixels (b, 3, H, W), `batch` at a time.
-
-    Raises:
-        DataError: no pictures, pixels of the wrong shape, or NaN in them.
-    """
-    if isinstance(images, Tensor):
-        pixels = images if images.ndim == 4 else images[None]
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise DataError(f"prepared pixels have shape (batch, 3, H, W); got {tuple(images.shape)}.")
-        finite = torch.isfinite(pixels.flatten(1)).all(1)
-        if not finite.all():
-            bad = (~finite).nonzero().flatten().tolist()
-            raise DataError(
-                f"pixels of picture {bad[0]} hold NaN or infinity ({len(bad)} such pictures). Leave them out."
-            )
-        for start in range(0, len(pixels), batch):
-            part = pixels[start : start + batch]
-            yield (
-                [f"picture {start + number}" for number in range(len(part))],
-                part.to(model.device, model.dtype),
-            )
-        if not len(pixels):
-            raise DataError("got an empty batch of pixels. Pass at least one picture.")
-        return
-    if hasattr(images, "batches"):
-        for places, per_model in images.batches(model, batch):
-            yield [images[int(place)].id for place in places], per_model[0].to(model.device, model.dtype)
-        return
-    if not isinstance(images, list | tuple):
-        images = [images]
-    if not images:
-        raise DataError("got an empty list of pictures. Pass at least one.")
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        names = [
-            getattr(item, "id", None) or _name(item, start + number) for number, item in enumerate(chunk)
-        ]
-        prepared = [
-            item
-            if isinstance(item, Tensor)
-            else model.prepare(item.load() if hasattr(item, "thumbnail") and hasattr(item, "id") else item)
-            for item in chunk
-        ]
-        for _, pixels in pixel_batches(model, torch.stack(prepared), batch):
-            yield names, pixels
-
-
-def _name(item: Any, number: int) -> str:
-    return Path(item).name if isinstance(item, str | Path) else f"picture {number}"
-
-
 def labels_of(source: Any) -> Sequence[str] | None:
-    """One label per latent of a study, "" where it has none; None without a study."""
+    """What to call every latent of a study: the analyst's name, else the label if it is aligned, else "".
+
+    None without a study.
+    """
     table = getattr(source, "latents", None)
     if table is None or "label" not in table:
         return None
-    column = "name" if "name" in table else "label"
-    named = table[column].where(table[column].astype(bool) & table[column].notna(), table["label"])
-    return ["" if label is None or label != label else str(label) for label in named]
+    fits = table["aligned"].tolist() if "aligned" in table else [True] * len(table)
+    labels = [
+        label if fit and isinstance(label, str) else ""
+        for label, fit in zip(table["label"], fits, strict=True)
+    ]
+    for latent, name in (getattr(source, "names", None) or {}).items():
+        labels[latent] = name
+    return labels
 
 
 def align_with(source: Any, target: Target) -> Callable[[Sequence[int], int], Tensor] | None:

@@ -47,6 +47,7 @@ class Attribution:
         labels: label of every latent that occurs, where a study knew it.
         model_hash, dictionary_hash: what made it.
         units: the unit of each target's `y`.
+        route: "closed form", or "autograd from the site onward" where the tail behind the site is another.
     """
 
     codes: SparseCodes
@@ -69,6 +70,7 @@ class Attribution:
     model_hash: str | None = None
     dictionary_hash: str | None = None
     units: list[str] = field(default_factory=list)
+    route: str = ""
     align: Callable[[Sequence[int], int], Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -334,6 +336,7 @@ class Attribution:
 _PLAIN = (
     "unit", "names", "method", "site", "adds_up", "pictures", "tokens", "grid", "model_hash", "dictionary_hash",
     "units",
+    "route",
 )  # fmt: skip
 _TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
 

@@ -297,7 +297,7 @@ class Splice:
         for picture in range(self.batch):
             moving = self.changes[picture].nonzero()[:, 0]
             amounts = self.amounts[picture].repeat(len(moving), 1)
-            amounts[torch.arange(len(moving)), moving] = self.reference[picture, moving]
+            amounts[torch.arange(len(moving), device=moving.device), moving] = self.reference[picture, moving]
             if len(moving):
                 after = self.only(picture).states(amounts[None])[0]
                 result[picture, moving] = self.y[picture] - after

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.attribution.pixels import picture_in
 from clipattr.attribution.prompts import Prompts, embed_prompts, prompt_names
 from clipattr.errors import TargetError
 
@@ -21,6 +22,8 @@ class Target(ABC):
 
     names: list[str]
     unit: str = "cosine"
+    templates: tuple[str, ...] = ("{}",)
+    _memo: tuple[Any, dict[str, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,6 +46,21 @@ class Target(ABC):
     def is_linear(self) -> bool:
         """True where `y = <e, w> + c` holds exactly, so that closed forms apply."""
         return isinstance(self, LinearTarget)
+
+    def _once(self, part: str, model: Any, make: Callable[[], Tensor]) -> Tensor:
+        """What a model makes of a part of the target, made once: batches and backward passes ask again and again."""
+        if self._memo is None or self._memo[0] is not model:
+            self._memo = (model, {})
+        held = self._memo[1]
+        if part not in held:
+            held[part] = make()
+        return held[part]
+
+    def _embedded(self, part: str, prompts: Prompts, model: Any) -> Tensor:
+        return self._once(part, model, lambda: embed_prompts(prompts, model, self.templates))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_memo"}
 
     @abstractmethod
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
@@ -98,7 +116,7 @@ class Similarity(LinearTarget):
         return _written(self.prompts, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        return _no_constants(embed_prompts(self.prompts, model, self.templates).T)
+        return _no_constants(self._embedded("prompts", self.prompts, model).T)
 
 
 class Contrast(LinearTarget):
@@ -132,8 +150,8 @@ class Contrast(LinearTarget):
         return _written(self.a, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        a = embed_prompts(self.a, model, self.templates)
-        b = embed_prompts(self.b, model, self.templates)
+        a = self._embedded("a", self.a, model)
+        b = self._embedded("b", self.b, model)
         weights = (a - b).T
         same = (weights.norm(dim=0) < 1e-6).nonzero().flatten().tolist()
         if same:
@@ -165,9 +183,9 @@ class VocabularyContrast(LinearTarget):
         return _written(self.prompts, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        text = embed_prompts(self.prompts, model, self.templates)
+        text = self._embedded("prompts", self.prompts, model)
         embed = getattr(self.vocabulary, "embed", None)
-        words = embed(model) if embed else embed_prompts(self.vocabulary, model, self.templates)
+        words = embed(model) if embed else self._embedded("vocabulary", self.vocabulary, model)
         return _no_constants((text - words.to(text).mean(0)).T)
 
 
@@ -193,7 +211,7 @@ class ZeroShot(LinearTarget):
         return _written(self.classes, len(self))
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        text = embed_prompts(self.classes, model, self.templates)
+        text = self._embedded("classes", self.classes, model)
         return _no_constants(model.logit_scale * (text - text.mean(0)).T)
 
 
@@ -255,14 +273,14 @@ class ImageSimilarity(LinearTarget):
         self.pictures = pictures
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        return _no_constants(self._once("pictures", model, lambda: self._encoded(model)).T)
+
+    def _encoded(self, model: Any) -> Tensor:
         if isinstance(self.pictures, Tensor):
-            return _no_constants(embed_prompts(self.pictures, model).T)
-        prepared = [
-            model.prepare(picture.load() if hasattr(picture, "load") and hasattr(picture, "id") else picture)
-            for picture in self.pictures
-        ]
+            return embed_prompts(self.pictures, model)
+        prepared = [model.prepare(picture_in(picture)) for picture in self.pictures]
         with torch.no_grad():
-            return _no_constants(model.encode_image(torch.stack(prepared).to(model.device)).T)
+            return model.encode_image(torch.stack(prepared).to(model.device))
 
 
 class LogOdds(Target):
@@ -288,7 +306,7 @@ class LogOdds(Target):
         return _written(self.prompts[0], len(self))
 
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
-        text = embed_prompts(self.prompts, model, self.templates).to(embeddings)
+        text = self._embedded("prompts", self.prompts, model).to(embeddings)
         logits = model.logit_scale * (embeddings @ text.T)
         return logits[..., :1] - torch.logsumexp(logits[..., 1:], dim=-1, keepdim=True)
 

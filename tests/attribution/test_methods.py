@@ -1,5 +1,6 @@
 """Methods at every kind of site against slow formulas: autograd in float64, one ablation after another, captum."""
 
+import importlib
 import itertools
 
 import pytest
@@ -384,3 +385,36 @@ def test_a_dictionary_of_another_model_is_refused_with_both_hashes(
         DictionaryError, match=f"made from model {'f' * 16}, this is model {exact_model.weights_hash}"
     ):
         attribute(exact_model, pictures, "kite", dictionary=directions)
+
+
+def test_many_pictures_share_one_table_and_one_embedding_of_the_prompts(
+    exact_model, directions, pictures, monkeypatch
+):
+    few = attribute(exact_model, pictures, "kite", dictionary=directions)
+    embedded = []
+    plain = type(exact_model).encode_text
+    # The function shares the module's name, so the module is looked up by path.
+    monkeypatch.setattr(importlib.import_module("clipattr.attribution.attribute"), "_MANY", 2)
+    monkeypatch.setattr(type(exact_model), "encode_text", lambda *given: embedded.append(1) or plain(*given))
+    many = attribute(exact_model, pictures, "kite", dictionary=directions, batch=1)
+    torch.testing.assert_close(few.values, many.values, atol=1e-9, rtol=0)
+    attribute(exact_model, pictures, LogOdds("kite", ["bat"]), dictionary=directions, batch=1)
+    assert len(embedded) == 2
+
+
+def test_one_baseline_per_picture_stays_with_its_picture(exact_model, directions, pictures, acts):
+    reference = directions.encode(acts.flip(0))
+    options = {"dictionary": directions, "method": "patching"}
+    together = attribute(exact_model, pictures, "kite", baseline=reference, batch=3, **options)
+    for number in range(4):
+        alone = attribute(exact_model, pictures[number], "kite", baseline=reference.rows(number), **options)
+        _, _, values = alone.latents(0)
+        torch.testing.assert_close(together.latents(number)[2], values, atol=1e-9, rtol=0)
+    with pytest.raises(DictionaryError, match="the baseline has 3 rows of codes; 1 for all"):
+        attribute(exact_model, pictures, "kite", baseline=reference.rows(slice(0, 3)), **options)
+
+
+def test_the_route_is_named(exact_model, directions, pictures):
+    assert attribute(exact_model, pictures[:1], "kite", dictionary=directions).route == "closed form"
+    early = attribute(exact_model, pictures[:1], "kite", dictionary=directions, site="image.-2.cls")
+    assert early.route == "autograd from the site onward"

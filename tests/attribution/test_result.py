@@ -148,14 +148,17 @@ def test_a_study_brings_labels_and_alignment_with_the_prompt(exact_model, direct
     study = SimpleNamespace(
         model=exact_model, dictionary=directions, site="image.-1.cls", evaluator=tiny_model,
         labels=SimpleNamespace(mean_embedding=means),
+        names={79: "my own"},
         latents=pd.DataFrame({"latent": range(80), "label": [f"word {i}" for i in range(80)],
-                              "name": [""] * 79 + ["my own"]}),
+                              "aligned": [False] + [True] * 79}),
     )  # fmt: skip
     result = attribute(study, pictures, Contrast("kite", "bat"))
     table = result.top(3)
     text, empty = tiny_model.encode_text(["kite", ""])
     mean = torch.nn.functional.normalize(means[table["latent"].tolist()], dim=1)
     assert table["alignment"].tolist() == pytest.approx((mean @ (text - empty)).tolist(), abs=1e-5)
-    assert table["label"].tolist() == [f"word {j}" if j < 79 else "my own" for j in table["latent"]]
-    assert labels_of(study)[79] == "my own" and labels_of(exact_model) is None
+    assert table["label"].tolist() == [labels_of(study)[j] for j in table["latent"]]
+    assert [labels_of(study)[j] for j in (0, 1, 79)] == ["", "word 1", "my own"] and labels_of(
+        exact_model
+    ) is None
     assert align_with(study, as_target(torch.ones(48)))([1, 2], 0).isnan().all()

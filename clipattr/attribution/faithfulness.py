@@ -1,0 +1,313 @@
+"""Faithfulness: which method to trust, measured on the very model that was attributed.
+
+Owns the measures (deletion, insertion, rank correlation with exact ablation, group effects of random masks, parameter
+randomisation) and their table. Bias and error node stay in place throughout: deleting a latent leaves the same spliced
+model that was attributed. Rank correlation with single ablation favours the methods that approximate it, so read it
+beside deletion, insertion and group effects. Start at `faithfulness`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clipattr.attribution.attribute import splices
+from clipattr.attribution.methods import METHODS, find_method
+from clipattr.attribution.splice import Splice
+from clipattr.attribution.statistics import Interval, interval, pearson, sign_flip, spearman_of_active
+from clipattr.attribution.targets import FunctionTarget, LinearTarget, ProbeLogit, Target
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = ("rank_correlation", "deletion", "insertion", "deletion_by_size", "group_effects")
+DEFAULT_METHODS = (
+    "exact",
+    "patching",
+    "integrated_gradients",
+    "act_logit_lens",
+    "logit_lens",
+    "energy",
+    "random",
+)
+
+
+def signed(values: Tensor) -> Tensor:
+    """Order by signed value: what raises the target most comes first."""
+    return values
+
+
+def by_size(values: Tensor) -> Tensor:
+    """Order by |value|, as the paper deletes."""
+    return values.abs()
+
+
+def removal_curve(splice: Splice, values: Tensor, *, key: Callable[[Tensor], Tensor] = signed) -> Tensor:
+    """The targets while parts are taken to their baseline one after another, highest `key` first.
+
+    Args:
+        values: (batch, parts, n); each target has its own order. Parts that do not change come last.
+
+    Returns:
+        (batch, parts + 1, n); the first entry is `y`.
+    """
+    return _curve(splice, _order(splice, key(values)), splice.amounts, splice.reference)
+
+
+def insertion_curve(splice: Splice, values: Tensor, *, key: Callable[[Tensor], Tensor] = signed) -> Tensor:
+    """The targets while parts are put back onto the baseline, highest `key` first: (batch, parts + 1, n)."""
+    return _curve(splice, _order(splice, key(values)), splice.reference, splice.amounts)
+
+
+def _order(splice: Splice, keys: Tensor) -> Tensor:
+    """(batch, parts, n): place of the s-th part to move; parts without change come last."""
+    idle = (splice.changes == 0)[..., None]
+    return torch.where(idle, -torch.inf, keys.to(torch.float64)).argsort(dim=1, descending=True, stable=True)
+
+
+def _curve(splice: Splice, order: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    batch, parts, n = order.shape
+    rank = torch.empty_like(order)
+    steps = torch.arange(parts, device=order.device)
+    rank.scatter_(1, order, steps[None, :, None].expand_as(order))
+    result = splice.y.new_empty(batch, parts + 1, n)
+    counts = torch.arange(parts + 1, device=order.device)
+    for target in range(n):
+        moved = rank[:, None, :, target] < counts[None, :, None]
+        states = torch.where(moved, after[:, None], before[:, None])
+        result[..., target] = splice.states(states)[..., target]
+    return result
+
+
+def mean_drop(splice: Splice, curve: Tensor) -> Tensor:
+    """Area of a removal curve: mean of `y - y after s removals` over s = 1 … active parts, (batch, n).
+
+    In the unit of the target; higher is more faithful. For orders by size the sign of each change counts as well.
+    """
+    return _mean_over_steps(splice, curve[:, :1] - curve)
+
+
+def mean_change(splice: Splice, curve: Tensor) -> Tensor:
+    """As `mean_drop`, of |change|: for orders by size, where rises count as falls do."""
+    return _mean_over_steps(splice, (curve[:, :1] - curve).abs())
+
+
+def mean_rise(splice: Splice, curve: Tensor) -> Tensor:
+    """Area of an insertion curve: mean of `y after s insertions - y at the baseline`, (batch, n)."""
+    return _mean_over_steps(splice, curve - curve[:, :1])
+
+
+def _mean_over_steps(splice: Splice, curve: Tensor) -> Tensor:
+    active = (splice.changes != 0).sum(1)
+    steps = torch.arange(curve.shape[1], device=curve.device)
+    inside = ((steps > 0) & (steps[None] <= active[:, None]))[..., None]
+    return (curve * inside).sum(1) / active.clamp_min(1)[:, None]
+
+
+def class_values(splice: Splice, values: Tensor, classes: Sequence[Any]) -> Tensor:
+    """Every part's value replaced by its latent's mean over the pictures of the same class (absent counts 0).
+
+    For deletion per class: one order for all pictures of a class.
+    """
+    if len(classes) != splice.batch:
+        raise DataError(f"{len(classes)} classes for {splice.batch} pictures. Give one per picture.")
+    result = torch.zeros_like(values)
+    for name in set(classes):
+        rows = torch.tensor([number for number, other in enumerate(classes) if other == name])
+        latents, places = splice.indices[rows].unique(return_inverse=True)
+        flat = values[rows].reshape(-1, values.shape[2])
+        means = flat.new_zeros(len(latents), values.shape[2]).index_add_(0, places.flatten(), flat) / len(
+            rows
+        )
+        result[rows] = means[places]
+    return result
+
+
+def group_correlation(
+    splice: Splice, values: Tensor, *, masks: int = 64, share: float = 0.5, seed: int = 0
+) -> Tensor:
+    """Correlation over random masks of the summed values and the true effect of the masked group, (batch, n).
+
+    Args:
+        masks: random groups per picture, the same for every method. share: of the active parts in a group.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = (torch.rand(splice.batch, masks, splice.parts, generator=generator) < share).to(
+        splice.acts.device
+    )
+    states = torch.where(drawn, splice.reference[:, None], splice.amounts[:, None])
+    true = splice.y[:, None] - splice.states(states)
+    predicted = torch.einsum("bmp,bpn->bmn", drawn.to(values), values)
+    return pearson(predicted.transpose(1, 2), true.transpose(1, 2))
+
+
+def randomised(model: Any, seed: int = 0) -> Any:
+    """A copy of the model whose image projection is shuffled: attributions that stay the same ignore the model.
+
+    Only what follows every site is changed, so activations and codes stay as they were.
+    """
+    if model.image_projection is None:
+        raise DataError(
+            "this model has no image projection to randomise; the check needs a linear projection."
+        )
+    other = copy.copy(model)
+    other.clip = copy.deepcopy(model.clip)
+    projection = other.image_projection
+    with torch.no_grad():
+        order = torch.randperm(projection.numel(), generator=torch.Generator().manual_seed(seed))
+        projection.copy_(projection.flatten()[order.to(projection.device)].view_as(projection))
+    return other
+
+
+def randomisation(splice: Splice, method: str, *, seed: int = 0) -> Tensor:
+    """Spearman of a method's values before and after `randomised`, (batch, n): near 0 for a method that passes."""
+    chosen = find_method(method, splice)
+    other = Splice(
+        randomised(splice.model, seed),
+        splice.dictionary,
+        splice.site,
+        splice.acts,
+        _fixed_target(splice),
+        codes=splice.codes,
+        context=splice.context,
+    )
+    plain = Splice(
+        splice.model, splice.dictionary, splice.site, splice.acts, splice.target, codes=splice.codes,
+        context=splice.context,
+    )  # fmt: skip
+    return spearman_of_active(chosen(plain), chosen(other), plain.changes != 0)
+
+
+def _fixed_target(splice: Splice) -> Target:
+    """The target with what it needs of the model fixed beforehand, so that another model is asked the same."""
+    if isinstance(splice.target, LinearTarget):
+        weights, constants = splice.target.linear(splice.model)
+        return ProbeLogit(weights.T, constants, names=splice.target.names)
+    return FunctionTarget(lambda e: splice.target.values(e, splice.model), names=splice.target.names)
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Measures of several methods on the same pictures and targets.
+
+    Attributes:
+        scores: by (method, measure), one number per picture and target, (pictures, n), NaN where undefined.
+        methods: in the order asked for.
+        unit: of deletion and insertion; correlations have none.
+    """
+
+    scores: dict[tuple[str, str], Tensor]
+    methods: list[str]
+    unit: str
+
+    def summary(self, method: str, measure: str) -> Interval:
+        """Mean over pictures with its clustered bootstrap interval."""
+        return interval(self.scores[method, measure])
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per measure and method: mean, low, high (95 %), pictures."""
+        import pandas as pd
+
+        rows = [
+            {"measure": measure, "method": method, **vars(self.summary(method, measure))}
+            for measure in MEASURES
+            for method in self.methods
+            if (method, measure) in self.scores
+        ]
+        return pd.DataFrame(rows)
+
+    def compare(self, one: str, two: str, measure: str) -> tuple[Interval, float]:
+        """Paired difference `one - two` per picture with its interval, and the p-value of a sign-flip test."""
+        difference = self.scores[one, measure] - self.scores[two, measure]
+        return interval(difference), sign_flip(difference)
+
+    def plot(self, measure: str = "rank_correlation") -> Any:
+        """Means and intervals of every method for one measure."""
+        from clipattr.plots import BLUE, INK, Chart
+
+        found = [
+            (method, self.summary(method, measure))
+            for method in self.methods
+            if (method, measure) in self.scores
+        ]
+        if not found:
+            raise DataError(f"there is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+        scale = (
+            100.0 if self.unit == "cosine" and measure not in ("rank_correlation", "group_effects") else 1.0
+        )
+        chart = Chart(6.4, 0.8 + 0.34 * len(found))
+        axes = chart.add_subplot()
+        means = [scale * score.mean for _, score in found]
+        low = [scale * (score.mean - score.low) for _, score in found]
+        high = [scale * (score.high - score.mean) for _, score in found]
+        axes.errorbar(means, range(len(found)), xerr=[low, high], fmt="o", color=BLUE, capsize=3)
+        axes.set_yticks(range(len(found)), labels=[method.replace("_", " ") for method, _ in found])
+        axes.invert_yaxis()
+        axes.axvline(0, color=INK, linewidth=0.8)
+        unit = "" if scale == 1.0 else ", points"
+        axes.set_xlabel(f"{measure.replace('_', ' ')}{unit} (95 % interval over pictures)")
+        return chart
+
+
+def faithfulness(
+    source: Any,
+    images: Any,
+    target: Any,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    dictionary: Any = None,
+    site: Any = None,
+    baseline: Any = None,
+    masks: int = 64,
+    batch: int = 32,
+) -> Faithfulness:
+    """Measure methods against what really happens when latents are taken away.
+
+    Args:
+        source, images, target, dictionary, site, baseline, batch: as for `attribute`.
+        methods: names in `METHODS`; a registered method of one's own is measured like the rest.
+        masks: random groups per picture for `group_effects`.
+
+    Returns:
+        `rank_correlation`: Spearman with exact ablation over active latents. `deletion`, `insertion`: mean fall or rise
+        of the target, strongest positive first. `deletion_by_size`: mean |change|, largest |value| first, as in
+        the paper. `group_effects`: correlation with the true effects of random groups.
+    """
+    scores: dict[tuple[str, str], list[Tensor]] = {}
+    unit = ""
+    for _, splice in splices(
+        source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
+    ):
+        unit = splice.target.unit
+        for method, found in measure_splice(splice, methods, masks=masks).items():
+            for measure, values in found.items():
+                scores.setdefault((method, measure), []).append(values.double().cpu())
+    if not scores:
+        raise DataError("no pictures were measured: none was given, or none could be read.")
+    return Faithfulness({key: torch.cat(parts) for key, parts in scores.items()}, list(methods), unit)
+
+
+def measure_splice(
+    splice: Splice, methods: Sequence[str], *, masks: int = 64
+) -> dict[str, dict[str, Tensor]]:
+    """All measures of all methods on one splice: method to measure to (batch, n)."""
+    truth = METHODS["exact"](splice)
+    active = splice.changes != 0
+    result = {}
+    for method in methods:
+        values = truth if method == "exact" else find_method(method, splice)(splice)
+        result[method] = {
+            "rank_correlation": spearman_of_active(values, truth, active),
+            "deletion": mean_drop(splice, removal_curve(splice, values)),
+            "insertion": mean_rise(splice, insertion_curve(splice, values)),
+            "deletion_by_size": mean_change(splice, removal_curve(splice, values, key=by_size)),
+            "group_effects": group_correlation(splice, values, masks=masks),
+        }
+    return result
