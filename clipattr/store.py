@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.dictionaries.sources import batch_orders
 from clipattr.errors import DataError
 from clipattr.models import Model
+from clipattr.shards import (
+    DTYPES,
+    MANIFEST,
+    SCHEMA,
+    as_tensor,
+    batch_orders,
+    digest,
+    read_manifest,
+    write_text,
+)
 from clipattr.sites import Site, capture
 
-SCHEMA = 1
-MANIFEST, LOCK = "manifest.json", ".lock"
-DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+LOCK = ".lock"
 
 
 class ActivationStore:
@@ -101,7 +107,7 @@ class ActivationStore:
         if (path / MANIFEST).exists():
             if not resume:
                 raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
-            found = _read_manifest(path)
+            found = read_manifest(path)
             different = [name for name in manifest if manifest[name] != found.get(name)]
             if different:
                 told = "; ".join(
@@ -113,7 +119,7 @@ class ActivationStore:
             return cls(path, found, names[0])
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
-        _write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         return cls(path, manifest, names[0])
 
     @classmethod
@@ -123,7 +129,7 @@ class ActivationStore:
         Raises:
             DataError: no store there, a damaged or newer one, or one without this site.
         """
-        manifest = _read_manifest(Path(path))
+        manifest = read_manifest(Path(path))
         return cls(Path(path), manifest, next(iter(manifest["sites"]))).at(site)
 
     def at(self, site: str | Site | None) -> ActivationStore:
@@ -155,10 +161,8 @@ class ActivationStore:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over the checksums of this site's shards."""
-        digest = hashlib.sha256(self.site.encode())
-        for shard in self.shards:
-            digest.update(shard["files"][self.site]["sha256"].encode())
-        return digest.hexdigest()[:16]
+        sums = [shard["files"][self.site]["sha256"] for shard in self.shards]
+        return hashlib.sha256("".join([self.site, *sums]).encode()).hexdigest()[:16]
 
     @property
     def complete(self) -> bool:
@@ -189,7 +193,7 @@ class ActivationStore:
             shard = int(np.searchsorted(self._starts, done, side="right")) - 1
             end = min(stop, int(self._starts[shard + 1]))
             offset = int(self._starts[shard])
-            out[done - start : end - start] = _as_tensor(self._shard(shard)[done - offset : end - offset])
+            out[done - start : end - start] = as_tensor(self._shard(shard)[done - offset : end - offset])
             done = end
         return out
 
@@ -203,12 +207,12 @@ class ActivationStore:
         for shard in np.flatnonzero(np.diff(cuts)).tolist():
             first, last = int(cuts[shard]), int(cuts[shard + 1])
             which = torch.from_numpy(rows[first:last] - int(self._starts[shard]))
-            out[first:last] = _as_tensor(self._shard(shard)).index_select(0, which)
+            out[first:last] = as_tensor(self._shard(shard)).index_select(0, which)
         return out
 
     def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
         """Full float32 batches (batch, width) of one epoch from batch number `start` on; seed and epoch alone decide
-        the order (see `sources.batch_orders`)."""
+        the order (see `shards.batch_orders`)."""
         for position, rows in enumerate(batch_orders(len(self), batch, seed, epoch)):
             if position >= start:
                 yield self.take(rows)
@@ -223,7 +227,7 @@ class ActivationStore:
         for number, shard in enumerate(self.shards):
             for name, record in shard["files"].items():
                 file = self._file(number, name)
-                if not file.is_file() or _digest(file) != record["sha256"]:
+                if not file.is_file() or digest(file) != record["sha256"]:
                     raise DataError(
                         f"Shard {file} is missing or damaged: delete {self._record(number)} and resume."
                     )
@@ -300,7 +304,7 @@ class ActivationStore:
             "skipped": [[name, reason] for _, name, reason in skipped],
             "files": files,
         }
-        _write_text(self._record(number), json.dumps(record, sort_keys=True) + "\n")
+        write_text(self._record(number), json.dumps(record, sort_keys=True) + "\n")
         self._refresh()
 
     # Inside
@@ -424,45 +428,3 @@ def _temporary() -> Path:
 
     _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="clipattr-store-"))
     return Path(_TEMPORARY[-1].name)
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over a read-only map; nothing here writes to it, which is what torch's warning is about."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    if not file.is_file():
-        raise DataError(f"{path} holds no activation store: {MANIFEST} is missing.")
-    try:
-        manifest = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "clipattr-store":
-        raise DataError(f"{file} does not describe an activation store.")
-    if manifest.get("schema", 0) > SCHEMA:
-        raise DataError(f"{file} has schema {manifest['schema']}, newer than {SCHEMA}: update clipattr.")
-    return manifest
-
-
-def _write_text(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with open(partial, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{file} could not be written ({error}).") from error
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()

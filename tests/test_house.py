@@ -21,7 +21,7 @@ plots
 weights models
 sites
 pictures sources images
-store
+shards store
 dictionaries
 attribution
 meaning

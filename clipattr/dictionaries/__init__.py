@@ -4,6 +4,7 @@ Start at `train_sae` to make one, `load_dictionary` to open one, `Dictionary` fo
 """
 
 from clipattr.dictionaries.batchtopk import BatchTopK
+from clipattr.dictionaries.checkpoints import FORMATS, convert, load_sae
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.gated import Gated
@@ -12,23 +13,27 @@ from clipattr.dictionaries.matryoshka import Matryoshka
 from clipattr.dictionaries.objective import OBJECTIVES
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import KINDS, Dictionary, load_dictionary
-from clipattr.dictionaries.topk import TopK
+from clipattr.dictionaries.topk import GroupMax, TopK
 from clipattr.dictionaries.train import train_sae, train_saes
 
 __all__ = [
+    "FORMATS",
     "KINDS",
     "OBJECTIVES",
     "BatchTopK",
     "Dictionary",
     "Directions",
     "Gated",
+    "GroupMax",
     "JumpRelu",
     "Matryoshka",
     "Relu",
     "SparseCodes",
     "TopK",
+    "convert",
     "kmeans",
     "load_dictionary",
+    "load_sae",
     "neurons",
     "pca",
     "random_sae",

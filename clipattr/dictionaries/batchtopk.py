@@ -42,8 +42,8 @@ class BatchTopK(Dictionary):
         super().__init__(**core)
         if not threshold >= 0:
             raise DictionaryError(
-                f"BatchTopK needs a threshold of at least 0; got {threshold}. A file with -1 was never calibrated: give "
-                "the threshold, or load it as kind='topk'."
+                f"BatchTopK needs a threshold of at least 0; got {threshold}. A file with -1 was never calibrated: "
+                "give the threshold, or load it as a TopK."
             )
         self.threshold = float(threshold)
         self.target_k = int(target_k)

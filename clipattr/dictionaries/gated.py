@@ -57,8 +57,8 @@ class Gated(Dictionary):
 
 @register_objective
 class GatedObjective(Objective):
-    """Squared error, plus `sparsity` times the sum of the open gates, plus the squared error of a reconstruction from the
-    gates themselves through a decoder held fixed (which is what trains the gates)."""
+    """Squared error, plus `sparsity` times the sum of the open gates, plus the squared error of a reconstruction
+    from the gates themselves through a decoder held fixed (which is what trains the gates)."""
 
     kind = "gated"
     own_start = {"log_mag_gain": 0.0, "mag_bias": 0.0}

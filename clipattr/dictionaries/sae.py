@@ -23,6 +23,7 @@ from clipattr.errors import DictionaryError
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
+ROW_NORMS = (None, "layer_norm", "length")
 ROW_NORM_EPS = 1e-5
 
 KINDS: dict[str, type[Dictionary]] = {}
@@ -40,8 +41,8 @@ class Dictionary:
     Codes of a row x: pre = (x - pre_bias) @ encoder.T + encoder_bias; the kind's `select` picks entries of pre;
     a soft cap c (if any) turns them into c tanh(z / c); `gain` (if any) multiplies them, latent by latent, which
     is how decoder rows that were not of unit length in a file keep their output.
-    With `row_norm`, every x is first brought to mean 0 and deviation 1 (unbiased, plus 1e-5) by itself; codes are
-    scaled back to the activations' units and carry the row's mean and deviation for `decode`.
+    With `row_norm`, every x is first normalised by itself; codes are scaled back to the activations' units and carry
+    the row's mean and deviation for `decode`.
 
     Args:
         decoder: (n_latents, width); rows are scaled to unit length here, their lengths move into `gain`.
@@ -51,7 +52,7 @@ class Dictionary:
         pre_bias: (width,), subtracted before encoding; zero if None.
         gain: (n_latents,), or None for ones.
         softcap: c above, or None.
-        row_norm: see above.
+        row_norm: None, "layer_norm" (mean 0, deviation 1: unbiased, plus 1e-5) or "length" (length sqrt(width)).
         site: where the activations were read, e.g. "image.-1.cls".
         model_hash: `Model.weights_hash` of the model they came from.
         info: anything JSON can hold about how the dictionary was made; not part of `hash`.
@@ -73,7 +74,7 @@ class Dictionary:
         pre_bias: Tensor | None = None,
         gain: Tensor | None = None,
         softcap: float | None = None,
-        row_norm: bool = False,
+        row_norm: str | None = None,
         site: str | None = None,
         model_hash: str | None = None,
         info: dict[str, Any] | None = None,
@@ -96,6 +97,8 @@ class Dictionary:
         self.gain = None if gain is None else _fitting("gain", gain, (n_latents,))
         _fitting("decoder", self.decoder, (n_latents, width))
         self.softcap = softcap
+        if row_norm not in ROW_NORMS:
+            raise DictionaryError(f"row_norm is one of {ROW_NORMS}; got {row_norm!r}.")
         self.row_norm = row_norm
         self.site = None if site is None else str(site)
         self.model_hash = model_hash
@@ -221,6 +224,17 @@ class Dictionary:
         """(batch, width): the error node, acts - decode(codes); adding it back restores acts."""
         return acts - self.decode(codes)
 
+    def check(self, acts: Tensor) -> dict[str, float]:
+        """Print the share of variance that each plausible reading of this dictionary leaves unexplained on some
+        activations, its own reading first; returns them by name.
+
+        Raises:
+            DictionaryError: its own reading leaves more than there was (FVU > 1): wrong site, model or reading.
+        """
+        from clipattr.dictionaries.checkpoints.check import check_reading
+
+        return check_reading(self, acts)
+
     def to(self, device: torch.device | str) -> Dictionary:
         """The same dictionary on another device."""
         parts = {name: tensor.to(device) for name, tensor in self._all_tensors().items()}
@@ -256,8 +270,12 @@ class Dictionary:
     def _encode_rows(self, acts: Tensor, dtype: torch.dtype) -> SparseCodes:
         stats = None
         if self.row_norm:
-            mean = acts.mean(-1, keepdim=True)
-            deviation = acts.std(-1, keepdim=True) + ROW_NORM_EPS
+            if self.row_norm == "layer_norm":
+                mean = acts.mean(-1, keepdim=True)
+                deviation = acts.std(-1, keepdim=True) + ROW_NORM_EPS
+            else:
+                mean = acts.new_zeros(len(acts), 1)
+                deviation = (acts.norm(dim=-1, keepdim=True) / self.width**0.5).clamp_min(1e-12)
             acts = (acts - mean) / deviation
             stats = torch.cat([mean, deviation], -1)
         codes = self.select(self.preactivations(acts, dtype))

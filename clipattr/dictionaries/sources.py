@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
-
-# Rows that are permuted together: large enough to mix, small enough to stay in memory.
-WINDOW = 2**18
+from clipattr.shards import batch_orders
 
 
 @runtime_checkable
@@ -65,25 +63,6 @@ class Rows:
             else:
                 # Ascending reads are kinder to a memory map; the order within a batch does not matter.
                 yield torch.from_numpy(np.ascontiguousarray(self._acts[np.sort(order)])).float()
-
-
-def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:
-    """Row numbers of each full batch of an epoch.
-
-    Blocks of 64 rows come in random order; a window of them is permuted row by row. Both draws follow from seed and
-    epoch, so that any batch can be reached again without reading the ones before.
-    """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    block = 64
-    starts = generator.permutation(-(-rows // block)) * block
-    carried = np.empty(0, dtype=np.int64)
-    per_window = max(window // block, -(-batch // block))
-    for first in range(0, len(starts), per_window):
-        order = (starts[first : first + per_window, None] + np.arange(block)).ravel()
-        order = np.concatenate([carried, generator.permutation(order[order < rows])])
-        whole = len(order) // batch * batch
-        yield from order[:whole].reshape(-1, batch)
-        carried = order[whole:]
 
 
 def as_source(acts: Any) -> Source:

@@ -52,6 +52,36 @@ class TopK(Dictionary):
         return SparseCodes(indices.int(), values, self.n_latents)
 
 
+@register_kind
+class GroupMax(Dictionary):
+    """Cuts the latents into k equal groups in order and keeps the largest of each; negative values become 0.
+
+    Args:
+        k: groups, a divisor of n_latents.
+    """
+
+    kind = "groupmax"
+    n_fixed = True
+
+    def __init__(self, *, k: int, **core: Any) -> None:
+        super().__init__(**core)
+        if k < 1 or self.n_latents % k:
+            raise DictionaryError(f"k must divide the {self.n_latents} latents into equal groups; got {k}.")
+        self._k = int(k)
+
+    @property
+    def k(self) -> int:
+        return self._k
+
+    def settings(self) -> dict[str, Any]:
+        return {"k": self._k}
+
+    def select(self, pre: Tensor) -> SparseCodes:
+        values, places = pre.float().view(len(pre), self._k, -1).max(dim=-1)
+        first = torch.arange(self._k, device=pre.device) * (self.n_latents // self._k)
+        return SparseCodes((places + first).int(), values.clamp_min(0), self.n_latents)
+
+
 @register_objective
 class TopKObjective(Objective):
     """Reconstruction alone: the sparsity is fixed."""

@@ -92,7 +92,7 @@ def test_codes_and_reconstruction_follow_the_formula_whatever_the_decoder_length
     torch.testing.assert_close(made.decoder.norm(dim=1), torch.ones(N))
 
 
-@pytest.mark.parametrize("row_norm", [False, True])
+@pytest.mark.parametrize("row_norm", [None, "layer_norm", "length"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_error_restores_the_activation_and_is_what_codes_leave(kind, row_norm):
     made = make(kind) if kind == "directions" else make(kind, row_norm=row_norm)
@@ -129,7 +129,7 @@ def test_a_rows_codes_do_not_depend_on_its_batch(kind):
 
 
 def test_row_normalised_dictionaries_do_not_care_about_scale_and_shift_of_a_row():
-    made, x = make("topk", row_norm=True), numbers(9, WIDTH, seed=9)
+    made, x = make("topk", row_norm="layer_norm"), numbers(9, WIDTH, seed=9)
     factor, shift = numbers(9, 1, seed=10).exp(), numbers(9, 1, seed=11)
     moved = made.reconstruct(x * factor + shift)
     torch.testing.assert_close(moved, made.reconstruct(x) * factor + shift, rtol=1e-3, atol=1e-3)
@@ -140,7 +140,7 @@ def test_row_normalised_dictionaries_do_not_care_about_scale_and_shift_of_a_row(
 
 
 def test_row_statistics_travel_with_the_codes_so_decoding_twice_is_safe():
-    made = make("topk", row_norm=True)
+    made = make("topk", row_norm="layer_norm")
     first, second = numbers(5, WIDTH, seed=1) * 9, numbers(5, WIDTH, seed=2) - 4
     codes = made.encode(first)
     made.encode(second)

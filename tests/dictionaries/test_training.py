@@ -204,7 +204,8 @@ def test_folded_dictionary_reconstructs_what_training_saw(kind):
     if kind in ("topk", "relu"):
         assert share.item() == pytest.approx(seen["loss"], rel=0.2)
     assert share < 0.8
-    assert made.info["gamma"] == pytest.approx((data.mean(0).norm() / (data - data.mean(0)).square().sum(1).mean().sqrt()).item(), rel=0.05)  # fmt: skip
+    spread = (data - data.mean(0)).square().sum(1).mean().sqrt()
+    assert made.info["gamma"] == pytest.approx((data.mean(0).norm() / spread).item(), rel=0.05)
 
 
 def test_scale_of_the_data_only_scales_codes_and_biases():
