@@ -1,6 +1,7 @@
 """Shards: the files an activation store is made of, written whole or not at all.
 
-Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled order of rows. Knows nothing of models. Start at `read_manifest`.
+Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled order of rows. Knows nothing of
+models. Start at `read_manifest`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Transient pre-activations are cut into pieces of this many bytes: about what stays in a shared cache.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 
 
 def chunk_rows(n_latents: int, bytes_per_value: int = 4, budget: int = CHUNK_BYTES) -> int:
