@@ -125,15 +125,16 @@ def attribution_bars(
 ) -> Chart:
     """The `n` latents that move one target most on one picture, then bias, error and the gap that remains.
 
-    Values of a cosine are shown in points (× 100), others in their own unit.
+    Cosines are shown in points (× 100), others in their own unit. Methods that only rank have no rows for the rest.
     """
     rows = attribution.top(n, picture=picture, target=target)
-    scale, unit = (100.0, "points") if "cos" in attribution.unit else (1.0, attribution.unit)
+    ranks_only = attribution.unit == "rank only"
+    own = attribution.unit if ranks_only or not attribution.units else attribution.units[target]
+    scale, unit = (100.0, "points") if own == "cosine" else (1.0, own)
     rest = {}
-    for name in ("bias", "error", "gap"):
-        part = getattr(attribution, name, None)
-        if part is not None:
-            rest[name] = float(part[picture, target]) * scale
+    if not ranks_only:
+        for name in ("bias", "error", "gap"):
+            rest[name] = float(getattr(attribution, name)[picture, target]) * scale
     names = [
         label if isinstance(label, str) and label else f"latent {latent}"
         for label, latent in zip(rows["label"], rows["latent"], strict=True)

@@ -8,6 +8,7 @@ Start at `write_report`.
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,59 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.errors import DataError
 from clipattr.report_pictures import SHOWN_PICTURES, PagePictures
-from clipattr.wording import KIND_WORDS, NO_LABEL, is_number, kind_word, percent, points, span, visible
+from clipattr.report_values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
+from clipattr.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings, Interval
-
-NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the rest unfolds
-TEXT_LENGTH = 20_000  # characters of one foreign text on the page
-
-# Evidence that audits attach: what to call it, its unit, and what it says. Unknown names are shown as they are.
-EVIDENCE: Mapping[str, tuple[str, str, str]] = {
-    "necessity": (
-        "necessity",
-        "points",
-        "fall of the score when the family is switched off on pictures of the prompt",
-    ),
-    "sufficiency": (
-        "sufficiency",
-        "points",
-        "rise of the score on pictures with the cause that are not of the prompt",
-    ),
-    "sufficiency_auc": (
-        "sufficiency (AUC)",
-        "number",
-        "how well the score tells pictures with the cause from others, neither of the prompt; 0.5 is chance",
-    ),
-    "rerender_effect": (
-        "re-rendering",
-        "points",
-        "fall of the score when the cause is taken out of the picture itself: the truth of the picture world",
-    ),
-    "error_share": ("error node's share", "percent", "share of the positive evidence that no latent carries"),
-    "surprise": (
-        "surprise",
-        "number",
-        "how unusual so much reliance is at so little alignment; larger is more",
-    ),
-    "p_value": ("p-value", "number", "of so much reliance under the null of the audit"),
-    "q_value": ("q-value", "number", "expected share of false findings among those at least as surprising"),
-}
-ABOUT = {
-    "model": "model",
-    "weights_hash": "weights",
-    "model_hash": "weights",
-    "evaluator": "evaluator",
-    "site": "site",
-    "dictionary": "dictionary",
-    "dictionary_hash": "dictionary (hash)",
-    "pictures": "pictures",
-    "prompts_audited": "prompts audited",
-    "vocabulary": "vocabulary",
-    "study": "study",
-    "settings": "settings",
-}
 
 
 def write_report(findings: Findings, path: str | Path) -> Path:
@@ -104,8 +57,8 @@ def page(findings: Findings) -> str:
     from clipattr import __version__
 
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
-    model = findings.about.get("model") or "the model"
-    heading = f"What {_name(model)} relies on"
+    model = _model_name(findings.about)
+    heading = f"What {name_html(model)} relies on"
     sheet = PagePictures(findings.study, found)
     parts = {
         "version": html.escape(__version__),
@@ -117,22 +70,20 @@ def page(findings: Findings) -> str:
         "summary": _summary(found, sheet),
         "guide": _guide(found),
         "sections": _sections(found, sheet),
-        "about": _about(findings),
+        "about": about_html(findings.about),
     }
     return Template(_resource("report.html")).substitute(parts)
 
 
+def _model_name(about: Mapping[str, Any]) -> str:
+    model = about.get("model")
+    if isinstance(model, Mapping):
+        model = model.get("reference")
+    return str(model) if model and model != "custom" else "this model"
+
+
 def _resource(name: str) -> str:
     return resources.files("clipattr").joinpath(name).read_text(encoding="utf-8")
-
-
-def _text(text: object, limit: int = TEXT_LENGTH) -> str:
-    """Foreign text as HTML that cannot act, hide or turn its surroundings round."""
-    return f'<bdi dir="auto">{html.escape(visible(text, limit), quote=True)}</bdi>'
-
-
-def _name(text: object) -> str:
-    return _text(text, NAME_LENGTH)
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:
@@ -148,8 +99,8 @@ def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
     first = found[0]
     return (
         f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}. The strongest: the "
-        f"score for <strong>{_name(first.prompt)}</strong> {_moves(first.causal_effect)} when "
-        f"<strong>{_name(first.label or NO_LABEL)}</strong> is switched off inside the model."
+        f"score for <strong>{name_html(first.prompt)}</strong> {_moves(first.causal_effect)} when "
+        f"<strong>{name_html(first.label or NO_LABEL)}</strong> is switched off inside the model."
     )
 
 
@@ -184,13 +135,14 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
     if not found:
         return ""
     bounds = [b for f in found for b in (f.causal_effect.low, f.causal_effect.high, f.causal_effect.value)]
-    low, high = min(0.0, *bounds), max(0.0, *bounds) or 1.0
+    bounds = [b for b in bounds if math.isfinite(b)]
+    low, high = min(0.0, *bounds, 0.0), max(0.0, *bounds, 0.0) or 1.0
     rows = []
     for number, f in enumerate(found, 1):
         effect = f.causal_effect
         rows.append(
             f'<tr><td class="number">{number}</td>'
-            f'<td class="name"><a href="#finding-{number}">{_name(f.prompt)}</a></td>'
+            f'<td class="name"><a href="#finding-{number}">{name_html(f.prompt)}</a></td>'
             f'<td><span class="cause">{_first_picture(f, pictures)}<span>{_label(f)}</span></span></td>'
             f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span></td>'
             f'<td class="number">{points(effect.value)}<br>'
@@ -220,14 +172,15 @@ def _first_picture(finding: Finding, pictures: PagePictures) -> str:
 
 
 def _label(finding: Finding) -> str:
-    return _name(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
+    return name_html(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
 
 
 def _effect_bar(effect: Interval, low: float, high: float) -> str:
     """The value as a bar from zero with its interval, on a scale that all rows share. Its numbers stand beside it."""
 
     def at(value: float) -> float:
-        return round(2 + 196 * (value - low) / (high - low), 1)
+        inside = min(max(value, low), high) if value == value else 0.0
+        return round(2 + 196 * (inside - low) / (high - low), 1)
 
     zero, value = at(0.0), at(effect.value)
     falls = ' class="effect falls"' if effect.value < 0 else ' class="effect"'
@@ -285,32 +238,44 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
         ("confidence", percent(f.confidence), ""),
     ]
     strips = _strip("What the family responds to", pictures.examples_of(f), pictures)
-    strips += _strip(f"Pictures labelled “{visible(f.prompt, 40)}”", pictures.pictures_of(f), pictures)
+    strips += _strip(_measured(f), pictures.pictures_of(f), pictures)
     if pictures.study is None:
         strips = '<p class="small">No study was given, so pictures are named only: ' + (
-            ", ".join(_name(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
+            ", ".join(name_html(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
         )
         strips += ".</p>"
     latents = ", ".join(str(int(j)) for j in f.latents[:40]) + ("…" if len(f.latents) > 40 else "")
     return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
 <header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
-<h2 id="finding-{number}-name">{_name(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
+<h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
 <p class="say">{_sentence(f)}</p>{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
 {_tiles(tiles)}
 <div class="strips">{strips}</div>
-{_evidence(f.evidence)}
+{evidence_html(f.evidence)}
 <p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code></p>
 </section>"""
+
+
+def _measured(f: Finding) -> str:
+    prompt = visible(f.prompt, 40)
+    if "prompt_examples" not in f.evidence:
+        return f"Pictures labelled “{prompt}”"
+    own = str(f.evidence.get("concerns", "")).startswith("the prompt's own")
+    return (
+        f"Where it was measured: pictures of “{prompt}”"
+        if own
+        else "Where it was measured: other pictures that show it"
+    )
 
 
 def _sentence(f: Finding) -> str:
     effect = f.causal_effect
     told = (
-        f"On held-back pictures the score of <strong>{_name(f.prompt)}</strong> <strong>{_moves(effect)}</strong> "
+        f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(effect)}</strong> "
         f"({span(effect.low, effect.high)}) when this family is switched off. "
     )
     if f.label:
-        told += f"The evaluator names its examples <strong>{_name(f.label)}</strong>"
+        told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
     else:
         told += "The evaluator finds no word for its examples"
     told += f"; their alignment with the prompt is {points(f.alignment)} points (near 0: they do not look like it). "
@@ -324,7 +289,7 @@ def _whole(what: str, text: str | None) -> str:
     """The whole of a text too long for a heading, to unfold."""
     if text is None or len(text) <= NAME_LENGTH:
         return ""
-    return f'<details><summary>{what} in full</summary><div class="whole">{_text(text)}</div></details>'
+    return f'<details><summary>{what} in full</summary><div class="whole">{text_html(text)}</div></details>'
 
 
 def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures) -> str:
@@ -341,67 +306,11 @@ def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePi
         told = html.escape(told, quote=True)
         items.append(f'<li><img src="{uri}" alt="{told}" title="{told}"></li>')
     note = (
-        f'<p class="small">Not readable any more: {", ".join(_name(m) for m in missing)}</p>'
+        f'<p class="small">Not readable any more: {", ".join(name_html(m) for m in missing)}</p>'
         if missing
         else ""
     )
     return (
         f'<figure><figcaption><h3>{html.escape(title)}</h3></figcaption><ul class="pictures">{"".join(items)}</ul>'
         f"{note}</figure>"
-    )
-
-
-def _evidence(evidence: Mapping[str, Any]) -> str:
-    rows = []
-    for key, value in evidence.items():
-        name, unit, why = EVIDENCE.get(key, (str(key).replace("_", " "), "", ""))
-        told = _value(value, unit)
-        if told:
-            note = f'<span class="why">{html.escape(why)}</span>' if why else ""
-            rows.append(f"<tr><td>{_name(name)}{note}</td><td>{told}</td></tr>")
-    if not rows:
-        return ""
-    return f'<div class="evidence"><h3>Evidence</h3><table><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _value(value: Any, unit: str = "") -> str:
-    """A piece of evidence or of the audit's settings as HTML; "" where there is nothing to show.
-
-    An object with value, low and high is an interval of raw cosine, shown in points unless `unit` says otherwise.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, Mapping):
-        if {"value", "low", "high"} <= set(value) and all(
-            is_number(value[k]) for k in ("value", "low", "high")
-        ):
-            if unit in ("", "points"):
-                return f"{points(value['value'])} points ({span(value['low'], value['high'])})"
-            return f"{_value(value['value'], unit)} ({_value(value['low'], unit)} to {_value(value['high'], unit)})"
-        pairs = [(key, _value(item)) for key, item in value.items()]
-        return ", ".join(f"{_name(str(key).replace('_', ' '))} {told}" for key, told in pairs if told)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if is_number(value):
-        if unit == "points":
-            return f"{points(value)} points"
-        if unit == "percent":
-            return percent(value)
-        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        shown = [told for told in (_value(item) for item in value[:12]) if told]
-        return ", ".join(shown) + (f" and {len(value) - 12:,} more" if len(value) > 12 else "")
-    return _text(value)
-
-
-def _about(findings: Findings) -> str:
-    about = dict(findings.about)
-    keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
-    rows = [(ABOUT.get(key, str(key).replace("_", " ")), _value(about[key])) for key in keys]
-    items = "".join(f"<dt>{_name(what)}</dt><dd>{told}</dd>" for what, told in rows if told)
-    if not items:
-        return ""
-    return (
-        '<section class="about" aria-labelledby="about"><h2 id="about">What was audited</h2>'
-        f"<dl>{items}</dl></section>"
     )

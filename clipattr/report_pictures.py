@@ -48,7 +48,10 @@ class PagePictures:
         return [(name if place is None else self.study.images.ids[place], place) for name, place in found]
 
     def pictures_of(self, finding: Finding) -> list[tuple[str, int | None]]:
-        """Pictures that are labelled with the prompt, spread over the collection."""
+        """Pictures the finding was measured on, where the audit names some; else those labelled with the prompt."""
+        named = finding.evidence.get("prompt_examples")
+        if isinstance(named, Sequence) and not isinstance(named, str):
+            return [(str(name), self.places.get(str(name))) for name in named[: self.limit]]
         places = self.labelled.get(finding.prompt.casefold(), [])
         step = max(1, len(places) // self.limit) if self.limit else 1
         return [(self.study.images.ids[place], place) for place in places[::step][: self.limit]]

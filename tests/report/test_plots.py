@@ -65,14 +65,17 @@ def test_an_attribution_is_drawn_in_points_with_what_is_no_latent_below():
     frame = pd.DataFrame({"latent": [7, 9], "label": ["sea", None], "attribution": [0.12, -0.03]})
     attribution = SimpleNamespace(
         unit="cosine",
+        units=["cosine"],
         bias=torch.tensor([[0.01]]),
         error=torch.tensor([[-0.02]]),
-        gap=None,
+        gap=torch.tensor([[0.005]]),
         top=lambda n, picture, target: frame[:n],
     )
     chart = plots.attribution_bars(attribution)
-    assert bars_of(chart) == [12.0, -3.0, 1.0, -2.0]
-    assert {"sea", "latent 9", "bias", "error"} <= set(texts_of(chart))
+    assert bars_of(chart) == [12.0, -3.0, 1.0, -2.0, 0.5]
+    assert {"sea", "latent 9", "bias", "error", "gap"} <= set(texts_of(chart))
+    attribution.unit = "rank only"
+    assert bars_of(plots.attribution_bars(attribution)) == [0.12, -0.03]
 
 
 def test_every_finding_is_on_the_map_at_its_alignment_and_effect(finding):

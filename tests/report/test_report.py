@@ -1,6 +1,7 @@
 """The report is one safe, whole page that says what the findings hold."""
 
 import html.parser
+import math
 import re
 
 import numpy as np
@@ -119,6 +120,15 @@ def test_pictures_shown_are_the_examples_and_those_of_the_prompt(study, finding)
     assert all(a["alt"] for tag, a in Page(page).tags if tag == "img" and a.get("title"))
 
 
+def test_pictures_that_the_audit_measured_on_win_over_labels(study, finding):
+    evidence = {"prompt_examples": ["000009", "000010"], "concerns": "other pictures that show it"}
+    page = report.page(Findings([finding(examples=("000002",), evidence=evidence)], study))
+    shown = [a["title"][:6] for tag, a in Page(page).tags if tag == "img" and a.get("title")]
+    assert shown == ["000002", "000009", "000010"]
+    text = Page(page).text
+    assert "Where it was measured: other pictures that show it" in text and "000009" not in text
+
+
 def test_an_example_named_by_its_path_is_found(tmp_path, finding):
     for name in ("a", "b"):
         Image.new("RGB", (16, 16), "teal").save(tmp_path / f"{name}.png")
@@ -179,14 +189,30 @@ def test_effects_below_zero_and_numbers_that_are_missing_are_told(finding):
     nan = float("nan")
     odd = finding(label=None, causal_effect=Interval(-0.1, -0.2, 0.05), alignment=nan, clarity=nan, share=nan)
     text = Page(report.page(Findings([odd]))).text
+    wide = report.page(
+        Findings(
+            [
+                finding(reliance=Interval(0.1, -math.inf, math.inf)),
+                finding(causal_effect=Interval(0.1, -math.inf, math.inf)),
+            ]
+        )
+    )
+    assert "inf" not in Page(wide).text.replace("inference", "") and 'x1="nan' not in wide
     assert "rises by 10.0 points" in text and "nan" not in text.lower() and "(no word for it)" in text
 
 
 def test_what_was_audited_is_listed_in_a_fixed_order(findings):
+    findings.about["model"] = {"reference": "tiny", "hash": "0123"}
     findings.about["settings"] = {"seed": 3, "least_effect": 0.02}
     text = Page(report.page(findings)).text
     about = text[text.index("What was audited") :]
-    told = ("model tiny", "weights 0123456789abcdef", "pictures 12", "prompts audited 40", "settings seed 3")
+    told = (
+        "model reference tiny",
+        "weights 0123456789abcdef",
+        "pictures 12",
+        "prompts audited 40",
+        "settings seed 3",
+    )
     places = [about.index(each) for each in told]
     assert places == sorted(places) and "0.02" in about
 

@@ -1,0 +1,166 @@
+"""Arguments: what the command line understands, checked before anything is loaded.
+
+Owns verbs, options, their help with an example each, and the exit codes. Ignores what verbs do (`cli.py`).
+Start at `parser`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn
+
+from clipattr import __version__
+
+OK, ABOVE_LIMIT, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
+EXITS = "exit: 0 fine, 1 above --fail-above, 2 bad input, 70 own fault, 130 interrupted"
+DEMO_STUDY = "picture-world"
+DEMO_REPORT = "clipattr-demo.html"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and where to read on, instead of the whole usage."""
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n  see {self.prog} --help\n")
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; got {text}")
+    return number
+
+
+def _points(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"points (cosine × 100) are 0 or more; got {text}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1; got {text}")
+    return number
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `clipattr VERB …`; what it returns has `verb`, the verb's name."""
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--json", metavar="OUT", help="write the result as JSON; - prints it, and nothing else, on stdout"
+    )
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    main = _Parser(
+        prog="clipattr",
+        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.",
+        epilog=f"clipattr VERB --help has an example of each.\n{EXITS}",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=20),
+    )
+    main.add_argument("--version", action="version", version=f"clipattr {__version__}")
+    verbs = main.add_subparsers(metavar="VERB [options]", dest="verb", required=True, parser_class=_Parser)
+
+    def verb(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  {example}\n\n{EXITS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+        )
+        made.set_defaults(verb=name)
+        return made
+
+    demo = verb("demo", "audit the bundled model and write its report", "clipattr demo --out /tmp")
+    demo.add_argument(
+        "--out", metavar="DIR", default=".", help=f"folder for {DEMO_REPORT} (default: this one)"
+    )
+
+    study = verb(
+        "study",
+        "build a study: what audits, attributions and panels open",
+        "clipattr study ViT-B-32:openai photos/ --out photos.study \\\n"
+        "      --evaluator ViT-L-14:datacomp_xl_s13b_b90k --vocabulary words.txt --holdout 0.3",
+    )
+    study.add_argument(
+        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
+    )
+    study.add_argument(
+        "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
+    )
+    study.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the study; an interrupted one goes on"
+    )
+    study.add_argument("--vocabulary", metavar="FILE", default="general", help="words for labels: a text or .csv file, "
+                       "general (default) or imagenet21k")  # fmt: skip
+    study.add_argument(
+        "--evaluator", metavar="MODEL", help="an independent CLIP that names what latents stand for"
+    )
+    study.add_argument(
+        "--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"
+    )
+    study.add_argument(
+        "--site", default="image.-1.cls", help="where activations are read (default: %(default)s)"
+    )
+    study.add_argument("--latents", metavar="N", type=_whole, help="of the dictionary to train")
+    study.add_argument("--k", metavar="K", type=_whole, help="active latents of the dictionary to train")
+    study.add_argument(
+        "--examples", metavar="M", type=_whole, default=20, help="kept per latent (default: %(default)s)"
+    )
+    study.add_argument(
+        "--holdout", metavar="SHARE", type=_share, help="of the pictures, to measure effects on"
+    )
+    study.add_argument(
+        "--batch", metavar="N", type=_whole, default=64, help="pictures at a time (default: %(default)s)"
+    )
+    study.add_argument("--seed", type=int, default=0, help="of training and holding out (default: 0)")
+    study.add_argument("--overwrite", action="store_true", help="replace another study in DIR")
+    study.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    audit = verb(
+        "audit",
+        "find unexpected reliances in a study",
+        "clipattr audit photos.study --prompts classes.txt --html audit.html \\\n"
+        "      --json audit.json --fail-above 5 --baseline accepted.json",
+    )
+    audit.add_argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
+    audit.add_argument(
+        "--prompts", metavar="FILE", help="one a line, or a table with a column word (default: vocabulary)"
+    )
+    audit.add_argument(
+        "--prompt", metavar="TEXT", action="append", help="one prompt; can be given several times"
+    )
+    audit.add_argument("--csv", metavar="OUT", help="write the findings as a table, in points")
+    audit.add_argument(
+        "--html", metavar="OUT", help="write one self-contained page with pictures and evidence"
+    )
+    audit.add_argument(
+        "--fail-above", metavar="POINTS", type=_points, help="exit with 1 if a causal effect is larger"
+    )
+    audit.add_argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "
+                       "new, or clearly larger than there")  # fmt: skip
+
+    models = verb("models", "list the models that load by name", "clipattr models --kind paper")
+    models.add_argument("--kind", choices=("bundled", "paper", "open_clip"), help="only these")
+
+    attribute = verb(
+        "attribute",
+        "explain one score of one picture by latents",
+        "clipattr attribute picture-world 7 kite --against bat",
+    )
+    attribute.add_argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
+    attribute.add_argument("picture", metavar="PICTURE", help="id or number in the study, or a file")
+    attribute.add_argument("prompt", metavar="PROMPT", help="text the picture is compared with")
+    attribute.add_argument(
+        "--against", metavar="PROMPT", help="explain the difference to this prompt's score"
+    )
+    attribute.add_argument(
+        "--method", metavar="NAME", help="default: exact ablation, or patching at deeper sites"
+    )
+    attribute.add_argument(
+        "--top", metavar="N", type=_whole, default=12, help="latents shown (default: %(default)s)"
+    )
+    attribute.add_argument("--plot", metavar="OUT", help="write the bars as a picture (.png, .pdf, .svg)")
+    return main

@@ -1,0 +1,291 @@
+"""The command line does what its help says, and fails with a sentence and the right status."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clipattr.arguments import parser
+from clipattr.cli import main
+from clipattr.discovery.findings import Findings
+from clipattr.errors import DataError
+
+VERBS = ("demo", "study", "audit", "models", "attribute")
+
+
+def test_help_fits_a_screen_and_loads_nothing_heavy():
+    code = (
+        "import sys; from clipattr.cli import main; main(['--help']); "
+        "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'open_clip', 'PIL'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert all(f"    {verb} " in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example_that_its_parser_takes(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    example = text.split("example:\n")[1].split("\n\n")[0].replace("\\\n", " ").split()
+    assert example[:2] == ["clipattr", verb]
+    assert parser().parse_args(example[1:]).verb == verb
+    assert "exit: 0 fine, 1 above --fail-above, 2 bad input" in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "audi",
+        "study only-a-model",
+        "study m i --out o --holdout 1.5",
+        "study m i --out o --k 0",
+        "audit s --fail-above -3",
+        "audit s --fail-above nan",
+        "models --kind none",
+    ],
+)
+def test_wrong_arguments_give_one_error_line_and_status_2(line, capsys):
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "error:" in err and "--help" in err and len(err.splitlines()) <= 3
+
+
+def test_an_error_is_one_sentence_without_a_traceback(capsys, tmp_path):
+    assert main(["audit", str(tmp_path / "nowhere")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("clipattr: error: ") and "nowhere" in err and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        main(["audit", str(tmp_path / "nowhere"), "--debug"])
+
+
+def test_a_fault_of_ours_and_an_interruption_have_their_own_status(audited, study_dir, monkeypatch, capsys):
+    import clipattr.discovery
+
+    def fail(*_, **__):
+        raise RuntimeError("odd")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clipattr.discovery, "audit", fail)
+    assert main(["audit", str(study_dir)]) == 70
+    monkeypatch.setattr(clipattr.discovery, "audit", interrupt)
+    assert main(["audit", str(study_dir)]) == 130
+    err = capsys.readouterr().err
+    assert "RuntimeError: odd" in err and "interrupted" in err and "Traceback" not in err
+
+
+def test_a_study_is_built_from_names_and_opens_again(study_dir, capsys, model_dir, scenes):
+    from clipattr import open_study
+
+    study = open_study(study_dir)
+    assert len(study.images) == 48 and study.vocabulary.words == ["kite", "eagle", "bat", "camel", "sky"]
+    again = [
+        "study",
+        f"local-dir:{model_dir}",
+        f"scenes:{scenes}",
+        "--out",
+        str(study_dir),
+        "--latents",
+        "64",
+    ]
+    assert main(again) == 2
+    assert "study" in capsys.readouterr().err
+
+
+def test_a_broken_picture_is_counted_and_named(model_dir, scenes, tmp_path, capsys):
+    from clipattr_data.scene import Scene
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        Scene(main="kite", seed=number).picture().save(folder / f"{number:02d}.png")
+    (folder / "99.jpg").write_text("no picture at all")
+    words = tmp_path / "words.txt"
+    words.write_text("kite\n\nkite\nsky\n")
+    model = f"local-dir:{model_dir}"
+    line = ["study", model, str(folder), "--out", str(tmp_path / "s"), "--vocabulary", str(words)]
+    options = ["--evaluator", model, "--latents", "64", "--k", "4", "--json", "-", "--quiet"]
+    assert main([*line, *options]) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert [name for name, _ in summary["skipped"]] == ["99.jpg"] and summary["counts"]["pictures"] == 12
+    assert "1 pictures could not be read" in err and "99.jpg" in err and "repeated" in err
+
+
+def test_a_missing_folder_of_pictures_leaves_nothing_behind(model_dir, tmp_path, capsys):
+    line = ["study", f"local-dir:{model_dir}", str(tmp_path / "no"), "--out", str(tmp_path / "s")]
+    assert main(line) == 2
+    assert "no" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_findings_are_printed_strongest_first_within_100_columns(audited, study_dir, finding, capsys):
+    long = "a very long prompt that goes on and on about nothing in particular at all, really"
+    audited.findings = [
+        finding(0.1),
+        finding(0.3, prompt=long, label=long),
+        finding(0.2, prompt="凧" * 40, label=None),
+    ]
+    assert main(["audit", str(study_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 unexpected reliances in 5 prompts")
+    assert [
+        word in lines[2] for word in ("prompt", "rests on", "kind", "reliance", "alignment", "causal effect")
+    ]
+    assert [line.split("95")[0] and line.count("+") for line in lines[4:7]] == [3, 3, 3]
+    assert ["+30.0" in lines[4], "+20.0" in lines[5], "+10.0" in lines[6]] == [True] * 3
+    width = max(sum(2 if ord(c) > 0x2E80 else 1 for c in line) for line in lines)
+    assert 60 < width <= 100
+
+
+def test_terminal_marks_in_labels_are_shown_and_not_obeyed(audited, study_dir, finding, capsys):
+    audited.findings = [finding(prompt="\x1b[31mred\u202e", label="a\nb")]
+    main(["audit", str(study_dir)])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\u202e" not in out and "⟨U+001B⟩[31mred⟨U+202E⟩" in out and "a b" in out
+
+
+def test_json_on_stdout_is_json_alone_and_reads_back(audited, study_dir, finding, capsys, tmp_path):
+    audited.findings = [finding(0.1), finding(0.3)]
+    assert main(["audit", str(study_dir), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    file = tmp_path / "f.json"
+    file.write_text(out)
+    assert list(Findings.from_json(file)) == audited.findings
+    assert "+30.0" in err
+
+
+def test_audit_writes_all_three_files(audited, study_dir, tmp_path):
+    names = {option: tmp_path / f"audit.{option}" for option in ("json", "csv", "html")}
+    assert (
+        main(["audit", str(study_dir), *[part for o, p in names.items() for part in (f"--{o}", str(p))]]) == 0
+    )
+    assert sorted(tmp_path.iterdir()) == sorted(names.values())
+    assert len(Findings.from_json(names["json"])) == 1
+    assert names["csv"].read_text().startswith("prompt,rests on,kind")
+    assert "kite" in names["html"].read_text()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(audited, study_dir, tmp_path, capsys):
+    for option, place in (("--html", tmp_path / "no" / "a.html"), ("--json", tmp_path), ("--csv", "-")):
+        assert main(["audit", str(study_dir), option, str(place)]) == 2
+        assert option in capsys.readouterr().err
+    assert audited.calls == []
+
+
+def test_prompts_come_from_a_file_and_from_the_line(audited, study_dir, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("bat\n\n# a remark\nkite\nbat\n")
+    assert main(["audit", str(study_dir), "--prompt", "kite", "--prompts", str(file)]) == 0
+    assert audited.calls[0][1] == ["kite", "bat"]
+    assert "repeated" in capsys.readouterr().err
+    main(["audit", str(study_dir)])
+    assert audited.calls[1][1] is None
+    assert main(["audit", str(study_dir), "--prompts", str(tmp_path / "no.txt")]) == 2
+
+
+def test_status_1_only_when_a_finding_is_above_the_limit(audited, study_dir, finding, capsys):
+    audited.findings = [finding(0.2), finding(0.05, prompt="bat")]
+    assert main(["audit", str(study_dir), "--fail-above", "20"]) == 0
+    assert main(["audit", str(study_dir), "--fail-above", "19.9"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of them above 19.9 points" in out and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
+
+
+def test_a_baseline_excuses_what_it_lists(audited, study_dir, finding, tmp_path, capsys):
+    known = tmp_path / "known.json"
+    Findings([finding(0.2)], None, {}).to_json(known)
+    line = ["audit", str(study_dir), "--fail-above", "5", "--baseline", str(known)]
+    assert main(line) == 0
+    audited.findings = [finding(0.2), finding(0.2, prompt="bat")]
+    assert main(line) == 1
+    assert main(line[:2] + line[4:]) == 2
+    assert "--fail-above" in capsys.readouterr().err
+    known.write_text("{}")
+    assert main(line) == 2
+
+
+def test_models_are_listed_as_they_are_named_when_loading(capsys):
+    assert main(["models", "--kind", "paper"]) == 0
+    listed = capsys.readouterr().out.splitlines()[2:]
+    assert len(listed) == 8 and all(":" in line.split()[0] for line in listed)
+    assert main(["models", "--kind", "paper", "--json", "-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 8
+
+
+def test_a_score_is_explained_as_the_library_does(study_dir, capsys, tmp_path):
+    from clipattr import Contrast, attribute, open_study
+
+    plot = tmp_path / "bars.png"
+    line = ["attribute", str(study_dir), "7", "kite", "--against", "bat", "--top", "3", "--plot", str(plot)]
+    assert main([*line, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    study = open_study(study_dir)
+    top = attribute(study, study.images[7], Contrast("kite", "bat")).top(3)
+    assert [row["latent"] for row in said["latents"]] == top["latent"].tolist()
+    assert [row["attribution"] for row in said["latents"]] == pytest.approx(top["attribution"].tolist())
+    assert said["picture"] == "000007" and "000007" in err and plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_named_by_id_number_or_file(study_dir, tmp_path, capsys):
+    from clipattr_data.scene import Scene
+
+    file = tmp_path / "kite.png"
+    Scene(main="bat", seed=6).picture().save(file)  # the same scene as picture 6
+    tables = []
+    for picture in ("000006", "6", str(file)):
+        assert main(["attribute", str(study_dir), picture, "bat"]) == 0
+        tables.append(capsys.readouterr().out.splitlines()[2:])
+    assert tables[0] == tables[1] == tables[2]
+    for wrong in ("48", "nothing.png"):
+        assert main(["attribute", str(study_dir), wrong, "bat"]) == 2
+        assert wrong in capsys.readouterr().err
+
+
+def test_demo_prints_the_table_and_names_report_and_notebook(
+    audited, study_dir, tmp_path, monkeypatch, capsys
+):
+    import clipattr.study
+
+    real = clipattr.study.open_study
+    opened = []
+
+    def open_bundled(name):
+        opened.append(name)
+        return real(study_dir)
+
+    monkeypatch.setattr(clipattr.study, "open_study", open_bundled)
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert opened == ["picture-world"]
+    assert (
+        "kite" in out and "clipattr-demo.html" in out and "make lab" in out and "00_quickstart.ipynb" in out
+    )
+    assert (tmp_path / "clipattr-demo.html").stat().st_size > 5_000
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_closed_pipe_is_no_error(study_dir):
+    code = "import sys; from clipattr.cli import main; sys.exit(main(['models']))"
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_errors_of_bad_values_are_data_errors():
+    from clipattr.terminal import check_target
+
+    with pytest.raises(DataError, match="only --json"):
+        check_target("-", "html")
