@@ -1,0 +1,239 @@
+"""The panels as widgets: browser messages in, drawn state out, still views, nothing left after closing."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ipywidgets.widgets.widget import _instances
+from PIL import Image
+
+import clipattr_widgets
+from clipattr.discovery.findings import Finding, Interval
+from clipattr_widgets import ExplorerPanel, FindingsPanel, LatentPanel, PromptPanel
+
+
+def finding(prompt="kite", latents=(1, 2), kind="context", effect=0.05, label="blue stripe", **more):
+    values = {
+        "prompt": prompt, "latents": latents, "label": label, "kind": kind, "kind_probability": 0.8,
+        "reliance": Interval(effect, effect - 0.01, effect + 0.01),
+        "causal_effect": Interval(effect, effect - 0.01, effect + 0.01), "share": 0.4, "alignment": -0.02,
+        "clarity": 0.7, "confidence": 0.9, "examples": (), "evidence": {"own_pictures": 12, "lift": 0.03},
+    }  # fmt: skip
+    return Finding(**(values | more))
+
+
+@pytest.fixture
+def panels(study):
+    """A function that builds a panel and closes it afterwards."""
+    made = []
+
+    def build(kind, *arguments, **options):
+        made.append(kind(study, *arguments, **options))
+        return made[-1]
+
+    yield build
+    for panel in made:
+        panel.close()
+
+
+def test_a_click_on_a_bar_chooses_the_latent_and_its_examples(panels, study):
+    panel = panels(ExplorerPanel, prompt="kite", picture=4)
+    chosen = panel.bars.rows[2]["id"]
+    panel.bars.set_state({"selected": chosen})
+    assert panel.state.latent == chosen
+    assert panel.gallery.meta["n"] == len(study.examples.of(chosen))
+    assert f"latent {chosen}" in panel.card.value
+
+
+def test_a_click_on_a_switch_shows_the_score_before_and_after(panels):
+    panel = panels(ExplorerPanel, prompt="kite", picture=4)
+    row = panel.bars.rows[0]
+    panel.bars._handle_custom_msg({"kind": "scale", "id": row["id"], "factor": 0}, [])
+    assert panel.bars.rows[0]["scale"] == 0
+    words = panel.state.score_words()
+    assert words["after"] in panel.score.value and words["change"] in panel.score.value
+    assert not panel.undo.disabled
+    panel.undo.click()
+    assert panel.bars.rows[0]["scale"] == 1 and panel.undo.disabled
+    panel.bars._handle_custom_msg({"kind": "undo"}, [])
+
+
+def test_controls_move_the_state_and_follow_it(panels):
+    panel = panels(ExplorerPanel, prompt="kite")
+    panel.prompt.set_state({"value": "bat"})
+    assert panel.state.prompt == "bat"
+    panel.forth.click()
+    assert panel.state.picture == 1 and panel.number.value == 1
+    panel.number.set_state({"value": 7})
+    assert panel.state.picture == 7 and "7 · " in panel.overlay.meta["caption"]
+    panel.gallery._handle_custom_msg({"kind": "pick", "i": 1}, [])
+    assert panel.state.picture == panel.state.examples.places[1]
+    panel.factor.set_state({"value": 0.5})
+    assert panel.state.scales == {panel.state.latent: 0.5}
+    panel.state.latent = panel.bars.rows[3]["id"]
+    assert panel.factor.value == 1.0
+
+
+def test_an_upload_and_a_broken_upload_go_through_the_same_box(panels, study):
+    panel = panels(ExplorerPanel, prompt="kite")
+    content = Path(study.images[9].path).read_bytes()
+    about = {"name": "mine.png", "type": "image/png", "size": len(content), "last_modified": pd.Timestamp(0)}
+    panel.upload.value = ({**about, "content": memoryview(content)},)
+    assert panel.state.picture == -1 and "mine.png" in panel.overlay.meta["caption"]
+    panel.upload.value = ({**about, "name": "<b>x</b>.png", "content": memoryview(b"nonsense")},)
+    assert "cannot be used" in panel.notice.value and "<b>x" not in panel.notice.value
+    panel.number.set_state({"value": 3})
+    assert panel.state.picture == 3 and panel.notice.value == ""
+
+
+def test_names_prompts_and_labels_with_markup_are_text_everywhere(panels, fresh_study):
+    evil = "<img src=x onerror=alert(1)>\u202e" + "y" * 10_000
+    fresh_study.rename(0, evil)
+    panel = ExplorerPanel(fresh_study, prompt="kite", latent=0)
+    panel.state.prompt = "<script>alert(1)</script> kite"
+    for latent_panel in (panel, LatentPanel(fresh_study, latent=0)):
+        for widget in list(_instances.values()):
+            value = getattr(widget, "value", "")
+            if isinstance(value, str) and type(widget).__name__ == "HTML":
+                assert "<img src=x" not in value and "<script>" not in value and "\u202e" not in value
+        html = latent_panel.static().html
+        assert "<img src=x" not in html and "<script" not in html and "\u202e" not in html
+        assert len(html) < 200_000
+        latent_panel.close()
+
+
+def test_words_with_markup_are_never_suggested(study, panels, monkeypatch):
+    monkeypatch.setattr(
+        study.vocabulary, "words", ['x"></datalist><img src=x onerror=alert(1)>', "fine", "it's"]
+    )
+    options = panels(ExplorerPanel, prompt="kite").prompt.options
+    assert "fine" in options
+    assert not any(set(word) & set('<>"&') for word in options)
+
+
+BUILDERS = {
+    "explorer": lambda study: ExplorerPanel(study, prompt="kite", picture=3),
+    "all tabs": lambda study: clipattr_widgets.explore(study, prompt="kite", findings=[finding()]),
+    "latent": lambda study: LatentPanel(study, latent=3),
+    "prompt": lambda study: PromptPanel(study, prompt="kite", findings=[finding()]),
+    "findings": lambda study: FindingsPanel(study, [finding()]),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_closed_panel_leaves_no_widget_behind(name, study):
+    before = set(_instances)
+    panel = BUILDERS[name](study)
+    if name == "all tabs":
+        for tab in ("Latent", "Prompt", "Findings", "Explorer"):
+            panel.tabs.buttons.value = tab
+    assert set(_instances) - before
+    panel.close()
+    assert [type(_instances[key]).__name__ for key in set(_instances) - before] == []
+
+
+def test_changes_make_no_new_widget(panels):
+    panel = panels(ExplorerPanel, prompt="kite", n_rows=5)
+    before = len(_instances)
+    for number in range(12):
+        panel.state.picture = number % 20
+        panel.state.toggle(panel.bars.rows[0]["id"])
+        panel.state.latent = number % 32
+    assert len(_instances) == before
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_without_a_kernel_a_picture_and_a_table_remain(name, study):
+    panel = BUILDERS[name](study)
+    made = panel._repr_mimebundle_()
+    bundle = made[0] if isinstance(made, tuple) else made
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).format == "PNG"
+    html = bundle["text/html"]
+    assert "<table" in html or "<img" in html
+    assert all('alt="' in image for image in re.findall(r"<img[^>]*>", html))
+    assert "<script" not in html and 'src="http' not in html
+    assert (
+        "kite" in bundle["text/plain"]
+        or "latent" in bundle["text/plain"]
+        or "picture" in bundle["text/plain"]
+    )
+    again = panel.static().bundle()
+    assert again["text/html"] == html and again["text/plain"] == bundle["text/plain"]
+    panel.close()
+
+
+def test_a_view_is_saved_as_picture_page_and_table(panels, tmp_path):
+    panel = panels(ExplorerPanel, prompt="kite", picture=3)
+    for suffix in (".png", ".html", ".csv"):
+        assert panel.save(tmp_path / f"view{suffix}").stat().st_size > 100
+    table = pd.read_csv(tmp_path / "view.csv")
+    assert table["attribution"].to_list() == pytest.approx(panel.state.frame()["attribution"].to_list())
+    page = (tmp_path / "view.html").read_text()
+    assert "Content-Security-Policy" in page and page.startswith("<!DOCTYPE html>")
+    with pytest.raises(ValueError, match=r"saved as \.png, \.html or \.csv; got '\.exe'"):
+        panel.save(tmp_path / "view.exe")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["view.csv", "view.html", "view.png"]
+
+
+def test_a_spreadsheet_does_not_run_a_name(panels, fresh_study, tmp_path):
+    fresh_study.rename(0, '=HYPERLINK("http://evil")')
+    panel = ExplorerPanel(fresh_study, prompt="kite")
+    panel.state.n_rows = 100
+    present = next(i for i in range(60) if 0 in fresh_study.codes.rows(i).to_csr().indices.tolist())
+    panel.state.picture = present
+    text = panel.save(tmp_path / "view.csv").read_text()
+    assert "'=HYPERLINK" in text
+    panel.close()
+
+
+def test_the_take_away_menu_offers_code_and_files(panels):
+    panel = panels(ExplorerPanel, prompt="kite")
+    panel.take.value = "code"
+    assert "open_study" in panel.drawer.value
+    panel.take.value = "csv"
+    assert 'download="clipattr-view.csv"' in panel.drawer.value
+    panel.take.value = ""
+    assert panel.drawer.value == ""
+
+
+def test_panels_opened_together_show_the_same_latent_and_prompt(study):
+    panel = clipattr_widgets.explore(study, prompt="kite", findings=[finding(prompt="bat", latents=(5, 6))])
+    for tab in ("Latent", "Prompt", "Findings"):
+        panel.tabs.buttons.value = tab
+    made = panel.tabs.panels
+    panel.state.latent = 9
+    assert made["Latent"].state.latent == 9
+    made["Latent"].state.latent = 4
+    assert panel.state.latent == 4
+    made["Prompt"].state.prompt = "red disc"
+    assert panel.state.prompt == "red disc"
+    assert panel.state.kinds == {5: "context", 6: "context"}
+    made["Findings"].state.chosen = -1
+    made["Findings"].state.chosen = 0
+    assert (panel.state.prompt, panel.state.latent) == ("bat", 5)
+    made["Latent"].state.rename("")
+    panel.close()
+
+
+def test_two_panels_on_one_study_do_not_disturb_each_other(panels):
+    one, two = panels(ExplorerPanel, prompt="kite"), panels(ExplorerPanel, prompt="kite")
+    one.state.toggle(one.bars.rows[0]["id"])
+    one.state.picture = 5
+    assert two.state.scales == {} and two.state.picture == 0
+    one.close()
+    two.state.prompt = "bat"
+    assert two.bars.rows
+
+
+def test_a_panel_closed_during_work_hears_no_answer(study):
+    panel = ExplorerPanel(study, prompt="kite", threaded=True)
+    panel.state.settle(30)
+    gen = panel.bars.gen
+    panel.state.prompt = "bat"
+    panel.close()
+    panel.state.settle(5)
+    assert panel.bars.gen == gen

@@ -1,0 +1,282 @@
+"""Collection: what panels ask of all pictures of a study at once.
+
+Owns the choice of pictures for a prompt, and means over pictures of what `clipattr.attribution` says of each. Works on
+the study's stored activations, so no picture is decoded or encoded again. Ignores drawing. Start at
+`Collection.rests_on`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from clipattr_widgets.desk import Desk, PanelError
+
+CHUNK = 2048
+OWN = 100  # pictures that speak for a prompt
+USERS = 48  # pictures of a latent that are asked which prompts use it
+MAX_TEXTS = 400  # prompts that are asked whether they use a latent
+KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings are kept in memory
+
+
+@dataclass(frozen=True, eq=False)
+class Reliances:
+    """Latents (m,) that a prompt rests on over some pictures, strongest first.
+
+    `means` (m,): mean attribution over the pictures, raw; `present` (m,): share of the pictures in which the latent is
+    active; `rows`: the pictures; `chosen_by`: how they were chosen; `values`: the attribution of every picture to every
+    latent as a scipy CSR array (pictures, n_latents).
+    """
+
+    latents: np.ndarray
+    means: np.ndarray
+    present: np.ndarray
+    rows: np.ndarray
+    chosen_by: str
+    values: Any
+    unit: str
+
+
+class Collection:
+    """All pictures of one desk's study.
+
+    Raises:
+        PanelError: from every question, at a site whose activations alone do not give the embedding.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.study = desk.study
+
+    # pictures
+
+    def chosen_for(self, prompt: str, limit: int = OWN) -> tuple[np.ndarray, str]:
+        """Pictures that show a prompt, and how they were chosen: by label, else by the evaluator.
+
+        Never by the audited model's own score, which would inflate what it is asked about.
+        """
+        images = self.study.images
+        wanted = prompt.strip().casefold()
+        labels = images.columns["label"]
+        rows = np.array(
+            [i for i, label in enumerate(labels) if label and label.replace("_", " ").casefold() == wanted],
+            np.int64,
+        )
+        if len(rows):
+            if len(rows) > limit:
+                rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+            return rows, f"labelled “{prompt.strip()}”"
+        scores = self.evaluator_scores(prompt)
+        return np.argsort(-scores, kind="stable")[:limit], "closest to the prompt by the evaluator"
+
+    def evaluator_scores(self, prompt: str) -> np.ndarray:
+        """Cosine of every picture with a text by the evaluator, (pictures,)."""
+        text = self.study.evaluator.encode_text([prompt])[0].float().cpu().numpy()
+        stored = self.study.evaluator_embeddings
+        parts = [np.asarray(stored[i : i + CHUNK], np.float32) @ text for i in range(0, len(stored), CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def scores(self, target: Any) -> np.ndarray:
+        """The target of every picture, (pictures,), raw."""
+        import torch
+
+        model = self.study.model
+        with torch.no_grad():
+            parts = [target.values(e, model)[:, 0].float().cpu().numpy() for e in self._embeddings()]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _embeddings(self) -> Any:
+        if self.desk.n_pictures <= KEEP_EMBEDDINGS:
+            return self._kept_embeddings
+        return self._make_embeddings()
+
+    @cached_property
+    def _kept_embeddings(self) -> list[Any]:
+        return list(self._make_embeddings())
+
+    def _make_embeddings(self) -> Any:
+        import torch
+
+        from clipattr.sites import continue_from
+
+        self._require_last_block()
+        for start in range(0, self.desk.n_pictures, CHUNK):
+            with torch.no_grad():
+                rows = np.arange(start, min(start + CHUNK, self.desk.n_pictures))
+                yield continue_from(self.study.model, self.study.site, self._acts(rows))
+
+    def _acts(self, rows: np.ndarray) -> Any:
+        import torch
+
+        model = self.study.model
+        stored = torch.from_numpy(np.asarray(self.study.activations[rows], np.float32))
+        return stored.to(model.device, model.dtype)
+
+    def _require_last_block(self) -> None:
+        from clipattr.sites import Site
+
+        site, model = Site(str(self.study.site)), self.study.model
+        if site.tokens != "cls" or site.index(model) != model.image_blocks - 1:
+            raise PanelError(
+                "Questions about all pictures are answered from stored activations of the last block; this study is "
+                f"at {site}. Look at single pictures in the explorer, or build a study at image.-1.cls."
+            )
+
+    def splice(self, rows: np.ndarray, target: Any) -> Any:
+        """Pictures of the study taken apart, from what is stored of them."""
+        import torch
+
+        from clipattr.attribution.splice import Splice
+
+        self._require_last_block()
+        codes = self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
+        return Splice(
+            self.study.model, self.study.dictionary, self.study.site, self._acts(rows), target, codes=codes
+        )
+
+    # latents
+
+    def rests_on(self, prompt: str, target: Any, rows: np.ndarray | None = None) -> Reliances:
+        """Which latents a prompt rests on, over the pictures that show it."""
+        from scipy.sparse import csr_array
+
+        from clipattr.attribution.methods import find_method
+
+        chosen_by = "the pictures asked for"
+        if rows is None:
+            rows, chosen_by = self.chosen_for(prompt)
+        if not len(rows):
+            raise PanelError("The study holds no pictures to ask.")
+        splice = self.splice(rows, target)
+        found = find_method(None, splice)(splice)[..., 0].cpu().numpy().astype(np.float64)
+        active = (splice.amounts != 0).cpu().numpy()
+        places = splice.indices.cpu().numpy()
+        at = np.nonzero(active)
+        shape = (len(rows), self.desk.n_latents)
+        values = csr_array((found[at], (at[0], places[at])), shape=shape)
+        means = np.asarray(values.sum(axis=0)).ravel() / len(rows)
+        present = np.bincount(places[at], minlength=self.desk.n_latents) / len(rows)
+        latents = np.flatnonzero(present)
+        latents = latents[np.argsort(-np.abs(means[latents]), kind="stable")]
+        return Reliances(latents, means[latents], present[latents], rows, chosen_by, values, target.unit)
+
+    def active_rows(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures (m,) in which a latent is active, and its activations (m,), strongest first."""
+        offsets, pictures, values = self._by_latent
+        span = slice(int(offsets[latent]), int(offsets[latent + 1]))
+        order = np.argsort(-values[span], kind="stable")
+        return pictures[span][order], values[span][order]
+
+    @cached_property
+    def _by_latent(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from clipattr.meaning.examples import by_latent
+
+        offsets, pictures, values = by_latent(self.study.codes)
+        return offsets.numpy(), pictures.numpy(), values.float().numpy()
+
+    def by_use(self, latent: int, target: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures (m,) in which a latent carries most of a target, and how much (m,), raw."""
+        rows, _ = self.active_rows(latent)
+        rows = rows[: 4 * OWN]
+        if not len(rows):
+            return rows, np.zeros(0)
+        used = self._carried(latent, rows, target)[:, 0]
+        order = np.argsort(-used, kind="stable")[:n]
+        return rows[order], used[order]
+
+    def users(self, latent: int, n: int = 12) -> list[tuple[str, float]]:
+        """Prompts that rest on a latent where it is active, and by how much (raw): mean over its strongest pictures.
+
+        Each prompt's contrast against the mean over all prompts asked, so that a latent that lifts all of them alike
+        counts for none.
+        """
+        rows, _ = self.active_rows(latent)
+        rows = rows[:USERS]
+        if not len(rows) or not self.texts:
+            return []
+        mean = self._carried(latent, rows, self._contrasts).mean(0)
+        order = np.argsort(-mean, kind="stable")[:n]
+        return [(self.texts[i], float(mean[i])) for i in order]
+
+    def _carried(self, latent: int, rows: np.ndarray, target: Any) -> np.ndarray:
+        """Exact ablation of one latent, (rows, targets)."""
+        import torch
+
+        from clipattr.attribution.methods import find_method
+        from clipattr.attribution.splice import Splice
+
+        self._require_last_block()
+        codes = (
+            self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
+            .for_latents([latent])
+            .to_fixed()
+        )
+        study = self.study
+        splice = Splice(study.model, study.dictionary, study.site, self._acts(rows), target, codes=codes)
+        return find_method(None, splice)(splice).sum(1).cpu().numpy().astype(np.float64)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Prompts to ask about: the pictures' labels, then the latents' labels, without repeats."""
+        labels = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
+        frame = self.desk.latents
+        words = frame.loc[frame["aligned"], "label"].dropna().tolist() if "aligned" in frame else []
+        return list(dict.fromkeys([*labels, *words]))[:MAX_TEXTS]
+
+    @cached_property
+    def _contrasts(self) -> Any:
+        from clipattr.attribution import Similarity, VocabularyContrast
+
+        rows = self.study.model.encode_text(self.texts)
+        return VocabularyContrast(rows, rows) if len(rows) > 1 else Similarity(rows)
+
+    def nearest(self, latent: int, n: int = 6) -> list[tuple[int, float]]:
+        """Latents with the most parallel directions, and their cosines."""
+        import torch
+
+        decoder = torch.as_tensor(self.study.dictionary.decoder)
+        cosine = decoder @ decoder[latent]
+        cosine[latent] = -2
+        values, latents = cosine.topk(min(n, self.desk.n_latents - 1))
+        return list(zip(latents.tolist(), values.tolist(), strict=True))
+
+    def words(self, latent: int) -> list[tuple[str, float]]:
+        """The vocabulary's best words for a latent, and their alignments (raw)."""
+        labels = self.study.labels
+        shown = self.study.vocabulary.display
+        pairs = zip(labels.word_top[latent].tolist(), labels.alignment_top[latent].tolist(), strict=True)
+        return [(shown[word], value) for word, value in pairs if word >= 0]
+
+    # where in the picture
+
+    def heat(self, latent: int, rows: np.ndarray) -> np.ndarray | None:
+        """Where each of these pictures drives a latent, (m, h, w) in [0, 1], each scaled by its own largest value."""
+        if not len(rows):
+            return None
+        return heat_of(self.desk, [self.desk.picture(int(row)) for row in rows], latent)
+
+
+def heat_of(desk: Desk, pictures: list[Any], latent: int) -> np.ndarray | None:
+    """Where pictures drive a latent, (m, h, w) in [0, 1]; None where the site has no such map."""
+    import torch
+
+    from clipattr.attribution.heatmaps import code_map, firing_map
+    from clipattr.errors import SiteError
+    from clipattr.sites import Site, activations
+
+    study, model, site = desk.study, desk.study.model, Site(desk.site)
+    pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)
+    try:
+        if site.tokens == "patches":
+            with torch.no_grad():
+                acts = activations(model, pixels, site)
+            codes = study.dictionary.encode(acts.reshape(-1, acts.shape[-1]))
+            maps = code_map(codes, [latent], model.grid)[:, 0]
+        else:
+            maps = firing_map(study, pixels, [latent])[:, 0]
+    except SiteError:
+        return None
+    positive = maps.detach().float().cpu().clamp_min(0)
+    largest = positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    return (positive / largest).numpy()

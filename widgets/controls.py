@@ -1,0 +1,42 @@
+"""Small pieces that several panels are built of: status line, error box, the "take away" menu.
+
+Owns their look. Ignores what they report. Start at `takeaway`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr_widgets.text import markup
+
+FORMATS = [("take away …", ""), ("code", "code"), ("PNG", "png"), ("HTML", "html"), ("CSV", "csv")]
+
+
+def labelled(box: Any, *names: str) -> Any:
+    """The box with CSS classes."""
+    for name in names:
+        box.add_class(name)
+    return box
+
+
+def error_html(error: str) -> str:
+    """What went wrong, as a box; nothing where nothing did."""
+    return f'<div class="clipattr-error" role="alert">{markup(error, 600)}</div>' if error else ""
+
+
+def status_html(pending: int) -> str:
+    """A sign that something is being computed."""
+    return '<span class="clipattr-busy" role="status">computing …</span>' if pending else ""
+
+
+def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:
+    """A menu that puts the code, or a link to download the view, into the drawer returned beside it."""
+    menu = W.Dropdown(options=FORMATS, value="", layout=W.Layout(width="118px"))
+    menu.tooltip = "the code that makes this view, or the view as a file"
+    drawer = W.HTML()
+
+    def chosen(change: Any) -> None:
+        drawer.value = panel.drawer_html(change["new"], panel.state.code()) if change["new"] else ""
+
+    menu.observe(chosen, "value")
+    return menu, drawer

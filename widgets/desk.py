@@ -1,0 +1,362 @@
+"""Desk: what panels ask of one study, answered by public `clipattr` functions, with reasons where it cannot be.
+
+Owns the questions (which picture, which latent, which target, what after a change) and what is shown where an answer is
+missing: a study without labels, pictures or model weights can still be browsed. Ignores how answers are drawn and when
+they are asked for. Start at `Desk.measure`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipattr.errors import ClipattrError, DataError
+from clipattr_widgets.text import shown
+
+MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
+MAX_PROMPT = 2_000
+KEPT_PICTURES = 32
+CARD_NUMBERS = ("alignment", "clarity", "frequency", "mean_top", "triage", "margin", "auc")
+
+
+class PanelError(ClipattrError, ValueError):
+    """Something asked for in a panel cannot be shown; the message is what the panel says."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of one latent. Cosines are raw; a number that is not known is NaN.
+
+    `name` is what to show, `given` the analyst's own name; `aligned` False says that the label fits no better than
+    words fit random pictures.
+    """
+
+    latent: int
+    name: str
+    label: str | None
+    aligned: bool
+    given: str | None
+    alignment: float
+    clarity: float
+    frequency: float
+    mean_top: float
+    triage: float
+    margin: float
+    auc: float
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One picture's attribution to one target, strongest |attribution| first.
+
+    `latents`, `activations`, `attributions` are (k,), the last in `unit`; `y`, `bias` and `error` are in `y_unit`.
+    `adds_up` says whether the attributions and what they leave complete `y`; `splice` answers what-if questions.
+    """
+
+    latents: np.ndarray
+    activations: np.ndarray
+    attributions: np.ndarray
+    y: float
+    bias: float
+    error: float
+    unit: str
+    y_unit: str
+    method: str
+    adds_up: bool
+    splice: Any
+
+
+class Desk:
+    """One study on the table.
+
+    Args:
+        study: an opened `Study`.
+        name: what the model picker calls it; the model and the site where left out.
+    """
+
+    def __init__(self, study: Any, name: str | None = None) -> None:
+        self.study = study
+        self.site = str(study.site)
+        self.name = name or f"{reference_of(study)} · {self.site}"
+        self.n_latents = int(study.dictionary.n_latents)
+        self._frame: Any = None
+        self._kept: dict[int, tuple[Any, Any]] = {}
+        self._thumbnail = lru_cache(4096)(self._read_thumbnail)
+        self._target = lru_cache(64)(self._make_target)
+
+    # pictures
+
+    @property
+    def n_pictures(self) -> int:
+        """How many pictures the study holds; 0 for an empty one."""
+        return len(self.study.images)
+
+    def picture_caption(self, index: int) -> str:
+        """Number, id and label of a picture, fit to be shown."""
+        record = self.study.images[index]
+        label = f" · {shown(record.label, 40)}" if record.label else ""
+        return f"{index} · {shown(record.id, 60)}{label}"
+
+    def find_picture(self, text: str, after: int = -1) -> int:
+        """The next picture whose number, id or label is or holds this text; the search wraps round.
+
+        Raises:
+            PanelError: there is none.
+        """
+        wanted = text.strip().lower()
+        if wanted.isdecimal() and int(wanted) < self.n_pictures:
+            return int(wanted)
+        images = self.study.images
+        labels = getattr(images, "columns", {}).get("label")
+        for step in range(1, self.n_pictures + 1):
+            index = (after + step) % self.n_pictures
+            label = labels[index] if labels else images[index].label
+            if wanted and (wanted in images.ids[index].lower() or wanted in (label or "").lower()):
+                return index
+        raise PanelError(
+            f"No picture has “{shown(text, 40)}” in its id or label; there are {self.n_pictures}."
+        )
+
+    def thumbnail(self, index: int) -> Image.Image:
+        """The study's own small copy; a grey square where even that is missing."""
+        return self._thumbnail(index)
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture as large as it is to be had: the file, else the thumbnail."""
+        try:
+            return self.study.images[index].load()
+        except (ClipattrError, OSError):
+            return self.thumbnail(index)
+
+    def _read_thumbnail(self, index: int) -> Image.Image:
+        try:
+            return self.study.thumbnail(index)
+        except (ClipattrError, OSError, ValueError):
+            return MISSING
+
+    # latents
+
+    @property
+    def latents(self) -> Any:
+        """The study's table of latents, read once; `forget` reads it again."""
+        if self._frame is None:
+            frame = self.study.latents
+            self._frame = frame.set_index("latent", drop=False) if "latent" in frame else frame
+        return self._frame
+
+    def forget(self) -> None:
+        """Read names and labels again, after a rename elsewhere."""
+        self._frame = None
+
+    def card(self, latent: int) -> Card:
+        """What is known of a latent.
+
+        Raises:
+            PanelError: the dictionary has no such latent.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise PanelError(
+                f"Latent {latent} does not exist; this dictionary has 0 to {self.n_latents - 1}."
+            )
+        try:
+            row = self.latents.loc[latent]
+        except KeyError:
+            row = {}
+        label = _text(row.get("label"))
+        fits = bool(row.get("aligned", True))
+        name = given = _text(self.study.names.get(latent))
+        if name is None and label is not None:
+            name = label if fits else f"latent {latent} · {label}?"
+        numbers = [_number(row.get(key)) for key in CARD_NUMBERS]
+        return Card(latent, name or f"latent {latent}", label, fits, given, *numbers)
+
+    def name_of(self, latent: int) -> str:
+        """A latent's name, else its label, else its number, fit to be shown."""
+        return shown(self.card(latent).name)
+
+    def find_latent(self, text: str) -> int:
+        """The latent with this number, else the first whose name or label holds this text.
+
+        Raises:
+            PanelError: there is none.
+        """
+        wanted = text.strip().lower()
+        if wanted.isdecimal():
+            return self.card(int(wanted)).latent
+        for column in ("name", "label"):
+            if wanted and column in self.latents:
+                hit = (
+                    self.latents[column]
+                    .astype("string")
+                    .str.lower()
+                    .str.contains(wanted, regex=False, na=False)
+                )
+                if hit.any():
+                    return int(self.latents.index[hit.to_numpy()][0])
+        raise PanelError(f"No latent has “{shown(text, 40)}” in its name or label.")
+
+    def examples(self, latent: int, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Places (m,) and activations (m,) of a latent's top pictures, strongest first; both may be empty."""
+        held = self.study.examples
+        if held is None or latent >= len(held.indices):
+            return np.zeros(0, np.int64), np.zeros(0)
+        places, values = np.asarray(held.indices[latent]), np.asarray(held.values[latent])
+        keep = places >= 0
+        return places[keep][:n], values[keep][:n]
+
+    def rename(self, latent: int, name: str) -> None:
+        """Give a latent a name of one's own; an empty one takes it back. Kept in the study."""
+        self.study.rename(latent, name)
+        self.forget()
+
+    # reliance
+
+    @property
+    def browse_only(self) -> str | None:
+        """Why nothing can be computed here (the model's weights are missing), or None."""
+        try:
+            self.study.model  # noqa: B018  # loading it is the question
+        except (ClipattrError, OSError) as error:
+            return f"Browsing only: {error}"
+        return None
+
+    def target(self, prompt: str, against: str = "") -> Any:
+        """The target that two text boxes stand for: similarity, or a contrast where the second is filled in.
+
+        Raises:
+            PanelError: no prompt, both the same, or one far too long.
+        """
+        prompt, against = " ".join(prompt.split()), " ".join(against.split())
+        if not prompt:
+            raise PanelError("Write a prompt: a word or a caption, for instance one of the study's labels.")
+        for text in (prompt, against):
+            if len(text) > MAX_PROMPT:
+                raise PanelError(
+                    f"A prompt of {len(text):,} characters is too long; {MAX_PROMPT:,} are read."
+                )
+        if prompt == against:
+            raise PanelError(
+                f"“{shown(prompt, 40)}” rather than itself is zero everywhere. Change one of the two."
+            )
+        return self._target(prompt, against)
+
+    def _make_target(self, prompt: str, against: str) -> Any:
+        from clipattr.attribution import Contrast, Similarity
+        from clipattr.attribution.prompts import embed_prompts
+
+        # Embedded here, once: a target built on text would be embedded again for every picture.
+        rows = embed_prompts([prompt, against] if against else [prompt], self.study.model)
+        return Contrast(rows[:1], rows[1:]) if against else Similarity(rows[:1], names=[prompt])
+
+    def measure(self, picture: "int | Image.Image", target: Any, method: str | None = None) -> Measured:
+        """Attribute a target to the latents of one picture.
+
+        Args:
+            picture: its number in the study, or a picture from elsewhere.
+            target: from `target`.
+            method: a name in `clipattr.METHODS`; None for the default.
+        """
+        from clipattr.attribution.attribute import explain_splice
+        from clipattr.attribution.splice import Splice
+
+        study = self.study
+        acts, context = self._acts(picture)
+        splice = Splice(study.model, study.dictionary, self.site, acts, target, context=context)
+        found = explain_splice(splice, method)
+        latents, activations, values = _by_latent(found)
+        order = np.argsort(-np.abs(values), kind="stable")
+        return Measured(
+            latents[order], activations[order], values[order],
+            y=_first(found.y), bias=_first(found.bias), error=_first(found.error),
+            unit=found.unit, y_unit=target.unit, method=found.method,
+            adds_up=bool(found.adds_up and not found.flagged.any()), splice=splice,
+        )  # fmt: skip
+
+    def after(self, measured: Measured, scales: Mapping[int, float]) -> float:
+        """The target once the activations of these latents are multiplied by these factors (0 takes one out).
+
+        The rest of the activation, bias and error node included, stays as it is.
+        """
+        import torch
+
+        splice = measured.splice
+        factors = torch.ones_like(splice.amounts)
+        for latent, factor in scales.items():
+            factors[splice.indices == latent] = float(factor)
+        return float(splice.states((splice.amounts * factors)[:, None])[0, 0, 0])
+
+    def _acts(self, picture: "int | Image.Image") -> tuple[Any, Any]:
+        """Activations of a picture at the site, and what later blocks need of it (or None); kept for a few pictures."""
+        from clipattr.attribution.attribute import read_site
+        from clipattr.sites import Site
+
+        key = int(picture) if isinstance(picture, int | np.integer) else None
+        if key is not None and key in self._kept:
+            return self._kept[key]
+        source = self.study.images[key].load() if key is not None else picture
+        model = self.study.model
+        read = read_site(model, model.prepare(source)[None].to(model.device, model.dtype), Site(self.site))
+        if key is not None:
+            self._kept[key] = read
+            while len(self._kept) > KEPT_PICTURES:
+                self._kept.pop(next(iter(self._kept)))
+        return read
+
+
+def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Active latents (k,), their strongest activation (k,) and their attribution (k,), summed over tokens."""
+    codes = found.codes.to_csr()
+    places = codes.indices.cpu().numpy().astype(np.int64)
+    strengths = codes.values.cpu().numpy().astype(np.float64)
+    values = np.asarray(found.values[..., 0].detach().cpu(), np.float64).ravel()
+    if len(values) != len(places):  # fixed k: padding has no entry in the compressed form
+        values = values[found.codes.values.cpu().numpy().ravel() != 0]
+    latents, group = np.unique(places, return_inverse=True)
+    strongest = np.zeros(len(latents))
+    np.maximum.at(strongest, group, strengths)
+    return latents, strongest, np.bincount(group, weights=values, minlength=len(latents))
+
+
+def reference_of(study: Any) -> str:
+    """The name of a study's model, without loading it."""
+    manifest = getattr(study, "manifest", None) or {}
+    model = manifest.get("model") if isinstance(manifest, Mapping) else None
+    if isinstance(model, Mapping):
+        model = model.get("reference") or model.get("name")
+    return shown(model or "custom model", 60)
+
+
+def read_upload(data: bytes, name: str) -> Image.Image:
+    """An uploaded file as a picture, under the same checks as files of a folder.
+
+    Raises:
+        PanelError: it is no picture, or a broken one.
+    """
+    from clipattr.pictures import read_picture
+
+    try:
+        return read_picture(bytes(data))
+    except DataError as error:
+        raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error
+
+
+def _first(values: Any) -> float:
+    if values is None:
+        return math.nan
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return float(flat[0]) if flat.size else math.nan
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None

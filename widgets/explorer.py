@@ -1,0 +1,328 @@
+"""The explorer: pickers, ranked bars, the picture, the chosen latent's examples.
+
+Owns the layout and the wiring between `ExplorerState` and the parts. Holds no state of its own. Start at `explore`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr_widgets.changes import in_words
+from clipattr_widgets.controls import error_html, status_html, takeaway
+from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import BarList, Gallery, Overlay
+from clipattr_widgets.static import Static, bars_figure, explorer_html
+from clipattr_widgets.tabs import Tabs
+from clipattr_widgets.text import markup, plain, shown
+
+PICTURE_SIDE = 256
+
+
+def explore(study: Any, *, findings: Any = None, **chosen: Any) -> "ExplorerPanel":
+    """Open the panels on a study, or on several: the explorer, with latent, prompt and findings one click away.
+
+    Args:
+        study: a `Study`, the path or bundled name of one, or a list or dict (name to study) of them.
+        findings: an audit of the first study; its latents get a badge, and its findings are listed.
+        chosen: what to show first, e.g. `picture=7, prompt="kite", against="bat"`.
+    """
+    return ExplorerPanel(study, findings=findings, tabs=True, **chosen)
+
+
+class ExplorerPanel(Panel):
+    """Model × picture × prompt: which latents the similarity rests on, and what becomes of it without them.
+
+    Args: as for `explore`, or a ready `state`. `tabs` adds the other panels, linked: what is chosen in one is chosen in
+    all. In a notebook the panel shows itself; elsewhere `snapshot()` and `save`.
+    """
+
+    def __init__(
+        self,
+        study: Any = None,
+        *,
+        state: ExplorerState | None = None,
+        findings: Any = None,
+        tabs: bool = False,
+        **chosen: Any,
+    ) -> None:
+        if state is None:
+            studies, names = opened(study)
+            state = ExplorerState(studies, names=names, findings=findings, **chosen)
+        self.state = state
+        self._build()
+        own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
+        self.tabs = Tabs(state, findings, own) if tabs else None
+        super().__init__([self.tabs.box] if self.tabs else own, state)
+        self._wire()
+        for draw in (
+            self._draw_score,
+            self._draw_rows,
+            self._draw_picture,
+            self._draw_examples,
+            self._draw_factor,
+        ):
+            draw()
+        self._draw_status()
+
+    # layout
+
+    def _build(self) -> None:
+        state = self.state
+        wide = W.Layout(width="auto", min_width="190px")
+        self.model = W.Dropdown(
+            options=[(shown(desk.name, 70), i) for i, desk in enumerate(state.desks)], value=state.desk,
+            description="model", layout=wide,
+        )  # fmt: skip
+        self.method = W.Dropdown(
+            options=method_options(), value=state.method, description="method", layout=wide
+        )
+        self.prompt = W.Combobox(
+            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
+            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="250px"), style={"description_width": "74px"},
+        )  # fmt: skip
+        self.against = W.Combobox(
+            value=state.against, options=suggestions(state.table), description="rather than", continuous_update=False,
+            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="250px"), style={"description_width": "74px"},
+        )  # fmt: skip
+        self.n_rows = W.BoundedIntText(
+            value=state.n_rows, min=1, max=200, description="rows",
+            layout=W.Layout(width="110px"), style={"description_width": "34px"},
+        )  # fmt: skip
+        self.waterfall = W.ToggleButton(
+            value=state.waterfall, description="waterfall", layout=W.Layout(width="88px"),
+            tooltip="stack the parts up to the score (only for methods whose parts add up)",
+        )  # fmt: skip
+        small = W.Layout(width="34px")
+        self.back = W.Button(description="◀", tooltip="previous picture", layout=small)
+        self.forth = W.Button(description="▶", tooltip="next picture", layout=small)
+        self.number = W.BoundedIntText(
+            value=max(state.picture, 0), min=0, max=max(state.table.n_pictures - 1, 0), description="picture",
+            layout=W.Layout(width="136px"), style={"description_width": "48px"},
+        )  # fmt: skip
+        self.find = W.Text(
+            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="254px"),
+        )  # fmt: skip
+        self.upload = W.FileUpload(
+            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
+        )
+        self.compare = W.Text(
+            placeholder="compare with no.", continuous_update=False, layout=W.Layout(width="146px"),
+        )  # fmt: skip
+        self.undo = W.Button(
+            description="undo", tooltip="take back the last change (U)", layout=W.Layout(width="62px")
+        )
+        self.reset = W.Button(
+            description="reset", tooltip="all latents as they are", layout=W.Layout(width="62px")
+        )
+        self.factor = W.FloatSlider(
+            value=1.0, min=0.0, max=3.0, step=0.25, description="× activation", continuous_update=False,
+            readout_format=".2f", layout=W.Layout(width="300px"), style={"description_width": "80px"},
+        )  # fmt: skip
+        self.rename = W.Text(
+            placeholder="name this latent", continuous_update=False, layout=W.Layout(width="200px")
+        )
+        self.goto = W.Text(
+            placeholder="go to latent no.", continuous_update=False, layout=W.Layout(width="130px")
+        )
+        self.take, self.drawer = takeaway(self)
+
+        self.overlay = Overlay(empty_text="no picture")
+        self.bars = BarList(title="latents by attribution", empty_text="no attribution to show")
+        self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
+        self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
+
+        self._toolbar = W.HBox([self.model, self.method, self.status])
+        prompts = W.HBox([self.prompt, self.against])
+        side = W.VBox([
+            W.HBox([self.back, self.number, self.forth]), self.overlay, self.find,
+            W.HBox([self.upload, self.compare]),
+        ])  # fmt: skip
+        tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.reset, self.take])
+        main = W.VBox([prompts, self.score, tools, self.bars, self.facts])
+        self._body = W.HBox([side, main])
+        self._details = W.VBox([
+            W.HBox([self.card, self.factor, self.rename, self.goto]), self.gallery,
+        ])  # fmt: skip
+        for box, name in (
+            (self._toolbar, "clipattr-toolbar"), (prompts, "clipattr-toolbar"), (tools, "clipattr-toolbar"),
+            (self._details.children[0], "clipattr-toolbar"), (self._body, "clipattr-split"), (side, "clipattr-side"),
+            (main, "clipattr-main"), (self._details, "clipattr-section"),
+        ):  # fmt: skip
+            box.add_class(name)
+
+    # wiring: one line each, so that whatever can fail lives in the state, where it is tested
+
+    def _wire(self) -> None:
+        state = self.state
+        for name in ("desk", "prompt", "against", "method", "n_rows", "waterfall"):
+            self.link(name, self.model if name == "desk" else getattr(self, name))
+        self.number.observe(lambda change: self._picked(change["new"]), "value")
+        self.back.on_click(lambda _: state.step(-1))
+        self.forth.on_click(lambda _: state.step(1))
+        self.find.observe(lambda change: change["new"] and state.find(change["new"]), "value")
+        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
+        self.compare.observe(lambda change: state.compare_with(change["new"]), "value")
+        self.undo.on_click(lambda _: state.undo())
+        self.reset.on_click(lambda _: state.reset())
+        self.factor.observe(lambda change: self._factor(change["new"]), "value")
+        self.rename.observe(lambda change: self._rename(change["new"]), "value")
+        self.goto.observe(lambda change: state.go_to_latent(change["new"]), "value")
+        self.bars.on("scale", lambda message: state.scale(int(message["id"]), float(message["factor"])))
+        self.bars.on("undo", lambda _: state.undo())
+        self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
+        self.gallery.on("pick", lambda message: self._pick(int(message["i"])))
+        self.watch(self._draw_rows, "gen")
+        self.watch(self._draw_score, "now", "after", "scales", "gen")
+        self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
+        self.watch(self._draw_examples, "examples", "card", "latent")
+        self.watch(self._draw_factor, "scales", "latent")
+        self.watch(self._draw_status, "pending", "error", "note")
+        self.watch(self._new_desk, "desk")
+
+    def _picked(self, number: int) -> None:
+        if self.state.picture != UPLOAD or number != self._number_shown():
+            self.state.picture = number
+
+    def _number_shown(self) -> int:
+        return max(self.state.picture, 0)
+
+    def _uploaded(self, files: Sequence[Any]) -> None:
+        if files:
+            self.state.upload(bytes(files[0]["content"]), str(files[0]["name"]))
+            self.upload.value = ()
+
+    def _factor(self, value: float) -> None:
+        if self.state.latent >= 0:
+            self.state.scale(self.state.latent, value)
+
+    def _rename(self, name: str) -> None:
+        card = self.state.card
+        if card is not None and name != (card.given or ""):
+            self.state.rename(card.latent, name)
+
+    def _pick(self, place: int) -> None:
+        if place < len(self.state.examples.places):
+            self.state.picture = self.state.examples.places[place]
+
+    # drawing
+
+    def _draw_rows(self) -> None:
+        state = self.state
+        self.bars.selected = state.latent
+        self.bars.show(state.rows, columns=state.columns, cut=state.waterfall and bool(state.rows))
+        measured = state.measured
+        facts = []
+        if measured is not None:
+            facts.append(f"<b>{len(measured.latents)}</b> latents active")
+        if state.note:
+            facts.append(markup(state.note, 300))
+        facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo")
+        spans = "".join(f"<span>{fact}</span>" for fact in facts)
+        self.facts.value = f'<div class="clipattr-facts clipattr-note">{spans}</div>'
+
+    def _draw_score(self) -> None:
+        state = self.state
+        words = state.score_words()
+        title = f"similarity to {markup(state.prompt, 60)}"
+        if state.against:
+            title += f" rather than {markup(state.against, 60)}"
+        parts = [(title, f"{words['now']} <small>{words['unit']}</small>")]
+        if state.scales:
+            parts.append((f"after · {markup(in_words(state.scales), 60)}", words["after"]))
+            parts.append(("change", words["change"]))
+        cells = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in parts)
+        self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{cells}</div>'
+        self.undo.disabled, self.reset.disabled = not state.can_undo, not state.scales
+
+    def _draw_picture(self) -> None:
+        state = self.state
+        picture = state.pixels()
+        caption = state.caption()
+        self.overlay.show(
+            picture, alt=f"picture {caption}", caption=caption, heat=state.heat, shown=PICTURE_SIDE
+        )
+        self.number.value = self._number_shown()
+
+    def _draw_examples(self) -> None:
+        state = self.state
+        card = state.card
+        self.bars.selected = state.latent
+        shelf = state.examples
+        self.gallery.show(
+            shelf.thumbnails,
+            alt=shelf.alt,
+            captions=shelf.captions,
+            heat=shelf.heat,
+            title=shelf.title or "examples",
+        )
+        if card is None:
+            self.card.value = '<span class="clipattr-note">choose a latent to see its examples</span>'
+            return
+        self.rename.value = card.given or ""
+        self.rename.placeholder = f"name latent {card.latent}"
+        self.card.value = card_html(card)
+
+    def _draw_factor(self) -> None:
+        self.factor.disabled = self.state.latent < 0
+        self.factor.value = self.state.scales.get(self.state.latent, 1.0)
+
+    def _draw_status(self) -> None:
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
+
+    def _new_desk(self) -> None:
+        self.number.max = max(self.state.table.n_pictures - 1, 0)
+        self.prompt.options = self.against.options = suggestions(self.state.table)
+
+    def close(self) -> None:
+        if self.tabs is not None and not self.closed:
+            self.tabs.close()
+        super().close()
+
+    # static
+
+    def static(self) -> Static:
+        self.state.settle()
+        return Static(explorer_html(self.state), lambda: bars_figure(self.state), self.state.frame())
+
+
+def opened(study: Any) -> tuple[list[Any], list[str] | None]:
+    """Studies and their names from what `explore` takes."""
+    import clipattr
+
+    def one(item: Any) -> Any:
+        return clipattr.open_study(item) if isinstance(item, str) or hasattr(item, "__fspath__") else item
+
+    if isinstance(study, dict):
+        return [one(item) for item in study.values()], [str(name) for name in study]
+    if isinstance(study, list | tuple):
+        return [one(item) for item in study], None
+    return [one(study)], None
+
+
+def method_options() -> list[tuple[str, str]]:
+    """The method picker: the default, then every registered method."""
+    from clipattr import METHODS
+
+    return [("default", ""), *((name.replace("_", " "), name) for name in METHODS)]
+
+
+def card_html(card: Any) -> str:
+    """A latent's name and numbers in one line."""
+    facts = [
+        ("aligned", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
+        ("active in", f"{plain(card.frequency * 100, 1)} %"),
+    ]  # fmt: skip
+    spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
+    label = ""
+    if card.label and card.label != card.name:
+        label = f"<span>label {markup(card.label, 40)}</span>"
+    if not card.aligned:
+        label += "<span>no word of the vocabulary fits it well</span>"
+    return (
+        f'<h3 class="clipattr-title">{markup(card.name, 60)} '
+        f'<small class="clipattr-note">latent {card.latent}</small></h3>'
+        f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
+    )

@@ -1,0 +1,413 @@
+"""The explorer's view-model: which model, picture and prompt, and what follows from them.
+
+Owns all state of the explorer and when what is computed again. Ignores widgets. What the user chooses are the upper
+traits; what follows are the lower ones, set by the worker's answers. Start at `ExplorerState`.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import traitlets as T
+from PIL import Image
+
+from clipattr.errors import ClipattrError
+from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
+from clipattr_widgets.changes import Changes
+from clipattr_widgets.collection import heat_of
+from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
+from clipattr_widgets.shelf import Shelf, shelf_of
+from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.worker import Worker
+
+log = logging.getLogger(__name__)
+
+UPLOAD = -1
+
+
+def words_of(error: Exception) -> str:
+    """An error as the panel says it: our own messages as they are, anything else with its kind."""
+    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
+    return shown(text, 600)
+
+
+class ExplorerState(Changes):
+    """Everything the explorer shows.
+
+    Args:
+        studies: opened studies; the first is shown.
+        names: what the model picker calls them.
+        findings: an audit of the first study; its latents get a badge.
+        threaded: see `Worker`.
+        Further keywords set traits, e.g. `picture=7, prompt="kite"`.
+
+    Traits that are chosen: `desk` (which study), `picture` (number, or -1 for the uploaded one), `prompt`, `against`
+    (rather than), `method`, `n_rows`, `latent` (chosen, -1 none), `compare` (second picture, -1 none), `waterfall`.
+    Traits that follow: `measured`, `rows`, `columns`, `now` and `after` (the target, raw), `card`, `examples`;
+    `pending`, `error`, `note`; `gen` counts every new `rows`.
+    """
+
+    desk = T.Int(0)
+    picture = T.Int(0)
+    prompt = T.Unicode("")
+    against = T.Unicode("")
+    method = T.Unicode("")
+    n_rows = T.Int(15, min=1, max=200)
+    latent = T.Int(-1)
+    compare = T.Int(-1)
+    waterfall = T.Bool(False)
+
+    measured = T.Instance(Measured, allow_none=True)
+    other = T.Instance(Measured, allow_none=True)
+    rows: "T.List[dict[str, Any]]" = T.List()
+    columns = T.Dict()
+    now = T.Float(math.nan)
+    after = T.Float(math.nan)
+    card = T.Instance(Card, allow_none=True)
+    examples = T.Instance(Shelf, ())
+    heat = T.Any(None, allow_none=True)
+    upload_count = T.Int(0)
+    pending = T.Int(0)
+    error = T.Unicode("")
+    note = T.Unicode("")
+    gen = T.Int(0)
+
+    def __init__(
+        self,
+        studies: Sequence[Any],
+        *,
+        names: Sequence[str] | None = None,
+        findings: Any = None,
+        threaded: bool | None = None,
+        **chosen: Any,
+    ) -> None:
+        self.desks = [Desk(study, names[i] if names else None) for i, study in enumerate(studies)]
+        if not self.desks:
+            raise PanelError("explore() got no study; pass one, or a list of them.")
+        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.uploaded: Image.Image | None = None
+        self.upload_name = ""
+        self.kinds: dict[int, str] = {}
+        super().__init__(**({"prompt": self._first_prompt()} | chosen))
+        self.show_findings(findings)
+        self.observe(self._changed_desk, "desk")
+        self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
+        self.observe(self._lay_out, ["n_rows", "waterfall"])
+        self.observe(self._ask_after, "scales")
+        self.observe(self._ask_examples, "latent")
+        self.observe(self._ask_heat, ["latent", "measured"])
+        self._ask()
+        self._ask_examples()
+
+    # what is on the table
+
+    @property
+    def table(self) -> Desk:
+        """The study in hand."""
+        return self.desks[self.desk]
+
+    @T.validate("desk")
+    def _desk_exists(self, proposal: Any) -> int:
+        if not 0 <= proposal["value"] < len(self.desks):
+            raise T.TraitError(f"there are {len(self.desks)} studies; got number {proposal['value']}")
+        return proposal["value"]
+
+    @T.validate("picture", "compare")
+    def _picture_exists(self, proposal: Any) -> int:
+        index = int(proposal["value"])
+        return max(-1, min(index, self.table.n_pictures - 1))
+
+    def _first_prompt(self) -> str:
+        """Something to look at from the start: the first picture's label, else the first label of a latent."""
+        desk = self.desks[0]
+        label = desk.study.images[0].label if desk.n_pictures else None
+        if label:
+            return str(label).replace("_", " ")
+        frame = desk.latents
+        labels = frame["label"].dropna().tolist() if "label" in frame else []
+        return str(labels[0]) if labels else ""
+
+    def show_findings(self, findings: Any) -> None:
+        """Mark the latents of these findings with their kind."""
+        kinds: dict[int, str] = {}
+        for finding in findings or ():
+            for latent in finding.latents:
+                kinds.setdefault(int(latent), finding.kind)
+        self.kinds = kinds
+        self._lay_out()
+
+    # pictures from elsewhere
+
+    def upload(self, data: bytes, name: str) -> None:
+        """Look at a file's bytes instead of a picture of the study; a broken file changes nothing but `error`."""
+        try:
+            self.look_at(read_upload(data, name), name)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def look_at(self, picture: Image.Image, name: str = "picture") -> None:
+        """Look at a picture from elsewhere."""
+        self.uploaded, self.upload_name = picture, name
+        self.upload_count += 1
+        if self.picture == UPLOAD:
+            self._ask()
+        else:
+            self.picture = UPLOAD
+
+    def find(self, text: str) -> None:
+        """Go to the next picture whose number, id or label holds this text."""
+        try:
+            self.picture = self.table.find_picture(text, self.picture)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def compare_with(self, text: str) -> None:
+        """Compare with the picture that has this number, id or label; nothing ends the comparison."""
+        try:
+            self.compare = self.table.find_picture(text, self.picture) if text.strip() else -1
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def go_to_latent(self, text: str) -> None:
+        """Choose a latent by number, or the first whose name or label holds this text."""
+        try:
+            if text.strip():
+                self.latent = self.table.find_latent(text)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def step(self, by: int) -> None:
+        """Go `by` pictures on; the ends meet."""
+        if self.table.n_pictures:
+            self.picture = (max(self.picture, -1 if by > 0 else 0) + by) % self.table.n_pictures
+
+    def caption(self, picture: int | None = None) -> str:
+        """What the picture is called."""
+        picture = self.picture if picture is None else picture
+        if picture == UPLOAD:
+            return (
+                f"from outside the study · {shown(self.upload_name, 60)}" if self.uploaded else "no picture"
+            )
+        return self.table.picture_caption(picture)
+
+    def source(self, picture: int | None = None) -> "int | Image.Image":
+        """What `Desk.measure` takes.
+
+        Raises:
+            PanelError: there is no picture.
+        """
+        picture = self.picture if picture is None else picture
+        if picture != UPLOAD:
+            return picture
+        if self.uploaded is None:
+            raise PanelError("No picture is chosen. Pick one of the study, or upload one.")
+        return self.uploaded
+
+    def pixels(self) -> Image.Image | None:
+        """The picture itself, or None where there is none."""
+        if self.picture == UPLOAD:
+            return self.uploaded
+        return self.table.picture(self.picture)
+
+    def rename(self, latent: int, name: str) -> None:
+        """Name a latent; kept in the study. A study that cannot be written says so in `error`."""
+        try:
+            self.table.rename(latent, name)
+        except (ClipattrError, OSError) as error:
+            self.error = words_of(error)
+            return
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read names again and lay everything out anew."""
+        self.table.forget()
+        self._lay_out()
+        self._ask_examples()
+
+    # asking
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until everything asked for is on the screen."""
+        self.worker.settle(timeout)
+
+    def close(self) -> None:
+        """Stop listening to work that is still going on."""
+        self.worker.close()
+
+    def _changed_desk(self, _: Any = None) -> None:
+        self.forget_changes()
+        self.kinds, self.latent = {}, -1
+        with self.hold_trait_notifications():
+            self.picture = min(self.picture, self.table.n_pictures - 1)
+            self.compare = -1
+        self._ask()
+
+    def _ask(self, _: Any = None) -> None:
+        """Measure the picture in hand (and the one compared with), in the worker."""
+        desk, picture, second = self.table, self.picture, self.compare
+        prompt, against, method = self.prompt, self.against, self.method or None
+        scales = dict(self.scales)
+
+        def work() -> tuple[Measured, Measured | None, float]:
+            target = desk.target(prompt, against)
+            measured = desk.measure(self.source(picture), target, method)
+            other = desk.measure(second, target, method) if second >= 0 else None
+            after = desk.after(measured, scales) if scales else measured.y
+            return measured, other, after
+
+        if self._cannot():
+            return
+        self.worker.submit("measure", work, self._measured, self._failed)
+
+    def _cannot(self) -> bool:
+        reason = self.table.browse_only
+        if reason is None and not self.table.n_pictures and self.uploaded is None:
+            reason = "This study holds no pictures. Upload one to look at."
+        if reason is not None:
+            self.measured, self.other, self.now, self.after = None, None, math.nan, math.nan
+            self.error = shown(reason, 600)
+            self._lay_out()
+        return reason is not None
+
+    def _measured(self, answer: tuple[Measured, Measured | None, float]) -> None:
+        measured, other, after = answer
+        with self.hold_trait_notifications():
+            self.error = ""
+            self.measured, self.other = measured, other
+            self.now, self.after = measured.y, after
+        if self.latent < 0 and len(measured.latents):
+            self.latent = int(measured.latents[0])
+        self._lay_out()
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, ClipattrError):
+            log.warning("the explorer could not show this view", exc_info=error)
+        with self.hold_trait_notifications():
+            self.measured, self.other, self.now, self.after = None, None, math.nan, math.nan
+            self.error = words_of(error)
+        self._lay_out()
+
+    def _ask_after(self, _: Any = None) -> None:
+        measured, desk, scales = self.measured, self.table, dict(self.scales)
+        self._lay_out()
+        if measured is None:
+            return
+        self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y,
+                           self._set_after, self._failed)  # fmt: skip
+
+    def _set_after(self, after: float) -> None:
+        self.after = after
+
+    def _lay_out(self, _: Any = None) -> None:
+        measured = self.measured
+        rows: list[dict[str, Any]] = []
+        if measured is not None:
+            rows = bar_rows(
+                measured, self.table.card, n=self.n_rows, scales=self.scales, kinds=self.kinds,
+                other=self.other, waterfall=self.waterfall,
+            )  # fmt: skip
+        with self.hold_trait_notifications():
+            self.columns = columns(measured.unit if measured else "cosine", self.other is not None)
+            self.rows = rows
+            self.note = self._note()
+            self.gen += 1
+
+    def _note(self) -> str:
+        if self.measured is None:
+            return ""
+        present = set(self.measured.latents.tolist())
+        absent = sum(j not in present for j in self.scales)
+        notes = []
+        if self.scales:
+            notes.append(f"{len(self.scales)} latent{'s' * (len(self.scales) != 1)} changed")
+        if absent:
+            notes.append(f"{absent} of them not active in this picture")
+        if self.waterfall and not self.measured.adds_up:
+            notes.append(f"no waterfall: the parts of “{self.measured.method}” do not add up to the score")
+        return "; ".join(notes)
+
+    def _ask_examples(self, _: Any = None) -> None:
+        if self.latent < 0:
+            self.card, self.examples, self.heat = None, Shelf(), None
+            return
+        desk, latent = self.table, self.latent
+        self.worker.submit("examples", lambda: shelf_of(desk, latent), self._set_examples, self._failed)
+
+    def _ask_heat(self, _: Any = None) -> None:
+        """Where the chosen latent is driven in the picture in hand; nothing where it is not active."""
+        measured, desk, latent = self.measured, self.table, self.latent
+        if measured is None or latent not in measured.latents:
+            self.heat = None
+            return
+        picture = self.pixels()
+        self.worker.submit("heat", lambda: heat_of(desk, [picture], latent), self._set_heat, self._failed)
+
+    def _set_heat(self, heat: Any) -> None:
+        self.heat = None if heat is None else heat[0]
+
+    def _set_examples(self, answer: tuple[Card, Shelf]) -> None:
+        with self.hold_trait_notifications():
+            self.card, self.examples = answer
+
+    # what to take away
+
+    def score_words(self) -> dict[str, str]:
+        """The score as text: `unit`, `now`, `after`, `change`; dashes where there is none."""
+        unit = self.measured.y_unit if self.measured else "cosine"
+        factor = factor_of(unit)
+        change = self.after - self.now
+        return {
+            "unit": unit_name(unit),
+            "now": plain(self.now * factor),
+            "after": plain(self.after * factor) if self.scales else "",
+            "change": signed(change * factor) if self.scales else "",
+        }
+
+    def frame(self) -> Any:
+        """All active latents as a table: latent, name, label, activation, attribution (raw), alignment, factor."""
+        import pandas as pd
+
+        measured = self.measured
+        fields = ["latent", "name", "label", "activation", "attribution", "alignment", "clarity", "factor"]
+        if measured is None:
+            return pd.DataFrame(columns=fields)
+        cards = [self.table.card(int(j)) for j in measured.latents]
+        rows = zip(cards, measured.activations, measured.attributions, strict=True)
+        data = [
+            (c.latent, c.name, c.label, a, r, c.alignment, c.clarity, self.scales.get(c.latent, 1.0))
+            for c, a, r in rows
+        ]
+        return pd.DataFrame(data, columns=fields)
+
+    def code(self) -> str:
+        """Python that computes what is on the screen, with public functions only."""
+        study = self.table.study
+        path = getattr(study, "path", None)
+        picture = f"study.images[{self.picture}]"
+        if self.picture == UPLOAD:
+            picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
+        prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
+        target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
+        method = f", method={self.method!r}" if self.method else ""
+        lines = [
+            "import clipattr as ca",
+            "",
+            f"study = ca.open_study({str(path)!r})",
+            f"picture = {picture}",
+            f"target = {target}",
+            f"att = ca.attribute(study, picture, target{method})",
+            f"att.top({self.n_rows})",
+        ]
+        if self.scales:
+            lines += [
+                "",
+                "from clipattr.attribution.attribute import splices",
+                "",
+                "[(_, splice)] = splices(study, picture, target)",
+                "amounts = splice.amounts.clone()",
+                f"for latent, factor in {dict(sorted(self.scales.items()))!r}.items():",
+                "    amounts[splice.indices == latent] *= factor",
+                "after = float(splice.states(amounts[:, None]))",
+            ]
+        return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The latent panel: what one latent stands for, on what evidence, and who uses it.
+
+Owns layout and wiring of `LatentState`. Start at `LatentPanel`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.drawings import histogram_svg
+from clipattr_widgets.latent_state import ORDERS, LatentState
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import DataTable, Gallery
+from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
+from clipattr_widgets.text import markup, plain, shown, signed
+
+WORDS = ({"key": "word", "label": "word"}, {"key": "alignment", "label": "aligned", "numeric": True})
+NEAREST = (
+    {"key": "latent", "label": "nearest latents"},
+    {"key": "cosine", "label": "cosine", "numeric": True},
+)
+USERS = (
+    {"key": "prompt", "label": "prompts that rest on it"},
+    {"key": "points", "label": "points", "numeric": True},
+)
+
+
+class LatentPanel(Panel):
+    """One latent: examples by activation, by use or in bands; histogram, words, neighbours, users; rename.
+
+    Args:
+        study: a `Study`, its path or name; or a ready `state`.
+        chosen: what to show first, e.g. `latent=17, order="use", prompt="kite"`.
+    """
+
+    def __init__(self, study: Any = None, *, state: LatentState | None = None, **chosen: Any) -> None:
+        from clipattr_widgets.explorer import opened
+
+        self.state = state = state or LatentState(opened(study)[0][0], **chosen)
+        self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
+                           layout=W.Layout(width="230px"), style={"description_width": "46px"})  # fmt: skip
+        self.rename = W.Text(
+            placeholder="give it a name", continuous_update=False, layout=W.Layout(width="180px")
+        )
+        self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "104px"})
+        self.prompt = W.Combobox(
+            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
+            ensure_option=False, placeholder="whose use?", layout=W.Layout(width="220px"),
+            style={"description_width": "52px"},
+        )  # fmt: skip
+        self.heat = W.ToggleButton(value=state.heat, description="heat maps", layout=W.Layout(width="96px"),
+                                   tooltip="where in the picture the latent is driven")  # fmt: skip
+        self.gallery = Gallery(title="examples", empty_text="this latent is active in no picture")
+        self.words = DataTable(title="best words by the evaluator", empty_text="no label")
+        self.nearest = DataTable(title="most parallel directions", empty_text="none")
+        self.users = DataTable(title="mean over its strongest pictures", empty_text="nothing measured")
+        self.card, self.histogram, self.notice, self.status = (W.HTML() for _ in range(4))
+        self.take, self.drawer = takeaway(self)
+        head = labelled(W.HBox([self.find, self.rename, self.take, self.status]), "clipattr-toolbar")
+        tools = labelled(W.HBox([self.order, self.prompt, self.heat]), "clipattr-toolbar")
+        facts = labelled(W.HBox([self.histogram, self.words, self.nearest, self.users]), "clipattr-columns")
+        super().__init__([head, self.notice, self.card, tools, self.gallery, facts, self.drawer], state)
+        self._wire()
+        for draw in (self._draw_known, self._draw_users, self._draw_shelf, self._draw_status):
+            draw()
+
+    def _wire(self) -> None:
+        state = self.state
+        for name in ("order", "prompt", "heat"):
+            self.link(name, getattr(self, name))
+        self.find.observe(lambda change: state.find(change["new"]), "value")
+        self.rename.observe(lambda change: self._rename(change["new"]), "value")
+        self.nearest.observe(lambda change: self._go(change["new"]), "selected")
+        self.watch(self._draw_known, "gen")
+        self.watch(self._draw_users, "users")
+        self.watch(self._draw_shelf, "shelf")
+        self.watch(self._draw_status, "pending", "error")
+
+    def _rename(self, name: str) -> None:
+        if self.state.card is not None and name != (self.state.card.given or ""):
+            self.state.rename(name)
+
+    def _go(self, latent: int) -> None:
+        if latent >= 0:
+            self.state.latent = latent
+
+    def _draw_known(self) -> None:
+        from clipattr_widgets.explorer import card_html
+
+        state = self.state
+        if state.card is None:
+            return
+        more = f"<span>margin <b>{plain(state.card.margin * 100, 1)}</b></span> "
+        more += f"<span>label predicts activity, AUC <b>{plain(state.card.auc)}</b></span>"
+        self.card.value = card_html(state.card) + f'<div class="clipattr-facts clipattr-note">{more}</div>'
+        self.rename.value = state.card.given or ""
+        self.histogram.value = histogram_svg(*state.histogram)
+        self.words.show(self.word_rows(), columns=WORDS)
+        rows = [{"id": j, "cells": [state.table.name_of(j), signed(c)]} for j, c in state.nearest]
+        self.nearest.selected = -1
+        self.nearest.show(rows, columns=NEAREST)
+
+    def word_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"id": i, "cells": [shown(word, 60), signed(value * 100, 1)]}
+            for i, (word, value) in enumerate(self.state.words)
+        ]
+
+    def user_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"id": i, "cells": [shown(text, 60), signed(value * 100)]}
+            for i, (text, value) in enumerate(self.state.users)
+        ]
+
+    def _draw_users(self) -> None:
+        self.users.show(self.user_rows(), columns=USERS)
+
+    def _draw_shelf(self) -> None:
+        shelf = self.state.shelf
+        self.gallery.show(
+            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, heat=shelf.heat, title=shelf.title
+        )
+
+    def _draw_status(self) -> None:
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
+
+    def static(self) -> Static:
+        from clipattr_widgets.explorer import card_html
+
+        state = self.state
+        state.settle()
+        parts = [card_html(state.card)] if state.card else [markup(state.error, 600)]
+        parts.append(
+            f"<p>{markup(state.shelf.title, 120)}<br>{strip_html(state.shelf.thumbnails, state.shelf.title)}</p>"
+        )
+        parts.append(histogram_svg(*state.histogram))
+        parts.append(table_html(WORDS, self.word_rows(), "best words by the evaluator"))
+        parts.append(table_html(USERS, self.user_rows(), "prompts that rest on it"))
+        return Static("".join(parts), lambda: gallery_figure(state.shelf), state.frame())

@@ -1,0 +1,199 @@
+"""The latent panel's view-model: one latent, its examples three ways, and what is known of it.
+
+Owns which latent, which examples, and when they are computed. Ignores widgets. Start at `LatentState`.
+"""
+
+from typing import Any
+
+import numpy as np
+import traitlets as T
+
+from clipattr.errors import ClipattrError
+from clipattr_widgets.bar_rows import factor_of
+from clipattr_widgets.collection import Collection
+from clipattr_widgets.desk import Card, Desk, PanelError
+from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.shelf import Shelf
+from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.worker import Worker
+
+ORDERS = (("by activation", "activation"), ("by use", "use"), ("in bands", "bands"))
+BANDS = ((0.75, 1.0), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
+PER_BAND = 5
+N_EXAMPLES = 20
+BINS = 24
+
+
+class LatentState(T.HasTraits):
+    """Everything the latent panel shows.
+
+    Args:
+        study: a `Study`, or a `Desk` that is shared with another panel.
+        latent: which one.
+        order: "activation" (strongest), "use" (what it carries of `prompt`), "bands" (a few from every quarter of its
+            active range).
+    """
+
+    latent = T.Int(0)
+    order = T.Enum([key for _, key in ORDERS], "activation")
+    prompt = T.Unicode("")
+    heat = T.Bool(False)
+
+    card = T.Instance(Card, allow_none=True)
+    shelf = T.Instance(Shelf, ())
+    histogram = T.Tuple(T.Any(), T.Any(), default_value=((), ()))
+    words: "T.List[tuple[str, float]]" = T.List()
+    nearest: "T.List[tuple[int, float]]" = T.List()
+    users: "T.List[tuple[str, float]]" = T.List()
+    names_changed = T.Int(0)
+    pending = T.Int(0)
+    error = T.Unicode("")
+    gen = T.Int(0)
+
+    def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
+        self.table = study if isinstance(study, Desk) else Desk(study)
+        self.collection = Collection(self.table)
+        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        super().__init__(**chosen)
+        self.observe(self._ask, ["latent"])
+        self.observe(self._ask_shelf, ["order", "prompt", "heat"])
+        self._ask()
+
+    @T.validate("latent")
+    def _latent_exists(self, proposal: Any) -> int:
+        return max(0, min(int(proposal["value"]), self.table.n_latents - 1))
+
+    def find(self, text: str) -> None:
+        """Choose a latent by number, name or label."""
+        try:
+            if text.strip():
+                self.latent = self.table.find_latent(text)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def rename(self, name: str) -> None:
+        """Name the latent; kept in the study."""
+        try:
+            self.table.rename(self.latent, name)
+        except (ClipattrError, OSError) as error:
+            self.error = words_of(error)
+            return
+        self.names_changed += 1
+        self._ask()
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until everything asked for is on the screen."""
+        self.worker.settle(timeout)
+
+    def close(self) -> None:
+        self.worker.close()
+
+    def _ask(self, _: Any = None) -> None:
+        latent, desk, collection = self.latent, self.table, self.collection
+
+        def known() -> Any:
+            values = collection.active_rows(latent)[1]
+            return desk.card(latent), _histogram(values), collection.words(latent), collection.nearest(latent)
+
+        self.worker.submit("known", known, self._set_known, self._failed)
+        self._ask_shelf()
+        self.users = []
+        if desk.browse_only is None:
+            self.worker.submit("users", lambda: collection.users(latent), self._set_users, self._failed)
+
+    def _set_known(self, answer: Any) -> None:
+        with self.hold_trait_notifications():
+            self.error = ""
+            self.card, self.histogram, self.words, self.nearest = answer
+            self.gen += 1
+
+    def _set_users(self, users: list[tuple[str, float]]) -> None:
+        self.users = users
+
+    def _failed(self, error: Exception) -> None:
+        self.error = words_of(error)
+
+    def _ask_shelf(self, _: Any = None) -> None:
+        latent, order, prompt, heat = self.latent, self.order, self.prompt, self.heat
+        self.worker.submit(
+            "shelf", lambda: self._shelf(latent, order, prompt, heat), self._set_shelf, self._failed
+        )
+
+    def _set_shelf(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def _shelf(self, latent: int, order: str, prompt: str, heat: bool) -> Shelf:
+        desk, collection = self.table, self.collection
+        name = desk.name_of(latent)
+        if order == "use":
+            target = desk.target(prompt)
+            rows, values = collection.by_use(latent, target, N_EXAMPLES)
+            captions = [signed(value * factor_of(target.unit)) for value in values]
+            title = f"pictures in which {name} carries most of “{shown(prompt, 40)}”"
+        elif order == "bands":
+            rows, values = self._bands(latent)
+            captions = [plain(value) for value in values]
+            title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter"
+        else:
+            rows, values = desk.examples(latent, N_EXAMPLES)
+            captions = [plain(value) for value in values]
+            title = f"examples of {name}"
+        alt = [
+            f"{title}, {i + 1}: picture {desk.picture_caption(int(row))}, {c}"
+            for i, (row, c) in enumerate(zip(rows, captions, strict=True))
+        ]
+        maps = collection.heat(latent, rows) if heat and desk.browse_only is None else None
+        thumbnails = tuple(desk.thumbnail(int(row)) for row in rows)
+        return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
+
+    def _bands(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """A few pictures, evenly spaced, from each quarter of the latent's active range."""
+        rows, values = self.collection.active_rows(latent)
+        places: list[int] = []
+        for low, high in BANDS:
+            start, end = round(len(rows) * (1 - high)), round(len(rows) * (1 - low))
+            if end > start:
+                places += np.unique(
+                    np.linspace(start, end - 1, min(PER_BAND, end - start)).round().astype(int)
+                ).tolist()
+        return rows[places], values[places]
+
+    def code(self) -> str:
+        """Python that computes what is on the screen."""
+        lines = [
+            "import clipattr as ca",
+            "",
+            f"study = ca.open_study({str(getattr(self.table.study, 'path', None))!r})",
+            f"study.latents.loc[{self.latent}]",
+            f"study.examples.of({self.latent})",
+        ]
+        if self.order == "use":
+            pictures = list(self.shelf.places)
+            lines.append(
+                f"ca.attribute(study, [study.images[i] for i in {pictures}], {self.prompt!r}).to_frame()"
+            )
+        return "\n".join(lines)
+
+    def frame(self) -> Any:
+        """The examples as a table: rank, picture, id, label, value (as shown)."""
+        import pandas as pd
+
+        images = self.table.study.images
+        records = [images[row] for row in self.shelf.places]
+        return pd.DataFrame(
+            {
+                "rank": range(1, len(records) + 1),
+                "picture": [record.index for record in records],
+                "id": [record.id for record in records],
+                "label": [record.label for record in records],
+                "value": list(self.shelf.captions),
+            }
+        )
+
+
+def _histogram(values: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Counts and edges of a latent's activations where it is active."""
+    if not len(values):
+        return (), ()
+    counts, edges = np.histogram(values, bins=BINS, range=(0.0, float(values.max())))
+    return tuple(int(c) for c in counts), tuple(float(e) for e in edges)

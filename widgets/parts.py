@@ -1,0 +1,207 @@
+"""The drawn parts: bar list, gallery, overlay and table, as anywidgets without a build step.
+
+Owns how values become traits that a browser can draw. Ignores studies and models; holds no state but what is on the
+screen. Every update is one message, marked with a generation number that the view repeats as `data-gen` once it is
+painted. Start at `BarList`.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets as T
+from PIL import Image
+
+from clipattr_widgets.sprites import encode_jpeg, heat_bytes, sprite
+
+_STATIC = files("clipattr_widgets") / "static"
+_CSS = (_STATIC / "panel.css").read_text(encoding="utf-8")
+
+
+def _module(*names: str) -> str:
+    return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in ("common.js", *names))
+
+
+class _Part(anywidget.AnyWidget):
+    """What all parts share: messages from the view go to one handler, by kind."""
+
+    _css = _CSS
+    empty_text = T.Unicode("nothing to show").tag(sync=True)
+    title = T.Unicode("").tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self.on_msg(self._heard)
+
+    def on(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
+        """Call `handler(message)` when the view sends a message of this kind."""
+        self._handlers[kind] = handler
+
+    def _heard(self, _: Any, content: Any, buffers: Any) -> None:
+        if isinstance(content, dict):
+            handler = self._handlers.get(str(content.get("kind")))
+            if handler is not None:
+                handler(content)
+
+
+class BarList(_Part):
+    """Ranked signed bars, one row per latent, with a switch each.
+
+    A row is a dict: `id` int, `part` "latent" | "part" | "total", `label`, `value` (the bar's length and sign),
+    `text` (the number shown), and optionally `start` (where the bar begins, for waterfalls), `scale` (1 untouched,
+    0 off), `other` and `other_text` (a second picture's bar), `activation`, `alignment`, `kind` (badge), `tip`,
+    `spoken` (what a screen reader says).
+
+    Messages: `{"kind": "scale", "id", "factor"}`, `{"kind": "undo"}`. `selected` is the id of the chosen latent.
+    """
+
+    _esm = _module("bar_list.js")
+    rows = T.List(T.Dict()).tag(sync=True)
+    columns = T.Dict().tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+    cut = T.Bool(False).tag(sync=True)
+    gen = T.Int(0).tag(sync=True)
+
+    def show(
+        self, rows: Sequence[dict[str, Any]], *, columns: dict[str, str] | None = None, cut: bool = False
+    ) -> None:
+        """Draw these rows.
+
+        Args:
+            rows: see the class.
+            columns: headings by key (`value`, `other`, `activation`, `alignment`), and `KEY_tip` for their tooltips.
+            cut: True starts the axis at the lowest bar instead of at zero (waterfalls).
+        """
+        with self.hold_sync():
+            self.rows = list(rows)
+            if columns is not None:
+                self.columns = columns
+            self.cut = cut
+            self.gen += 1
+
+
+class Gallery(_Part):
+    """Thumbnails in one sprite, each with an optional heat map and a caption.
+
+    `selected` is the place (0-based) of the chosen thumbnail; a click sends `{"kind": "pick", "i"}` as well, so that
+    the same one can be picked twice.
+    """
+
+    _esm = _module("heat_slider.js", "gallery.js")
+    sprite = T.Bytes(b"").tag(sync=True)
+    heat = T.Bytes(b"").tag(sync=True)
+    meta: "T.Dict[str, Any]" = T.Dict(
+        {"n": 0, "cols": 1, "px": 112, "shown": 92, "heat": 0, "gen": 0, "alt": [], "captions": []}
+    ).tag(sync=True)
+    heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+
+    def show(
+        self,
+        thumbnails: Sequence[Image.Image],
+        *,
+        alt: Sequence[str],
+        captions: Sequence[str] = (),
+        heat: np.ndarray | None = None,
+        px: int = 112,
+        shown: int = 92,
+        title: str | None = None,
+    ) -> None:
+        """Draw these thumbnails.
+
+        Args:
+            thumbnails: n pictures of any size; each is fitted into px × px.
+            alt: n descriptions, what a screen reader says.
+            captions: n short texts under the thumbnails, or none at all.
+            heat: (n, h, h) in [0, 1], or None.
+            shown: side in CSS pixels.
+
+        Raises:
+            ValueError: the numbers of thumbnails, descriptions, captions or heat maps differ.
+        """
+        count = len(thumbnails)
+        for name, given in (
+            ("alt", alt),
+            ("captions", captions or alt),
+            ("heat", alt if heat is None else heat),
+        ):
+            if len(given) != count:
+                raise ValueError(f"{count} thumbnails came with {len(given)} {name}; give one for each.")
+        data, columns = sprite(thumbnails, px)
+        with self.hold_sync():
+            self.sprite = data
+            self.heat = b"" if heat is None else heat_bytes(heat)
+            self.selected = -1
+            if title is not None:
+                self.title = title
+            self.meta = {
+                "n": count, "cols": columns, "px": px, "shown": shown,
+                "heat": 0 if heat is None else int(heat.shape[-1]), "gen": self.meta["gen"] + 1,
+                "alt": list(alt), "captions": list(captions) or [""] * count,
+            }  # fmt: skip
+
+
+class Overlay(_Part):
+    """One picture, large, under an optional heat map with an opacity slider."""
+
+    _esm = _module("heat_slider.js", "overlay.js")
+    picture = T.Bytes(b"").tag(sync=True)
+    heat = T.Bytes(b"").tag(sync=True)
+    meta: "T.Dict[str, Any]" = T.Dict(
+        {"width": 1, "height": 1, "shown": 256, "heat": [0, 0], "gen": 0, "alt": "", "caption": ""}
+    ).tag(sync=True)
+    heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+
+    def show(
+        self,
+        picture: Image.Image | None,
+        *,
+        alt: str,
+        caption: str = "",
+        heat: np.ndarray | None = None,
+        shown: int = 256,
+    ) -> None:
+        """Draw this picture; None shows `empty_text` instead. `heat` is (h, w) in [0, 1]."""
+        width, height = picture.size if picture else (1, 1)
+        with self.hold_sync():
+            self.picture = encode_jpeg(picture, 2 * shown) if picture else b""
+            self.heat = b"" if heat is None else heat_bytes(heat)
+            self.meta = {
+                "width": width, "height": height, "shown": shown,
+                "heat": [0, 0] if heat is None else [int(side) for side in heat.shape],
+                "gen": self.meta["gen"] + 1, "alt": alt, "caption": caption,
+            }  # fmt: skip
+
+
+class DataTable(_Part):
+    """A sortable table; a row is `{"id": int, "cells": [text, …]}`, a column `{"key", "label", "numeric", "tip"}`.
+
+    Messages: `{"kind": "sort", "key"}`. `selected` is the id of the chosen row.
+    """
+
+    _esm = _module("data_table.js")
+    columns = T.List(T.Dict()).tag(sync=True)
+    rows = T.List(T.Dict()).tag(sync=True)
+    sorted_by = T.Unicode("").tag(sync=True)
+    falling = T.Bool(True).tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+    gen = T.Int(0).tag(sync=True)
+
+    def show(
+        self,
+        rows: Sequence[dict[str, Any]],
+        *,
+        columns: Sequence[dict[str, Any]] | None = None,
+        sorted_by: str = "",
+        falling: bool = True,
+    ) -> None:
+        """Draw these rows, already in the order that `sorted_by` and `falling` announce."""
+        with self.hold_sync():
+            if columns is not None:
+                self.columns = list(columns)
+            self.rows = list(rows)
+            self.sorted_by, self.falling = sorted_by, falling
+            self.gen += 1

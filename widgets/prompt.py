@@ -1,0 +1,128 @@
+"""The prompt panel: what a prompt rests on across the collection.
+
+Owns layout and wiring of `PromptState`. Start at `PromptPanel`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr.wording import kind_word, points
+from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import BarList, DataTable, Gallery
+from clipattr_widgets.prompt_state import N_SENSES, PromptState
+from clipattr_widgets.static import Static, bar_table, plain_bars_figure, strip_html
+from clipattr_widgets.text import markup, shown, signed
+
+FOUND = (
+    {"key": "label", "label": "findings: rests on"},
+    {"key": "kind", "label": "kind"},
+    {"key": "effect", "label": "causal effect", "numeric": True},
+)
+
+
+class PromptPanel(Panel):
+    """One prompt: mean reliance over the pictures that show it, its senses side by side, top pictures, findings.
+
+    Args:
+        study: a `Study`, its path or name; or a ready `state`.
+        chosen: `prompt`, `against`, `findings`.
+    """
+
+    def __init__(self, study: Any = None, *, state: PromptState | None = None, **chosen: Any) -> None:
+        from clipattr_widgets.explorer import opened
+
+        self.state = state = state or PromptState(opened(study)[0][0], **chosen)
+        style = {"description_width": "74px"}
+        options = suggestions(state.table)
+        self.prompt = W.Combobox(
+            value=state.prompt, options=options, description="prompt", continuous_update=False, ensure_option=False,
+            placeholder="a word or a caption", layout=W.Layout(width="270px"), style=style,
+        )  # fmt: skip
+        self.against = W.Combobox(
+            value=state.against, options=options, description="rather than", continuous_update=False,
+            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="270px"), style=style,
+        )  # fmt: skip
+        self.bars = BarList(title="what the prompt rests on", empty_text="nothing to show")
+        self.top = Gallery(title="top pictures", empty_text="no pictures")
+        self.found = DataTable(title="", empty_text="")
+        self.sense_heads = [W.HTML() for _ in range(N_SENSES)]
+        self.sense_shelves = [Gallery(title="sense", empty_text="") for _ in range(N_SENSES)]
+        self.about, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
+        self.take, self.drawer = takeaway(self)
+        head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
+        pairs = zip(self.sense_heads, self.sense_shelves, strict=True)
+        self.columns = [W.VBox([head_, shelf]) for head_, shelf in pairs]
+        senses = labelled(W.HBox(self.columns), "clipattr-senses", "clipattr-section")
+        top = labelled(
+            W.VBox([W.HTML('<h3 class="clipattr-title">highest scores</h3>'), self.top]), "clipattr-section"
+        )
+        super().__init__(
+            [head, self.notice, self.about, self.bars, senses, top, self.found, self.drawer], state
+        )
+        self._wire()
+        self._draw()
+        self._draw_status()
+
+    def _wire(self) -> None:
+        self.link("prompt", self.prompt)
+        self.link("against", self.against)
+        self.bars.observe(lambda change: setattr(self.state, "latent", change["new"]), "selected")
+        self.watch(self._draw, "gen")
+        self.watch(self._draw_status, "pending", "error")
+
+    def _draw(self) -> None:
+        state = self.state
+        found = state.reliances
+        if found is not None:
+            words = f"mean over {len(found.rows)} pictures, {found.chosen_by}; exact effect of each latent taken alone"
+            self.about.value = f'<div class="clipattr-note">{markup(words, 200)}</div>'
+        self.bars.show(state.rows, columns=state.columns())
+        for i, (head, shelf, column) in enumerate(
+            zip(self.sense_heads, self.sense_shelves, self.columns, strict=True)
+        ):
+            there = i < len(state.senses)
+            column.layout.display = "" if there else "none"
+            if there:
+                sense = state.senses[i]
+                count = f"{len(sense.latents)} latent{'s' * (len(sense.latents) > 1)}"
+                head.value = (
+                    f'<h3 class="clipattr-title">{markup(sense.name, 40)} <small class="clipattr-note">'
+                    f"{signed(sense.mean * 100)} points · {count}</small></h3>"
+                )
+                s = sense.shelf
+                shelf.show(s.thumbnails, alt=s.alt, captions=s.captions, title=s.title, shown=64)
+        top = state.top
+        self.top.show(
+            top.thumbnails, alt=top.alt, captions=top.captions, title=top.title or "top pictures", shown=76
+        )
+        rows = [
+            {
+                "id": i,
+                "cells": [
+                    shown(f.label or "(no word for it)", 60),
+                    kind_word(f.kind),
+                    points(f.causal_effect.value),
+                ],
+            }
+            for i, f in enumerate(state.found)
+        ]
+        self.found.show(rows, columns=FOUND if rows else ())
+
+    def _draw_status(self) -> None:
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
+
+    def static(self) -> Static:
+        state = self.state
+        state.settle()
+        title = f"what “{shown(state.prompt, 60)}” rests on"
+        parts = [f"<p>{markup(state.error, 600)}</p>"] if state.error else []
+        parts.append(bar_table(state.rows, state.columns(), markup(title, 120)))
+        for sense in state.senses:
+            parts.append(
+                f"<p>{markup(sense.name, 40)} {signed(sense.mean * 100)} points<br>"
+                f"{strip_html(sense.shelf.thumbnails, sense.shelf.title)}</p>"
+            )
+        return Static("".join(parts), lambda: plain_bars_figure(state.rows, title), state.frame())

@@ -1,0 +1,86 @@
+"""Pictures and heat maps as bytes for the browser.
+
+Owns packing: many thumbnails into one JPEG, one picture within a side length, heat in [0, 1] as one byte per cell.
+Ignores which pictures. Start at `sprite`.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+MAX_COLUMNS = 8
+QUALITY = 82
+_PAGE = (238, 239, 241)
+
+
+def sprite(pictures: Sequence[Image.Image], px: int, columns: int | None = None) -> tuple[bytes, int]:
+    """All pictures in one JPEG of px × px cells, row by row.
+
+    Pictures keep their proportions and are centred; small ones are enlarged with hard pixels by whole factors only
+    where that fits, else smoothly.
+
+    Returns:
+        The JPEG's bytes (empty for no pictures) and the number of columns.
+    """
+    columns = columns or max(1, min(MAX_COLUMNS, len(pictures)))
+    if not pictures:
+        return b"", columns
+    rows = math.ceil(len(pictures) / columns)
+    page = Image.new("RGB", (columns * px, rows * px), _PAGE)
+    for place, picture in enumerate(pictures):
+        small = fit(picture, px)
+        left = (place % columns) * px + (px - small.width) // 2
+        top = (place // columns) * px + (px - small.height) // 2
+        page.paste(small, (left, top))
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue(), columns
+
+
+def fit(picture: Image.Image, px: int) -> Image.Image:
+    """The picture, RGB, scaled (up or down) so that its longer side is px pixels."""
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+    scale = px / max(rgb.size)
+    if scale == 1:
+        return rgb
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    return rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def encode_jpeg(picture: Image.Image, side: int) -> bytes:
+    """The picture as JPEG bytes, its longer side at most `side` pixels; small pictures are enlarged to it."""
+    buffer = io.BytesIO()
+    fit(picture, side).save(buffer, "JPEG", quality=88, subsampling=0)
+    return buffer.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """JPEG bytes as a data URI for static HTML."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def heat_bytes(heat: np.ndarray) -> bytes:
+    """Heat in [0, 1] as one byte per cell, rows first; values outside are clipped, NaN counts as 0."""
+    values = np.nan_to_num(np.asarray(heat, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+    return np.round(values.clip(0, 1) * 255).astype(np.uint8).tobytes()
+
+
+def heat_colours(heat: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """Heat (h, w) in [0, 1] as RGBA uint8 (h, w, 4), in the colours that the browser uses."""
+    stops = np.array([0.0, 0.25, 0.55, 0.8, 1.0])
+    colours = np.array([[20, 12, 60], [90, 20, 120], [205, 60, 85], [250, 145, 40], [253, 240, 160]], float)
+    opacity = np.array([0.0, 0.55, 0.8, 0.92, 1.0])
+    values = np.nan_to_num(np.asarray(heat, dtype=float)).clip(0, 1)
+    channels = [np.interp(values, stops, colours[:, c]) for c in range(3)]
+    channels.append(np.interp(values, stops, opacity) * alpha * 255)
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def laid_over(picture: Image.Image, heat: np.ndarray, alpha: float = 0.6) -> Image.Image:
+    """The picture under its heat map (h, w), for static output."""
+    layer = Image.fromarray(heat_colours(heat, alpha)).resize(picture.size, Image.Resampling.BICUBIC)
+    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")

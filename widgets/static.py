@@ -1,0 +1,289 @@
+"""What remains of a panel without a kernel: HTML with the picture, PNG, text, and a table to save.
+
+Owns the still views; deterministic, so that stored notebooks stay the same. Ignores widgets. Start at `Static`.
+"""
+
+import html
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from clipattr_widgets.desk import PanelError
+from clipattr_widgets.sprites import data_uri, encode_jpeg, sprite
+from clipattr_widgets.text import attribute_text, markup, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clipattr_widgets.explorer_state import ExplorerState
+
+_CSS = """
+.cas{font:13px/1.45 system-ui,"DejaVu Sans",sans-serif;color:inherit;max-width:980px}
+.cas table{border-collapse:collapse;margin:6px 0}
+.cas caption{text-align:left;font-weight:600;padding:2px 0}
+.cas th,.cas td{padding:1px 10px 1px 0;text-align:left;border:0;background:none;vertical-align:middle}
+.cas td.n,.cas th.n{text-align:right;font-variant-numeric:tabular-nums}
+.cas i{display:inline-block;height:10px;vertical-align:middle}
+.cas small{opacity:.75}
+"""
+
+
+class Static:
+    """A still view.
+
+    Args:
+        body: HTML without scripts.
+        figure: makes the picture (a matplotlib figure) when asked.
+        table: the numbers.
+    """
+
+    def __init__(self, body: str, figure: Callable[[], Any], table: "pd.DataFrame") -> None:
+        self.html = f'<div class="cas"><style>{_CSS}</style>{body}</div>'
+        self._figure = figure
+        self.table = table
+
+    def png(self) -> bytes:
+        """The picture as PNG bytes."""
+        buffer = io.BytesIO()
+        self._figure().savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def text(self) -> str:
+        """The numbers as plain text."""
+        if not len(self.table):
+            return "nothing to show"
+        brief = self.table.head(15).copy()
+        for column in brief.select_dtypes("float"):
+            brief[column] = brief[column].round(4)
+        for column in brief.select_dtypes(["object", "string"]):
+            brief[column] = [shown(value, 40) for value in brief[column]]
+        return brief.to_string(index=False)
+
+    def page(self) -> str:
+        """A page of its own."""
+        return (
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>clipattr view</title>'
+            '<meta http-equiv="Content-Security-Policy" '
+            "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+            f"</head><body>{self.html}</body></html>"
+        )
+
+    def as_file(self, suffix: str) -> bytes:
+        """The bytes of a file with this suffix: .png, .html or .csv.
+
+        Raises:
+            PanelError: another suffix.
+        """
+        if suffix == ".png":
+            return self.png()
+        if suffix == ".html":
+            return self.page().encode("utf-8")
+        if suffix == ".csv":
+            return _csv_safe(self.table).to_csv(index=False).encode("utf-8")
+        raise PanelError(f"A view is saved as .png, .html or .csv; got {suffix!r}.")
+
+    def bundle(self) -> dict[str, Any]:
+        """For a display without a live kernel."""
+        import base64
+
+        png = base64.b64encode(self.png()).decode("ascii")
+        return {"text/html": self.html, "image/png": png, "text/plain": self.text()}
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self.bundle()
+
+    def __repr__(self) -> str:
+        return self.text()
+
+
+def _csv_safe(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Text that a spreadsheet would run as a formula gets a quote in front."""
+    safe = table.copy()
+    for column in safe.select_dtypes(["object", "string"]):
+        safe[column] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" else v for v in safe[column]]
+    return safe
+
+
+def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: str) -> str:
+    """The rows of a bar list as an HTML table with bars."""
+    largest = max((abs(row["value"]) for row in rows), default=0) or 1
+    other = "other" in columns
+    heads = [
+        "latent",
+        "",
+        columns["value"],
+        *(["other"] if other else []),
+        columns["activation"],
+        columns["alignment"],
+    ]
+    cells = "".join(f'<th scope="col"{" class=n" if i > 1 else ""}>{h}</th>' for i, h in enumerate(heads))
+    body = []
+    for row in rows:
+        width = 160 * abs(row["value"]) / largest
+        colour = "#2f7fd0" if row["value"] >= 0 else "#cf6a1f"
+        name = markup(row["label"], 50)
+        if row.get("scale") == 0:
+            name = f"<s>{name}</s> <small>off</small>"
+        elif row.get("scale", 1) != 1:
+            name += f" <small>×{row['scale']:g}</small>"
+        if row.get("kind"):
+            name += f" <small>[{html.escape(row['kind'])}]</small>"
+        keys = ["text", *(["other_text"] if other else []), "activation", "alignment"]
+        numbers = [row.get(key, "") for key in keys]
+        tail = "".join(f'<td class="n">{html.escape(number)}</td>' for number in numbers)
+        body.append(
+            f'<tr><td>{name}</td><td><i style="width:{width:.0f}px;background:{colour}"></i></td>{tail}</tr>'
+        )
+    return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def picture_html(picture: Image.Image | None, alt: str, side: int = 160) -> str:
+    """One picture with its description."""
+    if picture is None:
+        return ""
+    return f'<img width="{side}" alt="{attribute_text(alt)}" src="{data_uri(encode_jpeg(picture, side))}">'
+
+
+def strip_html(thumbnails: Sequence[Image.Image], alt: str, px: int = 72, n: int = 10) -> str:
+    """Thumbnails in one row, as one picture."""
+    if not thumbnails:
+        return ""
+    few = list(thumbnails[:n])
+    data, columns = sprite(few, px, columns=len(few))
+    return f'<img width="{columns * px}" height="{px}" alt="{attribute_text(alt)}" src="{data_uri(data)}">'
+
+
+def table_html(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], caption: str) -> str:
+    """The rows of a `DataTable` as an HTML table."""
+    numeric = ["n" if column.get("numeric") else "" for column in columns]
+    heads = "".join(
+        f'<th scope="col" class="{kind}">{html.escape(column["label"])}</th>'
+        for column, kind in zip(columns, numeric, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{kind}">{markup(cell, 60)}</td>'
+            for cell, kind in zip(row["cells"], numeric, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def explorer_html(state: "ExplorerState") -> str:
+    """The explorer as it is now."""
+    words = state.score_words()
+    title = f"similarity to {markup(state.prompt, 60)}"
+    if state.against:
+        title += f" rather than {markup(state.against, 60)}"
+    line = f"<b>{title}: {words['now']} {words['unit']}</b>"
+    if state.scales:
+        line += f" · after: <b>{words['after']}</b> ({words['change']})"
+    if state.error:
+        line = markup(state.error, 600)
+    caption = state.caption()
+    parts = [f"<p>{markup(state.table.name, 80)} · {line}</p>"]
+    image = picture_html(state.pixels(), f"picture {caption}")
+    table = bar_table(state.rows, state.columns, "what it rests on") if state.rows else ""
+    parts.append(
+        f'<table><tr><td style="vertical-align:top">{image}<br><small>{markup(caption, 80)}</small></td>'
+        f"<td>{table}</td></tr></table>"
+    )
+    if state.card is not None:
+        strip = strip_html(state.examples.thumbnails, state.examples.title)
+        name = f"{markup(state.card.name, 60)} <small>(latent {state.card.latent})</small>"
+        parts.append(f"<p>examples of {name}<br>{strip}</p>")
+    return "".join(parts)
+
+
+def bars_figure(state: "ExplorerState") -> Any:
+    """The explorer as a figure: picture, signed bars, and the chosen latent's examples."""
+    from matplotlib.figure import Figure
+
+    rows = state.rows
+    figure = Figure(figsize=(9, 1.6 + 0.24 * max(len(rows), 8)), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(2, 2, width_ratios=[1, 2.4], height_ratios=[max(len(rows), 8) * 0.24, 1.0])
+    left, right, below = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, slice(None))))
+    picture = state.pixels()
+    if picture is not None:
+        left.imshow(picture, interpolation="nearest" if max(picture.size) <= 128 else None)
+    left.set_title(_plain(state.caption(), 34), fontsize=8)
+    words = state.score_words()
+    title = f"similarity to {shown(state.prompt, 30)}"
+    title += f" rather than {shown(state.against, 30)}" if state.against else ""
+    title += f": {words['now']} {words['unit']}" + (f", after {words['after']}" if state.scales else "")
+    right.set_title(_plain(title, 90), fontsize=9, loc="left")
+    if rows:
+        places = range(len(rows))[::-1]
+        colours = ["#2f7fd0" if row["value"] >= 0 else "#cf6a1f" for row in rows]
+        starts = [row.get("start", 0) for row in rows]
+        drawn = right.barh(places, [row["value"] for row in rows], left=starts, color=colours)
+        for bar, row in zip(drawn, rows, strict=True):
+            if row.get("scale") == 0:
+                bar.set(hatch="////", facecolor="white", edgecolor="#777777")
+        right.bar_label(drawn, [row["text"] for row in rows], padding=3, fontsize=7.5)
+        right.set_yticks(list(places), [_plain(row["label"], 28) for row in rows], fontsize=8)
+        right.axvline(0, color="#999999", lw=0.8)
+        right.margins(x=0.16, y=0.01)
+        right.set_xlabel(f"attribution, {words['unit']}", fontsize=8)
+        right.tick_params(axis="x", labelsize=7.5)
+    for side in ("top", "right", "left"):
+        right.spines[side].set_visible(False)
+    right.tick_params(axis="y", length=0)
+    thumbs = list(state.examples.thumbnails[:12])
+    if thumbs:
+        data, _ = sprite(thumbs, 72, columns=len(thumbs))
+        below.imshow(Image.open(io.BytesIO(data)))
+        below.set_title(_plain(state.examples.title, 80), fontsize=8, loc="left")
+    for axes in (left, below):
+        axes.set_axis_off()
+    return figure
+
+
+def _plain(text: str, limit: int) -> str:
+    """Text for matplotlib: no mathematics, no glyphs that would raise."""
+    return shown(text, limit).replace("$", r"\$")
+
+
+def plain_bars_figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
+    """The latents of a bar list as a figure."""
+    from clipattr.plots import signed_bars
+
+    latents = [row for row in rows if row["part"] == "latent"]
+    rest = {row["label"]: row["value"] for row in rows if row["part"] == "part"}
+    if not latents and not rest:
+        rest = {"nothing to show": 0.0}
+    return signed_bars(
+        [row["label"] for row in latents], [row["value"] for row in latents], rest=rest, title=title
+    )
+
+
+def gallery_figure(shelf: Any) -> Any:
+    """A shelf as a figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    thumbs = list(shelf.thumbnails[:20])
+    if thumbs:
+        data, _ = sprite(thumbs, 80, columns=min(10, len(thumbs)))
+        axes.imshow(Image.open(io.BytesIO(data)))
+    axes.set_title(_plain(shelf.title or "no pictures", 100), fontsize=9, loc="left")
+    axes.set_axis_off()
+    return figure
+
+
+def findings_figure(findings: Sequence[Any], rows: Sequence[dict[str, Any]]) -> Any:
+    """The findings in view as bars of their causal effects."""
+    from clipattr.plots import signed_bars
+
+    few = [findings[row["id"]] for row in rows[:15]]
+    names = [f"{f.prompt} ← {f.label or '(no word for it)'}" for f in few]
+    values = [f.causal_effect.value * 100 for f in few]
+    return signed_bars(
+        names, values, rest=None if few else {"no findings": 0.0}, title="causal effect of findings"
+    )

@@ -1,0 +1,85 @@
+// Shared by every view; put in front of each view's own module by `parts.py`. Text goes in by textContent only.
+
+const CLIPATTR_KEYS = new Set(["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "Enter", " "]);
+
+/** One element with classes, attributes and text; no markup is ever parsed. */
+function make(tag, className, { text, parent, ...attributes } = {}) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (parent) parent.append(node);
+  return node;
+}
+
+/** The notebook around us must not read our keys as its own commands (A adds a cell, arrows move between cells). */
+function ownKeys(root) {
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+}
+
+/** Roving tabindex: one tab stop for a list, the arrow keys move inside it. */
+function roving(items, index, focus) {
+  items.forEach((item, i) => {
+    item.tabIndex = i === index ? 0 : -1;
+  });
+  if (focus && items[index]) items[index].focus();
+}
+
+/** Subscribes to several traits and returns the function that ends it. */
+function listen(model, handlers) {
+  for (const [event, handler] of Object.entries(handlers)) model.on(event, handler);
+  return () => {
+    for (const [event, handler] of Object.entries(handlers)) model.off(event, handler);
+  };
+}
+
+/** Bytes as they come over the wire (DataView) as a plain byte array. */
+function asBytes(value) {
+  if (!value || !value.byteLength) return new Uint8Array(0);
+  return new Uint8Array(value.buffer ?? value, value.byteOffset ?? 0, value.byteLength);
+}
+
+// Heat from transparent over violet and orange to pale yellow: lightness rises all the way, so it reads in grey too.
+const HEAT_STOPS = [
+  [0.0, 20, 12, 60, 0.0],
+  [0.25, 90, 20, 120, 0.55],
+  [0.55, 205, 60, 85, 0.8],
+  [0.8, 250, 145, 40, 0.92],
+  [1.0, 253, 240, 160, 1.0],
+];
+const HEAT_LUT = new Uint8ClampedArray(256 * 4);
+for (let i = 0; i < 256; i++) {
+  const x = i / 255;
+  let s = 0;
+  while (s < HEAT_STOPS.length - 2 && x > HEAT_STOPS[s + 1][0]) s++;
+  const [x0, ...low] = HEAT_STOPS[s];
+  const [x1, ...high] = HEAT_STOPS[s + 1];
+  const t = (x - x0) / (x1 - x0);
+  for (let c = 0; c < 3; c++) HEAT_LUT[4 * i + c] = low[c] + t * (high[c] - low[c]);
+  HEAT_LUT[4 * i + 3] = 255 * (low[3] + t * (high[3] - low[3]));
+}
+
+/** Draws (height, width) uint8 heat values into a canvas of that size; CSS stretches it over the picture. */
+function drawHeat(canvas, values, height, width) {
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  for (let i = 0; i < height * width; i++) pixels.data.set(HEAT_LUT.subarray(4 * values[i], 4 * values[i] + 4), 4 * i);
+  context.putImageData(pixels, 0, 0);
+}
+
+/** A decoded picture behind a Blob URL, or null where the bytes are empty or no picture. */
+async function blobUrl(bytes, type) {
+  if (!bytes.length) return null;
+  const url = URL.createObjectURL(new Blob([bytes], { type }));
+  const image = new Image();
+  image.src = url;
+  try {
+    await image.decode();
+  } catch {
+    URL.revokeObjectURL(url);
+    return null;
+  }
+  return url;
+}

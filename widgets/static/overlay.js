@@ -1,0 +1,53 @@
+// One picture, large, with a heat map on top and a slider for its opacity.
+
+function render({ model, el }) {
+  const root = make("figure", "clipattr-overlay", { parent: el });
+  ownKeys(root);
+  const stage = make("div", "clipattr-overlay-stage", { parent: root });
+  const image = make("img", "", { parent: stage });
+  const canvas = make("canvas", "clipattr-heat", { parent: stage, "aria-hidden": "true" });
+  const empty = make("div", "clipattr-empty", { parent: stage });
+  const caption = make("figcaption", "", { parent: root });
+  const text = make("bdi", "", { parent: caption, dir: "auto" });
+  const tools = heatSlider(model);
+  root.append(tools.row);
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  let url = null;
+  let latest = 0;
+
+  async function draw() {
+    const turn = ++latest;
+    const meta = model.get("meta");
+    const heat = asBytes(model.get("heat"));
+    const fresh = await blobUrl(asBytes(model.get("picture")), "image/jpeg");
+    if (turn !== latest) {
+      if (fresh) URL.revokeObjectURL(fresh);
+      return;
+    }
+    if (url) URL.revokeObjectURL(url);
+    url = fresh;
+    image.hidden = !url;
+    if (url) image.src = url;
+    image.alt = meta.alt;
+    stage.style.maxWidth = `${meta.shown}px`;
+    stage.style.aspectRatio = `${meta.width} / ${meta.height}`;
+    empty.textContent = url ? "" : model.get("empty_text");
+    text.textContent = meta.caption;
+    const [height, width] = meta.heat;
+    canvas.hidden = !height || heat.length < height * width;
+    if (!canvas.hidden) drawHeat(canvas, heat, height, width);
+    tools.row.hidden = canvas.hidden;
+    root.dataset.gen = meta.gen;
+  }
+
+  draw();
+  const stop = listen(model, { "change:meta": draw, "change:heat_alpha": tools.show });
+  tools.attach(root);
+  return () => {
+    stop();
+    latest++;
+    if (url) URL.revokeObjectURL(url);
+  };
+}
+
+export default { render };

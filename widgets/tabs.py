@@ -1,0 +1,108 @@
+"""The other panels beside the explorer, linked to it: what is chosen in one is chosen in all.
+
+Owns which panel is on the screen and which traits are linked. A panel is built when first looked at. Start at `Tabs`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+import traitlets as T
+
+from clipattr_widgets.explorer_state import ExplorerState
+
+NAMES = ("Explorer", "Latent", "Prompt", "Findings")
+
+
+class Tabs:
+    """A row of buttons, and the panel that is chosen.
+
+    Args:
+        state: the explorer's.
+        findings: of an audit, or None.
+        explorer: the explorer's own boxes.
+    """
+
+    def __init__(self, state: ExplorerState, findings: Any, explorer: list[Any]) -> None:
+        self.state, self.findings = state, findings
+        self.buttons = W.ToggleButtons(options=list(NAMES), value="Explorer", style={"button_width": "110px"})
+        self.buttons.add_class("clipattr-tabs")
+        self._explorer = explorer
+        self.panels: dict[str, Any] = {}
+        self._links: list[Any] = []
+        self.box = W.VBox([self.buttons, *explorer])
+        self.buttons.observe(lambda change: self.show(change["new"]), "value")
+        state.observe(self._other_desk, "desk")
+
+    def show(self, name: str) -> None:
+        """Bring a panel to the front."""
+        if name != "Explorer" and name not in self.panels:
+            self.panels[name] = getattr(self, f"_build_{name.lower()}")()
+        shown = self._explorer if name == "Explorer" else [self.panels[name]]
+        self.box.children = [self.buttons, *shown]
+
+    def close(self) -> None:
+        """Close the panels that were built, and those of the explorer's boxes that are not on the screen."""
+        self.state.unobserve(self._other_desk, "desk")
+        self._drop()
+        self.box.children = [self.buttons, *self._explorer]
+
+    def _other_desk(self, _: Any) -> None:
+        self.findings = None  # they belong to the study that was audited
+        self.buttons.value = "Explorer"
+        self._drop()
+
+    def _drop(self) -> None:
+        for link in self._links:
+            link.unlink()
+        self._links = []
+        for panel in self.panels.values():
+            panel.close()
+        self.panels = {}
+
+    def _link(self, name: str, other: Any) -> None:
+        self._links.append(T.link((self.state, name), (other, name)))
+
+    def _build_latent(self) -> Any:
+        from clipattr_widgets.latent import LatentPanel
+        from clipattr_widgets.latent_state import LatentState
+
+        latent = max(self.state.latent, 0)
+        self.state.latent = latent
+        made = LatentState(self.state.table, latent=latent, prompt=self.state.prompt)
+        self._link("latent", made)
+        self._link("prompt", made)
+        made.observe(lambda _: self.state.refresh(), "names_changed")
+        return LatentPanel(state=made)
+
+    def _build_prompt(self) -> Any:
+        from clipattr_widgets.prompt import PromptPanel
+        from clipattr_widgets.prompt_state import PromptState
+
+        state = self.state
+        made = PromptState(state.table, prompt=state.prompt, against=state.against, findings=self.findings)
+        for name in ("prompt", "against"):
+            self._link(name, made)
+        made.observe(lambda change: setattr(state, "latent", change["new"]), "latent")
+        return PromptPanel(state=made)
+
+    def _build_findings(self) -> Any:
+        from clipattr_widgets.findings import FindingsPanel
+        from clipattr_widgets.findings_state import FindingsState
+
+        made = FindingsState(self.state.table, self.findings or ())
+        made.observe(self._audited, "audited")
+        made.observe(lambda _: self._looked_at(made.finding), "chosen")
+        return FindingsPanel(state=made)
+
+    def _audited(self, change: Any) -> None:
+        self.findings = change["new"]
+        self.state.show_findings(self.findings)
+        if "Prompt" in self.panels:
+            self.panels["Prompt"].state.show_findings(self.findings)
+
+    def _looked_at(self, finding: Any) -> None:
+        """A finding that is chosen is what the other panels show next."""
+        if finding is not None:
+            with self.state.hold_trait_notifications():
+                self.state.prompt, self.state.against = finding.prompt, ""
+            self.state.latent = int(finding.latents[0])

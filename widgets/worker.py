@@ -1,0 +1,137 @@
+"""Slow work off the thread that draws: one background thread, newest request of each lane wins.
+
+Owns the queue, the generation numbers and the way results come home. Ignores what the work is. A late answer (a newer
+request of the same lane was made, or the panel was closed) is dropped, never delivered. Start at `Worker.submit`.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Any], None]
+Failed = Callable[[Exception], None]
+
+
+class Worker:
+    """Runs functions in one thread; their results arrive on the thread that asked.
+
+    With a running event loop (a notebook kernel) results come through it. Without one (a script, a test) `submit` runs
+    the work at once, unless `threaded=True`: then `settle` brings the results home.
+
+    Args:
+        threaded: None chooses by whether an event loop runs.
+        idle: called on the asking thread whenever the number of unfinished requests changes.
+    """
+
+    def __init__(self, threaded: bool | None = None, idle: Callable[[int], None] | None = None) -> None:
+        self._threaded = threaded
+        self._changed = idle or (lambda pending: None)
+        self._pool: ThreadPoolExecutor | None = None
+        self._generation: dict[str, int] = {}
+        self._home: deque[tuple[str, int, Future[Any], Done, Failed]] = deque()
+        self._futures: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self.closed = False
+
+    @property
+    def pending(self) -> int:
+        """Requests whose answer has not been delivered or dropped."""
+        return len(self._futures)
+
+    def generation(self, lane: str) -> int:
+        """How many requests this lane has seen."""
+        return self._generation.get(lane, 0)
+
+    def submit(self, lane: str, work: Callable[[], Any], done: Done, failed: Failed) -> int:
+        """Run `work()`, then `done(result)` or `failed(error)`; any older request of the lane is forgotten.
+
+        Returns:
+            The request's generation number, or -1 where the worker is closed (nothing runs then).
+        """
+        if self.closed:
+            return -1
+        number = self._generation[lane] = self.generation(lane) + 1
+        loop = self._loop()
+        if self._threaded is False or (self._threaded is None and loop is None):
+            self._run_here(work, done, failed)
+            return number
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipattr-panel")
+        future: Future[Any] = self._pool.submit(self._run_there, lane, number, work)
+        self._futures.add(future)
+        self._changed(self.pending)
+        future.add_done_callback(lambda ended: self._bring_home(loop, (lane, number, ended, done, failed)))
+        return number
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait for all requests made so far and deliver their results here.
+
+        Raises:
+            TimeoutError: not finished within `timeout` seconds.
+        """
+        while self._futures:
+            for future in list(self._futures):
+                future.exception(timeout) if not future.cancelled() else None
+            self._deliver()
+
+    def close(self) -> None:
+        """Drop everything: nothing is delivered from now on, waiting work never starts."""
+        self.closed = True
+        self._home.clear()
+        self._futures.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _run_here(self, work: Callable[[], Any], done: Done, failed: Failed) -> None:
+        try:
+            result = work()
+        except Exception as error:  # shown in the panel, whatever it is
+            log.debug("panel work failed", exc_info=True)
+            failed(error)
+        else:
+            done(result)
+
+    def _run_there(self, lane: str, number: int, work: Callable[[], Any]) -> Any:
+        if self.closed or self.generation(lane) != number:
+            return None  # overtaken while it waited; the answer would be dropped anyway
+        return work()
+
+    def _bring_home(self, loop: asyncio.AbstractEventLoop | None, parcel: Any) -> None:
+        with self._lock:
+            if self.closed:
+                return
+            self._home.append(parcel)
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop ended: the kernel is going away
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        while True:
+            with self._lock:
+                if not self._home:
+                    return
+                lane, number, future, done, failed = self._home.popleft()
+            self._futures.discard(future)
+            self._changed(self.pending)
+            if self.closed or future.cancelled() or self.generation(lane) != number:
+                continue
+            error = future.exception()
+            if error is None:
+                done(future.result())
+            elif isinstance(error, Exception):
+                log.debug("panel work failed", exc_info=error)
+                failed(error)
