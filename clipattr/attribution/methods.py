@@ -117,8 +117,9 @@ def lens(splice: Splice) -> Tensor:
 
 @register_method("logit_lens", in_unit=False)
 def logit_lens(splice: Splice) -> Tensor:
-    """Logit lens over the active latents: how the target reads each direction alone."""
-    return lens(splice) * (splice.changes != 0)[..., None]
+    """Logit lens over the active latents: how the target reads each direction alone, turned round where the code is
+    below its baseline (a neuron at -1 points the other way)."""
+    return lens(splice) * splice.changes.sign()[..., None].to(splice.dtype)
 
 
 @register_method("act_logit_lens", in_unit=False)

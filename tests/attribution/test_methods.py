@@ -418,3 +418,15 @@ def test_the_route_is_named(exact_model, directions, pictures):
     assert attribute(exact_model, pictures[:1], "kite", dictionary=directions).route == "closed form"
     early = attribute(exact_model, pictures[:1], "kite", dictionary=directions, site="image.-2.cls")
     assert early.route == "autograd from the site onward"
+
+
+def test_the_logit_lens_turns_a_direction_round_where_its_code_is_negative(
+    exact_model, directions, acts, linear
+):
+    codes = directions.encode(acts)
+    flipped = SparseCodes(codes.indices, -codes.values, codes.n_latents)
+    one, two = (
+        METHODS["logit_lens"](Splice(exact_model, directions, "image.-1.cls", acts, linear, codes=given))
+        for given in (codes, flipped)
+    )
+    assert torch.equal(one, -two) and one.abs().max() > 0
