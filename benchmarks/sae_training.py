@@ -1,0 +1,232 @@
+"""Speed of TopK training beside dense autograd, the encoder product alone, and other libraries.
+
+    python benchmarks/sae_training.py [--quick] [--batch 2048] [--peers FOLDER]
+
+All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that load on the machine hits all
+alike; ratios are medians over rounds. Dense is our own autograd reference with the same objective and optimiser, in
+float32 and under bf16 autocast; the faster counts. The encoder product alone is (batch, 768) x (768, 30000) in the
+faster dtype. Equal loss: sparse and dense train from one start on the same batches, and their last losses are compared.
+
+Peers are timed where they can be imported; put them into a throw-away folder (`pip install --target FOLDER --no-deps
+overcomplete dictionary-learning eai-sparsify`, plus what they ask for) and pass it with --peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from results import write_results
+from torch import Tensor
+
+from clipattr.dictionaries.kernels import chunk_rows
+from clipattr.dictionaries.objective import OBJECTIVES
+from clipattr.dictionaries.trainer import BETAS, Run
+
+WIDTH, LATENTS, K, LR = 768, 30_000, 64, 1e-4
+
+Step = Callable[[Tensor], float]
+
+
+def planted(rows: int, factors: int = 4096, seed: int = 0) -> Tensor:
+    """(rows, WIDTH) activations of mean 0 and mean square length 1: sparse mixtures of random directions plus noise."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(factors, WIDTH, generator=generator), dim=1)
+    active = torch.randint(0, factors, (rows, 24), generator=generator)
+    amount = torch.rand(rows, 24, generator=generator) + 0.2
+    acts = torch.nn.functional.embedding_bag(active, directions, per_sample_weights=amount, mode="sum")
+    acts += 0.02 * torch.randn(rows, WIDTH, generator=generator)
+    acts -= acts.mean(0)
+    return acts / acts.square().sum(1).mean().sqrt()
+
+
+def sparse_step(n_latents: int, precision: str) -> tuple[Run, Step]:
+    run = Run(OBJECTIVES["topk"](n_latents, K), WIDTH, precision=precision)
+    return run, lambda x: run.step(x, LR)["loss"]
+
+
+def dense_step(start: Run, autocast: bool) -> Step:
+    """The textbook step: dense codes, autograd, fused Adam, unit-length decoder rows."""
+    parameters = {name: p.clone().requires_grad_() for name, p in start.parameters.items()}
+    adam = torch.optim.Adam(parameters.values(), lr=LR, betas=BETAS, fused=True)
+
+    def step(x: Tensor) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            pre = torch.nn.functional.linear(x, parameters["encoder"], parameters["encoder_bias"])
+            values, indices = torch.relu(pre).topk(K, dim=-1)
+            codes = torch.zeros_like(pre).scatter(-1, indices, values)
+            recon = codes @ parameters["decoder"] + parameters["bias"]
+            loss = (recon.float() - x).square().sum() / len(x)
+        adam.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            rows = parameters["decoder"]
+            assert rows.grad is not None
+            rows.grad.addcmul_((rows.grad * rows).sum(1, keepdim=True), rows.detach(), value=-1)
+            adam.step()
+            rows /= rows.norm(dim=1, keepdim=True)
+        return float(loss.detach())
+
+    return step
+
+
+def encoder_product(n_latents: int, dtype: torch.dtype) -> Step:
+    weight = torch.randn(n_latents, WIDTH).to(dtype)
+    rows = chunk_rows(n_latents, dtype.itemsize)
+    out = torch.empty(rows, n_latents, dtype=dtype)
+
+    def step(x: Tensor) -> float:
+        for piece in x.to(dtype).split(rows):
+            torch.mm(piece, weight.T, out=out[: len(piece)])
+        return 0.0
+
+    return step
+
+
+def peers(n_latents: int) -> dict[str, Step]:
+    """A training step of every peer that can be imported."""
+    found: dict[str, Step] = {}
+    for name, build in (
+        ("overcomplete", overcomplete_step),
+        ("dictionary-learning", dictionary_learning_step),
+        ("eai-sparsify", sparsify_step),
+    ):
+        try:
+            found[name] = build(n_latents)
+        except (ImportError, AttributeError) as error:
+            print(f"{name}: not timed ({error})")
+    return found
+
+
+def overcomplete_step(n_latents: int) -> Step:
+    # Its plotting part asks for a function that matplotlib has dropped; training does not plot.
+    import matplotlib
+    import matplotlib.cm
+
+    if not hasattr(matplotlib.cm, "get_cmap"):
+        matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap  # type: ignore[attr-defined]
+    from overcomplete.sae import TopKSAE
+
+    model = TopKSAE(WIDTH, n_latents, top_k=K)
+    adam = torch.optim.Adam(model.parameters(), lr=LR)
+
+    def step(x: Tensor) -> float:
+        adam.zero_grad()
+        _, codes = model.encode(x)
+        loss = (model.decode(codes) - x).square().sum() / len(x)
+        loss.backward()
+        adam.step()
+        return float(loss.detach())
+
+    return step
+
+
+def dictionary_learning_step(n_latents: int) -> Step:
+    # Its package imports a language-model library that training on given activations never touches.
+    sys.modules.setdefault("nnsight", types.SimpleNamespace(LanguageModel=object))  # type: ignore[arg-type]
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer: Any = TopKTrainer(
+        steps=10_000, activation_dim=WIDTH, dict_size=n_latents, k=K, layer=0, lm_name="", lr=LR, device="cpu"
+    )
+    count = iter(range(1, 10_000))
+    return lambda x: float(trainer.update(next(count), x))
+
+
+def sparsify_step(n_latents: int) -> Step:
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    model = SparseCoder(WIDTH, SparseCoderConfig(num_latents=n_latents, k=K))
+    adam = torch.optim.Adam(model.parameters(), lr=LR)
+
+    def step(x: Tensor) -> float:
+        adam.zero_grad()
+        loss = model(x).fvu
+        loss.backward()
+        model.remove_gradient_parallel_to_decoder_directions()
+        adam.step()
+        model.set_decoder_norm_to_unit_norm()
+        return float(loss.detach())
+
+    return step
+
+
+def timed(steps: dict[str, Step], batches: list[Tensor]) -> dict[str, list[float]]:
+    """Seconds of every step, one round of all after the other; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number, x in enumerate(batches):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(x)
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def loss_gap(steps: int, batch: int, n_latents: int) -> tuple[float, float, float]:
+    """Last losses of sparse and dense training from one start, and their relative difference."""
+    run, sparse = sparse_step(n_latents, "auto")
+    dense = dense_step(run, autocast=False)
+    acts = planted(steps * batch, seed=3)
+    losses = [(sparse(x), dense(x)) for x in acts.split(batch)]
+    tail = losses[-max(1, steps // 10) :]
+    ours, theirs = (statistics.mean(pair[side] for pair in tail) for side in (0, 1))
+    return ours, theirs, abs(ours - theirs) / theirs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="2 rounds and a smaller loss comparison")
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--peers", help="folder with other libraries, see above")
+    options = parser.parse_args()
+    if options.peers:
+        sys.path.append(options.peers)
+    rounds = 2 if options.quick else 6
+    run, ours = sparse_step(LATENTS, "auto")
+    steps: dict[str, Step] = {
+        "clipattr": ours,
+        "clipattr, float32": sparse_step(LATENTS, "float32")[1],
+        "dense, float32": dense_step(run, autocast=False),
+        "dense, bf16 autocast": dense_step(run, autocast=True),
+        "encoder product, float32": encoder_product(LATENTS, torch.float32),
+        "encoder product, bf16": encoder_product(LATENTS, torch.bfloat16),
+    }
+    other = peers(LATENTS)
+    batches = list(planted(options.batch * (rounds + 1)).split(options.batch))
+    times = timed(steps | other, batches)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{'':28s} {'tokens/s':>10s} {'s/step':>8s}")
+    for name, seconds in median.items():
+        print(f"{name:28s} {options.batch / seconds:10.0f} {seconds:8.3f}")
+
+    def ratio(names: list[str]) -> float:
+        """Median over rounds of the fastest of these over ours."""
+        best = min(names, key=lambda name: median[name])
+        return statistics.median(b / a for a, b in zip(times["clipattr"], times[best], strict=True))
+
+    size, count = (4096, 40) if options.quick else (LATENTS, 60)
+    sparse_loss, dense_loss, gap = loss_gap(count, 512 if options.quick else 2048, size)
+    figures = {
+        "speedup_over_dense": ratio(["dense, float32", "dense, bf16 autocast"]),
+        "share_of_encoder_matmul": ratio(["encoder product, float32", "encoder product, bf16"]),
+        "relative_loss_gap": gap,
+        "tokens_per_second": options.batch / median["clipattr"],
+    }
+    if other:
+        figures["speedup_over_best_peer"] = ratio(list(other))
+    print(f"loss after {count} steps: sparse {sparse_loss:.5f}, dense {dense_loss:.5f}")
+    for name, value in figures.items():
+        print(f"{name:28s} {value:10.4f}")
+    rows = [{"name": name, "seconds": seconds, "batch": options.batch} for name, seconds in median.items()]
+    print(f"written to {write_results('sae_training', figures, rows, quick=options.quick)}")
+
+
+if __name__ == "__main__":
+    main()
