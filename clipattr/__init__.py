@@ -59,6 +59,7 @@ CONTENTS = {
     "alignment": "meaning",
     "clarity": "meaning",
     "families": "meaning",
+    "find": "meaning",
     # studies
     "build_study": "study",
     "open_study": "study",

@@ -322,6 +322,7 @@ def _meaning(
     embeddings = np.load(work / "evaluator.npy", mmap_mode="c")
     first = duplicates(np.load(work / "fingerprints.npy"), embeddings)
     repeats = first != np.arange(n_pictures)
+    np.save(work / "repeats.npy", repeats)
     vocabulary.save(work / "vocabulary.csv")
     words = vocabulary.embed(evaluator, settings["templates"], cache=work / "words").half()
     empty = empty_prompt(evaluator, settings["templates"]).half()
@@ -361,6 +362,10 @@ def _finish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
         shutil.copy2(folder / "names.json", work / "names.json")
     manifest["files"] = all_files(work)
     write_json(work / MANIFEST, manifest)
+    # safetensors makes its files readable by their owner alone; a study is for whoever may read its manifest.
+    mode = (work / MANIFEST).stat().st_mode
+    for name in manifest["files"]:
+        (work / name).chmod(mode)
     if folder.exists():
         aside = folder.with_name(folder.name + ".old")
         os.replace(folder, aside)

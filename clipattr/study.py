@@ -8,6 +8,7 @@ and what is done with them. Start at `open_study` and `build_study`.
     array activations.npy       (n, width) float16 at the site        evaluator.npy   (n, embed) float16, unit
     length codes*.npy            sparse codes                          dictionary/     the dictionary
     examples, labels, scores .safetensors                       vocabulary.csv, vocabulary.safetensors
+    fingerprints, repeats .npy   for near-duplicates
     thumbnails.bin/.npy   small JPEGs                           scenes.jsonl    for rendered pictures instead
     names.json            names given by the analyst; the only file that changes after building
 """
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
 
 SILENT = "(silent)"
 UNNAMED = "(no aligned label)"
+SCORES = (
+    "clarity",
+    "clarity_error",
+    "monosemanticity",
+    "meanings",
+    "mixture",
+    "frequency",
+    "mean_top",
+    "triage",
+)
 
 
 class Study:
@@ -166,6 +177,11 @@ class Study:
         """Rows of the held-out pictures."""
         return np.flatnonzero([split == "holdout" for split in self.images.columns["split"]])
 
+    @cached_property
+    def repeats(self) -> np.ndarray:
+        """(pictures,) bool: nearly equal to an earlier picture, so that it does not serve as an example."""
+        return np.load(self.path / "repeats.npy")
+
     @property
     def holdout(self) -> Images | None:
         """The held-out pictures, None if there are none; `holdout_rows` are their rows in the study's
@@ -210,9 +226,10 @@ class Study:
 
         label: the vocabulary's best word (None for silent latents); alignment, margin: of it, in cosine;
         aligned: it fits better than words fit random pictures; auc: how well the label's text alone tells
-        where the latent is active, on `auc_pictures`; clarity, monosemanticity: cosines; meanings: separate
-        groups of examples; frequency: share of pictures; mean_top: mean activation of the examples; triage:
-        their product as in the paper; nearest: the latent with the most parallel direction; label_evidence,
+        where the latent is active, on the pictures that the manifest names under counts.auc_on; clarity,
+        monosemanticity: cosines; meanings: separate groups of examples; mixture: how evenly they lie along two
+        directions; frequency: share of pictures; mean_top: mean activation of the examples; triage: their product as in
+        the paper; nearest: the latent with the most parallel direction; label_evidence,
         label_contrast: what other rankings say; name: what to show: the given name, else the label if it is
             aligned.
         """
@@ -232,16 +249,7 @@ class Study:
             "auc": labels.auc.numpy(),
             "auc_error": labels.auc_error.numpy(),
         }
-        for name in (
-            "clarity",
-            "clarity_error",
-            "monosemanticity",
-            "meanings",
-            "frequency",
-            "mean_top",
-            "triage",
-        ):
-            columns[name] = scores[name].numpy()
+        columns |= {name: scores[name].numpy() for name in SCORES if name in scores}
         columns["nearest"] = scores["nearest"][:, 0].numpy()
         columns["nearest_cosine"] = scores["nearest_cosine"][:, 0].numpy()
         for name in ("evidence", "contrast"):

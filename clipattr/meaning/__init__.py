@@ -1,7 +1,8 @@
 """Meaning: what each latent stands for, and how far to trust that.
 
 Start at `examples.py` (what a latent fires on), then `labels.py` (words for it), `scores.py` (numbers about
-it), `families.py` (latents that mean the same) and `search.py` (finding latents).
+it), `families.py` (latents that mean the same), `search.py` (finding latents) and `usage.py` (what a target uses
+a latent for).
 """
 
 from clipattr.meaning.examples import Examples, quantile_examples, strongest_token
@@ -16,6 +17,7 @@ from clipattr.meaning.labels import (
 )
 from clipattr.meaning.scores import clarity, meanings, nearest_latents
 from clipattr.meaning.search import find
+from clipattr.meaning.usage import examples_of_use
 from clipattr.meaning.vocabulary import Vocabulary
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Vocabulary",
     "alignment",
     "clarity",
+    "examples_of_use",
     "families",
     "find",
     "label_by_contrast",

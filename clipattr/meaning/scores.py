@@ -139,7 +139,7 @@ def meanings(
     """
     stored = torch.as_tensor(embeddings)
     if apart is None:
-        apart = _middle_cosine(examples, stored, seed)
+        apart = _usual_cosine(examples, stored, seed)
     count = torch.zeros(examples.n_latents, dtype=torch.int64)
     group = torch.full((examples.n_latents, examples.m), -1, dtype=torch.int64)
     for start in range(0, examples.n_latents, CHUNK):
@@ -149,6 +149,26 @@ def meanings(
         number, members = _average_linkage(similar, index >= 0, apart, least)
         count[start : start + CHUNK], group[start : start + CHUNK] = number, members
     return count, group
+
+
+def mixture(examples: Examples, embeddings: Tensor | np.ndarray) -> Tensor:
+    """How evenly the examples lie along two separate directions: second over first eigenvalue of their cosine matrix.
+
+    Near 0 where all look alike, towards 1 where two equally large groups have nothing in common. Unlike the count of
+    `meanings` it needs no threshold.
+
+    Returns:
+        (n_latents,) in [0, 1]; nan below two examples.
+    """
+    stored = torch.as_tensor(embeddings)
+    values = []
+    for start in range(0, examples.n_latents, CHUNK):
+        index = examples.indices[start : start + CHUNK]
+        vectors = F.normalize(stored[index.clamp(min=0)].double(), dim=-1) * (index >= 0)[..., None]
+        spectrum = torch.linalg.eigvalsh(vectors @ vectors.transpose(1, 2))
+        ratio = spectrum[:, -2:-1].clamp(min=0).sum(1) / spectrum[:, -1].clamp(min=1e-12)
+        values.append(torch.where((index >= 0).sum(1) >= 2, ratio, float("nan")).float())
+    return torch.cat(values)
 
 
 def nearest_latents(vectors: Tensor, n: int = 5, *, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -178,12 +198,12 @@ def nearest_latents(vectors: Tensor, n: int = 5, *, among: Tensor | None = None)
     return index, cosine
 
 
-def _middle_cosine(examples: Examples, stored: Tensor, seed: int) -> float:
+def _usual_cosine(examples: Examples, stored: Tensor, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     pairs = torch.randint(len(stored), (2, 4000), generator=generator)
     unrelated = F.cosine_similarity(stored[pairs[0]].float(), stored[pairs[1]].float(), dim=-1).mean()
     within, _ = example_clarity(examples, stored)
-    return float((unrelated + torch.nanmedian(within)) / 2)
+    return float(unrelated + 0.8 * (torch.nanmedian(within) - unrelated))
 
 
 def _average_linkage(similar: Tensor, has: Tensor, apart: float, least: int) -> tuple[Tensor, Tensor]:

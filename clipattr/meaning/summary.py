@@ -21,7 +21,15 @@ from clipattr.meaning.labels import (
     label_latents,
     validation_auc,
 )
-from clipattr.meaning.scores import Totals, example_clarity, mean_top, meanings, nearest_latents, triage
+from clipattr.meaning.scores import (
+    Totals,
+    example_clarity,
+    mean_top,
+    meanings,
+    mixture,
+    nearest_latents,
+    triage,
+)
 
 JUDGED = 20_000  # pictures at most on which labels are validated
 SAMPLED = 50_000  # pictures at most from which the middle of a latent's range is taken
@@ -91,6 +99,7 @@ def summarise(
         "clarity_error": clear_error,
         "monosemanticity": totals.monosemanticity(),
         "meanings": count,
+        "mixture": mixture(examples, stored),
         "meaning_groups": group.to(torch.int8),
         "frequency": share,
         "frequency_error": share_error,

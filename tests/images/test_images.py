@@ -216,3 +216,16 @@ def test_holding_out_is_a_matter_of_seed_and_not_of_order():
     assert held == turned and len(held) == 5
     with pytest.raises(DataError, match="between 0 and 1"):
         hold_out(images, 1.0)
+
+
+def test_fifty_broken_files_among_ten_thousand_are_skipped_counted_and_listed():
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    items = [buffer.getvalue()] * 10_000
+    broken = list(range(7, 10_000, 200))
+    for number, index in enumerate(broken):
+        items[index] = (b"", b"text", buffer.getvalue()[:30])[number % 3]
+    images = Images.open(items)
+    good = sum(value == (2, 2) for _, value in images.stream(lambda picture: picture.size))
+    assert good == 9_950
+    assert [name for name, _ in images.skipped] == [f"picture-{index:06d}" for index in broken]

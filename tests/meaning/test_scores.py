@@ -20,6 +20,7 @@ from clipattr.meaning.scores import (
     example_clarity,
     mean_top,
     meanings,
+    mixture,
     nearest_latents,
     triage,
 )
@@ -100,6 +101,13 @@ def test_examples_of_two_things_are_two_meanings():
     assert count.tolist() == [1, 2, 1, 1, 0]
     assert group[1, :11].tolist() == [0] * 7 + [1] * 4
     assert (group[0, :20] == 0).all() and (group[4] == -1).all()
+
+
+def test_mixture_is_nought_for_copies_and_one_for_two_equal_unrelated_groups():
+    embeddings = torch.eye(4)[[0, 0, 0, 1, 1, 1, 2]]
+    value = mixture(examples_of([[0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [6], []]), embeddings)
+    torch.testing.assert_close(value[:3], torch.tensor([0.0, 1.0, 1 / 3]))
+    assert value[3:].isnan().all()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 import clipattr.encoding
+from clipattr.attribution import attribute
 from clipattr.encoding import duplicates
 from clipattr.errors import DataError, StudyError
 from clipattr.images import Images
+from clipattr.meaning import examples_of_use
 from clipattr.models import load_model
 from clipattr.sites import activations
 from clipattr.study import build_study, open_study
@@ -333,6 +335,21 @@ def test_near_duplicates_need_both_fingerprint_and_likeness():
     vectors = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert len(np.unique(duplicates(plain, vectors))) > 2900
+
+
+def test_examples_of_use_are_those_with_the_largest_exact_effect(finished):
+    used = examples_of_use(finished, "a red thing", m=3)
+    rows = finished.rows[~finished.repeats[finished.rows]]
+    effect = attribute(finished, finished.images.select(rows), "a red thing", method="exact")
+    dense = np.zeros((len(rows), 24))
+    indices, values = effect.codes.indices.numpy(), effect.values[..., 0].numpy()
+    np.add.at(dense, (np.arange(len(rows))[:, None], indices), values)
+    for latent in range(24):
+        wanted = sorted(dense[:, latent][dense[:, latent] > 0], reverse=True)[:3]
+        got = used.values[latent][used.indices[latent] >= 0].numpy()
+        np.testing.assert_allclose(got, wanted, rtol=0.05, atol=2e-4)
+    with pytest.raises(DataError, match="one target at a time; got 2"):
+        examples_of_use(finished, ["a", "b"])
 
 
 def test_several_tokens_per_picture_are_refused_with_advice(tiny_model, evaluator, pictures, tmp_path):
