@@ -153,8 +153,10 @@ def collectors(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
     timed: dict[str, Callable[[], None]] = {"ours": ours, "dense": dense}
     try:
         from semanticlens.component_visualization.activation_caching import ActMax
-    except ImportError:
-        print("semanticlens is not installed: no comparison with it (pip install --no-deps semanticlens)")
+    except ImportError as error:
+        print(
+            f"No comparison with semanticlens (pip install semanticlens, best in another environment): {error}"
+        )
     else:
 
         def peer() -> None:
