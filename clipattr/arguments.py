@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--latents", metavar="N", type=_whole, help="of the dictionary to train")
     study.add_argument("--k", metavar="K", type=_whole, help="active latents of the dictionary to train")
+    study.add_argument("--steps", metavar="N", type=_whole, help="of the dictionary's training")
     study.add_argument(
         "--examples", metavar="M", type=_whole, default=20, help="kept per latent (default: %(default)s)"
     )

@@ -125,6 +125,7 @@ def _study(arguments: argparse.Namespace) -> int:
         k=arguments.k,
         examples=arguments.examples,
         holdout=arguments.holdout,
+        training={"steps": arguments.steps} if arguments.steps else None,
         batch=arguments.batch,
         overwrite=arguments.overwrite,
         progress=not arguments.quiet,

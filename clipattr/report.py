@@ -21,6 +21,10 @@ from clipattr.report_pictures import SHOWN_PICTURES, PagePictures
 from clipattr.report_values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
 from clipattr.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 
+SECTIONS = (
+    100  # findings that get a section; more are in the table only, or no browser would open the page with joy
+)
+
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings, Interval
 
@@ -59,7 +63,7 @@ def page(findings: Findings) -> str:
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
     model = _model_name(findings.about)
     heading = f"What {name_html(model)} relies on"
-    sheet = PagePictures(findings.study, found)
+    sheet = PagePictures(findings.study, found[:SECTIONS])
     parts = {
         "version": html.escape(__version__),
         "style": _resource("report.css"),
@@ -69,7 +73,7 @@ def page(findings: Findings) -> str:
         "tiles": _tiles(_figures_of_page(found, findings.about)),
         "summary": _summary(found, sheet),
         "guide": _guide(found),
-        "sections": _sections(found, sheet),
+        "sections": _sections(found[:SECTIONS], sheet),
         "about": about_html(findings.about),
     }
     return Template(_resource("report.html")).substitute(parts)
@@ -120,7 +124,7 @@ def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
 
 def _figures_of_page(found: Sequence[Finding], about: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     figures = [("findings", f"{len(found):,}", "")]
-    for key, what in (("prompts_audited", "prompts audited"), ("pictures", "pictures measured on")):
+    for key, what in (("prompts_audited", "prompts audited"), ("pictures", "pictures in the study")):
         if isinstance(about.get(key), int):
             figures.append((what, f"{about[key]:,}", ""))
     if found:
@@ -140,10 +144,12 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
     rows = []
     for number, f in enumerate(found, 1):
         effect = f.causal_effect
+        prompt, picture = name_html(f.prompt), ""
+        if number <= SECTIONS:
+            prompt, picture = f'<a href="#finding-{number}">{prompt}</a>', _first_picture(f, pictures)
         rows.append(
-            f'<tr><td class="number">{number}</td>'
-            f'<td class="name"><a href="#finding-{number}">{name_html(f.prompt)}</a></td>'
-            f'<td><span class="cause">{_first_picture(f, pictures)}<span>{_label(f)}</span></span></td>'
+            f'<tr><td class="number">{number}</td><td class="name">{prompt}</td>'
+            f'<td><span class="cause">{picture}<span>{_label(f)}</span></span></td>'
             f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span></td>'
             f'<td class="number">{points(effect.value)}<br>'
             f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
@@ -153,6 +159,12 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
             f'<td class="number">{points(f.alignment)}</td>'
             f'<td class="number">{percent(f.confidence)}</td></tr>'
         )
+    note = ""
+    if len(found) > SECTIONS:
+        note = (
+            f'<p class="small">The {SECTIONS} strongest are told below, with pictures and evidence; the JSON '
+            f"holds the evidence of all {len(found):,}.</p>"
+        )
     return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>
 <div class="scroll"><table>
 <thead><tr><th scope="col"><span class="soft">#</span></th><th scope="col">prompt</th><th scope="col">rests on</th>
@@ -160,12 +172,12 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
 <th scope="col" class="wide">with its 95\u00a0% interval</th>
 <th scope="col" class="number">reliance,<br>points</th><th scope="col" class="number">alignment,<br>points</th>
 <th scope="col" class="number">confidence</th></tr></thead>
-<tbody>{"".join(rows)}</tbody></table></div></section>"""
+<tbody>{"".join(rows)}</tbody></table></div>{note}</section>"""
 
 
 def _first_picture(finding: Finding, pictures: PagePictures) -> str:
     """The family's strongest example, small, beside a name that says the same: no text of its own."""
-    for _, place in pictures.examples_of(finding):
+    for _, place in pictures.examples_of(finding)[:1]:
         if place in pictures.uris:
             return f'<img src="{pictures.uris[place]}" alt="">'
     return ""

@@ -131,7 +131,10 @@ def value_html(value: Any, unit: str = "") -> str:
 def about_html(about: Mapping[str, Any]) -> str:
     """What was audited, known things first; "" where nothing is told."""
     keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
-    rows = [(ABOUT.get(key, str(key).replace("_", " ")), value_html(about[key])) for key in keys]
+    rows = [
+        (ABOUT.get(key, str(key).replace("_", " ")), _model_html(about[key]) or value_html(about[key]))
+        for key in keys
+    ]
     items = "".join(f"<dt>{name_html(what)}</dt><dd>{told}</dd>" for what, told in rows if told)
     if not items:
         return ""
@@ -139,3 +142,10 @@ def about_html(about: Mapping[str, Any]) -> str:
         '<section class="about" aria-labelledby="about"><h2 id="about">What was audited</h2>'
         f"<dl>{items}</dl></section>"
     )
+
+
+def _model_html(told: Any) -> str:
+    """A model as studies tell of it (reference, hash and more); "" for anything else."""
+    if isinstance(told, Mapping) and {"reference", "hash"} <= set(told):
+        return f"{name_html(told['reference'])}, weights {name_html(told['hash'])}"
+    return ""

@@ -21,7 +21,7 @@ KIND_WORDS: Mapping[str, tuple[str, str]] = {
     "context": ("background", "the place where the thing is usually seen scores for it"),
     "companion": ("companion", "something that often stands beside the thing scores for it"),
     "coarse_label": ("coarse label", "one look of a thing with many looks scores for its name"),
-    "unknown": ("unknown", "no word of the vocabulary says what the family responds to"),
+    "unknown": ("unknown", "no word fits the family, or the evidence does not decide between the kinds"),
 }
 
 

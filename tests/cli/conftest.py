@@ -91,6 +91,8 @@ def study_dir(model_dir, scenes, tmp_path_factory):
         "8",
         "--examples",
         "4",
+        "--steps",
+        "20",
     ]
     assert main(["study", model, f"scenes:{scenes}", "--out", str(folder), *options, "--quiet"]) == 0
     return folder

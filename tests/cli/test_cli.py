@@ -114,7 +114,7 @@ def test_a_broken_picture_is_counted_and_named(model_dir, scenes, tmp_path, caps
     words.write_text("kite\n\nkite\nsky\n")
     model = f"local-dir:{model_dir}"
     line = ["study", model, str(folder), "--out", str(tmp_path / "s"), "--vocabulary", str(words)]
-    options = ["--evaluator", model, "--latents", "64", "--k", "4", "--json", "-", "--quiet"]
+    options = ["--evaluator", model, "--latents", "64", "--k", "4", "--steps", "20", "--json", "-", "--quiet"]
     assert main([*line, *options]) == 0
     out, err = capsys.readouterr()
     summary = json.loads(out)
@@ -148,10 +148,10 @@ def test_findings_are_printed_strongest_first_within_100_columns(audited, study_
 
 
 def test_terminal_marks_in_labels_are_shown_and_not_obeyed(audited, study_dir, finding, capsys):
-    audited.findings = [finding(prompt="\x1b[31mred\u202e", label="a\nb")]
+    audited.findings = [finding(prompt="\x1b[3\u202e", label="a\nb")]
     main(["audit", str(study_dir)])
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "\u202e" not in out and "⟨U+001B⟩[31mred⟨U+202E⟩" in out and "a b" in out
+    assert "\x1b" not in out and "\u202e" not in out and "⟨U+001B⟩[3⟨U+202E⟩" in out and "a b" in out
 
 
 def test_json_on_stdout_is_json_alone_and_reads_back(audited, study_dir, finding, capsys, tmp_path):

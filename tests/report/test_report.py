@@ -180,6 +180,15 @@ def test_very_many_findings_show_fewer_pictures_each(study, findings, monkeypatc
     assert len(page) < 150_000
 
 
+def test_beyond_a_hundred_findings_the_rest_are_in_the_table_only(study, finding):
+    page = report.page(Findings([finding(n % 10, prompt=f"prompt {n}") for n in range(120)], study))
+    read = Page(page)
+    assert len(rows_of(page)) == 120 and read.faults == []
+    links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
+    ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
+    assert len(links) == 100 and set(links) <= ids and "The 100 strongest are told below" in read.text
+
+
 def test_an_audit_without_findings_says_so(study):
     page = Page(report.page(Findings([], study, {"prompts_audited": 40})))
     assert "No unexpected reliance was found" in page.text and page.faults == []
@@ -207,7 +216,7 @@ def test_what_was_audited_is_listed_in_a_fixed_order(findings):
     text = Page(report.page(findings)).text
     about = text[text.index("What was audited") :]
     told = (
-        "model reference tiny",
+        "model tiny , weights 0123",
         "weights 0123456789abcdef",
         "pictures 12",
         "prompts audited 40",
