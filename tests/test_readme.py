@@ -1,0 +1,75 @@
+"""What the README tells is true: its Python block runs, its commands parse, its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipattr.arguments import parser
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """The contents of the fenced blocks of a language ("" for those without)."""
+    found, inside = [], None
+    for line in TEXT.splitlines():
+        if line.startswith("```"):
+            if inside is None:
+                inside = (line[3:].strip(), [])
+                continue
+            if inside[0] == language:
+                found.append("\n".join(inside[1]) + "\n")
+            inside = None
+        elif inside is not None:
+            inside[1].append(line)
+    assert inside is None, "a block is not closed"
+    return found
+
+
+def test_the_python_block_runs_as_it_stands(tmp_path):
+    (block,) = blocks("python")
+    assert len(block.strip().splitlines()) <= 12
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "<h1>" in page and len(page) > 10_000
+
+
+def commands():
+    lines = "\n".join(blocks("")).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(clipattr [^`]+)`", TEXT)
+    return sorted({line.strip() for line in lines if line.strip().startswith("clipattr ")})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_is_one_that_the_parser_takes(line):
+    words = shlex.split(line)[1:]
+    if "VERB" in words:
+        return  # speaks of any verb
+    assert parser().parse_args(words).verb == words[0]
+
+
+def test_make_knows_the_targets_that_are_named():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)", TEXT))
+    assert {"demo", "lab"} <= named <= targets
+
+
+def test_links_and_pictures_are_there():
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", TEXT):
+        assert (ROOT / picture).stat().st_size < 200_000, picture
+
+
+def test_public_names_in_the_text_exist():
+    import clipattr
+
+    named = set(re.findall(r"\bca\.([a-z_]+)", TEXT, re.I))
+    assert named and named <= set(clipattr.CONTENTS), named - set(clipattr.CONTENTS)
