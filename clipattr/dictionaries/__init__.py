@@ -5,6 +5,7 @@ Start at `train_sae` to make one, `load_dictionary` to open one, `Dictionary` fo
 
 from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints import FORMATS, convert, load_sae
+from clipattr.dictionaries.code_store import CodeStore, encode_store
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.gated import Gated
@@ -21,6 +22,7 @@ __all__ = [
     "KINDS",
     "OBJECTIVES",
     "BatchTopK",
+    "CodeStore",
     "Dictionary",
     "Directions",
     "Gated",
@@ -31,6 +33,7 @@ __all__ = [
     "SparseCodes",
     "TopK",
     "convert",
+    "encode_store",
     "kmeans",
     "load_dictionary",
     "load_sae",

@@ -6,6 +6,7 @@ the latents mean and which dictionary made them. Start at `SparseCodes`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,7 +267,9 @@ class SparseCodes:
         if self.row_stats is not None:
             tensors["row_stats"] = self.row_stats.contiguous()
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"schema": str(SCHEMA), "n_latents": str(self.n_latents)})
+        # One entry only: safetensors writes several in no fixed order, and equal codes should give equal bytes.
+        head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents})
+        save_file(tensors, partial, metadata={"clipattr_codes": head})
         partial.replace(path)
 
     @staticmethod
@@ -284,14 +287,12 @@ class SparseCodes:
             raise DictionaryError(f"Cannot read codes from {path}: {error}") from error
         except Exception as error:  # safetensors raises its own class for damaged headers
             raise DictionaryError(f"{path} is not a readable safetensors file: {error}") from error
+        if "clipattr_codes" in meta:
+            meta = json.loads(meta["clipattr_codes"])
         if "n_latents" not in meta or not {"indices", "values"} <= tensors.keys():
-            raise DictionaryError(
-                f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
-            )
+            raise DictionaryError(f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}.")
         if int(meta.get("schema", 0)) > SCHEMA:
-            raise DictionaryError(
-                f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
-            )
+            raise DictionaryError(f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr.")
         return SparseCodes(
             tensors["indices"].to(torch.int32),
             tensors["values"].float(),

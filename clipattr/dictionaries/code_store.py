@@ -1,0 +1,129 @@
+"""Codes on disk: the sparse codes of a whole store, shard by shard, at most 4 k + 16 bytes per row.
+
+Owns the folder: a manifest that names dictionary and activations, and safetensors shards of fp16 values with 16-bit
+indices where they fit. Memory holds one shard at a time; interrupted, the same call continues. Start at `encode_store`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.sae import Dictionary
+from clipattr.errors import DictionaryError
+from clipattr.shards import MANIFEST, digest, write_text
+
+FORMAT, SCHEMA = "clipattr-codes", 1
+
+
+class CodeStore:
+    """The codes of a store's rows, read by row number."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DictionaryError(f"{self.path} holds no codes: {error}") from error
+        if self.manifest.get("format") != FORMAT or self.manifest.get("schema", 0) > SCHEMA:
+            raise DictionaryError(f"{self.path} holds no codes that this version can read.")
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    @property
+    def n_latents(self) -> int:
+        return int(self.manifest["n_latents"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard has been written."""
+        return all(self._file(number).is_file() for number in range(self._count()))
+
+    def read(self, start: int, stop: int) -> SparseCodes:
+        """Codes of rows start to stop.
+
+        Raises:
+            DictionaryError: rows outside the store, or shards that have not been written.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise DictionaryError(f"Rows {start} to {stop} were asked of codes for {len(self)} rows.")
+        size = int(self.manifest["shard_rows"])
+        parts = []
+        for number in range(start // size, -(-stop // size)):
+            file = self._file(number)
+            if not file.is_file():
+                raise DictionaryError(
+                    f"Shard {file} is missing; call encode_store again to write what is missing."
+                )
+            first = number * size
+            parts.append(SparseCodes.load(file).rows(slice(max(start - first, 0), min(stop - first, size))))
+        return SparseCodes.cat(parts)
+
+    def checksums(self) -> list[str]:
+        """sha256 of every shard, in order."""
+        return [digest(self._file(number)) for number in range(self._count())]
+
+    def _count(self) -> int:
+        return -(-len(self) // int(self.manifest["shard_rows"]))
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:05d}.safetensors"
+
+
+def encode_store(
+    dictionary: Dictionary,
+    store: Any,
+    path: str | Path,
+    *,
+    shard_rows: int = 16_384,
+    precision: str = "float32",
+    progress: bool = True,
+) -> CodeStore:
+    """Write the codes of every row of an activation store.
+
+    Args:
+        store: an `ActivationStore`, or anything with `read(start, stop)`, a length and a `fingerprint`.
+        precision: see `Dictionary.encode`.
+
+    Raises:
+        DictionaryError: an empty store, or a folder with the codes of another dictionary, store or setting.
+    """
+    if len(store) == 0:
+        raise DictionaryError("The activation store is empty: there is nothing to encode.")
+    path = Path(path)
+    manifest = {
+        "format": FORMAT, "schema": SCHEMA, "rows": len(store), "n_latents": dictionary.n_latents,
+        "dictionary": dictionary.hash, "activations": store.fingerprint, "site": dictionary.site,
+        "shard_rows": shard_rows, "precision": precision,
+    }  # fmt: skip
+    if (path / MANIFEST).exists():
+        found = CodeStore(path).manifest
+        different = [name for name in manifest if manifest[name] != found.get(name)]
+        if different:
+            told = "; ".join(f"{name}: {found.get(name)} there, {manifest[name]} asked" for name in different)
+            raise DictionaryError(
+                f"The codes in {path} are of something else ({told}). Choose another folder."
+            )
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    made = CodeStore(path)
+    missing = [
+        start for start in range(0, len(store), shard_rows) if not made._file(start // shard_rows).is_file()
+    ]
+    for start in tqdm(missing, desc="codes", unit="shard", disable=not progress):
+        acts = store.read(start, min(start + shard_rows, len(store)))
+        codes = dictionary.encode(acts, precision=precision)
+        largest = float(codes.values.abs().max()) if len(codes.values) else 0.0
+        if largest > np.finfo(np.float16).max:
+            raise DictionaryError(
+                f"Codes up to {largest:.3g} do not fit 16 bits; scale the decoder's gain down."
+            )
+        codes.save(made._file(start // shard_rows), half=True)
+    return made
