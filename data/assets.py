@@ -148,11 +148,11 @@ def bake_glyphs(faces: list[str]) -> tuple[Image.Image, dict[str, list[list[int]
                 cells.append((f"{number}/{height}/{character}", np.asarray(mask)))
     sheet, where = np.zeros((2048, 512), np.uint8), {}
     x = y = line = 0
-    for key, mask in cells:
-        h, w = mask.shape
+    for key, cover in cells:
+        h, w = cover.shape
         if x + w > sheet.shape[1]:
             x, y, line = 0, y + line, 0
-        sheet[y : y + h, x : x + w] = mask
+        sheet[y : y + h, x : x + w] = cover
         where[key] = [x, y, w, h]
         x, line = x + w, max(line, h)
     return Image.fromarray(sheet[: y + line]), where

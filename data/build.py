@@ -24,7 +24,7 @@ from .world import CONCEPTS, HOLDOUT, STUDY, TRAIN, World
 MODELS = ("picture-world-a", "picture-world-evaluator")
 EVALUATOR = "picture-world-evaluator"
 STUDIES = {"picture-world": "picture-world-a"}  # study: audited model
-PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 2000, 60_000
+PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 3000, 60_000
 LATENTS, ACTIVE = 1024, 16
 
 
@@ -103,7 +103,16 @@ def build_studies(threads: int) -> None:
         write_scenes(world, work / "scenes.jsonl")
         write_vocabulary(world, work / "vocabulary.csv")
         acts = dictionary_activations(model, world, DICTIONARY_PICTURES)
-        sae = train_sae(acts, n_latents=LATENTS, k=ACTIVE, epochs=20, batch=1024, lr=1e-3, seed=0)
+        sae = train_sae(
+            acts,
+            n_latents=LATENTS,
+            k=ACTIVE,
+            epochs=60,
+            batch=1024,
+            lr=1e-3,
+            site="image.-1.cls",
+            model_hash=model.weights_hash,
+        )
         build_study(
             model,
             Images.open(f"scenes:{work / 'scenes.jsonl'}"),
@@ -119,7 +128,9 @@ def build_studies(threads: int) -> None:
 def main() -> None:
     """Rebuild what is missing; remove a folder under data/models or data/studies to have it made anew."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="trained weights depend on it in the last digits")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="trained weights depend on it in the last digits"
+    )
     arguments = parser.parse_args()
     build_models(arguments.threads)
     build_studies(arguments.threads)

@@ -64,7 +64,7 @@ class Scene:
     """
 
     main: str | None = None
-    companions: tuple[str, ...] = ()
+    companions: tuple[str | None, ...] = ()  # None keeps the place of one that was removed
     context: str | None = None
     word: str | None = None
     watermark: str | None = None
@@ -79,7 +79,7 @@ class Scene:
         if part == "companions":
             return replace(self, companions=())
         if part in ("main", "context", "word", "watermark"):
-            return replace(self, **{part: None})
+            return Scene(**{**self.__dict__, part: None})
         if part == self.main:
             return replace(self, main=None)
         if part in self.companions:

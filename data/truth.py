@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .effects import LEARNT, contrasts, embed, interval
+from .effects import LEARNT, contrasts, interval
 from .scene import Scene
 from .world import STUDY, TEST, Draws, Plant, World
 
@@ -59,28 +59,35 @@ class Truth:
 
     def _codes(self, scenes: Sequence[Scene]) -> torch.Tensor:
         """Dense (scenes, latents); the picture world's dictionaries are small."""
-        from clipattr import Site, activations
+        return self._encode(scenes)[0]
 
-        parts = []
+    def _encode(self, scenes: Sequence[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Dense codes (scenes, latents) and contrasts (scenes, words) from one forward pass."""
+        from clipattr import Site, activations, continue_from
+
+        site, codes, scores = Site("image.-1.cls"), [], []
         for at in range(0, len(scenes), 200):
             pixels = torch.stack([self.model.prepare(scene.picture()) for scene in scenes[at : at + 200]])
-            acts = activations(self.model, pixels, Site("image.-1.cls"))
-            parts.append(self.dictionary.encode(acts).to_dense())
-        return torch.cat(parts)
+            acts = activations(self.model, pixels, site)
+            codes.append(self.dictionary.encode(acts).to_dense())
+            scores.append(continue_from(self.model, site, acts) @ self.columns)
+        return torch.cat(codes), torch.cat(scores)
 
-    def kept(self, latents: Sequence[int], pairs: Pairs) -> float:
-        """Share of the summed codes of `latents` that is left when the cause is removed; 1 when they never fired."""
-        columns = list(latents)
-        with_cause = self._codes([a for a, _ in pairs])[:, columns].sum().item()
-        without = self._codes([b for _, b in pairs])[:, columns].sum().item()
-        return without / with_cause if with_cause > 0 else 1.0
+    def remove(
+        self, prompt: str, latents: Sequence[int], pairs: Pairs
+    ) -> tuple[tuple[float, float, float], float]:
+        """What removing the cause does: to the prompt's contrast (mean and interval), and to the latents.
 
-    def effect(self, prompt: str, pairs: Pairs) -> tuple[float, float, float]:
-        """Change of the prompt's contrast by the cause, with its interval."""
-        weights = self.columns[:, self.world.vocabulary.index(prompt)]
-        before = embed(self.model, [a for a, _ in pairs]) @ weights
-        after = embed(self.model, [b for _, b in pairs]) @ weights
-        return interval(before - after)
+        Returns:
+            the effect of the cause in raw cosine, and the share of the summed codes that is left without it (1 when
+            they never fired).
+        """
+        columns, word = list(latents), self.world.vocabulary.index(prompt)
+        codes, scores = self._encode([a for a, _ in pairs])
+        codes_without, scores_without = self._encode([b for _, b in pairs])
+        fired = codes[:, columns].sum().item()
+        kept = codes_without[:, columns].sum().item() / fired if fired > 0 else 1.0
+        return interval(scores[:, word] - scores_without[:, word]), kept
 
     def cause(self, latents: Sequence[int]) -> str | None:
         """The content of scenes that the latents' summed codes separate best (largest area under the ROC curve)."""
@@ -97,7 +104,7 @@ class Truth:
         return best[1]
 
     def counterfactuals(self, prompt: str, cause: str, n: int) -> list[Pairs]:
-        """The ways in which `cause` may lift `prompt`: alone as the main object, beside the prompt's object, around it."""
+        """The ways in which `cause` may lift `prompt`: alone as main object, beside the prompt's own, around it."""
         world, looks = self.world, [c for c in self.world.concepts if self.world.call(c) == prompt]
         alone, beside, around = [], [], []
         for number in range(n):
@@ -125,7 +132,7 @@ class Truth:
             return nothing
         best = nothing
         for pairs in self.counterfactuals(finding.prompt, cause, n):
-            effect, kept = self.effect(finding.prompt, pairs), self.kept(finding.latents, pairs)
+            effect, kept = self.remove(finding.prompt, finding.latents, pairs)
             right = effect[1] >= LEARNT and kept <= 0.5
             verdict = Verdict(None, cause, effect, kept, right)
             if (verdict.right, verdict.effect[1]) > (best.right, best.effect[1]):
@@ -147,9 +154,9 @@ def judge(truth: Truth, findings: Sequence[Finding], learnt: Sequence[Plant], n:
         plant = by_prompt.get(finding.prompt)
         if plant is not None:
             pairs = plant.scenes(truth.world, n, TEST, UNSEEN)
-            kept = truth.kept(finding.latents, pairs)
+            effect, kept = truth.remove(plant.prompt, finding.latents, pairs)
             if kept <= 0.5:
-                verdicts.append(Verdict(plant, plant.cause, truth.effect(plant.prompt, pairs), kept, True))
+                verdicts.append(Verdict(plant, plant.cause, effect, kept, True))
                 continue
         verdicts.append(truth.confirm(finding, n))
     return verdicts

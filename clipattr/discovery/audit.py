@@ -25,7 +25,7 @@ from clipattr.discovery.expectations import (
     read_prompts,
 )
 from clipattr.discovery.findings import Finding, Findings
-from clipattr.discovery.kinds import kind_of
+from clipattr.discovery.kinds import is_constituent, kind_of
 from clipattr.discovery.reliance import Reliance
 from clipattr.errors import StudyError
 from clipattr.meaning import alignment, families
@@ -40,20 +40,24 @@ class Settings:
 
     Attributes:
         least_reliance: raw cosine that the family must carry on a prompt's own pictures, on average, to be suspected.
-        least_lift: raw cosine by which a family must lift the prompt where it stands out, to be suspected.
+        least_surprise: robust standard deviations by which a prompt's contrast on pictures that show a family, but
+            not the prompt, must stand out from that of other unexpected pairs, to be suspected. Parts of a compound
+            are suspected without it. At 3.5 chance alone raises about two pairs in ten thousand.
         least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         expected: a family is expected if the prompt describes it at least this well, against its best word.
         least_presence: share of a prompt's own pictures that must show the family.
+        least_seen: on a prompt's own pictures, how much of the family's meaning the evaluator must see.
         least_separation: of a family suspected elsewhere: area under the ROC curve by which its pictures' contrast
             stands out from other pictures'.
     """
 
-    least_reliance: float = 0.01
-    least_lift: float = 0.04
+    least_reliance: float = 0.005
+    least_surprise: float = 3.5
     least_effect: float = 0.02
     expected: float = 0.5
     least_presence: float = 0.05
-    least_separation: float = 0.75
+    least_seen: float = 0.8
+    least_separation: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -103,28 +107,27 @@ def audit(
         )
     texts = list(background) if background is not None else default_background(asked, study)
     meant = prompt_embeddings(study, asked)
-    share, aligned = expected_share(
-        family_means(study, [group.latents for group in groups]),
-        meant,
-        study.vocabulary_embeddings,
-        study.empty_embedding,
-    )
+    means = family_means(study, [group.latents for group in groups])
+    share, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
     reliance = Reliance(study, asked, study.model.encode_text(texts), [group.latents for group in groups])
     finding_half, measuring_half = reliance.halves(meant)
-    with tqdm(total=2 * len(groups), desc="audit", unit="family", disable=not progress) as bar:
-        own, _ = reliance.on_own_pictures(finding_half)
-        lifts = reliance.where_it_stands_out(finding_half, bar)
-        suspects = suspicions(share, own, lifts, settings)
-        witness = Witness(reliance, measuring_half, share >= settings.expected)
-        bar.total = len(groups) + len(suspects)
-        kept: dict[tuple[int, int], Evidence] = {}
-        for family, prompt, on_own in suspects:
-            bar.update()
-            if (family, prompt) in kept:
-                continue
-            evidence = witness.gather(family, prompt, on_own, where=False)
-            if evidence is not None and holds(evidence, settings):
-                kept[family, prompt] = evidence
+    own = reliance.on_own_pictures(finding_half)
+    levels = reliance.levels(finding_half, reliance.contrasts(finding_half))
+    parts = torch.tensor(
+        [[bool(g.label) and is_constituent(g.label or "", prompt.text) for prompt in asked] for g in groups]
+    )
+    suspects = suspicions(share, own, levels, parts, settings)
+    witness = Witness(reliance, measuring_half, meant, family_meanings(study, groups, means))
+    kept: dict[tuple[int, int], Evidence] = {}
+    for family, prompt, on_own in tqdm(suspects, desc="audit", unit="suspect", disable=not progress):
+        if (family, prompt) in kept:
+            continue
+        pictures = witness.concerned(family, prompt, on_own)
+        if on_own and not witness.seen(pictures, family) >= settings.least_seen:
+            continue  # most suspects end here, before anything costly is measured
+        evidence = witness.gather(family, prompt, on_own, where=False)
+        if evidence is not None and holds(evidence, settings):
+            kept[family, prompt] = evidence
     findings = [
         _finding(
             witness,
@@ -189,15 +192,35 @@ def named_families(study: Study) -> list[Family]:
     return list(joined.values())
 
 
-def suspicions(share: Tensor, own: Tensor, lifts: Tensor, settings: Settings) -> list[tuple[int, int, bool]]:
+def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:
+    """What the evaluator is asked to see for each family: its word, or its mean example where no word fits."""
+    rows = [
+        study.vocabulary_embeddings[study.vocabulary.words.index(group.label)]
+        if group.label in study.vocabulary.words
+        else mean
+        for group, mean in zip(groups, means, strict=True)
+    ]
+    return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)
+
+
+def suspicions(
+    share: Tensor, own: Tensor, levels: Tensor, parts: Tensor, settings: Settings
+) -> list[tuple[int, int, bool]]:
     """(family, prompt, on the prompt's own pictures) worth measuring, own pictures first.
 
     Args:
-        share: (families, prompts) of `expected_share`. own, lifts: (families, prompts) raw cosine.
+        share: (families, prompts) of `expected_share`. own: raw cosine on the prompt's own pictures. levels: contrast
+            on others that show the family, NaN where unknown. parts: bool, the family's word is part of the prompt.
     """
     unexpected = share < settings.expected
     on_own = torch.nonzero(unexpected & (own >= settings.least_reliance)).tolist()
-    elsewhere = torch.nonzero(unexpected & (lifts >= settings.least_lift)).tolist()
+    known = unexpected & levels.isfinite()
+    stand_out = parts.clone()
+    if known.any():
+        middle = levels[known].median()
+        spread = 1.4826 * (levels[known] - middle).abs().median().clamp_min(1e-6)
+        stand_out |= (levels - middle) / spread >= settings.least_surprise
+    elsewhere = torch.nonzero(known & stand_out).tolist()
     return [(f, p, True) for f, p in on_own] + [(f, p, False) for f, p in elsewhere]
 
 
@@ -206,8 +229,8 @@ def holds(evidence: Evidence, settings: Settings) -> bool:
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
     if evidence.on_own:
-        return evidence.presence >= settings.least_presence
-    return evidence.separation >= settings.least_separation
+        return evidence.presence >= settings.least_presence and evidence.seen >= settings.least_seen
+    return evidence.separation >= settings.least_separation and evidence.standing > 0
 
 
 def confidence(evidence: Evidence, settings: Settings) -> float:
@@ -242,6 +265,7 @@ def _finding(
         "pictures": len(evidence.pictures),
         "presence": evidence.presence,
         "presence_elsewhere": evidence.presence_elsewhere,
+        "seen": evidence.seen,
         "together": evidence.together,
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,

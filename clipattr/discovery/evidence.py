@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.reliance import Half, Reliance
+from clipattr.discovery.reliance import FEW, Half, Reliance
 from clipattr.meaning import clarity
 from clipattr.sites import activations
 
 if TYPE_CHECKING:
     from clipattr.study import Study
 
-FEW = 5  # pictures below which nothing is said
 STEPS = 3  # windows across and down, each half the picture's side, when asking where a family sits
+BEST = 20  # pictures that show the evaluator what a meaning looks like
 OCCLUDED = 6  # pictures occluded for one family
 
 
@@ -39,8 +39,10 @@ class Evidence:
         reliance: mean single-latent exact ablation summed over the family, raw cosine of the prompt's contrast.
         causal_effect: fall of the contrast when the whole family is ablated at once, raw cosine.
         presence: share of the prompt's own pictures on which the family is active, 0 to 1.
-        together: share of the measured pictures that also show what the prompt should rest on, 0 to 1; NaN when
-            nothing the prompt should rest on is known.
+        seen: how much of the family's meaning the evaluator sees in the measured pictures, against the pictures that
+            fit this meaning best (1) and all pictures (0). Low: the latents fire there for another reason than their
+            best examples suggest, for instance a colour that two things share.
+        together: share of the measured pictures in which the evaluator also sees the prompt, 0 to 1.
         elsewhere: the same causal effect on pictures that show the family but are not the prompt's.
         standing: mean contrast on those pictures over the mean contrast on the prompt's own pictures. Near 1: the
             family alone passes for the prompt.
@@ -58,6 +60,7 @@ class Evidence:
     causal_effect: Interval
     presence: float
     presence_elsewhere: float
+    seen: float
     together: float
     elsewhere: Interval
     standing: float
@@ -89,11 +92,20 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 class Witness:
     """Measures families against prompts on one half of a study; what several findings need is computed once."""
 
-    def __init__(self, reliance: Reliance, half: Half, expected: Tensor) -> None:
-        """`expected` is (families, prompts) bool: families the prompt should rest on."""
-        self.reliance, self.half, self.expected = reliance, half, expected
-        acts = torch.from_numpy(np.asarray(reliance.study.activations[half.rows], dtype=np.float32))
-        self.contrast = reliance.tail.values(acts)  # (pictures, prompts)
+    def __init__(self, reliance: Reliance, half: Half, prompt_text: Tensor, family_meaning: Tensor) -> None:
+        """Prepare one half.
+
+        Args:
+            prompt_text: (prompts, embed), family_meaning: (families, embed): what the evaluator takes the prompts and
+                the families to mean, unit length.
+        """
+        self.reliance, self.half = reliance, half
+        self.contrast = reliance.contrasts(half)  # (pictures, prompts)
+        rows = reliance.study.evaluator_embeddings[half.rows]
+        self.pictures = torch.from_numpy(
+            np.asarray(rows, dtype=np.float32)
+        )  # the evaluator's, (pictures, embed)
+        self.prompt_text, self.family_meaning = prompt_text, family_meaning
         self._focus: dict[int, float] = {}
 
     def strength(self, family: int) -> Tensor:
@@ -117,13 +129,36 @@ class Witness:
         positive = effect.clamp_min(0)
         return (effect * inside).sum(1), (positive * inside).sum(1), positive.sum(1)
 
-    def expected_evidence(self, numbers: Tensor, prompt: int) -> Tensor:
-        """(pictures,) summed effects of the families that the prompt should rest on."""
-        which, effect = self.reliance.effects(self.half, numbers, [prompt])
-        known = torch.cat(
-            [self.expected[:, prompt], torch.tensor([False])]
-        )  # the last stands for "no family"
-        return (effect[..., 0] * known[which]).sum(1)
+    def seen(self, numbers: Tensor, family: int) -> float:
+        """How much of the family's meaning the evaluator sees in some pictures: 0 as in all, 1 as in its very best.
+
+        Pictures count by how strongly they show the family, since that is where the reliance lies.
+        """
+        similar = self.pictures @ self.family_meaning[family]
+        weight = self.strength(family)[numbers]
+        total = weight.sum()
+        best = similar.topk(min(BEST, len(similar))).values.mean()
+        if total <= 0 or best - similar.mean() < 1e-6:
+            return math.nan
+        here = (similar[numbers] * weight).sum() / total
+        return float((here - similar.mean()) / (best - similar.mean()))
+
+    def together(self, numbers: Tensor, prompt: int) -> float:
+        """Share of some pictures in which the evaluator sees the prompt, at least half as well as in its best."""
+        own = self.half.own[prompt]
+        if len(own) < FEW:
+            return math.nan
+        similar = self.pictures @ self.prompt_text[prompt]
+        bound = (similar.mean() + similar[own].quantile(0.9)) / 2
+        return float((similar[numbers] > bound).float().mean())
+
+    def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
+        """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do."""
+        if on_own:
+            own = self.half.own[prompt]
+            return own[self.strength(family)[own] > 0]
+        shown = self.reliance.where_strong(self.half, family)
+        return shown[~torch.isin(shown, self.half.own[prompt])]
 
     def focus(self, family: int) -> float:
         """Largest share of the family's strength that goes when a window of a quarter of the picture is covered.
@@ -151,23 +186,16 @@ class Witness:
 
     def gather(self, family: int, prompt: int, on_own: bool, where: bool = True) -> Evidence | None:
         """All evidence for one suspicion; None when too few pictures speak of it."""
-        strength, own = self.strength(family), self.half.own[prompt]
-        is_own = torch.zeros(len(strength), dtype=torch.bool)
-        is_own[own] = True
-        active = strength > 0
-        shown = self.reliance.where_strong(self.half, family, 200)
-        others = shown[~is_own[shown]]
-        pictures = own[active[own]] if on_own else others
+        pictures = self.concerned(family, prompt, on_own)
         if len(pictures) < FEW:
             return None
+        own, others = self.half.own[prompt], self.concerned(family, prompt, on_own=False)
+        active = self.strength(family) > 0
+        is_own = torch.zeros_like(active)
+        is_own[own] = True
         single, family_positive, all_positive = self.single(pictures, family, prompt)
         contrast = self.contrast[:, prompt]
         own_level = contrast[own].mean().item() if len(own) else math.nan
-        together = math.nan
-        if self.expected[:, prompt].any() and len(own) >= FEW:
-            usual = self.expected_evidence(own, prompt).quantile(0.75)
-            if usual > 0:
-                together = float((self.expected_evidence(pictures, prompt) > 0.4 * usual).float().mean())
         not_own = ~is_own
         strongly = torch.zeros_like(is_own)
         strongly[others] = True
@@ -178,7 +206,8 @@ class Witness:
             causal_effect=interval(self.causal(pictures, family, prompt)),
             presence=float(active[own].float().mean()) if len(own) else 0.0,
             presence_elsewhere=float(active[not_own].float().mean()) if not_own.any() else 0.0,
-            together=together,
+            seen=self.seen(pictures, family),
+            together=self.together(pictures, prompt),
             elsewhere=interval(self.causal(others, family, prompt))
             if len(others)
             else interval(torch.zeros(0)),
@@ -187,18 +216,14 @@ class Witness:
             else math.nan,
             separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
             share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
-            clarity=self._clarity(shown[:20]),
+            clarity=self._clarity(self.reliance.where_strong(self.half, family, 20)),
             focus=self.focus(family) if where else math.nan,
         )
 
     def _clarity(self, numbers: Tensor) -> float:
         if len(numbers) < 2:
             return math.nan
-        rows = self.half.rows[numbers.numpy()]
-        embeddings = torch.from_numpy(
-            np.asarray(self.reliance.study.evaluator_embeddings[rows], dtype=np.float32)
-        )
-        return float(clarity(embeddings.sum(0, keepdim=True), torch.tensor([len(numbers)]))[0])
+        return float(clarity(self.pictures[numbers].sum(0, keepdim=True), torch.tensor([len(numbers)]))[0])
 
 
 def occlusions(picture: Image.Image) -> list[Image.Image]:

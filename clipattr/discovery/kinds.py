@@ -53,8 +53,9 @@ def degrees(evidence: Evidence, prompt: str, label: str | None, group: str | Non
     mark, writing = family_group in MARKS, family_group in WRITING
     thing = 0.0 if mark or writing else 1.0
     beside = evidence.on_own * thing * together
-    # A second sense passes for the prompt without what the prompt should rest on.
-    alone = thing * (1 - together) if evidence.on_own else thing * _ramp(evidence.standing, 0.2, 0.6)
+    # A second sense passes for the prompt without what the prompt should rest on. Where nothing says that both go by
+    # one word, a thing that merely looks alike must pass almost entirely to be called a sense.
+    alone = thing * (1 - together) if evidence.on_own else thing * _ramp(evidence.standing, 0.4, 1.0)
     return {
         "compound": 1.0 if part else 0.0,
         "watermark": 1.0 if mark else 0.0,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 BATCH = 512  # pictures a step
 OWN = 100  # pictures chosen by the evaluator for a prompt without labels
 STRONG = 0.5  # of the 99th percentile of a family's strength: a picture that clearly shows it
-STRONGEST = 64  # pictures looked at for a family
+STRONGEST = 200  # pictures looked at for a family
+FEW = 5  # pictures below which nothing is said
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Reliance:
             for i, prompt in enumerate(self.prompts)
         ]
 
+    def contrasts(self, half: Half) -> Tensor:
+        """Contrast of every prompt on every picture of a half, (pictures, prompts) raw cosine."""
+        numbers = torch.arange(len(half.rows))
+        return torch.cat([self.tail.values(self.acts(half, some)) for some in numbers.split(4096)])
+
     def acts(self, half: Half, numbers: Tensor) -> Tensor:
         """Activations of some pictures of a half, (pictures, width) float32."""
         return torch.from_numpy(
@@ -139,24 +145,22 @@ class Reliance:
         family = torch.where(codes.values != 0, self.family_of[codes.indices.long()], -1)
         return family, tail.exact(self.acts(half, numbers), codes)
 
-    def on_own_pictures(self, half: Half) -> tuple[Tensor, Tensor]:
+    def on_own_pictures(self, half: Half) -> Tensor:
         """Mean reliance of each prompt on each family over the prompt's own pictures.
 
         Returns:
-            (families, prompts) summed single-latent exact ablation, raw cosine; and the same with every latent's
-            negative part left out, for shares. Zero for a prompt without pictures.
+            (families, prompts) summed single-latent exact ablation, raw cosine. Zero for a prompt without pictures.
         """
-        total = torch.zeros(len(self.families) + 1, len(self.prompts))
-        positive = torch.zeros_like(total)
+        total = torch.zeros(len(self.families) + 1, len(self.prompts))  # the last row: latents of no family
         for number, own in enumerate(half.own):
             for some in own.split(BATCH):
                 if not len(some):
                     continue
                 family, effect = self.effects(half, some, [number])
-                flat, values = family.flatten(), effect.flatten().float()
-                total[:, number].index_add_(0, flat % len(total), values / len(own))
-                positive[:, number].index_add_(0, flat % len(total), values.clamp_min(0) / len(own))
-        return total[:-1], positive[:-1]
+                total[:, number].index_add_(
+                    0, family.flatten() % len(total), effect.flatten().float() / len(own)
+                )
+        return total[:-1]
 
     def where_strong(self, half: Half, family: int, n: int = STRONGEST) -> Tensor:
         """Numbers of the pictures that clearly show a family, strongest first."""
@@ -169,20 +173,23 @@ class Reliance:
         strong = active[column[active] >= bound]
         return torch.from_numpy(strong[np.argsort(-column[strong], kind="stable")][:n].copy())
 
-    def where_it_stands_out(self, half: Half, progress: Any = None) -> Tensor:
-        """Mean reliance of every prompt on each family over the pictures that clearly show the family.
+    def levels(self, half: Half, contrast: Tensor) -> Tensor:
+        """Mean contrast of every prompt on pictures that clearly show a family and are not the prompt's own.
+
+        Args:
+            contrast: (pictures, prompts) of this half.
 
         Returns:
-            (families, prompts) summed single-latent exact ablation, raw cosine. High for a prompt that the family
-            lifts wherever it appears, whether or not the picture shows the prompt.
+            (families, prompts) raw cosine; NaN where fewer than `FEW` such pictures are.
         """
-        result = torch.zeros(len(self.families), len(self.prompts))
+        is_own = torch.zeros_like(contrast)
+        for number, own in enumerate(half.own):
+            is_own[own, number] = 1.0
+        result = torch.full((len(self.families), len(self.prompts)), float("nan"))
         for number in range(len(self.families)):
             strong = self.where_strong(half, number)
-            if len(strong):
-                family, effect = self.effects(half, strong)
-                inside = (family == number)[..., None]
-                result[number] = (effect * inside).sum((0, 1)).float() / len(strong)
-            if progress is not None:
-                progress.update()
+            others = 1.0 - is_own[strong]
+            count = others.sum(0)
+            level = (contrast[strong] * others).sum(0) / count.clamp_min(1)
+            result[number] = torch.where(count >= FEW, level, result[number])
         return result

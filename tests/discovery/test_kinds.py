@@ -18,6 +18,7 @@ BESIDE = Evidence(
     causal_effect=NOTHING,
     presence=0.9,
     presence_elsewhere=0.1,
+    seen=0.9,
     together=0.95,
     elsewhere=NOTHING,
     standing=0.1,
