@@ -207,7 +207,7 @@ def label_accuracy(name: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
                 or study.vocabulary.words[study.labels.word_top[latent, 0]] == factor,
                 "auc": float(latents["auc"][latent]),
                 "meanings": int(latents["meanings"][latent]),
-                "mixture": float(latents["mixture"][latent]),
+                "mixture": float(latents["mixture"][latent]) if "mixture" in latents else float("nan"),
             }
         )
     true = [row for row in rows if row["f1"] >= STRONG]
