@@ -234,12 +234,19 @@ def holds(evidence: Evidence, settings: Settings) -> bool:
 
 
 def confidence(evidence: Evidence, settings: Settings) -> float:
-    """Probability that the causal effect exceeds `least_effect`, from its sampling distribution."""
+    """How far a finding is to be trusted, 0 to 1: three numbers that each can only lower it.
+
+    The probability that the causal effect exceeds `least_effect`, by its sampling distribution; how much of the
+    family's meaning the evaluator sees in the measured pictures; and, for a suspicion about other pictures than the
+    prompt's, how well those stand out by their contrast.
+    """
     effect = evidence.causal_effect
     error = (effect.high - effect.low) / (2 * 1.96)
     if not math.isfinite(error):
-        return 0.5
-    return 0.5 * (1 + math.erf((effect.value - settings.least_effect) / max(error, 1e-9) / math.sqrt(2)))
+        return 0.0
+    exceeds = 0.5 * (1 + math.erf((effect.value - settings.least_effect) / max(error, 1e-9) / math.sqrt(2)))
+    seen = min(1.0, max(0.0, evidence.seen)) if math.isfinite(evidence.seen) else 0.5
+    return exceeds * seen * (1.0 if evidence.on_own else evidence.separation)
 
 
 def _finding(
