@@ -9,7 +9,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-BENCHMARKS = $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out benchmarks/results.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test bench lab data lint clean
 .DELETE_ON_ERROR:

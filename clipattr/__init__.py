@@ -33,6 +33,8 @@ CONTENTS = {
     "pca": "dictionaries",
     "random_sae": "dictionaries",
     "kmeans": "dictionaries",
+    "train_saes": "dictionaries",
+    "convert": "dictionaries",
     # reliance
     "Similarity": "attribution",
     "Contrast": "attribution",
@@ -49,6 +51,12 @@ CONTENTS = {
     "register_method": "attribution",
     "ablate": "attribution",
     "faithfulness": "attribution",
+    "FunctionTarget": "attribution",
+    "intervene": "attribution",
+    "set_to": "attribution",
+    "transplant": "attribution",
+    "group_effects": "attribution",
+    "pairwise": "attribution",
     # pictures and meaning
     "Images": "images",
     "ImageRecord": "images",
@@ -66,7 +74,7 @@ CONTENTS = {
     "Study": "study",
     # surprise
     "audit": "discovery",
-    "repair": "discovery",
+    "Prompt": "discovery",
     "explore": "discovery",
     "Finding": "discovery",
     "Findings": "discovery",
