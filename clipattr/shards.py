@@ -84,3 +84,15 @@ def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WIN
         whole = len(order) // batch * batch
         yield from order[:whole].reshape(-1, batch)
         carried = order[whole:]
+
+
+def gather(table: Tensor, which: Tensor, out: Tensor, piece: int = 256) -> None:
+    """out[i] = table[which[i]], from float16 or float32 rows to float32 ones.
+
+    Rows are picked as integers, since torch copies half-precision rows value by value, and in pieces that are still in
+    the cache when they are widened.
+    """
+    wide = table.shape[1] * table.dtype.itemsize % 8 == 0
+    numbers = table.view(torch.int64 if wide else torch.int16)
+    for part, target in zip(which.split(piece), out.split(piece), strict=True):
+        target.copy_(numbers.index_select(0, part).view(table.dtype))

@@ -30,6 +30,7 @@ from clipattr.shards import (
     as_tensor,
     batch_orders,
     digest,
+    gather,
     read_manifest,
     write_text,
 )
@@ -207,7 +208,7 @@ class ActivationStore:
         for shard in np.flatnonzero(np.diff(cuts)).tolist():
             first, last = int(cuts[shard]), int(cuts[shard + 1])
             which = torch.from_numpy(rows[first:last] - int(self._starts[shard]))
-            out[first:last] = as_tensor(self._shard(shard)).index_select(0, which)
+            gather(as_tensor(self._shard(shard)), which, out[first:last])
         return out
 
     def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:

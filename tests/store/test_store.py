@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clipattr.errors import DataError
+from clipattr.shards import gather
 from clipattr.sites import activations
 from clipattr.store import ActivationStore, collect_activations
 
@@ -166,3 +167,13 @@ def test_rows_outside_the_store_are_refused(tiny_model, pictures, tmp_path):
     store = collect(tiny_model, pictures, tmp_path)
     with pytest.raises(DataError, match="Rows 0 to 23 .* 22 rows"):
         store.read(0, 23)
+
+
+@pytest.mark.parametrize("width", [8, 7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_gathered_rows_are_the_rows_asked_for(width, dtype):
+    table = torch.randn(900, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    which = torch.arange(899, -1, -3)
+    out = torch.empty(len(which), width)
+    gather(table, which, out)
+    assert torch.equal(out, table[which].float())
