@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from clipattr.wording import kind_word
 from clipattr_widgets.desk import Card, Measured
 from clipattr_widgets.text import plain, shown, signed
 
@@ -81,7 +82,11 @@ def bar_rows(
             rows[-1] |= _second(second.get(j, 0.0) * unit)
     rest = [j for j in order if j not in set(kept)]
     if rest:
-        row = part_row(REST, f"{len(rest)} more latents", sum(values.get(j, 0.0) for j in rest) * unit)
+        row = part_row(
+            REST,
+            f"{len(rest)} more latent{'s' * (len(rest) > 1)}",
+            sum(values.get(j, 0.0) for j in rest) * unit,
+        )
         rows.append(row | (_second(sum(second.get(j, 0.0) for j in rest) * unit) if other else {}))
     if waterfall and measured.adds_up:
         return _stacked(rows, measured.y * unit)
@@ -113,10 +118,11 @@ def latent_row(
         "text": signed(value),
         "activation": plain(activation),
         "alignment": aligned,
-        "kind": shown(kind.replace("_", " "), 20),
+        "kind": shown(kind_word(kind), 24) if kind else "",
         "scale": scale,
-        "tip": f"latent {card.latent} · {label}" + (f" · finding: {shown(kind, 20)}" if kind else ""),
-        "spoken": spoken + (f", finding {shown(kind, 20)}" if kind else ""),
+        "tip": f"latent {card.latent} · {label}"
+        + (f" · finding: {shown(kind_word(kind), 24)}" if kind else ""),
+        "spoken": spoken + (f", finding {shown(kind_word(kind), 24)}" if kind else ""),
     }
 
 

@@ -80,11 +80,13 @@ class ExplorerPanel(Panel):
         )
         self.prompt = W.Combobox(
             value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="250px"), style={"description_width": "74px"},
+            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="250px"),
+            style={"description_width": "74px"},
         )  # fmt: skip
         self.against = W.Combobox(
             value=state.against, options=suggestions(state.table), description="rather than", continuous_update=False,
-            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="250px"), style={"description_width": "74px"},
+            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="250px"),
+            style={"description_width": "74px"},
         )  # fmt: skip
         self.n_rows = W.BoundedIntText(
             value=state.n_rows, min=1, max=200, description="rows",
@@ -176,7 +178,8 @@ class ExplorerPanel(Panel):
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_score, "now", "after", "scales", "gen")
         self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
-        self.watch(self._draw_examples, "examples", "card", "latent")
+        self.watch(self._draw_examples, "examples")
+        self.watch(self._draw_chosen, "latent")
         self.watch(self._draw_factor, "scales", "latent")
         self.watch(self._draw_status, "pending", "error", "note")
         self.watch(self._new_desk, "desk")
@@ -245,10 +248,12 @@ class ExplorerPanel(Panel):
         )
         self.number.value = self._number_shown()
 
+    def _draw_chosen(self) -> None:
+        self.bars.selected = self.state.latent
+
     def _draw_examples(self) -> None:
         state = self.state
         card = state.card
-        self.bars.selected = state.latent
         shelf = state.examples
         self.gallery.show(
             shelf.thumbnails,

@@ -88,7 +88,7 @@ class ExplorerState(Changes):
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
-        self.kinds: dict[int, str] = {}
+        self._kinds: dict[str, dict[int, str]] = {}
         super().__init__(**({"prompt": self._first_prompt()} | chosen))
         self.show_findings(findings)
         self.observe(self._changed_desk, "desk")
@@ -129,13 +129,19 @@ class ExplorerState(Changes):
         return str(labels[0]) if labels else ""
 
     def show_findings(self, findings: Any) -> None:
-        """Mark the latents of these findings with their kind."""
-        kinds: dict[int, str] = {}
+        """Mark the latents of these findings with their kind, each under its own prompt."""
+        kinds: dict[str, dict[int, str]] = {}
         for finding in findings or ():
+            own = kinds.setdefault(finding.prompt.casefold(), {})
             for latent in finding.latents:
-                kinds.setdefault(int(latent), finding.kind)
-        self.kinds = kinds
+                own.setdefault(int(latent), finding.kind)
+        self._kinds = kinds
         self._lay_out()
+
+    @property
+    def kinds(self) -> dict[int, str]:
+        """The kind of finding by latent, for the prompt in hand."""
+        return self._kinds.get(self.prompt.strip().casefold(), {})
 
     # pictures from elsewhere
 
@@ -237,7 +243,7 @@ class ExplorerState(Changes):
 
     def _changed_desk(self, _: Any = None) -> None:
         self.forget_changes()
-        self.kinds, self.latent = {}, -1
+        self._kinds, self.latent = {}, -1
         with self.hold_trait_notifications():
             self.picture = min(self.picture, self.table.n_pictures - 1)
             self.compare = -1
@@ -293,6 +299,7 @@ class ExplorerState(Changes):
         self._lay_out()
         if measured is None:
             return
+        self.after = math.nan  # the old answer belongs to other changes
         self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y,
                            self._set_after, self._failed)  # fmt: skip
 

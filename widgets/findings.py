@@ -16,7 +16,7 @@ from clipattr_widgets.static import Static, findings_figure, strip_html, table_h
 from clipattr_widgets.text import markup
 from clipattr_widgets.verdicts import CHOICES
 
-EVIDENCE = ({"key": "what", "label": "evidence"}, {"key": "value", "label": "", "numeric": True})
+EVIDENCE = ({"key": "what", "label": "evidence"}, {"key": "value", "label": ""})
 
 
 class FindingsPanel(Panel):
@@ -36,13 +36,13 @@ class FindingsPanel(Panel):
         narrow = {"description_width": "60px"}
         kinds = [("any kind", ""), *((kind_word(kind), kind) for kind in state.kinds())]
         self.kind = W.Dropdown(options=kinds, value=state.kind, description="kind",
-                               layout=W.Layout(width="220px"), style=narrow)  # fmt: skip
+                               layout=W.Layout(width="200px"), style=narrow)  # fmt: skip
         self.verdict = W.Dropdown(options=[("any", ""), *((c, c) for c in CHOICES)], value=state.verdict,
-                                  description="verdict", layout=W.Layout(width="170px"), style=narrow)  # fmt: skip
+                                  description="verdict", layout=W.Layout(width="150px"), style=narrow)  # fmt: skip
         self.search = W.Text(value=state.search, placeholder="search prompt, label, note", continuous_update=False,
-                             layout=W.Layout(width="200px"))  # fmt: skip
+                             layout=W.Layout(width="170px"))  # fmt: skip
         self.least = W.FloatSlider(value=state.least, min=0, max=30, step=0.5, description="at least, points",
-                                   continuous_update=False, readout_format=".1f", layout=W.Layout(width="290px"),
+                                   continuous_update=False, readout_format=".1f", layout=W.Layout(width="250px"),
                                    style={"description_width": "104px"})  # fmt: skip
         self.list = DataTable(title="", empty_text="no finding fits these filters")
         self.gallery = Gallery(title="top pictures", empty_text="no pictures of this finding in the study")
@@ -60,7 +60,7 @@ class FindingsPanel(Panel):
         verdicts = labelled(W.HBox([self.accept, self.reject, self.reopen]), "clipattr-toolbar")
         detail = W.HBox([
             labelled(W.VBox([self.about, verdicts, self.note, self.gallery]), "clipattr-main"),
-            labelled(W.VBox([self.evidence]), "clipattr-side"),
+            labelled(W.VBox([self.evidence]), "clipattr-evidence"),
         ])  # fmt: skip
         labelled(detail, "clipattr-split", "clipattr-section")
         super().__init__(

@@ -263,10 +263,19 @@ def evidence_of(finding: Any) -> list[tuple[str, str]]:
         ("kind is right", percent(finding.kind_probability)),
         ("clarity", f"{finding.clarity:.2f}"),
     ]
-    for name, value in dict(finding.evidence).items():
-        text = f"{value:.3g}" if is_number(value) else shown(value, 120)
-        rows.append((shown(str(name).replace("_", " "), 60), text))
+    rows += [
+        (shown(str(name).replace("_", " "), 60), _in_words(value)) for name, value in finding.evidence.items()
+    ]
     return rows
+
+
+def _in_words(value: Any) -> str:
+    """A number behind a finding: intervals in points, lists by what they hold."""
+    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
+        return f"{points(value['value'])} ({span(value['low'], value['high'])}) points"
+    if isinstance(value, list | tuple):
+        return shown(", ".join(str(item) for item in value), 120)
+    return f"{value:.3g}" if is_number(value) else shown(value, 120)
 
 
 def examples_of(desk: Desk, finding: Any, n: int = 12) -> Shelf:

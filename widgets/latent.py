@@ -43,7 +43,7 @@ class LatentPanel(Panel):
         self.rename = W.Text(
             placeholder="give it a name", continuous_update=False, layout=W.Layout(width="180px")
         )
-        self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "104px"})
+        self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "118px"})
         self.prompt = W.Combobox(
             value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
             ensure_option=False, placeholder="whose use?", layout=W.Layout(width="220px"),

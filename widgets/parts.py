@@ -63,6 +63,7 @@ class BarList(_Part):
     columns = T.Dict().tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     cut = T.Bool(False).tag(sync=True)
+    switches = T.Bool(True).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 
     def show(

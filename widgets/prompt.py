@@ -44,7 +44,7 @@ class PromptPanel(Panel):
             value=state.against, options=options, description="rather than", continuous_update=False,
             ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="270px"), style=style,
         )  # fmt: skip
-        self.bars = BarList(title="what the prompt rests on", empty_text="nothing to show")
+        self.bars = BarList(title="what the prompt rests on", empty_text="nothing to show", switches=False)
         self.top = Gallery(title="top pictures", empty_text="no pictures")
         self.found = DataTable(title="", empty_text="")
         self.sense_heads = [W.HTML() for _ in range(N_SENSES)]

@@ -119,7 +119,11 @@ class PromptState(T.HasTraits):
                 rows.append(row | {"activation": f"{share:.0%}"})
             rest = found.means[len(rows) :]
             if len(rest):
-                rows.append(part_row(REST, f"{len(rest)} more latents", float(rest.sum()) * unit))
+                rows.append(
+                    part_row(
+                        REST, f"{len(rest)} more latent{'s' * (len(rest) > 1)}", float(rest.sum()) * unit
+                    )
+                )
         with self.hold_trait_notifications():
             self.rows = rows
             self.found = self._own_findings()
@@ -133,7 +137,7 @@ class PromptState(T.HasTraits):
         """Headings of the bar list."""
         unit = self.reliances.unit if self.reliances else "cosine"
         return {
-            "switch": "", "value": unit_name(unit), "value_tip": "mean attribution over the pictures",
+            "value": unit_name(unit), "value_tip": "mean attribution over the pictures",
             "activation": "in", "activation_tip": "share of these pictures in which the latent is active",
             "alignment": "aligned",
         }  # fmt: skip

@@ -117,7 +117,7 @@ def test_heat_maps_come_one_for_each_example(latent_state, study):
     latent_state.heat = True
     heat = latent_state.shelf.heat
     assert list(heat.shape) == [len(latent_state.shelf.places), *study.model.grid]
-    assert 0 <= heat.min() and heat.max() <= 1
+    assert heat.min() >= 0 and heat.max() <= 1
 
 
 def test_words_neighbours_and_card_belong_to_the_latent(latent_state, study):

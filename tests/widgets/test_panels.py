@@ -211,10 +211,11 @@ def test_panels_opened_together_show_the_same_latent_and_prompt(study):
     assert panel.state.latent == 4
     made["Prompt"].state.prompt = "red disc"
     assert panel.state.prompt == "red disc"
-    assert panel.state.kinds == {5: "context", 6: "context"}
+    assert panel.state.kinds == {}
     made["Findings"].state.chosen = -1
     made["Findings"].state.chosen = 0
     assert (panel.state.prompt, panel.state.latent) == ("bat", 5)
+    assert panel.state.kinds == {5: "context", 6: "context"}
     made["Latent"].state.rename("")
     panel.close()
 

@@ -54,12 +54,13 @@ function render({ model, el }) {
 
   function toggle(i) {
     const row = rows()[i];
-    if (isLatent(row)) model.send({ kind: "scale", id: row.id, factor: row.scale === 0 ? 1 : 0 });
+    if (!isLatent(row) || !model.get("switches")) return;
+    model.send({ kind: "scale", id: row.id, factor: row.scale === 0 ? 1 : 0 });
   }
 
   function step(i, by) {
     const row = rows()[i];
-    if (!isLatent(row)) return;
+    if (!isLatent(row) || !model.get("switches")) return;
     const factor = Math.max(0, Math.min(3, Math.round((row.scale + by) * 4) / 4));
     model.send({ kind: "scale", id: row.id, factor });
   }
@@ -137,6 +138,8 @@ function render({ model, el }) {
     const grid = model.get("columns");
     root.setAttribute("aria-label", model.get("title"));
     root.classList.toggle("clipattr-with-other", Boolean(grid.other));
+    root.classList.toggle("clipattr-with-kind", list.some((row) => row.kind));
+    root.classList.toggle("clipattr-no-switch", !model.get("switches"));
     drawHead();
     empty.textContent = list.length ? "" : model.get("empty_text");
     head.hidden = !list.length;

@@ -12,15 +12,20 @@ function make(tag, className, { text, parent, ...attributes } = {}) {
   return node;
 }
 
-/** The notebook around us must not read our keys as its own commands (A adds a cell, arrows move between cells). */
+/** The notebook around us must not read our keys as its own commands (A adds a cell, D D deletes one, arrows move
+ *  between cells). Tab and Escape still leave, and combinations with Ctrl, Alt or Meta stay the notebook's. */
 function ownKeys(root) {
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab" || event.key === "Escape") return;
+    event.stopPropagation();
+  });
 }
 
 /** Roving tabindex: one tab stop for a list, the arrow keys move inside it. */
 function roving(items, index, focus) {
   items.forEach((item, i) => {
     item.tabIndex = i === index ? 0 : -1;
+    item.setAttribute("data-lm-suppress-shortcuts", "true"); // for notebooks that listen before we do
   });
   if (focus && items[index]) items[index].focus();
 }

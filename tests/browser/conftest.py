@@ -1,0 +1,225 @@
+"""JupyterLab, Voila and a headless Chromium for tests that look at panels as people do.
+
+Screenshots go to the folder that CLIPATTR_SCREENSHOTS names, else to the test run's own temporary folder. Where no
+Chromium is found the tests are skipped, except under CI=true, where they fail.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+TIMEOUT_MS = 40_000
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One headless browser for all tests."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        _without("playwright is not installed")
+    if path is None:
+        _without("no chromium on the PATH")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        except Error as error:
+            _without(f"chromium does not start: {error}")
+        yield browser
+        browser.close()
+
+
+def _without(reason):
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; under CI=true the browser tests must run")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory):
+    named = os.environ.get("CLIPATTR_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory):
+    """A copy of the bundled study, so that renames and verdicts have a place to go."""
+    import clipattr_data
+
+    folder = tmp_path_factory.mktemp("study") / "picture-world"
+    shutil.copytree(clipattr_data.studies_dir() / "picture-world", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def notebooks(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Settings of a user who has none, so that nothing of this machine's user is read or written."""
+    home = tmp_path_factory.mktemp("jupyter")
+    # Lab asks once whether it may fetch news; the question would cover what is clicked.
+    quiet = home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+             "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")  # fmt: skip
+    settings = {name: str(home / name.lower()) for name in names}
+    return {
+        **os.environ,
+        **settings,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "MPLCONFIGDIR": str(home),
+    }
+
+
+@pytest.fixture(scope="session")
+def lab(notebooks, environment):
+    port = _free_port()
+    arguments = ["--allow-root", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0",
+                 "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",
+                 f"--ServerApp.root_dir={notebooks}"]  # fmt: skip
+    yield from _serve([sys.executable, "-m", "jupyterlab", *arguments], port, environment, "/api/status")
+
+
+@pytest.fixture(scope="session")
+def voila(notebooks, environment):
+    port = _free_port()
+    arguments = ["--no-browser", f"--port={port}", str(notebooks)]
+    yield from _serve([sys.executable, "-m", "voila", *arguments], port, environment, "/voila/static/main.js")
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _serve(command, port, environment, probe):
+    root = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            if server.poll() is not None:
+                pytest.fail(f"{command[2]} ended with code {server.returncode} before it served anything")
+            try:
+                urllib.request.urlopen(root + probe, timeout=1).close()
+                break
+            except urllib.error.HTTPError:
+                break  # it answers
+            except OSError:
+                time.sleep(0.1)
+        else:
+            pytest.fail(f"{command[2]} does not answer at {root}{probe}")
+        yield root
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def notebook(notebooks):
+    """A function that writes a notebook of these cells and returns its name."""
+
+    def write(name, *cells):
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, notebooks / name)
+        return name
+
+    return write
+
+
+class Page:
+    """A browser page that remembers whatever went wrong in it."""
+
+    # Lab's own complaints about a machine without a user or a network; nothing of a panel.
+    FOREIGN = ("favicon", "fonts.g", "jupyterlab/api/news", "/lab/api/news", "sourceMappingURL", "WEBGL", "WebGL",
+               "GPU stall", "service worker")  # fmt: skip
+
+    def __init__(self, browser, width=1280, height=1000):
+        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(TIMEOUT_MS)
+        self.errors = []
+        self.page.on("pageerror", lambda error: self.errors.append(f"page: {error}"))
+        self.page.on("console", self._console)
+
+    def _console(self, message):
+        text = f"{message.text} {message.location.get('url', '')}"
+        if message.type == "error" and not any(word in text for word in self.FOREIGN):
+            self.errors.append(f"console: {text}")
+
+    def open_lab(self, root, name):
+        self.page.goto(f"{root}/doc/tree/{name}?reset")
+        self.page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
+
+    def run_all(self):
+        self.page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    def open_voila(self, root, name):
+        self.page.goto(f"{root}/voila/render/{name}")
+
+    def close(self, lab=False):
+        try:
+            if lab:
+                self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+        finally:
+            self.context.close()
+
+    def gen(self, selector):
+        """The generation number that a part shows."""
+        return int(self.page.locator(selector).first.get_attribute("data-gen"))
+
+    def after(self, selector, act, key="gen"):
+        """Do something and wait until the part has drawn its answer."""
+        before = self.page.locator(selector).first.get_attribute(f"data-{key}")
+        act()
+        self.page.wait_for_function(
+            "([selector, key, before]) => document.querySelector(selector)?.dataset[key] !== before",
+            arg=[selector, key, before],
+        )
+
+    def text(self, selector):
+        return self.page.locator(selector).first.inner_text()
+
+
+@pytest.fixture(scope="module")
+def opened(chromium):
+    """A function that opens pages; they are closed at the end of the module."""
+    pages = []
+
+    def open_page(**options):
+        pages.append(Page(chromium, **options))
+        return pages[-1]
+
+    yield open_page
+    for made in pages:
+        made.close(lab="/doc/tree/" in made.page.url)

@@ -1,0 +1,211 @@
+"""The panels in JupyterLab, as a person uses them: one notebook, one kernel, one panel after the other.
+
+The tests of this module go on where the one before stopped, as a person would; each can fail on its own.
+"""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+PANEL = ".clipattr-panel"
+BARS = f"{PANEL} .clipattr-bars"
+ROW = f"{BARS} .clipattr-bar-row"
+SCORE = f"{PANEL} .clipattr-score"
+TABLE = f"{PANEL} .clipattr-table"
+ANSWERED = r"s => /change\s+[+−0]/.test(document.querySelector(s).innerText)"
+
+CELLS = (
+    "import clipattr as ca\n"
+    "from clipattr.discovery import Finding, Interval\n"
+    "study = ca.open_study({path!r})\n"
+    "labels = study.images.columns['label']\n"
+    "latents = [int(j) for j in study.codes.rows(5).to_csr().indices[:4]]\n"
+    "def finding(prompt, latents, kind, effect, label):\n"
+    "    span = Interval(effect, effect - 0.01, effect + 0.01)\n"
+    "    return Finding(prompt, tuple(latents), label, kind, 0.8, span, span, 0.4, 0.1, 0.6, 0.9,\n"
+    "                   tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
+    "findings = [finding(labels[5], latents[:2], 'context', 0.11, 'one <b>bold</b>'),\n"
+    "            finding(labels[6], latents[2:], 'companion', 0.07, 'two \\u202e txt')]",
+    "panel = ca.explore(study, picture=5, findings=findings)\npanel",
+    "from clipattr_widgets import LatentPanel",
+)
+
+
+@pytest.fixture(scope="module")
+def lab_page(lab, notebook, opened, study_folder):
+    name = notebook("panels.ipynb", *(cell.format(path=str(study_folder)) for cell in CELLS))
+    page = opened(width=1280, height=1150)
+    page.open_lab(lab, name)
+    page.run_all()
+    page.page.wait_for_selector(f"{BARS}[data-gen]")
+    page.page.wait_for_selector(f"{PANEL} .clipattr-gallery[data-gen] .clipattr-thumb")
+    return page
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong(lab_page):
+    """No error of the page or its console during any step."""
+    before = len(lab_page.errors)
+    yield
+    assert lab_page.errors[before:] == []
+
+
+def cells(page):
+    return page.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.cells.length")
+
+
+def score_of(page):
+    """The numbers in the score line."""
+    return [float(n.replace("−", "-")) for n in re.findall(r"^[+−]?\d+\.\d+", page.text(SCORE), re.M)]
+
+
+def test_the_explorer_shows_ranked_bars_picture_and_examples(lab_page, screenshots):
+    page = lab_page.page
+    assert page.locator(ROW).count() >= 5
+    widths = [float(w) for w in page.locator(f"{ROW} .clipattr-fill:not(.clipattr-fill-other)").evaluate_all(
+        "bars => bars.slice(0, 5).map(bar => bar.getBoundingClientRect().width)")]  # fmt: skip
+    assert widths == sorted(widths, reverse=True) and widths[0] > 20
+    zeros = page.locator(f"{ROW} .clipattr-zero").evaluate_all(
+        "z => z.map(e => Math.round(e.getBoundingClientRect().x))"
+    )
+    assert len(set(zeros)) == 1  # all bars start from one line
+    assert page.locator(f"{PANEL} .clipattr-overlay img").evaluate("image => image.naturalWidth") > 50
+    page.locator(PANEL).first.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "lab-explorer.png")
+
+
+def test_a_click_on_a_bar_brings_that_latents_examples(lab_page):
+    page = lab_page.page
+    second = page.locator(ROW).nth(1)
+    lab_page.after(f"{PANEL} .clipattr-gallery", second.click)
+    page.wait_for_function(
+        "s => document.querySelectorAll(s)[1].classList.contains('clipattr-selected')", arg=ROW
+    )
+    page.wait_for_selector(f"{PANEL} h3.clipattr-title:has-text('latent {second.get_attribute('data-id')}')")
+
+
+def test_a_latent_switched_off_changes_the_score_by_what_its_bar_says(lab_page):
+    page = lab_page.page
+    [now] = score_of(lab_page)
+    row = page.locator(ROW).first
+    said = float(row.locator(".clipattr-number").first.inner_text().replace("−", "-"))
+    lab_page.after(BARS, row.locator(".clipattr-switch").click)
+    page.wait_for_function(ANSWERED, arg=SCORE)
+    before, after, change = score_of(lab_page)
+    assert before == now and change == pytest.approx(-said, abs=0.011)
+    assert after == pytest.approx(now - said, abs=0.011)
+
+
+def test_the_keyboard_alone_moves_chooses_scales_switches_and_undoes(lab_page):
+    page = lab_page.page
+    count = cells(lab_page)
+    page.locator(ROW).first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    third = page.locator(ROW).nth(2)
+    assert third.evaluate("row => row === document.activeElement")
+    assert third.evaluate("row => parseFloat(getComputedStyle(row).outlineWidth)") >= 2
+    lab_page.after(BARS, lambda: page.keyboard.press("Enter"), "selected")
+    lab_page.after(BARS, lambda: page.keyboard.press("-"))
+    assert "×0.75" in third.inner_text()
+    lab_page.after(BARS, lambda: page.keyboard.press("a"))
+    assert third.locator(".clipattr-switch").get_attribute("aria-pressed") == "false"
+    lab_page.after(BARS, lambda: page.keyboard.press("u"))
+    lab_page.after(BARS, lambda: page.keyboard.press("u"))
+    assert third.locator(".clipattr-switch").get_attribute("aria-pressed") == "true"
+    for key in ("b", "d", "d", "x"):  # Lab's own commands: add, delete and cut cells
+        page.keyboard.press(key)
+    assert cells(lab_page) == count
+    page.keyboard.press("Home")
+    assert page.locator(ROW).first.evaluate("row => row === document.activeElement")
+    stops = page.evaluate("s => document.querySelectorAll(s + '[tabindex=\"0\"]').length", ROW)
+    assert stops == 1
+
+
+def test_a_new_prompt_is_measured(lab_page):
+    page = lab_page.page
+    box = page.get_by_label("prompt", exact=True).first
+    before = lab_page.text(SCORE)
+    box.fill("a photo of a rocket")
+    lab_page.after(BARS, lambda: box.press("Enter"))
+    page.wait_for_function("([s, old]) => document.querySelector(s).innerText !== old", arg=[SCORE, before])
+    assert "a photo of a rocket" in lab_page.text(SCORE)
+
+
+def test_a_prompt_with_markup_is_text_and_nothing_runs(lab_page):
+    page = lab_page.page
+    box = page.get_by_label("prompt", exact=True).first
+    box.fill('<img src=x onerror="window.hacked=1"> kite')
+    lab_page.after(BARS, lambda: box.press("Enter"))
+    page.wait_for_function("s => document.querySelector(s).innerText.includes('<img src=x')", arg=SCORE)
+    assert page.evaluate("() => window.hacked") is None
+    box.fill("rocket")
+    lab_page.after(BARS, lambda: box.press("Enter"))
+
+
+def test_the_dark_theme_is_followed(lab_page, screenshots):
+    page = lab_page.page
+    brightness = r"s => getComputedStyle(document.querySelector(s)).backgroundColor.match(/\d+/g).slice(0, 3)"
+    assert min(map(int, page.evaluate(brightness, PANEL))) > 200
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    assert max(map(int, page.evaluate(brightness, PANEL))) < 80
+    page.screenshot(path=screenshots / "lab-explorer-dark.png")
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+
+
+def tab(lab_page, name, ready):
+    lab_page.page.click(f".clipattr-tabs button:has-text('{name}')")
+    lab_page.page.wait_for_selector(ready)
+
+
+def test_the_latent_panel_shows_words_neighbours_and_users(lab_page, screenshots):
+    tab(lab_page, "Latent", f"{PANEL} {PANEL} .clipattr-gallery[data-gen] .clipattr-thumb")
+    page = lab_page.page
+    page.wait_for_function("s => document.querySelectorAll(s).length >= 3", arg=f"{TABLE} tbody tr")
+    page.wait_for_function("s => document.querySelectorAll(s + ' tbody')[2]?.children.length > 3", arg=TABLE)
+    assert page.locator(f"{PANEL} svg rect").count() > 3
+    page.screenshot(path=screenshots / "lab-latent.png")
+    gallery = f"{PANEL} {PANEL} .clipattr-gallery"
+    lab_page.after(gallery, page.locator(f"{TABLE}").nth(1).locator("tbody tr").first.click)
+
+
+def test_the_prompt_panel_shows_what_it_rests_on_and_its_senses(lab_page, screenshots):
+    tab(lab_page, "Prompt", f"{PANEL} {PANEL} .clipattr-bars[data-gen] .clipattr-bar-row")
+    page = lab_page.page
+    page.wait_for_selector(f"{PANEL} .clipattr-senses .clipattr-thumb")
+    assert page.locator(f"{BARS} .clipattr-switch").first.is_hidden()
+    page.screenshot(path=screenshots / "lab-prompt.png")
+
+
+def test_a_finding_is_chosen_accepted_and_the_table_sorted(lab_page, screenshots, study_folder):
+    tab(lab_page, "Findings", f"{PANEL} {PANEL} .clipattr-table[data-gen] tbody tr")
+    page = lab_page.page
+    table = f"{PANEL} {PANEL} .clipattr-table"
+    first = page.locator(f"{table} tbody tr").first
+    assert "<b>bold</b>" in first.inner_text()
+    lab_page.after(table, lambda: page.click("button:has-text('accept')"))
+    assert "accepted" in first.inner_text()
+    assert "accepted" in (study_folder / "verdicts.json").read_text()
+    page.screenshot(path=screenshots / "lab-findings.png")
+    lab_page.after(table, lambda: page.click(f"{table} th button:has-text('causal effect')"))
+    assert "⟨U+202E⟩" in page.locator(f"{table} tbody tr").first.inner_text()
+    assert page.locator(f"{table} th[aria-sort=ascending]").count() == 1
+
+
+def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
+    tab(lab_page, "Explorer", f"{BARS}[data-gen] .clipattr-bar-row")
+    page = lab_page.page
+    lab_page.after(BARS, page.locator(f"{ROW} .clipattr-switch").nth(1).click)
+    page.wait_for_function(ANSWERED, arg=SCORE)
+    before = (lab_page.text(SCORE), lab_page.text(BARS))
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
+    page.reload()
+    page.wait_for_selector(f"{BARS}[data-gen] .clipattr-off")
+    page.wait_for_selector(f"{PANEL} .clipattr-overlay[data-gen]")
+    assert (lab_page.text(SCORE), lab_page.text(BARS)) == before
+    lab_page.after(BARS, page.locator(f"{ROW} .clipattr-switch").nth(1).click)
