@@ -36,7 +36,7 @@ from clipattr.wording import NO_LABEL, kind_word, points, signed, span, visible
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
 
-LISTED = 25  # findings a table lists; the files have all
+LISTED = 40  # findings a table lists; the files have all
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,19 +40,32 @@ KIND_MARKS = {
 
 
 class Chart(Figure):
-    """A matplotlib figure without pyplot: shows itself as a PNG in a notebook, and is saved with `savefig`."""
+    """A matplotlib figure without pyplot: shows itself in a notebook, and is saved with `savefig`.
 
-    def __init__(self, width: float, height: float, **options: Any) -> None:
+    Drawings show themselves as PNG; figures made of pictures as JPEG, which is a tenth of the size.
+    """
+
+    def __init__(self, width: float, height: float, *, of_pictures: bool = False, **options: Any) -> None:
         super().__init__(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained", **options)
         FigureCanvasAgg(self)
+        self.of_pictures = of_pictures
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    def _repr_png_(self) -> bytes | None:
+        return None if self.of_pictures else self.png()
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.jpeg() if self.of_pictures else None
 
     def png(self) -> bytes:
         """The figure as PNG bytes, without anything that changes from run to run."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def jpeg(self) -> bytes:
+        """The figure as JPEG bytes."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="jpeg", pil_kwargs={"quality": 86, "optimize": True})
         return buffer.getvalue()
 
 
@@ -245,7 +258,9 @@ def gallery(
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     row_height = side + (0.26 if captions is not None else 0.06)
-    chart = Chart(max(columns * (side + 0.06), 2.2), rows * row_height + (0.32 if title else 0))
+    chart = Chart(
+        max(columns * (side + 0.06), 2.2), rows * row_height + (0.32 if title else 0), of_pictures=True
+    )
     grid = chart.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         axes.set_axis_off()

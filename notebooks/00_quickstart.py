@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Quickstart: what does this model rely on?
 #
-# A CLIP model says how well a picture and a text fit. It does not say *why*. In the next ten cells we take one model
+# A CLIP model says how well a picture and a text fit. It does not say *why*. In a few short cells we take one model
 # apart, find a reason that nobody would expect, take that reason out of the pictures, and watch the score fall.
 #
 # Everything here comes with the package: a small CLIP, trained on rendered scenes, in which we know what is true.
@@ -46,13 +46,13 @@ study.latents.sort_values("triage", ascending=False)[columns].head(8).round(2)
 
 # %% [markdown]
 # ## What does one score owe to them?
-# We ask why this picture fits the word "kite". Each bar is exact: it is how many points (cosine × 100) the score loses
-# when that one latent is switched off. Bars to the left speak against the word.
+# We ask why this picture fits the word "rabbit". Each bar is exact: it is how many points (cosine × 100) the score
+# loses when that one latent is switched off. Bars to the left speak against the word.
 
 # %%
-kite = next(picture for picture in study.images if picture.label == "kite")
-attribution = ca.attribute(study, kite, "kite")
-attribution.plot(8, title="Why does this picture fit “kite”?")
+rabbit = next(picture for picture in study.images if picture.label == "rabbit")
+attribution = ca.attribute(study, rabbit, "rabbit")
+attribution.plot(8, title="Why does this picture fit “rabbit”?")
 
 # %% [markdown]
 # *Error* is what no latent carries, *gap* what single switches miss because latents act together. Neither is hidden.
@@ -63,37 +63,39 @@ print(attribution.explain())
 
 # %% [markdown]
 # ## What would nobody expect?
-# One picture is an anecdote. The audit asks for every prompt which families of latents its score rests on although they
-# do not look like it, on one half of the pictures, and measures on the other half what happens without them.
+# One picture is an anecdote. The audit asks for every prompt which families of latents its score rests on although
+# they do not look like it, on one part of the pictures, and measures on the others what happens without them. Ten
+# prompts are enough here; without a list, all labels are audited.
 
 # %%
-findings = ca.audit(study, progress=False)
+prompts = ["kite", "bat", "rabbit", "monkey", "tractor", "palm", "hot dog", "camel", "skateboard", "jaguar"]
+findings = ca.audit(study, prompts, progress=False)
 columns = ["prompt", "rests on", "kind", "reliance", "alignment", "causal_effect", "confidence"]
 findings.to_frame()[columns].head(10)
 
 # %% [markdown]
 # Read a row as a sentence: the score of *prompt* falls by *causal effect* points when the family called *rests on* is
-# switched off, although its examples have next to no *alignment* with the prompt. On the map, the suspects are on top
-# and to the left.
+# switched off. *Alignment* says how much the family's examples look like the prompt to the evaluator, above no words at
+# all; below zero, they look like anything but. On the map, the plainest suspects are on top and to the left.
 
 # %%
 plots.reliance_map(findings, name=6)
 
 # %% [markdown]
 # ## Is it true?
-# Take the strongest finding about something that stands *beside or behind* the thing itself. First row: what the family
-# responds to. Second row: the same kind of picture with and without it, rendered again with all else unchanged.
+# Take the strongest finding about something that merely stands *beside* the thing. First row: what the family
+# responds to. Second row: pictures of the thing as they are, and rendered again without what stands beside it.
 
 # %%
-finding = next(f for f in findings if f.kind in ("context", "companion"))
-part = {"context": "context", "companion": "companions"}[finding.kind]
-own = [picture.scene for picture in study.images if picture.label == finding.prompt][:60]
-with_it = [scene.picture() for scene in own]
-without_it = [scene.without(part).picture() for scene in own]
+finding = next(f for f in findings if f.kind == "companion")
+scenes = [picture.scene for picture in study.images if picture.label == finding.prompt][:80]
+with_it = [scene.picture() for scene in scenes]
+without_it = [scene.without("companions").picture() for scene in scenes]
 
-print(f"“{finding.prompt}” rests on “{finding.label}” ({finding.kind}): {finding.causal_effect.points()} points")
+print(f"“{finding.prompt}” rests on “{finding.label}”: {finding.causal_effect.points()} points")
 examples = [study.images[example].load() for example in finding.examples[:8]]
-plots.gallery([*examples, *(p for pair in zip(with_it[:4], without_it[:4], strict=True) for p in pair)])
+pairs = [picture for pair in zip(with_it[:4], without_it[:4], strict=True) for picture in pair]
+plots.gallery([*examples, *pairs], ["example"] * 8 + ["as it is", "without"] * 4)
 
 # %%
 import torch
@@ -106,7 +108,7 @@ def score(pictures):
     return float((study.model.encode_image(pixels) @ prompt).mean()) * 100
 
 
-print(f"Mean score of “{finding.prompt}”: {score(with_it):.1f} points, without it {score(without_it):.1f}.")
+print(f"“{finding.prompt}”: {score(with_it):.1f} points as it is, {score(without_it):.1f} without")
 
 # %% [markdown]
 # No latent was touched this time: only the pictures changed, and the thing that the prompt names is still in every
@@ -117,7 +119,7 @@ print(f"Mean score of “{finding.prompt}”: {score(with_it):.1f} points, witho
 # responds to, switch latents off and watch the score. `findings.report("audit.html")` writes a page to send to others.
 
 # %%
-panel = ca.explore(study, picture=kite.index, prompt="kite")
+panel = ca.explore(study, picture=rabbit.index, prompt="rabbit")
 panel
 
 # %% [markdown]

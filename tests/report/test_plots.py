@@ -101,6 +101,7 @@ def test_one_finding_and_equal_findings_can_be_drawn(finding):
 def test_a_gallery_shows_every_picture_once():
     pictures = [Image.new("RGB", (8, 8), (20 * n, 0, 0)) for n in range(5)]
     chart = plots.gallery(pictures, [f"picture {n}" for n in range(5)], columns=3)
+    assert chart._repr_png_() is None and chart._repr_jpeg_().startswith(b"\xff\xd8")
     shown = [axes.images[0].get_array()[0, 0, 0] for axes in chart.axes if axes.images]
     assert shown == [0, 20, 40, 60, 80]
     with pytest.raises(DataError, match="5 pictures but 1 captions"):
