@@ -130,7 +130,7 @@ class ExplorerPanel(Panel):
         )
         self.take, self.drawer = takeaway(self)
 
-        self.overlay = Overlay(empty_text="no picture")
+        self.overlay = Overlay(empty_text="no picture", heat_alpha=0.45)
         self.bars = BarList(title="latents by attribution", empty_text="no attribution to show")
         self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))

@@ -89,7 +89,7 @@ class ExplorerState(Changes):
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
-        super().__init__(**({"prompt": self._first_prompt()} | chosen))
+        super().__init__(**({"prompt": self._first_prompt(int(chosen.get("picture", 0)))} | chosen))
         self.show_findings(findings)
         self.observe(self._changed_desk, "desk")
         self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
@@ -118,10 +118,10 @@ class ExplorerState(Changes):
         index = int(proposal["value"])
         return max(-1, min(index, self.table.n_pictures - 1))
 
-    def _first_prompt(self) -> str:
-        """Something to look at from the start: the first picture's label, else the first label of a latent."""
+    def _first_prompt(self, picture: int) -> str:
+        """Something to look at from the start: the picture's label, else the first label of a latent."""
         desk = self.desks[0]
-        label = desk.study.images[0].label if desk.n_pictures else None
+        label = desk.study.images[picture].label if 0 <= picture < desk.n_pictures else None
         if label:
             return str(label).replace("_", " ")
         frame = desk.latents

@@ -67,20 +67,3 @@ def heat_bytes(heat: np.ndarray) -> bytes:
     """Heat in [0, 1] as one byte per cell, rows first; values outside are clipped, NaN counts as 0."""
     values = np.nan_to_num(np.asarray(heat, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
     return np.round(values.clip(0, 1) * 255).astype(np.uint8).tobytes()
-
-
-def heat_colours(heat: np.ndarray, alpha: float = 0.6) -> np.ndarray:
-    """Heat (h, w) in [0, 1] as RGBA uint8 (h, w, 4), in the colours that the browser uses."""
-    stops = np.array([0.0, 0.25, 0.55, 0.8, 1.0])
-    colours = np.array([[20, 12, 60], [90, 20, 120], [205, 60, 85], [250, 145, 40], [253, 240, 160]], float)
-    opacity = np.array([0.0, 0.55, 0.8, 0.92, 1.0])
-    values = np.nan_to_num(np.asarray(heat, dtype=float)).clip(0, 1)
-    channels = [np.interp(values, stops, colours[:, c]) for c in range(3)]
-    channels.append(np.interp(values, stops, opacity) * alpha * 255)
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
-
-
-def laid_over(picture: Image.Image, heat: np.ndarray, alpha: float = 0.6) -> Image.Image:
-    """The picture under its heat map (h, w), for static output."""
-    layer = Image.fromarray(heat_colours(heat, alpha)).resize(picture.size, Image.Resampling.BICUBIC)
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")

@@ -104,9 +104,14 @@ def lab(notebooks, environment):
 
 @pytest.fixture(scope="session")
 def voila(notebooks, environment):
+    yield from voila_at(notebooks, environment)
+
+
+def voila_at(folder, environment):
+    """Serve a folder of notebooks with Voila; yields the address."""
     port = _free_port()
-    arguments = ["--no-browser", f"--port={port}", str(notebooks)]
-    yield from _serve([sys.executable, "-m", "voila", *arguments], port, environment, "/voila/static/main.js")
+    command = [sys.executable, "-m", "voila", "--no-browser", f"--port={port}", str(folder)]
+    yield from _serve(command, port, environment, "/voila/static/main.js")
 
 
 def _free_port():

@@ -152,6 +152,7 @@ def test_the_dark_theme_is_followed(lab_page, screenshots):
     page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
     assert max(map(int, page.evaluate(brightness, PANEL))) < 80
+    page.wait_for_selector("#jupyterlab-splash", state="detached")
     page.screenshot(path=screenshots / "lab-explorer-dark.png")
     page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")

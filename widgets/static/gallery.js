@@ -15,6 +15,7 @@ function render({ model, el }) {
   function newThumb(i) {
     const thumb = { button: make("button", "clipattr-thumb", { parent: grid, type: "button", role: "option", "data-i": i }) };
     thumb.picture = make("span", "clipattr-thumb-picture", { parent: thumb.button });
+    thumb.image = make("span", "clipattr-thumb-image", { parent: thumb.picture });
     thumb.canvas = make("canvas", "clipattr-heat", { parent: thumb.picture, "aria-hidden": "true" });
     thumb.caption = make("bdi", "clipattr-thumb-caption", { parent: thumb.button, dir: "auto" });
     thumb.button.addEventListener("click", () => {
@@ -70,9 +71,9 @@ function render({ model, el }) {
     thumbs.forEach((thumb, i) => {
       const x = i % meta.cols;
       const y = Math.floor(i / meta.cols);
-      thumb.picture.style.backgroundImage = url ? `url("${url}")` : "none";
-      thumb.picture.style.backgroundSize = `${meta.cols * meta.shown}px ${rows * meta.shown}px`;
-      thumb.picture.style.backgroundPosition = `${-x * meta.shown}px ${-y * meta.shown}px`;
+      thumb.image.style.backgroundImage = url ? `url("${url}")` : "none";
+      thumb.image.style.backgroundSize = `${meta.cols * meta.shown}px ${rows * meta.shown}px`;
+      thumb.image.style.backgroundPosition = `${-x * meta.shown}px ${-y * meta.shown}px`;
       thumb.button.setAttribute("aria-label", meta.alt[i]);
       thumb.button.title = meta.alt[i];
       thumb.caption.textContent = meta.captions[i] ?? "";
@@ -80,6 +81,7 @@ function render({ model, el }) {
       const side = meta.heat;
       const mine = heat.subarray(i * side * side, (i + 1) * side * side);
       thumb.canvas.hidden = !side || mine.length < side * side;
+      thumb.picture.classList.toggle("clipattr-heated", !thumb.canvas.hidden);
       if (!thumb.canvas.hidden) drawHeat(thumb.canvas, mine, side, side);
     });
     tools.row.hidden = !meta.heat || !meta.n;

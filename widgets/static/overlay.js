@@ -35,6 +35,7 @@ function render({ model, el }) {
     text.textContent = meta.caption;
     const [height, width] = meta.heat;
     canvas.hidden = !height || heat.length < height * width;
+    stage.classList.toggle("clipattr-heated", !canvas.hidden);
     if (!canvas.hidden) drawHeat(canvas, heat, height, width);
     tools.row.hidden = canvas.hidden;
     root.dataset.gen = meta.gen;

@@ -1,0 +1,226 @@
+"""How quick the panels are: from a change to what is sent, and to what is painted; and whether anything leaks.
+
+    python benchmarks/panels.py [--quick] [--no-browser]
+
+On the bundled study, and on one of 30,000 latents (a random frozen dictionary over the same model). Python time runs
+from the change until the last message of the explorer has been handed to the wire, everything computed in the calling
+thread; `_bars_` figures stop at the message that brings the new bars. Painted time runs in headless Chromium with
+Voila: from the key or click until two frames after the new bars are in the page, kernel and sockets included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+from ipywidgets.widgets.widget import _instances
+from results import write_results
+
+import clipattr
+from clipattr_widgets import BarList, ExplorerPanel
+
+LATENTS, K = 30_000, 64
+HARNESS = Path(__file__).parents[1] / "tests" / "browser" / "conftest.py"
+
+
+class Wire:
+    """What the widgets of this process send: times, sizes and senders."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, int, type]] = []
+
+    def heard(self, widget: Any, message: Any, buffers: Any) -> None:
+        size = len(repr(message)) + sum(len(buffer) for buffer in buffers or ())
+        self.sent.append((time.perf_counter(), size, type(widget)))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        original = ipywidgets.Widget._send
+
+        def send(widget: Any, message: Any, buffers: Any = None) -> None:
+            self.heard(widget, message, buffers)
+            original(widget, message, buffers)
+
+        ipywidgets.Widget._send = send
+        try:
+            yield
+        finally:
+            ipywidgets.Widget._send = original
+
+    def of(self, change: Callable[[], None]) -> dict[str, float]:
+        """ms until all is sent, ms until the bars are, messages, kB."""
+        self.sent.clear()
+        start = time.perf_counter()
+        change()
+        if not self.sent:
+            raise SystemExit("a change sent nothing; the panel is broken")
+        bars = [at for at, _, kind in self.sent if kind is BarList]
+        return {
+            "ms": 1000 * (self.sent[-1][0] - start),
+            "bars_ms": 1000 * ((bars[-1] if bars else self.sent[-1][0]) - start),
+            "messages": len(self.sent),
+            "kB": sum(size for _, size, _ in self.sent) / 1000,
+        }
+
+
+def python_times(study: Any, name: str, rounds: int) -> list[dict[str, Any]]:
+    """Medians of each kind of change on one study."""
+    words = [str(word) for word in study.vocabulary.words[:40]]
+    panel = ExplorerPanel(study, picture=0, prompt=words[0])
+    state, wire, rows = panel.state, Wire(), []
+
+    def click(number: int) -> None:
+        panel.bars.set_state({"selected": panel.bars.rows[1 + number % 8]["id"]})
+
+    def switch(number: int) -> None:
+        panel.bars._handle_custom_msg(
+            {"kind": "scale", "id": panel.bars.rows[0]["id"], "factor": number % 2}, []
+        )
+
+    changes: dict[str, Callable[[int], None]] = {
+        "prompt_change": lambda n: setattr(state, "prompt", f"{words[n % len(words)]} {n}"),
+        "picture_change": lambda n: setattr(state, "picture", 1 + n),
+        "latent_click": click,
+        "latent_switch": switch,
+    }
+    with wire.listening():
+        for change, act in changes.items():
+            act(-1)
+            measured = [wire.of(lambda n=n, act=act: act(n)) for n in range(rounds)]
+            medians = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+            rows.append({"study": name, "change": change, **medians})
+    panel.close()
+    return rows
+
+
+def leaked(study: Any, changes: int) -> int:
+    """Widgets that are there after this many changes and were not after the first few."""
+    panel = ExplorerPanel(study, picture=0)
+    before = len(_instances)
+    for number in range(changes):
+        panel.state.picture = number % 50
+        panel.state.toggle(panel.bars.rows[0]["id"])
+        panel.state.latent = panel.bars.rows[number % 5]["id"]
+    after = len(_instances)
+    panel.close()
+    return after - before
+
+
+def wide_study(study: Any, folder: Path) -> Any:
+    """The same model with a random dictionary of 30,000 latents, over a few hundred pictures."""
+    from clipattr.dictionaries import random_sae
+
+    dictionary = random_sae(
+        np.asarray(study.activations[:2000], np.float32), LATENTS, K, site=str(study.site),
+        model_hash=study.model.weights_hash,
+    )  # fmt: skip
+    return clipattr.build_study(
+        study.model, study.images.select(np.arange(400)), path=folder / "wide", evaluator=study.evaluator,
+        vocabulary=list(study.vocabulary.words), dictionary=dictionary, site=str(study.site), progress=False,
+    )  # fmt: skip
+
+
+PAINTED = """async ([selector, act, value]) => {
+  const root = document.querySelector(selector);
+  const before = root.dataset.gen;
+  const start = performance.now();
+  if (act === 'switch') root.querySelector('.clipattr-switch').click();
+  else {
+    const box = document.querySelector('.clipattr-panel input[list], .clipattr-panel .widget-combobox input');
+    box.value = value;
+    box.dispatchEvent(new Event('input', {bubbles: true}));
+    box.dispatchEvent(new Event('change', {bubbles: true}));
+  }
+  while (root.dataset.gen === before) await new Promise(done => setTimeout(done, 1));
+  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  return performance.now() - start;
+}"""
+
+
+def painted_times(rounds: int) -> dict[str, float] | None:
+    """Medians in ms in a real browser, or None where there is none."""
+    import os
+    import shutil
+
+    import nbformat
+
+    path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+    if path is None:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    spec = importlib.util.spec_from_file_location("harness", HARNESS)
+    assert spec is not None and spec.loader is not None
+    harness = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(harness)
+    with tempfile.TemporaryDirectory() as folder:
+        cell = "import clipattr as ca\nfrom clipattr_widgets import ExplorerPanel\n"
+        cell += "panel = ExplorerPanel('picture-world', picture=3)\npanel"
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, Path(folder) / "painted.ipynb")
+        environment = {**os.environ, "IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
+        server = harness.voila_at(folder, environment)
+        root = next(server)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=path, args=harness.CHROMIUM_FLAGS)
+            page = browser.new_page()
+            page.goto(f"{root}/voila/render/painted.ipynb")
+            page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb", timeout=120_000)
+            page.wait_for_timeout(1000)
+            found = {}
+            for act in ("switch", "prompt"):
+                times = [
+                    page.evaluate(PAINTED, [".clipattr-bars", act, f"a photo {n}"]) for n in range(rounds)
+                ]
+                found[act] = statistics.median(times[1:])
+            browser.close()
+        server.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and changes")
+    parser.add_argument("--no-browser", action="store_true", help="leave out painted times")
+    options = parser.parse_args()
+    rounds = 8 if options.quick else 30
+    study = clipattr.open_study("picture-world")
+    rows = python_times(study, "picture-world", rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        rows += python_times(wide_study(study, Path(folder)), "30,000 latents", rounds)
+    named = {(row["study"], row["change"]): row for row in rows}
+    figures: dict[str, float] = {}
+    for change in ("prompt_change", "picture_change", "latent_click", "latent_switch"):
+        row = named["picture-world", change]
+        figures |= {f"{change}_ms": row["ms"], f"{change}_bars_ms": row["bars_ms"]}
+        figures |= {f"{change}_messages": row["messages"], f"{change}_kB": row["kB"]}
+        figures[f"{change}_30k_ms"] = named["30,000 latents", change]["ms"]
+    figures["widgets_leaked"] = leaked(study, 40 if options.quick else 200)
+    painted = None if options.no_browser else painted_times(6 if options.quick else 15)
+    if painted:
+        figures |= {"painted_ms": painted["switch"], "painted_prompt_ms": painted["prompt"]}
+    print(f"{'study':16}{'change':16}{'ms':>9}{'bars ms':>9}{'messages':>10}{'kB':>8}")
+    for row in rows:
+        print(
+            f"{row['study']:16}{row['change']:16}{row['ms']:9.1f}{row['bars_ms']:9.1f}{row['messages']:10.0f}{row['kB']:8.0f}"
+        )
+    print(f"widgets leaked: {figures['widgets_leaked']}")
+    if painted:
+        print(
+            f"painted: {painted['switch']:.0f} ms after a switch, {painted['prompt']:.0f} ms after a prompt"
+        )
+    print(write_results("panels", figures, rows, quick=options.quick))
+
+
+if __name__ == "__main__":
+    main()
