@@ -290,7 +290,7 @@ def _sentence(f: Finding) -> str:
         told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
     else:
         told += "The evaluator finds no word for its examples"
-    told += f"; their alignment with the prompt is {points(f.alignment)} points (near 0: they do not look like it). "
+    told += f"; their alignment with the prompt is {points(f.alignment)} points. "
     _, sentence = KIND_WORDS.get(f.kind, ("", ""))
     if sentence and f.kind != "unknown":
         told += f"Most likely, {html.escape(sentence)}."

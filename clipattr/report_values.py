@@ -19,10 +19,15 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "pictures": ("pictures measured", "", ""),
     "presence": ("presence", "percent", "share of the prompt's own pictures on which the family is active"),
     "presence_elsewhere": ("presence elsewhere", "percent", "share of other pictures on which it is active"),
-    "together": (
-        "beside what is expected",
+    "seen": (
+        "seen in them",
         "percent",
-        "share of the measured pictures that also show what the prompt should rest on",
+        "how much of the family's meaning the evaluator sees in the measured pictures; low: other reasons",
+    ),
+    "together": (
+        "beside the prompt's own",
+        "percent",
+        "share of the measured pictures in which the evaluator also sees the prompt",
     ),
     "elsewhere": (
         "effect elsewhere",
@@ -82,7 +87,7 @@ def name_html(foreign: object) -> str:
 
 
 def evidence_html(evidence: Mapping[str, Any]) -> str:
-    """A finding's evidence as a table, with a line that says what each number means."""
+    """A finding's evidence as a list, with a line that says what each number means."""
     rows = []
     for key, value in evidence.items():
         if key in SHOWN_ELSEWHERE:
@@ -90,11 +95,11 @@ def evidence_html(evidence: Mapping[str, Any]) -> str:
         name, unit, why = EVIDENCE.get(key, (str(key).replace("_", " "), "", ""))
         told = value_html(value, unit)
         if told:
-            note = f'<span class="why">{html.escape(why)}</span>' if why else ""
-            rows.append(f"<tr><td>{name_html(name)}{note}</td><td>{told}</td></tr>")
+            note = f'<dd class="why">{html.escape(why)}</dd>' if why else ""
+            rows.append(f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>{note}</div>")
     if not rows:
         return ""
-    return f'<div class="evidence"><h3>Evidence</h3><table><tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="evidence"><h3>Evidence</h3><dl>{"".join(rows)}</dl></div>'
 
 
 def value_html(value: Any, unit: str = "") -> str:
