@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from clipattr_data.effects import measure
-from clipattr_data.truth import Truth, judge
-from clipattr_data.world import World
 from results import write_results
 
 import clipattr as ca
+from clipattr_data.effects import measure
+from clipattr_data.truth import Truth, judge
+from clipattr_data.world import World
 
 STUDIES = {"picture-world": "picture-world-a"}
 ENOUGH = 4  # learnt plants a kind needs to be judged
@@ -42,9 +42,13 @@ def main() -> None:
         frame = measure(study.model, world, n)
         learnt = [plant for plant, ok in zip(world.plants, frame.learnt, strict=True) if ok]
         learnt_by_kind.update(plant.kind for plant in learnt)
-        short = {kind for kind in {p.kind for p in world.plants} if sum(p.kind == kind for p in learnt) < ENOUGH}
+        short = {
+            kind for kind in {p.kind for p in world.plants} if sum(p.kind == kind for p in learnt) < ENOUGH
+        }
         if short:
-            raise SystemExit(f"{world_name} has learnt fewer than {ENOUGH} plants of {sorted(short)}: nothing to judge by")
+            raise SystemExit(
+                f"{world_name} has learnt fewer than {ENOUGH} plants of {sorted(short)}: no judgement"
+            )
         findings = ca.audit(study)
         verdicts = judge(Truth(study.model, study.dictionary, world), findings, learnt, n)
         matched = {}
@@ -75,7 +79,8 @@ def main() -> None:
             print(f"{plant.kind:10} {plant.prompt:14} rests on {plant.cause:18} found as {state}")
     wrong = [row for row in rows if not row["right"]]
     for row in wrong:
-        print(f"unconfirmed: {row['prompt']} ({row['label']}, {row['kind']}): cause {row['cause']}, kept {row['kept']:.2f}")
+        what = f"{row['prompt']} ({row['label']}, {row['kind']})"
+        print(f"unconfirmed: {what}: cause {row['cause']}, kept {row['kept']:.2f}")
     n_learnt, n_found = sum(learnt_by_kind.values()), sum(found.values())
     figures = {
         "recall": n_found / n_learnt,
@@ -87,7 +92,11 @@ def main() -> None:
     }
     for kind, total in sorted(learnt_by_kind.items()):
         low, high = wilson(found[kind], total)
-        figures |= {f"recall_{kind}": found[kind] / total, f"recall_{kind}_low": low, f"recall_{kind}_high": high}
+        figures |= {
+            f"recall_{kind}": found[kind] / total,
+            f"recall_{kind}_low": low,
+            f"recall_{kind}_high": high,
+        }
     for name, value in figures.items():
         print(f"{name:28} {value:.3f}")
     write_results("planted", figures, rows, quick=arguments.quick)

@@ -26,7 +26,11 @@ def _processor() -> str:
 def _commit() -> str:
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=FOLDER.parent, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=FOLDER.parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):

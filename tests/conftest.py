@@ -3,6 +3,11 @@
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Browser tests come last: the browser's driver keeps an event loop running, which panels elsewhere would use."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """A random CLIP as a `Model`: 32 px, patch 8, width 64, 3 blocks, text width 32, 16 tokens, embed 48.

@@ -73,7 +73,7 @@ def test_an_effect_is_the_mean_paired_difference(study, world):
 
 
 def test_latents_of_the_planted_cause_match_and_others_do_not(truth, world):
-    plant = next(p for p in world.plants if p.kind == "companion")
+    plant = next(p for p in world.plants if p.prompt == "rabbit")
     pairs = plant.scenes(world, 40, first=900)
     codes_with, codes_without = truth._codes([a for a, _ in pairs]), truth._codes([b for _, b in pairs])
     fall = (codes_with - codes_without).sum(0)
