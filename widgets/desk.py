@@ -321,6 +321,16 @@ def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return latents, strongest, np.bincount(group, weights=values, minlength=len(latents))
 
 
+def opening_of(study: Any) -> str:
+    """What `open_study` is given to open this study, as code: the bundled name, else the folder."""
+    import clipattr_data
+
+    path = getattr(study, "path", None)
+    if path is not None and path.parent.resolve() == clipattr_data.studies_dir().resolve():
+        return repr(path.name)
+    return repr(str(path))
+
+
 def reference_of(study: Any) -> str:
     """The name of a study's model, without loading it."""
     manifest = getattr(study, "manifest", None) or {}

@@ -60,6 +60,7 @@ class ExplorerPanel(Panel):
             self._draw_score,
             self._draw_rows,
             self._draw_picture,
+            self._draw_second,
             self._draw_examples,
             self._draw_factor,
         ):
@@ -131,6 +132,7 @@ class ExplorerPanel(Panel):
         self.take, self.drawer = takeaway(self)
 
         self.overlay = Overlay(empty_text="no picture", heat_alpha=0.45)
+        self.second = Overlay(empty_text="", layout=W.Layout(display="none"))
         self.bars = BarList(title="latents by attribution", empty_text="no attribution to show")
         self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
@@ -139,7 +141,7 @@ class ExplorerPanel(Panel):
         prompts = W.HBox([self.prompt, self.against])
         side = W.VBox([
             W.HBox([self.back, self.number, self.forth]), self.overlay, self.find,
-            W.HBox([self.upload, self.compare]),
+            W.HBox([self.upload, self.compare]), self.second,
         ])  # fmt: skip
         tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.reset, self.take])
         main = W.VBox([prompts, self.score, tools, self.bars, self.facts])
@@ -178,6 +180,7 @@ class ExplorerPanel(Panel):
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_score, "now", "after", "scales", "gen")
         self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
+        self.watch(self._draw_second, "compare", "desk")
         self.watch(self._draw_examples, "examples")
         self.watch(self._draw_chosen, "latent")
         self.watch(self._draw_factor, "scales", "latent")
@@ -247,6 +250,13 @@ class ExplorerPanel(Panel):
             picture, alt=f"picture {caption}", caption=caption, heat=state.heat, shown=PICTURE_SIDE
         )
         self.number.value = self._number_shown()
+
+    def _draw_second(self) -> None:
+        number = self.state.compare
+        self.second.layout.display = "none" if number < 0 else ""
+        if number >= 0:
+            caption = f"compared with {self.state.caption(number)}"
+            self.second.show(self.state.table.picture(number), alt=caption, caption=caption, shown=140)
 
     def _draw_chosen(self) -> None:
         self.bars.selected = self.state.latent

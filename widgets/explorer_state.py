@@ -16,7 +16,7 @@ from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
 from clipattr_widgets.changes import Changes
 from clipattr_widgets.collection import heat_of
-from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
+from clipattr_widgets.desk import Card, Desk, Measured, PanelError, opening_of, read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
@@ -390,7 +390,6 @@ class ExplorerState(Changes):
     def code(self) -> str:
         """Python that computes what is on the screen, with public functions only."""
         study = self.table.study
-        path = getattr(study, "path", None)
         picture = f"study.images[{self.picture}]"
         if self.picture == UPLOAD:
             picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
@@ -400,7 +399,7 @@ class ExplorerState(Changes):
         lines = [
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({str(path)!r})",
+            f"study = ca.open_study({opening_of(study)})",
             f"picture = {picture}",
             f"target = {target}",
             f"att = ca.attribute(study, picture, target{method})",

@@ -12,7 +12,7 @@ import traitlets as T
 
 from clipattr.errors import ClipattrError
 from clipattr.wording import is_number, kind_word, percent, points, span
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import Desk, PanelError, opening_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import shown
@@ -205,7 +205,7 @@ class FindingsState(T.HasTraits):
         lines = [
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({str(getattr(self.table.study, 'path', None))!r})",
+            f"study = ca.open_study({opening_of(self.table.study)})",
             "findings = ca.audit(study)",
         ]
         if self.finding is not None:

@@ -137,5 +137,5 @@ class LatentPanel(Panel):
         )
         parts.append(histogram_svg(*state.histogram))
         parts.append(table_html(WORDS, self.word_rows(), "best words by the evaluator"))
-        parts.append(table_html(USERS, self.user_rows(), "prompts that rest on it"))
+        parts.append(table_html(USERS, self.user_rows(), "mean over its strongest pictures"))
         return Static("".join(parts), lambda: gallery_figure(state.shelf), state.frame())

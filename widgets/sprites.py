@@ -17,11 +17,12 @@ QUALITY = 82
 _PAGE = (238, 239, 241)
 
 
-def sprite(pictures: Sequence[Image.Image], px: int, columns: int | None = None) -> tuple[bytes, int]:
+def sprite(
+    pictures: Sequence[Image.Image], px: int, columns: int | None = None, *, gap: int = 0
+) -> tuple[bytes, int]:
     """All pictures in one JPEG of px × px cells, row by row.
 
-    Pictures keep their proportions and are centred; small ones are enlarged with hard pixels by whole factors only
-    where that fits, else smoothly.
+    Pictures keep their proportions and are centred; `gap` pixels between neighbours stay white.
 
     Returns:
         The JPEG's bytes (empty for no pictures) and the number of columns.
@@ -30,9 +31,9 @@ def sprite(pictures: Sequence[Image.Image], px: int, columns: int | None = None)
     if not pictures:
         return b"", columns
     rows = math.ceil(len(pictures) / columns)
-    page = Image.new("RGB", (columns * px, rows * px), _PAGE)
+    page = Image.new("RGB", (columns * px, rows * px), (255, 255, 255) if gap else _PAGE)
     for place, picture in enumerate(pictures):
-        small = fit(picture, px)
+        small = fit(picture, px - gap)
         left = (place % columns) * px + (px - small.width) // 2
         top = (place // columns) * px + (px - small.height) // 2
         page.paste(small, (left, top))

@@ -77,6 +77,17 @@ def test_controls_move_the_state_and_follow_it(panels):
     assert panel.factor.value == 1.0
 
 
+def test_a_picture_compared_with_is_shown_beside_the_first(panels):
+    panel = panels(ExplorerPanel, prompt="kite")
+    assert panel.second.layout.display == "none"
+    panel.compare.set_state({"value": "9"})
+    assert panel.second.layout.display == "" and panel.second.meta["caption"].startswith("compared with 9 · ")
+    assert "other" in panel.bars.columns and all("other" in row for row in panel.bars.rows)
+    assert "compared with picture 9" in panel.static().html and panel.static().png()
+    panel.compare.set_state({"value": ""})
+    assert panel.second.layout.display == "none"
+
+
 def test_an_upload_and_a_broken_upload_go_through_the_same_box(panels, study):
     panel = panels(ExplorerPanel, prompt="kite")
     content = Path(study.images[9].path).read_bytes()

@@ -1,0 +1,114 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Panels: ask with the mouse, keep the answer
+#
+# Everything in the other notebooks can be asked by pointing at it. A panel is a view of a study: it calls the same
+# functions, and hands you the code for what it shows. Run the notebook to use the panels; the stored outputs are
+# *snapshots*, ordinary pictures and tables that stay when the kernel is gone.
+
+# %%
+import clipattr as ca
+from clipattr_widgets import FindingsPanel, LatentPanel, PromptPanel
+
+study = ca.open_study("picture-world")
+tractor = next(picture for picture in study.images if picture.label == "tractor")
+
+# %% [markdown]
+# ## 1. One picture, one prompt: what does the score rest on?
+# The bars are latents, the longest first: how many points (cosine × 100) the score loses without that one latent. Bars
+# to the left speak against the prompt. *Bias* and *error* are what no latent carries.
+#
+# With the mouse: click a bar to see what its latent responds to, and where in the picture; flip its switch to take it
+# out. By keyboard: Tab into the bars, then ↑ ↓ to move, Enter to choose, A to switch, + and − to scale, U to undo.
+
+# %%
+panel = ca.explore(study, picture=tractor.index, prompt="tractor")
+panel
+
+# %%
+panel.snapshot()
+
+# %% [markdown]
+# ## 2. Take the background out
+# Which of these latents have nothing to do with a tractor? Here we switch off every latent that the evaluator calls
+# *meadow*. The panel could be clicked to do the same; from code the state is moved directly, and the panel follows. A
+# panel computes beside the notebook, so that it never freezes: `settle` waits until all answers are in.
+
+# %%
+state = panel.state
+for row in state.rows:
+    if row["label"] == "meadow":
+        state.toggle(row["id"])
+state.settle()
+
+words = state.score_words()
+print(f"similarity to “tractor”: {words['now']} points, without the meadow {words['after']} ({words['change']})")
+
+# %% [markdown]
+# A picture of something else on the same meadow tells whether the word itself rests on it. Changes to latents stay on
+# while you go from picture to picture, so the comparison is one click on ▶ away.
+
+# %%
+state.reset()
+state.compare_with(str(next(picture for picture in study.images if picture.label == "cow").index))
+panel.snapshot()
+
+# %% [markdown]
+# ## 3. Rather than what?
+# A similarity mixes why it is *this* with why it is a picture at all. "Rather than" asks for the difference between
+# two prompts. And what does that look like in code? `panel.state.code()`, or *take away → code*:
+
+# %%
+state.compare_with("")
+state.prompt, state.against = "tractor", "crane"
+print(state.code())
+
+# %% [markdown]
+# ## 4. One latent: what is it, and who uses it?
+# Its strongest pictures show it at its best. *In bands* takes some from every quarter of its range, *by use* those in
+# which it carries most of a prompt. The words below it are the evaluator's, with how well they fit; *prompts that rest
+# on it* are found by taking the latent out of its own strongest pictures. A name that you give is kept in the study.
+
+# %%
+strongest = study.latents.query("aligned").sort_values("triage", ascending=False)["latent"].iloc[0]
+latent = LatentPanel(study, latent=int(strongest), order="bands", heat=True)
+latent.snapshot()
+
+# %% [markdown]
+# ## 5. One prompt, the whole collection: which senses does it have?
+# Means over pictures labelled with the prompt (or, without labels, closest to it by the evaluator: never chosen by the
+# score that is being questioned). Below, the families that carry most of it, each with the pictures in which they do.
+
+# %%
+prompt = PromptPanel(study, prompt="palm")
+prompt.snapshot()
+
+# %% [markdown]
+# ## 6. Findings: judge them
+# An audit as a table: sort it, filter it, look at the evidence, accept or reject with a note. Verdicts are kept in the
+# study's folder beside the names you gave; `panel.state.accepted()` hands them on.
+
+# %%
+findings = ca.audit(study, ["tractor", "palm", "rabbit", "skateboard", "kite"], progress=False)
+table = FindingsPanel(study, findings, least=3.0)
+table.snapshot()
+
+# %% [markdown]
+# ## 7. All of it together
+# `ca.explore(study, findings=findings)` opens the four panels as tabs: the latent, the prompt or the finding that you
+# choose in one is what the others show. `panel.save("view.png")`, `.html` or `.csv` writes what is on the screen.
+
+# %%
+ca.explore(study, picture=tractor.index, prompt="tractor", findings=findings)
