@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -258,9 +258,7 @@ def _finding(
     family: int,
     settings: Settings,
 ) -> Finding:
-    numbers = asdict(evidence)
-    numbers["focus"] = witness.focus(family)
-    evidence = Evidence(**{**evidence.__dict__, "focus": numbers["focus"]})
+    evidence = replace(evidence, focus=witness.focus(family))  # costly, so only for what became a finding
     kind, probability = kind_of(evidence, prompt, group.label, group.group)
     study = witness.reliance.study
     rows = study.examples.of(group.latents[0])[:12]
@@ -291,7 +289,7 @@ def _finding(
         causal_effect=evidence.causal_effect,
         share=evidence.share,
         alignment=aligned,
-        clarity=evidence.clarity,
+        clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,  # a single picture
         confidence=confidence(evidence, settings),
         examples=tuple(study.images.ids[row] for row in rows),
         evidence={key: _finite(value) for key, value in told.items()},
