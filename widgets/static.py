@@ -236,13 +236,23 @@ def bars_figure(state: "ExplorerState") -> Any:
             values = [row.get("other") or 0.0 for row in rows]
             soft = ["#8fbbe6" if value >= 0 else "#e6b48f" for value in values]
             second = right.barh([place - 0.21 for place in places], values, color=soft, height=high)
-            right.bar_label(second, [row.get("other_text", "") for row in rows], padding=3, fontsize=6.5)
+            right.bar_label(
+                second,
+                [row.get("other_text", "") if row.get("other") else "" for row in rows],
+                padding=3,
+                fontsize=6.5,
+            )
             title += f" (pale: picture {_plain(state.caption(state.compare), 30)})"
             right.set_title(_plain(title, 110), fontsize=9, loc="left")
         for bar, row in zip(drawn, rows, strict=True):
             if row.get("scale") == 0:
                 bar.set(hatch="////", facecolor="white", edgecolor="#777777")
-        right.bar_label(drawn, [row["text"] for row in rows], padding=3, fontsize=7.5)
+        right.bar_label(
+            drawn,
+            [row["text"] if row["value"] or high == 0.8 else "" for row in rows],
+            padding=3,
+            fontsize=7.5,
+        )
         right.set_yticks(list(places), [_plain(row["label"], 28) for row in rows], fontsize=8)
         right.axvline(0, color="#999999", lw=0.8)
         right.margins(x=0.16, y=0.01)

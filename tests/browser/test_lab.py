@@ -71,7 +71,7 @@ def test_the_explorer_shows_ranked_bars_picture_and_examples(lab_page, screensho
         "z => z.map(e => Math.round(e.getBoundingClientRect().x))"
     )
     assert len(set(zeros)) == 1  # all bars start from one line
-    assert page.locator(f"{PANEL} .clipattr-overlay img").evaluate("image => image.naturalWidth") > 50
+    assert page.locator(f"{PANEL} .clipattr-overlay img").first.evaluate("image => image.naturalWidth") > 50
     page.locator(PANEL).first.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "lab-explorer.png")
 

@@ -123,7 +123,7 @@ function render({ model, el }) {
   function drawHead() {
     const names = model.get("columns");
     head.replaceChildren();
-    make("span", "clipattr-head-switch", { parent: head, role: "columnheader", text: names.switch ?? "on" });
+    make("span", "clipattr-head-switch", { parent: head, role: "columnheader", text: model.get("switches") ? "on" : "" });
     make("span", "clipattr-head-label", { parent: head, role: "columnheader", text: names.label ?? "latent" });
     make("span", "", { parent: head, role: "columnheader", "aria-label": "kind" });
     make("span", "", { parent: head, "aria-hidden": "true" });
