@@ -157,6 +157,49 @@ def attribution_bars(
     )
 
 
+def waterfall_steps(
+    names: Sequence[str], changes: Sequence[float], *, unit: str = "points", title: str | None = None
+) -> Chart:
+    """Bars that each start where the one above ended; the last level is marked and written out.
+
+    Args:
+        names: what each step is. changes: one a step, in `unit`; the first starts at 0.
+
+    Raises:
+        DataError: names and changes differ in number, or there are none.
+    """
+    if not names or len(names) != len(changes):
+        raise DataError(
+            f"{len(names)} names and {len(changes)} changes: one each, and at least one, is needed"
+        )
+    chart = Chart(7.2, 0.8 + 0.29 * len(names) + (0.3 if title else 0))
+    axes = chart.add_subplot()
+    level = 0.0
+    for row, change in enumerate(changes):
+        first = row == 0
+        axes.barh(
+            row, change, left=level, height=0.66, zorder=2, color=GREY if first else BLUE if change >= 0 else ORANGE,
+            hatch="////" if change < 0 and not first else None, edgecolor="white" if change < 0 and not first else None,
+        )  # fmt: skip
+        axes.annotate(
+            signed(change), (max(level, level + change), row), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8.5, color=INK,
+        )  # fmt: skip
+        level += change
+        if row + 1 < len(names):
+            axes.plot([level, level], [row - 0.33, row + 1.33], color=GREY, linewidth=0.8, zorder=3)
+    axes.axvline(level, color=INK, linewidth=0.8, linestyle=":", zorder=1)
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    labels = [visible(name, LABEL_LENGTH) for name in names]
+    axes.set_yticks(range(len(names)), labels=labels, fontsize=9, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.margins(x=0.14)
+    axes.set_xlabel(f"{unit}; dotted: the target, {level:.1f}", fontsize=9, color=INK)
+    _plain(axes, grid="x")
+    _title(axes, title)
+    return chart
+
+
 def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | None = None) -> Chart:
     """Findings by alignment (what the family looks like) and causal effect (what it does), one shape a kind.
 

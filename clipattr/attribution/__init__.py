@@ -12,6 +12,7 @@ from clipattr.attribution.methods import METHODS, Method, register_method
 from clipattr.attribution.paths import integrate, shapley_values
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
+from clipattr.attribution.stream import Attributions, stream
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import (
     Contrast,
@@ -29,6 +30,7 @@ from clipattr.attribution.targets import (
 __all__ = [
     "METHODS",
     "Attribution",
+    "Attributions",
     "ClosedFormTail",
     "Contrast",
     "Faithfulness",
@@ -63,5 +65,6 @@ __all__ = [
     "set_to",
     "shapley_values",
     "splices",
+    "stream",
     "transplant",
 ]

@@ -210,6 +210,45 @@ class Attribution:
         frame["level"] = frame["change"].cumsum()
         return frame
 
+    def plot_waterfall(
+        self, n: int = 10, *, picture: int = 0, target: int = 0, title: str | None = None
+    ) -> Any:
+        """The steps of `waterfall` as a figure, from the level without latents to the target.
+
+        Raises:
+            TargetError: the method does not add up, or did not here.
+        """
+        from clipattr.plots import waterfall_steps
+
+        steps = self.waterfall(n, picture=picture, target=target)
+        own = self.units[target] if self.units else self.unit
+        scale, unit = (100.0, "points") if own == "cosine" else (1.0, own)
+        changes = [scale * change for change in steps["change"]]
+        return waterfall_steps(steps["step"].tolist(), changes, unit=unit, title=title)
+
+    def plot_picture(
+        self, image: Any, *, latent: int | None = None, picture: int = 0, target: int = 0
+    ) -> Any:
+        """The picture, and under it the map of where the evidence lies; of all latents, or of one.
+
+        Args:
+            image: the picture itself (record, PIL or array): results keep names, not pixels.
+
+        Raises:
+            SiteError: attributed at a class token, which has no place in the picture.
+        """
+        from PIL import Image
+
+        from clipattr.attribution.heatmaps import attribution_map, overlay
+        from clipattr.attribution.pixels import picture_in
+        from clipattr.plots import gallery
+
+        heat = attribution_map(self, latent=latent, target=target)[self._picture(picture)]
+        shown = picture_in(image)
+        shown = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
+        what = "all latents" if latent is None else self.labels.get(latent) or f"latent {latent}"
+        return gallery([shown, overlay(shown, heat.cpu())], [self.pictures[picture], what], side=2.2)
+
     def values_of(self, picture: int) -> Tensor:
         """(tokens, k, n) of one picture."""
         picture = self._picture(picture)
