@@ -164,4 +164,22 @@ def parser() -> argparse.ArgumentParser:
         "--top", metavar="N", type=_whole, default=12, help="latents shown (default: %(default)s)"
     )
     attribute.add_argument("--plot", metavar="OUT", help="write the bars as a picture (.png, .pdf, .svg)")
+
+    faithfulness = verb(
+        "faithfulness",
+        "measure which attribution method to trust",
+        "clipattr faithfulness picture-world --prompts classes.txt --plot methods.png",
+    )
+    faithfulness.add_argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
+    faithfulness.add_argument(
+        "--prompts", metavar="FILE", help="one a line, or a table with a column word (default: 8 labels)"
+    )
+    faithfulness.add_argument(
+        "--prompt", metavar="TEXT", action="append", help="one prompt; can be given several times"
+    )
+    faithfulness.add_argument(
+        "--pictures", metavar="N", type=_whole, default=64, help="to measure on, held-back ones first "
+        "(default: %(default)s)"
+    )  # fmt: skip
+    faithfulness.add_argument("--plot", metavar="OUT", help="write the rank correlations as a picture")
     return main

@@ -236,6 +236,34 @@ def _attribute(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _faithfulness(arguments: argparse.Namespace) -> int:
+    from clipattr.attribution import VocabularyContrast, faithfulness
+    from clipattr.study import open_study
+
+    study = open_study(arguments.study)
+    asked = _prompts(arguments)
+    prompts = asked or list(study.vocabulary.words)[:8]
+    held_back = study.holdout
+    images = held_back if held_back is not None and len(held_back) else study.images
+    # Evenly over the collection, which may be sorted by class.
+    images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
+    say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
+    found = faithfulness(study, images, VocabularyContrast(prompts, study.vocabulary))
+    if arguments.plot:
+        found.plot().savefig(arguments.plot)
+    table = found.table
+    record = {"unit": found.unit, "prompts": prompts, "rows": json.loads(table.to_json(orient="records"))}
+    _write_json(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    out = _human(arguments)
+    rows = [
+        (r.measure.replace("_", " "), r.method, f"{r.mean:.3f}", f"{r.low:.3f} to {r.high:.3f}")
+        for r in table.itertuples(index=False)
+    ]
+    print_table(("measure", "method", "mean", "95 % interval"), rows, out, numbers=(2, 3))
+    print(f"\nHigher is better. Insertions and deletions are in raw {found.unit} units.", file=out)
+    return OK
+
+
 # what verbs share
 
 
@@ -332,7 +360,14 @@ def _write_json(text: str, target: str | None) -> None:
         write(text, target)
 
 
-VERBS = {"demo": _demo, "study": _study, "audit": _audit, "models": _models, "attribute": _attribute}
+VERBS = {
+    "demo": _demo,
+    "study": _study,
+    "audit": _audit,
+    "models": _models,
+    "attribute": _attribute,
+    "faithfulness": _faithfulness,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

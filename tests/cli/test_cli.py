@@ -11,7 +11,7 @@ from clipattr.cli import main
 from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
 
-VERBS = ("demo", "study", "audit", "models", "attribute")
+VERBS = ("demo", "study", "audit", "models", "attribute", "faithfulness")
 
 
 def test_help_fits_a_screen_and_loads_nothing_heavy():
@@ -289,3 +289,25 @@ def test_errors_of_bad_values_are_data_errors():
 
     with pytest.raises(DataError, match="only --json"):
         check_target("-", "html")
+
+
+def test_faithfulness_prints_writes_and_draws_what_the_function_measures(study_dir, tmp_path, capsys):
+    from clipattr import open_study
+    from clipattr.attribution import VocabularyContrast, faithfulness
+
+    plot, prompts = tmp_path / "methods.png", tmp_path / "prompts.txt"
+    prompts.write_text("kite\nbat\n")
+    line = ["faithfulness", str(study_dir), "--prompts", str(prompts), "--pictures", "4", "--plot", str(plot)]
+    assert main([*line, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    study = open_study(study_dir)
+    images = study.holdout[:: len(study.holdout) // 4][:4]
+    found = faithfulness(study, images, VocabularyContrast(["kite", "bat"], study.vocabulary))
+    means = {(row["measure"], row["method"]): row["mean"] for row in record["rows"]}
+    assert record["prompts"] == ["kite", "bat"] and record["unit"] == "cosine"
+    assert means["deletion", "patching"] == pytest.approx(
+        found.summary("patching", "deletion").mean, abs=1e-6
+    )
+    assert "rank correlation" in err and plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["faithfulness", str(study_dir), "--prompts", str(tmp_path / "none.txt")]) == 2
