@@ -1,0 +1,99 @@
+"""Do heatmaps show where the thing is? Firing maps against the true masks of the picture world, beside controls.
+
+    python benchmarks/heatmaps.py [--quick]
+
+For held-back pictures in which a latent fires that is named like the picture's main object: does the strongest patch
+touch the object (pointing game), and how much of the map's positive mass lies inside it? Controls: a uniform map, a
+random one, one that always points to the centre, and the map of a latent named otherwise on the same picture.
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from results import write_results
+from torch import Tensor
+
+import clipattr
+from clipattr.attribution import firing_map
+from clipattr.attribution.heatmaps import mass_inside, points_inside
+from clipattr.attribution.statistics import interval
+
+
+def cases(study: Any, n: int) -> tuple[list[Any], list[int], np.ndarray]:
+    """Records, latents and masks (n, 64, 64): an aligned latent active on a held-back picture of its own label."""
+    table = study.latents[study.latents["aligned"]]
+    named = dict(zip(table["latent"], table["label"], strict=True))
+    records, latents, masks = [], [], []
+    for start in range(0, len(study.holdout), 128):
+        part = study.holdout[start : start + 128]
+        pixels = torch.stack([study.model.prepare(record.load()) for record in part])
+        codes = study.dictionary.encode(clipattr.activations(study.model, pixels, study.site)).to_fixed()
+        for record, active, amounts in zip(part, codes.indices.tolist(), codes.values.tolist(), strict=True):
+            fitting = [
+                (amount, latent)
+                for latent, amount in zip(active, amounts, strict=True)
+                if amount > 0 and named.get(latent) == record.label
+            ]
+            main = [thing.mask for thing in record.scene.truth().objects if thing.role == "main"]
+            if fitting and main and main[0].any():
+                records.append(record)
+                latents.append(max(fitting)[1])
+                masks.append(main[0])
+        if len(records) >= n:
+            break
+    return records[:n], latents[:n], np.stack(masks[:n])
+
+
+def maps_of(study: Any, n: int) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Maps (n, rows, columns) by kind, and the masks they are held against."""
+    records, latents, masks = cases(study, n)
+    labels = study.latents["label"]
+    others = []
+    for number, latent in enumerate(latents):
+        shifted = latents[number + 1 :] + latents[: number + 1]
+        others.append(next(other for other in shifted if labels[other] != labels[latent]))
+    pairs = [
+        firing_map(study, study.model.prepare(record.load())[None], [latent, other])[0]
+        for record, latent, other in zip(records, latents, others, strict=True)
+    ]
+    own, other = torch.stack(pairs).unbind(1)
+    rows, columns = study.model.grid
+    down = torch.arange(rows)[:, None] - (rows - 1) / 2
+    across = torch.arange(columns)[None] - (columns - 1) / 2
+    centre = torch.exp(-(down**2 + across**2) / rows)
+    noise = torch.rand(own.shape, generator=torch.Generator().manual_seed(0))
+    maps = {"firing": own, "other_latent": other, "centre": centre.expand_as(own), "random": noise}
+    return {**maps, "uniform": torch.ones_like(own)}, masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few pictures")
+    parser.add_argument("--study", default="picture-world")
+    arguments = parser.parse_args()
+    study = clipattr.open_study(arguments.study)
+    maps, masks = maps_of(study, 48 if arguments.quick else 512)
+    figures: dict[str, float] = {}
+    rows = []
+    print(f"{'map':14s} {'pointing game':>24s} {'mass inside':>24s}   ({len(masks)} pictures)")
+    for name, heat in maps.items():
+        line = f"{name:14s}"
+        for measure, values in (
+            ("pointing", points_inside(heat, masks)),
+            ("mass_inside", mass_inside(heat, masks)),
+        ):
+            if name == "uniform" and measure == "pointing":
+                continue  # it has no strongest patch
+            score = interval(values[:, None])
+            figures[f"{measure}_{name}"] = score.mean
+            rows.append({"map": name, "measure": measure, **vars(score)})
+            line += f" {score.mean:8.3f} [{score.low:.3f}, {score.high:.3f}]"
+        print(line)
+    figures["area_of_objects"] = float(masks.mean())
+    write_results("heatmaps", figures, rows, quick=arguments.quick)
+
+
+if __name__ == "__main__":
+    main()
