@@ -80,7 +80,9 @@ def stream(
     if (folder / MANIFEST).exists():
         raise DataError(f"{folder} already holds attributions. Name another folder, or delete this one.")
     folder.mkdir(parents=True, exist_ok=True)
-    labels, written, held = labels_of(source), [], []
+    labels = labels_of(source)
+    written: list[dict[str, Any]] = []
+    held: list[Attribution] = []
 
     def write() -> None:
         file = f"attributions-{len(written):05d}.safetensors"
