@@ -11,15 +11,13 @@ is even. Run it on a machine that does nothing else.
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from results import write_results
 from torch.nn import functional
 
 import clipattr
@@ -29,7 +27,6 @@ from clipattr.dictionaries import TopK
 from clipattr.sites import Site, continue_from
 
 LAST = Site("image.-1.cls")
-RESULTS = Path(__file__).parent / "results"
 
 
 def random_model(name: str) -> Any:
@@ -176,13 +173,6 @@ def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: 
     return {"captum_each": captum_each, "dictionary_each": dictionary_each}
 
 
-def commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, ViT-B/32 only")
@@ -253,19 +243,7 @@ def main() -> None:
         "backward_per_prompt_over_encode": 1 + 1000 * other["dictionary_each"],
     }
     print(json.dumps(figures, indent=2))
-    RESULTS.mkdir(exist_ok=True)
-    result = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit(),
-        "figures": figures,
-        "rows": rows,
-    }
-    path = RESULTS / ("attribution.quick.json" if quick else "attribution.json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_results("attribution", figures, rows, quick=quick)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ the change of the codes. A method may score well on the first four only because 
 
 import argparse
 import json
-import platform
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from results import write_results
 
 import clipattr
 from clipattr.attribution import METHODS, Splice, VocabularyContrast, faithfulness
@@ -27,7 +25,6 @@ from clipattr.attribution.statistics import interval, pearson, spearman
 from clipattr.dictionaries import neurons, pca, random_sae
 from clipattr.sites import activations
 
-RESULTS = Path(__file__).parent / "results"
 NAMES = {
     "patching": "patching",
     "integrated_gradients": "integrated_gradients",
@@ -166,22 +163,8 @@ def main() -> None:
                 }
             )
     print(json.dumps(figures, indent=2))
-    RESULTS.mkdir(exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    result = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit.stdout.strip(),
-        "figures": figures,
-        "rows": [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows],
-    }
-    path = RESULTS / ("faithfulness.quick.json" if arguments.quick else "faithfulness.json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    write_results("faithfulness", figures, rows, quick=arguments.quick)
 
 
 if __name__ == "__main__":

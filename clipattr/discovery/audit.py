@@ -125,7 +125,7 @@ def audit(
         pictures = witness.concerned(family, prompt, on_own)
         if on_own and not witness.seen(pictures, family) >= settings.least_seen:
             continue  # most suspects end here, before anything costly is measured
-        evidence = witness.gather(family, prompt, on_own, where=False)
+        evidence = witness.gather(family, prompt, on_own)
         if evidence is not None and holds(evidence, settings):
             kept[family, prompt] = evidence
     findings = [

@@ -184,8 +184,8 @@ class Witness:
         lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
         return float(lost.amax(1).mean())
 
-    def gather(self, family: int, prompt: int, on_own: bool, where: bool = True) -> Evidence | None:
-        """All evidence for one suspicion; None when too few pictures speak of it."""
+    def gather(self, family: int, prompt: int, on_own: bool) -> Evidence | None:
+        """All evidence for one suspicion but its focus, which costs forward passes; None for too few pictures."""
         pictures = self.concerned(family, prompt, on_own)
         if len(pictures) < FEW:
             return None
@@ -217,7 +217,7 @@ class Witness:
             separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
             share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
             clarity=self._clarity(self.reliance.where_strong(self.half, family, 20)),
-            focus=self.focus(family) if where else math.nan,
+            focus=math.nan,
         )
 
     def _clarity(self, numbers: Tensor) -> float:
