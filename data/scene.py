@@ -60,8 +60,8 @@ class Scene:
     """What is in a picture; `seed` fixes where and how.
 
     `main` and `companions` are names of concepts, `context` one of the textured backgrounds (None: a plain
-    backdrop), `word` is written across the picture, `watermark` lies over everything.
-    """
+    backdrop), `word` is written across the picture, `watermark` lies over everything. `places` moves objects, the
+    main one first, then the companions, to (left, top) px; None leaves one, and nothing else moves with them."""
 
     main: str | None = None
     companions: tuple[str | None, ...] = ()  # None keeps the place of one that was removed
@@ -69,6 +69,7 @@ class Scene:
     word: str | None = None
     watermark: str | None = None
     seed: int = 0
+    places: tuple[tuple[int, int] | None, ...] = ()
 
     def without(self, part: str) -> Scene:
         """The same scene less one cause: "main", "companions", "context", "word" or "watermark", or an object's name.
@@ -98,6 +99,11 @@ class Scene:
         while companions and companions[-1] is None:
             companions.pop()
         return replace(self, companions=tuple(companions))
+
+    def moved(self, number: int, left: int, top: int) -> Scene:
+        """The same scene with an object elsewhere: 0 the main one, 1 the first companion; kept inside the picture."""
+        padded = self.places + (None,) * (number + 1 - len(self.places))
+        return replace(self, places=(*padded[:number], (int(left), int(top)), *padded[number + 1 :]))
 
     def with_main(self, name: str) -> Scene:
         """The same scene with another main object of the same size at the same place."""
@@ -162,7 +168,7 @@ class Scene:
             fields = json.loads(text) if isinstance(text, str) else dict(text)
         except ValueError as error:
             raise SceneError(f"a scene must be a JSON object; this is not JSON: {error}") from error
-        known = {"main", "companions", "context", "word", "watermark", "seed"}
+        known = {"main", "companions", "context", "word", "watermark", "seed", "places"}
         if not isinstance(fields, dict) or set(fields) - known:
             raise SceneError(f"a scene has the fields {sorted(known)}; got {fields!r:.200}")
         companions = fields.get("companions", ())
@@ -177,7 +183,11 @@ class Scene:
             raise SceneError(f"companions must be a list of names; got {companions!r:.200}")
         if not isinstance(fields.get("seed", 0), int):
             raise SceneError(f"seed must be a whole number; got {fields['seed']!r:.50}")
-        return cls(**{**fields, "companions": tuple(companions)})
+        try:
+            places = tuple(None if p is None else (int(p[0]), int(p[1])) for p in fields.get("places", ()))
+        except (TypeError, ValueError, IndexError) as error:
+            raise SceneError(f"places are [left, top] or null; got {fields['places']!r:.90}") from error
+        return cls(**{**fields, "companions": tuple(companions), "places": places})
 
 
 def render(scenes: Iterable[Scene]) -> np.ndarray:
@@ -334,7 +344,7 @@ def _draw(scene: Scene, placed: list[Any] | None) -> np.ndarray:
     size = MAIN_SIZES[draws.below(len(MAIN_SIZES))]
     taken = [(draws.below(SIZE - size + 1), draws.below(SIZE - size + 1), size)]
     if scene.main is not None:
-        _stamp(canvas, scene.main, "main", taken[0], draws, assets, placed)
+        _stamp(canvas, scene.main, "main", _place(scene, 0, taken[0]), draws, assets, placed)
     for number, name in enumerate(scene.companions):
         draws = Draws(scene.seed, 100 + number)
         size = COMPANION_SIZES[draws.below(len(COMPANION_SIZES))]
@@ -342,7 +352,7 @@ def _draw(scene: Scene, placed: list[Any] | None) -> np.ndarray:
         place = min(tries, key=lambda box: _overlap(box, taken))
         taken.append(place)
         if name is not None:
-            _stamp(canvas, name, "companion", place, draws, assets, placed)
+            _stamp(canvas, name, "companion", _place(scene, 1 + number, place), draws, assets, placed)
     if scene.word is not None:
         _write(canvas, scene, assets, placed)
     if scene.watermark is not None:
@@ -352,6 +362,14 @@ def _draw(scene: Scene, placed: list[Any] | None) -> np.ndarray:
         strength = mask * WATERMARK_STRENGTH // 255
         canvas += (255 - canvas) * strength // 255
     return canvas.astype(np.uint8)
+
+
+def _place(scene: Scene, number: int, drawn: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Where an object stands: moved, or where the seed put it."""
+    if number >= len(scene.places) or (moved := scene.places[number]) is None:
+        return drawn
+    room = SIZE - drawn[2]
+    return min(max(moved[0], 0), room), min(max(moved[1], 0), room), drawn[2]
 
 
 def _background(scene: Scene, assets: _Assets) -> np.ndarray:
