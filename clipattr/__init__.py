@@ -60,6 +60,9 @@ CONTENTS = {
     # pictures and meaning
     "Images": "images",
     "ImageRecord": "images",
+    "open_table": "tables",
+    "Table": "tables",
+    "HAM10000_CLASSES": "tables",
     "Vocabulary": "meaning",
     "Examples": "meaning",
     "Labels": "meaning",

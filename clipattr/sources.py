@@ -134,9 +134,9 @@ class SceneSource(Source):
             raise PictureError(f"the scene cannot be drawn: {error}") from error
 
     def scene(self, row: int) -> Any:
-        from clipattr_data.scene import Scene
+        from clipattr_data import read_scene
 
-        return Scene.from_json(self.scenes[row])
+        return read_scene(self.scenes[row])
 
     def signature(self, row: int) -> str:
         return hashlib.blake2b(self.scenes[row].encode(), digest_size=8).hexdigest()

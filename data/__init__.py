@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 
 def models_dir() -> Path:
@@ -13,3 +15,17 @@ def models_dir() -> Path:
 def studies_dir() -> Path:
     """Where the bundled studies lie, one folder each."""
     return Path(__file__).parent / "studies"
+
+
+def read_scene(text: str) -> Any:
+    """The editable scene that a line of JSON describes: a `Lesion` if it has a field `lesion`, else a `Scene`.
+
+    Raises:
+        ValueError: neither.
+    """
+    from .lesions import Lesion
+    from .scene import Scene
+
+    fields = json.loads(text)
+    kind: Any = Lesion if isinstance(fields, dict) and "lesion" in fields else Scene
+    return kind.from_json(fields)

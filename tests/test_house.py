@@ -16,21 +16,22 @@ LONGEST = 450
 
 # A room imports only rooms on an earlier line, or of its own line.
 ROOMS = """
-errors wording
+errors wording documents tasks
 plots
-weights models
+weights towers models
 sites
-pictures sources images
+pictures sources images splits tables
 shards store
 dictionaries
 attribution
 meaning
 cards
-study building encoding study_files
+study building workplace encoding study_files
 discovery gate
 report_pictures report_values
 report scale
 terminal arguments
+jobs
 cli
 """
 # What users write as methods: `findings.report(path)`.

@@ -1,0 +1,99 @@
+"""Splits: which pictures must stay together, and which of them are held out.
+
+A lesion, patient or scene that was pictured twice must not be on both sides of a split: a classifier would be judged on
+what it was fitted on. Owns units and sides; ignores where they come from. Start at `units_of`, then `split_by_unit`.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipattr.errors import DataError
+
+HELD = ("holdout", "test", "val", "validation")  # what a file's own split calls pictures that are held out
+
+
+def units_of(count: int, columns: Sequence[Sequence[str | None]]) -> list[int]:
+    """A number for each of `count` rows; rows that share a value in any column, or are linked through others, share it.
+
+    Args:
+        columns: of values such as a lesion's or patient's name, one a row; None is shared with nobody.
+    """
+    parent = list(range(count))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for column in columns:
+        first: dict[str, int] = {}
+        for place, value in enumerate(column):
+            if value is not None:
+                parent[root(place)] = root(first.setdefault(value, place))
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(root(place), len(numbers)) for place in range(count)]
+
+
+def given_split(
+    cells: Sequence[str | None], units: Sequence[int], names: Sequence[str], file: Path
+) -> list[str]:
+    """A file's own split as "holdout" or "train" for each row.
+
+    Args:
+        cells: what the file says; `HELD` hold out, all else does not.
+        units: of `units_of`. names: of the pictures, for messages.
+
+    Raises:
+        DataError: a unit on both sides, or one side empty.
+    """
+    sides = ["holdout" if (cell or "").lower() in HELD else "train" for cell in cells]
+    first: dict[int, int] = {}
+    leaks = []
+    for place, unit in enumerate(units):
+        before = first.setdefault(unit, place)
+        if sides[before] != sides[place]:
+            leaks.append((names[before], names[place]))
+    if leaks:
+        one, other = leaks[0]
+        raise DataError(
+            f"{len(leaks)} pictures in {str(file)!r} show a lesion or patient that is also on the other side of the "
+            f"split, first {one!r} and {other!r}: a probe is then judged on what it was fitted on. Leave out `split` "
+            "to split anew by lesion."
+        )
+    if len(set(sides)) < 2:
+        raise DataError(
+            f"The split in {str(file)!r} puts every picture on one side ({sides[0]}); {HELD} hold out."
+        )
+    return sides
+
+
+def split_by_unit(classes: Sequence[str], units: Sequence[int], holdout: float, seed: int) -> list[str]:
+    """Hold out whole units, the same share of each class. A unit with several classes counts to its rarest.
+
+    Returns:
+        "holdout" or "train" for each row; each class has a unit of its own on either side.
+
+    Raises:
+        DataError: a share outside (0, 1), or a class with a single unit.
+    """
+    if not 0 < holdout < 1:
+        raise DataError(f"The share to hold out must lie between 0 and 1; got {holdout}.")
+    frequency = Counter(classes)
+    rarest: dict[int, str] = {}
+    for name, unit in zip(classes, units, strict=True):
+        if unit not in rarest or (frequency[name], name) < (frequency[rarest[unit]], rarest[unit]):
+            rarest[unit] = name
+    held: set[int] = set()
+    for name in sorted(set(classes)):
+        own = [unit for unit, of in rarest.items() if of == name]
+        if len(own) < 2:
+            raise DataError(
+                f"The class {name!r} has {frequency[name]} pictures of {len(own) or 'no'} lesion or patient of its "
+                "own; at least two are needed to fit on one and judge on another. Add some, or leave the class out."
+            )
+        random.Random(f"{seed} {name}").shuffle(own)
+        held.update(own[: min(len(own) - 1, max(1, round(holdout * len(own))))])
+    return ["holdout" if unit in held else "train" for unit in units]
