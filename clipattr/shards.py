@@ -1,14 +1,16 @@
 """Shards: the files an activation store is made of, written whole or not at all.
 
-Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled order of rows. Knows nothing of
-models. Start at `read_manifest`.
+Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled orders: of pictures and rows when a
+store is written, of rows or whole blocks when it is read. Knows nothing of models. Start at `read_manifest`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +24,11 @@ from clipattr.errors import DataError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 # Rows that are permuted together: large enough to mix, small enough to stay in memory.
 WINDOW = 2**18
+# What is read in one go where rows were mixed on writing: long enough that copying runs at the speed of memory.
+BLOCK_BYTES = 2**19
 DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
@@ -49,6 +54,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """In words, where two manifests differ; empty if they agree."""
+    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    return "; ".join(f"{name}: {found.get(name)} there, {wanted.get(name)} asked" for name in names)
+
+
 def write_text(file: Path, text: str) -> None:
     partial = file.with_name(file.name + ".partial")
     try:
@@ -60,6 +71,45 @@ def write_text(file: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(f"{file} could not be written ({error}).") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock file; DataError where another process does."""
+    with open(folder / LOCK, "a+") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not a POSIX system: no lock to be had
+            pass
+        except OSError as error:
+            raise DataError(f"Another process is writing the store in {folder}; wait for it.") from error
+        yield
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Raw values into a file, complete or not at all.
+
+    Raises:
+        DataError: a full disk or a folder that cannot be written.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        array.tofile(partial)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"Shard {file} could not be written ({error}); free space and resume.") from error
+
+
+_TEMPORARY: list[Any] = []
+
+
+def temporary_folder() -> Path:
+    """A folder that is removed when the process ends."""
+    _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="clipattr-store-"))
+    return Path(_TEMPORARY[-1].name)
 
 
 def digest(file: Path) -> str:
@@ -84,6 +134,45 @@ def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WIN
         whole = len(order) // batch * batch
         yield from order[:whole].reshape(-1, batch)
         carried = order[whole:]
+
+
+def block_orders(
+    starts: np.ndarray, batch: int, seed: int, epoch: int, block: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    """For each full batch of an epoch the pieces it is copied from: (shard, first, last), rows counted in the shard.
+
+    Shards are cut into blocks of `block` neighbouring rows, and the blocks come in an order that seed and epoch decide;
+    batches are cut from their sequence, so that every row comes once but for the few that fill no batch. Rows of one
+    block stay together: this is for stores whose rows were mixed on writing.
+
+    Args:
+        starts: (shards + 1,), the number of each shard's first row, and of all rows.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    sizes = np.diff(starts)
+    counts = -(-sizes // block)
+    shard = np.repeat(np.arange(len(sizes)), counts)
+    first = (np.arange(len(shard)) - np.repeat(np.cumsum(counts) - counts, counts)) * block
+    order = generator.permutation(len(shard))
+    shard, first = shard[order], first[order]
+    last = np.minimum(first + block, sizes[shard])
+    ends = np.cumsum(last - first)
+    for low in range(0, int(starts[-1]) // batch * batch, batch):
+        a, z = np.searchsorted(ends, [low, low + batch - 1], side="right")
+        pieces = [
+            list(piece) for piece in zip(*(x[a : z + 1].tolist() for x in (shard, first, last)), strict=True)
+        ]
+        pieces[-1][2] -= int(ends[z]) - (low + batch)
+        pieces[0][1] = int(last[a]) - (int(ends[a]) - low)
+        yield [(piece[0], piece[1], piece[2]) for piece in pieces]
+
+
+def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarray:
+    """int64 (rows,): the order in which pictures (shard None) or a shard's rows are written; given order for None."""
+    if shuffle is None:
+        return np.arange(rows, dtype=np.int64)
+    key = [shuffle] if shard is None else [shuffle, shard + 1]
+    return np.random.Generator(np.random.PCG64(key)).permutation(rows)
 
 
 def gather(table: Tensor, which: Tensor, out: Tensor, piece: int = 256) -> None:

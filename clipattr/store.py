@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,25 +25,34 @@ from tqdm.auto import tqdm
 from clipattr.errors import DataError
 from clipattr.models import Model
 from clipattr.shards import (
+    BLOCK_BYTES,
     DTYPES,
     MANIFEST,
     SCHEMA,
     as_tensor,
     batch_orders,
+    block_orders,
+    differences,
     digest,
     gather,
+    locked,
+    mixed,
     read_manifest,
+    temporary_folder,
+    write_array,
     write_text,
 )
 from clipattr.sites import Site, capture
 
-LOCK = ".lock"
+# Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
+POOLED = "image.pooled"
 
 
 class ActivationStore:
     """A folder of activations of one model on one collection of pictures.
 
-    Rows are tokens: picture after picture, and within a picture token after token. One site is read at a time;
+    Rows are tokens: picture after picture, and within a picture token after token, unless the store was written mixed
+    (`shuffle`); `places` and `token_numbers` tell where each row comes from either way. One site is read at a time;
     `at(site)` gives the same store at another site.
     """
 
@@ -50,7 +60,7 @@ class ActivationStore:
         self.path = path
         self.manifest = manifest
         self.site = site
-        self._maps: dict[int, np.ndarray] = {}
+        self._maps: dict[int, Tensor] = {}
         self._refresh()
 
     # Making and opening
@@ -67,28 +77,32 @@ class ActivationStore:
         batch: int = 64,
         dtype: str = "float16",
         shard_pictures: int = 4096,
+        shuffle: int | None = None,
         resume: bool = True,
     ) -> ActivationStore:
         """Make an empty store, or open one that was made with exactly these settings.
 
         Args:
+            sites: `image.pooled` stands for the tower's output, the unit embedding.
             pictures, fingerprint: size and fingerprint of the collection.
             batch: pictures per forward pass; part of the manifest, since another size may change last digits.
             shard_pictures: pictures per shard, rounded up to whole batches.
+            shuffle: a seed to mix with once, on writing: pictures over the whole store, rows within each shard.
+                Training then reads whole blocks, about as fast as in order. None keeps the given order.
 
         Raises:
             DataError: the folder holds a store of anything else (both values are named), or resume is False and it
                 holds one at all.
         """
         path = Path(path)
-        names = [str(Site(site)) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
+        names = [_name(site) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
         if not names or len(set(names)) < len(names):
             raise DataError(f"A store needs one or more different sites; got {names}.")
         if dtype not in DTYPES:
             raise DataError(f"A store keeps float16 or float32; got dtype {dtype!r}.")
         if pictures < 1 or batch < 1 or shard_pictures < 1:
             raise DataError(f"A store needs pictures and a batch; got {pictures} pictures, batch {batch}.")
-        shapes = {name: Site(name).shape(model) for name in names}
+        shapes = {name: (model.embed_dim,) if name == POOLED else Site(name).shape(model) for name in names}
         manifest = {
             "schema": SCHEMA,
             "format": "clipattr-store",
@@ -105,19 +119,14 @@ class ActivationStore:
             "batch": batch,
             "shard_pictures": -(-min(shard_pictures, pictures) // batch) * batch,
         }
+        if shuffle is not None:
+            manifest["shuffle"] = int(shuffle)
         if (path / MANIFEST).exists():
             if not resume:
                 raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
-            found = read_manifest(path)
-            different = [name for name in manifest if manifest[name] != found.get(name)]
-            if different:
-                told = "; ".join(
-                    f"{name}: {found.get(name)} there, {manifest[name]} asked" for name in different
-                )
-                raise DataError(
-                    f"The store in {path} was made of something else ({told}). Choose another folder."
-                )
-            return cls(path, found, names[0])
+            if told := differences(read_manifest(path), manifest):
+                raise DataError(f"The store in {path} is of something else ({told}). Choose another folder.")
+            return cls(path, manifest, names[0])
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
@@ -135,7 +144,7 @@ class ActivationStore:
 
     def at(self, site: str | Site | None) -> ActivationStore:
         """The same store at another of its sites."""
-        name = self.site if site is None else str(Site(site))
+        name = self.site if site is None else _name(site)
         if name not in self.manifest["sites"]:
             raise DataError(f"{self.path} holds {', '.join(self.manifest['sites'])}; got {name!r}.")
         return self if name == self.site else ActivationStore(self.path, self.manifest, name)
@@ -178,11 +187,24 @@ class ActivationStore:
     @property
     def places(self) -> np.ndarray:
         """int64, one per row: which picture of the collection it comes from."""
-        kept = []
-        for shard in self.shards:
-            left_out = set(shard["left_out"])
-            kept += [place for place in range(shard["first"], shard["last"]) if place not in left_out]
-        return np.repeat(np.asarray(kept, dtype=np.int64), self.tokens)
+        order, parts = mixed(self.manifest["pictures"], self.shuffle), []
+        for number, shard in enumerate(self.shards):
+            places = order[shard["first"] : shard["last"]]
+            rows = np.repeat(places[~np.isin(places, shard["left_out"])], self.tokens)
+            parts.append(rows[mixed(len(rows), self.shuffle, number)])
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    @property
+    def token_numbers(self) -> np.ndarray:
+        """int64, one per row: which of its picture's tokens at this site it is."""
+        sizes = np.diff(self._starts).tolist()
+        parts = [mixed(rows, self.shuffle, number) % self.tokens for number, rows in enumerate(sizes)]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    @property
+    def shuffle(self) -> int | None:
+        """The seed that pictures and rows were mixed with on writing, None for the given order."""
+        return self.manifest.get("shuffle")
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows start to stop, (stop - start, width) float32."""
@@ -194,7 +216,7 @@ class ActivationStore:
             shard = int(np.searchsorted(self._starts, done, side="right")) - 1
             end = min(stop, int(self._starts[shard + 1]))
             offset = int(self._starts[shard])
-            out[done - start : end - start] = as_tensor(self._shard(shard)[done - offset : end - offset])
+            out[done - start : end - start] = self._tensor(shard)[done - offset : end - offset]
             done = end
         return out
 
@@ -208,15 +230,27 @@ class ActivationStore:
         for shard in np.flatnonzero(np.diff(cuts)).tolist():
             first, last = int(cuts[shard]), int(cuts[shard + 1])
             which = torch.from_numpy(rows[first:last] - int(self._starts[shard]))
-            gather(as_tensor(self._shard(shard)), which, out[first:last])
+            gather(self._tensor(shard), which, out[first:last])
         return out
 
     def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
-        """Full float32 batches (batch, width) of one epoch from batch number `start` on; seed and epoch alone decide
-        the order (see `shards.batch_orders`)."""
-        for position, rows in enumerate(batch_orders(len(self), batch, seed, epoch)):
-            if position >= start:
+        """Full float32 batches (batch, width) of one epoch from batch number `start` on.
+
+        Seed and epoch alone decide the order; every row comes once, but for those that fill no batch. Rows mixed on
+        writing are read in whole blocks (`block_orders`), others singly (`batch_orders`), which is much slower.
+        """
+        if self.shuffle is None:
+            for rows in itertools.islice(batch_orders(len(self), batch, seed, epoch), start, None):
                 yield self.take(rows)
+            return
+        block = max(1, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
+        orders = block_orders(self._starts, batch, seed, epoch, block)
+        for pieces in itertools.islice(orders, start, None):
+            out = torch.empty(batch, self.width)
+            parts = out.split([last - first for _, first, last in pieces])
+            for part, (shard, first, last) in zip(parts, pieces, strict=True):
+                part.copy_(self._tensor(shard)[first:last])
+            yield out
 
     def check(self) -> None:
         """Read everything once.
@@ -240,25 +274,13 @@ class ActivationStore:
 
     # Writing
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> contextlib.AbstractContextManager[None]:
         """Keep other writers out for the duration; the lock goes with the process, however it ends.
 
         Raises:
             DataError: another process is writing this store.
         """
-        with open(self.path / LOCK, "a+") as lock:
-            try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # not a POSIX system: no lock to be had
-                pass
-            except OSError as error:
-                raise DataError(
-                    f"Another process is writing the store in {self.path}; wait for it."
-                ) from error
-            yield
+        return locked(self.path)
 
     def write_shard(self, acts: dict[str, Tensor], skipped: Sequence[tuple[int, str, str]]) -> None:
         """Append the next shard: for every site the activations of its pictures, (pictures, width) or
@@ -273,10 +295,15 @@ class ActivationStore:
         last = min(first + self.manifest["shard_pictures"], self.manifest["pictures"])
         files = {}
         for name, layout in self.manifest["sites"].items():
+            if acts[name].shape[-1] != layout["width"]:
+                shape = tuple(acts[name].shape)
+                raise DataError(f"Activations at {name} must be {layout['width']} wide; got shape {shape}.")
             flat = acts[name].reshape(-1, layout["width"]).cpu().float().numpy()
             expected = (last - first - len(skipped)) * layout["tokens"]
             if len(flat) != expected:
                 raise DataError(f"Shard {number} of {name} needs {expected} rows; got {len(flat)}.")
+            if self.shuffle is not None:
+                flat = flat[mixed(expected, self.shuffle, number)]
             with np.errstate(over="ignore"):
                 array = flat.astype(DTYPES[self.manifest["dtype"]])
             bad = np.flatnonzero(~np.isfinite(array).all(1))
@@ -288,15 +315,7 @@ class ActivationStore:
                     f"row {bad[0]}: {advice}."
                 )
             file = self._file(number, name)
-            partial = file.with_name(file.name + ".partial")
-            try:
-                array.tofile(partial)
-                partial.replace(file)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise DataError(
-                    f"Shard {file} could not be written ({error}); free space and resume."
-                ) from error
+            write_array(file, array)
             files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
         record = {
             "first": first,
@@ -323,17 +342,23 @@ class ActivationStore:
     def _file(self, number: int, site: str) -> Path:
         return self.path / site / f"{number:05d}.bin"
 
-    def _shard(self, number: int) -> np.ndarray:
+    def _tensor(self, number: int) -> Tensor:
+        """A shard's rows, mapped into memory: (rows, width) in the stored dtype."""
         if number not in self._maps:
             rows = self.shards[number]["files"][self.site]["rows"]
             file = self._file(number, self.site)
             dtype = DTYPES[self.manifest["dtype"]]
             if not file.is_file() or file.stat().st_size != rows * self.width * dtype.itemsize:
-                raise DataError(
-                    f"Shard {file} is missing or cut short: delete {self._record(number)} and resume."
-                )
-            self._maps[number] = np.memmap(file, dtype, "r", shape=(rows, self.width))
+                advice = f"delete {self._record(number)} and resume"
+                raise DataError(f"Shard {file} is missing or cut short: {advice}.")
+            # A file without rows cannot be mapped.
+            array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
+            self._maps[number] = as_tensor(array).view(rows, self.width)
         return self._maps[number]
+
+
+def _name(site: str | Site) -> str:
+    return POOLED if str(site) == POOLED else str(Site(site))
 
 
 def collect_activations(
@@ -347,6 +372,7 @@ def collect_activations(
     resume: bool = True,
     progress: bool = True,
     shard_pictures: int = 4096,
+    shuffle: int | None = None,
 ) -> ActivationStore:
     """Encode pictures once and keep the activations at one or several sites.
 
@@ -356,7 +382,8 @@ def collect_activations(
     Args:
         images: an `Images` or anything `Images.open` takes.
         path: folder of the store; None keeps it in a temporary folder that goes with the process.
-        batch, dtype, shard_pictures, resume: see `ActivationStore.create`.
+        site: one or several, all filled by one forward pass; `image.pooled` is the tower's output.
+        batch, dtype, shard_pictures, shuffle, resume: see `ActivationStore.create`.
 
     Returns:
         The complete store, at the first site. Pictures that cannot be read are in its `skipped`.
@@ -369,7 +396,7 @@ def collect_activations(
     images = Images.open(images)
     sites = [site] if isinstance(site, (str, Site)) else list(site)
     store = ActivationStore.create(
-        _temporary() if path is None else path,
+        temporary_folder() if path is None else path,
         model,
         sites,
         pictures=len(images),
@@ -377,11 +404,13 @@ def collect_activations(
         batch=batch,
         dtype=dtype,
         shard_pictures=shard_pictures,
+        shuffle=shuffle,
         resume=resume,
     )
     step = store.manifest["shard_pictures"]
     done = len(store.shards) * step
     names = list(store.manifest["sites"])
+    order = mixed(len(images), shuffle)
     with (
         store.writing(),
         tqdm(
@@ -393,14 +422,14 @@ def collect_activations(
         ) as bar,
     ):
         for first in range(done, len(images), step):
-            places = range(first, min(first + step, len(images)))
+            places = order[first : first + step].tolist()
             kept: set[int] = set()
             parts: dict[str, list[Tensor]] = {name: [] for name in names}
             for found, (pixels,) in images.batches([model], batch, places=places):
-                with capture(model, *names) as acts:
-                    model.encode_image(pixels)
+                with capture(model, *(name for name in names if name != POOLED)) as acts:
+                    pooled = model.encode_image(pixels)
                 for name in names:
-                    parts[name].append(acts[name].float().cpu())
+                    parts[name].append((pooled if name == POOLED else acts[name]).float().cpu())
                 kept.update(found.tolist())
                 bar.update(len(found))
             reasons = dict(images.skipped)
@@ -418,14 +447,3 @@ def collect_activations(
     if len(store) == 0:
         raise DataError(f"None of the {len(images)} pictures could be read; the first: {store.skipped[:3]}.")
     return store
-
-
-_TEMPORARY: list[Any] = []
-
-
-def _temporary() -> Path:
-    """A folder that is removed when the process ends."""
-    import tempfile
-
-    _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="clipattr-store-"))
-    return Path(_TEMPORARY[-1].name)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DictionaryError
-from clipattr.shards import MANIFEST, digest, write_text
+from clipattr.shards import MANIFEST, differences, digest, write_text
 
 FORMAT, SCHEMA = "clipattr-codes", 1
 
@@ -92,7 +93,7 @@ def encode_store(
         precision: see `Dictionary.encode`.
 
     Raises:
-        DictionaryError: an empty store, or a folder with the codes of another dictionary, store or setting.
+        DictionaryError: an empty store, a full disk, or a folder with the codes of another dictionary or store.
     """
     if len(store) == 0:
         raise DictionaryError("The activation store is empty: there is nothing to encode.")
@@ -103,10 +104,7 @@ def encode_store(
         "shard_rows": shard_rows, "precision": precision,
     }  # fmt: skip
     if (path / MANIFEST).exists():
-        found = CodeStore(path).manifest
-        different = [name for name in manifest if manifest[name] != found.get(name)]
-        if different:
-            told = "; ".join(f"{name}: {found.get(name)} there, {manifest[name]} asked" for name in different)
+        if told := differences(CodeStore(path).manifest, manifest):
             raise DictionaryError(
                 f"The codes in {path} are of something else ({told}). Choose another folder."
             )
@@ -125,5 +123,12 @@ def encode_store(
             raise DictionaryError(
                 f"Codes up to {largest:.3g} do not fit 16 bits; scale the decoder's gain down."
             )
-        codes.save(made._file(start // shard_rows), half=True)
+        file = made._file(start // shard_rows)
+        try:
+            codes.save(file, half=True)
+        except (OSError, SafetensorError) as error:
+            file.with_name(file.name + ".partial").unlink(missing_ok=True)
+            raise DictionaryError(
+                f"Shard {file} could not be written ({error}); free space and call again."
+            ) from error
     return made

@@ -56,3 +56,14 @@ def test_codes_of_another_dictionary_are_not_mixed_in(tmp_path):
         CodeStore(tmp_path).read(0, 701)
     with pytest.raises(DictionaryError, match="holds no codes"):
         CodeStore(tmp_path / "nowhere")
+
+
+def test_a_full_disk_leaves_whole_shards_only(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"some of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clipattr.dictionaries.codes.save_file", full)
+    with pytest.raises(DictionaryError, match="No space left on device.*free space and call again"):
+        encode_store(dictionary(), Store(), tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]

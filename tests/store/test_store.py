@@ -1,13 +1,15 @@
 """The activation store holds what the model computes, and survives interruption."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from clipattr.errors import DataError
-from clipattr.shards import gather
+from clipattr.dictionaries import train_sae
+from clipattr.errors import DataError, DictionaryError
+from clipattr.shards import block_orders, gather
 from clipattr.sites import activations
 from clipattr.store import ActivationStore, collect_activations
 
@@ -86,6 +88,106 @@ def test_shuffled_batches_are_a_permutation_that_seed_and_epoch_decide(tiny_mode
     assert all(torch.equal(a, b) for a, b in zip(batches[3:], again, strict=True))
     other = torch.cat(list(store.shuffled(32, seed=1, epoch=1)))[:, 0]
     assert not torch.equal(seen, other)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 32, 100])
+def test_block_orders_give_every_row_once_and_can_be_entered_anywhere(batch):
+    starts = np.array([0, 50, 50, 57, 157])  # shards of 50, 0, 7 and 100 rows
+    orders = list(block_orders(starts, batch, seed=3, epoch=2, block=8))
+    assert len(orders) == 157 // batch
+    rows = [starts[shard] + row for pieces in orders for shard, a, z in pieces for row in range(a, z)]
+    assert len(rows) == len(set(rows)) == 157 // batch * batch
+    assert all(sum(z - a for _, a, z in pieces) == batch for pieces in orders)
+    assert all(0 < z - a <= 8 for pieces in orders for _, a, z in pieces)
+    assert orders != list(block_orders(starts, batch, seed=3, epoch=3, block=8))
+
+
+def test_a_store_mixed_on_writing_holds_the_same_rows_and_says_where_each_comes_from(
+    tiny_model, pictures, tmp_path, monkeypatch
+):
+    sites = ["image.-1.cls", "image.-2.patches"]
+    plain = collect(tiny_model, pictures, tmp_path / "plain", sites)
+    store = collect(tiny_model, pictures, tmp_path / "mixed", sites, shuffle=5)
+    assert store.places.tolist() != list(range(PICTURES)) and sorted(store.places) == list(range(PICTURES))
+    torch.testing.assert_close(store.read(0, PICTURES), plain.read(0, PICTURES)[store.places])
+    patches = store.at("image.-2.patches")
+    rows = torch.from_numpy(patches.places * patches.tokens + patches.token_numbers)
+    assert sorted(rows.tolist()) == list(range(PICTURES * 16))
+    everything = plain.at("image.-2.patches").read(0, PICTURES * 16)
+    torch.testing.assert_close(patches.read(0, len(patches)), everything[rows])
+    # Blocks of whole rows, several to a batch.
+    monkeypatch.setattr("clipattr.store.BLOCK_BYTES", 10 * 64 * 4)
+    batches = list(patches.shuffled(44, seed=1))
+    assert torch.equal(
+        torch.cat(batches)[:, 0].sort().values, patches.read(0, len(patches))[:, 0].sort().values
+    )
+    again = list(patches.shuffled(44, seed=1, start=5))
+    assert len(again) == 3 and all(torch.equal(a, b) for a, b in zip(batches[5:], again, strict=True))
+    with pytest.raises(DataError, match="shuffle: 5 there, None asked"):
+        collect(tiny_model, pictures, tmp_path / "mixed", sites)
+
+
+def test_a_mixed_store_with_unreadable_pictures_resumes_to_the_same_bytes(tiny_model, pictures, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(pictures[:20]):
+        Image.fromarray(picture).save(folder / f"{number:02d}.png")
+    (folder / "04.png").write_text("not a picture")
+    whole = collect(tiny_model, folder, tmp_path / "a", "image.0.all", shuffle=2)
+    collect(tiny_model, folder, tmp_path / "b", "image.0.all", shuffle=2)
+    for record in ("00001.json", "00002.json"):
+        (tmp_path / "b" / record).unlink()
+    again = collect(tiny_model, folder, tmp_path / "b", "image.0.all", shuffle=2)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert again.skipped == whole.skipped and [name for name, _ in whole.skipped] == ["04.png"]
+    pixels = torch.stack([tiny_model.prepare(picture) for picture in pictures[:20]])
+    true = activations(tiny_model, pixels, "image.0.all").float()
+    torch.testing.assert_close(whole.read(0, len(whole)), true[whole.places, whole.token_numbers])
+
+
+def test_the_pooled_output_is_kept_beside_other_sites(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path, ["image.pooled", "image.-1.cls"])
+    pixels = torch.stack([tiny_model.prepare(picture) for picture in pictures])
+    torch.testing.assert_close(store.read(0, PICTURES), tiny_model.encode_image(pixels).float())
+    assert (store.site, store.width, store.tokens) == ("image.pooled", 48, 1)
+    cls = ActivationStore.open(tmp_path, "image.-1.cls")
+    torch.testing.assert_close(
+        cls.at("image.-1.cls").read(3, 9), activations(tiny_model, pixels[3:9], "image.-1.cls").float()
+    )
+    assert cls.at("image.pooled").width == 48
+
+
+def test_an_empty_store_is_refused_before_training(tiny_model, tmp_path):
+    store = ActivationStore.create(tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x")
+    with pytest.raises(DictionaryError, match="needs activations"):
+        train_sae(store, n_latents=80, k=2, steps=1, progress=False)
+
+
+def test_shapes_that_do_not_fit_are_refused(tiny_model, tmp_path):
+    store = ActivationStore.create(
+        tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x", batch=4, shard_pictures=4
+    )
+    with pytest.raises(DataError, match=r"must be 64 wide; got shape \(8, 32\)"):
+        store.write_shard({"image.-1.cls": torch.zeros(8, 32)}, [])
+    with pytest.raises(DataError, match="needs 4 rows; got 3"):
+        store.write_shard({"image.-1.cls": torch.zeros(3, 64)}, [])
+
+
+def test_a_bad_value_on_disk_names_file_and_row(tiny_model, pictures, tmp_path):
+    store = collect(tiny_model, pictures, tmp_path)
+    file, record = tmp_path / "image.-1.cls" / "00001.bin", tmp_path / "00001.json"
+    acts = np.fromfile(file, "<f4").reshape(-1, 64)
+    acts[3, 9] = np.inf
+    acts.tofile(file)
+    told = json.loads(record.read_text())
+    told["files"]["image.-1.cls"]["sha256"] = hashlib.sha256(acts.data).hexdigest()
+    record.write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r"00001\.bin holds NaN or infinite values, first in row 3"):
+        ActivationStore.open(tmp_path).check()
+    with pytest.raises(DictionaryError, match=r"store.check\(\), which names shard and row"):
+        train_sae(store, n_latents=80, k=2, steps=1, progress=False)
 
 
 def test_unreadable_pictures_are_skipped_listed_and_leave_no_row(tiny_model, pictures, tmp_path):
