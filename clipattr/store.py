@@ -125,7 +125,7 @@ class ActivationStore:
             if not resume:
                 raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
             if told := differences(read_manifest(path), manifest):
-                raise DataError(f"The store in {path} is of something else ({told}). Choose another folder.")
+                raise DataError(f"The store in {path} is of something else ({told}): choose another.")
             return cls(path, manifest, names[0])
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
@@ -245,12 +245,8 @@ class ActivationStore:
             return
         block = max(1, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
         orders = block_orders(self._starts, batch, seed, epoch, block)
-        for pieces in itertools.islice(orders, start, None):
-            out = torch.empty(batch, self.width)
-            parts = out.split([last - first for _, first, last in pieces])
-            for part, (shard, first, last) in zip(parts, pieces, strict=True):
-                part.copy_(self._tensor(shard)[first:last])
-            yield out
+        # No name here for what is yielded: it would keep one batch in memory while the next is made.
+        yield from map(self._joined, itertools.islice(orders, start, None))
 
     def check(self) -> None:
         """Read everything once.
@@ -329,6 +325,13 @@ class ActivationStore:
 
     # Inside
 
+    def _joined(self, pieces: list[tuple[int, int, int]]) -> Tensor:
+        sizes = [last - first for _, first, last in pieces]
+        out = torch.empty(sum(sizes), self.width)
+        for part, (shard, first, last) in zip(out.split(sizes), pieces, strict=True):
+            part.copy_(self._tensor(shard)[first:last])
+        return out
+
     def _refresh(self) -> None:
         self.shards: list[dict[str, Any]] = []
         while (record := self._record(len(self.shards))).is_file():
@@ -394,11 +397,10 @@ def collect_activations(
     from clipattr.images import Images
 
     images = Images.open(images)
-    sites = [site] if isinstance(site, (str, Site)) else list(site)
     store = ActivationStore.create(
         temporary_folder() if path is None else path,
         model,
-        sites,
+        site,
         pictures=len(images),
         fingerprint=images.fingerprint,
         batch=batch,
@@ -435,10 +437,8 @@ def collect_activations(
             reasons = dict(images.skipped)
             lost = [(place, images[place].id) for place in places if place not in kept]
             joined = {
-                name: torch.cat(parts[name])
-                if parts[name]
-                else torch.empty(0, store.manifest["sites"][name]["width"])
-                for name in names
+                name: torch.cat(given) if given else torch.empty(0, store.manifest["sites"][name]["width"])
+                for name, given in parts.items()
             }
             store.write_shard(
                 joined, [(place, name, reasons.get(name, "unreadable")) for place, name in lost]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary, register_kind
-from clipattr.dictionaries.sources import as_source
+from clipattr.dictionaries.sources import as_source, even_batch
 from clipattr.dictionaries.topk import TopK
 from clipattr.errors import DictionaryError
 
@@ -70,7 +70,7 @@ def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core
         torch.zeros(width, width, dtype=torch.float64),
         0,
     )
-    for part in source.shuffled(min(4096, len(source)), 0, 0):
+    for part in source.shuffled(even_batch(len(source)), 0, 0):
         part = part.double()
         total += part.sum(0)
         products += part.T @ part
@@ -154,7 +154,7 @@ def _frozen(source: Any, directions: Tensor, k: int, core: dict[str, Any]) -> Di
 
 def _sample(source: Any, rows: int) -> Tensor:
     parts, found = [], 0
-    for part in source.shuffled(min(4096, len(source)), 0, 0):
+    for part in source.shuffled(even_batch(len(source)), 0, 0):
         parts.append(part.float().cpu())
         found += len(part)
         if found >= rows:

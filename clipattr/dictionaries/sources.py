@@ -65,6 +65,17 @@ class Rows:
                 yield torch.from_numpy(np.ascontiguousarray(self._acts[np.sort(order)])).float()
 
 
+def batches_in(source: Source, batch: int) -> int:
+    """Full batches in one epoch of a source."""
+    own = getattr(source, "batches", None)
+    return len(source) // batch if own is None else int(own(batch))
+
+
+def even_batch(rows: int, largest: int = 4096) -> int:
+    """A batch of at most `largest` rows that leaves next to none of them over (fewer than there are batches)."""
+    return max(1, rows // max(1, -(-rows // largest)))
+
+
 def as_source(acts: Any) -> Source:
     """The activations as a source: itself if it is one, else a tensor, array or memory map wrapped."""
     return acts if isinstance(acts, Source) else Rows(acts)
@@ -144,12 +155,22 @@ class LiveActivations:
     def __len__(self) -> int:
         return len(self._images) * self._tokens
 
+    def _per_pool(self, batch: int) -> int:
+        """Pictures encoded together: pools hold whole batches and whole pictures, so that a later pool can be reached
+        without encoding the others."""
+        group = batch * self._pool if self._tokens > 1 else batch
+        return max(1, -(-group // self._tokens))
+
+    def batches(self, batch: int) -> int:
+        """Full batches in one epoch; fewer than the rows would fill, since every pool may leave some over."""
+        per_pool = self._per_pool(batch)
+        pools, rest = divmod(len(self._images), per_pool)
+        return pools * (per_pool * self._tokens // batch) + rest * self._tokens // batch
+
     def shuffled(self, batch: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tensor]:
         generator = np.random.Generator(np.random.PCG64([seed, epoch]))
         order = generator.permutation(len(self._images))
-        # Pools of whole batches and whole pictures, so that a later pool can be reached without encoding the others.
-        group = batch * self._pool if self._tokens > 1 else batch
-        per_pool = max(1, -(-group // self._tokens))
+        per_pool = self._per_pool(batch)
         position = 0
         for first in range(0, len(order), per_pool):
             chosen = order[first : first + per_pool]

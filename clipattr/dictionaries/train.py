@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from clipattr.dictionaries.objective import OBJECTIVES
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.dictionaries.sources import as_source, mean_and_scale
+from clipattr.dictionaries.sources import as_source, batches_in, mean_and_scale
 from clipattr.dictionaries.trainer import Revival, Run, folded
 from clipattr.errors import DictionaryError
 
@@ -129,7 +129,7 @@ def train_saes(
             f"Training needs activations, a batch and a seed; got {len(source)}, {batch}, {seeds}."
         )
     batch = min(batch, len(source))
-    per_epoch = len(source) // batch
+    per_epoch = batches_in(source, batch)
     if steps is None:
         steps = 2000 if epochs is None else max(1, round(epochs * per_epoch))
     where = torch.device(device) if device is not None else torch.device("cpu")
