@@ -290,9 +290,13 @@ class SparseCodes:
         if "clipattr_codes" in meta:
             meta = json.loads(meta["clipattr_codes"])
         if "n_latents" not in meta or not {"indices", "values"} <= tensors.keys():
-            raise DictionaryError(f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}.")
+            raise DictionaryError(
+                f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
+            )
         if int(meta.get("schema", 0)) > SCHEMA:
-            raise DictionaryError(f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr.")
+            raise DictionaryError(
+                f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
+            )
         return SparseCodes(
             tensors["indices"].to(torch.int32),
             tensors["values"].float(),
