@@ -2,6 +2,7 @@
 # make test    install what the tests need, then run all of them, notebooks included
 # make bench   every benchmark in its quick form
 # make lab     the notebooks, in JupyterLab
+# make docs    the documentation site, into docs/_build/site
 # make data    rebuild the bundled picture world from its seed (long; resumes)
 # make lint    ruff and mypy
 # make clean   remove what builds and runs leave behind; the environment stays
@@ -9,9 +10,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-BENCHMARKS = $(filter-out benchmarks/results.py,$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out benchmarks/results.py benchmarks/baselines.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test bench lab data lint clean
+.PHONY: help demo test bench lab docs data lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +36,10 @@ $(VENV)/.stamp-dev: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.stamp
 
+$(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs]'
+	@touch $@ $(VENV)/.stamp
+
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
@@ -52,6 +57,10 @@ bench: $(VENV)/.stamp-dev
 lab: $(VENV)/.stamp-dev
 	$(BIN)/jupyter lab notebooks
 
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -d docs/_build/trees docs docs/_build/site
+	@echo "open docs/_build/site/index.html"
+
 data: $(VENV)/.stamp-dev
 	$(BIN)/python -m clipattr_data.build
 
@@ -60,5 +69,5 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist out docs/_build docs/reference docs/cli docs/course .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

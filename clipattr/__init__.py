@@ -35,6 +35,9 @@ CONTENTS = {
     "kmeans": "dictionaries",
     "train_saes": "dictionaries",
     "convert": "dictionaries",
+    "Card": "cards",
+    "make_card": "cards",
+    "study_card": "cards",
     # reliance
     "Similarity": "attribution",
     "Contrast": "attribution",
@@ -91,11 +94,16 @@ CONTENTS = {
     "TargetError": "errors",
 }
 
+# Modules that are public as such: `ca.presets.paper`.
+MODULES = ("presets",)
+
 __all__ = ["__version__", *CONTENTS]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use and keep it."""
+    if name in MODULES:
+        return import_module(f"clipattr.{name}")
     if name not in CONTENTS:
         raise AttributeError(f"module 'clipattr' has no attribute {name!r}; dir(clipattr) lists what it has.")
     value = getattr(import_module(f"clipattr.{CONTENTS[name]}"), name)
@@ -104,4 +112,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *CONTENTS})
+    return sorted({*globals(), *CONTENTS, *MODULES})

@@ -7,8 +7,9 @@ Start at `parser`.
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from clipattr import __version__
 
@@ -16,12 +17,51 @@ OK, ABOVE_LIMIT, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 EXITS = "exit: 0 fine, 1 above --fail-above, 2 bad input, 70 own fault, 130 interrupted"
 DEMO_STUDY = "picture-world"
 DEMO_REPORT = "clipattr-demo.html"
+SHELLS = ("bash", "zsh", "tcsh")
+FILES = ("FILE", "OUT", "FINDINGS", "PICTURE", "IMAGES")  # placeholders that a shell completes with files
+FOLDERS = ("DIR", "STUDY", "STORE")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and where to read on, instead of the whole usage."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n  see {self.prog} --help\n")
+
+
+class _Overview(argparse.RawDescriptionHelpFormatter):
+    """Help of the program as a whole: the verbs without a line above them, so that all of it fits a screen."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=22)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        return text.partition("\n")[2] if isinstance(action, argparse._SubParsersAction) else text
+
+
+class _Completion(argparse.Action):
+    """Prints what a shell needs to complete verbs, options and file names, and stops."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> NoReturn:
+        import shtab
+
+        _tell_files(parser, shtab.FILE, shtab.DIRECTORY)
+        print(shtab.complete(parser, shell=values))
+        parser.exit(OK)
+
+
+def _tell_files(parser: argparse.ArgumentParser, file: Any, folder: Any) -> None:
+    """Mark every argument whose placeholder stands for a file or a folder, in all verbs."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _tell_files(verb, file, folder)
+        elif action.metavar in FILES:
+            action.complete = file  # type: ignore[attr-defined]
+        elif action.metavar in FOLDERS:
+            action.complete = folder  # type: ignore[attr-defined]
 
 
 def _whole(text: str) -> int:
@@ -45,6 +85,17 @@ def _share(text: str) -> float:
     return number
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value read as JSON where it is JSON (numbers, true, null), else as it stands."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"settings look like k=64; got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of `clipattr VERB …`; what it returns has `verb`, the verb's name."""
     common = _Parser(add_help=False)
@@ -54,12 +105,22 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     main = _Parser(
         prog="clipattr",
-        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.",
-        epilog=f"clipattr VERB --help has an example of each.\n{EXITS}",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=20),
+        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.\n"
+        "clipattr VERB --help has an example of each.",
+        epilog=EXITS,
+        formatter_class=_Overview,
     )
     main.add_argument("--version", action="version", version=f"clipattr {__version__}")
-    verbs = main.add_subparsers(metavar="VERB [options]", dest="verb", required=True, parser_class=_Parser)
+    main.add_argument(
+        "--completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        action=_Completion,
+        help="print what completes words in it: " + ", ".join(SHELLS),
+    )
+    verbs = main.add_subparsers(
+        title="verbs", metavar="VERB [options]", dest="verb", required=True, parser_class=_Parser
+    )
 
     def verb(name: str, about: str, example: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(
@@ -119,6 +180,59 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=int, default=0, help="of training and holding out (default: 0)")
     study.add_argument("--overwrite", action="store_true", help="replace another study in DIR")
     study.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    encode = verb(
+        "encode",
+        "keep a model's activations on disk; resumes",
+        "clipattr encode ViT-B-32:openai photos/ --out photos.acts",
+    )
+    encode.add_argument(
+        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
+    )
+    encode.add_argument(
+        "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
+    )
+    encode.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the store; an interrupted one goes on"
+    )
+    encode.add_argument(
+        "--site", action="append", help="where to read; several times for several (default: image.-1.cls)"
+    )
+    encode.add_argument(
+        "--batch", metavar="N", type=_whole, default=64, help="pictures at a time (default: %(default)s)"
+    )
+    encode.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    train = verb(
+        "train",
+        "train a dictionary on stored activations; resumes",
+        "clipattr train photos.acts --out photos.sae --latents 30000 --k 64 --epochs 5",
+    )
+    train.add_argument("store", metavar="STORE", help="folder that `clipattr encode` wrote")
+    train.add_argument("--out", metavar="DIR", required=True, help="folder of the dictionary")
+    train.add_argument("--latents", metavar="N", type=_whole, required=True, help="of the dictionary")
+    train.add_argument("--k", metavar="K", type=_whole, required=True, help="active latents per activation")
+    train.add_argument(
+        "--kind", default="topk", help="topk (default), batchtopk, matryoshka, relu, gated or jumprelu"
+    )
+    train.add_argument("--site", help="of the store, where it has several")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", metavar="N", type=_whole, help="of training (default: 2000)")
+    length.add_argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps")
+    train.add_argument("--seed", type=int, default=0, help="of the first directions (default: 0)")
+    train.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    convert = verb(
+        "convert",
+        "read another project's dictionary and save it as ours",
+        "clipattr convert downloads/sae.pt --out photos.sae --set k=64 --site image.-1.cls",
+    )
+    convert.add_argument("file", metavar="FILE", help="the weights, or a folder that holds them")
+    convert.add_argument("--out", metavar="DIR", required=True, help="folder of the dictionary")
+    convert.add_argument("--format", default="auto", help="its format, where the keys do not tell")
+    convert.add_argument("--site", help="where its activations were read, e.g. image.-1.cls")
+    convert.add_argument("--set", metavar="NAME=VALUE", type=_setting, action="append", default=[], help="what the "
+                         "file does not say; an error names what is missing")  # fmt: skip
 
     audit = verb(
         "audit",
@@ -182,4 +296,18 @@ def parser() -> argparse.ArgumentParser:
         "(default: %(default)s)"
     )  # fmt: skip
     faithfulness.add_argument("--plot", metavar="OUT", help="write the rank correlations as a picture")
+
+    serve = verb(
+        "serve",
+        "show the panels of a study as a web page",
+        "clipattr serve photos.study --findings audit.json",
+    )
+    serve.add_argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
+    serve.add_argument("--findings", metavar="FINDINGS", help="JSON of an audit, listed from the start")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="where to listen (default: %(default)s, this machine alone)"
+    )
+    serve.add_argument("--port", metavar="N", type=_whole, default=8866, help="(default: %(default)s)")
+    serve.add_argument("--token", help="what visitors must know; default: one is drawn")
+    serve.add_argument("--write", action="store_true", help="let visitors name latents and judge findings")
     return main

@@ -30,7 +30,8 @@ from clipattr.arguments import (
     parser,
 )
 from clipattr.errors import ClipattrError, DataError
-from clipattr.terminal import check_target, print_table, say, show_warning, write
+from clipattr.jobs import JOBS
+from clipattr.terminal import check_target, emit, print_table, say, show_warning, write
 from clipattr.wording import NO_LABEL, kind_word, points, signed, span, visible
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     out = _human(arguments)
     _print_findings(findings, out)
     written = findings.report(page)
-    _write_json(findings.to_json(), arguments.json)
+    emit(findings.to_json(), arguments.json)
     print(f"\nThe report with pictures and evidence: {written}", file=out)
     print("Next: make lab, and open notebooks/00_quickstart.ipynb", file=out)
     return OK
@@ -144,7 +145,7 @@ def _study(arguments: argparse.Namespace) -> int:
         "counts": made["counts"],
         "skipped": made["skipped"],
     }
-    _write_json(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", arguments.json)
     out = _human(arguments)
     print(repr(study), file=out)
     print(f"Next: clipattr audit {shlex.quote(str(study.path))} --html audit.html", file=out)
@@ -166,7 +167,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments)
     study = open_study(arguments.study)
     findings = audit(study, prompts)
-    _write_json(findings.to_json(), arguments.json)
+    emit(findings.to_json(), arguments.json)
     if arguments.csv:
         write(findings.to_frame().to_csv(index=False), arguments.csv)
     if arguments.html:
@@ -190,7 +191,7 @@ def _models(arguments: argparse.Namespace) -> int:
     frame = list_models()
     if arguments.kind:
         frame = frame[frame["kind"] == arguments.kind]
-    _write_json(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
+    emit(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
     rows = [
         (f"{row.name}:{row.pretrained}" if row.pretrained else row.name, row.kind)
         for row in frame.itertuples(False)
@@ -221,7 +222,7 @@ def _attribute(arguments: argparse.Namespace) -> int:
         "gap": float(found.gap[0, 0]),
         "latents": json.loads(table.to_json(orient="records")),
     }
-    _write_json(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
     out = _human(arguments)
     print(found.explain() + "\n", file=out)
     scale, unit = (100, "points") if found.unit == "cosine" else (1, found.unit)
@@ -253,7 +254,7 @@ def _faithfulness(arguments: argparse.Namespace) -> int:
         found.plot().savefig(arguments.plot)
     table = found.table
     record = {"unit": found.unit, "prompts": prompts, "rows": json.loads(table.to_json(orient="records"))}
-    _write_json(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
     out = _human(arguments)
     rows = [
         (r.measure.replace("_", " "), r.method, f"{r.mean:.3f}", f"{r.low:.3f} to {r.high:.3f}")
@@ -261,6 +262,16 @@ def _faithfulness(arguments: argparse.Namespace) -> int:
     ]
     print_table(("measure", "method", "mean", "95 % interval"), rows, out, numbers=(2, 3))
     print(f"\nHigher is better. Insertions and deletions are in raw {found.unit} units.", file=out)
+    return OK
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from clipattr.serve import serve
+
+    serve(
+        arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
+        findings=arguments.findings, say=lambda text: print(text, file=_human(arguments), flush=True),
+    )  # fmt: skip
     return OK
 
 
@@ -352,21 +363,15 @@ def _human(arguments: argparse.Namespace) -> Any:
     return sys.stderr if arguments.json == "-" else sys.stdout
 
 
-def _write_json(text: str, target: str | None) -> None:
-    if target == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    elif target:
-        write(text, target)
-
-
 VERBS = {
     "demo": _demo,
+    **JOBS,
     "study": _study,
     "audit": _audit,
     "models": _models,
     "attribute": _attribute,
     "faithfulness": _faithfulness,
+    "serve": _serve,
 }
 
 if __name__ == "__main__":

@@ -59,6 +59,15 @@ def write(text: str, target: str) -> None:
         raise
 
 
+def emit(text: str, target: str | None) -> None:
+    """Put JSON where it was asked for: a file, stdout for "-", or nowhere."""
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    elif target:
+        write(text, target)
+
+
 def check_target(target: str | None, option: str) -> None:
     """Refuse a place that cannot be written to before hours of work, not after."""
     if target is None or target == "-":

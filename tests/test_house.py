@@ -16,7 +16,7 @@ LONGEST = 450
 
 # A room imports only rooms on an earlier line, or of its own line.
 ROOMS = """
-errors wording documents tasks
+errors wording documents arrays tasks
 plots
 weights towers models
 sites
@@ -27,11 +27,12 @@ attribution
 meaning
 cards
 study building workplace encoding study_files
+presets
 discovery gate
 report_pictures report_values
 report scale
 terminal arguments
-jobs
+jobs serve
 cli
 """
 # What users write as methods: `findings.report(path)`.

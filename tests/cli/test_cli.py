@@ -7,11 +7,9 @@ import sys
 import pytest
 
 from clipattr.arguments import parser
-from clipattr.cli import main
+from clipattr.cli import VERBS, main
 from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
-
-VERBS = ("demo", "study", "audit", "models", "attribute", "faithfulness")
 
 
 def test_help_fits_a_screen_and_loads_nothing_heavy():
@@ -48,6 +46,9 @@ def test_every_verb_has_an_example_that_its_parser_takes(verb, capsys):
         "audit s --fail-above -3",
         "audit s --fail-above nan",
         "models --kind none",
+        "train acts --out o --latents 8 --k 2 --steps 3 --epochs 1",
+        "convert file --out o --set k:4",
+        "--completion fish",
     ],
 )
 def test_wrong_arguments_give_one_error_line_and_status_2(line, capsys):

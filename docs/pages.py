@@ -1,0 +1,121 @@
+"""Pages that are derived: the reference, the command line, the course of notebooks.
+
+Owns three folders that nobody edits (`reference/`, `course/`, `cli/`, ignored by git). Files are written only where
+they change, so that a second build is quick. Start at `write`.
+"""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+import clipattr
+from clipattr import arguments
+
+ROOT = Path(__file__).parents[1]
+
+# Room of the reference, its heading. Rooms that are not listed come last, under their own name.
+ROOMS = {
+    "models": "Models",
+    "sites": "Sites",
+    "store": "Activations on disk",
+    "dictionaries": "Parts: dictionaries",
+    "attribution": "Reliance: attribution",
+    "images": "Pictures",
+    "meaning": "Meaning: examples, labels, scores",
+    "cards": "Quality cards",
+    "study": "Studies",
+    "discovery": "Surprise: audits and repair",
+    "presets": "Presets",
+    "errors": "Errors",
+}
+
+
+def write(folder: Path) -> None:
+    """Write all derived pages below the folder of the sources."""
+    made = {**reference(), **command_line(), **course()}
+    for name, text in made.items():
+        put(folder / name, text)
+    for kind in ("reference", "cli", "course"):
+        for file in (folder / kind).rglob("*"):
+            if file.is_file() and file.relative_to(folder).as_posix() not in made:
+                file.unlink()
+
+
+def put(file: Path, text: str) -> None:
+    if not file.exists() or file.read_text("utf-8") != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        part.write_text(text, "utf-8")
+        os.replace(part, file)
+
+
+def reference() -> dict[str, str]:
+    """One page per room with every public name, and a page that lists them."""
+    rooms: dict[str, list[str]] = {}
+    for name, room in clipattr.CONTENTS.items():
+        rooms.setdefault(room, []).append(name)
+    rooms.setdefault("presets", [])
+    order = sorted(rooms, key=lambda room: (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), room))
+    pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
+    listed = "\n".join(f"   {room}" for room in order)
+    pages["reference/index.rst"] = (
+        "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. Names are imported on "
+        f"first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
+    )
+    return pages
+
+
+def page(room: str, names: list[str]) -> str:
+    title = ROOMS.get(room, room.capitalize())
+    module = importlib.import_module(f"clipattr.{room}")
+    about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
+    about = about.replace("*", r"\*").replace("|", r"\|")
+    text = f"{title}\n{'=' * len(title)}\n\n``clipattr.{room}``: {about}\n"
+    if room == "presets":
+        text += "\n.. autodata:: clipattr.presets.paper\n   :no-value:\n\n.. autoclass:: clipattr.presets.Protocol\n   :members:\n"
+    for name in names:
+        value = getattr(clipattr, name)
+        if isinstance(value, type):
+            directive, options = "autoclass", ":members:"
+        elif callable(value):
+            directive, options = "autofunction", ""
+        else:
+            directive, options = "data", ""
+        text += f"\n.. {directive}:: clipattr.{name}\n"
+        text += f"   {options}\n" if options else ""
+        if directive == "data":
+            text += f"\n   {about_value(module, name)}\n"
+    return text
+
+
+def about_value(module: object, name: str) -> str:
+    """What a table of the package is, in words of its type and keys."""
+    value = getattr(clipattr, name)
+    keys = ", ".join(f"``{key}``" for key in value) if hasattr(value, "__iter__") else repr(value)
+    return f"``{type(value).__name__}`` in ``{module.__name__}``, with {keys}."
+
+
+def command_line() -> dict[str, str]:
+    """The help of the program and of every verb, as it is printed."""
+    os.environ["COLUMNS"] = "100"
+    main = arguments.parser()
+    (verbs,) = (action for action in main._actions if isinstance(action, argparse._SubParsersAction))
+    text = "# Every verb\n\nAs `clipattr VERB --help` prints it.\n\n```text\n" + main.format_help() + "```\n"
+    for name, verb in verbs.choices.items():
+        text += f"\n## `clipattr {name}`\n\n```text\n{verb.format_help()}```\n"
+    return {"cli/verbs.md": text}
+
+
+def course() -> dict[str, str]:
+    """The executed notebooks, and a page that orders them."""
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    listed = "\n".join(file.stem for file in notebooks)
+    index = (
+        "# The course\n\nExecuted notebooks, in the order in which to read them. `make lab` opens them to be run; all of "
+        f"them run on what comes with the package.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    )
+    return {
+        "course/index.md": index,
+        **{f"course/{file.name}": file.read_text("utf-8") for file in notebooks},
+    }
