@@ -81,8 +81,9 @@ class Lesion:
             return self
         if part in SKINS:
             return replace(self, skin=part)
-        field = "signs" if part in SIGNS else "artefacts"
-        return replace(self, **{field: (*getattr(self, field), part)})
+        if part in SIGNS:
+            return replace(self, signs=(*self.signs, part))
+        return replace(self, artefacts=(*self.artefacts, part))
 
     def without(self, part: str) -> Lesion:
         """The same picture less this part; the tone of the skin becomes the usual one."""
@@ -90,8 +91,9 @@ class Lesion:
             return self
         if part in SKINS:
             return replace(self, skin=USUAL_SKIN)
-        field = "signs" if part in SIGNS else "artefacts"
-        return replace(self, **{field: tuple(name for name in getattr(self, field) if name != part)})
+        if part in SIGNS:
+            return replace(self, signs=tuple(name for name in self.signs if name != part))
+        return replace(self, artefacts=tuple(name for name in self.artefacts if name != part))
 
     def render(self) -> np.ndarray:
         """Pixels, (64, 64, 3) uint8 RGB."""
