@@ -1,8 +1,10 @@
 """The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
 
-Chooses suspects on one half of a study (a prompt relies on a family of latents, the evaluator sees no kinship between
-them) and keeps those whose exact ablation lowers the prompt's contrast on the other half. Owns that order of things;
-reliance, expectation, evidence and kinds live in their own modules. Start at `audit`.
+Chooses suspects on one half of a study and keeps those that the other half confirms by exact ablation. A family of
+latents that the prompt does not describe is suspected in one of three ways: the evaluator sees its meaning on the
+prompt's pictures more often than elsewhere (company), its word is part of the prompt (part), or pictures that show it
+without the prompt score for the prompt as hardly any others do (stands out). Owns that order of things; reliance,
+expectation, company, evidence and kinds live in their own modules. Start at `audit`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from clipattr.discovery.company import Company, company, shown
 from clipattr.discovery.evidence import Evidence, Witness
 from clipattr.discovery.expectations import (
     Prompt,
@@ -26,9 +30,9 @@ from clipattr.discovery.expectations import (
 )
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.discovery.kinds import is_constituent, kind_of
+from clipattr.discovery.naming import Family, family_meanings, named_families
 from clipattr.discovery.reliance import Reliance
 from clipattr.errors import StudyError
-from clipattr.meaning import alignment, families
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -39,34 +43,27 @@ class Settings:
     """What makes a reliance worth reporting.
 
     Attributes:
-        least_reliance: raw cosine that the family must carry on a prompt's own pictures, on average, to be suspected.
-        least_surprise: robust standard deviations by which a prompt's contrast on pictures that show a family, but
-            not the prompt, must stand out from that of other unexpected pairs, to be suspected. Parts of a compound
-            are suspected without it. At 3.5 chance alone raises about two pairs in ten thousand.
-        least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         expected: a family is expected if the prompt describes it at least this well, against its best word.
-        least_presence: share of a prompt's own pictures that must show the family.
-        least_seen: on a prompt's own pictures, how much of the family's meaning the evaluator must see.
-        least_separation: of a family suspected elsewhere: area under the ROC curve by which its pictures' contrast
-            stands out from other pictures'.
+        least_lift: how much more often the family's meaning must be seen on the prompt's pictures than elsewhere, as
+            a difference of shares, to be suspected as company.
+        discovery_rate: false-discovery rate of that company over all pairs of family and prompt.
+        least_surprise: robust standard deviations by which a prompt's contrast on pictures that show a family, but
+            not the prompt, must stand out from that of other unexpected pairs, to be suspected without company. At
+            3.5 chance alone raises about two pairs in ten thousand.
+        least_reliance: raw cosine that a suspected family must carry on the prompt's own pictures on average, if
+            ablation does nothing elsewhere.
+        least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
+        least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
+            contrast stands out from other pictures'.
     """
 
-    least_reliance: float = 0.005
-    least_surprise: float = 3.5
-    least_effect: float = 0.02
     expected: float = 0.5
-    least_presence: float = 0.05
-    least_seen: float = 0.8
+    least_lift: float = 0.2
+    discovery_rate: float = 0.01
+    least_surprise: float = 3.5
+    least_reliance: float = 0.005
+    least_effect: float = 0.02
     least_separation: float = 0.6
-
-
-@dataclass(frozen=True)
-class Family:
-    """Latents that share one meaning, the best word for them (None if none fits) and its vocabulary group."""
-
-    latents: list[int]
-    label: str | None
-    group: str | None
 
 
 def audit(
@@ -111,23 +108,33 @@ def audit(
     share, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
     reliance = Reliance(study, asked, study.model.encode_text(texts), [group.latents for group in groups])
     finding_half, measuring_half = reliance.halves(meant)
+    reasons: dict[tuple[int, int], str] = {}
     own = reliance.on_own_pictures(finding_half)
-    levels = reliance.levels(finding_half, reliance.contrasts(finding_half))
-    parts = torch.tensor(
-        [[bool(g.label) and is_constituent(g.label or "", prompt.text) for prompt in asked] for g in groups]
+    meanings = family_meanings(study, groups, means)
+    clues = Clues(
+        share,
+        own,
+        reliance.levels(finding_half, reliance.contrasts(finding_half)),
+        reliance.effects_elsewhere(finding_half),
+        company(seen_meanings(study, finding_half.rows, meanings), finding_half.own),
+        torch.tensor(
+            [
+                [bool(g.label) and is_constituent(g.label or "", prompt.text) for prompt in asked]
+                for g in groups
+            ]
+        ),
+        torch.tensor([group.label is not None for group in groups]),
     )
-    suspects = suspicions(share, own, levels, parts, settings)
-    witness = Witness(reliance, measuring_half, meant, family_meanings(study, groups, means))
+    witness = Witness(reliance, measuring_half, meant, meanings)
     kept: dict[tuple[int, int], Evidence] = {}
-    for family, prompt, on_own in tqdm(suspects, desc="audit", unit="suspect", disable=not progress):
-        if (family, prompt) in kept:
-            continue
-        pictures = witness.concerned(family, prompt, on_own)
-        if on_own and not witness.seen(pictures, family) >= settings.least_seen:
-            continue  # most suspects end here, before anything costly is measured
-        evidence = witness.gather(family, prompt, on_own)
-        if evidence is not None and holds(evidence, settings):
-            kept[family, prompt] = evidence
+    for family, prompt, reason in tqdm(
+        suspicions(clues, settings), desc="audit", unit="suspect", disable=not progress
+    ):
+        for on_own in (True, False) if reason == "company" else (False,):
+            evidence = witness.gather(family, prompt, on_own)
+            if evidence is not None and holds(evidence, reason, settings):
+                kept.setdefault((family, prompt), evidence)
+                reasons.setdefault((family, prompt), reason)
     findings = [
         _finding(
             witness,
@@ -136,6 +143,7 @@ def audit(
             evidence,
             float(aligned[family, prompt]),
             family,
+            reasons[family, prompt],
             settings,
         )
         for (family, prompt), evidence in kept.items()
@@ -161,92 +169,87 @@ def default_background(prompts: Sequence[Prompt], study: Study) -> list[str]:
     return [prompt.text for prompt in prompts] if len(prompts) >= 20 else list(study.vocabulary.words)
 
 
-def named_families(study: Study) -> list[Family]:
-    """The study's families, those with the same best word joined; a family no word fits keeps None.
+def seen_meanings(study: Study, rows: np.ndarray, meanings: Tensor) -> Tensor:
+    """(pictures, families) bool: which family's meaning the evaluator sees in which picture."""
+    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[rows], dtype=np.float32))
+    return torch.stack([shown(pictures, meaning) for meaning in meanings], 1)
 
-    A name given by the analyst to a family's strongest latent wins over the vocabulary.
+
+@dataclass(frozen=True)
+class Clues:
+    """What the finding half says of every (family, prompt).
+
+    Attributes:
+        share: of `expected_share`. own: raw cosine carried on the prompt's own pictures. levels: contrast on other
+            pictures that show the family, elsewhere: its fall there when the family is ablated; NaN where unknown.
+        company: what comes with which prompt. parts: bool, the family's word is part of the prompt.
+        named: (families,) bool, a word fits. What no word fits cannot be said to be seen on a prompt's pictures.
     """
-    parts = families(study)
-    if not parts:
-        return []
-    aligned = alignment(family_means(study, parts), study.vocabulary_embeddings, study.empty_embedding)
-    best, word = aligned.max(1)
-    fits = study.labels.aligned.tolist()
-    joined: dict[object, Family] = {}
-    for number, part in enumerate(parts):
-        label: str | None = study.vocabulary.words[int(word[number])]
-        group = study.vocabulary.groups[int(word[number])]
-        given = study.names.get(part[0])
-        if given is not None:
-            label = given
-        elif best[number] <= 0 or not any(fits[latent] for latent in part):
-            label = group = None
-        key: object = ("word", label) if label is not None else ("nameless", number)
-        if key in joined:
-            joined[key].latents.extend(part)
-        else:
-            joined[key] = Family(list(part), label, group)
-    strength = study.examples.values.float().sum(1)
-    for family in joined.values():
-        family.latents.sort(key=lambda latent: (-float(strength[latent]), latent))
-    return list(joined.values())
+
+    share: Tensor
+    own: Tensor
+    levels: Tensor
+    elsewhere: Tensor
+    company: Company
+    parts: Tensor
+    named: Tensor
 
 
-def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:
-    """What the evaluator is asked to see for each family: its word, or its mean example where no word fits."""
-    rows = [
-        study.vocabulary_embeddings[study.vocabulary.words.index(group.label)]
-        if group.label in study.vocabulary.words
-        else mean
-        for group, mean in zip(groups, means, strict=True)
-    ]
-    return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)
-
-
-def suspicions(
-    share: Tensor, own: Tensor, levels: Tensor, parts: Tensor, settings: Settings
-) -> list[tuple[int, int, bool]]:
-    """(family, prompt, on the prompt's own pictures) worth measuring, own pictures first.
-
-    Args:
-        share: (families, prompts) of `expected_share`. own: raw cosine on the prompt's own pictures. levels: contrast
-            on others that show the family, NaN where unknown. parts: bool, the family's word is part of the prompt.
-    """
-    unexpected = share < settings.expected
-    on_own = torch.nonzero(unexpected & (own >= settings.least_reliance)).tolist()
-    known = unexpected & levels.isfinite()
-    stand_out = parts.clone()
+def suspicions(clues: Clues, settings: Settings) -> list[tuple[int, int, str]]:
+    """(family, prompt, reason) worth measuring; the reasons are "company", "part" and "stands out"."""
+    unexpected = clues.share < settings.expected
+    moves = clues.elsewhere.nan_to_num(nan=0.0) >= settings.least_effect
+    carries = clues.own >= settings.least_reliance
+    comes_along = (clues.company.rate <= settings.discovery_rate) & (
+        (clues.company.own - clues.company.elsewhere) >= settings.least_lift
+    )
+    known = unexpected & clues.levels.isfinite()
+    stands_out = torch.zeros_like(known)
     if known.any():
-        middle = levels[known].median()
-        spread = 1.4826 * (levels[known] - middle).abs().median().clamp_min(1e-6)
-        stand_out |= (levels - middle) / spread >= settings.least_surprise
-    elsewhere = torch.nonzero(known & stand_out).tolist()
-    return [(f, p, True) for f, p in on_own] + [(f, p, False) for f, p in elsewhere]
+        middle = clues.levels[known].median()
+        spread = 1.4826 * (clues.levels[known] - middle).abs().median().clamp_min(1e-6)
+        stands_out = (clues.levels - middle) / spread >= settings.least_surprise
+    reasons = {
+        "company": unexpected & comes_along & (moves | carries) & clues.named[:, None],
+        "part": unexpected & clues.parts & moves,
+        "stands out": known & stands_out & moves,
+    }
+    return [(f, p, reason) for reason, pairs in reasons.items() for f, p in torch.nonzero(pairs).tolist()]
 
 
-def holds(evidence: Evidence, settings: Settings) -> bool:
+def holds(evidence: Evidence, reason: str, settings: Settings) -> bool:
     """Whether the measuring half confirms a suspicion."""
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
-    if evidence.on_own:
-        return evidence.presence >= settings.least_presence and evidence.seen >= settings.least_seen
+    if reason == "company":
+        return evidence.shown - evidence.shown_elsewhere >= settings.least_lift
     return evidence.separation >= settings.least_separation and evidence.standing > 0
 
 
-def confidence(evidence: Evidence, settings: Settings) -> float:
-    """How far a finding is to be trusted, 0 to 1: three numbers that each can only lower it.
+def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
+    """How far a finding is to be trusted, 0 to 1: two probabilities that can only lower each other.
 
-    The probability that the causal effect exceeds `least_effect`, by its sampling distribution; how much of the
-    family's meaning the evaluator sees in the measured pictures; and, for a suspicion about other pictures than the
-    prompt's, how well those stand out by their contrast.
+    That the causal effect exceeds `least_effect`, by its sampling distribution; and that the reason holds: that the
+    meaning is seen on the prompt's pictures more often than elsewhere by at least half of `least_lift`, or how well
+    the pictures that show the family stand out by their contrast.
     """
     effect = evidence.causal_effect
     error = (effect.high - effect.low) / (2 * 1.96)
     if not math.isfinite(error):
         return 0.0
-    exceeds = 0.5 * (1 + math.erf((effect.value - settings.least_effect) / max(error, 1e-9) / math.sqrt(2)))
-    seen = min(1.0, max(0.0, evidence.seen)) if math.isfinite(evidence.seen) else 0.5
-    return exceeds * seen * (1.0 if evidence.on_own else evidence.separation)
+    exceeds = _above(effect.value - settings.least_effect, error)
+    if reason != "company":
+        return exceeds * evidence.separation
+    n = max(1, evidence.own_pictures)
+    lift = evidence.shown - evidence.shown_elsewhere
+    return exceeds * _above(
+        lift - settings.least_lift / 2, math.sqrt(max(evidence.shown * (1 - evidence.shown), 1 / n) / n)
+    )
+
+
+def _above(value: float, error: float) -> float:
+    """Probability that a normal estimate with this error truly lies above zero."""
+    return 0.5 * (1 + math.erf(value / max(error, 1e-9) / math.sqrt(2)))
 
 
 def _finding(
@@ -256,22 +259,33 @@ def _finding(
     evidence: Evidence,
     aligned: float,
     family: int,
+    reason: str,
     settings: Settings,
 ) -> Finding:
-    evidence = replace(evidence, focus=witness.focus(family))  # costly, so only for what became a finding
-    kind, probability = kind_of(evidence, prompt, group.label, group.group)
+    number = [p.text for p in witness.reliance.prompts].index(prompt)
+    evidence = replace(  # costly, so only for what became a finding
+        evidence, focus=witness.focus(family), reads=witness.reads(family, number)
+    )
     study = witness.reliance.study
+    words = study.vocabulary.words
+    prompt_group = study.vocabulary.groups[words.index(prompt)] if prompt in words else None
+    kind, probability = kind_of(evidence, prompt, group.label, group.group, prompt_group)
     rows = study.examples.of(group.latents[0])[:12]
     pictures = evidence.pictures[
         witness.strength(family)[evidence.pictures].argsort(descending=True, stable=True)
     ]
     told = {
+        "reason": reason,
         "concerns": "the prompt's own pictures" if evidence.on_own else "other pictures that show it",
         "pictures": len(evidence.pictures),
         "presence": evidence.presence,
         "presence_elsewhere": evidence.presence_elsewhere,
         "seen": evidence.seen,
         "together": evidence.together,
+        "shown": evidence.shown,
+        "shown_elsewhere": evidence.shown_elsewhere,
+        "beside": evidence.beside,
+        "reads": evidence.reads,
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,
         "separation": evidence.separation,
@@ -290,7 +304,7 @@ def _finding(
         share=evidence.share,
         alignment=aligned,
         clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,  # a single picture
-        confidence=confidence(evidence, settings),
+        confidence=confidence(evidence, reason, settings),
         examples=tuple(study.images.ids[row] for row in rows),
         evidence={key: _finite(value) for key, value in told.items()},
     )

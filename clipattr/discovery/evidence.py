@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from clipattr.discovery.company import BEST, shown
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
 from clipattr.meaning import clarity
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 STEPS = 3  # windows across and down, each half the picture's side, when asking where a family sits
-BEST = 20  # pictures that show the evaluator what a meaning looks like
 OCCLUDED = 6  # pictures occluded for one family
+WRITTEN = 24  # pictures on which a prompt is written
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Evidence:
 
     Attributes:
         on_own: the suspicion is about the prompt's own pictures; else about pictures that show the family alone.
+        own_pictures: how many pictures of the measuring half are the prompt's own.
         pictures: numbers of the measured pictures in the measuring half.
         reliance: mean single-latent exact ablation summed over the family, raw cosine of the prompt's contrast.
         causal_effect: fall of the contrast when the whole family is ablated at once, raw cosine.
@@ -52,9 +54,15 @@ class Evidence:
         focus: largest share of the family's strength that goes when one quarter of the picture is covered, 0 to 1;
             NaN if not measured.
         presence_elsewhere: share of other pictures on which the family is active.
+        shown: share of the prompt's own pictures in which the evaluator sees the family's meaning; shown_elsewhere:
+            the same for all other pictures.
+        beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1.
+        reads: how far writing the prompt's words on other pictures raises the family, against its strong pictures;
+            0 to 1, NaN if not measured.
     """
 
     on_own: bool
+    own_pictures: int
     pictures: Tensor
     reliance: Interval
     causal_effect: Interval
@@ -67,7 +75,11 @@ class Evidence:
     separation: float
     share: float
     clarity: float
-    focus: float
+    shown: float
+    shown_elsewhere: float
+    beside: float
+    focus: float = math.nan
+    reads: float = math.nan
 
 
 def interval(values: Tensor) -> Interval:
@@ -152,6 +164,10 @@ class Witness:
         bound = (similar.mean() + similar[own].quantile(0.9)) / 2
         return float((similar[numbers] > bound).float().mean())
 
+    def shows(self, family: int) -> Tensor:
+        """(pictures,) bool: in which pictures the evaluator sees the family's meaning."""
+        return shown(self.pictures, self.family_meaning[family])
+
     def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
         """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do."""
         if on_own:
@@ -176,13 +192,43 @@ class Witness:
             return math.nan
         pictures = [study.images[int(row)].load() for row in self.half.rows[numbers.numpy()]]
         covered = [version for picture in pictures for version in occlusions(picture)]
-        pixels = torch.stack([study.model.prepare(version) for version in covered])
+        left = self._strength_of(covered, family).view(len(pictures), -1)  # first column: nothing covered
+        lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
+        return float(lost.amax(1).mean())
+
+    def reads(self, family: int, prompt: int) -> float:
+        """How far the family rises when the prompt is written on pictures that do not show it, 0 to 1.
+
+        Against writing other prompts' words, so that a latent for writing as such does not count as reading this one,
+        and in units of the family's strength on the pictures that show it best.
+        """
+        reliance, study = self.reliance, self.reliance.study
+        strong = self.strength(family)
+        quiet = torch.nonzero(strong == 0).flatten()
+        if not len(quiet) or not bool((strong > 0).any()):
+            return math.nan
+        chosen = quiet[torch.linspace(0, len(quiet) - 1, min(WRITTEN, len(quiet))).long()]
+        pictures = [study.images[int(row)].load() for row in self.half.rows[chosen.numpy()]]
+        text = reliance.prompts[prompt].text
+        others = [p.text for p in reliance.prompts if p.text != text] or [""]
+        step = max(1, len(others) // len(pictures))
+        own = [written(picture, text, number) for number, picture in enumerate(pictures)]
+        other = [
+            written(picture, others[number * step % len(others)], number)
+            for number, picture in enumerate(pictures)
+        ]
+        rise = self._strength_of([*own, *other], family)
+        high = strong[strong > 0].quantile(0.9).item()
+        return min(1.0, max(0.0, float(rise[: len(own)].mean() - rise[len(own) :].mean()) / max(high, 1e-9)))
+
+    def _strength_of(self, pictures: list[Image.Image], family: int) -> Tensor:
+        """(pictures,) summed codes of a family on pictures that are not in the study."""
+        study = self.reliance.study
+        pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
         acts = torch.cat([activations(study.model, some, study.site) for some in pixels.split(128)])
         codes = study.dictionary.encode(acts.float()).to_fixed()
         inside = torch.isin(codes.indices.long(), torch.as_tensor(self.reliance.families[family]))
-        left = (codes.values * inside).sum(1).view(len(pictures), -1)  # first column: nothing covered
-        lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
-        return float(lost.amax(1).mean())
+        return (codes.values * inside).sum(1)
 
     def gather(self, family: int, prompt: int, on_own: bool) -> Evidence | None:
         """All evidence for one suspicion but its focus, which costs forward passes; None for too few pictures."""
@@ -196,11 +242,14 @@ class Witness:
         single, family_positive, all_positive = self.single(pictures, family, prompt)
         contrast = self.contrast[:, prompt]
         own_level = contrast[own].mean().item() if len(own) else math.nan
+        shows = self.shows(family)
+        shown_own = own[shows[own]]
         not_own = ~is_own
         strongly = torch.zeros_like(is_own)
         strongly[others] = True
         return Evidence(
             on_own=on_own,
+            own_pictures=len(own),
             pictures=pictures,
             reliance=interval(single),
             causal_effect=interval(self.causal(pictures, family, prompt)),
@@ -217,7 +266,9 @@ class Witness:
             separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
             share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
             clarity=self._clarity(self.reliance.where_strong(self.half, family, 20)),
-            focus=math.nan,
+            shown=float(shows[own].float().mean()) if len(own) else math.nan,
+            shown_elsewhere=float(shows[not_own].float().mean()) if not_own.any() else math.nan,
+            beside=self.together(shown_own, prompt) if len(shown_own) >= FEW else math.nan,
         )
 
     def _clarity(self, numbers: Tensor) -> float:
@@ -239,3 +290,19 @@ def occlusions(picture: Image.Image) -> list[Image.Image]:
             covered[top : top + -(-high // 2), left : left + -(-wide // 2)] = mean
             versions.append(covered)
     return [Image.fromarray(version) for version in versions]
+
+
+def written(picture: Image.Image, text: str, number: int) -> Image.Image:
+    """A copy with `text` across it, in black or white with an outline; place and size follow from `number`."""
+    copy = picture.convert("RGB")
+    draw = ImageDraw.Draw(copy)
+    size = copy.height // (4, 5, 6)[number % 3]
+    font = ImageFont.load_default(size)
+    while size > 6 and draw.textlength(text, font) > 0.95 * copy.width:
+        size -= 1
+        font = ImageFont.load_default(size)
+    left = (copy.width - draw.textlength(text, font)) * (0.1, 0.5, 0.9)[number // 3 % 3]
+    top = (copy.height - 1.3 * size) * (0.1, 0.5, 0.9)[number // 9 % 3]
+    ink, edge = ("white", "black") if number % 2 else ("black", "white")
+    draw.text((left, top), text, ink, font, stroke_width=max(1, size // 12), stroke_fill=edge)
+    return copy

@@ -40,10 +40,11 @@ def is_constituent(label: str, prompt: str) -> bool:
     return len(part) == 1 and len(part[0]) >= 3 and (word.startswith(part[0]) or word.endswith(part[0]))
 
 
-def degrees(evidence: Evidence, prompt: str, label: str | None, group: str | None) -> dict[str, float]:
+def degrees(
+    evidence: Evidence, prompt: str, label: str | None, group: str | None, prompt_group: str | None = None
+) -> dict[str, float]:
     """How much speaks for each kind, 0 to 1."""
     family_group = (group or "").casefold()
-    together = 0.5 if math.isnan(evidence.together) else evidence.together
     diffuse = 0.5 if math.isnan(evidence.focus) else 1 - _ramp(evidence.focus, 0.4, 0.7)
     if family_group in PLACES:
         diffuse = max(diffuse, 0.9)
@@ -51,24 +52,39 @@ def degrees(evidence: Evidence, prompt: str, label: str | None, group: str | Non
         diffuse = min(diffuse, 0.4)
     part = label is not None and is_constituent(label, prompt)
     mark, writing = family_group in MARKS, family_group in WRITING
-    thing = 0.0 if mark or writing else 1.0
-    beside = evidence.on_own * thing * together
+    thing = 0.0 if mark or writing or part else 1.0
+    # Something that comes with the prompt is seen on its pictures more often than elsewhere: beside what the prompt
+    # should rest on (context, companion), or in its place (another sense, another look).
+    with_it = _ramp(evidence.shown - evidence.shown_elsewhere, 0.1, 0.4)
+    beside = 0.5 if math.isnan(evidence.beside) else evidence.beside
+    accompanies = thing * with_it * beside
     # A second sense passes for the prompt without what the prompt should rest on. Where nothing says that both go by
     # one word, a thing that merely looks alike must pass almost entirely to be called a sense.
-    alone = thing * (1 - together) if evidence.on_own else thing * _ramp(evidence.standing, 0.4, 1.0)
+    replaces = thing * max(with_it * (1 - beside), (1 - with_it) * 0.5 * _ramp(evidence.standing, 0.4, 1.0))
+    # Two looks of one word: a coarse label if both are things of one group, else two senses.
+    kin = 0.5 if not (group and prompt_group) else float(family_group == prompt_group.casefold())
+    reads = 0.0 if math.isnan(evidence.reads) else _ramp(evidence.reads, 0.1, 0.5)
     return {
-        "compound": 1.0 if part else 0.0,
-        "watermark": 1.0 if mark else 0.0,
-        "typography": 1.0 if writing else 0.0,
-        "polysemy": 0.0 if part else alone * (1 - diffuse if evidence.on_own else 0.5),
-        "context": 0.0 if part else beside * diffuse,
-        "companion": 0.0 if part else beside * (1 - diffuse),
+        "compound": float(part),
+        "watermark": float(mark),
+        "typography": max(float(writing), reads),
+        "polysemy": replaces * (1 - diffuse) * (1 - kin),
+        "coarse_label": replaces * (1 - diffuse) * kin,
+        "context": accompanies * diffuse,
+        "companion": accompanies * (1 - diffuse),
     }
 
 
-def kind_of(evidence: Evidence, prompt: str, label: str | None, group: str | None) -> tuple[str, float]:
-    """The likeliest kind and its probability; "unknown" when no word fits the family or nothing speaks for a kind."""
-    found = degrees(evidence, prompt, label, group)
+def kind_of(
+    evidence: Evidence, prompt: str, label: str | None, group: str | None, prompt_group: str | None = None
+) -> tuple[str, float]:
+    """The likeliest kind and its probability; "unknown" when no word fits the family or nothing speaks for a kind.
+
+    Args:
+        label, group: the family's word and its group in the vocabulary.
+        prompt_group: the prompt's own group, where the vocabulary knows it.
+    """
+    found = degrees(evidence, prompt, label, group, prompt_group)
     if label is None:
         found = {kind: degree * 0.3 for kind, degree in found.items()}
     found["unknown"] = DOUBT

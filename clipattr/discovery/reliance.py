@@ -193,3 +193,28 @@ class Reliance:
             level = (contrast[strong] * others).sum(0) / count.clamp_min(1)
             result[number] = torch.where(count >= FEW, level, result[number])
         return result
+
+    def effects_elsewhere(self, half: Half) -> Tensor:
+        """Mean fall of every prompt's contrast when a family is ablated whole, where the family shows without the prompt.
+
+        Returns:
+            (families, prompts) raw cosine, over pictures that clearly show the family and are not the prompt's own;
+            NaN where fewer than `FEW` such pictures are.
+        """
+        is_own = torch.zeros(len(half.rows), len(self.prompts))
+        for number, own in enumerate(half.own):
+            is_own[own, number] = 1.0
+        result = torch.full((len(self.families), len(self.prompts)), float("nan"))
+        for number, family in enumerate(self.families):
+            strong = self.where_strong(half, number)
+            if len(strong) < FEW:
+                continue
+            codes = self.study.codes.rows(torch.from_numpy(half.rows[strong.numpy()])).to_fixed()
+            fall = self.tail.exact_group(self.acts(half, strong), codes, [family])[
+                :, 0
+            ]  # (pictures, prompts)
+            others = 1.0 - is_own[strong]
+            count = others.sum(0)
+            mean = (fall.float() * others).sum(0) / count.clamp_min(1)
+            result[number] = torch.where(count >= FEW, mean, result[number])
+        return result

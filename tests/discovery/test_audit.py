@@ -1,5 +1,6 @@
 """The audit on the bundled study: its numbers against slow formulas, its findings against the planted truth."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 import clipattr as ca
 from clipattr.discovery import Findings, Settings
-from clipattr.discovery.audit import suspicions
+from clipattr.discovery.audit import Clues, suspicions
+from clipattr.discovery.company import Company
 from clipattr.discovery.expectations import expected_share, most_like, read_prompts
 
 PROMPTS = ["rabbit", "tractor", "kite", "egg plant", "camel", "house"]
@@ -73,11 +75,11 @@ def contrast(study, labels, prompt, acts):
 
 
 def test_the_causal_effect_is_the_real_ablation_of_the_whole_family(study, labels, findings):
-    finding = of(findings, "tractor", "meadow")
+    finding = of(findings, "rabbit", "carrot")
     acts, codes = measured(study, finding)
     directions = study.dictionary.decoder[list(finding.latents)]
-    fall = contrast(study, labels, "tractor", acts) - contrast(
-        study, labels, "tractor", acts - codes @ directions
+    fall = contrast(study, labels, "rabbit", acts) - contrast(
+        study, labels, "rabbit", acts - codes @ directions
     )
     assert finding.evidence["pictures"] == len(acts)
     assert finding.causal_effect.value == pytest.approx(fall.mean().item(), abs=1e-5)
@@ -162,11 +164,42 @@ def test_pictures_of_a_prompt_are_those_that_fit_it_best():
     assert sorted(first.tolist()) == [0, 1, 2, 3, 4] and not len(second)
 
 
-def test_suspicion_needs_surprise_and_reliance_or_a_part_of_the_word():
-    share = torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    own = torch.tensor([[0.5, 0.0], [0.2, 0.0], [0.0, 0.0]])
+def clues(**changes):
+    """Three families and two prompts about which nothing is suspicious."""
+    nothing, unknown = torch.zeros(3, 2), torch.full((3, 2), float("nan"))
+    quiet = Company(nothing, nothing, torch.ones(3, 2))
+    return dataclasses.replace(
+        Clues(nothing, nothing, unknown, unknown, quiet, nothing.bool(), torch.ones(3).bool()), **changes
+    )
+
+
+def at(row, column, value, rest=0.0):
+    table = torch.full((3, 2), float(rest))
+    table[row, column] = value
+    return table
+
+
+def test_company_is_suspected_if_it_is_relied_on_and_unexpected():
+    comes = Company(at(1, 0, 0.9), at(1, 0, 0.1), at(1, 0, 1e-6, rest=1.0))
+    assert suspicions(clues(company=comes), Settings()) == []
+    assert suspicions(clues(company=comes, own=at(1, 0, 0.01)), Settings()) == [(1, 0, "company")]
+    assert suspicions(clues(company=comes, elsewhere=at(1, 0, 0.03)), Settings()) == [(1, 0, "company")]
+    assert (
+        suspicions(clues(company=comes, own=at(1, 0, 0.01), share=at(1, 0, 0.9)), Settings()) == []
+    )  # expected
+    rare = Company(at(1, 0, 0.15), at(1, 0, 0.1), at(1, 0, 1e-6, rest=1.0))
+    assert suspicions(clues(company=rare, own=at(1, 0, 0.01)), Settings()) == []
+    nameless = torch.tensor([True, False, True])
+    assert suspicions(clues(company=comes, own=at(1, 0, 0.01), named=nameless), Settings()) == []
+
+
+def test_a_part_of_the_word_is_suspected_if_it_moves_the_prompt():
+    part = at(0, 1, 1.0).bool()
+    assert suspicions(clues(parts=part), Settings()) == []
+    assert suspicions(clues(parts=part, elsewhere=at(0, 1, 0.05)), Settings()) == [(0, 1, "part")]
+
+
+def test_what_stands_out_elsewhere_is_suspected_if_it_moves_the_prompt():
     levels = torch.tensor([[0.0, 0.01], [-0.01, 0.0], [0.9, float("nan")]])
-    parts = torch.tensor([[False, True], [False, False], [False, True]])
-    found = suspicions(share, own, levels, parts, Settings())
-    # Family 0 is expected by prompt 0; family 1 is relied on; family 2 stands out; (0, 1) is part of the compound.
-    assert found == [(1, 0, True), (0, 1, False), (2, 0, False)]
+    assert suspicions(clues(levels=levels), Settings()) == []
+    assert suspicions(clues(levels=levels, elsewhere=at(2, 0, 0.1)), Settings()) == [(2, 0, "stands out")]

@@ -13,6 +13,7 @@ from clipattr.discovery.kinds import is_constituent, kind_of
 NOTHING = Interval(0.0, 0.0, 0.0)
 BESIDE = Evidence(
     on_own=True,
+    own_pictures=50,
     pictures=torch.arange(10),
     reliance=NOTHING,
     causal_effect=NOTHING,
@@ -25,7 +26,11 @@ BESIDE = Evidence(
     separation=0.8,
     share=0.2,
     clarity=0.7,
+    shown=0.9,
+    shown_elsewhere=0.05,
+    beside=0.95,
     focus=0.9,
+    reads=0.0,
 )
 
 
@@ -39,28 +44,31 @@ def seen(**changes):
         (BESIDE, "monkey", "banana", "food", "companion"),
         (seen(focus=0.3), "camel", "desert", "place", "context"),
         (seen(focus=0.3), "camel", "desert", None, "context"),
-        (seen(together=0.02, presence=0.5), "bat", "cricket gear", "object", "polysemy"),
-        (seen(on_own=False, standing=0.9, together=0.0), "bat", "cricket gear", "object", "polysemy"),
-        (seen(on_own=False, standing=0.2), "hot dog", "dog", "animal", "compound"),
+        (seen(beside=0.02, shown=0.5), "bat", "cricket gear", "object", "polysemy"),
+        (seen(beside=0.02, shown=0.5), "lion", "tiger", "animal", "coarse_label"),
+        (seen(shown=0.0, standing=0.9, beside=math.nan), "bat", "cricket gear", "object", "polysemy"),
+        (seen(shown=0.0, standing=0.2), "hot dog", "dog", "animal", "compound"),
         (seen(focus=0.3), "camel", "a watermark", "mark", "watermark"),
-        (seen(focus=0.8), "camel", "the word", "writing", "typography"),
-        (seen(on_own=False, standing=0.1), "duck", "swan", "animal", "unknown"),
+        (seen(focus=0.8), "camel", "a written word", "writing", "typography"),
+        (seen(shown=0.0, standing=0.1, reads=0.6), "camel", "bread", "food", "typography"),
+        (seen(shown=0.0, standing=0.1), "duck", "swan", "animal", "unknown"),
     ],
 )
 def test_the_evidence_decides_the_kind(evidence, prompt, label, group, kind):
-    named, probability = kind_of(evidence, prompt, label, group)
+    own_group = {"bat": "tool", "lion": "animal"}.get(prompt)
+    named, probability = kind_of(evidence, prompt, label, group, own_group)
     assert named == kind
     assert 0.25 <= probability <= 1
 
 
 def test_a_family_that_no_word_fits_is_unknown():
     assert kind_of(BESIDE, "monkey", None, None)[0] in ("unknown", "companion")
-    assert kind_of(seen(together=0.5, focus=0.5), "monkey", None, None)[0] == "unknown"
+    assert kind_of(seen(beside=0.5, focus=0.5), "monkey", None, None)[0] == "unknown"
 
 
 def test_what_was_not_measured_does_not_decide():
     _, sure = kind_of(BESIDE, "monkey", "banana", None)
-    _, unsure = kind_of(seen(focus=math.nan, together=math.nan), "monkey", "banana", None)
+    _, unsure = kind_of(seen(focus=math.nan, beside=math.nan), "monkey", "banana", None)
     assert unsure < sure
 
 

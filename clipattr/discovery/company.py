@@ -1,0 +1,79 @@
+"""What comes with a prompt: meanings that the evaluator sees on its pictures more often than on others.
+
+A context, a companion, a mark, a second look of the thing: whatever a model may have learnt instead of the thing itself
+must be there when the prompt is. Significance is a hypergeometric test with the false-discovery rate controlled over
+all pairs of meaning and prompt; the null is that the prompt's pictures were drawn from the collection at random.
+Ignores the audited model. Start at `company`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BEST = 20  # pictures that show the evaluator what a meaning looks like
+CLEARLY = 0.75  # of the way from the average picture to the best ones
+
+
+@dataclass(frozen=True)
+class Company:
+    """Which meanings come with which prompts.
+
+    Attributes:
+        own: (families, prompts) share of the prompt's pictures in which the meaning is seen; NaN without pictures.
+        elsewhere: (families, prompts) the same share of all other pictures.
+        rate: (families, prompts) false-discovery rate at which the pair counts as company, 0 to 1.
+    """
+
+    own: Tensor
+    elsewhere: Tensor
+    rate: Tensor
+
+
+def shown(pictures: Tensor, meaning: Tensor) -> Tensor:
+    """(pictures,) bool: where the evaluator sees a meaning nearly as well as in its very best pictures.
+
+    Things that merely look alike reach about half of that.
+
+    Args:
+        pictures: (pictures, embed), meaning: (embed,), both the evaluator's, unit length.
+    """
+    similar = pictures @ meaning
+    best = similar.topk(min(BEST, len(similar))).values.mean()
+    return similar > similar.mean() + CLEARLY * (best - similar.mean())
+
+
+def company(seen: Tensor, own: Sequence[Tensor]) -> Company:
+    """Test every meaning against every prompt.
+
+    Args:
+        seen: (pictures, families) bool, which meaning is seen where.
+        own: for each prompt, the numbers of its pictures.
+    """
+    from scipy.stats import hypergeom
+
+    total = len(seen)
+    is_own = torch.zeros(total, len(own))
+    for number, pictures in enumerate(own):
+        is_own[pictures, number] = 1.0
+    there = seen.float()
+    both = (there.T @ is_own).numpy()
+    n_seen, n_own = there.sum(0).numpy()[:, None], is_own.sum(0).numpy()[None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        on_own, others = both / n_own, (n_seen - both) / (total - n_own)
+    p = hypergeom.sf(both - 1, total, n_seen, n_own)
+    return Company(torch.from_numpy(on_own), torch.from_numpy(others), torch.from_numpy(false_discovery(p)))
+
+
+def false_discovery(p: np.ndarray) -> np.ndarray:
+    """Benjamini and Hochberg's adjusted p-values, of any shape."""
+    flat = p.ravel()
+    order = np.argsort(flat)
+    scaled = flat[order] * len(flat) / np.arange(1, len(flat) + 1)
+    adjusted = np.empty_like(flat)
+    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1.0)
+    return adjusted.reshape(p.shape)

@@ -1,0 +1,117 @@
+"""Families of latents by the word they follow: over all pictures of the finding half, not over top examples alone.
+
+The top examples of a latent may share an accident (twenty dogs that happen to stand in a forest). A word names a latent
+if the evaluator's similarity to that word rises and falls with the latent's code over the whole collection. Latents
+that follow one word are one family; those that follow none are grouped by likeness and keep no name.
+Start at `named_families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.meaning import families
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+FOLLOWS = 0.15  # correlation from which a word names a latent
+PICTURES = 20_000  # at most so many are looked at
+WORDS = 512  # words a step
+FEW = 10  # active pictures below which nothing is said of a latent
+
+
+@dataclass(frozen=True)
+class Family:
+    """Latents that share one meaning, the best word for them (None if none fits) and its vocabulary group."""
+
+    latents: list[int]
+    label: str | None
+    group: str | None
+
+
+def standardised(study: Study, rows: np.ndarray, words: Tensor) -> Tensor:
+    """How much each word says of each picture by the evaluator, (pictures, words), mean 0 and deviation 1 per word.
+
+    A picture's mean over the words is taken off first: some pictures are more like any text than others.
+    """
+    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[rows], dtype=np.float32))
+    similar = pictures @ words.float().T
+    # The mean over a few hundred words is the same for every block of a long vocabulary.
+    similar = similar - (pictures @ study.vocabulary_embeddings.float().mean(0))[:, None]
+    return (similar - similar.mean(0)) / similar.std(0, correction=0).clamp_min(1e-6)
+
+
+def followed_words(study: Study, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The word whose similarity correlates best with each latent's code.
+
+    Args:
+        rows: of the study's pictures; every n-th is used where there are more than `PICTURES`.
+
+    Returns:
+        correlation: (latents,), −1 to 1, zero for a latent active on fewer than `FEW` pictures; word: (latents,).
+    """
+    rows = rows[:: -(-len(rows) // PICTURES)]
+    codes = study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr().astype(np.float32)
+    n = len(rows)
+    mean = np.asarray(codes.mean(0)).ravel()
+    deviation = np.sqrt(np.maximum(np.asarray(codes.multiply(codes).mean(0)).ravel() - mean**2, 0))
+    live = torch.from_numpy(np.diff(codes.tocsc().indptr) >= FEW)
+    best = torch.full((codes.shape[1],), -1.0)
+    word = torch.zeros(codes.shape[1], dtype=torch.long)
+    for first in range(0, len(study.vocabulary), WORDS):
+        similar = standardised(study, rows, study.vocabulary_embeddings[first : first + WORDS])
+        correlation = torch.from_numpy(
+            np.asarray(codes.T @ similar.numpy()) / n / np.maximum(deviation, 1e-9)[:, None]
+        )
+        some, which = correlation.max(1)
+        word = torch.where(some > best, which + first, word)
+        best = torch.maximum(best, some)
+    return torch.where(live, best, 0.0), word
+
+
+def named_families(study: Study, rows: np.ndarray | None = None) -> list[Family]:
+    """The study's families, strongest latent first in each.
+
+    A name that the analyst gave to a latent wins over the vocabulary, and is a family of its own name.
+
+    Args:
+        rows: pictures that decide on names; default those of the study's finding half.
+    """
+    live = study.examples.counts > 0
+    if not bool(live.any()):
+        return []
+    correlation, word = followed_words(study, study.rows if rows is None else rows)
+    vocabulary, grouped = study.vocabulary, dict[object, Family]()
+    nameless = []
+    for latent in torch.nonzero(live).flatten().tolist():
+        given = study.names.get(latent)
+        if given is None and correlation[latent] < FOLLOWS:
+            nameless.append(latent)
+            continue
+        label = vocabulary.words[int(word[latent])] if given is None else given
+        group = vocabulary.groups[int(word[latent])]
+        grouped.setdefault(label, Family([], label, group)).latents.append(latent)
+    for number, part in enumerate(families(study, latents=nameless) if nameless else ()):
+        grouped[number] = Family(list(part), None, None)
+    strength = study.examples.values.float().sum(1)
+    for family in grouped.values():
+        family.latents.sort(key=lambda latent: (-float(strength[latent]), latent))
+    return list(grouped.values())
+
+
+def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:
+    """What the evaluator is asked to see for each family: its word, or its mean example where no word fits."""
+    rows = [
+        study.vocabulary_embeddings[study.vocabulary.words.index(group.label)]
+        if group.label in study.vocabulary.words
+        else mean
+        for group, mean in zip(groups, means, strict=True)
+    ]
+    return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)
