@@ -1,13 +1,15 @@
 """Cards: how good a dictionary is, measured the same way for every kind and beside untrained controls.
 
 Owns the figures and the verdict. Reconstruction figures stream over any number of rows in float64. Ignores how the
-dictionary was made. Start at `make_card`.
+dictionary was made. Start at `study_card` for a study's dictionary, at `make_card` for activations at hand.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from torch import Tensor
 from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum
-from clipattr.errors import DictionaryError
+from clipattr.errors import DataError, DictionaryError
 from clipattr.meaning.scores import Totals
+from clipattr.shards import write_text
 from clipattr.sites import Site, continue_from
 
 ROWS = 4096
 DENSE = 0.1
+# A factor in fewer pictures than this says little about a latent.
+RARE = 10
 # For each figure, whether more is better; the verdict compares these.
 HIGHER = {
     "explained_variance": True,
@@ -58,6 +63,18 @@ class Card:
         import pandas as pd
 
         return pd.DataFrame({"dictionary": self.figures, **self.controls})
+
+    def save(self, path: str | Path) -> None:
+        """Write the card as JSON."""
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+
+    @staticmethod
+    def open(path: str | Path) -> Card:
+        """Read what `save` wrote; DictionaryError for anything else."""
+        try:
+            return Card(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError) as error:
+            raise DictionaryError(f"{path} holds no card: {error}") from error
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(float_format=lambda value: f"{value:.4f}")
@@ -143,6 +160,87 @@ def make_card(
     if keep:
         dictionary.card = card.to_dict()
     return card
+
+
+def study_card(
+    study: Any,
+    dictionary: Dictionary | None = None,
+    *,
+    templates: Sequence[str] = ("{}",),
+    seeds: Sequence[Dictionary] = (),
+    keep: bool = True,
+) -> Card:
+    """Judge a dictionary on a study's held-out pictures (on all of them where none are held out).
+
+    Whatever the study knows goes in: its model where the site is at the last block, the pictures' labels as zero-shot
+    classes, the evaluator's embeddings, and for rendered pictures the true factors of every scene. Controls are fitted
+    on the other pictures.
+
+    Args:
+        dictionary: default the study's own. seeds, keep: see `make_card`.
+        templates: what zero-shot prompts are put into.
+
+    Raises:
+        DictionaryError: a study with several tokens per picture: flatten its activations and call `make_card`.
+    """
+    made = study.dictionary if dictionary is None else dictionary
+    if np.ndim(study.activations) != 2:
+        raise DictionaryError(
+            f"{study.site} has several tokens per picture: flatten study.activations and call make_card()."
+        )
+    held = study.holdout_rows if len(study.holdout_rows) else study.rows
+    acts = torch.from_numpy(np.asarray(study.activations[held], np.float32))
+    fitting = torch.from_numpy(np.asarray(study.activations[study.rows], np.float32))
+    extra: dict[str, Any] = {}
+    if study.site.index(study.model) == study.model.image_blocks - 1:
+        extra = {"model": study.model, "site": study.site}
+        named = [study.images[int(row)].label for row in held]
+        if all(named):
+            classes = sorted(set(named))
+            extra["text"] = study.model.encode_text(classes, tuple(templates)).float().cpu()
+            extra["labels"] = [classes.index(name) for name in named]
+    _, factors = scene_factors(study.images, held)
+    l0 = float(made.encode(acts).counts().float().mean())
+    return make_card(
+        made,
+        acts,
+        evaluator_embeddings=np.asarray(study.evaluator_embeddings[held], np.float32),
+        factors=factors,
+        seeds=seeds,
+        controls=default_controls(made, fitting, l0),
+        keep=keep,
+        **extra,
+    )
+
+
+def scene_factors(images: Any, rows: Sequence[int] | np.ndarray) -> tuple[list[str], np.ndarray | None]:
+    """What is truly in rendered pictures: the factors' names, and (rows, factors) of 0 and 1.
+
+    Objects by name, backgrounds, written words and watermarks; those in fewer than 10 pictures, or missing in fewer
+    than 10, are left out. No names and None where pictures are not rendered.
+    """
+    try:
+        scenes = [images[int(row)].scene for row in rows]
+    except DataError:
+        return [], None
+    contents = [
+        {
+            *filter(None, (scene.main, *scene.companions)),
+            *(
+                f"{part} {value}"
+                for part in ("context", "word", "watermark")
+                if (value := getattr(scene, part))
+            ),
+        }
+        for scene in scenes
+    ]
+    names = sorted(set().union(*contents))
+    truth = np.array([[name in content for name in names] for content in contents], np.float32)
+    counts = truth.sum(0)
+    usual = (counts >= RARE) & (counts <= len(truth) - RARE)
+    return [name for name, keep in zip(names, usual, strict=True) if keep], truth[
+        :, usual
+    ] if usual.any() else None
 
 
 def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[str, Dictionary]:

@@ -1,11 +1,13 @@
 """Cards: every figure against its definition, and an honest verdict."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
-from clipattr.cards import factor_scores, make_card, stability
+from clipattr.cards import Card, factor_scores, make_card, scene_factors, stability
 from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca, train_sae
 from clipattr.dictionaries.sources import LiveActivations
 from clipattr.errors import DictionaryError
@@ -153,3 +155,29 @@ def test_training_from_a_live_model_equals_training_from_its_activations(tiny_mo
     assert len(steps) == 16
     made = train_sae(source, n_latents=80, k=4, steps=6, batch=64, progress=False)
     assert made.site == "image.-2.patches" and made.model_hash == tiny_model.weights_hash
+
+
+def test_true_factors_are_read_off_the_scenes(tmp_path):
+    from clipattr.images import Images
+
+    scenes = [{"main": "bat", "context": "beach"}] * 10 + [{"main": "kite", "word": "bat"}] * 11
+    lines = [json.dumps({"id": str(n), "scene": scene}) for n, scene in enumerate([*scenes, {"main": "owl"}])]
+    (tmp_path / "scenes.jsonl").write_text("\n".join(lines) + "\n")
+    images = Images.open(f"scenes:{tmp_path / 'scenes.jsonl'}")
+    names, truth = scene_factors(images, range(5, 22))
+    assert names == []  # too few of anything
+    names, truth = scene_factors(images, range(22))
+    assert names == ["bat", "context beach", "kite", "word bat"]
+    assert truth.sum(0).tolist() == [10, 10, 11, 11] and truth[0].tolist() == [1, 1, 0, 0]
+    plain = Images.open([np.zeros((8, 8, 3), np.uint8)] * 2)
+    assert scene_factors(plain, range(2)) == ([], None)
+
+
+def test_a_card_is_saved_and_opened(oracle, tmp_path):
+    made, acts, _ = oracle
+    card = make_card(made, acts, controls={"neurons": neurons(64, k=4)}, keep=False)
+    card.save(tmp_path / "card.json")
+    assert Card.open(tmp_path / "card.json") == card
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(DictionaryError, match="holds no card"):
+        Card.open(tmp_path / "card.json")
