@@ -86,7 +86,11 @@ def _share(text: str) -> float:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value read as JSON where it is JSON (numbers, true, null), else as it stands."""
+    """NAME=VALUE, the value read as JSON where it is JSON (numbers, true, null), else as it stands.
+
+    >>> _setting("k=64"), _setting("normalize=layer_norm")
+    (('k', 64), ('normalize', 'layer_norm'))
+    """
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"settings look like k=64; got {text!r}")

@@ -55,6 +55,9 @@ class Protocol:
     def settings(self, **changes: Any) -> dict[str, Any]:
         """The protocol as keyword arguments of `build_study`, with changes of your own.
 
+        >>> paper.settings(n_latents=512)["n_latents"], paper.n_latents
+        (512, 30000)
+
         Raises:
             StudyError: a change that is none of the protocol's settings.
         """
@@ -76,7 +79,15 @@ class Protocol:
             )
         return asked | changes
 
-    def build(self, model: Any, images: Any, *, path: str | os.PathLike[str], **changes: Any) -> Study:
+    def build(
+        self,
+        model: Any,
+        images: Any,
+        *,
+        path: str | os.PathLike[str],
+        progress: bool = True,
+        **changes: Any,
+    ) -> Study:
         """Build a study as the protocol does; `changes` replace single settings, e.g. n_latents=512.
 
         The whole of it needs the evaluator's weights and a training set of about a million pictures.
@@ -87,7 +98,7 @@ class Protocol:
         settings = self.settings(**changes)
         if settings["vocabulary"] == "imagenet21k":
             settings["vocabulary"] = _first_names(settings["vocabulary"])
-        return build_study(model, images, path=path, **settings)
+        return build_study(model, images, path=path, progress=progress, **settings)
 
     def attribute(self, study: Study, images: Any, prompts: Any) -> Attribution:
         """Signed attributions of the cosine with each prompt, in raw cosine; `× 100` is what the paper prints."""
@@ -118,6 +129,7 @@ def _first_names(vocabulary: str) -> Any:
     return Vocabulary(list(dict.fromkeys(full.words)))
 
 
+#: The protocol of Dreyer et al. 2025.
 paper = Protocol(
     source="arXiv:2505.20229",
     variants=PAPER_VARIANTS,

@@ -60,12 +60,20 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float | None, digits: int = 1) -> str:
-    """A raw cosine in points, cosine × 100, signed: 0.123 gives "+12.3"."""
+    """A raw cosine in points, cosine × 100, signed.
+
+    >>> points(0.123), points(-0.5, 0), points(float("nan"))
+    ('+12.3', '−50', '–')
+    """
     return signed(None if value is None else value * 100, digits)
 
 
 def span(low: float, high: float) -> str:
-    """The bounds of an interval of raw cosines, in points, without plus signs: "11.0 to 13.5"."""
+    """The bounds of an interval of raw cosines, in points, without plus signs.
+
+    >>> span(0.11, 0.135)
+    '11.0 to 13.5'
+    """
     return f"{points(low).lstrip('+')} to {points(high).lstrip('+')}"
 
 

@@ -60,8 +60,8 @@ def reference() -> dict[str, str]:
     pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
     listed = "\n".join(f"   {room}" for room in order)
     pages["reference/index.rst"] = (
-        "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. Names are imported on "
-        f"first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
+        "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. "
+        f"Names are imported on first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
     )
     return pages
 
@@ -73,7 +73,8 @@ def page(room: str, names: list[str]) -> str:
     about = about.replace("*", r"\*").replace("|", r"\|")
     text = f"{title}\n{'=' * len(title)}\n\n``clipattr.{room}``: {about}\n"
     if room == "presets":
-        text += "\n.. autodata:: clipattr.presets.paper\n   :no-value:\n\n.. autoclass:: clipattr.presets.Protocol\n   :members:\n"
+        text += "\n.. autodata:: clipattr.presets.paper\n   :no-value:\n"
+        text += "\n.. autoclass:: clipattr.presets.Protocol\n   :members:\n"
     for name in names:
         value = getattr(clipattr, name)
         if isinstance(value, type):
@@ -112,8 +113,8 @@ def course() -> dict[str, str]:
     notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     listed = "\n".join(file.stem for file in notebooks)
     index = (
-        "# The course\n\nExecuted notebooks, in the order in which to read them. `make lab` opens them to be run; all of "
-        f"them run on what comes with the package.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+        "# The course\n\nExecuted notebooks, in the order in which to read them. `make lab` opens them to be run; "
+        f"all of them run on what comes with the package.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
     )
     return {
         "course/index.md": index,

@@ -124,6 +124,9 @@ class Contrast(LinearTarget):
 
     Each side is what `Similarity` takes; one of them may be a single prompt set against many.
 
+    >>> Contrast("kite", ["bat", "camel"]).names
+    ['kite - bat', 'kite - camel']
+
     Raises:
         TargetError: the two sides are the same, or their numbers of prompts do not match.
     """
@@ -381,6 +384,11 @@ def as_target(target: Any) -> Target:
 
     A string, a list of strings or an embedding means `Similarity`; a list that holds targets means all of them
     together; a callable means a function of the unit-length embedding.
+
+    >>> as_target("a kite")
+    Similarity(a kite)
+    >>> as_target([Contrast("kite", "bat"), "camel"]).names
+    ['kite - bat', 'camel']
 
     Raises:
         TargetError: nothing of these.

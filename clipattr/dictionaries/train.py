@@ -49,6 +49,12 @@ def train_sae(
     """Train one dictionary on activations; every option of `train_saes` may be given.
 
     `train_sae(store, n_latents=30_000, k=64, epochs=5, checkpoint="runs/a")` is all a real run needs.
+
+    >>> acts = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    >>> made = train_sae(acts, n_latents=32, k=4, steps=20, progress=False)
+    >>> codes = made.encode(acts)
+    >>> codes.shape, torch.allclose(made.decode(codes) + made.error(acts, codes), acts, atol=1e-5)
+    ((512, 32), True)
     """
     return train_saes(acts, n_latents=n_latents, k=k, kind=kind, seeds=(seed,), **options)[0]
 

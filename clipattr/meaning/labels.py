@@ -108,6 +108,10 @@ def alignment(mean_embedding: Tensor, text: Tensor, empty: Tensor) -> Tensor:
     Returns:
         (n_latents, n_words) in raw cosine. Subtracting the empty prompt removes what every text shares with a
         picture, so 0 means "no better than saying nothing". Source: Dreyer et al. 2025, arXiv:2505.20229.
+
+    >>> mean, words, empty = torch.tensor([[2.0, 0.0]]), torch.eye(2), torch.tensor([0.6, 0.8])
+    >>> alignment(mean, words, empty)  # the first word fits, the second fits worse than no words at all
+    tensor([[ 0.4000, -0.6000]])
     """
     length = mean_embedding.norm(dim=-1, keepdim=True)
     unit = torch.where(length > 0, mean_embedding / length, torch.full_like(mean_embedding, float("nan")))
