@@ -122,7 +122,10 @@ class Images(Sequence[ImageRecord]):
         """
         if isinstance(source, Images):
             return source
-        images = _open(source, None if root is None else Path(root))
+        try:
+            images = _open(source, None if root is None else Path(root))
+        except (OSError, UnicodeError, csv.Error, RecursionError) as error:
+            raise DataError(f"Pictures cannot be opened from {_name(source)[:300]}: {error}.") from error
         if not len(images):
             raise DataError(f"No pictures in {_name(source)}.")
         images._require_one_readable(_name(source))

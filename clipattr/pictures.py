@@ -6,6 +6,7 @@ by which near-duplicates are found. Ignores where pictures come from; see `image
 """
 
 import io
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ SUFFIXES = frozenset(
     ]
 )
 MAX_PIXELS = 100_000_000  # decoded; 300 MB as RGB
+MAX_BYTES = 512 * 2**20  # of a file
 MAX_ASPECT = 100.0  # beyond this, "resize the shorter side" makes a picture of gigabytes
 THUMBNAIL_SIDE = 112
 
@@ -71,14 +73,14 @@ def read_picture(
         raise PictureError("the file is empty (0 bytes)")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if draft is not None:
+            picture.draft("RGB", (draft, draft))
     except Image.UnidentifiedImageError as error:
         raise PictureError(f"not a picture in a known format ({_describe(data)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"too many pixels: {error}") from error
     except Exception as error:  # Pillow's parsers raise nearly any class on a hostile file
         raise PictureError(f"cannot be opened: {type(error).__name__}: {error}") from error
-    if draft is not None:
-        picture.draft("RGB", (draft, draft))
     return _decoded(picture)
 
 
@@ -116,13 +118,20 @@ def difference_hash(picture: Image.Image) -> int:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise PictureError("a folder, not a picture")
+        if not stat.S_ISREG(about.st_mode):  # a pipe would never end, nor would /dev/zero
+            raise PictureError("no plain file")
+        if about.st_size > MAX_BYTES:
+            raise PictureError(f"too large: {about.st_size:,} bytes, at most {MAX_BYTES:,} are read")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise PictureError("no such file") from error
-    except IsADirectoryError as error:
-        raise PictureError("a folder, not a picture") from error
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise PictureError(f"no possible name of a file ({error})") from error
 
 
 def _describe(data: bytes) -> str:

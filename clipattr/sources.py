@@ -5,7 +5,6 @@ reading them. Start at `Source`; a new kind of storage is a subclass and one lin
 """
 
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -15,8 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from clipattr.documents import parse_json
 from clipattr.errors import DataError
 from clipattr.pictures import SUFFIXES, PictureError, read_picture, to_picture
+
+MAX_LINE = 10_000_000  # characters of a line that describes a scene
 
 
 class Source:
@@ -109,14 +111,23 @@ class SceneSource(Source):
         self.scenes: list[str] = []
         self.names: list[str] = []
         self.columns: dict[str, list[str | None]] = {"label": [], "group": [], "split": []}
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    self._add(number, line)
+        number = 0
+        try:
+            with file.open(encoding="utf-8") as lines:
+                while line := lines.readline(MAX_LINE + 1):
+                    number += 1
+                    if len(line) > MAX_LINE:
+                        raise ValueError(f"more than {MAX_LINE:,} characters")
+                    if line.strip():
+                        self._add(number, line)
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DataError(f"{str(file)!r} cannot be read after line {number}: {error}.") from error
 
     def _add(self, number: int, line: str) -> None:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             scene = json.dumps(entry["scene"], sort_keys=True)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -130,8 +141,8 @@ class SceneSource(Source):
     def read(self, row: int, draft: int | None = None) -> Image.Image:
         try:
             return Image.fromarray(self.scene(row).render())
-        except ValueError as error:
-            raise PictureError(f"the scene cannot be drawn: {error}") from error
+        except Exception as error:  # a line of a file can say anything
+            raise PictureError(f"the scene cannot be drawn: {type(error).__name__}: {error}") from error
 
     def scene(self, row: int) -> Any:
         from clipattr_data import read_scene
@@ -164,10 +175,13 @@ class TarSource(Source):
         pictures: list[tuple[str, tarfile.TarInfo]] = []
         labels: dict[str, tuple[int, str]] = {}
         try:
+            length = file.stat().st_size
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
-                    if not member.isfile():
+                    if not member.isfile() or member.sparse is not None:
                         continue
+                    if not 0 <= member.size <= length - member.offset_data:
+                        raise tarfile.ReadError(f"{member.name[:80]!r} claims {member.size:,} bytes")
                     folder, _, base = member.name.rpartition("/")
                     stem, _, extension = base.partition(".")
                     key = f"{folder}/{stem}"
@@ -179,7 +193,7 @@ class TarSource(Source):
                         rank = ("cls", "json", "txt").index(extension)
                         if text is not None and (key not in labels or rank < labels[key][0]):
                             labels[key] = (rank, text)
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
             raise DataError(f"{str(file)!r} cannot be read as a tar of pictures: {error}.") from error
         prefix = f"{file.stem}/" if len(self.files) > 1 else ""
         for key, member in pictures:
@@ -195,6 +209,8 @@ class TarSource(Source):
                 data = file.read(size)
         except OSError as error:
             raise PictureError(f"its shard cannot be read: {error.strerror or error}") from error
+        if len(data) != size:
+            raise PictureError("its shard has been cut short")
         return read_picture(data, draft=draft)
 
     def weight(self, row: int) -> int:
@@ -294,7 +310,7 @@ def readable_name(path: str | Path) -> str:
 def _tar_label(extension: str, data: bytes) -> str | None:
     if extension == "json":
         try:
-            entry = json.loads(io.BytesIO(data).read())
+            entry = parse_json(data)
         except ValueError:
             return None
         value = entry.get("label") if isinstance(entry, dict) else None

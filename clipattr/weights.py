@@ -7,7 +7,6 @@ tensors stops with a `ModelError`. Knows nothing of pictures or texts. Start at 
 
 import difflib
 import hashlib
-import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,18 @@ import open_clip
 import torch
 from torch import nn
 
+from clipattr.documents import read_json
 from clipattr.errors import ModelError
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 LOCAL, HUB = "local-dir:", "hf-hub:"
+
+# Well above every published CLIP; with these, a hostile configuration cannot ask for more than a large model's memory.
+LARGEST_SIZES = {
+    "embed_dim": 16_384, "width": 16_384, "layers": 256, "heads": 1_024, "head_width": 4_096, "image_size": 4_096,
+    "patch_size": 1_024, "vocab_size": 2_000_000, "context_length": 65_536, "mlp_ratio": 64, "depth": 256,
+}  # fmt: skip
 
 # The eight variants of arXiv:2505.20229, by their open_clip names.
 PAPER_VARIANTS = (
@@ -138,7 +144,7 @@ def _find_folder(folder: Path, reference: str) -> Found:
     if not file.is_file():
         raise ModelError(f"{reference}: {folder} has no {CONFIG_NAME}: not a model in open_clip's format.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise ModelError(f"{reference}: {file} is not readable JSON ({error}).") from error
     _check_config(content.get("model_cfg") if isinstance(content, dict) else None, reference)
@@ -156,9 +162,34 @@ def _check_config(config: Any, reference: str) -> None:
         if not isinstance(config.get(key), kind):
             got = repr(config.get(key))[:80]
             raise ModelError(f"{reference}: {CONFIG_NAME}: {key} must be {kind.__name__}; got {got}.")
+    _check_sizes(config, reference)
+    for tower in ("vision_cfg", "text_cfg"):
+        for key, value in config[tower].items():
+            if (
+                key.endswith("model_name")
+                and isinstance(value, str)
+                and ("://" in value or value.startswith((HUB, LOCAL)))
+            ):
+                raise ModelError(
+                    f"{reference}: {CONFIG_NAME} sends for another model, {key}={value!r:.80}; refused."
+                )
     options = config["text_cfg"].get("tokenizer_kwargs") or {}
     if "trust_remote_code" in options:
         raise ModelError(f"{reference}: its tokenizer asks to run code that comes with the weights; refused.")
+
+
+def _check_sizes(config: dict[str, Any], reference: str) -> None:
+    """Refuse sizes that no CLIP has, before anything of that size is allocated."""
+    for place in (config, config["vision_cfg"], config["text_cfg"]):
+        for key, largest in LARGEST_SIZES.items():
+            value = place.get(key)
+            for number in value if isinstance(value, list) else [value]:
+                if number is None or isinstance(number, (bool, str)):
+                    continue
+                if not isinstance(number, (int, float)) or not 0 <= number <= largest:
+                    raise ModelError(
+                        f"{reference}: {CONFIG_NAME}: {key} must lie between 0 and {largest:,}; got {number!r:.80}."
+                    )
 
 
 def _create(source: str, reference: str, **options: Any) -> nn.Module:

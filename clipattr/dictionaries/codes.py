@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clipattr.documents import parse_json
 from clipattr.errors import DictionaryError
 
 SCHEMA = 1
@@ -287,20 +288,24 @@ class SparseCodes:
             raise DictionaryError(f"Cannot read codes from {path}: {error}") from error
         except Exception as error:  # safetensors raises its own class for damaged headers
             raise DictionaryError(f"{path} is not a readable safetensors file: {error}") from error
-        if "clipattr_codes" in meta:
-            meta = json.loads(meta["clipattr_codes"])
+        try:
+            if "clipattr_codes" in meta:
+                meta = parse_json(meta["clipattr_codes"])
+            whole = {name: int(meta.get(name, 0)) for name in ("schema", "n_latents")}
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise DictionaryError(f"{path} has unreadable metadata: {error}") from error
         if "n_latents" not in meta or not {"indices", "values"} <= tensors.keys():
             raise DictionaryError(
                 f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
             )
-        if int(meta.get("schema", 0)) > SCHEMA:
+        if whole["schema"] > SCHEMA:
             raise DictionaryError(
                 f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
             )
         return SparseCodes(
             tensors["indices"].to(torch.int32),
             tensors["values"].float(),
-            int(meta["n_latents"]),
+            whole["n_latents"],
             tensors.get("offsets"),
             tensors.get("row_stats"),
         )

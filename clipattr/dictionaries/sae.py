@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum, chunk_rows, matmul_dtype
+from clipattr.documents import read_json
 from clipattr.errors import DictionaryError
 
 SCHEMA = 1
@@ -357,20 +358,20 @@ def load_dictionary(path: str | Path) -> Dictionary:
             "with load_sae()."
         )
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        config = read_json(folder / CONFIG_FILE)
         parts = load_file(folder / WEIGHTS_FILE)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "clipattr":
         raise DictionaryError(
             f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on this folder."
         )
-    if config.get("schema", 0) > SCHEMA:
+    if not isinstance(config.get("schema", 0), int) or config.get("schema", 0) > SCHEMA:
         raise DictionaryError(
             f"{folder} has schema {config['schema']}, newer than {SCHEMA}: update clipattr."
         )
     kind = config.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DictionaryError(
             f"{folder} holds a dictionary of kind {kind!r}; known kinds: {', '.join(sorted(KINDS))}."
         )
@@ -384,7 +385,17 @@ def load_dictionary(path: str | Path) -> Dictionary:
             model_hash=config["model_hash"],
             info=config["info"],
         )
-    except (KeyError, TypeError) as error:
+    except DictionaryError:
+        raise
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         raise DictionaryError(
             f"The dictionary in {folder} is incomplete or has unknown fields: {error}"
         ) from error

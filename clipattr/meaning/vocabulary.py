@@ -23,6 +23,7 @@ GENERAL = "general"
 IMAGENET = "imagenet21k"
 WORD_COLUMNS = ("word", "label", "name", "text", "term")
 GLOSS_WORDS = 8  # of a gloss that go into a prompt; a CLIP reads at most 75 tokens
+MAX_FILE = 512 * 2**20  # bytes
 MAX_WORD = 300  # characters; a longer line is a sentence or a broken file
 
 
@@ -142,7 +143,10 @@ class Vocabulary:
         suffix = path.suffix.lower()
         if suffix not in (".csv", ".tsv"):
             return cls([line for line in text.splitlines() if not line.startswith("#")])
-        table = list(csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
+        try:
+            table = list(csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
+        except csv.Error as error:
+            raise DataError(f"{str(path)!r} is not a table: {error}.") from error
         header = [cell.strip().lower() for cell in table[0]] if table else []
         word_at = next((header.index(name) for name in WORD_COLUMNS if name in header), None)
         if word_at is None:
@@ -294,11 +298,20 @@ def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
 
 
 def _read_text(path: Path, encoding: str) -> str:
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            raise DataError(
+                f"No vocabulary file {str(path)[:300]!r}. Give a file, a list of words, {GENERAL!r} or {IMAGENET!r}."
+            )
+        if path.stat().st_size > MAX_FILE:
+            raise DataError(
+                f"{str(path)!r} has {path.stat().st_size:,} bytes, at most {MAX_FILE:,} are read."
+            )
+        data = path.read_bytes()
+    except OSError as error:
         raise DataError(
-            f"No vocabulary file {str(path)!r}. Give a file, a list of words, {GENERAL!r} or {IMAGENET!r}."
-        )
-    data = path.read_bytes()
+            f"No vocabulary can be read from {str(path)[:300]!r}: {error.strerror or error}."
+        ) from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
     try:

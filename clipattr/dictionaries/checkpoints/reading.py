@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import json
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,12 +25,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors_bytes
 from torch import Tensor
 
+from clipattr.documents import parse_json, read_json
 from clipattr.errors import DictionaryError
 
 WEIGHT_NAMES = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "sae.pt", "weights.pt", "sparse_autoencoder_final.pt",
 )  # fmt: skip
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz")
+MOST_UNFOLDED = (
+    32  # times its size that a compressed file may unfold to; float weights hardly compress at all
+)
 CONFIG_NAMES = ("cfg.json", "config.json", "cfg.yaml", "config.yaml")
 
 
@@ -109,14 +113,12 @@ def _allowed(module: str, name: str) -> Any:
         "pathlib.Path": lambda *parts: "/".join(map(str, parts)),
         "pathlib.PosixPath": lambda *parts: "/".join(map(str, parts)),
         "pathlib.WindowsPath": lambda *parts: "/".join(map(str, parts)),
-        "numpy.core.multiarray._reconstruct": lambda cls, shape, kind: np.ndarray(shape, kind),
+        "numpy.core.multiarray._reconstruct": lambda cls, shape, kind: np.ndarray(0, np.int8),
         "numpy.core.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
         "numpy.dtype": lambda code, *_: np.dtype(_plain_code(code)),
     }
     if full in functions:
         return _fresh(functions[full])
-    if full == "numpy.ndarray":
-        return np.ndarray
     return None
 
 
@@ -155,7 +157,11 @@ def read_torch(data: bytes, name: str) -> Any:
     """
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(entry.endswith("constants.pkl") for entry in archive.namelist()):
+            entries = archive.infolist()
+            # torch stores what it writes as it is; what unfolds a hundredfold is a bomb, not weights.
+            if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
+                raise DictionaryError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
+            if any(entry.filename.endswith("constants.pkl") for entry in entries):
                 raise DictionaryError(f"{name} is a TorchScript archive, that is a program: refused.")
     # Whatever torch's own restricted reader dislikes (or warns of), ours decides below.
     with contextlib.suppress(Exception), warnings.catch_warnings():
@@ -183,6 +189,13 @@ def as_plain(value: Any) -> Any:
         return {str(name): as_plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [as_plain(part) for part in value]
+    if isinstance(value, Tensor):
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(
+                f"a tensor of shape {tuple(value.shape)} that the file does not hold the numbers of"
+            )
+        return value
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     return value.item() if isinstance(value, np.generic) else value
@@ -228,7 +241,12 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
             break
         if config is not None:
             raise DictionaryError(f"There is no config file {place}.")
-    content = as_plain(content)
+    try:
+        content = as_plain(content)
+    except (RecursionError, ValueError, TypeError) as error:
+        raise DictionaryError(
+            f"{weights} holds values nested in each other, or no plain ones: {error}"
+        ) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{weights} holds a {type(content).__name__}, not a dictionary of tensors.")
     for name in ("cfg", "config"):
@@ -262,8 +280,8 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
     try:
         data = file.read_bytes()
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+            data = _unzipped(file, data)
+    except (OSError, EOFError, zlib.error) as error:
         raise DictionaryError(f"{file} cannot be read: {error}") from error
     if file.suffix == ".safetensors":
         try:
@@ -273,22 +291,31 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
     if data[:1] == b"{":
         line, _, rest = data.partition(b"\n")
         try:
-            header = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            header = parse_json(line)
+        except ValueError as error:
             raise DictionaryError(f"{file} begins like a JSON header that cannot be read: {error}") from error
         return read_torch(rest, str(file)), header
     return read_torch(data, str(file)), None
 
 
+def _unzipped(file: Path, data: bytes) -> bytes:
+    most = MOST_UNFOLDED * len(data) + 2**20
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as unzipping:
+        unfolded = unzipping.read(most + 1)
+    if len(unfolded) > most:
+        raise DictionaryError(f"{file} unfolds to far more than its own size: refused, not unpacked.")
+    return unfolded
+
+
 def _config(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".json":
-            found = json.loads(file.read_text())
+            found = read_json(file)
         else:
             import yaml
 
             found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DictionaryError(f"The config {file} cannot be read: {error}") from error
     except Exception as error:  # yaml has its own errors
         raise DictionaryError(f"The config {file} is not valid YAML: {error}") from error
