@@ -129,8 +129,13 @@ class Run:
         offsets = torch.zeros(objective.n_latents + 1, dtype=torch.int32, device=x.device)
         offsets[1:] = counts.cumsum(0)
         latents, targets, inputs = terms.latents[order], terms.targets[order], terms.inputs[order]
+        weights = terms.weights[order]
+        sorted_dots = entry_dots(decoder, terms.residuals, targets, offsets, latents)
+        # How far each latent's decoder gradient points along its own direction, from the dots that are there anyway.
+        along = torch.zeros(objective.n_latents, device=x.device)
+        along.index_add_(0, latents.long(), weights * sorted_dots)
         dots = torch.empty_like(terms.weights)
-        dots[order] = entry_dots(decoder, terms.residuals, targets, offsets, latents)
+        dots[order] = sorted_dots
         slopes = objective.slopes(dots[:n_main], entries, values, own, len(x))
         if len(dots) > n_main:
             revived = dots[n_main:] * (terms.weights[n_main:] > 0)
@@ -139,8 +144,10 @@ class Run:
             )
 
         self.steps_done += 1
-        weights, encoder_slopes = terms.weights[order], slopes.encoder[order]
-        self._update_matrices(x, terms.residuals, targets, inputs, weights, encoder_slopes, offsets, lr)
+        encoder_slopes = slopes.encoder[order]
+        self._update_matrices(
+            x, terms.residuals, targets, inputs, weights, encoder_slopes, along, offsets, lr
+        )
         bias_gradient = torch.zeros_like(self.parameters["encoder_bias"])
         bias_gradient.index_add_(0, terms.latents.long(), slopes.encoder_bias)
         self._adam("encoder_bias", bias_gradient, lr)
@@ -248,6 +255,7 @@ class Run:
         inputs: Tensor,
         weights: Tensor,
         slopes: Tensor,
+        along: Tensor,
         offsets: Tensor,
         lr: float,
     ) -> None:
@@ -266,7 +274,7 @@ class Run:
             gradient = bag_sum(residuals, targets[first:last], weights[first:last], local).float()
             rows = decoder[start:stop]
             # Only the part of the gradient that turns a direction counts: lengths stay 1.
-            gradient.addcmul_((gradient * rows).sum(-1, keepdim=True), rows, value=-1)
+            gradient.addcmul_(along[start:stop, None], rows, value=-1)
             self._adam("decoder", gradient, lr, slice(start, stop))
             rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12))
             gradient = bag_sum(x, inputs[first:last], slopes[first:last], local).float()
