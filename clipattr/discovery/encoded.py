@@ -1,0 +1,155 @@
+"""Pictures as a study's model sees them: activations, codes and embeddings, from the study's arrays where it has them.
+
+Owns where these come from: stored rows cost nothing, other pictures are encoded once. Ignores what is done with them.
+Start at `encoded`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.dictionaries import SparseCodes
+from clipattr.errors import DataError, SiteError
+from clipattr.images import Images
+from clipattr.sites import capture, continue_from
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+BLOCK = 2048  # rows a step
+BATCH = 64  # pictures encoded at a time
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures, row i of everything the same one.
+
+    Attributes:
+        images: the pictures that could be read. rows: their rows in the study's arrays, None for other pictures.
+        acts: (pictures, width) float32 at the study's site. codes: (pictures, latents).
+        embeddings: (pictures, embed) float32, unit length, the audited model's.
+        places: (pictures,) int64, where they stood among the `asked` pictures that were asked for.
+    """
+
+    images: Images
+    rows: np.ndarray | None
+    acts: Tensor
+    codes: SparseCodes
+    embeddings: Tensor
+    places: np.ndarray
+    asked: int
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None) -> Encoded:
+    """Activations, codes and embeddings of some pictures.
+
+    Args:
+        images: anything `Images.open` takes; pictures of the study are recognised and not encoded again. None: rows.
+        rows: of the study; None with no images: the held-out ones, or all if nothing is held out.
+
+    Raises:
+        SiteError: the study's site holds several tokens a picture. DataError: not one picture can be read.
+    """
+    if study.site.tokens != "cls":
+        raise SiteError(
+            f"this needs one activation a picture; the study was built at {study.site}, which has one a token. Build "
+            f"a study at image.{study.site.block}.cls."
+        )
+    if images is not None:
+        opened = Images.open(images)
+        rows = _rows_of(study, opened)
+        if rows is None:
+            return _encode(study, opened)
+        places = np.arange(len(opened))
+    else:
+        if rows is None:
+            rows = study.holdout_rows if len(study.holdout_rows) else np.arange(len(study.images))
+        rows = np.asarray(rows, dtype=np.int64)
+        opened, places = study.images.select(rows), np.arange(len(rows))
+    if not len(rows):
+        raise DataError("there is no picture to look at: the selection is empty.")
+    last = study.site.index(study.model) == study.model.image_blocks - 1
+    if not (last and study.model.tail_is_closed_form):
+        # Behind an earlier block the other tokens take part, and the study does not keep them.
+        return _encode(study, opened, rows)
+    acts = torch.from_numpy(np.asarray(study.activations[rows], dtype=np.float32))
+    with torch.no_grad():
+        embeddings = torch.cat([continue_from(study.model, study.site, some) for some in acts.split(BLOCK)])
+    codes = study.codes.rows(torch.from_numpy(rows))
+    return Encoded(opened, rows, acts, codes, embeddings.float().cpu(), places, len(rows))
+
+
+def _rows_of(study: Study, images: Images) -> np.ndarray | None:
+    """Rows of these pictures if they are the study's own, opened from where the study has them."""
+    if images.source is not study.images.source or not set(images.ids) <= set(study.images.ids):
+        return None
+    return np.array([study.images.index_of(name) for name in images.ids], dtype=np.int64)
+
+
+def _encode(study: Study, images: Images, rows: np.ndarray | None = None) -> Encoded:
+    model, site = study.model, study.site
+    kept: list[np.ndarray] = []
+    acts, embeddings = [], []
+    with torch.no_grad(), capture(model, site) as held:
+        for places, pixels in images.batches(model, BATCH):
+            embeddings.append(model.encode_image(pixels[0]).float().cpu())
+            acts.append(held[site].float().cpu())
+            kept.append(places)
+    if not kept:
+        raise DataError(f"None of the {len(images)} pictures could be read; images.skipped says why.")
+    read = np.concatenate(kept)
+    joined = torch.cat(acts)
+    return Encoded(
+        images if len(read) == len(images) else images.select(read),
+        None if rows is None else rows[read],
+        joined,
+        study.dictionary.encode(joined),
+        torch.cat(embeddings),
+        read,
+        len(images),
+    )
+
+
+def summed_codes(codes: SparseCodes, latents: Any) -> Tensor:
+    """(pictures,) how strongly each picture shows a family: its codes summed."""
+    chosen = codes.for_latents(latents)
+    total = torch.zeros(len(codes), dtype=torch.float32)
+    return total.index_add_(0, chosen.row_of_entries(), chosen.values.reshape(-1).float())
+
+
+def family_directions(dictionary: Any, codes: SparseCodes, latents: Any) -> Tensor:
+    """(pictures, width): what a family adds to the activation, its codes times its directions."""
+    fixed = codes.to_fixed()
+    wanted = torch.isin(fixed.indices.long(), torch.as_tensor(latents, dtype=torch.long))
+    amounts = torch.where(wanted, fixed.values, torch.zeros_like(fixed.values)).float()
+    decoder = torch.as_tensor(dictionary.decoder).float()
+    parts = [
+        torch.bmm(some[:, None], decoder[index.long()])[:, 0]
+        for some, index in zip(amounts.split(BLOCK), fixed.indices.split(BLOCK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def names_given(given: Any, pictures: Encoded, column: str) -> list[str | None] | None:
+    """Labels or groups of some pictures: the given ones, else the collection's column; None if there are none.
+
+    Raises:
+        DataError: another number of them than pictures were asked for.
+    """
+    if given is None:
+        known = pictures.images.columns[column]
+        return list(known) if any(known) else None
+    values = [None if value is None else str(value) for value in given]
+    if len(values) != pictures.asked:
+        raise DataError(
+            f"{len(values)} {column}s were given for {pictures.asked} pictures: one each is needed."
+        )
+    return [values[place] for place in pictures.places.tolist()]
