@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except BrokenPipeError:
+        return _reader_gone()
     if arguments.debug:
         return _run(arguments)
     try:
@@ -68,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted; a study goes on where it stopped when the same command is given again")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader has closed; nothing more to say
-        return OK
+        return _reader_gone()
     except (ClipattrError, OSError) as error:
         say(f"error: {error}")
         return BAD_INPUT
@@ -80,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"a fault of clipattr: {type(error).__name__}: {error}. Run again with --debug and report what it shows"
         )
         return INTERNAL
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has closed it: nothing more to say, and nothing wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK
 
 
 def _run(arguments: argparse.Namespace) -> int:
