@@ -2,22 +2,28 @@
 
     python benchmarks/store.py [--quick]
 
-The store is written through its own writer from random activations of width 768 (no model runs), then read from the
-page cache: reading in order and shuffled alternate, and the ratio is the median over rounds.
+Two stores are written through their own writer from random activations of width 768 (no model runs), one in the given
+order and one mixed on writing, then read from the page cache. Reading in order, shuffled by blocks (mixed store) and
+shuffled by rows (the other) take turns, each batch is dropped before the next is read, and ratios are medians over
+rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from results import write_results
+from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.store import ActivationStore
@@ -25,13 +31,20 @@ from clipattr.store import ActivationStore
 WIDTH, K, LATENTS, BATCH, SHARD = 768, 64, 30_000, 4096, 8192
 
 
-def filled(path: Path, rows: int) -> ActivationStore:
+def filled(path: Path, rows: int, shuffle: int | None) -> ActivationStore:
     """A complete store of random activations."""
     model: Any = SimpleNamespace(
         reference="random", weights_hash="0" * 16, preprocess_id="none", image_width=WIDTH, image_tokens=50
     )
     store = ActivationStore.create(
-        path, model, "image.-1.cls", pictures=rows, fingerprint="random", batch=64, shard_pictures=SHARD
+        path,
+        model,
+        "image.-1.cls",
+        pictures=rows,
+        fingerprint="random",
+        batch=64,
+        shard_pictures=SHARD,
+        shuffle=shuffle,
     )
     generator = torch.Generator().manual_seed(0)
     while not store.complete:
@@ -40,14 +53,13 @@ def filled(path: Path, rows: int) -> ActivationStore:
     return store
 
 
-def in_order(store: ActivationStore) -> None:
-    for start in range(0, len(store) - BATCH + 1, BATCH):
-        store.read(start, start + BATCH)
+def in_order(store: ActivationStore) -> Iterator[Tensor]:
+    return (store.read(start, start + BATCH) for start in range(0, len(store) - BATCH + 1, BATCH))
 
 
-def seconds(task: Any) -> float:
+def seconds(batches: Iterator[Tensor]) -> float:
     start = time.perf_counter()
-    task()
+    collections.deque(batches, maxlen=0)
     return time.perf_counter() - start
 
 
@@ -58,37 +70,53 @@ def main() -> None:
     rows = 32_768 if options.quick else 262_144
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        store = filled(place / "store", rows)
+        given, store = filled(place / "given", rows, None), filled(place / "store", rows, 0)
         size = sum(file.stat().st_size for file in (place / "store").rglob("*") if file.is_file())
-        ratios, sequential, shuffled = [], [], []
-        for epoch in range(3 if options.quick else 7):
-            sequential.append(seconds(lambda: in_order(store)))
-            shuffled.append(seconds(lambda epoch=epoch: [None for _ in store.shuffled(BATCH, 0, epoch)]))
-            ratios.append(sequential[-1] / shuffled[-1])
+        times: dict[str, list[float]] = {name: [] for name in ("in order", "by blocks", "by rows")}
+        for epoch in range(4 if options.quick else 12):
+            round_of = {
+                "in order": in_order(store),
+                "by blocks": store.shuffled(BATCH, 0, epoch),
+                "by rows": given.shuffled(BATCH, 0, epoch),
+            }
+            # Whoever comes first in a round has the warmer or the colder machine, so all take turns at it.
+            names = list(itertools.islice(itertools.cycle(round_of), epoch % 3, epoch % 3 + 3))
+            for name in names:
+                taken = seconds(round_of[name])
+                if epoch:  # the first round maps the files
+                    times[name].append(taken)
         # A crash after half of the shards: what resuming costs before the first new shard.
         for record in sorted(place.glob("store/0*.json"))[rows // SHARD // 2 :]:
             record.unlink()
-        resume = seconds(lambda: ActivationStore.open(place / "store"))
+        began = time.perf_counter()
+        ActivationStore.open(place / "store")
+        resume = time.perf_counter() - began
         codes = SparseCodes(
             torch.randint(0, LATENTS, (10_000, K), dtype=torch.int32), torch.rand(10_000, K), LATENTS
         )
         codes.save(place / "codes.safetensors", half=True)
         per_code = (place / "codes.safetensors").stat().st_size / len(codes)
     gigabytes = rows * WIDTH * 2 / 1e9
+
+    def against_in_order(name: str) -> float:
+        return statistics.median(a / b for a, b in zip(times["in order"], times[name], strict=True))
+
     figures = {
         "bytes_per_token_codes": per_code,
         "bytes_per_token_activations": size / rows,
         "imagenet_gigabytes": size / rows * 1.28e6 / 1e9,
-        "shuffled_over_sequential": statistics.median(ratios),
-        "sequential_gigabytes_per_second": gigabytes / statistics.median(sequential),
-        "shuffled_gigabytes_per_second": gigabytes / statistics.median(shuffled),
+        "shuffled_over_sequential": against_in_order("by blocks"),
+        "row_shuffled_over_sequential": against_in_order("by rows"),
+        "sequential_gigabytes_per_second": gigabytes / statistics.median(times["in order"]),
         "resume_seconds": resume,
     }
     for name, value in figures.items():
         print(f"{name:34s} {value:12.4f}")
-    print(
-        f"written to {write_results('store', figures, [{'rows': rows, 'width': WIDTH}], quick=options.quick)}"
-    )
+    table = [
+        {"rows": rows, "width": WIDTH, "batch": BATCH, "reading": name, "seconds": t}
+        for name, t in times.items()
+    ]
+    print(f"written to {write_results('store', figures, table, quick=options.quick)}")
 
 
 if __name__ == "__main__":
