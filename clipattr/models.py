@@ -1,7 +1,7 @@
 """Models: one wrapper round every CLIP that open_clip can build, wherever its weights come from.
 
-Owns preprocessing, tokens, embeddings, and what the image tower looks like. Weights are found and read in
-weights.py; hooks are the business of sites.py.
+Owns preprocessing, tokens and embeddings. Weights are found and read in
+weights.py, image towers in towers.py; hooks are the business of sites.py.
 Start at `load_model`.
 """
 
@@ -24,7 +24,8 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from clipattr.errors import DataError, ModelError, SiteError
+from clipattr.errors import DataError, ModelError
+from clipattr.towers import Tower, read_tower
 from clipattr.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
@@ -57,6 +58,7 @@ class Model:
         if hasattr(clip, "set_grad_checkpointing"):
             clip.set_grad_checkpointing(False)  # type: ignore[operator]  # it would run blocks twice, and hooks with them
         self.reference = reference
+        self._tower: Tower | None = None
         self._make_tokenizer = make_tokenizer
         if preprocess is None:
             config = _preprocess_config(clip)
@@ -122,34 +124,20 @@ class Model:
     # the image tower, for towers whose blocks can be addressed
 
     @property
-    def image_tower(self) -> VisionTransformer:
-        """The image tower, if it is one that sites can address.
+    def image_tower(self) -> Tower:
+        """The image tower as sites address it; read again whenever the module is another one.
 
         Raises:
-            SiteError: it is another kind; pictures and texts can still be encoded.
+            SiteError: it is of a kind without sites; pictures and texts can still be encoded.
         """
-        tower = self.visual
-        which = "image.<block>.cls, .patches and .all exist for open_clip's own VisionTransformer towers"
-        if not isinstance(tower, VisionTransformer):
-            inner = getattr(tower, "trunk", None)
-            kind = type(tower).__name__
-            if inner is not None:
-                kind += f" ({type(inner).__name__} from timm)"
-            raise SiteError(
-                f"{self.reference}: its image tower is a {kind}, which has no sites here: {which}. "
-                "It still encodes pictures and texts, for instance as an evaluator."
-            )
-        if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
-            raise SiteError(
-                f"{self.reference}: its image tower pools by attention or not at all, which sites do not follow: "
-                f"{which} that pool by class token or by mean. It still encodes pictures and texts."
-            )
-        return tower
+        if self._tower is None or self._tower.visual is not self.visual:
+            self._tower = read_tower(self.visual, self.reference)
+        return self._tower
 
     @property
     def image_width(self) -> int:
         """Width of the image tower's residual stream."""
-        return self.image_tower.conv1.out_channels
+        return self.image_tower.width
 
     @property
     def image_blocks(self) -> int:
@@ -159,30 +147,31 @@ class Model:
     @property
     def image_blocks_modules(self) -> list[nn.Module]:
         """The residual blocks of the image tower, first to last."""
-        return list(self.image_tower.transformer.resblocks)
+        return self.image_tower.blocks
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens each block sees: the class token, which comes first, and one per patch."""
-        return self.image_tower.positional_embedding.shape[0]
+        """How many tokens each block sees: those that come first (a class token, registers), one per patch."""
+        return self.image_tower.tokens
 
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches; patch tokens run row by row."""
-        rows, columns = self.image_tower.grid_size
-        return int(rows), int(columns)
+        return self.image_tower.grid
 
     @property
     def ln_post(self) -> nn.LayerNorm | None:
-        """The LayerNorm between the last block and the projection, None where there is none."""
-        norm = self.image_tower.ln_post
-        return norm if isinstance(norm, nn.LayerNorm) else None
+        """The LayerNorm between the last block and the projection, None where there is none or where pooling by
+        attention comes between."""
+        tower = self.visual
+        own = isinstance(tower, VisionTransformer) and tower.attn_pool is None
+        return tower.ln_post if own and isinstance(tower.ln_post, nn.LayerNorm) else None
 
     @property
     def image_projection(self) -> Tensor | None:
         """(width, embed): maps the normalised class token to the embedding; None means there is no such
         map."""
-        return self.image_tower.proj
+        return self.visual.proj if isinstance(self.visual, VisionTransformer) else None
 
     @property
     def tail_is_closed_form(self) -> bool:
@@ -191,13 +180,9 @@ class Model:
         LayerNorm works on each token alone, so it makes no difference whether it comes before or after
         pooling.
         """
-        try:
-            tower = self.image_tower
-        except SiteError:
-            return False
         norm = self.ln_post
         affine = norm is not None and norm.weight is not None and norm.bias is not None
-        return affine and tower.pool_type == "tok"
+        return affine and isinstance(self.visual, VisionTransformer) and self.visual.pool_type == "tok"
 
     # encoding
 

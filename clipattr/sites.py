@@ -1,7 +1,7 @@
 """Sites: where in a model activations are read and replaced.
 
-Owns `Site`, the written form of a place, and every hook. It is the only module that reaches inside a tower;
-all others ask it for activations or hand them back. Knows nothing of dictionaries or targets.
+Owns `Site`, the written form of a place, and every hook; what a tower consists of is read in towers.py. All others
+ask it for activations or hand them back. Knows nothing of dictionaries or targets.
 Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clipattr.errors import SiteError
 from clipattr.models import Model
+from clipattr.towers import Tower
 
 TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
 
@@ -67,7 +67,7 @@ class Site:
         """The block's number in this model, counted from 0.
 
         Raises:
-            SiteError: the model has no such block, or no sites in that tower.
+            SiteError: the model has no such block or no class token, or no sites in that tower.
         """
         if self.tower != "image":
             raise SiteError(
@@ -75,21 +75,38 @@ class Site:
                 "e.g. image.-1.cls."
             )
         n = model.image_blocks
+        if self.tokens == "cls" and not model.image_tower.has_class_token:
+            raise SiteError(
+                f"{self}: the image tower of {model.reference} has no class token. Its sites are "
+                f"image.{self.block}.patches and image.{self.block}.all."
+            )
         if not -n <= self.block < n:
             raise SiteError(f"{self}: {model.reference} has {n} image blocks, 0 to {n - 1} or -{n} to -1.")
         return self.block % n
 
     def shape(self, model: Model) -> tuple[int, ...]:
         """Shape of one picture's activation here: (width,) for `cls`, else (tokens, width)."""
-        count = {"all": model.image_tokens, "patches": model.image_tokens - 1}
-        return (model.image_width,) if self.tokens == "cls" else (count[self.tokens], model.image_width)
+        if self.tokens == "cls":
+            return (model.image_width,)
+        before = model.image_tower.prefix if self.tokens == "patches" else 0
+        return (model.image_tokens - before, model.image_width)
 
     def reaches_embedding(self, model: Model) -> bool:
         """Whether the embedding depends on the activation here: after the last block only pooled tokens
         count."""
         if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
             return True
-        return self.tokens == {"tok": "cls", "avg": "patches"}.get(model.image_tower.pool_type)
+        return self.tokens in model.image_tower.pooled
+
+    def needs_context(self, model: Model) -> bool:
+        """Whether the tokens that are not at this site take part in what follows it."""
+        if self.tokens == "all" or not self.reaches_embedding(model):
+            return False
+        return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
+
+    def read(self, stream: Tensor, model: Model) -> Tensor:
+        """The site's tokens out of all tokens of its block, (batch, tokens, width)."""
+        return _read(stream, self, model.image_tower)
 
 
 class Captured(dict[Site, Tensor]):
@@ -118,17 +135,17 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     Raises:
         SiteError: a site does not exist in this model.
     """
-    wanted = [(site, *_block(model, site)) for site in map(Site, sites)]
+    wanted = [(site, _block(model, site)) for site in map(Site, sites)]
     acts = Captured()
 
-    def keep(site: Site, batch_first: bool) -> Callable:
+    def keep(site: Site, tower: Tower) -> Callable:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             # A copy, since a view of one token would keep all of them in memory.
-            acts[site] = _read(output if batch_first else output.transpose(0, 1), site).clone()
+            acts[site] = _read(_batch_first(output, tower), site, tower).clone()
 
         return hook
 
-    with _hooks([(module, keep(site, batch_first)) for site, module, batch_first in wanted]):
+    with _hooks([(module, keep(site, model.image_tower)) for site, module in wanted]):
         yield acts
 
 
@@ -146,14 +163,13 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
     site = Site(site)
-    module, batch_first = _block(model, site)
+    module, tower = _block(model, site), model.image_tower
 
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        stream = output if batch_first else output.transpose(0, 1)
-        old = _read(stream, site)
+        stream = _batch_first(output, tower)
+        old = _read(stream, site, tower)
         new = value if isinstance(value, Tensor) else value(old)
-        stream = _write(stream, site, _fitting(new, old, site))
-        return stream if batch_first else stream.transpose(0, 1)
+        return _batch_first(_write(stream, site, _fitting(new, old, site), tower), tower)
 
     with _hooks([(module, hook)]):
         yield
@@ -176,11 +192,11 @@ def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
     site = Site(site)
-    module, batch_first = _block(model, site)
+    module, tower = _block(model, site), model.image_tower
     found: list[Tensor] = []
 
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found.append(_read(output if batch_first else output.transpose(0, 1), site).clone())
+        found.append(_read(_batch_first(output, tower), site, tower).clone())
         raise _Reached
 
     with _hooks([(module, hook)]), suppress(_Reached):
@@ -195,7 +211,7 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     Args:
         acts: (batch, width) for `cls`, (batch, tokens, width) otherwise.
         context: (batch, tokens, width), the `all` activations at the same block, which give the tokens that
-            `acts` does not. Needed for `cls` and `patches` before the last block.
+            `acts` does not. Needed wherever the other tokens still take part (`Site.needs_context`).
 
     Returns:
         (batch, embed), unit length, at least float32.
@@ -207,7 +223,7 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     site, tower = Site(site), model.image_tower
     index = site.index(model)
     if not site.reaches_embedding(model):
-        other = "cls" if tower.pool_type == "tok" else "patches"
+        other = "cls" if "cls" in tower.pooled else "patches"
         raise SiteError(
             f"{site}: after the last block only the {other} tokens reach the embedding of {model.reference}, "
             f"so nothing here has any effect. Use image.{site.block}.{other} or an earlier block, "
@@ -215,67 +231,49 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         )
     _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
     acts = acts.to(model.device, model.dtype)
-    later = model.image_blocks_modules[index + 1 :]
-    if not later:
-        return _embed(model, tower, acts if site.tokens == "cls" else _pooled(tower, site, acts))
-    if site.tokens == "all":
-        stream = acts
-    else:
-        if context is None:
-            raise SiteError(
-                f"{site}: {len(later)} block(s) follow and mix the tokens; pass context=, the activations at "
-                f"image.{site.block}.all."
-            )
-        _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
-        stream = _write(context.to(model.device, model.dtype), site, acts)
-    batch_first = _batch_first(tower)
-    stream = stream if batch_first else stream.transpose(0, 1)
-    for block in later:
-        stream = block(stream)
-    stream = stream if batch_first else stream.transpose(0, 1)
-    return _embed(model, tower, _pooled(tower, Site("image.-1.all"), stream))
+    if not site.needs_context(model):
+        return model.unit(tower.run(_alone(acts, site, tower), index))
+    if context is None:
+        raise SiteError(
+            f"{site}: {len(tower.blocks) - 1 - index} block(s) follow, then pooling by {tower.pooling}, in which the "
+            f"other tokens take part; pass context=, the activations at image.{site.block}.all."
+        )
+    _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
+    stream = _write(context.to(model.device, model.dtype), site, acts, tower)
+    return model.unit(tower.run(stream, index))
 
 
-def _pooled(tower: VisionTransformer, site: Site, acts: Tensor) -> Tensor:
-    """The tokens that the tower pools: (batch, width) or, for a mean over patches, (batch, patches,
-    width)."""
-    if tower.pool_type == "tok":
-        return acts[:, 0]
-    return acts[:, 1:] if site.tokens == "all" else acts
+def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
+    """The stream where no other token takes part: the class token by itself, or patches behind empty tokens."""
+    if site.tokens == "cls":
+        return acts[:, None]
+    if site.tokens == "all" or not tower.prefix:
+        return acts
+    return torch.cat([acts.new_zeros(len(acts), tower.prefix, acts.shape[2]), acts], dim=1)
 
 
-def _embed(model: Model, tower: VisionTransformer, pooled: Tensor) -> Tensor:
-    """From the tokens that are pooled to the unit embedding, in the tower's own order of norm and mean."""
-    if pooled.ndim == 3 and tower.final_ln_after_pool:
-        pooled = tower.ln_post(pooled.mean(1))
-    else:
-        pooled = tower.ln_post(pooled)
-        pooled = pooled.mean(1) if pooled.ndim == 3 else pooled
-    features = pooled if tower.proj is None else pooled @ tower.proj
-    return model.unit(features)
+def _block(model: Model, site: Site) -> nn.Module:
+    """The module whose output the site is."""
+    return model.image_blocks_modules[site.index(model)]
 
 
-def _block(model: Model, site: Site) -> tuple[nn.Module, bool]:
-    """The module whose output the site is, and whether that output is (batch, tokens, width)."""
-    return model.image_blocks_modules[site.index(model)], _batch_first(model.image_tower)
+def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
+    """Between the tower's own order and (batch, tokens, width), either way."""
+    return stream if tower.batch_first else stream.transpose(0, 1)
 
 
-def _batch_first(tower: VisionTransformer) -> bool:
-    return bool(getattr(tower.transformer, "batch_first", True))
-
-
-def _read(stream: Tensor, site: Site) -> Tensor:
+def _read(stream: Tensor, site: Site, tower: Tower) -> Tensor:
     """The site's tokens out of (batch, tokens, width)."""
     if site.tokens == "cls":
         return stream[:, 0]
-    return stream[:, 1:] if site.tokens == "patches" else stream
+    return stream[:, tower.prefix :] if site.tokens == "patches" else stream
 
 
-def _write(stream: Tensor, site: Site, acts: Tensor) -> Tensor:
+def _write(stream: Tensor, site: Site, acts: Tensor, tower: Tower) -> Tensor:
     """(batch, tokens, width) with the site's tokens exchanged; the stream itself stays as it is."""
     if site.tokens == "cls":
         return torch.cat([acts[:, None], stream[:, 1:]], dim=1)
-    return torch.cat([stream[:, :1], acts], dim=1) if site.tokens == "patches" else acts
+    return torch.cat([stream[:, : tower.prefix], acts], dim=1) if site.tokens == "patches" else acts
 
 
 def _fitting(new: Any, old: Tensor, site: Site) -> Tensor:

@@ -67,7 +67,7 @@ def firing_map(
     with torch.no_grad():
         context = activations(model, pixels.to(model.device, model.dtype), Site(f"image.{block}.all"))
     with torch.enable_grad():
-        patches = context[:, 1:].detach().requires_grad_()
+        patches = early.read(context, model).detach().requires_grad_()
         with capture(model, site) as held:
             continue_from(model, early, patches, context)
         codes = held[site] @ readers.T
@@ -75,7 +75,8 @@ def firing_map(
             torch.autograd.grad(codes[:, number].sum(), patches, retain_graph=True)[0]
             for number in range(len(wanted))
         ]
-    away = (context[:, 1:] - context[:, 1:].mean(1, keepdim=True))[:, None]
+    held_patches = early.read(context, model)
+    away = (held_patches - held_patches.mean(1, keepdim=True))[:, None]
     maps = (torch.stack(slopes, 1) * away).sum(-1)
     return maps.view(len(pixels), len(wanted), *model.grid)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from clipattr.attribution.splice import Splice
 from clipattr.errors import TargetError
@@ -96,7 +95,7 @@ def exact(splice: Splice) -> Tensor:
 
 
 def lens(splice: Splice) -> Tensor:
-    """Each direction alone through the final LayerNorm and projection, read by the target: (batch, parts, n).
+    """Each direction alone through the final LayerNorm, pooling and projection, read by the target: (batch, parts, n).
 
     Depends on the picture only through which latents are active. At earlier sites the blocks between are skipped, as
     the logit lens does.
@@ -104,12 +103,14 @@ def lens(splice: Splice) -> Tensor:
     model = splice.model
     active, places = splice.indices.unique(return_inverse=True)
     rows = splice.decoder[active].to(model.dtype)
+    tower = model.image_tower
     with torch.no_grad():
-        if model.ln_post is not None:
-            rows = model.ln_post(rows)
-        if model.image_projection is not None:
-            rows = rows @ model.image_projection
-        read = splice.read(functional.normalize(rows, dim=-1))
+        # The direction at every token that is pooled: a mean, or attention over equal tokens, returns it.
+        alone = [
+            model.unit(tower.finish(part[:, None].expand(-1, tower.prefix + 1, -1)))
+            for part in rows.split(4096)
+        ]
+        read = splice.read(torch.cat(alone))
     if splice.target.is_linear:
         read = read - splice.read(read.new_zeros(1, model.embed_dim))  # constants belong to no latent
     return read[places].to(splice.dtype)

@@ -57,12 +57,12 @@ class Splice:
     ) -> None:
         self.model, self.dictionary, self.site, self.target = model, dictionary, Site(site), target
         if not self.site.reaches_embedding(model):
-            pooled = {"tok": "class token", "avg": "mean over patches"}[model.image_tower.pool_type]
-            there = {"tok": "cls", "avg": "patches"}[model.image_tower.pool_type]
+            tower = model.image_tower
+            there = "cls" if "cls" in tower.pooled else "patches"
             raise SiteError(
-                f"{self.site}: after the last block only the {pooled} reaches the embedding of this model, so every "
-                f"attribution here would be exactly zero. Use image.{self.site.block}.{there}, or {self.site.tokens} "
-                f"of an earlier block, e.g. image.-2.{self.site.tokens}."
+                f"{self.site}: after the last block only the {tower.pooling} reaches the embedding of this model, so "
+                f"every attribution here would be exactly zero. Use image.{self.site.block}.{there}, or "
+                f"{self.site.tokens} of an earlier block, e.g. image.-2.{self.site.tokens}."
             )
         self.acts, self.context = acts.detach(), context
         self.batch, self.tokens = len(acts), 1 if acts.ndim == 2 else acts.shape[1]

@@ -13,10 +13,22 @@ from clipattr.errors import SiteError
 TEXT = {"context_length": 8, "vocab_size": 60, "width": 16, "heads": 2, "layers": 1}
 SMALL = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "head_width": 16}
 CLOSED, AUTOGRAD = "closed form", "autograd from the site onward"
-# Timm towers by what they stand for; SigLIP pools by attention, EVA by its class token.
+# timm's towers by what they stand for: SigLIP pools by attention and has no class token, EVA turns its queries by
+# position and pools by its class token, DINO's kind puts register tokens between, the plain one pools by mean.
 TIMM = {
-    "SigLIP": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
-    "EVA": {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": "linear"},
+    "SigLIP": (
+        {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
+        {},
+    ),
+    "EVA": (
+        {"timm_model_name": "eva02_base_patch16_clip_224", "timm_pool": "token"},
+        {"swiglu_mlp": True, "scale_mlp": True},
+    ),
+    "mean": ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg", "timm_proj": "linear"}, {}),
+    "registers": (
+        {"timm_model_name": "vit_small_patch16_dinov3", "timm_pool": "avg", "timm_proj": "linear"},
+        {"num_reg_tokens": 2},
+    ),
 }
 
 
@@ -110,19 +122,150 @@ def test_last_patches_of_a_class_token_tower_are_refused_with_the_sites_that_exi
         attribute(model, pixels, target_for(model), dictionary=dictionary)
 
 
-@pytest.mark.parametrize("kind", TIMM)
-def test_timm_towers_are_refused_with_the_sites_that_exist(kind, build):
-    model = build(TIMM[kind] | {"image_size": 224}, embed_dim=768 if kind == "SigLIP" else 48, custom=True)
-    refused(model, r"TimmModel \(\w+ from timm\)")
+@pytest.fixture
+def build_timm(build, monkeypatch):
+    """Makes timm's architectures with three narrow blocks and 4 × 4 patches."""
+    import timm
+
+    plain = timm.create_model
+
+    def make(kind):
+        vision, shape = TIMM[kind]
+        small = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, **shape}
+        monkeypatch.setattr(timm, "create_model", lambda *given, **named: plain(*given, **named, **small))
+        model = build(vision | {"image_size": 32}, embed_dim=64 if kind == "SigLIP" else 48, custom=True)
+        with torch.no_grad():  # fresh towers hardly mix their tokens; trained ones do
+            for name, weight in model.visual.trunk.blocks.named_parameters():
+                if "gamma" in name:
+                    weight.fill_(1)
+                elif weight.ndim == 2:
+                    weight.mul_(4)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "sites"),
+    (
+        ("SigLIP", ("image.-1.patches", "image.-2.all")),
+        ("EVA", ("image.-1.cls", "image.-2.cls", "image.-3.patches")),
+        ("mean", ("image.-1.patches", "image.-2.cls", "image.-2.all")),
+        ("registers", ("image.-1.patches", "image.-2.cls", "image.-2.patches")),
+    ),
+)
+def test_timm_towers_are_attributed_by_autograd_and_say_so(kind, sites, build_timm):
+    model = build_timm(kind)
+    for site in sites:
+        found = check(model, site, AUTOGRAD)
+        assert found.tokens in (1, 16) or site.endswith("all")
+    assert not model.tail_is_closed_form
+
+
+def test_methods_and_checks_follow_pooling_by_attention_too(build_timm):
+    from clipattr.attribution import firing_map
+    from clipattr.attribution.faithfulness import faithfulness, randomised
+
+    model = build_timm("SigLIP")
+    dictionary, pixels = dictionary_for(model, "image.-2.patches")
+    found = faithfulness(
+        model,
+        pixels,
+        target_for(model),
+        dictionary=dictionary,
+        methods=("exact", "patching", "logit_lens"),
+        masks=4,
+    )
+    assert found.summary("exact", "rank_correlation").mean == pytest.approx(1)
+    assert found.summary("patching", "rank_correlation").mean > 0.5
+    other = randomised(model)
+    assert not torch.allclose(other.encode_image(pixels), model.encode_image(pixels))
+    assert torch.equal(
+        clipattr.activations(other, pixels, "image.-1.all"),
+        clipattr.activations(model, pixels, "image.-1.all"),
+    )
+    eva = build_timm("registers")
+    at_cls, pixels = dictionary_for(eva, "image.-1.cls")
+    assert firing_map(eva, pixels, [0, 1], dictionary=at_cls).shape == (2, 2, 4, 4)
+
+
+def test_a_tower_without_class_token_names_the_sites_it_has(build_timm):
+    model = build_timm("SigLIP")
+    dictionary, pixels = dictionary_for(model, "image.-1.patches")
+    with pytest.raises(SiteError, match=r"no class token.*image\.-1\.patches and image\.-1\.all"):
+        attribute(model, pixels, target_for(model), dictionary=dictionary, site="image.-1.cls")
+
+
+def test_a_timm_tower_that_is_no_stream_of_tokens_is_refused_with_the_sites_that_exist(build):
+    vision = {"timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    refused(build(vision, custom=True), r"ConvNeXt from timm")
+
+
+def test_a_timm_tower_that_keeps_more_than_its_stream_is_refused(build):
+    # Its class token joins after the blocks, so what the blocks hand on is not all there is.
+    vision = {
+        "timm_model_name": "cait_xxs24_224",
+        "timm_pool": "token",
+        "timm_proj": "linear",
+        "image_size": 224,
+    }
+    model = build(vision, custom=True)
+    with pytest.raises(
+        SiteError, match=r"Cait from timm.*image\.<block>\.cls, \.patches and \.all exist for"
+    ):
+        _ = model.image_tower
 
 
 def test_a_modified_resnet_is_refused_with_the_sites_that_exist(build):
     refused(build({"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}), "ModifiedResNet")
 
 
-def test_attention_pooling_is_refused_with_the_sites_that_exist(build):
-    pooling = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5}
-    refused(build(SMALL | pooling), "pools by attention")
+ATTENTION = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5}
+
+
+def test_coca_is_attributed_by_autograd_through_its_attention_pooling(build):
+    # CoCa's image tower; after the last block every token still reaches the embedding.
+    model = build(SMALL | ATTENTION)
+    for site in ("image.-1.cls", "image.-1.patches", "image.-2.cls", "image.-2.patches", "image.-1.all"):
+        found = check(model, site, AUTOGRAD)
+        assert found.method == "patching"
+        if site == "image.-1.cls":
+            check(model, site, AUTOGRAD, method="exact")
+    assert not model.tail_is_closed_form and model.ln_post is None
+
+
+def test_attention_pooling_before_a_mean_is_followed(build):
+    check(build(SMALL | ATTENTION | {"pool_type": "avg"}), "image.-1.patches", AUTOGRAD)
+
+
+def test_a_whole_coca_is_attributed(build):
+    torch.manual_seed(0)
+    text = TEXT | {"embed_cls": True, "output_tokens": True, "pad_id": 0}
+    decoder = {"context_length": 8, "vocab_size": 60, "width": 16, "heads": 2, "layers": 1, "mlp_ratio": 2}
+    vision = SMALL | ATTENTION | {"output_tokens": True}
+    coca = open_clip.coca_model.CoCa(
+        embed_dim=48,
+        multimodal_cfg=open_clip.coca_model.MultimodalCfg(**decoder),
+        text_cfg=text,
+        vision_cfg=vision,
+    )
+    model = clipattr.load_model(coca)
+    check(model, "image.-1.cls", AUTOGRAD)
+    check(model, "image.-2.patches", AUTOGRAD)
+
+
+@pytest.mark.parametrize("pool", ({"attentional_pool": "cascade"}, {"pool_type": "none"}))
+def test_a_tower_that_gives_no_single_embedding_is_refused(pool, build):
+    refused(build(SMALL | ATTENTION | pool), "does not pool its tokens to one embedding")
+
+
+def test_a_missing_pre_pool_norm_falls_back_to_autograd_and_says_so(build):
+    model = build(SMALL)
+    model.visual.ln_post = torch.nn.Identity()
+    model = clipattr.load_model(model.clip)
+    assert not model.tail_is_closed_form
+    assert check(model, "image.-1.cls", AUTOGRAD).method == "patching"
+    check(model, "image.-1.cls", AUTOGRAD, method="exact")
 
 
 def refused(model, kind):

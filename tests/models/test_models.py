@@ -54,9 +54,7 @@ def test_text_embeddings_do_not_depend_on_what_else_is_encoded(tiny_model):
 
 def test_a_template_ensemble_is_the_renormalised_mean_of_unit_embeddings(tiny_model):
     templates = ["a photo of a {}.", "{} in {braces}", "{}"]
-    single = [
-        tiny_model.encode_text([t.replace("{}", p) for t in templates]).mean(0) for p in ("cat", "dog")
-    ]
+    single = [tiny_model.encode_text([t.replace("{}", p) for t in templates]).mean(0) for p in ("cat", "dog")]
     expected = unit(torch.stack(single))
     torch.testing.assert_close(tiny_model.encode_text(["cat", "dog"], templates), expected)
 
@@ -115,7 +113,9 @@ def test_a_picture_of_the_models_own_size_is_only_normalised(tiny_model, picture
     small = picture.resize((32, 32))
     config = json.loads(tiny_model.preprocess_id)
     colours = torch.tensor(np.asarray(small), dtype=torch.float32).permute(2, 0, 1) / 255
-    expected = (colours - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
+    expected = (colours - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[
+        :, None, None
+    ]
     torch.testing.assert_close(tiny_model.prepare(small), expected)
 
 
@@ -182,7 +182,9 @@ def test_a_foreign_vocabulary_needs_its_tokenizer(config):
         load_model(clip).encode_text(["kite"])
 
     def letters(texts, context_length):
-        return torch.tensor([[ord(text[i]) % 100 if i < len(text) else 0 for i in range(16)] for text in texts])
+        return torch.tensor(
+            [[ord(text[i]) % 100 if i < len(text) else 0 for i in range(16)] for text in texts]
+        )
 
     assert load_model(clip, tokenizer=letters).encode_text(["kite", "bat"]).shape == (2, 48)
 
@@ -259,21 +261,33 @@ def test_towers_of_another_kind_encode_but_say_that_they_have_no_sites(config):
         _ = model.image_width
 
 
-def test_a_timm_tower_encodes_but_says_that_it_has_no_sites(config):
-    timm = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
+def test_the_layout_of_a_timm_tower_is_read_from_its_module(config):
+    timm = {
+        "timm_model_name": "vit_tiny_patch16_224",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 224,
+    }
     model = load_model(open_clip.model.CustomTextCLIP(**{**config, "vision_cfg": timm}))
-    assert model.encode_image(torch.randn(1, 3, 224, 224)).shape == (1, 48)
-    assert model.embed_dim == 48
-    with pytest.raises(SiteError, match=r"TimmModel \(VisionTransformer from timm\)"):
-        _ = model.image_blocks
+    assert (model.image_width, model.image_blocks, model.image_tokens) == (192, 12, 197)
+    assert model.grid == (14, 14) and model.embed_dim == 48
+    assert model.image_tower.pooled == {"patches"} and model.image_tower.has_class_token
+    assert model.ln_post is None and model.image_projection is None and not model.tail_is_closed_form
 
 
-def test_an_attention_pooling_tower_encodes_but_says_that_it_has_no_sites(config):
+def test_the_layout_is_read_again_when_a_cast_brings_another_module(config):
+    model = load_model(open_clip.model.CLIP(**config))
+    first = model.image_tower
+    assert model.image_tower is first
+    double = load_model(model, dtype=torch.float64)
+    assert double.image_tower.visual is double.visual and first.visual is model.visual
+
+
+def test_an_attention_pooling_tower_has_no_closed_form(config):
     config["vision_cfg"].update(attentional_pool=True, attn_pooler_heads=4, attn_pooler_queries=5)
     model = load_model(open_clip.model.CLIP(**config))
     assert model.encode_image(torch.randn(1, 3, 32, 32)).shape == (1, 48)
-    with pytest.raises(SiteError, match="pools by attention"):
-        _ = model.image_tokens
+    assert model.image_tower.pooled == {"cls", "patches"} and not model.tail_is_closed_form
 
 
 def test_the_tiny_model_tells_pictures_apart(tiny_model):

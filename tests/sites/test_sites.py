@@ -386,13 +386,15 @@ def test_continuing_from_a_site_gives_the_embedding(tiny_model, pixels, place):
         {"patch_dropout": 0.5},
         {"output_tokens": True},
         {"image_size": [32, 48], "patch_size": [8, 16]},
+        {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5},
+        {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "pool_type": "avg"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("custom", [False, True])
 def test_continuing_follows_every_kind_of_tower(small, vision, custom):
     model = small(custom, **vision)
-    torch.nn.init.normal_(model.ln_post.bias)  # order of norm and mean shows
+    torch.nn.init.normal_(model.visual.ln_post.bias)  # order of norm and mean shows
     pixels = torch.randn(2, 3, *model.image_size)
     expected = model.encode_image(pixels)
     for place in PLACES:
@@ -431,6 +433,14 @@ def test_the_context_is_needed_only_where_later_blocks_mix_tokens(tiny_model, pi
         continue_from(tiny_model, "image.-2.cls", acts)
     with pytest.raises(SiteError, match=r"context must have shape \(3, 17, 64\)"):
         continue_from(tiny_model, "image.-2.cls", acts, torch.zeros(1, 17, 64))
+
+
+def test_attention_pooling_needs_the_context_at_the_last_block_too(small, pixels):
+    model = small(attentional_pool=True, attn_pooler_heads=4, attn_pooler_queries=5)
+    acts = activations(model, pixels, "image.-1.cls")
+    with pytest.raises(SiteError, match=r"0 block\(s\) follow, then pooling by attention.*image\.-1\.all"):
+        continue_from(model, "image.-1.cls", acts)
+    assert all(Site(place).reaches_embedding(model) for place in PLACES)
 
 
 def test_last_block_patches_are_refused_with_the_site_to_use(tiny_model, pixels):
