@@ -17,10 +17,19 @@ CONTENTS = {
     "PromptState": "prompt_state",
     "FindingsPanel": "findings",
     "FindingsState": "findings_state",
+    "MapPanel": "map",
+    "MapState": "map_state",
+    "WorldPanel": "world",
+    "WorldState": "world_state",
+    "ComparePanel": "compare",
+    "CompareState": "compare_state",
     "BarList": "parts",
+    "DotList": "parts",
     "Gallery": "parts",
     "Overlay": "parts",
     "DataTable": "parts",
+    "Scatter": "parts",
+    "Stage": "parts",
 }
 
 __all__ = list(CONTENTS)

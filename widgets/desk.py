@@ -6,7 +6,7 @@ they are asked for. Start at `Desk.measure`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -76,12 +76,14 @@ class Desk:
     Args:
         study: an opened `Study`.
         name: what the model picker calls it; the model and the site where left out.
+        read_only: nothing is written to the study, whoever asks.
     """
 
-    def __init__(self, study: Any, name: str | None = None) -> None:
-        self.study = study
+    def __init__(self, study: Any, name: str | None = None, *, read_only: bool = False) -> None:
+        self.study, self.read_only = study, read_only
         self.site = str(study.site)
-        self.name = name or f"{reference_of(study)} · {self.site}"
+        self.model_name = name or reference_of(study)
+        self.name = name or f"{self.model_name} · {self.site}"
         self.n_latents = int(study.dictionary.n_latents)
         self._frame: Any = None
         self._kept: dict[int, tuple[Any, Any]] = {}
@@ -210,8 +212,26 @@ class Desk:
 
     def rename(self, latent: int, name: str) -> None:
         """Give a latent a name of one's own; an empty one takes it back. Kept in the study."""
+        self.writable()
         self.study.rename(latent, name)
         self.forget()
+
+    def writable(self) -> None:
+        """Raises PanelError where the study is served read-only."""
+        if self.read_only:
+            raise PanelError(
+                "This page is read-only: names, verdicts and notes are not kept, and no audit is run."
+            )
+
+    @property
+    def opening(self) -> str:
+        """What `open_study` is given to open this study, as code: the bundled name, else the folder."""
+        import clipattr_data
+
+        path = getattr(self.study, "path", None)
+        bundled = path is not None and path.parent.resolve() == clipattr_data.studies_dir().resolve()
+        # Where others look on, the folders of this machine are not their business.
+        return repr(path.name if path is not None and (bundled or self.read_only) else str(path))
 
     # reliance
 
@@ -264,7 +284,7 @@ class Desk:
         from clipattr.attribution.splice import Splice
 
         study = self.study
-        acts, context = self._acts(picture)
+        acts, context = self.read(picture)
         splice = Splice(study.model, study.dictionary, self.site, acts, target, context=context)
         found = explain_splice(splice, method)
         latents, activations, values = _by_latent(found)
@@ -289,7 +309,7 @@ class Desk:
             factors[splice.indices == latent] = float(factor)
         return float(splice.states((splice.amounts * factors)[:, None])[0, 0, 0])
 
-    def _acts(self, picture: "int | Image.Image") -> tuple[Any, Any]:
+    def read(self, picture: "int | Image.Image") -> tuple[Any, Any]:
         """Activations of a picture at the site, and what later blocks need of it (or None); kept for a few pictures."""
         from clipattr.attribution.attribute import read_site
         from clipattr.sites import Site
@@ -307,6 +327,19 @@ class Desk:
         return read
 
 
+def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
+    """For each model (or given name) its sites, as (what the site picker says, place in `desks`)."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for place, desk in enumerate(desks):
+        groups.setdefault(desk.model_name, []).append((desk.site, place))
+    for sites in groups.values():
+        said = [site for site, _ in sites]
+        for i, (site, place) in enumerate(sites):
+            if said.count(site) > 1:  # two dictionaries at one site
+                sites[i] = (f"{site} · {shown(desks[place].study.path.name, 30)}", place)
+    return groups
+
+
 def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Active latents (k,), their strongest activation (k,) and their attribution (k,), summed over tokens."""
     codes = found.codes.to_csr()
@@ -319,16 +352,6 @@ def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     strongest = np.zeros(len(latents))
     np.maximum.at(strongest, group, strengths)
     return latents, strongest, np.bincount(group, weights=values, minlength=len(latents))
-
-
-def opening_of(study: Any) -> str:
-    """What `open_study` is given to open this study, as code: the bundled name, else the folder."""
-    import clipattr_data
-
-    path = getattr(study, "path", None)
-    if path is not None and path.parent.resolve() == clipattr_data.studies_dir().resolve():
-        return repr(path.name)
-    return repr(str(path))
 
 
 def reference_of(study: Any) -> str:

@@ -10,6 +10,7 @@ import ipywidgets as W
 
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import error_html, status_html, takeaway
+from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
@@ -71,14 +72,19 @@ class ExplorerPanel(Panel):
 
     def _build(self) -> None:
         state = self.state
-        wide = W.Layout(width="auto", min_width="190px")
+        wide = W.Layout(width="auto", min_width="170px")
+        self._models, self._filling = by_model(state.desks), False
         self.model = W.Dropdown(
-            options=[(shown(desk.name, 70), i) for i, desk in enumerate(state.desks)], value=state.desk,
-            description="model", layout=wide,
+            options=[(shown(name, 70), name) for name in self._models], value=state.table.model_name,
+            description="model", layout=wide, style={"description_width": "44px"},
         )  # fmt: skip
+        sites = self._models[state.table.model_name]
+        self.site = W.Dropdown(options=sites, value=state.desk, description="site", layout=wide,
+                               style={"description_width": "32px"}, disabled=len(sites) < 2)  # fmt: skip
         self.method = W.Dropdown(
-            options=method_options(), value=state.method, description="method", layout=wide
-        )
+            options=method_options(), value=state.method, description="method", layout=wide,
+            style={"description_width": "52px"},
+        )  # fmt: skip
         self.prompt = W.Combobox(
             value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
             ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="250px"),
@@ -137,7 +143,7 @@ class ExplorerPanel(Panel):
         self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
 
-        self._toolbar = W.HBox([self.model, self.method, self.status])
+        self._toolbar = W.HBox([self.model, self.site, self.method, self.status])
         prompts = W.HBox([self.prompt, self.against])
         side = W.VBox([
             W.HBox([self.back, self.number, self.forth]), self.overlay, self.find,
@@ -160,8 +166,10 @@ class ExplorerPanel(Panel):
 
     def _wire(self) -> None:
         state = self.state
-        for name in ("desk", "prompt", "against", "method", "n_rows", "waterfall"):
-            self.link(name, self.model if name == "desk" else getattr(self, name))
+        for name in ("prompt", "against", "method", "n_rows", "waterfall"):
+            self.link(name, getattr(self, name))
+        self.model.observe(lambda change: self._other_model(change["new"]), "value")
+        self.site.observe(lambda change: self._other_site(change["new"]), "value")
         self.number.observe(lambda change: self._picked(change["new"]), "value")
         self.back.on_click(lambda _: state.step(-1))
         self.forth.on_click(lambda _: state.step(1))
@@ -186,6 +194,17 @@ class ExplorerPanel(Panel):
         self.watch(self._draw_factor, "scales", "latent")
         self.watch(self._draw_status, "pending", "error", "note")
         self.watch(self._new_desk, "desk")
+
+    def _other_model(self, name: str) -> None:
+        """The same site of another model where it has one, else its first."""
+        sites, here = self._models[name], self.state.table.site
+        if self.state.table.model_name != name:
+            same = [place for _, place in sites if self.state.desks[place].site == here]
+            self.state.desk = same[0] if same else sites[0][1]
+
+    def _other_site(self, place: int | None) -> None:
+        if place is not None and not self._filling:
+            self.state.desk = place
 
     def _picked(self, number: int) -> None:
         if self.state.picture != UPLOAD or number != self._number_shown():
@@ -288,6 +307,14 @@ class ExplorerPanel(Panel):
         self.notice.value = error_html(self.state.error)
 
     def _new_desk(self) -> None:
+        name = self.state.table.model_name
+        sites = self._models[name]
+        self._filling = True  # new entries choose the first of them for a moment
+        if list(self.site.options) != sites:
+            self.site.options = sites
+        self.site.value, self.site.disabled = self.state.desk, len(sites) < 2
+        self.model.value = name
+        self._filling = False
         self.number.max = max(self.state.table.n_pictures - 1, 0)
         self.prompt.options = self.against.options = suggestions(self.state.table)
 

@@ -16,7 +16,7 @@ from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
 from clipattr_widgets.changes import Changes
 from clipattr_widgets.collection import heat_of
-from clipattr_widgets.desk import Card, Desk, Measured, PanelError, opening_of, read_upload
+from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
@@ -39,6 +39,7 @@ class ExplorerState(Changes):
         studies: opened studies; the first is shown.
         names: what the model picker calls them.
         findings: an audit of the first study; its latents get a badge.
+        read_only: nothing is written to the studies.
         threaded: see `Worker`.
         Further keywords set traits, e.g. `picture=7, prompt="kite"`.
 
@@ -79,10 +80,13 @@ class ExplorerState(Changes):
         *,
         names: Sequence[str] | None = None,
         findings: Any = None,
+        read_only: bool = False,
         threaded: bool | None = None,
         **chosen: Any,
     ) -> None:
-        self.desks = [Desk(study, names[i] if names else None) for i, study in enumerate(studies)]
+        self.desks = [
+            Desk(study, names[i] if names else None, read_only=read_only) for i, study in enumerate(studies)
+        ]
         if not self.desks:
             raise PanelError("explore() got no study; pass one, or a list of them.")
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
@@ -389,7 +393,6 @@ class ExplorerState(Changes):
 
     def code(self) -> str:
         """Python that computes what is on the screen, with public functions only."""
-        study = self.table.study
         picture = f"study.images[{self.picture}]"
         if self.picture == UPLOAD:
             picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
@@ -399,7 +402,7 @@ class ExplorerState(Changes):
         lines = [
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({opening_of(study)})",
+            f"study = ca.open_study({self.table.opening})",
             f"picture = {picture}",
             f"target = {target}",
             f"att = ca.attribute(study, picture, target{method})",

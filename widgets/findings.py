@@ -9,7 +9,7 @@ import ipywidgets as W
 
 from clipattr.wording import KIND_WORDS, kind_word
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
-from clipattr_widgets.findings_state import COLUMNS, FindingsState
+from clipattr_widgets.findings_state import COLUMNS, HOWS, REPAIR_COLUMNS, FindingsState, Repaired
 from clipattr_widgets.panel import Panel
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.static import Static, findings_figure, strip_html, table_html
@@ -54,6 +54,12 @@ class FindingsPanel(Panel):
                                layout=W.Layout(width="auto"))  # fmt: skip
         self.audit = W.Button(description="audit now", layout=W.Layout(width="96px"),
                               tooltip="audit this study over its own prompts; takes a while")  # fmt: skip
+        self.how = W.Dropdown(options=list(HOWS), value=state.how, layout=W.Layout(width="200px"))
+        self.how.tooltip = "how a repair takes them out"
+        self.repair = W.Button(description="repair", layout=W.Layout(width="150px"),
+                               tooltip="take the accepted findings (or the chosen one) out, and measure")  # fmt: skip
+        self.outcome = DataTable(title="", empty_text="")
+        self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
         head = W.HBox([self.kind, self.verdict, self.least, self.search, self.take, self.audit, self.status])
@@ -63,17 +69,33 @@ class FindingsPanel(Panel):
             labelled(W.VBox([self.evidence]), "clipattr-evidence"),
         ])  # fmt: skip
         labelled(detail, "clipattr-split", "clipattr-section")
+        buttons = labelled(W.HBox([self.repair, self.how, self.repaired]), "clipattr-toolbar")
+        repair = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
         super().__init__(
-            [labelled(head, "clipattr-toolbar"), self.notice, self.list, self.count, detail, self.drawer],
+            [
+                labelled(head, "clipattr-toolbar"),
+                self.notice,
+                self.list,
+                self.count,
+                detail,
+                repair,
+                self.drawer,
+            ],
             state,
         )
         self._wire()
-        for draw in (self._draw_rows, self._draw_detail, self._draw_shelf, self._draw_status):
+        for draw in (
+            self._draw_rows,
+            self._draw_detail,
+            self._draw_shelf,
+            self._draw_repaired,
+            self._draw_status,
+        ):
             draw()
 
     def _wire(self) -> None:
         state = self.state
-        for name in ("kind", "verdict", "search", "least"):
+        for name in ("kind", "verdict", "search", "least", "how"):
             self.link(name, getattr(self, name))
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
         self.list.observe(lambda change: setattr(state, "chosen", change["new"]), "selected")
@@ -81,10 +103,12 @@ class FindingsPanel(Panel):
         self.reject.on_click(lambda _: state.judge("rejected", self.note.value))
         self.reopen.on_click(lambda _: state.judge("open", self.note.value))
         self.audit.on_click(lambda _: state.audit())
+        self.repair.on_click(lambda _: state.repair())
         self.note.observe(lambda change: self._noted(change["new"]), "value")
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_detail, "chosen", "gen")
         self.watch(self._draw_shelf, "shelf")
+        self.watch(self._draw_repaired, "repaired", "chosen", "gen")
         self.watch(self._draw_status, "pending", "error")
 
     def _noted(self, note: str) -> None:
@@ -126,6 +150,15 @@ class FindingsPanel(Panel):
         shelf = self.state.shelf
         self.gallery.show(shelf.thumbnails, alt=shelf.alt, title=shelf.title or "top pictures", shown=76)
 
+    def _draw_repaired(self) -> None:
+        state, done = self.state, self.state.repaired
+        count = len(state.accepted())
+        self.repair.description = f"repair {count} accepted" if count else "repair this finding"
+        self.repair.disabled = not state.to_repair()
+        if done is not None:
+            self.repaired.value = repaired_html(done)
+            self.outcome.show(done.rows(), columns=REPAIR_COLUMNS)
+
     def _draw_status(self) -> None:
         self.status.value = status_html(self.state.pending)
         self.notice.value = error_html(self.state.error)
@@ -137,7 +170,17 @@ class FindingsPanel(Panel):
         if state.finding is not None:
             body += about_html(state.finding, state.verdict_of(state.finding).choice)
             body += f"<p>{strip_html(state.shelf.thumbnails, state.shelf.title)}</p>"
+        if state.repaired is not None:
+            body += repaired_html(state.repaired)
+            body += table_html(REPAIR_COLUMNS, state.repaired.rows(), "before and after the repair")
         return Static(body, lambda: findings_figure(state.findings, state.rows), state.frame())
+
+
+def repaired_html(done: Repaired) -> str:
+    """What a repair did, and what a reader must know of its numbers."""
+    notes = " ".join(str(note) for note in done.outcome.notes)
+    findings = f"{done.findings} finding{'s' * (done.findings != 1)}"
+    return f'<span class="clipattr-note">{findings}: {markup(done.about, 160)}. {markup(notes, 400)}</span>'
 
 
 def about_html(finding: Any, verdict: str) -> str:

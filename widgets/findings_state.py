@@ -6,16 +6,17 @@ Start at `FindingsState`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import traitlets as T
 
 from clipattr.errors import ClipattrError
 from clipattr.wording import is_number, kind_word, percent, points, span
-from clipattr_widgets.desk import Desk, PanelError, opening_of
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
-from clipattr_widgets.text import shown
+from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.verdicts import CHOICES, Verdict, Verdicts
 from clipattr_widgets.worker import Worker
 
@@ -36,6 +37,42 @@ COLUMNS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
+HOWS = (("project the directions out", "project"), ("ablate the latents", "ablate"))
+REPAIR_COLUMNS: tuple[dict[str, Any], ...] = (
+    {"key": "measure", "label": "on held-out pictures"},
+    *({"key": key, "label": key, "numeric": True} for key in ("before", "after", "change")),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """A repair in numbers: what was done, to how many findings, what came of it (a `BeforeAfter`)."""
+
+    about: str
+    findings: int
+    outcome: Any
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows for a `DataTable`, shares in per cent; intervals beside the values."""
+        return [
+            {"id": i, "cells": [shown(f"{row['measure']}, {row['pictures']} pictures", 60),
+                                *(_measured(row, key) for key in ("before", "after", "change"))]}
+            for i, row in enumerate(self.outcome.rows)
+        ]  # fmt: skip
+
+
+def _measured(row: Mapping[str, Any], key: str) -> str:
+    share = row["unit"] == "share"
+    value, low, high = (
+        float(row[name]) * (100 if share else 1) for name in (key, f"{key}_low", f"{key}_high")
+    )
+    digits = 1 if share else 2
+    text = signed(value, digits) if key == "change" else plain(value, digits)
+    unit = " %" if share and key != "change" and math.isfinite(value) else ""
+    bounds = f" ({plain(low, digits)} to {plain(high, digits)})" if math.isfinite(low + high) else ""
+    return text + unit + bounds
+
+
 class FindingsState(T.HasTraits):
     """Everything the findings panel shows.
 
@@ -46,7 +83,7 @@ class FindingsState(T.HasTraits):
     Traits that are chosen: `kind` and `verdict` ("" for any), `search`, `least` (smallest causal effect in points,
     0 for any),
     `sorted_by` (a column's key), `falling`, `chosen` (place in `findings`, -1 none). Traits that follow: `rows`,
-    `shelf`, `evidence`, `audited` (the findings of an audit that was started here).
+    `shelf`, `evidence`, `audited` (the findings of an audit that was started here), `repaired` (of the last repair).
     """
 
     kind = T.Unicode(ANY)
@@ -62,6 +99,8 @@ class FindingsState(T.HasTraits):
     shelf = T.Instance(Shelf, ())
     evidence: "T.List[tuple[str, str]]" = T.List()
     audited = T.Any(None, allow_none=True)
+    how = T.Enum([key for _, key in HOWS], "project")
+    repaired = T.Instance(Repaired, allow_none=True)
     pending = T.Int(0)
     error = T.Unicode("")
     gen = T.Int(0)
@@ -111,6 +150,7 @@ class FindingsState(T.HasTraits):
             return
         held = self.verdicts.of(finding)
         try:
+            self.table.writable()
             self.verdicts.set(finding, choice, held.note if note is None else note)
         except (ClipattrError, OSError) as error:
             self.error = words_of(error)
@@ -134,6 +174,11 @@ class FindingsState(T.HasTraits):
         import clipattr
 
         study = self.table.study
+        try:
+            self.table.writable()
+        except PanelError as error:
+            self.error = words_of(error)
+            return
         self.worker.submit(
             "audit", lambda: clipattr.audit(study, progress=False), self._set_findings, self._failed
         )
@@ -144,6 +189,29 @@ class FindingsState(T.HasTraits):
         self._lay_out()
         self.chosen = self.rows[0]["id"] if self.rows else -1
         self.audited = findings
+
+    def to_repair(self) -> list[Any]:
+        """What a repair would take out: the accepted findings, else the chosen one."""
+        return self.accepted() or ([self.finding] if self.finding is not None else [])
+
+    def repair(self) -> None:
+        """Repair what `to_repair` names, in the worker, and measure before and after on the held-out pictures."""
+        study, found, how = self.table.study, self.to_repair(), self.how
+        if not found:
+            self.error = "There is nothing to repair: choose a finding, or accept some."
+            return
+
+        def work() -> Repaired:
+            from clipattr.discovery.repair import repair
+
+            done = repair(study, found, how=how)
+            return Repaired(done.about, len(found), done.evaluate())
+
+        self.worker.submit("repair", work, self._set_repaired, self._failed)
+
+    def _set_repaired(self, repaired: Repaired) -> None:
+        with self.hold_trait_notifications():
+            self.error, self.repaired = "", repaired
 
     def settle(self, timeout: float | None = None) -> None:
         """Wait until everything asked for is on the screen."""
@@ -205,12 +273,18 @@ class FindingsState(T.HasTraits):
         lines = [
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({opening_of(self.table.study)})",
+            f"study = ca.open_study({self.table.opening})",
             "findings = ca.audit(study)",
         ]
         if self.finding is not None:
             prompt, latents = self.finding.prompt, tuple(self.finding.latents)
             lines.append(f"[f for f in findings if f.prompt == {prompt!r} and f.latents == {latents!r}]")
+        if self.repaired is not None:
+            prompts = sorted({f.prompt for f in self.to_repair()})
+            lines += [
+                f"found = [f for f in findings if f.prompt in {prompts!r}]",
+                f"ca.repair(study, found, how={self.how!r}).evaluate()",
+            ]
         return "\n".join(lines)
 
     def frame(self) -> Any:

@@ -11,7 +11,7 @@ import traitlets as T
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import factor_of
 from clipattr_widgets.collection import Collection
-from clipattr_widgets.desk import Card, Desk, PanelError, opening_of
+from clipattr_widgets.desk import Card, Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
@@ -163,7 +163,7 @@ class LatentState(T.HasTraits):
         lines = [
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({opening_of(self.table.study)})",
+            f"study = ca.open_study({self.table.opening})",
             f"study.latents.loc[{self.latent}]",
             f"study.examples.of({self.latent})",
         ]

@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.parts import Pulse
 from clipattr_widgets.static import Static
 from clipattr_widgets.text import markup
 
@@ -30,7 +31,8 @@ class Panel(W.VBox):
     """
 
     def __init__(self, children: list[Any], state: Any) -> None:
-        super().__init__(children)
+        self.pulse = Pulse()
+        super().__init__([self.pulse, *children])
         self.add_class("clipattr-panel")
         self.state = state
         self.closed = False

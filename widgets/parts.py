@@ -47,6 +47,21 @@ class _Part(anywidget.AnyWidget):
                 handler(content)
 
 
+class Pulse(_Part):
+    """Answers when a panel asks whether anybody is there; where nobody is, the panel says so.
+
+    Args:
+        patience: seconds that an answer may take.
+    """
+
+    _esm = _module("pulse.js")
+    patience = T.Float(8.0, min=0.1).tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.on("ping", lambda message: self.send({"kind": "pong", "number": message.get("number")}))
+
+
 class BarList(_Part):
     """Ranked signed bars, one row per latent, with a switch each.
 
@@ -205,4 +220,116 @@ class DataTable(_Part):
                 self.columns = list(columns)
             self.rows = list(rows)
             self.sorted_by, self.falling = sorted_by, falling
+            self.gen += 1
+
+
+class Scatter(_Part):
+    """Many points, drawn in one piece: click one, or choose many with a box or a loop.
+
+    `selected` is the place of the point that was clicked, `answered` echoes it once Python has it. What a box or a loop
+    holds arrives in `on_chosen`. `groups` says how a point is drawn: 0 plain, 1 lit, 2 marked.
+    """
+
+    _esm = _module("scatter.js")
+    xy = T.Bytes(b"").tag(sync=True)
+    xy_gen = T.Int(0).tag(sync=True)
+    groups = T.Bytes(b"").tag(sync=True)
+    texts: "T.List[str]" = T.List().tag(sync=True)
+    text_of = T.Bytes(b"").tag(sync=True)
+    meta: "T.Dict[str, Any]" = T.Dict().tag(sync=True)
+    height = T.Int(430).tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+    answered = T.Int(-1).tag(sync=True)
+    chosen = T.Bytes(b"").tag(sync=True)
+    chosen_gen = T.Int(0).tag(sync=True)
+    gen = T.Int(0).tag(sync=True)
+
+    def on_chosen(self, handler: Callable[[list[int]], None]) -> None:
+        """Call `handler(places)` whenever a box or loop was drawn."""
+
+        def heard(_: Any) -> None:
+            whole = bytes(self.chosen)
+            handler(np.frombuffer(whole[: len(whole) // 4 * 4], "<i4").tolist())
+
+        self.observe(heard, "chosen_gen")
+
+    def show(
+        self,
+        xy: np.ndarray | None = None,
+        *,
+        groups: np.ndarray,
+        names: Sequence[str] | None = None,
+        meta: dict[str, Any],
+    ) -> None:
+        """Draw these points.
+
+        Args:
+            xy: (n, 2); a point that is not finite is left out. None keeps the points and draws them anew.
+            groups: (n,) 0 plain, 1 lit, 2 marked.
+            names: n texts for the tip, many of them alike; None keeps them.
+            meta: `x` and `y` (names of the axes), `alt` (what a screen reader says), `legend` (what the groups are),
+                `plain` (True: axes without numbers).
+        """
+        with self.hold_sync():
+            if xy is not None:
+                self.xy = np.ascontiguousarray(xy, "<f4").tobytes()
+                self.xy_gen += 1
+            if names is not None:
+                self.texts, places = _once(names)
+                self.text_of = np.asarray(places, "<i4").tobytes()
+            self.groups = np.asarray(groups, np.uint8).tobytes()
+            self.meta = meta
+            self.gen += 1
+
+
+def _once(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The different texts, and the place of each name's text among them."""
+    places: dict[str, int] = {}
+    of = [places.setdefault(name, len(places)) for name in names]
+    return list(places), of
+
+
+class Stage(_Part):
+    """One picture whose objects can be moved, with the mouse or by arrow keys.
+
+    A thing is `{"name", "box": [left, top, right, bottom]}` in pixels of the picture. A move sends
+    `{"kind": "move", "i", "left", "top"}`; the next one waits until its answer is drawn.
+    """
+
+    _esm = _module("stage.js")
+    picture = T.Bytes(b"").tag(sync=True)
+    meta: "T.Dict[str, Any]" = T.Dict(
+        {"width": 64, "height": 64, "shown": 256, "gen": 0, "alt": "", "things": []}
+    ).tag(sync=True)
+
+    def show(
+        self, picture: Image.Image, things: Sequence[dict[str, Any]], *, alt: str, shown: int = 256
+    ) -> None:
+        """Draw this picture with handles on its things."""
+        with self.hold_sync():
+            self.picture = encode_jpeg(picture, shown)
+            self.meta = {
+                "width": picture.width, "height": picture.height, "shown": shown, "gen": self.meta["gen"] + 1,
+                "alt": alt, "things": list(things),
+            }  # fmt: skip
+
+
+class DotList(_Part):
+    """One line per latent or cause, one mark per model on a shared axis.
+
+    A row is `{"id": int, "label", "values": [number or None per model], "texts": [text per model], "own": text or "",
+    "spoken", "tip"}`. `selected` is the id of the chosen row.
+    """
+
+    _esm = _module("dot_list.js")
+    names: "T.List[str]" = T.List().tag(sync=True)
+    axis = T.Unicode("").tag(sync=True)
+    rows = T.List(T.Dict()).tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+    gen = T.Int(0).tag(sync=True)
+
+    def show(self, rows: Sequence[dict[str, Any]], *, names: Sequence[str], axis: str) -> None:
+        """Draw these rows; `names` are the models', `axis` says what is measured."""
+        with self.hold_sync():
+            self.rows, self.names, self.axis = list(rows), list(names), axis
             self.gen += 1

@@ -11,7 +11,7 @@ import traitlets as T
 
 from clipattr_widgets.bar_rows import REST, factor_of, latent_row, part_row, unit_name
 from clipattr_widgets.collection import Collection, Reliances
-from clipattr_widgets.desk import Desk, opening_of
+from clipattr_widgets.desk import Desk
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
@@ -150,7 +150,7 @@ class PromptState(T.HasTraits):
         return "\n".join([
             "import clipattr as ca",
             "",
-            f"study = ca.open_study({opening_of(self.table.study)})",
+            f"study = ca.open_study({self.table.opening})",
             f"pictures = study.images.select({rows})",
             f"att = ca.attribute(study, pictures, {target})",
             "means = att.to_frame().groupby(['latent', 'label']).attribution.sum() / len(pictures)",

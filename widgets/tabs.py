@@ -10,7 +10,7 @@ import traitlets as T
 
 from clipattr_widgets.explorer_state import ExplorerState
 
-NAMES = ("Explorer", "Latent", "Prompt", "Findings")
+NAMES = ("Explorer", "Latent", "Prompt", "Findings", "Map")
 
 
 class Tabs:
@@ -24,7 +24,9 @@ class Tabs:
 
     def __init__(self, state: ExplorerState, findings: Any, explorer: list[Any]) -> None:
         self.state, self.findings = state, findings
-        self.buttons = W.ToggleButtons(options=list(NAMES), value="Explorer", style={"button_width": "110px"})
+        names = [*NAMES, *(["Live world"] if _is_rendered(state.table) else [])]
+        names += ["Compare"] if len(state.desks) > 1 else []
+        self.buttons = W.ToggleButtons(options=names, value="Explorer", style={"button_width": "104px"})
         self.buttons.add_class("clipattr-tabs")
         self._explorer = explorer
         self.panels: dict[str, Any] = {}
@@ -36,7 +38,7 @@ class Tabs:
     def show(self, name: str) -> None:
         """Bring a panel to the front."""
         if name != "Explorer" and name not in self.panels:
-            self.panels[name] = getattr(self, f"_build_{name.lower()}")()
+            self.panels[name] = getattr(self, f"_build_{name.lower().replace(' ', '_')}")()
         shown = self._explorer if name == "Explorer" else [self.panels[name]]
         self.box.children = [self.buttons, *shown]
 
@@ -94,11 +96,51 @@ class Tabs:
         made.observe(lambda _: self._looked_at(made.finding), "chosen")
         return FindingsPanel(state=made)
 
+    def _build_map(self) -> Any:
+        from clipattr_widgets.map import MapPanel
+        from clipattr_widgets.map_state import MapState
+
+        made = MapState(
+            self.state.table, latent=self.state.latent, prompt=self.state.prompt, findings=self.findings
+        )
+        self._link("latent", made)
+        self._link("prompt", made)
+        made.observe(lambda _: setattr(self.buttons, "value", "Latent"), "opened")
+        return MapPanel(state=made, own_latent_panel=False)
+
+    def _build_compare(self) -> Any:
+        from clipattr_widgets.compare import ComparePanel
+        from clipattr_widgets.compare_state import MAX_MODELS, CompareState
+
+        state = self.state
+        made = CompareState(
+            state.desks[:MAX_MODELS],
+            picture=max(state.picture, 0),
+            prompt=state.prompt,
+            against=state.against,
+        )
+        for name in ("prompt", "against"):
+            self._link(name, made)
+        return ComparePanel(state=made)
+
+    def _build_live_world(self) -> Any:
+        from clipattr_widgets.world import WorldPanel
+        from clipattr_widgets.world_state import WorldState
+
+        state = self.state
+        made = WorldState(
+            state.table, picture=max(state.picture, 0), prompt=state.prompt, against=state.against
+        )
+        for name in ("prompt", "against", "latent"):
+            self._link(name, made)
+        return WorldPanel(state=made)
+
     def _audited(self, change: Any) -> None:
         self.findings = change["new"]
         self.state.show_findings(self.findings)
-        if "Prompt" in self.panels:
-            self.panels["Prompt"].state.show_findings(self.findings)
+        for name in ("Prompt", "Map"):
+            if name in self.panels:
+                self.panels[name].state.show_findings(self.findings)
 
     def _looked_at(self, finding: Any) -> None:
         """A finding that is chosen is what the other panels show next."""
@@ -106,3 +148,15 @@ class Tabs:
             with self.state.hold_trait_notifications():
                 self.state.prompt, self.state.against = finding.prompt, ""
             self.state.latent = int(finding.latents[0])
+
+
+def _is_rendered(desk: Any) -> bool:
+    """Whether the study's pictures are scenes that can be edited."""
+    from clipattr_widgets.desk import PanelError
+    from clipattr_widgets.world_state import scene_of
+
+    try:
+        scene_of(desk, 0)
+    except PanelError:
+        return False
+    return True

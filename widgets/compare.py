@@ -1,0 +1,157 @@
+"""The comparison panel: models side by side on one picture, one prompt, or the findings of their audits.
+
+Owns layout and wiring of `CompareState`. Start at `ComparePanel`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr_widgets.compare_state import SUBJECTS, CompareState
+from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import DotList, Gallery, Overlay
+from clipattr_widgets.static import Static, picture_html
+from clipattr_widgets.text import markup, shown
+
+
+class ComparePanel(Panel):
+    """Two to five models: matched latents in one row, a mark for each model, one legend.
+
+    Args:
+        studies: opened studies, paths or names, as a list or a mapping of names to them; or a ready `state`.
+        chosen: what to show first, e.g. `subject="prompt", prompt="kite"`; `findings` of audits made already.
+    """
+
+    def __init__(self, studies: Any = None, *, state: CompareState | None = None, **chosen: Any) -> None:
+        from clipattr_widgets.explorer import opened
+
+        if state is None:
+            found, names = opened(studies)
+            state = CompareState(dict(zip(names, found, strict=True)) if names else found, **chosen)
+        self.state = state
+        self.subject = W.ToggleButtons(
+            options=list(SUBJECTS), value=state.subject, style={"button_width": "104px"}
+        )
+        style, wide = {"description_width": "74px"}, W.Layout(width="240px")
+        self.prompt, self.against = (
+            W.Combobox(value=value, options=suggestions(state.table), description=name, continuous_update=False,
+                       ensure_option=False, placeholder=hint, layout=wide, style=style)
+            for value, name, hint in ((state.prompt, "prompt", "a word or a caption"),
+                                      (state.against, "rather than", "(nothing)"))
+        )  # fmt: skip
+        self.find = W.Text(
+            placeholder="picture no., id or label", continuous_update=False, layout=W.Layout(width="180px")
+        )
+        self.audit = W.Button(description="audit all", layout=W.Layout(width="92px"),
+                              tooltip="audit every model over its own prompts; takes a while")  # fmt: skip
+        self.overlay = Overlay(empty_text="no picture")
+        self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
+        self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
+        self.heads = [W.HTML() for _ in state.desks]
+        self.galleries = [
+            Gallery(title="examples", empty_text="no partner of its own here") for _ in state.desks
+        ]
+        self.take, self.drawer = takeaway(self)
+        head = labelled(W.HBox([self.subject, self.audit, self.take, self.status]), "clipattr-toolbar")
+        prompts = labelled(W.HBox([self.prompt, self.against]), "clipattr-toolbar")
+        self.side = labelled(W.VBox([self.overlay, self.find]), "clipattr-side")
+        main = labelled(W.VBox([prompts, self.score, self.dots, self.note]), "clipattr-main")
+        pairs = zip(self.heads, self.galleries, strict=True)
+        self.examples = W.HBox([W.VBox([head_, gallery]) for head_, gallery in pairs])
+        labelled(self.examples, "clipattr-senses", "clipattr-section")
+        body = labelled(W.HBox([self.side, main]), "clipattr-split")
+        super().__init__([head, self.notice, body, self.examples, self.drawer], state)
+        self._wire()
+        for draw in (self._draw_rows, self._draw_picture, self._draw_shelves, self._draw_status):
+            draw()
+
+    def _wire(self) -> None:
+        state = self.state
+        for name in ("subject", "prompt", "against"):
+            self.link(name, getattr(self, name))
+        self.find.observe(lambda change: state.find(change["new"]), "value")
+        self.audit.on_click(lambda _: state.audit())
+        self.dots.observe(lambda change: setattr(state, "row", change["new"]), "selected")
+        self.watch(self._draw_rows, "gen")
+        self.watch(self._draw_picture, "picture", "subject")
+        self.watch(self._draw_shelves, "shelves")
+        self.watch(self._draw_status, "pending", "error")
+
+    def _draw_rows(self) -> None:
+        state = self.state
+        self.dots.selected = state.row
+        self.dots.show(state.rows, names=state.names, axis=state.axis)
+        cells = zip(state.names, state.scores or ["–"] * len(state.names), strict=True)
+        spans = "".join(
+            f"<span><span>{markup(name, 40)}</span><b>{markup(text, 40)}</b></span>" for name, text in cells
+        )
+        self.score.value = f'<div class="clipattr-score" role="status">{spans}</div>'
+        self.note.value = f'<div class="clipattr-note">{markup(state.note, 200)}</div>'
+
+    def _draw_picture(self) -> None:
+        state = self.state
+        self.side.layout.display = "" if state.subject == "picture" else "none"
+        if state.table.n_pictures:
+            caption = state.table.picture_caption(state.picture)
+            self.overlay.show(state.table.picture(state.picture), alt=f"picture {caption}", caption=caption)
+
+    def _draw_shelves(self) -> None:
+        shelves = self.state.shelves
+        self.examples.layout.display = "" if shelves else "none"
+        for head, gallery, name, shelf in zip(
+            self.heads, self.galleries, self.state.names, shelves, strict=False
+        ):
+            title = f"{name}: {shelf.title}"
+            head.value = f'<div class="clipattr-note">{markup(title, 120)}</div>'
+            gallery.show(shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=title, shown=64)
+
+    def _draw_status(self) -> None:
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
+
+    def static(self) -> Static:
+        state = self.state
+        state.settle()
+        heads = "".join(f'<th scope="col" class="n">{markup(name, 40)}</th>' for name in state.names)
+        body = "".join(
+            f'<tr><td>{markup(row["label"], 60)} <small>{markup(row["own"], 40) if row["own"] else ""}</small></td>'
+            + "".join(f'<td class="n">{text}</td>' for text in row["texts"]) + "</tr>"
+            for row in state.rows
+        )  # fmt: skip
+        table = (
+            f"<table><caption>{markup(state.axis, 80)}</caption><thead><tr><th></th>{heads}</tr></thead>"
+            f"<tbody>{body}</tbody></table>"
+        )
+        image = ""
+        if state.subject == "picture" and state.table.n_pictures:
+            image = picture_html(
+                state.table.picture(state.picture), f"picture {state.table.picture_caption(state.picture)}"
+            )
+        error = f"<p>{markup(state.error, 600)}</p>" if state.error else ""
+        note = f"<p>{markup(state.note, 200)}</p>"
+        return Static(f"{error}{image}{table}{note}", lambda: dots_figure(state), state.frame())
+
+
+def dots_figure(state: CompareState) -> Any:
+    """The comparison as a matplotlib figure, a shape and colour for each model."""
+    from matplotlib.figure import Figure
+
+    rows = state.rows
+    figure = Figure(figsize=(8, 1.2 + 0.27 * max(len(rows), 3)), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    shapes, colours = "os^Dv", ("#2f7fd0", "#cf6a1f", "#24292f", "#7a4fbf", "#7a7f87")
+    for i, name in enumerate(state.names):
+        found = [(row["values"][i], place) for place, row in enumerate(rows) if row["values"][i] is not None]
+        axes.plot([x for x, _ in found], [y for _, y in found], shapes[i], color=colours[i], linestyle="none",
+                  label=name.replace("$", r"\$"), alpha=0.85)  # fmt: skip
+    axes.set_yticks(
+        range(len(rows)), [shown(row["label"], 34).replace("$", r"\$") for row in rows], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.set_xlabel(state.axis, fontsize=8.5)
+    axes.legend(fontsize=8, frameon=False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    return figure

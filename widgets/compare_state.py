@@ -1,0 +1,301 @@
+"""The comparison's view-model: several models on one picture, one prompt, or the findings of their audits.
+
+Owns what is compared and the rows it gives. Latents are aligned by `clipattr.discovery.compare`; ignores how, and
+widgets. Start at `CompareState`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import traitlets as T
+
+from clipattr.wording import kind_word
+from clipattr_widgets.bar_rows import factor_of, unit_name
+from clipattr_widgets.collection import Collection
+from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.shelf import Shelf, shelf_of
+from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.worker import Worker
+
+SUBJECTS = (("one picture", "picture"), ("one prompt", "prompt"), ("findings", "findings"))
+MAX_MODELS = 5
+N_ROWS = 18
+
+
+class CompareState(T.HasTraits):
+    """Everything the comparison shows.
+
+    Args:
+        studies: two to five, or a mapping of names to studies; the first one's pictures are compared on.
+        findings: audits made already, one a study in the same order; else `audit` makes them.
+
+    Traits that are chosen: `subject` ("picture", "prompt" or "findings"), `picture` (of the first study), `prompt`,
+    `against`, `row` (chosen, -1 none). Traits that follow: `rows` (for a `DotList`), `axis`, `scores` (one text a
+    model), `shelves` (examples of the chosen row, one a model or None), `pending`, `error`, `note`, `gen`.
+
+    Raises:
+        PanelError: fewer than two studies, or more than can be told apart.
+    """
+
+    subject = T.Enum([key for _, key in SUBJECTS], "picture")
+    picture = T.Int(0)
+    prompt = T.Unicode("")
+    against = T.Unicode("")
+    row = T.Int(-1)
+
+    rows: "T.List[dict[str, Any]]" = T.List()
+    axis = T.Unicode("")
+    scores: "T.List[str]" = T.List()
+    shelves: "T.List[Shelf]" = T.List()
+    pending = T.Int(0)
+    error = T.Unicode("")
+    note = T.Unicode("")
+    gen = T.Int(0)
+
+    def __init__(
+        self,
+        studies: Any,
+        *,
+        findings: Sequence[Any] | None = None,
+        threaded: bool | None = None,
+        **chosen: Any,
+    ) -> None:
+        self.desks = _desks(studies)
+        if not 2 <= len(self.desks) <= MAX_MODELS:
+            raise PanelError(f"A comparison takes 2 to {MAX_MODELS} studies; got {len(self.desks)}.")
+        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.collections = [Collection(desk) for desk in self.desks]
+        self.findings = list(findings) if findings is not None else None
+        self._compared: Any = None
+        self._members: list[dict[int, int]] = []
+        super().__init__(**chosen)
+        if not self.prompt and self.table.n_pictures:
+            label = self.table.study.images[self.picture].label
+            self.prompt = str(label or "").replace("_", " ")
+        self.observe(self._ask, ["subject", "picture", "prompt", "against"])
+        self.observe(self._look, ["row"])
+        self._ask()
+
+    @property
+    def table(self) -> Desk:
+        """The first study, whose pictures are compared on."""
+        return self.desks[0]
+
+    @property
+    def names(self) -> list[str]:
+        """What the models are called."""
+        return [shown(desk.model_name, 30) for desk in self.desks]
+
+    @T.validate("picture")
+    def _picture_exists(self, proposal: Any) -> int:
+        return max(0, min(int(proposal["value"]), self.table.n_pictures - 1))
+
+    def find(self, text: str) -> None:
+        """Go to the next picture whose number, id or label holds this text."""
+        try:
+            if text.strip():
+                self.picture = self.table.find_picture(text, self.picture)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def audit(self) -> None:
+        """Audit every study, in the worker; then show the findings."""
+        self.worker.submit("audit", self._audit, self._audited, self._failed)
+
+    def _audit(self) -> Any:
+        import clipattr
+
+        for desk in self.desks:
+            desk.writable()
+        return [clipattr.audit(desk.study, progress=False) for desk in self.desks]
+
+    def _audited(self, findings: Any) -> None:
+        self.findings, self._compared = findings, None
+        if self.subject == "findings":
+            self._ask()
+        else:
+            self.subject = "findings"
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until everything asked for is on the screen."""
+        self.worker.settle(timeout)
+
+    def close(self) -> None:
+        self.worker.close()
+
+    # asking
+
+    def comparison(self) -> Any:
+        """What `clipattr.discovery.compare` says of these studies; made once."""
+        if self._compared is None:
+            from clipattr.discovery.compare import compare
+            from clipattr.discovery.findings import Findings
+
+            studies = {f"{i}": desk.study for i, desk in enumerate(self.desks)}
+            found = self.findings or [Findings([], desk.study) for desk in self.desks]
+            self._compared = compare(studies, findings=found, progress=False)
+        return self._compared
+
+    def _ask(self, _: Any = None) -> None:
+        self.row = -1
+        subject, picture, prompt, against = self.subject, self.picture, self.prompt, self.against
+        work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
+            subject
+        ]
+        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed)
+
+    def _set(self, answer: Any) -> None:
+        with self.hold_trait_notifications():
+            self.error = ""
+            self.rows, self._members, self.axis, self.scores, self.note = answer
+            self.gen += 1
+
+    def _failed(self, error: Exception) -> None:
+        with self.hold_trait_notifications():
+            self.error, self.rows, self.scores, self.note = words_of(error), [], [], ""
+            self.gen += 1
+
+    def _of_picture(self, picture: int, prompt: str, against: str) -> Any:
+        image = self.table.study.images[picture].load()
+        found = [desk.measure(image, desk.target(prompt, against)) for desk in self.desks]
+        values = [dict(zip(f.latents.tolist(), f.attributions.tolist(), strict=True)) for f in found]
+        unit = found[0].y_unit
+        scores = [f"{plain(f.y * factor_of(unit))} {unit_name(unit)}" for f in found]
+        rows, members = self._aligned(values, factor_of(unit))
+        note = f"{_count(rows)}; attribution of {shown(prompt, 40)} in this picture"
+        return rows, members, f"attribution, {unit_name(unit)}", scores, note
+
+    def _of_prompt(self, picture: int, prompt: str, against: str) -> Any:
+        values, unit, over = [], "cosine", []
+        for desk, collection in zip(self.desks, self.collections, strict=True):
+            target = desk.target(prompt, against)
+            found = collection.rests_on(prompt, target)
+            values.append(dict(zip(found.latents.tolist(), found.means.tolist(), strict=True)))
+            unit = found.unit
+            over.append(f"{len(found.rows)} pictures")
+        rows, members = self._aligned(values, factor_of(unit))
+        note = f"{_count(rows)}; mean over the pictures that show “{shown(prompt, 40)}”"
+        return rows, members, f"mean attribution, {unit_name(unit)}", over, note
+
+    def _of_findings(self, picture: int, prompt: str, against: str) -> Any:
+        if self.findings is None:
+            raise PanelError(
+                "There is no audit yet. “audit all” makes one for every model; it takes a while."
+            )
+        compared = self.comparison()
+        rows, members = [], []
+        for place, (about, cause, found) in enumerate(compared.rows):
+            mine = {int(name): finding for name, finding in found.items()}
+            values = [
+                mine[i].causal_effect.value * 100 if i in mine else None for i in range(len(self.desks))
+            ]
+            first = next(iter(mine.values()))
+            label = f"{shown(about, 24)} ← {shown(cause, 30)}"
+            rows.append(self._row(place, label, values, f"kind: {kind_word(first.kind)}"))
+            members.append({i: int(finding.latents[0]) for i, finding in mine.items()})
+        scores = [f"{len(found)} findings" for found in self.findings]
+        return rows, members, "causal effect, points", scores, _count(rows)
+
+    def _aligned(
+        self, values: Sequence[Mapping[int, float]], factor: float
+    ) -> tuple[list[dict[str, Any]], list[dict[int, int]]]:
+        """Latents of all models, those that pair up with one of the first model's in one row; the largest first."""
+        matches = self.comparison().matches
+        groups: dict[tuple[int, int], dict[int, int]] = {(0, j): {0: j} for j in values[0]}
+        for i in range(1, len(self.desks)):
+            mine = matches[matches["study"] == str(i)]
+            partner = dict(zip(mine["other"].tolist(), mine["latent"].tolist(), strict=True))
+            for j in values[i]:
+                key = (0, partner[j]) if j in partner else (i, j)
+                groups.setdefault(key, {key[0]: key[1]})[i] = j
+
+        def weight(members: Mapping[int, int]) -> float:
+            return max(abs(values[i].get(j, 0.0)) for i, j in members.items())
+
+        order = sorted(groups, key=lambda key: (-weight(groups[key]), key))[:N_ROWS]
+        rows, kept = [], []
+        for place, key in enumerate(order):
+            members = groups[key]
+            numbers = [
+                values[i].get(members[i], 0.0) * factor if i in members else None
+                for i in range(len(self.desks))
+            ]
+            card = self.desks[key[0]].card(key[1])
+            tip = " · ".join(
+                f"{self.names[i]}: latent {j}, {self.desks[i].name_of(j)}" for i, j in members.items()
+            )
+            rows.append(self._row(place, shown(card.name, 50), numbers, tip))
+            kept.append(dict(members))
+        return rows, kept
+
+    def _row(self, place: int, label: str, values: Sequence[float | None], tip: str) -> dict[str, Any]:
+        """One line; a model without a partner has no mark. A row that one model has alone says so."""
+        there = [i for i, value in enumerate(values) if value is not None]
+        texts = [signed(value) if value is not None else "–" for value in values]
+        own = f"{self.names[there[0]]} alone" if len(there) == 1 else ""
+        spoken = f"{label}: " + ", ".join(f"{n} {t}" for n, t in zip(self.names, texts, strict=True))
+        finite = [None if value is None or not np.isfinite(value) else float(value) for value in values]
+        return {"id": place, "label": label, "values": finite, "texts": texts, "own": own, "tip": tip,
+                "spoken": spoken + (f", {own}" if own else "")}  # fmt: skip
+
+    def _look(self, _: Any = None) -> None:
+        """Examples of the chosen row's latents, side by side."""
+        row = self.row
+        if not 0 <= row < len(self._members):
+            self.shelves = []
+            return
+        members = self._members[row]
+
+        def work() -> list[Shelf]:
+            return [
+                shelf_of(desk, members[i], 8)[1] if i in members else Shelf(title="no partner")
+                for i, desk in enumerate(self.desks)
+            ]
+
+        self.worker.submit("look", work, self._set_shelves, self._failed)
+
+    def _set_shelves(self, shelves: list[Shelf]) -> None:
+        self.shelves = shelves
+
+    # what to take away
+
+    def frame(self) -> Any:
+        """The rows as a table, one column a model, in the unit of the axis."""
+        import pandas as pd
+
+        data = {name: [row["values"][i] for row in self.rows] for i, name in enumerate(self._columns())}
+        return pd.DataFrame({"row": [row["label"] for row in self.rows], **data})
+
+    def _columns(self) -> list[str]:
+        return [
+            f"{name} ({i + 1})" if self.names.count(name) > 1 else name for i, name in enumerate(self.names)
+        ]
+
+    def code(self) -> str:
+        """Python that computes what is on the screen."""
+        opened = ", ".join(f"ca.open_study({desk.opening})" for desk in self.desks)
+        lines = [
+            "import clipattr as ca", "from clipattr.discovery.compare import compare", "", f"studies = [{opened}]",
+            "comparison = compare(studies)" if self.subject == "findings" else "matches = compare(studies).matches",
+        ]  # fmt: skip
+        if self.subject == "picture":
+            lines.append(f"picture = studies[0].images[{self.picture}].load()")
+            lines.append(f"[ca.attribute(study, picture, {self.prompt!r}).top(10) for study in studies]")
+        return "\n".join(lines)
+
+
+def _desks(studies: Any) -> list[Desk]:
+    if isinstance(studies, Mapping):
+        return [_desk(study, str(name)) for name, study in studies.items()]
+    return [_desk(study, None) for study in studies]
+
+
+def _desk(study: Any, name: str | None) -> Desk:
+    return study if isinstance(study, Desk) else Desk(study, name)
+
+
+def _count(rows: Sequence[Mapping[str, Any]]) -> str:
+    own = sum(bool(row["own"]) for row in rows)
+    return f"{len(rows) - own} shared, {own} of one model alone"

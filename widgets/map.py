@@ -1,0 +1,279 @@
+"""The map panel: all latents on one canvas, to search, box, lasso and click.
+
+Owns layout and wiring of `MapState`, and the map as a figure. Start at `MapPanel`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as W
+import numpy as np
+
+from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.map_state import COLUMNS, LIT, MARKED, VIEWS, MapState
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import DataTable, Gallery, Scatter
+from clipattr_widgets.sprites import data_uri
+from clipattr_widgets.static import Static, table_html
+from clipattr_widgets.text import attribute_text, markup, shown
+
+COLOURS = {0: "#7a7f87", LIT: "#2f7fd0", MARKED: "#cf6a1f"}
+
+
+class MapPanel(Panel):
+    """All latents of a study: surprise, quality or meaning.
+
+    Args:
+        study: a `Study`, its path or name; or a ready `state`.
+        chosen: what to show first, e.g. `view="meaning", search="hand"`; `findings` marks those of an audit.
+        own_latent_panel: whether the button under the examples opens a latent panel below the map; the tabs have one.
+    """
+
+    def __init__(
+        self,
+        study: Any = None,
+        *,
+        state: MapState | None = None,
+        own_latent_panel: bool = True,
+        **chosen: Any,
+    ) -> None:
+        from clipattr_widgets.explorer import opened
+
+        self.state = state = state or MapState(opened(study)[0][0], **chosen)
+        self._own = own_latent_panel
+        self.latent_panel: Any = None
+        self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "136px"})
+        self.prompt = W.Combobox(
+            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
+            ensure_option=False, placeholder="whose reliance?", layout=W.Layout(width="230px"),
+            style={"description_width": "52px"},
+        )  # fmt: skip
+        self.search = W.Text(value=state.search, placeholder="light up: a word", continuous_update=False,
+                             layout=W.Layout(width="150px"))  # fmt: skip
+        self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
+                              layout=W.Layout(width="156px"))  # fmt: skip
+        self.upload = W.FileUpload(
+            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="92px")
+        )
+        self.scatter = Scatter(title="map of all latents")
+        self.gallery = Gallery(
+            title="examples", empty_text="click a latent on the map, or a row of the table"
+        )
+        self.list = DataTable(title="", empty_text="no latents to list")
+        self.goto = W.Text(
+            placeholder="go to latent: no. or name", continuous_update=False, layout=W.Layout(width="180px")
+        )
+        self.open = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
+                             tooltip="everything about this latent")  # fmt: skip
+        self.card, self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(5))
+        self.below = W.VBox()
+        self.take, self.drawer = takeaway(self)
+        head = labelled(W.HBox([self.view, self.prompt, self.take, self.status]), "clipattr-toolbar")
+        find = labelled(W.HBox([self.search, self.picture, self.upload]), "clipattr-toolbar")
+        more = labelled(W.HBox([self.goto, self.open]), "clipattr-toolbar")
+        aside = labelled(W.VBox([more, self.card, self.gallery]), "clipattr-aside")
+        main = labelled(W.VBox([find, self.scatter, self.about]), "clipattr-main")
+        body = labelled(W.HBox([main, aside]), "clipattr-split")
+        table = labelled(W.VBox([self.count, self.list]), "clipattr-section")
+        super().__init__([head, self.notice, body, table, self.drawer, self.below], state)
+        self._wire()
+        self._names = True
+        for draw in (self._draw_map, self._draw_card, self._draw_status):
+            draw()
+
+    def _wire(self) -> None:
+        state = self.state
+        for name in ("view", "prompt", "search"):
+            self.link(name, getattr(self, name))
+        self.picture.observe(lambda change: state.light_picture(change["new"]), "value")
+        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
+        self.goto.observe(lambda change: self._go(change["new"]), "value")
+        self.scatter.observe(lambda change: self._clicked(change["new"]), "selected")
+        self.scatter.on_chosen(lambda places: setattr(state, "chosen", tuple(places)))
+        self.list.observe(lambda change: self._clicked(change["new"]), "selected")
+        self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
+        self.open.on_click(lambda _: self._open())
+        self.watch(self._draw_map, "gen")
+        self.watch(self._draw_card, "card", "examples")
+        self.watch(self._draw_chosen, "latent")
+        self.watch(self._draw_status, "pending", "error", "note")
+
+    def _uploaded(self, files: Sequence[Any]) -> None:
+        if files:
+            self.state.light_upload(bytes(files[0]["content"]), str(files[0]["name"]))
+            self.upload.value = ()
+
+    def _clicked(self, latent: int) -> None:
+        if latent >= 0:
+            self.scatter.answered = latent
+            self.state.latent = latent
+
+    def _go(self, text: str) -> None:
+        self.state.go_to_latent(text)
+
+    def _open(self) -> None:
+        self.state.opened += 1
+        if not self._own or self.state.latent < 0:
+            return
+        if self.latent_panel is None:
+            from clipattr_widgets.latent import LatentPanel
+            from clipattr_widgets.latent_state import LatentState
+
+            made = LatentState(self.state.table, latent=self.state.latent, prompt=self.state.prompt)
+            self.latent_panel = LatentPanel(state=made)
+            self.below.children = [self.latent_panel]
+        self.latent_panel.state.latent = self.state.latent
+
+    # drawing
+
+    def _draw_map(self) -> None:
+        state = self.state
+        places = state.places
+        self.prompt.layout.display = "" if state.view == "surprise" else "none"
+        xy = np.full((state.table.n_latents, 2), np.nan) if places is None else places.xy
+        fresh = getattr(self, "_drawn", None) is not places or places is None
+        self._drawn = places
+        self.scatter.show(
+            xy if fresh else None, groups=state.groups, names=state.names() if self._names else None,
+            meta=self._meta(),
+        )  # fmt: skip
+        self._names = False
+        self.scatter.selected = state.latent
+        self.list.selected = state.latent
+        self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
+        self.about.value = f'<div class="clipattr-note">{markup(places.about if places else "", 400)}</div>'
+        self.count.value = f'<div class="clipattr-note">{markup(self._counted(), 200)}</div>'
+
+    def _meta(self) -> dict[str, Any]:
+        state, places = self.state, self.state.places
+        groups = state.groups
+        legend = ["latent", "lit up" if LIT in groups else "", "in a finding" if MARKED in groups else ""]
+        if places is None:
+            return {"x": "", "y": "", "plain": True, "alt": "an empty map", "legend": legend}
+        there = int(np.isfinite(places.xy).all(1).sum())
+        axes = f"{places.x} across, {places.y} up" if not places.bare else "neighbours look alike"
+        alt = f"map of {there:,} latents: {axes}; the table below lists those that stand out"
+        return {"x": places.x, "y": places.y, "plain": places.bare, "alt": alt, "legend": legend}
+
+    def _counted(self) -> str:
+        state = self.state
+        count = len(state.rows) + state.hidden
+        what = "chosen on the map" if state.chosen else ("lit up" if state.lit else "standing out")
+        return f"{count:,} latents {what}" + (f", the first {len(state.rows)} listed" if state.hidden else "")
+
+    def _draw_card(self) -> None:
+        from clipattr_widgets.explorer import card_html
+
+        card, shelf = self.state.card, self.state.examples
+        self.open.disabled = card is None
+        self.card.value = card_html(card) if card is not None else ""
+        self.gallery.show(
+            shelf.thumbnails,
+            alt=shelf.alt,
+            captions=shelf.captions,
+            title=shelf.title or "examples",
+            shown=72,
+        )
+
+    def _draw_chosen(self) -> None:
+        self.scatter.selected = self.list.selected = self.state.latent
+
+    def _draw_status(self) -> None:
+        state = self.state
+        note = f'<span class="clipattr-note">{markup(state.note, 120)}</span>' if state.note else ""
+        self.status.value = status_html(state.pending) or note
+        self.notice.value = error_html(state.error)
+
+    def close(self) -> None:
+        if self.latent_panel is not None and not self.closed:
+            self.latent_panel.close()
+            self.below.children = []
+        super().close()
+
+    # still views
+
+    def figure(self) -> Any:
+        """The map as a plain plotly figure, to zoom in, export or print."""
+        import plotly.graph_objects as go
+
+        state = self.state
+        state.settle()
+        places = state.places
+        figure = go.Figure()
+        if places is not None:
+            names, groups = np.asarray(state.names(), object), state.groups
+            there = np.isfinite(places.xy).all(1)
+            for group, title in ((0, "latent"), (LIT, "lit up"), (MARKED, "in a finding")):
+                rows = np.flatnonzero(there & (groups == group))
+                if len(rows):
+                    # A label may hold markup, which plotly would obey.
+                    texts = [f"{_no_markup(names[j])} (latent {j})" for j in rows]
+                    figure.add_scattergl(
+                        x=places.xy[rows, 0], y=places.xy[rows, 1], mode="markers", name=title, text=texts,
+                        hoverinfo="text",
+                        marker={"color": COLOURS[group], "size": 5 if group == 0 else 9,
+                                "symbol": "circle" if group != MARKED else "diamond",
+                                "opacity": 0.55 if group == 0 else 1.0},
+                    )  # fmt: skip
+            figure.update_xaxes(title=_no_markup(places.x), showticklabels=not places.bare)
+            figure.update_yaxes(title=_no_markup(places.y), showticklabels=not places.bare)
+        return figure.update_layout(template="simple_white", width=860, height=560)
+
+    def static(self) -> Static:
+        state = self.state
+        state.settle()
+        alt = str(self._meta()["alt"])
+        body = f"<p>{markup(state.error, 600)}</p>" if state.error else ""
+        jpeg = _jpeg(map_figure(state))
+        body += f'<img width="700" alt="{attribute_text(alt)}" src="{data_uri(jpeg)}">'
+        if state.places is not None:
+            body += f"<p><small>{markup(state.places.about, 400)}</small></p>"
+        body += table_html(COLUMNS, state.rows[:20], markup(self._counted(), 200))
+        return Static(body, lambda: map_figure(state), state.frame())
+
+
+def map_figure(state: MapState) -> Any:
+    """The map as a matplotlib figure; names stand beside the latents that lead the table."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    places, groups = state.places, state.groups
+    if places is None:
+        axes.set_axis_off()
+        return figure
+    for group, size, marker in ((0, 5, "o"), (LIT, 22, "o"), (MARKED, 26, "D")):
+        rows = groups == group
+        x, y = places.xy[rows].T
+        axes.scatter(x, y, s=size, c=COLOURS[group], marker=marker, alpha=0.5 if not group else 0.95,
+                     linewidths=0, rasterized=True)  # fmt: skip
+    for row in state.rows[:8]:
+        x, y = places.xy[row["id"]]
+        if np.isfinite(x) and np.isfinite(y):
+            name = shown(row["cells"][0], 24).replace("$", r"\$")
+            axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7.5)
+    axes.set_xlabel(places.x.replace("$", r"\$"), fontsize=9)
+    axes.set_ylabel(places.y.replace("$", r"\$"), fontsize=9)
+    if places.bare:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure
+
+
+def _jpeg(figure: Any) -> bytes:
+    """A figure as JPEG bytes."""
+    import io
+
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100, metadata={"Software": None})
+    Image.open(drawn).convert("RGB").save(packed, "JPEG", quality=85)
+    return packed.getvalue()
+
+
+def _no_markup(text: str) -> str:
+    """Text for plotly, which reads some tags."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

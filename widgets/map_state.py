@@ -1,0 +1,403 @@
+"""The map's view-model: all latents of a study at once, where they lie, which are lit, which are chosen.
+
+Owns the axes, what is lit or chosen, and the table beside the map. Ignores widgets. Start at `MapState`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import traitlets as T
+
+from clipattr.errors import ClipattrError
+from clipattr.wording import kind_word
+from clipattr_widgets.collection import Collection
+from clipattr_widgets.desk import Card, Desk, PanelError, read_upload
+from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.shelf import Shelf, shelf_of
+from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.worker import Worker
+
+VIEWS = (("surprise", "surprise"), ("clarity × frequency", "quality"), ("meaning", "meaning"))
+PLAIN, LIT, MARKED = 0, 1, 2
+MAX_ROWS = 300
+N_SHOWN = 20  # rows where nothing is chosen, and latents that a search by meaning lights up
+
+COLUMNS: tuple[dict[str, Any], ...] = (
+    {"key": "latent", "label": "latent"},
+    {"key": "reliance", "label": "reliance", "numeric": True, "tip": "of the prompt on it: mean exact ablation over "
+     "its pictures, in points"},
+    {"key": "fit", "label": "fits prompt", "numeric": True, "tip": "alignment of its examples with the prompt by the "
+     "evaluator, in points"},
+    {"key": "alignment", "label": "aligned", "numeric": True, "tip": "alignment with its own label, in points"},
+    {"key": "clarity", "label": "clarity", "numeric": True},
+    {"key": "frequency", "label": "active in", "numeric": True},
+    {"key": "finding", "label": "finding"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where latents lie: `xy` (n_latents, 2), NaN for one that has no place; `x` and `y` name the axes.
+
+    `reliance` and `fit` (n_latents,), raw, are those of the prompt where there is one, else NaN.
+    """
+
+    xy: np.ndarray
+    x: str
+    y: str
+    about: str
+    reliance: np.ndarray
+    fit: np.ndarray
+    bare: bool = False  # axes whose numbers mean nothing
+
+
+class MapState(T.HasTraits):
+    """Everything the map shows.
+
+    Args:
+        study: a `Study`, or a shared `Desk`.
+        findings: an audit; the latents of its findings are marked.
+
+    Traits that are chosen: `view` ("surprise": reliance of `prompt` × fit to it; "quality": clarity × frequency;
+    "meaning": a layout on which latents with like examples are neighbours), `search`, `latent`, `chosen` (latents in a
+    box or loop), `sorted_by`, `falling`. Traits that follow: `places`, `groups` (0 plain, 1 lit, 2 marked, per latent),
+    `rows`, `card`, `examples`, `pending`, `error`, `note`, `gen`.
+    """
+
+    view = T.Enum([key for _, key in VIEWS], "surprise")
+    prompt = T.Unicode("")
+    search = T.Unicode("")
+    latent = T.Int(-1)
+    chosen: "T.Tuple[int, ...]" = T.Tuple()
+    sorted_by = T.Unicode("")
+    falling = T.Bool(True)
+
+    places = T.Instance(Places, allow_none=True)
+    lit: "T.Tuple[int, ...]" = T.Tuple()
+    rows: "T.List[dict[str, Any]]" = T.List()
+    hidden = T.Int(0)
+    card = T.Instance(Card, allow_none=True)
+    examples = T.Instance(Shelf, ())
+    opened = T.Int(0)
+    pending = T.Int(0)
+    error = T.Unicode("")
+    note = T.Unicode("")
+    gen = T.Int(0)
+
+    def __init__(
+        self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
+    ) -> None:
+        self.table = study if isinstance(study, Desk) else Desk(study)
+        self.collection = Collection(self.table)
+        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self._kinds: dict[int, str] = {}
+        super().__init__(**({"prompt": self._first_prompt(findings)} | chosen))
+        self._mark(findings)
+        self.observe(self._ask, ["view", "prompt"])
+        self.observe(self._ask_lit, ["search"])
+        self.observe(self._lay_out, ["chosen", "sorted_by", "falling", "lit"])
+        self.observe(self._ask_card, ["latent"])
+        self._ask()
+        if self.search:
+            self._ask_lit()
+        self._ask_card()
+
+    def _first_prompt(self, findings: Any) -> str:
+        for finding in findings or ():
+            return str(finding.prompt)
+        texts = self.collection.texts
+        return texts[0] if texts else ""
+
+    @T.validate("latent")
+    def _latent_exists(self, proposal: Any) -> int:
+        return max(-1, min(int(proposal["value"]), self.table.n_latents - 1))
+
+    @T.validate("chosen")
+    def _latents_exist(self, proposal: Any) -> tuple[int, ...]:
+        return tuple(sorted({int(j) for j in proposal["value"] if 0 <= int(j) < self.table.n_latents}))
+
+    # what is marked and lit
+
+    def _mark(self, findings: Any) -> None:
+        self._kinds = {int(j): finding.kind for finding in findings or () for j in finding.latents}
+
+    def show_findings(self, findings: Any) -> None:
+        """Mark the latents of this audit's findings from now on."""
+        self._mark(findings)
+        self._lay_out()
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n_latents,) uint8: how each is drawn."""
+        groups = np.zeros(self.table.n_latents, np.uint8)
+        groups[list(self._kinds)] = MARKED
+        groups[list(self.lit)] = LIT
+        return groups
+
+    def names(self) -> list[str]:
+        """What each latent is called on the map."""
+        if "name" not in self.table.latents:
+            return [f"latent {j}" for j in range(self.table.n_latents)]
+        return [shown(name, 60) for name in self.table.latents["name"]]
+
+    def light_picture(self, text: str) -> None:
+        """Light up the latents that are active in the picture with this number, id or label; nothing puts them out."""
+        try:
+            if not text.strip():
+                self.lit, self.note = (), ""
+                return
+            place = self.table.find_picture(text)
+            row = self.table.study.codes.rows([place]).to_csr()
+        except (ClipattrError, OSError) as error:
+            self.error = words_of(error)
+            return
+        active = np.asarray(row.indices)[np.asarray(row.values) != 0]
+        self.lit = tuple(int(j) for j in np.unique(active))
+        self.note = f"{len(self.lit)} latents active in picture {self.table.picture_caption(place)}"
+
+    def light_upload(self, data: bytes, name: str) -> None:
+        """Light up the latents that are active in a file's picture."""
+        desk = self.table
+
+        def work() -> Any:
+            acts, _ = desk.read(read_upload(data, name))
+            codes = desk.study.dictionary.encode(acts.reshape(-1, acts.shape[-1])).to_csr()
+            return np.unique(codes.indices.cpu().numpy()[codes.values.cpu().numpy() != 0])
+
+        def done(active: np.ndarray) -> None:
+            self.lit = tuple(int(j) for j in active)
+            self.note = f"{len(self.lit)} latents active in {shown(name, 60)}"
+
+        self.worker.submit("lit", work, done, self._failed)
+
+    def _ask_lit(self, _: Any = None) -> None:
+        words, study = self.search.strip(), self.table.study
+        if not words:
+            self.lit, self.note = (), ""
+            return
+
+        def work() -> tuple[tuple[int, ...], str]:
+            from clipattr.meaning.search import find
+
+            found = find(study, words, n=self.table.n_latents, by="label")
+            if len(found):
+                return tuple(found["latent"].tolist()), f"{len(found)} latents called “{shown(words, 40)}”"
+            found = find(study, words, n=N_SHOWN)
+            note = f"none is called “{shown(words, 40)}”; the {len(found)} whose examples fit best by the evaluator"
+            return tuple(found["latent"].tolist()), note
+
+        self.worker.submit("lit", work, self._set_lit, self._failed)
+
+    def _set_lit(self, answer: tuple[tuple[int, ...], str]) -> None:
+        with self.hold_trait_notifications():
+            self.error, self.note, self.lit = "", answer[1], answer[0]
+
+    def go_to_latent(self, text: str) -> None:
+        """Choose a latent by number, name or label."""
+        try:
+            if text.strip():
+                self.latent = self.table.find_latent(text)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    # where latents lie
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until everything asked for is on the screen."""
+        self.worker.settle(timeout)
+
+    def close(self) -> None:
+        self.worker.close()
+
+    def _ask(self, _: Any = None) -> None:
+        view, prompt = self.view, self.prompt
+        work = {
+            "surprise": lambda: self._surprise(prompt),
+            "quality": self._quality,
+            "meaning": self._meaning,
+        }
+        self.worker.submit("places", work[view], self._set_places, self._no_places)
+
+    def _set_places(self, places: Places) -> None:
+        with self.hold_trait_notifications():
+            self.error, self.places = "", places
+        self._lay_out()
+
+    def _no_places(self, error: Exception) -> None:
+        with self.hold_trait_notifications():
+            self.error, self.places = words_of(error), None
+        self._lay_out()
+
+    def _failed(self, error: Exception) -> None:
+        self.error = words_of(error)
+
+    def _surprise(self, prompt: str) -> Places:
+        """Reliance of a prompt on each latent over its pictures, by how well the latent fits the prompt."""
+        from clipattr.meaning.labels import alignment
+
+        desk, study = self.table, self.table.study
+        reason = desk.browse_only
+        if reason is not None:
+            raise PanelError(f"{reason} The other views of the map need no weights.")
+        found = self.collection.rests_on(prompt, desk.target(prompt))
+        reliance = np.full(desk.n_latents, np.nan)
+        reliance[found.latents] = found.means
+        text = study.evaluator.encode_text([prompt]).float().cpu()
+        fit = alignment(study.labels.mean_embedding.float(), text, study.empty_embedding)[:, 0].numpy()
+        about = (
+            f"reliance of “{shown(prompt, 40)}” on each latent, over {len(found.rows)} pictures {found.chosen_by}. "
+            "Far right: it looks like the prompt. High up on the left: a surprise."
+        )
+        return Places(
+            np.stack([fit * 100, reliance * 100], 1), f"alignment with “{shown(prompt, 30)}”, points",
+            f"reliance of “{shown(prompt, 30)}”, points", about, reliance, fit,
+        )  # fmt: skip
+
+    def _quality(self) -> Places:
+        frame = self.table.latents
+        frequency = np.asarray(frame["frequency"], np.float64) * 100
+        with np.errstate(divide="ignore"):
+            y = np.where(frequency > 0, np.log10(frequency), np.nan)
+        nothing = np.full(self.table.n_latents, np.nan)
+        xy = np.stack([np.asarray(frame["clarity"], np.float64), y], 1)
+        about = "Right: its examples look alike. High up: it is active in many pictures."
+        return Places(xy, "clarity", "active in, log₁₀ of % of pictures", about, nothing, nothing)
+
+    def _meaning(self) -> Places:
+        nothing = np.full(self.table.n_latents, np.nan)
+        about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
+        return Places(self._layout, "", "", about, nothing, nothing, bare=True)
+
+    @cached_property
+    def _layout(self) -> np.ndarray:
+        from clipattr.meaning.layout import layout
+
+        return layout(self.table.study.labels.mean_embedding)
+
+    # the table
+
+    def sort(self, key: str) -> None:
+        """Sort by a column; the same column again turns the order round."""
+        if key in {column["key"] for column in COLUMNS}:
+            falling = not self.falling if key == self.sorted_by else key not in ("latent", "finding")
+            with self.hold_trait_notifications():
+                self.falling, self.sorted_by = falling, key
+
+    def listed(self) -> list[int]:
+        """Latents of the table, all of them: the chosen, else the lit, else the marked and those that stand out."""
+        latents = np.asarray(self.chosen or self.lit or (), np.int64)
+        if not len(latents):
+            latents = np.unique(np.asarray([*self._kinds, *self._outstanding()], np.int64))
+        if not len(latents):
+            return []
+        if self.sorted_by:
+            keys = self._numbers(self.sorted_by)[latents]
+            order = np.argsort(keys, kind="stable")
+            order = order[::-1] if self.falling else order
+            if keys.dtype.kind == "f":  # what is not known comes last, whichever way
+                order = np.concatenate([order[np.isfinite(keys[order])], order[~np.isfinite(keys[order])]])
+        else:
+            order = np.argsort(-np.nan_to_num(self._standing()[latents], nan=-np.inf), kind="stable")
+        return [int(j) for j in latents[order]]
+
+    def _standing(self) -> np.ndarray:
+        """(n_latents,) what makes one worth a look in this view: reliance on what does not fit, else triage."""
+        places = self.places
+        if places is not None and np.isfinite(places.reliance).any():
+            return places.reliance - np.maximum(places.fit, 0) * _scale(places.reliance, places.fit)
+        frame = self.table.latents
+        return np.asarray(frame["triage"] if "triage" in frame else np.zeros(len(frame)), np.float64)
+
+    def _outstanding(self) -> Sequence[int]:
+        standing = np.nan_to_num(self._standing(), nan=-np.inf)
+        order = np.argsort(-standing, kind="stable")[:N_SHOWN]
+        return [int(j) for j in order if np.isfinite(standing[j])]
+
+    def _numbers(self, key: str) -> np.ndarray:
+        places = self.places
+        nothing = np.full(self.table.n_latents, np.nan)
+        if key in ("reliance", "fit"):
+            return nothing if places is None else getattr(places, key)
+        if key == "latent":
+            return np.asarray([name.casefold() for name in self.names()])
+        if key == "finding":
+            return np.asarray([self._kinds.get(j, "") for j in range(self.table.n_latents)])
+        frame = self.table.latents
+        return np.asarray(frame[key], np.float64) if key in frame else nothing
+
+    def _lay_out(self, _: Any = None) -> None:
+        listed = self.listed()
+        reliance, fit = self._numbers("reliance"), self._numbers("fit")
+        rows = []
+        for j in listed[:MAX_ROWS]:
+            card, kind = self.table.card(j), self._kinds.get(j, "")
+            cells = [
+                shown(card.name, 50), signed(reliance[j] * 100), signed(fit[j] * 100, 1),
+                signed(card.alignment * 100, 1), plain(card.clarity), f"{plain(card.frequency * 100, 1)} %",
+                shown(kind_word(kind), 24) if kind else "",
+            ]  # fmt: skip
+            rows.append({"id": j, "cells": cells})
+        with self.hold_trait_notifications():
+            self.rows, self.hidden = rows, len(listed) - len(rows)
+            self.gen += 1
+
+    def _ask_card(self, _: Any = None) -> None:
+        if self.latent < 0:
+            self.card, self.examples = None, Shelf()
+            return
+        desk, latent = self.table, self.latent
+        self.worker.submit("card", lambda: shelf_of(desk, latent, 12), self._set_card, self._failed)
+
+    def _set_card(self, answer: tuple[Card, Shelf]) -> None:
+        with self.hold_trait_notifications():
+            self.card, self.examples = answer
+
+    # what to take away
+
+    def frame(self) -> Any:
+        """The latents of the table with their places; cosines raw, `frequency` a share."""
+        import pandas as pd
+
+        listed = self.listed()
+        known = [self.table.card(j) for j in listed]
+        xy = self.places.xy[listed] if self.places else np.full((len(listed), 2), np.nan)
+        reliance, fit = self._numbers("reliance"), self._numbers("fit")
+        return pd.DataFrame({
+            "latent": listed, "name": [c.name for c in known], "x": xy[:, 0], "y": xy[:, 1],
+            "reliance": reliance[listed], "fits_prompt": fit[listed], "alignment": [c.alignment for c in known],
+            "clarity": [c.clarity for c in known], "frequency": [c.frequency for c in known],
+            "finding": [self._kinds.get(j, "") for j in listed],
+        })  # fmt: skip
+
+    def code(self) -> str:
+        """Python that computes what the map rests on."""
+        lines = ["import clipattr as ca", "", f"study = ca.open_study({self.table.opening})"]
+        if self.view == "surprise":
+            lines += [
+                f"fit = ca.find(study, {self.prompt!r}, n={self.table.n_latents}).set_index('latent')['match']",
+                f"pictures = [p for p in study.images if p.label == {self.prompt!r}]",
+                f"att = ca.attribute(study, pictures, {self.prompt!r}).to_frame()",
+                "reliance = att.groupby('latent').attribution.sum() / len(pictures)",
+            ]
+        elif self.view == "meaning":
+            lines += [
+                "from clipattr.meaning.layout import layout",
+                "",
+                "places = layout(study.labels.mean_embedding)",
+            ]
+        else:
+            lines.append("study.latents[['latent', 'name', 'clarity', 'frequency']]")
+        if self.chosen:
+            lines.append(f"study.latents.iloc[{list(self.chosen)}]")
+        return "\n".join(lines)
+
+
+def _scale(reliance: np.ndarray, fit: np.ndarray) -> float:
+    """What brings alignment to the range of reliance, so that one can be held against the other."""
+    both = np.isfinite(reliance) & np.isfinite(fit)
+    if not both.any():
+        return 0.0
+    return float(np.abs(reliance[both]).max() / (np.abs(fit[both]).max() or 1.0))

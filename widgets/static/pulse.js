@@ -1,0 +1,68 @@
+// Says when nobody answers any more: the kernel was restarted, or has gone, under an open panel.
+// A question goes out only when somebody does something in the panel; the answer is due within `patience` seconds.
+
+const PULSE_RESTARTED = "The kernel was restarted, so this panel no longer answers. Run its cell again.";
+const PULSE_SILENT =
+  "The kernel does not answer. If it is busy, the panel goes on when it is free; if it was restarted or has ended, " +
+  "run the cell again (or load the page again).";
+
+function render({ model, el }) {
+  const root = make("div", "clipattr-pulse", { parent: el, role: "alert" });
+  let panel = null;
+  let timer = null;
+  let asked = 0;
+
+  function say(text) {
+    root.textContent = text;
+    root.classList.toggle("clipattr-error", Boolean(text));
+    panel?.classList.toggle("clipattr-gone", Boolean(text));
+  }
+
+  function ask() {
+    if (timer || panel.classList.contains("jupyter-widgets-disconnected")) return;
+    asked += 1;
+    timer = setTimeout(() => say(PULSE_SILENT), 1000 * model.get("patience"));
+    model.send({ kind: "ping", number: asked });
+  }
+
+  function heard(message) {
+    if (message.kind !== "pong") return;
+    clearTimeout(timer);
+    timer = null;
+    say("");
+  }
+
+  function cut() {
+    const gone = panel.classList.contains("jupyter-widgets-disconnected");
+    if (gone) say(PULSE_RESTARTED);
+    else if (root.textContent === PULSE_RESTARTED) say("");
+  }
+
+  const watcher = new MutationObserver(cut);
+  const acts = ["pointerdown", "keydown", "change"];
+
+  function attach() {
+    if (!el.isConnected) return requestAnimationFrame(attach);
+    panel = el.closest(".clipattr-panel") ?? el;
+    for (let outer = panel; outer; outer = outer.parentElement?.closest(".clipattr-panel")) panel = outer;
+    if (panel.dataset.pulse) return; // a panel inside a panel: the outer one asks
+    panel.dataset.pulse = "on";
+    watcher.observe(panel, { attributes: true, attributeFilter: ["class"] });
+    for (const act of acts) panel.addEventListener(act, ask, true);
+    cut();
+  }
+
+  model.on("msg:custom", heard);
+  attach();
+  return () => {
+    clearTimeout(timer);
+    watcher.disconnect();
+    model.off("msg:custom", heard);
+    if (panel) {
+      for (const act of acts) panel.removeEventListener(act, ask, true);
+      delete panel.dataset.pulse;
+    }
+  };
+}
+
+export default { render };

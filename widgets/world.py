@@ -1,0 +1,128 @@
+"""The live world: edit a scene of the picture world, and watch similarity, attributions and truth follow.
+
+Owns layout and wiring of `WorldState`. Start at `WorldPanel`.
+"""
+
+from typing import Any
+
+import ipywidgets as W
+
+from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.parts import BarList, DataTable, Stage
+from clipattr_widgets.static import Static, bar_table, picture_html, plain_bars_figure, table_html
+from clipattr_widgets.text import markup, shown
+from clipattr_widgets.world_state import COLUMNS, N_COMPANIONS, WorldState, choices
+
+SIDE = 288
+
+
+class WorldPanel(Panel):
+    """One scene: swap, move, write, mark; the score and what it rests on follow at once.
+
+    Args:
+        study: a `Study` of rendered pictures, its path or name; or a ready `state`.
+        chosen: what to begin with, e.g. `picture=7, prompt="kite"` or `scene=Scene(...)`.
+    """
+
+    def __init__(self, study: Any = None, *, state: WorldState | None = None, **chosen: Any) -> None:
+        from clipattr_widgets.explorer import opened
+
+        self.state = state = state or WorldState(opened(study)[0][0], **chosen)
+        self.stage = Stage(title="scene")
+        self.parts = {
+            part: W.Dropdown(options=choices(kind), description=what, layout=W.Layout(width="262px"),
+                             style={"description_width": "76px"})
+            for part, what, kind in (
+                ("main", "object", "concepts"),
+                *((str(i), "beside it", "concepts") for i in range(N_COMPANIONS)),
+                ("context", "around it", "contexts"), ("watermark", "watermark", "watermarks"),
+            )
+        }  # fmt: skip
+        self.word = W.Text(description="written", placeholder="(nothing)", continuous_update=False,
+                           layout=W.Layout(width="262px"), style={"description_width": "76px"})  # fmt: skip
+        self.shuffle = W.Button(description="another layout", layout=W.Layout(width="120px"))
+        self.start = W.Text(placeholder="begin with picture no.", continuous_update=False,
+                            layout=W.Layout(width="150px"))  # fmt: skip
+        style, wide = {"description_width": "74px"}, W.Layout(width="250px")
+        self.prompt, self.against = (
+            W.Combobox(value=value, options=suggestions(state.table), description=name, continuous_update=False,
+                       ensure_option=False, placeholder=hint, layout=wide, style=style)
+            for value, name, hint in ((state.prompt, "prompt", "a word or a caption"),
+                                      (state.against, "rather than", "(nothing)"))
+        )  # fmt: skip
+        self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
+        self.causes = DataTable(title="how much of the score is due to it? points",
+                                empty_text="nothing is in the scene")  # fmt: skip
+        self.score, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
+        self.take, self.drawer = takeaway(self)
+        head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
+        low = labelled(W.HBox([self.shuffle, self.start]), "clipattr-toolbar")
+        side = labelled(W.VBox([self.stage, *self.parts.values(), self.word, low]), "clipattr-aside")
+        main = labelled(W.VBox([self.score, self.causes, self.bars]), "clipattr-main")
+        super().__init__(
+            [head, self.notice, labelled(W.HBox([side, main]), "clipattr-split"), self.drawer], state
+        )
+        self._wire()
+        for draw in (self._draw_scene, self._draw_measured, self._draw_status):
+            draw()
+
+    def _wire(self) -> None:
+        state = self.state
+        for name in ("prompt", "against"):
+            self.link(name, getattr(self, name))
+        for part, menu in {**self.parts, "word": self.word}.items():
+            menu.observe(lambda change, part=part: state.put(part, change["new"] or ""), "value")
+        self.shuffle.on_click(lambda _: state.shuffle())
+        self.start.observe(lambda change: state.start_from(change["new"]), "value")
+        self.stage.on("move", lambda message: state.move(int(message["i"]), message["left"], message["top"]))
+        self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
+        self.watch(self._draw_controls, "scene")
+        self.watch(self._draw_scene, "gen")
+        self.watch(self._draw_measured, "gen")
+        self.watch(self._draw_status, "pending", "error")
+
+    def _draw_controls(self) -> None:
+        state = self.state
+        for part, menu in self.parts.items():
+            menu.value = state.current(part) or ""
+        self.word.value = state.current("word") or ""
+
+    def _draw_scene(self) -> None:
+        self._draw_controls()
+        state = self.state
+        if state.image is not None:
+            names = ", ".join(thing["name"] for thing in state.things) or "no object"
+            self.stage.show(state.image, state.things, alt=f"rendered scene: {names}", shown=SIDE)
+
+    def _draw_measured(self) -> None:
+        state = self.state
+        words = state.score_words()
+        title = f"similarity to {markup(state.prompt, 60)}"
+        if state.against:
+            title += f" rather than {markup(state.against, 60)}"
+        cells = [
+            (title, f"{words['now']} <small>{words['unit']}</small>"),
+            ("since the last edit", words["change"]),
+        ]
+        spans = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in cells)
+        self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{spans}</div>'
+        self.causes.show(state.cause_rows(), columns=COLUMNS)
+        self.bars.show(state.rows, columns=state.columns)
+
+    def _draw_status(self) -> None:
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
+
+    def static(self) -> Static:
+        state = self.state
+        state.settle()
+        words = state.score_words()
+        title = f"similarity to {markup(state.prompt, 60)}: {words['now']} {words['unit']}"
+        body = f"<p>{markup(state.error, 600) if state.error else f'<b>{title}</b>'}</p>"
+        image = picture_html(state.image, "rendered scene " + ", ".join(t["name"] for t in state.things), 192)
+        causes = table_html(COLUMNS, state.cause_rows(), "how much of the score is due to it? points")
+        body += f'<table><tr><td style="vertical-align:top">{image}</td><td>{causes}</td></tr></table>'
+        body += bar_table(state.rows, state.columns, "what it rests on") if state.rows else ""
+        heading = f"similarity to {shown(state.prompt, 40)}: {words['now']} {words['unit']}"
+        return Static(body, lambda: plain_bars_figure(state.rows, heading), state.frame())
