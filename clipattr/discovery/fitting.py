@@ -126,6 +126,10 @@ def fit_sparse_probe(
     largest = np.asarray(abs(sparse).max(0).todense()).ravel()
     scale = 1 / np.where(largest > 0, largest, 1)
     x = sparse[kept].multiply(scale).tocsr()
+    x.indices, x.indptr = (
+        x.indices.astype(np.int32),
+        x.indptr.astype(np.int32),
+    )  # scikit-learn takes no others
     coef, intercept, about = _best(x, y, _weights(y, None, balanced), "l1", strength, folds, seed, True)
     made = torch.from_numpy(coef * scale).float()
     return SparseProbe(tuple(names), made, torch.from_numpy(intercept).float(), about)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from clipattr.attribution import ProbeLogit
 from clipattr.errors import DataError, TargetError
+from clipattr.wording import visible
 
 SCHEMA = 1
 WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
@@ -200,7 +201,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for damage and for more than tensors
         raise DataError(
-            f"{file} could not be read as tensors ({str(error).splitlines()[0][:200]}). Save the probe's weights as "
+            f"{file} could not be read as tensors ({visible(str(error), 120)}). Save the probe's weights as "
             "safetensors."
         ) from error
     if isinstance(held, Mapping):

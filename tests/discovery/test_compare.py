@@ -105,8 +105,9 @@ def test_pictures_of_another_collection_are_encoded_again(study):
     beside.activations, beside.codes = study.activations[30:60], study.codes.rows(list(range(30, 60)))
     result = compare([small, beside], findings=nothing)
     assert result.pictures == 30 and result.names[1].endswith("(2)")
-    # The same model encodes the same pictures, up to the half precision of what is stored.
-    assert (result.matches["latent"] == result.matches["other"]).mean() > 0.95
+    # The same model encodes the same pictures, up to the half precision of what is stored; on so few pictures several
+    # latents fire alike, so that which of them pair up is open.
+    assert len(result.matches) > 100 and (result.matches["correlation"] > 0.99).mean() > 0.9
 
 
 def test_what_cannot_be_compared_is_refused(study):
