@@ -158,6 +158,24 @@ def splices(
     batch: int = 64,
 ) -> Iterator[tuple[list[str], Splice]]:
     """Batches of pictures taken apart: names and a `Splice` each. Arguments as for `attribute`."""
+    parts = placed_splices(
+        source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
+    )
+    return ((names, splice) for names, _, splice in parts)
+
+
+def placed_splices(
+    source: Any,
+    images: Any,
+    target: Any,
+    *,
+    dictionary: Any = None,
+    site: Site | str | None = None,
+    baseline: Any = None,
+    batch: int = 64,
+    start: int = 0,
+) -> Iterator[tuple[list[str], list[int], Splice]]:
+    """As `splices`, with the places of the pictures among `images`, from the place `start` on."""
     model, dictionary, site = parts_of(source, dictionary, site)
     wanted: Target = as_target(target)
     reference = baseline_codes(model, dictionary, site, baseline)
@@ -174,7 +192,7 @@ def splices(
             f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
             f"{rows * count(images)} for one baseline per picture are needed."
         )
-    for names, places, pixels in pixel_batches(model, images, batch):
+    for names, places, pixels in pixel_batches(model, images, batch, start):
         acts, context = read_site(model, pixels, site)
         own = reference
         if reference is not None and len(reference) > rows:
@@ -183,7 +201,8 @@ def splices(
             )
         elif reference is not None and len(reference) > 1:
             own = SparseCodes.cat([reference] * len(names))
-        yield names, Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
+        splice = Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
+        yield names, places, splice
 
 
 def _rows_per_picture(site: Site, model: Any) -> int:
@@ -223,11 +242,10 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
 def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:
     """Activations at a site, and all tokens of the block where the rest of the model needs them."""
     with torch.no_grad():
-        last = site.index(model) == model.image_blocks - 1
-        if last or site.tokens == "all" or not site.reaches_embedding(model):
+        if not site.needs_context(model):
             return activations(model, pixels, site), None
         context = activations(model, pixels, Site(f"{site.tower}.{site.block}.all"))
-    return (context[:, 0] if site.tokens == "cls" else context[:, 1:]), context
+    return site.read(context, model), context
 
 
 def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> SparseCodes | None:

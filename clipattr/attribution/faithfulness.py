@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clipattr.attribution.attribute import splices
+from clipattr.attribution.attribute import placed_splices
 from clipattr.attribution.methods import METHODS, find_method
+from clipattr.attribution.pixels import count
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.statistics import Interval, interval, pearson, sign_flip, spearman_of_active
 from clipattr.attribution.targets import FunctionTarget, LinearTarget, ProbeLogit, Target
@@ -26,7 +27,14 @@ from clipattr.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURES = ("rank_correlation", "deletion", "insertion", "deletion_by_size", "group_effects")
+MEASURES = (
+    "rank_correlation",
+    "deletion",
+    "insertion",
+    "deletion_by_size",
+    "deletion_per_class",
+    "group_effects",
+)
 DEFAULT_METHODS = (
     "exact",
     "patching",
@@ -148,17 +156,18 @@ def group_correlation(
 
 
 def randomised(model: Any, seed: int = 0) -> Any:
-    """A copy of the model whose image projection is shuffled: attributions that stay the same ignore the model.
+    """A copy of the model whose last matrix is shuffled: attributions that stay the same ignore the model.
 
     Only what follows every site is changed, so activations and codes stay as they were.
     """
-    if model.image_projection is None:
+    if model.image_tower.last_matrix is None:
         raise DataError(
             "this model has no image projection to randomise; the check needs a linear projection."
         )
     other = copy.copy(model)
     other.clip = copy.deepcopy(model.clip)
-    projection = other.image_projection
+    projection = other.image_tower.last_matrix
+    assert projection is not None
     with torch.no_grad():
         order = torch.randperm(projection.numel(), generator=torch.Generator().manual_seed(seed))
         projection.copy_(projection.flatten()[order.to(projection.device)].view_as(projection))
@@ -265,6 +274,7 @@ def faithfulness(
     dictionary: Any = None,
     site: Any = None,
     baseline: Any = None,
+    classes: Sequence[Any] | None = None,
     masks: int = 64,
     batch: int = 32,
 ) -> Faithfulness:
@@ -273,6 +283,8 @@ def faithfulness(
     Args:
         source, images, target, dictionary, site, baseline, batch: as for `attribute`.
         methods: names in `METHODS`; a registered method of one's own is measured like the rest.
+        classes: the class of each picture, e.g. `images.columns["label"]`; adds `deletion_per_class`, where all
+            pictures of a class share one order of latents. Then all pictures are held in memory at once.
         masks: random groups per picture for `group_effects`.
 
     Returns:
@@ -282,11 +294,16 @@ def faithfulness(
     """
     scores: dict[tuple[str, str], list[Tensor]] = {}
     unit = ""
-    for _, splice in splices(
+    if classes is not None:
+        if len(classes) != count(images):
+            raise DataError(f"{len(classes)} classes for {count(images)} pictures. Give one per picture.")
+        batch = max(batch, len(classes))
+    for _, places, splice in placed_splices(
         source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
     ):
         unit = splice.target.unit
-        for method, found in measure_splice(splice, methods, masks=masks).items():
+        own = None if classes is None else [classes[place] for place in places]
+        for method, found in measure_splice(splice, methods, classes=own, masks=masks).items():
             for measure, values in found.items():
                 scores.setdefault((method, measure), []).append(values.double().cpu())
     if not scores:
@@ -295,7 +312,7 @@ def faithfulness(
 
 
 def measure_splice(
-    splice: Splice, methods: Sequence[str], *, masks: int = 64
+    splice: Splice, methods: Sequence[str], *, classes: Sequence[Any] | None = None, masks: int = 64
 ) -> dict[str, dict[str, Tensor]]:
     """All measures of all methods on one splice: method to measure to (batch, n)."""
     truth = METHODS["exact"](splice)
@@ -310,4 +327,7 @@ def measure_splice(
             "deletion_by_size": mean_change(splice, removal_curve(splice, values, key=by_size)),
             "group_effects": group_correlation(splice, values, masks=masks),
         }
+        if classes is not None:
+            shared = class_values(splice, values, classes)
+            result[method]["deletion_per_class"] = mean_drop(splice, removal_curve(splice, shared))
     return result

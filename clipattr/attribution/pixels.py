@@ -29,22 +29,26 @@ def picture_in(item: Any) -> Any:
     return item.load() if hasattr(item, "load") and hasattr(item, "id") else item
 
 
-def pixel_batches(model: Any, images: Any, batch: int) -> Iterator[tuple[list[str], list[int], Tensor]]:
+def pixel_batches(
+    model: Any, images: Any, batch: int, start: int = 0
+) -> Iterator[tuple[list[str], list[int], Tensor]]:
     """Names, places among what was passed, and prepared pixels (b, 3, H, W), at most `batch` at a time.
 
     Args:
         images: prepared pixels (batch, 3, H, W) or (3, H, W); an `Images`; or one or a list of records, PIL pictures,
             (H, W, 3) uint8 arrays, paths, prepared (3, H, W) tensors. Broken pictures of an `Images` are left out and
             listed there, so places may skip.
+        start: the place to begin at; what comes before is not read.
 
     Raises:
         DataError: no pictures, an unreadable one, pixels of the wrong shape, or NaN in them.
     """
     if isinstance(images, Tensor):
-        yield from _ready(model, images if images.ndim == 4 else images[None], batch)
+        yield from _ready(model, images if images.ndim == 4 else images[None], batch, start)
         return
     if hasattr(images, "batches"):
-        for found, per_model in images.batches(model, batch):
+        left = {"places": range(start, len(images))} if start else {}
+        for found, per_model in images.batches(model, batch, **left):
             places = [int(place) for place in found]
             yield [images[place].id for place in places], places, per_model[0].to(model.device, model.dtype)
         return
@@ -52,15 +56,17 @@ def pixel_batches(model: Any, images: Any, batch: int) -> Iterator[tuple[list[st
         images = [images]
     if not images:
         raise DataError("got an empty list of pictures. Pass at least one.")
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        names = [_name(item, start + number) for number, item in enumerate(chunk)]
+    for first in range(start, len(images), batch):
+        chunk = images[first : first + batch]
+        names = [_name(item, first + number) for number, item in enumerate(chunk)]
         prepared = [item if isinstance(item, Tensor) else model.prepare(picture_in(item)) for item in chunk]
         for _, places, pixels in _ready(model, torch.stack(prepared), batch):
-            yield names, [start + place for place in places], pixels
+            yield names, [first + place for place in places], pixels
 
 
-def _ready(model: Any, pixels: Tensor, batch: int) -> Iterator[tuple[list[str], list[int], Tensor]]:
+def _ready(
+    model: Any, pixels: Tensor, batch: int, start: int = 0
+) -> Iterator[tuple[list[str], list[int], Tensor]]:
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise DataError(f"prepared pixels have shape (batch, 3, H, W); got {tuple(pixels.shape)}.")
     if not len(pixels):
@@ -71,9 +77,9 @@ def _ready(model: Any, pixels: Tensor, batch: int) -> Iterator[tuple[list[str], 
         raise DataError(
             f"pixels of picture {bad[0]} hold NaN or infinity ({len(bad)} such pictures). Leave them out."
         )
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        places = list(range(start, start + len(part)))
+    for first in range(start, len(pixels), batch):
+        part = pixels[first : first + batch]
+        places = list(range(first, first + len(part)))
         yield [f"picture {place}" for place in places], places, part.to(model.device, model.dtype)
 
 

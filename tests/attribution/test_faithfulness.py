@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.attribution import METHODS, ProbeLogit, Splice, register_method
+from clipattr.attribution import METHODS, ProbeLogit, Splice, register_method, splices
 from clipattr.attribution.faithfulness import (
     MEASURES,
     by_size,
@@ -129,7 +129,7 @@ def test_the_suite_measures_every_method_and_ranks_the_truth_above_noise(tiny_mo
         )
     finally:
         del METHODS["my_own"]
-    assert len(report.table) == 4 * len(MEASURES)
+    assert len(report.table) == 4 * (len(MEASURES) - 1)  # no classes, no deletion per class
     scores = {method: report.summary(method, "rank_correlation").mean for method in report.methods}
     assert scores["exact"] == pytest.approx(1) and scores["my_own"] == pytest.approx(-1)
     assert scores["patching"] > 0.9
@@ -141,6 +141,24 @@ def test_the_suite_measures_every_method_and_ranks_the_truth_above_noise(tiny_mo
     assert labels == ["exact", "patching", "random", "my own"]
     with pytest.raises(DataError, match="there is no measure 'luck'"):
         report.plot("luck")
+
+
+def test_deletion_per_class_uses_one_order_for_all_pictures_of_a_class(tiny_model, directions, pictures):
+    how = {"dictionary": directions, "methods": ("exact", "energy"), "masks": 4}
+    pictures = pictures.float()
+    alone = faithfulness(tiny_model, pictures, "kite", classes=list(range(len(pictures))), **how)
+    # Classes of one picture have the picture's own order.
+    torch.testing.assert_close(
+        alone.scores["exact", "deletion_per_class"], alone.scores["exact", "deletion"], atol=1e-6, rtol=1e-4
+    )
+    together = faithfulness(tiny_model, pictures, "kite", classes=["a"] * len(pictures), batch=1, **how)
+    [(_, splice)] = splices(tiny_model, pictures, "kite", dictionary=directions)
+    shared = class_values(splice, METHODS["exact"](splice), ["a"] * len(pictures))
+    expected = mean_drop(splice, removal_curve(splice, shared))
+    torch.testing.assert_close(together.scores["exact", "deletion_per_class"].float(), expected.float())
+    assert "deletion_per_class" in set(together.table["measure"])
+    with pytest.raises(DataError, match="2 classes for 4 pictures"):
+        faithfulness(tiny_model, pictures, "kite", classes=["a", "b"], **how)
 
 
 def test_attributions_of_a_randomised_model_lose_their_order_but_energy_does_not(

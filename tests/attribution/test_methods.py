@@ -331,9 +331,7 @@ def test_no_hook_is_left_behind(exact_model, directions, pictures):
 
 
 def test_last_block_patches_are_refused_with_advice(exact_model, directions, pictures):
-    with pytest.raises(
-        SiteError, match="exactly zero. Use image.-1.cls, or patches of an earlier block"
-    ):
+    with pytest.raises(SiteError, match="exactly zero. Use image.-1.cls, or patches of an earlier block"):
         attribute(exact_model, pictures, "kite", dictionary=directions, site="image.-1.patches")
 
 

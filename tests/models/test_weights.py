@@ -92,7 +92,9 @@ def test_the_list_of_models_names_the_papers_eight_variants_once():
     assert {tuple(row) for row in listed.loc[listed.kind == "paper", ["name", "pretrained"]].values} <= every
 
 
-@pytest.mark.parametrize("written", ["ViT-B-23:openai", "vitb32:openai", "vit-b-32:openai", "ViT-B/33:openai"])
+@pytest.mark.parametrize(
+    "written", ["ViT-B-23:openai", "vitb32:openai", "vit-b-32:openai", "ViT-B/33:openai"]
+)
 def test_a_typo_in_a_name_gets_the_nearest_names(written):
     with pytest.raises(ModelError, match=r"Nearest: .*ViT-B-32"):
         load_model(written)
