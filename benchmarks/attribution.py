@@ -4,24 +4,31 @@
 
 Times, on one machine in one run and interleaved, bare `encode_image` and everything from pixels to attributions:
 encode, capture, sparse codes, attribution of every active latent for every prompt. ViT-B/32 and ViT-L/14 shapes with
-random weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32. Beside it captum's layer gradient × activation,
-and one backward per prompt through the dictionary. Ratios are medians over rounds; machine load cancels as far as it
-is even. Run it on a machine that does nothing else.
+random weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32; then other numbers of prompts (1 to 10,000), of
+latents, and depths. Beside it captum's layer gradient × activation, and one backward per prompt through the dictionary,
+timed for a few prompts, since each further prompt costs the same again. Last, the peak memory of streaming 100,000
+pictures beside 10,000, with a small model, since only their number matters. Ratios are medians over rounds; machine
+load cancels as far as it is even. Run it on a machine that does nothing else.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from results import write_results
 from torch.nn import functional
 
 import clipattr
-from clipattr.attribution import ClosedFormTail, ProbeLogit, Splice
+from clipattr.attribution import ClosedFormTail, ProbeLogit, Splice, stream
 from clipattr.attribution.attribute import read_site
 from clipattr.dictionaries import TopK
 from clipattr.sites import Site, continue_from
@@ -173,11 +180,68 @@ def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: 
     return {"captum_each": captum_each, "dictionary_each": dictionary_each}
 
 
+class Noise:
+    """Pictures that are made when asked for: a collection of any size that takes no memory."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, place: int) -> Any:
+        return SimpleNamespace(id=f"{place:07d}")
+
+    def batches(
+        self, model: Any, batch: int, places: range | None = None
+    ) -> Iterator[tuple[np.ndarray, list[torch.Tensor]]]:
+        places = range(self.n) if places is None else places
+        for start in range(places.start, places.stop, batch):
+            rows = np.arange(start, min(start + batch, places.stop))
+            generator = torch.Generator().manual_seed(start)
+            yield rows, [torch.randn(len(rows), 3, *model.image_size, generator=generator)]
+
+
+def stream_child(n: int) -> None:
+    """Child process: stream attributions of n pictures to disk, print the peak memory."""
+    import resource
+
+    import open_clip
+
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 32}
+    text = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 1, "layers": 1}
+    model = clipattr.load_model(open_clip.model.CLIP(embed_dim=48, vision_cfg=vision, text_cfg=text))
+    dictionary = random_dictionary(64, 4000, 16)
+    target = ProbeLogit(prompts_of(model, 8).T)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        found = stream(model, Noise(n), target, folder + "/out", dictionary=dictionary, batch=256, shard=2048)
+        seconds = time.perf_counter() - start
+        assert len(found) == n
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peak_mb": peak, "pictures_per_second": n / seconds}))
+
+
+def streaming(quick: bool) -> list[dict[str, Any]]:
+    """Peak memory of streams of two lengths, each in a process of its own."""
+    rows = []
+    for n in (4_000, 20_000) if quick else (10_000, 100_000):
+        call = [sys.executable, __file__, "--stream-child", str(n)]
+        found = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+        rows.append({"what": f"stream of {n:,} pictures", **found})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, ViT-B/32 only")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--stream-child", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.stream_child is not None:
+        stream_child(arguments.stream_child)
+        return
     quick, batch = arguments.quick, arguments.batch
     rounds = 5 if quick else 15
     rows: list[dict[str, Any]] = []
@@ -204,10 +268,15 @@ def main() -> None:
         **earlier_block(b32, Site("image.-2.patches"), small, 30_000, 64, 1, 3),
     )
     few = 4 if quick else 8
-    other = note(what="peers, per prompt", **peers(b32, small, 30_000, 64, 3, few))
+    other = note(what="ViT-B/32 peers, per prompt", **peers(b32, small, 30_000, 64, 3, few))
     if not quick:
         for n in (1, 10, 100, 10_000):
-            note(what=f"ViT-B/32 last block, {n:,} prompts", **last_block(b32, batch, 30_000, 64, n, 5))
+            row = last_block(b32, batch, 30_000, 64, n, 5)
+            slow = {
+                "captum_over_encode": n * other["captum_each"],
+                "backward_over_encode": 1 + n * other["dictionary_each"],
+            }
+            note(what=f"ViT-B/32 last block, {n:,} prompts", **row, **slow)
         for n_latents in (4_000, 100_000):
             note(
                 what=f"ViT-B/32 last block, {n_latents:,} latents",
@@ -228,10 +297,19 @@ def main() -> None:
         del b32
         l14 = random_model("ViT-L-14")
         note(what="ViT-L/14 last block, 1,000 prompts", **last_block(l14, 8, 30_000, 64, 1000, 5))
-        note(
-            what="ViT-L/14 block -2 CLS, 1 prompt",
-            **earlier_block(l14, Site("image.-2.cls"), 8, 30_000, 64, 1, 3),
-        )
+        note(what="ViT-L/14 peers, per prompt", **peers(l14, 4, 30_000, 64, 3, 4))
+        for n in (1, 10_000):
+            note(what=f"ViT-L/14 last block, {n:,} prompts", **last_block(l14, 8, 30_000, 64, n, 3))
+        for block in (-2, -6, -12, -24):
+            site = Site(f"image.{block}.cls")
+            note(
+                what=f"ViT-L/14 block {block} CLS, 1 prompt",
+                **earlier_block(l14, site, 8, 30_000, 64, 1, 3),
+            )
+        del l14
+    lengths = streaming(quick)
+    for row in lengths:
+        note(**row)
     figures = {
         "patching_over_encode": main_row["patching_over_encode"],
         "exact_over_encode": main_row["exact_over_encode"],
@@ -241,6 +319,7 @@ def main() -> None:
         "block2_over_encode": block2["over_encode"],
         "captum_over_encode": 1000 * other["captum_each"],
         "backward_per_prompt_over_encode": 1 + 1000 * other["dictionary_each"],
+        "stream_memory_growth": lengths[1]["peak_mb"] / lengths[0]["peak_mb"] - 1,
     }
     print(json.dumps(figures, indent=2))
     write_results("attribution", figures, rows, quick=quick)

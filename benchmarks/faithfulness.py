@@ -1,12 +1,13 @@
-"""Which attribution method is faithful, on the bundled picture world and on control dictionaries.
+"""Which attribution method is faithful, on the bundled picture worlds and on control dictionaries.
 
-    python benchmarks/faithfulness.py [--quick] [--study NAME_OR_PATH] [--world NAME]
+    python benchmarks/faithfulness.py [--quick] [--study NAME_OR_PATH --world NAME]
 
-For every dictionary (the study's own, neurons, principal components, random directions) and every method: rank
-correlation with exact ablation, deletion, insertion, and correlation with the effects of random groups, with 95 %
-intervals over pictures. Then the truth that no method has seen: each planted cause is removed from its scene, the
-picture is rendered again, and the change of every prompt's contrast is compared with what the method predicts from
-the change of the codes. A method may score well on the first four only because it approximates single ablation.
+For every bundled study, every dictionary (the study's own, neurons, principal components, random directions) and every
+method: rank correlation with exact ablation, deletion, insertion, and correlation with the effects of random groups,
+pooled over the studies with 95 % intervals over pictures. Then the truth that no method has seen: each planted cause is
+removed from its scene, the picture is rendered again, and the change of every prompt's contrast is compared with what
+the method predicts from the change of the codes. A method may score well on the first four only because it approximates
+single ablation.
 """
 
 import argparse
@@ -19,20 +20,26 @@ import torch
 from results import write_results
 
 import clipattr
-from clipattr.attribution import METHODS, Splice, VocabularyContrast, faithfulness
+from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast, faithfulness
 from clipattr.attribution.faithfulness import randomisation
-from clipattr.attribution.statistics import interval, pearson, spearman
+from clipattr.attribution.statistics import interval, pearson, sign_flip, spearman
 from clipattr.dictionaries import neurons, pca, random_sae
 from clipattr.sites import activations
 
-NAMES = {
-    "patching": "patching",
-    "integrated_gradients": "integrated_gradients",
-    "logit_lens": "logit_lens",
-    "act_logit_lens": "act_logit_lens",
-    "energy": "energy",
-    "random": "random",
-}
+COMPARED = ("patching", "integrated_gradients", "logit_lens", "act_logit_lens", "energy", "random")
+METHOD_NAMES = ("exact", *COMPARED)
+
+
+def bundled() -> dict[str, str]:
+    """Studies that are there and whose world has plants, with the world of each."""
+    from clipattr_data import studies_dir
+    from clipattr_data.build import NULL, STUDIES
+
+    return {
+        study: world
+        for study, world in STUDIES.items()
+        if world != NULL and (studies_dir() / study / "study.json").exists()
+    }
 
 
 def controls(study: Any) -> dict[str, Any]:
@@ -51,15 +58,15 @@ def controls(study: Any) -> dict[str, Any]:
 
 
 def rerendered(
-    study: Any, world: Any, methods: Sequence[str], *, pairs: int, prompts: int = 24
-) -> dict[str, dict[str, Any]]:
+    study: Any, world: Any, dictionary: Any, methods: Sequence[str], *, pairs: int, prompts: int = 24
+) -> dict[str, dict[str, torch.Tensor]]:
     """Predicted against true changes when a planted cause is removed from the scene.
 
     The prediction of a method is the sum of its values with the codes of the re-rendered picture as baseline.
 
     Returns:
-        by method: `over_prompts`, the correlation across prompts per picture (an interval); `over_plants`, Spearman
-        across plants of the mean predicted and the mean true effect on the plant's own prompt.
+        by method: `per_picture` (pictures,), the correlation across prompts; `own` (plants,), the mean predicted effect
+        on each plant's own prompt; `true` (plants,), the mean true one.
     """
     model = study.model
     vocabulary = list(world.vocabulary)
@@ -69,31 +76,40 @@ def rerendered(
     true_own: list[float] = []
     for plant in world.plants:
         scenes = plant.scenes(world, pairs)
-        others = [
-            vocabulary[i] for i in torch.randperm(len(vocabulary), generator=generator)[:prompts].tolist()
-        ]
+        order = torch.randperm(len(vocabulary), generator=generator)[:prompts].tolist()
+        others = [vocabulary[i] for i in order]
         chosen = [plant.prompt, *(word for word in others if word != plant.prompt)]
         target = VocabularyContrast(chosen, vocabulary)
         with_cause, without = (
             activations(model, torch.stack([model.prepare(scene.picture()) for scene in side]), study.site)
             for side in zip(*scenes, strict=True)
         )
-        reference = study.dictionary.encode(without)
-        splice = Splice(model, study.dictionary, study.site, with_cause, target, reference=reference)
-        after = Splice(model, study.dictionary, study.site, without, target)
+        reference = dictionary.encode(without)
+        splice = Splice(model, dictionary, study.site, with_cause, target, reference=reference)
+        after = Splice(model, dictionary, study.site, without, target)
         true = (splice.y - after.y).double()
         true_own.append(float(true[:, 0].mean()))
         for method in methods:
             predicted = METHODS[method](splice).double().sum(1)
             per_picture[method].append(pearson(predicted, true))
             own[method].append(float(predicted[:, 0].mean()))
-    truth = torch.tensor(true_own)
     return {
         method: {
-            "over_prompts": interval(torch.cat(per_picture[method])[:, None]),
-            "over_plants": spearman(torch.tensor(own[method]), truth),
+            "per_picture": torch.cat(per_picture[method]),
+            "own": torch.tensor(own[method], dtype=torch.float64),
+            "true": torch.tensor(true_own, dtype=torch.float64),
         }
         for method in methods
+    }
+
+
+def joined(
+    parts: Sequence[dict[str, dict[str, torch.Tensor]]],
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What `rerendered` found in several studies, one behind the other."""
+    return {
+        method: {name: torch.cat([part[method][name] for part in parts]) for name in found}
+        for method, found in parts[0].items()
     }
 
 
@@ -102,69 +118,118 @@ def number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few pictures and pairs")
-    parser.add_argument("--study", default="picture-world")
-    parser.add_argument("--world", default="picture-world-a", help="the world whose plants are re-rendered")
-    arguments = parser.parse_args()
-    study = clipattr.open_study(arguments.study)
-    methods = ["exact", *NAMES]
-    pictures, prompts, pairs = (16, 4, 4) if arguments.quick else (128, 8, 25)
-    held_back = study.holdout
-    images = (held_back if held_back is not None and len(held_back) else study.images)[:pictures]
+def pooled(reports: Sequence[Faithfulness]) -> Faithfulness:
+    """Pictures of several studies as if of one."""
+    scores = {key: torch.cat([report.scores[key] for report in reports]) for key in reports[0].scores}
+    return Faithfulness(scores, reports[0].methods, reports[0].unit)
+
+
+def world_of(name: str) -> Any:
+    """The world whose plants are rendered again, None where it is not there."""
     try:
         from clipattr_data.world import World
 
-        world = World.open(arguments.world)
-    except (ImportError, ValueError) as error:
-        world = None
-        print(f"no re-rendering truth for {arguments.world}: {error}")
+        return World.open(name)
+    except (ImportError, ValueError, OSError) as error:
+        print(f"no re-rendering truth for {name}: {error}")
+        return None
+
+
+def measure(
+    study: Any, world: Any, sizes: tuple[int, int, int]
+) -> tuple[dict[str, Faithfulness], dict[str, dict[str, dict[str, torch.Tensor]]], dict[str, torch.Tensor]]:
+    """Of one study, by dictionary: the suite, and the re-rendering; then the randomised model by method."""
+    pictures, prompts, pairs = sizes
+    held_back = study.holdout
+    images = (held_back if held_back is not None and len(held_back) else study.images)[:pictures]
     words = [plant.prompt for plant in world.plants] if world is not None else list(study.vocabulary.words)
     target = VocabularyContrast(list(dict.fromkeys(words))[:prompts], study.vocabulary)
-    rows: list[dict[str, Any]] = []
-    figures: dict[str, float | None] = {}
+    reports, rendered = {}, {}
     for name, dictionary in controls(study).items():
-        report = faithfulness(study, images, target, methods=methods, dictionary=dictionary, site=study.site)
-        table = report.table
-        print(f"\n{name}\n{table.round(4).to_string(index=False)}", flush=True)
-        rows += [{"dictionary": name, **row} for row in table.to_dict("records")]
-        for method, shown in NAMES.items():
-            prefix = "" if name == "sae" else f"{name}_"
-            score = report.summary(method, "rank_correlation")
-            figures[f"{prefix}rank_correlation_{shown}"] = number(score.mean)
-        for method in NAMES:
-            difference, p = report.compare("exact", method, "deletion")
-            rows.append(
-                {
-                    "dictionary": name,
-                    "measure": "deletion, exact - method",
-                    "method": method,
-                    **vars(difference),
-                    "p": p,
-                }
-            )
+        reports[name] = faithfulness(
+            study, images, target, methods=METHOD_NAMES, dictionary=dictionary, site=study.site
+        )
+        if world is not None and world.plants:
+            rendered[name] = rerendered(study, world, dictionary, METHOD_NAMES, pairs=pairs)
     pixels = torch.stack([study.model.prepare(record.load()) for record in images])
-    splice = Splice(
-        study.model, study.dictionary, study.site, activations(study.model, pixels, study.site), target
-    )
-    for method in ("exact", "patching", "act_logit_lens", "energy"):
-        figures[f"randomised_model_{method}"] = number(interval(randomisation(splice, method)).mean)
-    if world is not None:
-        for method, found in rerendered(study, world, methods, pairs=pairs).items():
-            figures[f"rerender_correlation_{method}"] = number(found["over_prompts"].mean)
-            figures[f"rerender_plants_{method}"] = number(found["over_plants"])
+    acts = activations(study.model, pixels, study.site)
+    splice = Splice(study.model, study.dictionary, study.site, acts, target)
+    chance = {
+        method: randomisation(splice, method) for method in ("exact", "patching", "act_logit_lens", "energy")
+    }
+    return reports, rendered, chance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few pictures and pairs")
+    parser.add_argument("--study", default=None, help="one study in place of all that are bundled")
+    parser.add_argument("--world", default="picture-world-a", help="the world of --study")
+    arguments = parser.parse_args()
+    studies = bundled() if arguments.study is None else {arguments.study: arguments.world}
+    sizes = (16, 4, 4) if arguments.quick else (128, 8, 25)
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, float | None] = {"studies": float(len(studies))}
+    suites: dict[str, list[Faithfulness]] = {}
+    truths: dict[str, list[dict[str, dict[str, torch.Tensor]]]] = {}
+    chances: dict[str, list[torch.Tensor]] = {}
+    for study_name, world_name in studies.items():
+        found = measure(clipattr.open_study(study_name), world_of(world_name), sizes)
+        for name, report in found[0].items():
+            suites.setdefault(name, []).append(report)
+            rows += [
+                {"study": study_name, "dictionary": name, **row} for row in report.table.to_dict("records")
+            ]
+        for name, rendered in found[1].items():
+            truths.setdefault(name, []).append(rendered)
+            rows += [{"study": study_name, "dictionary": name, **row} for row in rendered_rows(rendered)]
+        for method, values in found[2].items():
+            chances.setdefault(method, []).append(values)
+        print(f"{study_name}: measured", flush=True)
+    for name, reports in suites.items():
+        report, prefix = pooled(reports), "" if name == "sae" else f"{name}_"
+        print(f"\n{name}\n{report.table.round(4).to_string(index=False)}", flush=True)
+        rows += [{"study": "all", "dictionary": name, **row} for row in report.table.to_dict("records")]
+        for method in COMPARED:
+            score = report.summary(method, "rank_correlation")
+            figures[f"{prefix}rank_correlation_{method}"] = number(score.mean)
+            difference, p = report.compare("exact", method, "deletion")
+            measure_name = "deletion, exact - method"
             rows.append(
-                {
-                    "dictionary": "sae",
-                    "measure": "re-rendering",
-                    "method": method,
-                    **vars(found["over_prompts"]),
-                }
+                {"study": "all", "dictionary": name, "measure": measure_name, "method": method}
+                | {**vars(difference), "p": p}
             )
+    for name, parts in truths.items():
+        together, prefix = joined(parts), "" if name == "sae" else f"{name}_"
+        for row in rendered_rows(together):
+            rows.append({"study": "all", "dictionary": name, **row})
+            if row["measure"] == "re-rendering, over prompts":
+                figures[f"{prefix}rerender_correlation_{row['method']}"] = number(row["mean"])
+            if row["measure"] == "re-rendering, over plants":
+                figures[f"{prefix}rerender_plants_{row['method']}"] = number(row["mean"])
+    for method, values in chances.items():
+        figures[f"randomised_model_{method}"] = number(interval(torch.cat(values)).mean)
     print(json.dumps(figures, indent=2))
     rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     write_results("faithfulness", figures, rows, quick=arguments.quick)
+
+
+def rendered_rows(found: dict[str, dict[str, torch.Tensor]]) -> list[dict[str, Any]]:
+    """Per method: correlation over prompts with its interval, its paired difference to exact ablation, and the rank
+    correlation over plants."""
+    rows: list[dict[str, Any]] = []
+    for method, values in found.items():
+        score = interval(values["per_picture"][:, None])
+        rows.append({"measure": "re-rendering, over prompts", "method": method, **vars(score)})
+        plants = spearman(values["own"], values["true"])
+        rows.append({"measure": "re-rendering, over plants", "method": method, "mean": float(plants)})
+        if method != "exact":
+            difference = (found["exact"]["per_picture"] - values["per_picture"])[:, None]
+            rows.append(
+                {"measure": "re-rendering, exact - method", "method": method}
+                | {**vars(interval(difference)), "p": sign_flip(difference)}
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ it), `families.py` (latents that mean the same), `search.py` (finding latents) a
 a latent for).
 """
 
-from clipattr.meaning.examples import Examples, quantile_examples, strongest_token
+from clipattr.meaning.examples import Examples, example_places, quantile_examples, strongest_token
 from clipattr.meaning.families import families
 from clipattr.meaning.labels import (
     Labels,
@@ -26,6 +26,7 @@ __all__ = [
     "Vocabulary",
     "alignment",
     "clarity",
+    "example_places",
     "examples_of_use",
     "families",
     "find",

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipattr.attribution import ClosedFormTail, as_target, attribute
+from clipattr.attribution import Attribution, ClosedFormTail, as_target, attribute
 from clipattr.attribution.targets import LinearTarget
+from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError
-from clipattr.meaning.examples import Examples
+from clipattr.meaning.examples import Examples, entries
 
 
 def examples_of_use(
@@ -28,7 +29,8 @@ def examples_of_use(
         rows: pictures to look at; default all that are not held out, near-duplicates left out.
 
     Returns:
-        Examples whose `values` are attributions, in raw units of the target. Latents that never raise it have none.
+        Examples whose `values` are attributions, in raw units of the target; at a site of several tokens summed over
+        them, with the token that gives most in `tokens`. Latents that never raise it have none.
     """
     aim = as_target(target)
     if len(aim) != 1:
@@ -51,6 +53,25 @@ def examples_of_use(
             values = tail.exact(acts, codes)[..., 0]
         else:
             found = attribute(study, study.images.select(part), aim)
+            if found.tokens > 1:
+                summed, token = _over_tokens(found)
+                examples.update(summed, indices=part, tokens=token)
+                continue
             codes, values = found.codes, found.values[..., 0]
         examples.update(codes, indices=part, values=values)
     return examples
+
+
+def _over_tokens(found: Attribution) -> tuple[SparseCodes, torch.Tensor]:
+    """Attributions per picture and latent, summed over tokens, as codes, and the token that gives most of each."""
+    rows, latents, _ = entries(found.codes)
+    values = found.values[..., 0].detach().float().cpu().reshape(-1)
+    used = values != 0
+    rows, latents, values = rows[used], latents[used], values[used]
+    keys, place = (rows // found.tokens * found.codes.n_latents + latents).unique(return_inverse=True)
+    sums = torch.zeros(len(keys)).index_add_(0, place, values)
+    order = torch.from_numpy(np.lexsort((rows.numpy(), -values.numpy(), place.numpy())))
+    first = torch.cat([torch.ones(1, dtype=torch.bool), place[order].diff() > 0])[: len(order)]
+    offsets = torch.searchsorted(keys, torch.arange(len(found) + 1) * found.codes.n_latents)
+    codes = SparseCodes((keys % found.codes.n_latents).int(), sums, found.codes.n_latents, offsets)
+    return codes, (rows[order][first] % found.tokens).int()

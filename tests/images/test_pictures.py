@@ -107,6 +107,14 @@ def test_a_bomb_is_refused_before_it_is_decoded():
         read_picture(bomb)
 
 
+def test_a_giant_picture_is_decoded_at_draft_size_and_beyond_the_limit_refused(monkeypatch):
+    data = encoded(Image.new("L", (12_000, 6_000), 90), "JPEG")
+    assert read_picture(data, draft=224).size == (1500, 750)  # an eighth, the smallest that JPEG decodes to
+    monkeypatch.setattr("clipattr.pictures.MAX_PIXELS", 1_000_000)
+    with pytest.raises(PictureError, match="too many pixels"):
+        read_picture(encoded(Image.new("L", (2000, 2000)), "PNG"))
+
+
 def test_one_pixel_is_a_picture_and_a_hair_is_not():
     assert read_picture(np.zeros((1, 1, 3), dtype=np.uint8)).size == (1, 1)
     with pytest.raises(PictureError, match="too narrow: 500 × 1"):

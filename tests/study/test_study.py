@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 import clipattr.encoding
-from clipattr.attribution import attribute
+from clipattr.attribution import attribute, attribution_map
 from clipattr.encoding import duplicates
-from clipattr.errors import DataError, StudyError
+from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images import Images
-from clipattr.meaning import examples_of_use
+from clipattr.meaning import example_places, examples_of_use
 from clipattr.models import load_model
 from clipattr.sites import activations
 from clipattr.study import build_study, open_study
@@ -352,10 +352,75 @@ def test_examples_of_use_are_those_with_the_largest_exact_effect(finished):
         examples_of_use(finished, ["a", "b"])
 
 
-def test_several_tokens_per_picture_are_refused_with_advice(tiny_model, evaluator, pictures, tmp_path):
-    with pytest.raises(ValueError, match="must end in .cls"):
+@pytest.fixture(scope="module")
+def of_patches(tiny_model, evaluator, pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("patches") / "study"
+    options = {**SMALL, "examples": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipattr.building.SHARD", 20)
+        return build_study(
+            tiny_model,
+            pictures,
+            path=path,
+            site="image.-2.patches",
+            vocabulary=WORDS,
+            evaluator=evaluator,
+            **options,
+        )
+
+
+def test_a_study_of_patches_keeps_each_latents_largest_value_and_its_token(of_patches, tiny_model):
+    study = open_study(of_patches.path, model=tiny_model, evaluator=of_patches.evaluator)
+    acts = torch.from_numpy(np.asarray(study.activations, dtype=np.float32))
+    assert acts.shape == (60, 16, 64) and study.manifest["tokens"] == {"count": 16, "grid": [4, 4]}
+    dense = study.dictionary.encode(acts.flatten(0, 1)).to_dense().view(60, 16, -1)
+    torch.testing.assert_close(study.codes.to_dense(), dense.amax(1), rtol=2e-3, atol=2e-3)
+    allowed = torch.from_numpy(~study.repeats)
+    for latent in torch.nonzero(study.examples.counts > 0)[:, 0].tolist():
+        table = example_places(study, latent)
+        strongest = torch.where(allowed, dense[:, :, latent].amax(1), 0)
+        wanted = strongest.sort(descending=True).values[: len(table)]
+        np.testing.assert_allclose(table["activation"], wanted, rtol=2e-3)
+        for row, token, value in zip(table["row"], table["token"], table["activation"], strict=True):
+            assert float(dense[row, token, latent]) == pytest.approx(value, rel=2e-3)
+        assert (table["patch_row"] * 4 + table["patch_column"] == table["token"]).all()
+    with pytest.raises(DataError, match="no latent 24"):
+        example_places(study, 24)
+
+
+def test_pictures_of_a_patch_study_are_attributed_at_their_patches(of_patches):
+    picture = of_patches.images[3]
+    found = attribute(of_patches, picture, "a red thing")
+    assert found.tokens == 16 and found.method == "patching" and found.site == "image.-2.patches"
+    heat = attribution_map(found)
+    assert heat.shape == (1, 4, 4)
+    torch.testing.assert_close(heat.sum(), found.values.sum())
+    assert len(found.top(5)) == 5 and of_patches.latents["label"].notna().any()
+
+
+def test_examples_of_use_at_patches_are_sums_over_tokens_with_the_strongest_token(of_patches):
+    used = examples_of_use(of_patches, "a red thing", m=3, block=25)
+    rows = of_patches.rows[~of_patches.repeats[of_patches.rows]]
+    effect = attribute(of_patches, of_patches.images.select(rows), "a red thing")
+    dense = torch.zeros(len(rows), 16, 24)
+    places = torch.arange(len(rows) * 16)[:, None].expand_as(effect.codes.indices)
+    dense.view(-1, 24).index_put_(
+        (places, effect.codes.indices.long()), effect.values[..., 0], accumulate=True
+    )
+    total = dense.sum(1)
+    for latent in range(24):
+        best = total[:, latent].argsort(descending=True)[:3]
+        best = best[total[best, latent] > 0]
+        assert used.of(latent) == rows[best.numpy()].tolist()
+        assert used.tokens[latent, : len(best)].tolist() == dense[best, :, latent].argmax(1).tolist()
+
+
+def test_a_study_where_nothing_reaches_the_embedding_is_refused_with_advice(
+    tiny_model, evaluator, pictures, tmp_path
+):
+    with pytest.raises(SiteError, match=r"only the class token.*e\.g\. image\.-2\.patches"):
         build_study(
-            tiny_model, pictures, path=tmp_path / "s", site="image.-2.patches", vocabulary=WORDS,
+            tiny_model, pictures, path=tmp_path / "s", site="image.-1.patches", vocabulary=WORDS,
             evaluator=evaluator, **SMALL,
         )  # fmt: skip
 
@@ -368,6 +433,32 @@ def test_pictures_that_cannot_be_read_leave_no_study(tiny_model, evaluator, tmp_
             tiny_model, tmp_path / "p", path=tmp_path / "s", vocabulary=WORDS, evaluator=evaluator, **SMALL
         )
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_odd_names_and_odd_pictures_keep_their_own_rows(tiny_model, evaluator, tmp_path):
+    odd = '<b>&amp; "q" ü 1.png'  # spaces, unicode and HTML, and the same name in two folders
+    for place, folder in enumerate(("one", "two")):
+        (tmp_path / "p" / folder).mkdir(parents=True)
+        for index in range(8):
+            paint(3 * index + place).save(tmp_path / "p" / folder / (odd if index == 0 else f"{index}.png"))
+    Image.new("RGB", (1, 1), (250, 0, 0)).save(tmp_path / "p" / "one" / "pixel.png")
+    turned = Image.new("RGB", (60, 20), (0, 0, 250))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "p" / "two" / "turned.jpg", exif=exif)
+    study = build_study(
+        tiny_model, tmp_path / "p", path=tmp_path / "s", vocabulary=WORDS, evaluator=evaluator, **SMALL
+    )
+    study = open_study(tmp_path / "s", model=tiny_model, evaluator=evaluator)
+    assert len(study.images) == 18 and study.manifest["counts"]["skipped"] == 0
+    for name in (f"one/{odd}", f"two/{odd}", "one/pixel.png", "two/turned.jpg"):
+        row = study.row_of(name)
+        picture = study.images[row].load()
+        assert study.images[row].id == name
+        acts = activations(tiny_model, tiny_model.prepare(picture)[None], "image.-1.cls")[0]
+        np.testing.assert_allclose(study.activations[row], acts, rtol=2e-3, atol=2e-3)
+    assert study.images[study.row_of("two/turned.jpg")].load().size == (20, 60)
+    assert not np.array_equal(*(study.activations[study.row_of(f"{f}/{odd}")] for f in ("one", "two")))
 
 
 def test_scenes_are_copied_into_the_study_and_rendered_again(tiny_model, evaluator, tmp_path):
