@@ -76,7 +76,7 @@ def material(
 
 def _probe(penalty: str, strength: float) -> Fit:
     def fit(embeddings: torch.Tensor, names: list[str], seed: int) -> Probe:
-        from clipattr.discovery.probes import fit_probe
+        from clipattr import fit_probe
 
         return fit_probe(
             embeddings, names, penalty=penalty, strength=strength, calibrate=False, folds=2, seed=seed
@@ -106,7 +106,7 @@ FITTED: Mapping[str, Fit] = {
 
 def prompted(model: Model) -> dict[str, Probe]:
     """The classifiers that no training set has touched: one prompt a class, and an ensemble of templates."""
-    from clipattr.discovery.probes import Probe
+    from clipattr import Probe
 
     return {
         "prompts": Probe.of_prompts(model, CLASSES),

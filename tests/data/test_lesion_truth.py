@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr_data.lesion_truth import embed_lesions, reliance
-from clipattr_data.lesion_world import LesionWorld
+from clipattr_data import lesion_truth
+from clipattr_data.lesion_truth import counterfactual, embed_lesions, reliance
+from clipattr_data.lesion_world import OPPOSITES, LesionWorld
+from clipattr_data.lesions import SKINS
 from clipattr_data.robustness import curves, draw, material, summary
 
 WORLD = LesionWorld.open("lesions-evaluator")
@@ -97,3 +99,31 @@ def test_the_interval_of_a_curve_is_students(ruler):
     row = summary(frame, "worst").iloc[0]
     assert row["mean"] == pytest.approx(0.5)
     assert row["half"] == pytest.approx(4.302653 * np.std([0.2, 0.4, 0.9], ddof=1) / 3**0.5, rel=1e-5)
+
+
+def test_a_counterfactual_takes_the_part_away_and_nothing_that_is_not_tied_to_it():
+    for index in range(20):
+        lesion = WORLD.scene(index)
+        for part in WORLD.words:
+            there, gone = counterfactual(lesion, part)
+            assert part in WORLD.contents(there) and part not in WORLD.contents(gone)
+            if part not in ("melanoma", "nevus"):
+                changed = {*WORLD.contents(there)} ^ {*WORLD.contents(gone)}
+                opposite = {*OPPOSITES, *OPPOSITES.values(), "melanoma", "nevus", *SKINS}
+                assert changed - {part} <= opposite
+
+
+def test_the_cause_of_a_family_is_the_part_whose_removal_silences_it(monkeypatch):
+    words = WORLD.words
+
+    def codes(model, dictionary, lesions):
+        """One latent a word that fires on exactly that; the last fires on everything."""
+        rows = [[float(word in WORLD.contents(lesion)) for word in words] + [1.0] for lesion in lesions]
+        return torch.tensor(rows)
+
+    monkeypatch.setattr(lesion_truth, "_codes", codes)
+    causes = lesion_truth.Causes(None, None, WORLD, 20)
+    for latent, word in enumerate(words):
+        assert causes.of([latent]) == word
+    assert causes.of([len(words)]) is None
+    assert causes.kept([words.index("ruler"), len(words)], "ruler") == pytest.approx(0.5)
