@@ -45,7 +45,7 @@ if is_here(NAME, TAG):
     print(f"{NAME} with its weights {TAG}")
 else:
     torch.manual_seed(0)
-    model = ca.load_model(open_clip.create_model(NAME))
+    model = ca.load_model(open_clip.model.CLIP(**open_clip.get_model_config(NAME)))
     print(f"{NAME} with RANDOM weights: every number below is about nothing")
 
 # %% [markdown]
