@@ -63,14 +63,14 @@ class MapPanel(Panel):
         self.goto = W.Text(
             placeholder="go to latent: no. or name", continuous_update=False, layout=W.Layout(width="180px")
         )
-        self.open = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
+        self.opener = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
                              tooltip="everything about this latent")  # fmt: skip
         self.card, self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(5))
         self.below = W.VBox()
         self.take, self.drawer = takeaway(self)
         head = labelled(W.HBox([self.view, self.prompt, self.take, self.status]), "clipattr-toolbar")
         find = labelled(W.HBox([self.search, self.picture, self.upload]), "clipattr-toolbar")
-        more = labelled(W.HBox([self.goto, self.open]), "clipattr-toolbar")
+        more = labelled(W.HBox([self.goto, self.opener]), "clipattr-toolbar")
         aside = labelled(W.VBox([more, self.card, self.gallery]), "clipattr-aside")
         main = labelled(W.VBox([find, self.scatter, self.about]), "clipattr-main")
         body = labelled(W.HBox([main, aside]), "clipattr-split")
@@ -92,7 +92,7 @@ class MapPanel(Panel):
         self.scatter.on_chosen(lambda places: setattr(state, "chosen", tuple(places)))
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
-        self.open.on_click(lambda _: self._open())
+        self.opener.on_click(lambda _: self._open())
         self.watch(self._draw_map, "gen")
         self.watch(self._draw_card, "card", "examples")
         self.watch(self._draw_chosen, "latent")
@@ -165,7 +165,7 @@ class MapPanel(Panel):
         from clipattr_widgets.explorer import card_html
 
         card, shelf = self.state.card, self.state.examples
-        self.open.disabled = card is None
+        self.opener.disabled = card is None
         self.card.value = card_html(card) if card is not None else ""
         self.gallery.show(
             shelf.thumbnails,
