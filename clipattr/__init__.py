@@ -78,6 +78,8 @@ CONTENTS = {
     "build_study": "study",
     "open_study": "study",
     "Study": "study",
+    "Ray": "scale",
+    "plan_study": "plan",
     # surprise
     "audit": "discovery",
     "Prompt": "discovery",

@@ -183,6 +183,18 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--seed", type=int, default=0, help="of training and holding out (default: 0)")
     study.add_argument("--overwrite", action="store_true", help="replace another study in DIR")
+    study.add_argument(
+        "--ray", metavar="N", type=_whole, help="spread over N Ray workers; needs clipattr[scale]"
+    )
+    study.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster; auto for this machine's (default: a new one)",
+    )
+    study.add_argument(
+        "--threads", metavar="N", type=_whole, help="of this process, or of each worker (there, default: 1); the same "
+        "number gives the same bytes"
+    )  # fmt: skip
     study.add_argument("--quiet", action="store_true", help="no progress bars")
 
     encode = verb(
@@ -237,6 +249,30 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--site", help="where its activations were read, e.g. image.-1.cls")
     convert.add_argument("--set", metavar="NAME=VALUE", type=_setting, action="append", default=[], help="what the "
                          "file does not say; an error names what is missing")  # fmt: skip
+
+    plan = verb(
+        "plan",
+        "estimate a study's time, disk, memory and network",
+        "clipattr plan ViT-H-14:laion2b_s32b_b79k --pictures 10000000 --workers 16",
+    )
+    plan.add_argument(
+        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
+    )
+    plan.add_argument(
+        "--evaluator", metavar="MODEL", help="the CLIP that names latents (default: the model itself)"
+    )
+    plan.add_argument("--pictures", metavar="N", type=_whole, required=True, help="how many there will be")
+    for name, number, about in (
+        ("latents", 30_000, "of the dictionary"),
+        ("k", 64, "active latents per picture"),
+        ("examples", 20, "kept per latent"),
+        ("words", 20_000, "of the vocabulary"),
+        ("steps", 20_000, "of training, 4,096 activations each"),
+        ("workers", 1, "like this machine"),
+    ):
+        plan.add_argument(
+            f"--{name}", metavar="N", type=_whole, default=number, help=f"{about} (default: {number:,})"
+        )
 
     audit = verb(
         "audit",

@@ -5,7 +5,6 @@ computes. Start at `build`.
 """
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
-from clipattr.dictionaries import Dictionary, load_dictionary, train_sae
-from clipattr.encoding import duplicates, encode, gather
+from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
+from clipattr.encoding import DamagedShard, duplicates, encode, gather
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.images import Images, hold_out
-from clipattr.meaning.summary import summarise
+from clipattr.meaning.examples import Examples, strongest_token
+from clipattr.meaning.scores import Totals
+from clipattr.meaning.summary import collect, merged, summarise
 from clipattr.meaning.vocabulary import Vocabulary, empty_prompt
 from clipattr.models import Model
 from clipattr.sites import Site
@@ -26,17 +28,23 @@ from clipattr.study_files import (
     MANIFEST,
     SCHEMA,
     CodesWriter,
-    all_files,
     code_blocks,
     read_codes,
     read_manifest,
     read_pictures,
+    read_tokens,
+    samples,
     save_tensors,
-    write_json,
     write_pictures,
 )
+from clipattr.tasks import Engine, Here
+from clipattr.workplace import ADVICE, Workplace, locked
 
 SHARD = 1024  # pictures
+BLOCK = 1024  # pictures whose codes are computed at a time
+PART = (
+    2**18
+)  # pictures whose examples and sums are gathered before they are merged; part of how floats are summed
 ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
 ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl")
 
@@ -54,6 +62,7 @@ def build(
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> None:
     """Make sure that the finished study lies in `folder`; see `study.build_study`."""
     if evaluator.weights_hash == model.weights_hash:
@@ -67,19 +76,47 @@ def build(
     if settings["holdout"] is not None:
         images = hold_out(images, settings["holdout"], settings["seed"])
     plan = _plan(model, evaluator, images, vocabulary, site, dictionary, settings)
-    old = _existing(folder, plan, overwrite)
-    if old == plan:
+    if _existing(folder, plan, overwrite) == plan:
         return
-    work = folder.with_name(folder.name + ".building")
-    _open_workplace(work, plan)
-    skipped = _encoded(work, folder, old, plan, images, model, evaluator, site, settings, workers, progress)
+    engine = engine or Here()
+    try:
+        with locked(folder):
+            place = Workplace(folder)
+            place.recover()
+            old = _existing(folder, plan, overwrite)  # another job may have built it since
+            if old != plan:
+                place.open(plan)
+                made = (model, evaluator, images, vocabulary, site, dictionary, settings)
+                _build(place, old, plan, *made, workers, engine, progress)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"The study {str(folder)!r} could not be written ({error}). {ADVICE}") from error
+
+
+def _build(
+    place: Workplace,
+    old: dict[str, Any] | None,
+    plan: dict[str, Any],
+    model: Model,
+    evaluator: Model,
+    images: Images,
+    vocabulary: Vocabulary,
+    site: Site,
+    dictionary: Dictionary | None,
+    settings: dict[str, Any],
+    workers: int | None,
+    engine: Engine,
+    progress: bool,
+) -> None:
+    work = place.path
+    about = _encoded(place, old, plan, images, model, evaluator, site, settings, workers, engine, progress)
+    skipped, notes = about["skipped"], about["notes"]
     pictures = read_pictures(work)
     fit = np.array([split != "holdout" for split in pictures.columns["split"]])
     if not fit.any():
         raise StudyError("Every picture is held out; nothing is left to take examples from.")
-    dictionary = _dictionary(work, dictionary, fit, model, site, settings, progress)
-    _codes(work, dictionary, len(pictures))
-    summary = _meaning(work, dictionary, vocabulary, evaluator, fit, settings)
+    dictionary = _dictionary(place, dictionary, fit, model, site, settings, progress)
+    _codes(place, dictionary, len(pictures), engine)
+    summary = _meaning(work, dictionary, vocabulary, evaluator, fit, settings, engine)
     manifest = {
         "schema": SCHEMA,
         "model": {
@@ -95,7 +132,7 @@ def build(
         "site": str(site),
         "dictionary": {"hash": dictionary.hash, "kind": dictionary.kind, "width": dictionary.width},
         "vocabulary": {"hash": vocabulary.hash, "words": len(vocabulary), "notes": vocabulary.notes},
-        "images": {"source": images.source.kind, "notes": images.notes},
+        "images": {"source": images.source.kind, "notes": notes},
         "counts": {
             "pictures": len(pictures),
             "held_out": int((~fit).sum()),
@@ -103,12 +140,21 @@ def build(
             "latents": dictionary.n_latents,
             **summary,
         },
+        "tokens": _tokens(model, site),
         "skipped": skipped,
         "micro_batch": settings["batch"],
         "seed": settings["seed"],
         "plan": plan,
     }
-    _finish(work, folder, manifest)
+    place.publish(manifest)
+
+
+def _tokens(model: Model, site: Site) -> dict[str, Any] | None:
+    """How many tokens a picture has at the site, and their grid if they are patches; None for one token."""
+    shape = site.shape(model)
+    if len(shape) == 1:
+        return None
+    return {"count": shape[0], "grid": list(model.grid) if site.tokens == "patches" else None}
 
 
 def _plan(
@@ -172,36 +218,8 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     return old
 
 
-def _open_workplace(work: Path, plan: dict[str, Any]) -> None:
-    """Keep of an interrupted build what the same plan would compute again, and drop the rest."""
-    known: dict[str, Any] = {}
-    if (work / "plan.json").exists():
-        known = json.loads((work / "plan.json").read_text("utf-8"))
-    elif work.exists() and any(work.iterdir()):
-        raise StudyError(
-            f"{str(work)!r} is in the way, and no interrupted build. Remove it, or choose another path."
-        )
-    if known and {**known["encoding"], "images": ""} != {**plan["encoding"], "images": ""}:
-        shutil.rmtree(work)
-    elif known and known["encoding"] != plan["encoding"]:
-        # Pictures came, went or changed: shards whose pictures are the same are still good.
-        for path in work.iterdir():
-            if path.is_dir() and path.name != "shards":
-                shutil.rmtree(path)
-            elif path.is_file():
-                path.unlink()
-    elif known and known["dictionary"] != plan["dictionary"]:
-        for name in ("dictionary", "training"):
-            shutil.rmtree(work / name, ignore_errors=True)
-        for file in work.glob("codes*"):
-            file.unlink()
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / "plan.json", plan)
-
-
 def _encoded(
-    work: Path,
-    folder: Path,
+    place: Workplace,
     old: dict[str, Any] | None,
     plan: dict[str, Any],
     images: Images,
@@ -210,20 +228,45 @@ def _encoded(
     site: Site,
     settings: dict[str, Any],
     workers: int | None,
+    engine: Engine,
     progress: bool,
-) -> list[list[str]]:
-    """Activations, evaluator embeddings, thumbnails and the list of pictures. Returns the skipped ones."""
-    done = work / "encoded.json"
-    if done.exists():
-        return json.loads(done.read_text("utf-8"))
+) -> dict[str, Any]:
+    """Activations, evaluator embeddings, thumbnails and the list of pictures. Returns skipped ones and notes."""
+    done = place.finished("encoding")
+    if done is not None:
+        return done
+    work, folder = place.path, place.folder
     if old is not None and old["encoding"] == plan["encoding"]:
         for name in (*ENCODED, *ENCODED_OPTIONAL):
             if (folder / name).exists():
                 shutil.copy2(folder / name, work / name)
         if (folder / "pictures").exists():
             shutil.copytree(folder / "pictures", work / "pictures", dirs_exist_ok=True)
-        skipped = read_manifest(folder)["skipped"]
+        manifest = read_manifest(folder)
+        about = {"skipped": manifest["skipped"], "notes": manifest["images"]["notes"]}
     else:
+        kept = _gathered(work, images, model, evaluator, site, settings, workers, engine, progress)
+        write_pictures(kept, work, folder)
+        present = set(kept.ids)
+        skipped = [list(pair) for pair in images.skipped if pair[0] not in present]
+        about = {"skipped": skipped, "notes": kept.notes}
+    names = [name for name in (*ENCODED, *ENCODED_OPTIONAL) if (work / name).exists()]
+    return place.finish("encoding", [work / name for name in names], about)
+
+
+def _gathered(
+    work: Path,
+    images: Images,
+    model: Model,
+    evaluator: Model,
+    site: Site,
+    settings: dict[str, Any],
+    workers: int | None,
+    engine: Engine,
+    progress: bool,
+) -> Images:
+    """Encodes until every shard is what was written: a damaged one is made again, at most twice."""
+    for attempt in range(3):
         encode(
             images,
             model,
@@ -236,30 +279,19 @@ def _encoded(
             draft=settings["draft"],
             thumbnails=settings["thumbnails"],
             progress=progress,
+            engine=engine,
         )
-        kept = gather(images, work / "shards", work, shard=SHARD)
-        write_pictures(kept, work, folder)
-        present = set(kept.ids)
-        skipped = [list(pair) for pair in images.skipped if pair[0] not in present]
-    write_json(done, skipped)
-    return skipped
-
-
-class _Rows:
-    """Some rows of a memory map, read when asked for."""
-
-    ndim = 2
-
-    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows = array, rows
-        self.shape = (len(rows), array.shape[1])
-
-    def __getitem__(self, which: np.ndarray) -> np.ndarray:
-        return self.array[self.rows[which]]
+        try:
+            return gather(images, work / "shards", work, shard=SHARD)
+        except DamagedShard as error:
+            if attempt == 2:
+                raise
+            warnings.warn(f"{error} It is encoded again.", stacklevel=2)
+    raise AssertionError("unreachable")
 
 
 def _dictionary(
-    work: Path,
+    place: Workplace,
     given: Dictionary | None,
     fit: np.ndarray,
     model: Model,
@@ -267,46 +299,83 @@ def _dictionary(
     settings: dict[str, Any],
     progress: bool,
 ) -> Dictionary:
-    target = work / "dictionary"
-    if (target / "config.json").exists():
+    target = place.path / "dictionary"
+    if place.finished("dictionary") is not None:
         return load_dictionary(target)
     if given is None:
-        acts = np.load(work / "activations.npy", mmap_mode="c")
-        rows = np.flatnonzero(fit)
-        n_latents = settings["n_latents"] or _size(acts.shape[1], len(rows))
-        k = settings["k"] or max(1, min(64, acts.shape[1] // 12, n_latents // 8))
-        options = {"batch": max(1, min(1024, max(32, len(rows) // 8), len(rows))), **settings["training"]}
+        acts = samples(place.path, fit)
+        count, width = acts.shape
+        n_latents = settings["n_latents"] or _size(width, count)
+        k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
+        options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
         given = train_sae(
-            acts if fit.all() else _Rows(acts, rows),
+            acts,
             n_latents=n_latents,
             k=k,
             seed=settings["seed"],
-            checkpoint=work / "training",
+            checkpoint=place.path / "training",
             progress=progress,
             site=str(site),
             model_hash=model.weights_hash,
             **options,
         )
     given.save(target)
+    place.finish("dictionary", sorted(target.iterdir()))
     # Read back, so that a resumed build and this one use the same numbers.
     return load_dictionary(target)
 
 
-def _size(width: int, pictures: int) -> int:
-    """How many latents to train by default: 8 per dimension, but not more than a quarter of the pictures."""
-    return max(16, min(30_000, 8 * width, pictures // 4))
+def _size(width: int, samples: int) -> int:
+    """How many latents to train by default: 8 per dimension, but not more than a quarter of the samples."""
+    return max(16, min(30_000, 8 * width, samples // 4))
 
 
-def _codes(work: Path, dictionary: Dictionary, n_pictures: int) -> None:
-    if any(work.glob("codes*.npy")) or (work / "codes.safetensors").exists():
-        complete = (work / "codes.safetensors").exists() or len(list(work.glob("codes-*.npy"))) == 2
-        if complete:
-            return
-    acts = np.load(work / "activations.npy", mmap_mode="c")
-    writer = CodesWriter(work, n_pictures, dictionary.n_latents)
-    for start in range(0, n_pictures, 1024):
-        writer.add(dictionary.encode(torch.from_numpy(acts[start : start + 1024].astype(np.float32))))
-    writer.close()
+def _codes(place: Workplace, dictionary: Dictionary, n_pictures: int, engine: Engine) -> None:
+    if place.finished("codes") is not None:
+        return
+    writer = CodesWriter(place.path, n_pictures, dictionary.n_latents)
+    shared = (place.path, dictionary, BLOCK)
+    for codes, tokens in engine.map(encode_block, shared, range(0, n_pictures, BLOCK)):
+        writer.add(codes, tokens)
+    place.finish("codes", writer.close())
+
+
+def encode_block(shared: tuple[Path, Dictionary, int], start: int) -> tuple[SparseCodes, torch.Tensor | None]:
+    """Codes of the pictures from `start` on, as many as make a block.
+
+    At a site of several tokens: each latent's largest value in a picture, and the token of every stored entry.
+    """
+    work, dictionary, block = shared
+    acts = np.load(work / "activations.npy", mmap_mode="c")[start : start + block]
+    if acts.ndim == 2:
+        return dictionary.encode(torch.from_numpy(acts.astype(np.float32))), None
+    tokens = acts.shape[1]
+    step = max(1, BLOCK // tokens)
+    parts = [
+        strongest_token(
+            dictionary.encode(torch.from_numpy(acts[first : first + step].astype(np.float32)).flatten(0, 1)),
+            tokens,
+        )
+        for first in range(0, len(acts), step)
+    ]
+    return SparseCodes.cat([codes for codes, _ in parts]), torch.cat([token for _, token in parts])
+
+
+def collect_part(shared: tuple[Any, ...], start: int) -> tuple[Examples, Totals]:
+    """Examples and sums of the pictures from `start` on, as many as make a part."""
+    work, n_latents, held_out, repeats, m, part = shared
+    stop = min(start + part, len(held_out))
+    blocks = code_blocks(work, n_latents, range(start, stop))
+    embeddings = np.load(work / "evaluator.npy", mmap_mode="c")
+    return collect(
+        blocks,
+        embeddings,
+        n_latents,
+        held_out=held_out,
+        repeats=repeats,
+        m=m,
+        tokens_of=lambda first, behind: read_tokens(work, first, behind),
+    )
 
 
 def _meaning(
@@ -316,6 +385,7 @@ def _meaning(
     evaluator: Model,
     fit: np.ndarray,
     settings: dict[str, Any],
+    engine: Engine,
 ) -> dict[str, Any]:
     """Examples, labels and scores. Returns counts for the manifest."""
     n_latents, n_pictures = dictionary.n_latents, len(fit)
@@ -327,16 +397,17 @@ def _meaning(
     words = vocabulary.embed(evaluator, settings["templates"], cache=work / "words").half()
     empty = empty_prompt(evaluator, settings["templates"]).half()
     save_tensors(work / "vocabulary.safetensors", {"words": words, "empty": empty})
+    shared = (work, n_latents, ~fit, repeats, settings["examples"], PART)
+    examples, totals = merged(engine.map(collect_part, shared, range(0, n_pictures, PART)))
     summary = summarise(
-        lambda: code_blocks(work, n_latents, n_pictures),
+        examples,
+        totals,
         lambda rows: read_codes(work, n_latents, rows),
         embeddings,
         words.float(),
         empty.float(),
         dictionary.decoder,
         held_out=~fit,
-        repeats=repeats,
-        m=settings["examples"],
         seed=settings["seed"],
     )
     summary.examples.save(work / "examples.safetensors")
@@ -348,31 +419,6 @@ def _meaning(
         "near_duplicates": int(repeats.sum()),
         "auc_on": "all pictures but the latent's own examples" if fit.all() else "held-out pictures",
     }
-
-
-def _finish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
-    """Remove what only the build needed, write the manifest, and put the folder in its place."""
-    for name in ("shards", "training", "words"):
-        shutil.rmtree(work / name, ignore_errors=True)
-    for file in [*work.glob("*.part"), *work.glob("*.partial")]:
-        file.unlink()
-    (work / "encoded.json").unlink(missing_ok=True)
-    (work / "plan.json").unlink(missing_ok=True)
-    if (folder / "names.json").exists():
-        shutil.copy2(folder / "names.json", work / "names.json")
-    manifest["files"] = all_files(work)
-    write_json(work / MANIFEST, manifest)
-    # safetensors makes its files readable by their owner alone; a study is for whoever may read its manifest.
-    mode = (work / MANIFEST).stat().st_mode
-    for name in manifest["files"]:
-        (work / name).chmod(mode)
-    if folder.exists():
-        aside = folder.with_name(folder.name + ".old")
-        os.replace(folder, aside)
-        os.replace(work, folder)
-        shutil.rmtree(aside)
-    else:
-        os.replace(work, folder)
 
 
 def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:

@@ -9,6 +9,7 @@ in `VERBS`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -119,24 +120,26 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _study(arguments: argparse.Namespace) -> int:
     from clipattr.study import build_study
 
-    study = build_study(
-        arguments.model,
-        arguments.images,
-        path=arguments.out,
-        vocabulary=arguments.vocabulary,
-        evaluator=arguments.evaluator,
-        site=arguments.site,
-        dictionary=_dictionary(arguments.sae),
-        n_latents=arguments.latents,
-        k=arguments.k,
-        examples=arguments.examples,
-        holdout=arguments.holdout,
-        training={"steps": arguments.steps} if arguments.steps else None,
-        batch=arguments.batch,
-        overwrite=arguments.overwrite,
-        progress=not arguments.quiet,
-        seed=arguments.seed,
-    )
+    with _engine(arguments) as engine:
+        study = build_study(
+            arguments.model,
+            arguments.images,
+            path=arguments.out,
+            vocabulary=arguments.vocabulary,
+            evaluator=arguments.evaluator,
+            site=arguments.site,
+            dictionary=_dictionary(arguments.sae),
+            n_latents=arguments.latents,
+            k=arguments.k,
+            examples=arguments.examples,
+            holdout=arguments.holdout,
+            training={"steps": arguments.steps} if arguments.steps else None,
+            batch=arguments.batch,
+            overwrite=arguments.overwrite,
+            progress=not arguments.quiet,
+            seed=arguments.seed,
+            engine=engine,
+        )
     made = study.manifest
     for note in (*made["images"]["notes"], *made["vocabulary"]["notes"]):
         say(f"note: {note}")
@@ -281,6 +284,19 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 # what verbs share
+
+
+def _engine(arguments: argparse.Namespace) -> Any:
+    """Ray where it was asked for, else nothing: this process computes."""
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if arguments.ray or arguments.ray_address:
+        from clipattr.scale import Ray
+
+        return Ray(arguments.ray, address=arguments.ray_address, threads=arguments.threads or 1)
+    return contextlib.nullcontext()
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:

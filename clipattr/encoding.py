@@ -11,7 +11,7 @@ interruptions. A shard whose pictures have changed since is computed again.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,23 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from clipattr.documents import parse_json
 from clipattr.errors import DataError, SiteError
 from clipattr.images import Images, preparer
 from clipattr.pictures import PictureError, difference_hash, thumbnail_bytes
 from clipattr.sites import Site, activations
+from clipattr.study_files import ArrayWriter
+from clipattr.tasks import Engine, Here
 
 ARRAYS = {"activations": np.float16, "evaluator": np.float16, "fingerprints": np.uint64}
+
+
+class DamagedShard(DataError):
+    """A shard is not what was written; it has been removed, so that encoding again makes it anew."""
 
 
 @dataclass
@@ -43,6 +50,27 @@ class _Shard:
     fingerprints: list[int] = field(default_factory=list)
     thumbnails: list[bytes] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    smallest: int | None = None  # pictures at a time where memory did not suffice for a whole micro-batch
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every shard of one call shares; see `encode`."""
+
+    images: Images
+    model: Any
+    evaluator: Any
+    site: Site
+    folder: Path
+    batch: int
+    shard: int
+    workers: int | None
+    side: int | None
+    thumbnails: bool
+
+    def places(self, number: int) -> range:
+        """The pictures of a shard."""
+        return range(number * self.shard, min((number + 1) * self.shard, len(self.images)))
 
 
 def encode(
@@ -58,68 +86,83 @@ def encode(
     draft: bool = True,
     thumbnails: bool = True,
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> None:
     """Encode what is missing below `folder` (one safetensors file per shard).
 
     Args:
         model, evaluator: `Model`s; each picture is decoded once for both.
-        site: one token per picture, e.g. image.-1.cls.
+        site: one token per picture, e.g. image.-1.cls, or several, e.g. image.-2.patches, of which all activations are
+            kept: tokens times as much disk.
         draft: decode large JPEGs at reduced size, still at least twice what either model takes.
+        engine: where shards are encoded; all of its machines must see `folder` and the pictures.
 
     Raises:
-        SiteError: the site has several tokens per picture.
+        SiteError: the site does not exist, or nothing there reaches the embedding.
         DataError: activations too large for float16, or every picture broken.
     """
     site = Site(str(site))
-    if site.tokens != "cls":
+    if not site.reaches_embedding(model):
         raise SiteError(
-            f"A study keeps one activation per picture, so its site must end in .cls; got {site}. For patches, "
-            "collect token codes and pool them: clipattr.meaning.strongest_token."
+            f"{site}: after the last block only the {model.image_tower.pooling} reaches the embedding of "
+            f"{model.reference}, so no latent there would have any effect. Build the study at an earlier block, e.g. "
+            f"image.-2.{site.tokens}."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    engine = engine or Here()
     total = -(-len(images) // shard)
     missing = [number for number in range(total) if not _is_done(images, folder, number, shard)]
-    left = [
-        place for number in missing for place in range(number * shard, min((number + 1) * shard, len(images)))
-    ]
-    prepare = preparer([model, evaluator])
-
-    def prepared(picture: Image.Image) -> tuple[list[Tensor], int, bytes]:
-        small = thumbnail_bytes(picture) if thumbnails else b""
-        return prepare(picture), difference_hash(picture), small
-
+    if not missing:
+        return
     side = 2 * max(*model.image_size, *evaluator.image_size) if draft else None
+    job = _Job(images, model, evaluator, site, folder, batch, shard, workers, side, thumbnails)
+    left = sum(len(job.places(number)) for number in missing)
     bar = tqdm(
-        total=len(images),
-        initial=len(images) - len(left),
-        unit=" pictures",
-        desc="Encoding",
-        disable=not progress,
+        total=len(images), initial=len(images) - left, unit=" pictures", desc="Encoding", disable=not progress
     )
     with bar:
-        current: _Shard | None = None
-        pixels: list[list[Tensor]] = []
-        for place, value in images.stream(prepared, left, workers=workers, draft=side, ahead=2 * batch):
-            if current is None or place // shard != current.number:
-                if current is not None:
-                    _embed(current, pixels, model, evaluator, site)
-                    _write(current, images, folder, shard)
-                current, pixels = _Shard(place // shard), []
-            if isinstance(value, PictureError):
-                current.skipped.append((images.ids[place], str(value)))
-            else:
-                tensors, fingerprint, small = value
-                pixels.append(tensors)
-                current.places.append(place)
-                current.fingerprints.append(fingerprint)
-                current.thumbnails.append(small)
-                if len(pixels) == batch:
-                    _embed(current, pixels, model, evaluator, site)
-                    pixels = []
-            bar.update()
-        if current is not None:
-            _embed(current, pixels, model, evaluator, site)
-            _write(current, images, folder, shard)
+        if engine.at_once:
+            encode_shards(job, missing, bar.update)
+        else:
+            for (number,) in engine.map(encode_shards, job, [[number] for number in missing]):
+                bar.update(len(job.places(number)))
+
+
+def encode_shards(job: "_Job", numbers: list[int], told: Callable[[int], object] | None = None) -> list[int]:
+    """Encode some shards and write their files; the files do not depend on which are done in one call."""
+    images, shard, batch = job.images, job.shard, job.batch
+    left = [place for number in numbers for place in job.places(number)]
+    prepare = preparer([job.model, job.evaluator])
+
+    def prepared(picture: Image.Image) -> tuple[list[Tensor], int, bytes]:
+        small = thumbnail_bytes(picture) if job.thumbnails else b""
+        return prepare(picture), difference_hash(picture), small
+
+    current: _Shard | None = None
+    pixels: list[list[Tensor]] = []
+    for place, value in images.stream(prepared, left, workers=job.workers, draft=job.side, ahead=2 * batch):
+        if current is None or place // shard != current.number:
+            if current is not None:
+                _embed(current, pixels, job)
+                _write(current, images, job.folder, shard)
+            current, pixels = _Shard(place // shard), []
+        if isinstance(value, PictureError):
+            current.skipped.append((images.ids[place], str(value)))
+        else:
+            tensors, fingerprint, small = value
+            pixels.append(tensors)
+            current.places.append(place)
+            current.fingerprints.append(fingerprint)
+            current.thumbnails.append(small)
+            if len(pixels) == batch:
+                _embed(current, pixels, job)
+                pixels = []
+        if told is not None:
+            told(1)
+    if current is not None:
+        _embed(current, pixels, job)
+        _write(current, images, job.folder, shard)
+    return numbers
 
 
 def gather(images: Images, folder: Path, target: Path, *, shard: int = 1024) -> Images:
@@ -139,28 +182,21 @@ def gather(images: Images, folder: Path, target: Path, *, shard: int = 1024) -> 
     if not len(places):
         name, reason = skipped[0]
         raise DataError(f"None of the {len(images)} pictures could be read. The first, {name!r}: {reason}.")
-    arrays: dict[str, np.memmap] = {}
+    arrays = {name: ArrayWriter(target / f"{name}.npy", len(places), dtype) for name, dtype in ARRAYS.items()}
     lengths: list[np.ndarray] = []
-    row = 0
     with (target / "thumbnails.bin.part").open("wb") as blob:
-        for file in files:
-            with safe_open(file, "pt") as tensors:
-                count = 0
-                for name, dtype in ARRAYS.items():
-                    part = tensors.get_tensor(name).numpy().view(dtype)
-                    count = len(part)
-                    if count and name not in arrays:
-                        arrays[name] = np.lib.format.open_memmap(
-                            target / f"{name}.npy.part", "w+", dtype, (len(places), *part.shape[1:])
-                        )
-                    if count:
-                        arrays[name][row : row + count] = part
-                row += count
-                lengths.append(tensors.get_tensor("thumbnail_lengths").numpy())
-                blob.write(tensors.get_tensor("thumbnails").numpy().tobytes())
-    for name, array in arrays.items():
-        array.flush()
-        os.replace(target / f"{name}.npy.part", target / f"{name}.npy")
+        for file, head in zip(files, heads, strict=True):
+            tensors = load_file(file)
+            if head["digest"] != _digest(tensors):
+                file.unlink()
+                raise DamagedShard(f"The shard {file} is damaged and was removed.")
+            for name, dtype in ARRAYS.items():
+                if len(head["places"]):
+                    arrays[name].add(tensors[name].numpy().view(dtype))
+            lengths.append(tensors["thumbnail_lengths"].numpy())
+            blob.write(tensors["thumbnails"].numpy().tobytes())
+    for array in arrays.values():
+        array.close()
     ends = np.concatenate([[0], np.concatenate(lengths).cumsum()])
     if ends[-1]:
         np.save(target / "thumbnails.npy", ends.astype(np.int64))
@@ -168,7 +204,13 @@ def gather(images: Images, folder: Path, target: Path, *, shard: int = 1024) -> 
     else:
         (target / "thumbnails.bin.part").unlink()
     kept = images.select(places)
+    smallest = [head["smallest"] for head in heads if head["smallest"]]
     kept.notes = [*images.notes]
+    if smallest:
+        kept.notes.append(
+            f"Memory did not suffice for the asked micro-batch in {len(smallest)} of {len(files)} shards; down to "
+            f"{min(smallest)} pictures were encoded at a time there, which may change last digits."
+        )
     for name, reason in skipped:
         images.skip(name, reason)
     return kept
@@ -210,17 +252,36 @@ def duplicates(
     return first
 
 
-def _embed(shard: _Shard, pixels: list[list[Tensor]], model: Any, evaluator: Any, site: Site) -> None:
+def _embed(shard: _Shard, pixels: list[list[Tensor]], job: _Job) -> None:
     if not pixels:
         return
-    first, second = (torch.stack(each) for each in zip(*pixels, strict=True))
-    with torch.no_grad():
-        acts = activations(model, first, site).float().cpu().half()
-        embeddings = evaluator.encode_image(second).float().cpu().half()
-    if not (acts.isfinite().all() and embeddings.isfinite().all()):
-        raise DataError(f"Activations at {site} are not finite, or too large for float16 (65,504).")
-    shard.activations.append(acts)
-    shard.evaluator.append(embeddings)
+    try:
+        first, second = (torch.stack(each) for each in zip(*pixels, strict=True))
+        with torch.no_grad():
+            acts = activations(job.model, first, job.site).float().cpu().half()
+            embeddings = job.evaluator.encode_image(second).float().cpu().half()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or len(pixels) == 1:
+            raise
+        half = -(-len(pixels) // 2)
+        shard.smallest = min(half, shard.smallest or half)
+    else:
+        if not (acts.isfinite().all() and embeddings.isfinite().all()):
+            raise DataError(f"Activations at {job.site} are not finite, or too large for float16 (65,504).")
+        shard.activations.append(acts)
+        shard.evaluator.append(embeddings)
+        return
+    # Outside the handler, whose traceback would hold on to the memory.
+    _embed(shard, pixels[:half], job)
+    _embed(shard, pixels[half:], job)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        phrase in said for phrase in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def _write(shard: _Shard, images: Images, folder: Path, size: int) -> None:
@@ -240,6 +301,8 @@ def _write(shard: _Shard, images: Images, folder: Path, size: int) -> None:
         "places": shard.places,
         "skipped": shard.skipped,
         "signatures": _signatures(images, shard.number, size),
+        "smallest": shard.smallest,
+        "digest": _digest(tensors),
     }
     file = _file(folder, shard.number)
     part = file.with_suffix(".part")
@@ -249,17 +312,28 @@ def _write(shard: _Shard, images: Images, folder: Path, size: int) -> None:
 
 def _is_done(images: Images, folder: Path, number: int, size: int) -> bool:
     file = _file(folder, number)
-    if not file.exists():
-        return False
     try:
-        return _head(file)["signatures"] == _signatures(images, number, size)
-    except (SafetensorError, KeyError, ValueError, OSError):
+        head = _head(file)
+        return head["signatures"] == _signatures(images, number, size) and head["digest"] == _digest(
+            load_file(file)
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        if file.is_dir() and not file.is_symlink():
+            raise DataError(f"{str(file)!r} should be a shard and is a folder; remove it.") from None
         return False
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _head(file: Path) -> dict[str, Any]:
     with safe_open(file, "pt") as tensors:
-        return json.loads(tensors.metadata()["head"])
+        return parse_json(tensors.metadata()["head"])
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from clipattr.arguments import OK
-from clipattr.terminal import emit, say
+from clipattr.terminal import emit, print_table, say
 from clipattr.wording import visible
 
 
@@ -68,6 +69,8 @@ def train(arguments: argparse.Namespace) -> int:
         checkpoint=out.with_name(out.name + ".checkpoint"),
         progress=not arguments.quiet,
     )
+    if os.environ.get("RANK", "0") != "0":  # another process of torchrun writes
+        return OK
     made.save(out)
     return _told(arguments, _described(made, out), _introduced(made, out))
 
@@ -80,6 +83,37 @@ def convert(arguments: argparse.Namespace) -> int:
     given |= dict(arguments.set)
     made = convert_file(arguments.file, arguments.out, arguments.format, **given)
     return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """What a study will cost, from ten seconds of measuring."""
+    from clipattr.models import load_model
+    from clipattr.plan import plan_study
+
+    say("measuring for about ten seconds")
+    made = plan_study(
+        load_model(arguments.model),
+        load_model(arguments.evaluator) if arguments.evaluator else None,
+        pictures=arguments.pictures,
+        n_latents=arguments.latents,
+        k=arguments.k,
+        examples=arguments.examples,
+        words=arguments.words,
+        steps=arguments.steps,
+        workers=arguments.workers,
+    )
+    emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    columns = ("stage", "hours", "workers", "disk GB", "memory GB", "network GB")
+    rows = [
+        (row.stage, f"{row.hours:,.2f}", str(row.workers), f"{row.disk_gb:,.1f}", f"{row.memory_gb:,.1f}",
+         f"{row.network_gb:,.1f}")
+        for row in made.table.itertuples(index=False)
+    ]  # fmt: skip
+    total = ("all", f"{made.seconds / 3600:,.2f}", "", f"{made.disk / 1e9:,.1f}", "", "")
+    print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
+    print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
+    return OK
 
 
 def _described(made: Any, out: Path) -> dict[str, Any]:
@@ -109,4 +143,4 @@ def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> i
     return OK
 
 
-JOBS = {"encode": encode, "train": train, "convert": convert}
+JOBS = {"encode": encode, "train": train, "convert": convert, "plan": plan}

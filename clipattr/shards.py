@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.documents import read_json
 from clipattr.errors import DataError
 
 SCHEMA = 1
@@ -44,14 +45,50 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"{path} holds no activation store: {MANIFEST} is missing.")
     try:
-        manifest = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        manifest = read_json(file)
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != "clipattr-store":
         raise DataError(f"{file} does not describe an activation store.")
-    if manifest.get("schema", 0) > SCHEMA:
-        raise DataError(f"{file} has schema {manifest['schema']}, newer than {SCHEMA}: update clipattr.")
+    try:
+        if int(manifest["schema"]) > SCHEMA:
+            raise DataError(f"{file} has schema {manifest['schema']}, newer than {SCHEMA}: update clipattr.")
+        sizes = [manifest["pictures"], manifest["batch"], manifest["shard_pictures"]]
+        for name, layout in manifest["sites"].items():
+            sizes += [layout["tokens"], layout["width"]]
+            if not name or set(name) & set("/\\\0") or name.startswith(".."):
+                raise ValueError(f"{name!r:.60} is no site")
+        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes) or not manifest["sites"]:
+            raise ValueError("sizes that no store has")
+        if manifest["dtype"] not in DTYPES:
+            raise ValueError(f"dtype {manifest['dtype']!r:.60}")
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{file} is damaged: {type(error).__name__}: {error}") from error
     return manifest
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """What is known of a shard; None where nothing can be relied on, so that the shard does not count as written."""
+    try:
+        record = read_json(file)
+        told = record.pop("sum", None)
+        if told is not None and told != _digest(record):
+            return None
+        return record if isinstance(record["files"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_record(file: Path, record: dict[str, Any]) -> None:
+    """Write what is known of a shard, with a checksum of its own."""
+    told = _digest(record)
+    write_text(file, json.dumps({**record, "sum": told}, sort_keys=True) + "\n")
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -38,8 +38,10 @@ from clipattr.shards import (
     locked,
     mixed,
     read_manifest,
+    read_record,
     temporary_folder,
     write_array,
+    write_record,
     write_text,
 )
 from clipattr.sites import Site, capture
@@ -255,6 +257,7 @@ class ActivationStore:
             DataError: a shard whose size or checksum is not the recorded one, or NaN or infinite values; the first
                 such shard and row are named.
         """
+        self._refresh()
         for number, shard in enumerate(self.shards):
             for name, record in shard["files"].items():
                 file = self._file(number, name)
@@ -320,7 +323,7 @@ class ActivationStore:
             "skipped": [[name, reason] for _, name, reason in skipped],
             "files": files,
         }
-        write_text(self._record(number), json.dumps(record, sort_keys=True) + "\n")
+        write_record(self._record(number), record)
         self._refresh()
 
     # Inside
@@ -334,8 +337,8 @@ class ActivationStore:
 
     def _refresh(self) -> None:
         self.shards: list[dict[str, Any]] = []
-        while (record := self._record(len(self.shards))).is_file():
-            self.shards.append(json.loads(record.read_text()))
+        while (record := read_record(self._record(len(self.shards)))) is not None:
+            self.shards.append(record)
         rows = [shard["files"][self.site]["rows"] for shard in self.shards]
         self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
 
@@ -352,8 +355,11 @@ class ActivationStore:
             file = self._file(number, self.site)
             dtype = DTYPES[self.manifest["dtype"]]
             if not file.is_file() or file.stat().st_size != rows * self.width * dtype.itemsize:
-                advice = f"delete {self._record(number)} and resume"
-                raise DataError(f"Shard {file} is missing or cut short: {advice}.")
+                raise DataError(
+                    f"Shard {file} is missing or cut short: delete {self._record(number)} and resume."
+                )
+            if digest(file) != self.shards[number]["files"][self.site]["sha256"]:
+                raise DataError(f"Shard {file} is damaged: delete {self._record(number)} and resume.")
             # A file without rows cannot be mapped.
             array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
             self._maps[number] = as_tensor(array).view(rows, self.width)
@@ -410,19 +416,15 @@ def collect_activations(
         resume=resume,
     )
     step = store.manifest["shard_pictures"]
-    done = len(store.shards) * step
     names = list(store.manifest["sites"])
     order = mixed(len(images), shuffle)
     with (
         store.writing(),
-        tqdm(
-            total=len(images),
-            initial=min(done, len(images)),
-            disable=not progress,
-            desc="activations",
-            unit="picture",
-        ) as bar,
+        tqdm(total=len(images), disable=not progress, desc="activations", unit="picture") as bar,
     ):
+        store.check()  # what earlier calls left
+        done = len(store.shards) * step
+        bar.update(min(done, len(images)))
         for first in range(done, len(images), step):
             places = order[first : first + step].tolist()
             kept: set[int] = set()
@@ -440,10 +442,9 @@ def collect_activations(
                 name: torch.cat(given) if given else torch.empty(0, store.manifest["sites"][name]["width"])
                 for name, given in parts.items()
             }
-            store.write_shard(
-                joined, [(place, name, reasons.get(name, "unreadable")) for place, name in lost]
-            )
+            left_out = [(place, name, reasons.get(name, "unreadable")) for place, name in lost]
+            store.write_shard(joined, left_out)
             bar.update(len(lost))
-    if len(store) == 0:
+    if not len(store):
         raise DataError(f"None of the {len(images)} pictures could be read; the first: {store.skipped[:3]}.")
     return store

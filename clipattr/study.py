@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from clipattr.arrays import load_array, load_tensors, reading, within
 from clipattr.building import build
 from clipattr.dictionaries import SparseCodes, load_dictionary
+from clipattr.documents import read_json
 from clipattr.errors import StudyError
 from clipattr.images import Images
 from clipattr.meaning.examples import Examples
@@ -35,7 +36,16 @@ from clipattr.meaning.labels import Labels
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models import Model, load_model
 from clipattr.sites import Site
-from clipattr.study_files import SCHEMA, read_codes, read_manifest, read_pictures, write_json
+from clipattr.study_files import (
+    SCHEMA,
+    bundled_study,
+    read_codes,
+    read_manifest,
+    read_pictures,
+    read_thumbnail,
+    write_json,
+)
+from clipattr.tasks import Engine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +122,10 @@ class Study:
     @cached_property
     def images(self) -> Images:
         """The pictures, row i of every array; files are read from where they were relative to this folder."""
-        stored = read_pictures(self.path)
+        with reading(self.path / "pictures.csv"):
+            stored = read_pictures(self.path)
+            if len(stored) != self._count("pictures"):
+                raise ValueError(f"it lists {len(stored)} pictures")
         if self._images is None:
             return stored
         places = np.array([self._images.index_of(name) for name in stored.ids])
@@ -120,33 +133,43 @@ class Study:
 
     @cached_property
     def codes(self) -> SparseCodes:
-        """(pictures, latents); row i belongs to picture i."""
-        return read_codes(self.path, self.manifest["counts"]["latents"])
+        """(pictures, latents); row i belongs to picture i. At several tokens, each latent's largest value."""
+        with reading(self.path / "codes"):
+            codes = read_codes(self.path, self._count("latents"))
+            within(codes.indices, 0, self._count("latents"))
+            if len(codes) != self._count("pictures") or codes.n_latents != self._count("latents"):
+                raise ValueError(f"they are of {len(codes)} pictures and {codes.n_latents} latents")
+        return codes
 
     @cached_property
     def activations(self) -> np.ndarray:
-        """(pictures, width) float16, memory-mapped: the residual stream at the site."""
-        return np.load(self.path / "activations.npy", mmap_mode="c")
+        """(pictures, width) float16, memory-mapped: the residual stream at the site; (pictures, tokens, width) where
+        it has several."""
+        return load_array(self.path / "activations.npy", self._count("pictures"))
 
     @cached_property
     def evaluator_embeddings(self) -> np.ndarray:
         """(pictures, embed) float16, memory-mapped, unit length."""
-        return np.load(self.path / "evaluator.npy", mmap_mode="c")
+        return load_array(self.path / "evaluator.npy", self._count("pictures"))
 
     @cached_property
     def examples(self) -> Examples:
-        return Examples.load(self.path / "examples.safetensors")
+        with reading(self.path / "examples.safetensors"):
+            examples = Examples.load(self.path / "examples.safetensors")
+            within(examples.indices, -1, self._count("pictures"), self._count("latents"))
+        return examples
 
     @cached_property
     def labels(self) -> Labels:
-        return Labels.load(self.path / "labels.safetensors")
+        with reading(self.path / "labels.safetensors"):
+            labels = Labels.load(self.path / "labels.safetensors")
+            within(labels.word_top, -1, len(self.vocabulary), self._count("latents"))
+        return labels
 
     @cached_property
     def scores(self) -> dict[str, Tensor]:
         """The numbers behind `latents`, one (n_latents, …) tensor each."""
-        from safetensors.torch import load_file
-
-        return load_file(self.path / "scores.safetensors")
+        return load_tensors(self.path / "scores.safetensors")
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -155,16 +178,12 @@ class Study:
     @cached_property
     def vocabulary_embeddings(self) -> Tensor:
         """(words, embed) float32, the evaluator's, unit length."""
-        from safetensors.torch import load_file
-
-        return load_file(self.path / "vocabulary.safetensors")["words"].float()
+        return load_tensors(self.path / "vocabulary.safetensors", "words")["words"].float()
 
     @cached_property
     def empty_embedding(self) -> Tensor:
         """(embed,) float32, the evaluator's embedding of the empty prompt."""
-        from safetensors.torch import load_file
-
-        return load_file(self.path / "vocabulary.safetensors")["empty"].float()
+        return load_tensors(self.path / "vocabulary.safetensors", "empty")["empty"].float()
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -180,7 +199,7 @@ class Study:
     @cached_property
     def repeats(self) -> np.ndarray:
         """(pictures,) bool: nearly equal to an earlier picture, so that it does not serve as an example."""
-        return np.load(self.path / "repeats.npy")
+        return np.array(load_array(self.path / "repeats.npy", self._count("pictures")))
 
     @property
     def holdout(self) -> Images | None:
@@ -195,8 +214,8 @@ class Study:
         if not file.exists():
             return {}
         try:
-            return {int(latent): str(name) for latent, name in json.loads(file.read_text("utf-8")).items()}
-        except (ValueError, AttributeError) as error:
+            return {int(latent): str(name) for latent, name in read_json(file).items()}
+        except (OSError, ValueError, AttributeError) as error:
             raise StudyError(f"{str(file)!r} is damaged ({error}); mend or delete it.") from error
 
     def rename(self, latent: int, name: str | None) -> None:
@@ -231,7 +250,7 @@ class Study:
         directions; frequency: share of pictures; mean_top: mean activation of the examples; triage: their product as in
         the paper; nearest: the latent with the most parallel direction; label_evidence,
         label_contrast: what other rankings say; name: what to show: the given name, else the label if it is
-            aligned.
+        aligned.
         """
         import pandas as pd
 
@@ -267,14 +286,11 @@ class Study:
             return self.images[index].thumbnail()
         ends = self._thumbnail_ends
         index = range(len(ends) - 1)[index]
-        with (self.path / "thumbnails.bin").open("rb") as file:
-            file.seek(int(ends[index]))
-            data = file.read(int(ends[index + 1] - ends[index]))
-        return Image.open(BytesIO(data), formats=("JPEG", "PNG")).convert("RGB")
+        return read_thumbnail(self.path, int(ends[index]), int(ends[index + 1]))
 
     @cached_property
     def _thumbnail_ends(self) -> np.ndarray:
-        return np.load(self.path / "thumbnails.npy", mmap_mode="c")
+        return load_array(self.path / "thumbnails.npy", self._count("pictures") + 1)
 
     def row_of(self, picture: Any) -> int:
         """Row of a picture of this study, given as its id or as a record from any selection."""
@@ -291,6 +307,9 @@ class Study:
         ]
         if wrong:
             raise StudyError(f"{str(self.path)!r} is damaged: {', '.join(wrong)} changed since it was built.")
+
+    def _count(self, of: str) -> int:
+        return int(self.manifest["counts"][of])
 
     def _model(self, role: str) -> Model:
         if role not in self._models:
@@ -336,7 +355,7 @@ def open_study(
     """
     folder = Path(path)
     if not folder.exists() and folder.name == str(path):
-        folder = _bundled(str(path)) or folder
+        folder = bundled_study(str(path)) or folder
     return Study(
         folder,
         model=None if model is None else load_model(model),
@@ -367,6 +386,7 @@ def build_study(
     overwrite: bool = False,
     progress: bool = True,
     seed: int = 0,
+    engine: Engine | None = None,
 ) -> Study:
     """Build a study, or what is missing of it, and open it.
 
@@ -387,6 +407,8 @@ def build_study(
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
         thumbnails: keep small copies; by default yes, unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are used again.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
+            the same number of threads.
 
     Raises:
         StudyError: another study is at `path`, or the dictionary belongs to another model or site.
@@ -419,24 +441,9 @@ def build_study(
         workers=workers,
         overwrite=overwrite,
         progress=progress,
+        engine=engine,
     )
     return Study(folder, model=audited, evaluator=judge, images=pictures)
-
-
-def _bundled(name: str) -> Path | None:
-    try:
-        from clipattr_data import studies_dir
-    except ImportError:
-        return None
-    root = studies_dir()
-    if (root / name / "study.json").exists():
-        return root / name
-    if Path(f"{name}.building").exists():
-        return None
-    known = sorted(file.parent.name for file in root.glob("*/study.json"))
-    raise StudyError(
-        f"No study folder {name!r}, and no bundled study of that name; bundled: {', '.join(known) or 'none'}."
-    )
 
 
 __all__ = ["SCHEMA", "Study", "build_study", "open_study"]

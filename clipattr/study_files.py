@@ -8,21 +8,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
+from clipattr.documents import read_json
 from clipattr.errors import StudyError
 from clipattr.images import COLUMNS, Images
-from clipattr.pictures import PictureError
+from clipattr.pictures import PictureError, read_picture
+from clipattr.sites import Site
 from clipattr.sources import FileSource, SceneSource, Source
 
 SCHEMA = 1
+MOST = 10**12  # pictures or latents that a manifest may speak of
+LARGEST_THUMBNAIL = 2**24  # bytes
 MANIFEST = "study.json"
 CHANGING = ("names.json", MANIFEST)
 
@@ -50,13 +55,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         advice = " An unfinished one lies beside it: run the same build again." if building.exists() else ""
         raise StudyError(f"{str(folder)!r} is not a study: there is no {MANIFEST} in it.{advice}")
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = read_json(file)
         schema = int(manifest["schema"])
-        files = dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise StudyError(f"{str(file)!r} is damaged: {type(error).__name__}: {error}.") from error
     if schema > SCHEMA:
         raise StudyError(f"{str(folder)!r} has schema {schema}, newer than {SCHEMA}: update clipattr.")
+    try:
+        files = _checked(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{str(file)!r} is damaged, or older than this version can read ({type(error).__name__}: {error}). Build "
+            "the study again with clipattr study."
+        ) from error
     for name, (size, _) in files.items():
         path = folder / name
         if not path.exists() or path.stat().st_size != size:
@@ -65,6 +76,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{str(folder)!r} is damaged: {name} {found}, should have {size}. Build it again."
             )
     return manifest
+
+
+def _checked(manifest: Any) -> dict[str, tuple[int, str]]:
+    """The manifest's files; ValueError, KeyError or TypeError where anything that opening relies on is not there."""
+    counts = manifest["counts"]
+    for name in ("pictures", "latents", "live"):
+        if not isinstance(counts[name], int) or not 0 <= counts[name] <= MOST:
+            raise ValueError(f"counts.{name} is {counts[name]!r:.60}")
+    for role in ("model", "evaluator"):
+        if not all(isinstance(manifest[role][name], str) for name in ("reference", "hash")):
+            raise ValueError(f"{role} has no reference and hash")
+    Site(manifest["site"])
+    files = {str(name): (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+            raise ValueError(f"the file name {name!r:.80} leads out of the folder")
+    return files
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -135,43 +164,101 @@ def read_pictures(folder: Path) -> Images:
     return Images(source, ids, columns)
 
 
+class ArrayWriter:
+    """Writes a .npy file row by row, under a temporary name until `close`.
+
+    Not a memory map: a full disk is an OSError here, and the end of the process there.
+    """
+
+    def __init__(self, path: Path, rows: int, dtype: Any) -> None:
+        self.path, self.rows, self.dtype = path, rows, np.dtype(dtype)
+        self._part = path.with_name(path.name + ".part")
+        self._file = self._part.open("wb")
+        self._begun = False
+
+    def add(self, rows: np.ndarray) -> None:
+        """The next rows; all have the same shape."""
+        if not self._begun:
+            head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.rows, *rows.shape[1:])})
+            self._begun = True
+        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+
+    def close(self) -> None:
+        """Give the file its name."""
+        self._file.close()
+        os.replace(self._part, self.path)
+
+
+class _Rows:
+    """Some rows of a memory map, read when asked for."""
+
+    ndim = 2
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape = (len(rows), array.shape[1])
+
+    def __getitem__(self, which: np.ndarray) -> np.ndarray:
+        return self.array[self.rows[which]]
+
+
+def samples(folder: Path, pictures: np.ndarray) -> Any:
+    """Activations of some pictures, (samples, width), read when indexed; every token is a sample of its own.
+
+    Args:
+        pictures: (n,) bool, which of them.
+    """
+    acts = np.load(folder / "activations.npy", mmap_mode="c")
+    if acts.ndim == 3:
+        pictures = np.repeat(pictures, acts.shape[1])
+        acts = acts.reshape(-1, acts.shape[2])
+    return acts if pictures.all() else _Rows(acts, np.flatnonzero(pictures))
+
+
 class CodesWriter:
-    """Writes codes batch by batch; fixed-k codes go straight to disk, others are joined at the end."""
+    """Writes codes batch by batch; fixed-k codes go straight to disk, others are joined at the end.
+
+    Codes that were pooled over tokens bring the token of each stored entry, kept in tokens.npy in the same order.
+    """
 
     def __init__(self, folder: Path, n_pictures: int, n_latents: int) -> None:
         self.folder, self.n_pictures, self.n_latents = folder, n_pictures, n_latents
-        self._arrays: tuple[np.memmap, np.memmap] | None = None
+        self._arrays: tuple[ArrayWriter, ArrayWriter] | None = None
         self._parts: list[SparseCodes] = []
-        self._row = 0
+        self._tokens: list[np.ndarray] = []
 
-    def add(self, codes: SparseCodes) -> None:
-        """The codes of the next pictures."""
+    def add(self, codes: SparseCodes, tokens: Tensor | None = None) -> None:
+        """The codes of the next pictures, and the tokens of their stored entries if there are several."""
+        if tokens is not None:
+            self._tokens.append(tokens.numpy().astype(np.uint16))
         if codes.k is None or codes.row_stats is not None:
             self._parts.append(codes)
             return
         if self._arrays is None:
             index_type = np.uint16 if self.n_latents <= 2**16 else np.int32
             self._arrays = (
-                self._new("codes-indices", index_type, codes.k),
-                self._new("codes-values", np.float16, codes.k),
+                ArrayWriter(self.folder / "codes-indices.npy", self.n_pictures, index_type),
+                ArrayWriter(self.folder / "codes-values.npy", self.n_pictures, np.float16),
             )
-        here = slice(self._row, self._row + len(codes))
-        self._arrays[0][here] = codes.indices.cpu().numpy()
-        self._arrays[1][here] = codes.values.detach().cpu().numpy()
-        self._row = here.stop
+        self._arrays[0].add(codes.indices.cpu().numpy())
+        self._arrays[1].add(codes.values.detach().cpu().numpy())
 
-    def close(self) -> None:
-        """Give the files their names."""
+    def close(self) -> list[Path]:
+        """Give the files their names, which are returned."""
         if self._arrays is None:
-            SparseCodes.cat(self._parts).save(self.folder / "codes.safetensors", half=True)
-            return
+            path = self.folder / "codes.safetensors"
+            SparseCodes.cat(self._parts).save(path, half=True)
+            if not self._tokens:
+                return [path]
+            tokens = np.concatenate(self._tokens)
+            writer = ArrayWriter(self.folder / "tokens.npy", len(tokens), np.uint16)
+            writer.add(tokens)
+            writer.close()
+            return [path, writer.path]
         for array in self._arrays:
-            array.flush()
-        for name in ("codes-indices", "codes-values"):
-            os.replace(self.folder / f"{name}.npy.part", self.folder / f"{name}.npy")
-
-    def _new(self, name: str, dtype: Any, k: int) -> np.memmap:
-        return np.lib.format.open_memmap(self.folder / f"{name}.npy.part", "w+", dtype, (self.n_pictures, k))
+            array.close()
+        return [array.path for array in self._arrays]
 
 
 def read_codes(folder: Path, n_latents: int, rows: slice | np.ndarray | None = None) -> SparseCodes:
@@ -190,13 +277,32 @@ def read_codes(folder: Path, n_latents: int, rows: slice | np.ndarray | None = N
 
 
 def code_blocks(
-    folder: Path, n_latents: int, n_pictures: int, block: int = 8192
+    folder: Path, n_latents: int, pictures: range, block: int = 8192
 ) -> Iterator[tuple[int, SparseCodes]]:
-    """(first row, codes) block by block, so that memory does not grow with the number of pictures."""
+    """(first row, codes) of some pictures block by block, so that memory does not grow with their number."""
     whole = None if (folder / "codes-indices.npy").exists() else read_codes(folder, n_latents)
-    for start in range(0, n_pictures, block):
-        rows = slice(start, min(start + block, n_pictures))
+    for start in range(pictures.start, pictures.stop, block):
+        rows = slice(start, min(start + block, pictures.stop))
         yield start, read_codes(folder, n_latents, rows) if whole is None else whole.rows(rows)
+
+
+def read_tokens(folder: Path, first: int, behind: int) -> Tensor | None:
+    """The token of each stored entry of the pictures `first` to `behind`, int32; None where there is one token."""
+    if not (folder / "tokens.npy").exists():
+        return None
+    with safe_open(folder / "codes.safetensors", "pt") as tensors:
+        ends = tensors.get_slice("offsets")[first : behind + 1]
+    tokens = np.load(folder / "tokens.npy", mmap_mode="r")[int(ends[0]) : int(ends[-1])]
+    return torch.from_numpy(tokens.astype(np.int32))
+
+
+def read_thumbnail(folder: Path, start: int, stop: int) -> Image.Image:
+    """The small picture that lies at these bytes of thumbnails.bin; PictureError if there is none."""
+    if not 0 <= start < stop <= start + LARGEST_THUMBNAIL:
+        raise PictureError(f"its thumbnail cannot lie at bytes {start} to {stop}")
+    with (folder / "thumbnails.bin").open("rb") as file:
+        file.seek(start)
+        return read_picture(file.read(stop - start))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -223,3 +329,20 @@ def _write_scenes(images: Images, source: SceneSource, path: Path) -> None:
             entry["scene"] = json.loads(source.scenes[int(images.rows[record.index])])
             file.write(json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n")
     os.replace(part, path)
+
+
+def bundled_study(name: str) -> Path | None:
+    """The folder of a study that comes with the package, by its name; StudyError if it has none of that name."""
+    try:
+        from clipattr_data import studies_dir
+    except ImportError:
+        return None
+    root = studies_dir()
+    if (root / name / "study.json").exists():
+        return root / name
+    if Path(f"{name}.building").exists():
+        return None
+    known = sorted(file.parent.name for file in root.glob("*/study.json"))
+    raise StudyError(
+        f"No study folder {name!r}, and no bundled study of that name; bundled: {', '.join(known) or 'none'}."
+    )

@@ -50,6 +50,9 @@ def _fitted(text: str, width: int, right: bool) -> str:
 def write(text: str, target: str) -> None:
     """Write a file whole or not at all."""
     path = Path(target)
+    if path.exists() and not path.is_file():  # /dev/null, a pipe: written to, never replaced
+        path.write_text(text, encoding="utf-8")
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -30,7 +30,7 @@ study building workplace encoding study_files
 presets
 discovery gate
 report_pictures report_values
-report scale
+report scale plan
 terminal arguments
 jobs serve
 cli

@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary
+from clipattr.documents import read_json
 from clipattr.errors import DictionaryError
-from clipattr.shards import MANIFEST, differences, digest, write_text
+from clipattr.shards import MANIFEST, differences, digest, locked, write_text
 
 FORMAT, SCHEMA = "clipattr-codes", 1
 
@@ -28,10 +29,11 @@ class CodeStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self.manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DictionaryError(f"{self.path} holds no codes: {error}") from error
-        if self.manifest.get("format") != FORMAT or self.manifest.get("schema", 0) > SCHEMA:
+            self.manifest: dict[str, Any] = read_json(self.path / MANIFEST)
+        except (OSError, ValueError) as error:
+            raise DictionaryError(f"{self.path} holds no codes: {self.path / MANIFEST}: {error}") from error
+        known = isinstance(self.manifest, dict) and self.manifest.get("format") == FORMAT
+        if not known or self.manifest.get("schema") not in range(SCHEMA + 1):
             raise DictionaryError(f"{self.path} holds no codes that this version can read.")
 
     def __len__(self) -> int:
@@ -112,23 +114,31 @@ def encode_store(
         path.mkdir(parents=True, exist_ok=True)
         write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     made = CodeStore(path)
-    missing = [
-        start for start in range(0, len(store), shard_rows) if not made._file(start // shard_rows).is_file()
-    ]
-    for start in tqdm(missing, desc="codes", unit="shard", disable=not progress):
-        acts = store.read(start, min(start + shard_rows, len(store)))
-        codes = dictionary.encode(acts, precision=precision)
-        largest = float(codes.values.abs().max()) if len(codes.values) else 0.0
-        if largest > np.finfo(np.float16).max:
-            raise DictionaryError(
-                f"Codes up to {largest:.3g} do not fit 16 bits; scale the decoder's gain down."
-            )
-        file = made._file(start // shard_rows)
-        try:
-            codes.save(file, half=True)
-        except (OSError, SafetensorError) as error:
-            file.with_name(file.name + ".partial").unlink(missing_ok=True)
-            raise DictionaryError(
-                f"Shard {file} could not be written ({error}); free space and call again."
-            ) from error
+    with locked(path):
+        starts = range(0, len(store), shard_rows)
+        missing = [start for start in starts if not _is_sound(made._file(start // shard_rows))]
+        for start in tqdm(missing, desc="codes", unit="shard", disable=not progress):
+            acts = store.read(start, min(start + shard_rows, len(store)))
+            codes = dictionary.encode(acts, precision=precision)
+            largest = float(codes.values.abs().max()) if len(codes.values) else 0.0
+            if largest > np.finfo(np.float16).max:
+                raise DictionaryError(
+                    f"Codes up to {largest:.3g} do not fit 16 bits; scale the decoder's gain down."
+                )
+            file = made._file(start // shard_rows)
+            try:
+                codes.save(file, half=True)
+            except (OSError, SafetensorError) as error:
+                file.with_name(file.name + ".partial").unlink(missing_ok=True)
+                raise DictionaryError(
+                    f"Shard {file} could not be written ({error}); free space and call again."
+                ) from error
     return made
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        SparseCodes.load(file)
+    except DictionaryError:
+        return False
+    return True

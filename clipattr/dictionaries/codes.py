@@ -6,6 +6,7 @@ the latents mean and which dictionary made them. Start at `SparseCodes`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ class SparseCodes:
             tensors["row_stats"] = self.row_stats.contiguous()
         partial = path.with_name(path.name + ".partial")
         # One entry only: safetensors writes several in no fixed order, and equal codes should give equal bytes.
-        head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents})
+        head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents, "digest": _digest(tensors)})
         save_file(tensors, partial, metadata={"clipattr_codes": head})
         partial.replace(path)
 
@@ -298,6 +299,10 @@ class SparseCodes:
             raise DictionaryError(
                 f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
             )
+        if "digest" in meta and meta["digest"] != _digest(tensors):
+            raise DictionaryError(
+                f"{path} is damaged: its numbers are not those that were written. Make it again."
+            )
         if whole["schema"] > SCHEMA:
             raise DictionaryError(
                 f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
@@ -309,3 +314,11 @@ class SparseCodes:
             tensors.get("offsets"),
             tensors.get("row_stats"),
         )
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -7,6 +7,8 @@ all options of `train_saes`.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -20,10 +22,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clipattr.dictionaries.objective import OBJECTIVES
+from clipattr.dictionaries.parallel import join
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.sources import as_source, batches_in, mean_and_scale
 from clipattr.dictionaries.trainer import Revival, Run, folded
 from clipattr.errors import DictionaryError
+from clipattr.shards import locked
 
 CHECKPOINT_SCHEMA = 1
 CHECKPOINT_FILE = "training.safetensors"
@@ -146,8 +150,10 @@ def train_saes(
     revival = None
     if dead_after:
         revival = Revival(dead_after, aux_weight, aux_k or max(1, min(source.width // 2, 512)))
+    team = join()
+    team.check(kind, batch)
     runs = [
-        Run(
+        team.run(
             OBJECTIVES[kind](n_latents, k, sparsity, **kind_options),
             source.width,
             seed=one,
@@ -172,33 +178,41 @@ def train_saes(
 
     file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT_FILE
     watch = Watch(patience)
-    if file is not None and file.exists():
-        _resume(file, settings, runs, watch)
-    with tqdm(
-        total=steps, initial=runs[0].steps_done, disable=not progress, desc=f"{kind} SAE", unit="step"
-    ) as bar:
-        while runs[0].steps_done < steps and not watch.stopped:
-            epoch, position = divmod(runs[0].steps_done, per_epoch)
-            for acts_batch in source.shuffled(batch, data_seed, epoch, position):
-                x = acts_batch.to(where).sub(mean).div_(scale)
-                step = runs[0].steps_done
-                rate = learning_rate(step, steps, peak, warmup, decay)
-                if step == 0:
-                    for run in runs:
-                        run.calibrate(x)
-                figures = [run.step(x, rate) for run in runs]
-                watch.note(figures)
-                if log is not None:
-                    log({"step": step + 1, **figures[0]})
-                bar.update()
-                if step % 10 == 0:
-                    shown = {name: f"{figures[0][name]:.4g}" for name in ("loss", "l0", "dead")}
-                    bar.set_postfix(fvu=f"{watch.fvu[0]:.4f}", **shown, refresh=False)
-                done = step + 1 >= steps or watch.stopped
-                if file is not None and (done or (step + 1) % checkpoint_every == 0):
-                    _save(file, settings, runs, watch)
-                if done:
-                    break
+    with contextlib.ExitStack() as held:
+        if file is not None and team.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(file.parent))
+        if file is not None and file.exists():
+            _resume(file, settings, runs, watch)
+        with tqdm(
+            total=steps,
+            initial=runs[0].steps_done,
+            disable=not progress or team.rank > 0,
+            desc=f"{kind} SAE",
+            unit="step",
+        ) as bar:
+            while runs[0].steps_done < steps and not watch.stopped:
+                epoch, position = divmod(runs[0].steps_done, per_epoch)
+                for acts_batch in source.shuffled(batch, data_seed, epoch, position):
+                    x = acts_batch.to(where).sub(mean).div_(scale)
+                    step = runs[0].steps_done
+                    rate = learning_rate(step, steps, peak, warmup, decay)
+                    if step == 0:
+                        for run in runs:
+                            run.calibrate(x)
+                    figures = [run.step(team.part(x), rate) for run in runs]
+                    watch.note(figures)
+                    if log is not None:
+                        log({"step": step + 1, **figures[0]})
+                    bar.update()
+                    if step % 10 == 0:
+                        shown = {name: f"{figures[0][name]:.4g}" for name in ("loss", "l0", "dead")}
+                        bar.set_postfix(fvu=f"{watch.fvu[0]:.4f}", **shown, refresh=False)
+                    done = step + 1 >= steps or watch.stopped
+                    if file is not None and team.rank == 0 and (done or (step + 1) % checkpoint_every == 0):
+                        _save(file, settings, runs, watch)
+                    if done:
+                        break
 
     site = site or getattr(source, "site", None)
     model_hash = model_hash or getattr(source, "model_hash", None)
@@ -265,9 +279,24 @@ def _save(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watc
         "settings": json.dumps(settings, sort_keys=True),
         "watch": json.dumps(watch.state()),
     }
+    meta["digest"] = _digest(parts, meta)
     partial = file.with_name(file.name + ".partial")
-    save_file(parts, partial, metadata=meta)
-    partial.replace(file)
+    try:
+        save_file(parts, partial, metadata=meta)
+        partial.replace(file)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise DictionaryError(
+            f"The checkpoint {file} could not be written ({error}); the one before is intact. Free space and resume."
+        ) from error
+
+
+def _digest(parts: dict[str, Tensor], meta: dict[str, str]) -> str:
+    digest = hashlib.sha256("".join(meta[name] for name in ("schema", "settings", "watch")).encode())
+    for name in sorted(parts):
+        digest.update(name.encode())
+        digest.update(parts[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watch) -> None:
@@ -275,6 +304,8 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
         with safe_open(str(file), framework="pt") as opened:
             meta = opened.metadata() or {}
             parts = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        if "digest" in meta and meta["digest"] != _digest(parts, meta):
+            raise KeyError("its numbers are not those that were written")
         if int(meta["schema"]) > CHECKPOINT_SCHEMA:
             raise DictionaryError(
                 f"{file} was written by a newer clipattr (schema {meta['schema']}): update."
@@ -294,7 +325,9 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
                 {name.removeprefix(mark): part for name, part in parts.items() if name.startswith(mark)}
             )
         watch.restore(json.loads(meta["watch"]))
-    except (KeyError, json.JSONDecodeError, SafetensorError) as error:
+    except DictionaryError:
+        raise
+    except (KeyError, OSError, ValueError, SafetensorError) as error:
         raise DictionaryError(
             f"The checkpoint {file} is damaged ({error}); delete it to start over."
         ) from error

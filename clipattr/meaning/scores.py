@@ -83,6 +83,15 @@ class Totals:
         )
         self.vector += torch.from_numpy(weighted @ unit.numpy())
 
+    def merge(self, other: "Totals") -> "Totals":
+        """Both together, in place. Sums of floats: merge parts in a fixed order for the same last digits."""
+        self.pictures += other.pictures
+        self.count += other.count
+        self.weight += other.weight
+        self.square += other.square
+        self.vector += other.vector
+        return self
+
     def frequency(self) -> tuple[Tensor, Tensor]:
         """(n_latents,) share of pictures on which each latent is active, and its standard error as a sample."""
         share = self.count.double() / max(self.pictures, 1)

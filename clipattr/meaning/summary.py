@@ -1,10 +1,10 @@
 """Summary: examples, labels and scores of every latent, from codes that stream by.
 
 Owns which pictures serve which purpose: all for frequency, no near-duplicates among examples, held-out ones for
-validation only, a sample where a whole distribution is needed. Ignores files. Start at `summarise`.
+validation only, a sample where a whole distribution is needed. Ignores files. Start at `collect`, then `summarise`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,45 @@ class Summary:
     scores: dict[str, Tensor]
 
 
+def collect(
+    blocks: Iterable[tuple[int, Any]],
+    embeddings: np.ndarray,
+    n_latents: int,
+    *,
+    held_out: np.ndarray,
+    repeats: np.ndarray,
+    m: int = 20,
+    tokens_of: Callable[[int, int], Tensor | None] = lambda first, behind: None,
+) -> tuple[Examples, Totals]:
+    """One pass over some pictures' codes; what it returns for parts of a collection can be merged.
+
+    Args:
+        blocks: (first row, SparseCodes) block by block; for the others see `summarise`.
+        tokens_of: the tokens of the stored entries of rows first to behind, where codes were pooled over tokens.
+    """
+    stored = torch.from_numpy(np.asarray(embeddings))
+    examples, totals = Examples(n_latents, m), Totals(n_latents, stored.shape[1])
+    for start, codes in blocks:
+        rows = np.arange(start, start + len(codes))
+        own = np.where(held_out[rows] | repeats[rows], -1, rows)
+        examples.update(codes, indices=own, tokens=tokens_of(start, start + len(codes)))
+        totals.update(codes, stored[start : start + len(codes)], keep=~held_out[rows])
+    return examples, totals
+
+
+def merged(parts: Iterable[tuple[Examples, Totals]]) -> tuple[Examples, Totals]:
+    """All parts together, in their order."""
+    iterator = iter(parts)
+    examples, totals = next(iterator)
+    for more, others in iterator:
+        examples.merge(more)
+        totals.merge(others)
+    return examples, totals
+
+
 def summarise(
-    blocks: Callable[[], Iterator[tuple[int, Any]]],
+    examples: Examples,
+    totals: Totals,
     rows_of: Callable[[np.ndarray], Any],
     embeddings: np.ndarray,
     words: Tensor,
@@ -53,26 +90,20 @@ def summarise(
     decoder: Tensor,
     *,
     held_out: np.ndarray,
-    repeats: np.ndarray,
-    m: int = 20,
     seed: int = 0,
 ) -> Summary:
-    """One pass over the codes, then labels and scores. Memory does not grow with the number of pictures.
+    """Labels and scores from what `collect` gathered. Memory does not grow with the number of pictures.
 
     Args:
-        blocks: gives (first row, SparseCodes) block by block; rows_of: the codes of some rows, rising.
+        examples, totals: of all pictures.
+        rows_of: the codes of some rows, rising.
         embeddings: (n, embed) the evaluator's, unit length, possibly memory-mapped.
         words: (n_words, embed), empty: (embed,), of the same evaluator; decoder: (n_latents, width).
-        held_out: (n,) bool, pictures for validation only; repeats: (n,) bool, near-duplicates of earlier ones, which
-            count for frequency but not as examples.
-        m: examples per latent.
+        held_out: (n,) bool, pictures for validation only. What `collect` calls repeats, (n,) bool, are near-duplicates
+            of earlier pictures, which count for frequency but not as examples.
     """
     stored = torch.from_numpy(np.asarray(embeddings))
-    examples, totals = Examples(len(decoder), m), Totals(len(decoder), stored.shape[1])
-    for start, codes in blocks():
-        rows = np.arange(start, start + len(codes))
-        examples.update(codes, indices=np.where(held_out[rows] | repeats[rows], -1, rows))
-        totals.update(codes, stored[start : start + len(codes)], keep=~held_out[rows])
+    m = examples.m
     fit, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     floor = chance_floor(stored, words, empty, rows=fit, m=m, seed=seed)

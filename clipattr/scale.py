@@ -1,0 +1,129 @@
+"""Scale: the engine that sends a study's work to Ray, on this machine or on a cluster.
+
+Owns starting and stopping Ray, how many tasks wait at a time, and what happens when a worker dies. What the tasks
+compute is the same code as without it. Start at `Ray`.
+
+All machines must see the pictures and the study's folder under the same paths (a shared file system), and have the
+same clipattr installed. Tasks run with one thread each unless told otherwise; floats may differ in their last digits
+from a run with another number of threads, so compare with a single process of as many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from clipattr.errors import ClipattrError, DataError
+
+RETRIES = 3  # of a task whose worker died
+_KEPT: dict[Any, Any] = {}  # in a worker: what the last stage's tasks share, unpacked once
+
+
+class Ray:
+    """Runs a study's shards as Ray tasks; give it as `engine=` to the verbs, or `--ray N` on the command line.
+
+    Args:
+        workers: tasks at a time; None: as many as the cluster has cores.
+        address: of a running cluster, "auto" for the one of this machine; None starts one here, which ends with
+            `close`, a `with` block, or the process.
+        threads: of each task.
+
+    Raises:
+        DataError: Ray is not installed, or no cluster answers at the address.
+    """
+
+    at_once = False
+
+    def __init__(self, workers: int | None = None, *, address: str | None = None, threads: int = 1) -> None:
+        if (workers is not None and workers < 1) or threads < 1:
+            raise DataError(f"Ray needs at least one worker and one thread; got {workers} and {threads}.")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise DataError("Ray is not installed: pip install 'clipattr[scale]'.") from error
+        self._ray = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            cores = None if address else (workers or os.cpu_count() or 1) * threads
+            try:
+                ray.init(address=address, num_cpus=cores, include_dashboard=False, log_to_driver=False)
+            except Exception as error:  # a connection can fail in many ways
+                raise DataError(
+                    f"No Ray cluster at {address!r} ({error}). Start one with: ray start --head"
+                ) from error
+        self.threads = threads
+        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+
+    def __enter__(self) -> Ray:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what was started here."""
+        if self._mine and self._ray.is_initialized():
+            self._ray.shutdown()
+
+    def map(self, function: Callable[[Any, Any], Any], shared: Any, items: Sequence[Any]) -> Iterator[Any]:
+        """`function(shared, item)` for every item, in the order of the items.
+
+        A task whose worker dies is given to another, three times at most. A slow one holds up nobody until four
+        results per worker wait behind it.
+
+        Raises:
+            What the function raises. DataError: workers keep dying.
+        """
+        task = self._ray.remote(_run).options(num_cpus=self.threads, max_retries=RETRIES)
+        box = [self._ray.put((function, shared))]
+        waiting: deque[tuple[Any, Any]] = deque()
+        left = iter(items)
+        try:
+            while True:
+                for item in left:
+                    waiting.append((item, task.remote(box, self.threads, item)))
+                    if len(waiting) >= 4 * self.workers:
+                        break
+                if not waiting:
+                    return
+                item, reference = waiting[0]
+                result = self._result(reference, item)
+                waiting.popleft()
+                yield result
+        finally:
+            for _, reference in waiting:
+                with contextlib.suppress(Exception):
+                    self._ray.cancel(reference, force=True)
+
+    def _result(self, reference: Any, item: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, (ClipattrError, OSError)):
+                raise cause from error
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise DataError(
+                f"The workers of task {str(item)[:60]} died {RETRIES + 1} times ({str(error).splitlines()[0]}). Often "
+                "that is memory: give fewer workers or a smaller batch. What was finished is kept; the same call goes "
+                "on."
+            ) from error
+
+
+def _run(box: list[Any], threads: int, item: Any) -> Any:
+    """In a worker: one item. What its stage shares is fetched and unpacked once per worker."""
+    import ray
+    import torch
+
+    torch.set_num_threads(threads)
+    if box[0] not in _KEPT:
+        _KEPT.clear()
+        _KEPT[box[0]] = ray.get(box[0])
+    function, shared = _KEPT[box[0]]
+    return function(shared, item)

@@ -1,0 +1,103 @@
+"""Faults: whatever happens to a long job, what was finished stays and the same call ends with the same bytes.
+
+A fast sample; `python benchmarks/faults.py` runs hundreds.
+"""
+
+import numpy as np
+import pytest
+
+from clipattr.store import ActivationStore
+from clipattr.study import open_study
+
+SAMPLE = [
+    ("study", "kill -9", 1),
+    ("study", "cancelled cell", 2),
+    ("study", "full disk", 3),
+    ("study", "bit flip", 4),
+    ("study", "two jobs at once", 5),
+    ("study", "clock going back", 6),
+    ("encode", "kill -9", 7),
+    ("encode", "full disk", 8),
+    ("encode", "two jobs at once", 9),
+    ("train", "kill -9", 10),
+    ("train", "bit flip", 11),
+    ("codes", "kill -9", 12),
+    ("codes", "full disk", 13),
+    ("codes", "file cut short", 14),
+]
+
+
+@pytest.mark.parametrize(("verb", "fault", "seed"), SAMPLE)
+def test_a_job_survives(jobs, undisturbed, verb, fault, seed):
+    root, results = undisturbed
+    jobs.survives(verb, fault, root, *results[verb], seed)
+
+
+def test_a_study_stays_whole_while_another_is_built_over_it(jobs, undisturbed, tmp_path):
+    root, _ = undisturbed
+    before = root / "study-good" / "out"
+    jobs.shutil.copytree(before, tmp_path / "out")
+    settings = {"vocabulary": ["owl"], "evaluator": jobs.EVALUATOR, "n_latents": 32, "k": 4, "examples": 5}
+    original = jobs.clipattr.building.Workplace.publish
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for moment in (killed, original):
+        jobs.clipattr.building.Workplace.publish = moment
+        try:
+            jobs.clipattr.build_study(
+                jobs.MODEL, root / "pictures", path=tmp_path / "out", batch=4, workers=1, overwrite=True,
+                progress=False, training={"steps": 5}, **settings,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            assert jobs.digests(tmp_path / "out") == jobs.digests(before)
+        finally:
+            jobs.clipattr.building.Workplace.publish = original
+    assert open_study(tmp_path / "out").vocabulary.words == ["owl"]
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+def test_a_swap_that_was_killed_between_its_renames_is_finished_or_taken_back(
+    jobs, undisturbed, tmp_path, moment
+):
+    from clipattr.workplace import Workplace, locked
+
+    root, _ = undisturbed
+    old, new = tmp_path / "out", tmp_path / "out.building"
+    jobs.shutil.copytree(root / "study-good" / "out", old)
+    if moment < 2:
+        jobs.shutil.copytree(root / "study-good" / "out", new)
+    if moment > 0:
+        old.rename(tmp_path / "out.replaced")
+    with locked(old):
+        Workplace(old).recover()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert jobs.digests(old) == jobs.digests(root / "study-good" / "out")
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_noted(jobs, undisturbed, tmp_path):
+    root, _ = undisturbed
+    status, said = jobs.run("study", root, tmp_path / "out", jobs.Setting(memory=2))
+    assert status == jobs.DONE, said
+    study, other = open_study(tmp_path / "out"), open_study(root / "study-good" / "out")
+    assert "Memory did not suffice" in study.manifest["images"]["notes"][-1]
+    assert not any("Memory" in note for note in other.manifest["images"]["notes"])
+    np.testing.assert_allclose(study.activations, other.activations, atol=2e-3)
+
+
+def test_a_batch_of_one_that_memory_does_not_suffice_for_is_an_error(jobs, undisturbed, tmp_path):
+    root, _ = undisturbed
+    status, said = jobs.run("study", root, tmp_path / "out", jobs.Setting(memory=0))
+    assert status != jobs.DONE and "memory" in said and not (tmp_path / "out").exists()
+
+
+def test_a_flipped_bit_in_a_finished_store_is_found(jobs, undisturbed, tmp_path):
+    root, _ = undisturbed
+    jobs.shutil.copytree(root / "store", tmp_path / "store")
+    shard = sorted((tmp_path / "store").rglob("*.bin"))[1]
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(jobs.ClipattrError, match="damaged"):
+        ActivationStore.open(tmp_path / "store").check()

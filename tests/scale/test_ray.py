@@ -1,0 +1,76 @@
+"""Ray: the same study, byte for byte, whoever computed its shards and whoever died on the way."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from clipattr.errors import DataError
+
+pytest.importorskip("ray")
+SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "batch": 8, "holdout": 0.2,
+         "progress": False, "workers": 1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine():
+    import ray
+
+    from clipattr.scale import Ray
+
+    with Ray(workers=2) as engine:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+        yield engine
+
+
+def square(shared, item):
+    """Dies the first time where a mark says so."""
+    if shared is not None and item == 5 and not os.path.exists(shared):
+        open(shared, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def refuse(shared, item):
+    raise DataError(f"no {item}")
+
+
+def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch):
+    from clipattr.study import build_study
+
+    for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
+        monkeypatch.setattr(f"clipattr.building.{name}", value)
+    pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(40)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.warns(UserWarning, match="shares the model's confusions"):
+            one, two = (
+                build_study(
+                    tiny_model, pictures, path=tmp_path / name, vocabulary=["a", "b"], engine=given, **SMALL
+                )
+                for name, given in (("one", None), ("two", engine))
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert one.hash == two.hash
+
+
+def test_results_come_in_the_order_of_the_items_though_a_worker_is_killed(engine, tmp_path):
+    assert list(engine.map(square, str(tmp_path / "died"), range(12))) == [i * i for i in range(12)]
+    assert (tmp_path / "died").exists()
+
+
+def test_an_error_in_a_worker_is_that_error_here(engine):
+    with pytest.raises(DataError, match="no 3"):
+        list(engine.map(refuse, None, [3]))
+
+
+def test_absurd_numbers_of_workers_are_refused():
+    from clipattr.scale import Ray
+
+    with pytest.raises(DataError, match="at least one worker"):
+        Ray(workers=0)
