@@ -38,7 +38,7 @@ from clipattr.study_files import (
     write_pictures,
 )
 from clipattr.tasks import Engine, Here
-from clipattr.workplace import ADVICE, Workplace, locked
+from clipattr.workplace import ADVICE, Workplace, changed_files, locked
 
 SHARD = 1024  # pictures
 BLOCK = 1024  # pictures whose codes are computed at a time
@@ -77,6 +77,11 @@ def build(
         images = hold_out(images, settings["holdout"], settings["seed"])
     plan = _plan(model, evaluator, images, vocabulary, site, dictionary, settings)
     if _existing(folder, plan, overwrite) == plan:
+        if changed := changed_files(folder):
+            raise StudyError(
+                f"The finished study in {str(folder)!r} is damaged: {', '.join(changed)} changed since it was built. "
+                f"Take an undamaged copy, or delete {str(folder)!r} and build it again."
+            )
         return
     engine = engine or Here()
     try:
@@ -250,8 +255,8 @@ def _encoded(
         present = set(kept.ids)
         skipped = [list(pair) for pair in images.skipped if pair[0] not in present]
         about = {"skipped": skipped, "notes": kept.notes}
-    names = [name for name in (*ENCODED, *ENCODED_OPTIONAL) if (work / name).exists()]
-    return place.finish("encoding", [work / name for name in names], about)
+    files = [work / name for name in (*ENCODED, *ENCODED_OPTIONAL) if (work / name).exists()]
+    return place.finish("encoding", [*files, *sorted((work / "pictures").glob("*"))], about)
 
 
 def _gathered(

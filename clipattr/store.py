@@ -131,7 +131,8 @@ class ActivationStore:
             return cls(path, manifest, names[0])
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
-        write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        with locked(path):
+            write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         return cls(path, manifest, names[0])
 
     @classmethod
@@ -351,15 +352,16 @@ class ActivationStore:
     def _tensor(self, number: int) -> Tensor:
         """A shard's rows, mapped into memory: (rows, width) in the stored dtype."""
         if number not in self._maps:
-            rows = self.shards[number]["files"][self.site]["rows"]
-            file = self._file(number, self.site)
+            known, advice = (
+                self.shards[number]["files"][self.site],
+                f"delete {self._record(number)} and resume",
+            )
+            rows, file = known["rows"], self._file(number, self.site)
             dtype = DTYPES[self.manifest["dtype"]]
             if not file.is_file() or file.stat().st_size != rows * self.width * dtype.itemsize:
-                raise DataError(
-                    f"Shard {file} is missing or cut short: delete {self._record(number)} and resume."
-                )
-            if digest(file) != self.shards[number]["files"][self.site]["sha256"]:
-                raise DataError(f"Shard {file} is damaged: delete {self._record(number)} and resume.")
+                raise DataError(f"Shard {file} is missing or cut short: {advice}.")
+            if digest(file) != known["sha256"]:
+                raise DataError(f"Shard {file} is damaged: {advice}.")
             # A file without rows cannot be mapped.
             array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
             self._maps[number] = as_tensor(array).view(rows, self.width)

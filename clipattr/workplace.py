@@ -8,6 +8,8 @@ names and hashes there is used again, everything else is made again. Nothing dep
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,9 +36,7 @@ class Workplace:
     def recover(self) -> None:
         """Finish, or take back, a swap that was interrupted."""
         if (self.path / MANIFEST).exists():
-            try:
-                read_manifest(self.path)
-            except StudyError:  # damaged since
+            if changed_files(self.path):
                 shutil.rmtree(self.path)
             else:
                 self._swap()
@@ -143,12 +143,26 @@ class Workplace:
     def _ledger(self) -> dict[str, Any]:
         try:
             found = read_json(self.path / LEDGER)
-        except (OSError, ValueError):
+            told = found.pop("sum")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if told == _digest(found) else {}
 
     def _write(self, ledger: dict[str, Any]) -> None:
-        write_json(self.path / LEDGER, ledger)
+        write_json(self.path / LEDGER, {**ledger, "sum": _digest(ledger)})
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Files of a finished study that are not what was written; the manifest's own name where it is damaged."""
+    try:
+        files = read_manifest(folder)["files"]
+    except StudyError:
+        return [MANIFEST]
+    return [name for name, (_, digest) in files.items() if file_hash(folder / name) != digest]
+
+
+def _digest(ledger: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(ledger, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @contextlib.contextmanager

@@ -112,7 +112,8 @@ def encode_store(
             )
     else:
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        with locked(path):
+            write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     made = CodeStore(path)
     with locked(path):
         starts = range(0, len(store), shard_rows)

@@ -258,13 +258,17 @@ class Dictionary:
             "card": self.card,
         }
         text = json.dumps(config, indent=2, sort_keys=True)
-        weights = folder / (WEIGHTS_FILE + ".partial")
-        # Copies, so that no two tensors share storage (safetensors refuses that).
-        save_file({name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}, weights)
-        partial = folder / (CONFIG_FILE + ".partial")
-        partial.write_text(text + "\n")
-        weights.replace(folder / WEIGHTS_FILE)
-        partial.replace(folder / CONFIG_FILE)
+        weights, partial = folder / (WEIGHTS_FILE + ".partial"), folder / (CONFIG_FILE + ".partial")
+        try:
+            # Copies, so that no two tensors share storage (safetensors refuses that).
+            save_file({name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}, weights)
+            partial.write_text(text + "\n")
+            weights.replace(folder / WEIGHTS_FILE)
+            partial.replace(folder / CONFIG_FILE)
+        except (OSError, SafetensorError) as error:
+            for file in (weights, partial):
+                file.unlink(missing_ok=True)
+            raise DictionaryError(f"The dictionary in {folder} could not be written ({error}).") from error
 
     # Inside
 

@@ -4,6 +4,7 @@ Owns reading word lists, keeping senses of one spelling apart, and caching embed
 Start at `Vocabulary.open`.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -244,15 +245,19 @@ class Vocabulary:
         return self._embedded[key]
 
     def _embed(self, model: Any, templates: tuple[str, ...], cache: str | Path | None, batch: int) -> Tensor:
-        from safetensors.torch import load_file, save_file
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import save_file
 
         stamp = json.dumps([self.hash, templates, model.weights_hash]).encode()
         file = None
         if cache is not None:
             file = Path(cache) / f"words-{hashlib.blake2b(stamp, digest_size=8).hexdigest()}.safetensors"
-            if file.exists():
-                stored = load_file(file)["embeddings"]
-                if stored.shape[0] == len(self):
+            with (
+                contextlib.suppress(OSError, SafetensorError, KeyError, TypeError),
+                safe_open(file, "pt") as kept,
+            ):
+                stored = kept.get_tensor("embeddings")
+                if (kept.metadata() or {})["digest"] == _digest(stored) and stored.shape[0] == len(self):
                     return stored
         parts = [
             model.encode_text(self.prompts[start : start + batch], templates=templates).float().cpu()
@@ -262,7 +267,7 @@ class Vocabulary:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
-            save_file({"embeddings": embeddings}, part)
+            save_file({"embeddings": embeddings}, part, {"digest": _digest(embeddings)})
             part.replace(file)
         return embeddings
 
@@ -328,6 +333,10 @@ def _read_text(path: Path, encoding: str) -> str:
     if "\0" in text:
         raise DataError(f"{str(path)!r} holds zero bytes, so it is not a list of words.")
     return text
+
+
+def _digest(embeddings: Tensor) -> str:
+    return hashlib.blake2b(embeddings.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -293,12 +294,12 @@ def survives(verb, fault, root, reference, seconds, seed):
         status, text = run(verb, root, out)
         if status == REFUSED:  # damage that cannot be mended without asking: the message names what to delete
             assert str(place) in text, text
+            advised = re.search(r"delete '?([^\s':;]+)", text)
             named = [
                 path for path in sorted(place.rglob("*"), key=lambda p: -len(str(p))) if str(path) in text
             ]
-            assert named, text
-            for path in named[:1]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            path = Path(advised[1]) if advised and place in Path(advised[1]).parents else named[0]
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
             status, again = run(verb, root, out)
             assert status == DONE, (text, again)
         assert status == DONE, (status, text)
