@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings, Interval
 
 
-def write_report(findings: Findings, path: str | Path) -> Path:
+def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
     """Write one self-contained page with the findings, strongest causal effect first.
+
+    Args:
+        panels: views to add at the end, heading to panel (or to a panel's `snapshot()`); their still forms are taken.
 
     Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
 
@@ -45,7 +48,7 @@ def write_report(findings: Findings, path: str | Path) -> Path:
         raise DataError(f"{path} is a folder; name a file in it, for instance {path / 'audit.html'}.")
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} for the report does not exist; create it first.")
-    text = page(findings)
+    text = page(findings, panels)
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -56,8 +59,8 @@ def write_report(findings: Findings, path: str | Path) -> Path:
     return path
 
 
-def page(findings: Findings) -> str:
-    """The page as text."""
+def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
+    """The page as text; `panels` as for `write_report`."""
     from clipattr import __version__
 
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
@@ -73,7 +76,7 @@ def page(findings: Findings) -> str:
         "tiles": _tiles(_figures_of_page(found, findings.about)),
         "summary": _summary(found, sheet),
         "guide": _guide(found),
-        "sections": _sections(found[:SECTIONS], sheet),
+        "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
         "about": about_html(findings.about),
     }
     return Template(_resource("report.html")).substitute(parts)
@@ -234,6 +237,18 @@ def _guide(found: Sequence[Finding]) -> str:
 
 def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
     return "\n".join(_section(number, finding, pictures) for number, finding in enumerate(found, 1))
+
+
+def _views(panels: Mapping[str, Any]) -> str:
+    """The still forms of panels, which escape what came from outside themselves."""
+    views = {
+        heading: panel.snapshot() if hasattr(panel, "snapshot") else panel
+        for heading, panel in panels.items()
+    }
+    return "".join(
+        f'<section class="view"><h2>{name_html(heading)}</h2><div class="scroll">{view.html}</div></section>'
+        for heading, view in views.items()
+    )
 
 
 def _section(number: int, f: Finding, pictures: PagePictures) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from clipattr.documents import read_json
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -86,11 +87,24 @@ class Finding:
                 "causal_effect": Interval(**values["causal_effect"]),
             }
             finding = cls(**filled)
-        except (KeyError, TypeError, ValueError) as error:
+            finding._check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"not a finding of schema {SCHEMA}: {error}; got {values!r:.200}") from error
         if finding.kind not in KINDS:
             raise DataError(f"a finding's kind is one of {', '.join(KINDS)}; got {finding.kind!r:.60}")
         return finding
+
+    def _check(self) -> None:
+        """TypeError or ValueError where a value is not what readers and reports rely on."""
+        if not isinstance(self.prompt, str) or not isinstance(self.label, str | None):
+            raise TypeError("prompt and label are texts")
+        if not isinstance(self.kind, str) or not isinstance(self.evidence, Mapping):
+            raise TypeError("kind is a text, evidence an object")
+        spans = [bound for span in (self.reliance, self.causal_effect) for bound in asdict(span).values()]
+        others = [self.kind_probability, self.share, self.alignment, self.clarity, self.confidence]
+        for number in (*spans, *others):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < 1e9:
+                raise ValueError(f"{number!r:.60} is not a number that an audit measures")
 
 
 class Findings(Sequence[Finding]):
@@ -173,18 +187,21 @@ class Findings(Sequence[Finding]):
             DataError: not JSON, or of another schema.
         """
         try:
-            content = json.loads(Path(source).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+            content = read_json(Path(source))
+        except (OSError, ValueError) as error:
             raise DataError(f"cannot read findings from {source}: {error}") from error
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise DataError(
                 f"{source} holds findings of schema {found!r}; this version reads {SCHEMA}: audit again"
             )
-        return cls([Finding.from_dict(item) for item in content["findings"]], study, content["about"])
+        listed, about = content.get("findings"), content.get("about", {})
+        if not isinstance(listed, list) or not isinstance(about, dict):
+            raise DataError(f"{source} holds no list of findings: audit again")
+        return cls([Finding.from_dict(item) for item in listed], study, about)
 
-    def report(self, path: str | Path) -> Path:
-        """Write one self-contained HTML page; see `clipattr.report`."""
+    def report(self, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
+        """Write one self-contained HTML page, with the still forms of panels where given; see `clipattr.report`."""
         from clipattr.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, panels)

@@ -51,3 +51,20 @@ def fresh_study(study, tiny_model, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(study.path, folder)
     return clipattr.open_study(folder, model=tiny_model, evaluator=tiny_model, images=study.images)
+
+
+@pytest.fixture(scope="session")
+def finding():
+    """A function that makes a finding with plausible numbers."""
+    from clipattr.discovery.findings import Finding, Interval
+
+    def make(prompt="kite", latents=(1, 2), kind="context", effect=0.05, label="blue stripe", **more):
+        span = Interval(effect, effect - 0.01, effect + 0.01)
+        values = {
+            "prompt": prompt, "latents": latents, "label": label, "kind": kind, "kind_probability": 0.8,
+            "reliance": span, "causal_effect": span, "share": 0.4, "alignment": -0.02, "clarity": 0.7,
+            "confidence": 0.9, "examples": (), "evidence": {"own_pictures": 12, "lift": 0.03},
+        }  # fmt: skip
+        return Finding(**(values | more))
+
+    return make

@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 import clipattr_widgets
 from clipattr.discovery.findings import Finding, Interval
-from clipattr_widgets import ExplorerPanel, FindingsPanel, LatentPanel, PromptPanel
+from clipattr_widgets import ExplorerPanel, FindingsPanel, LatentPanel, MapPanel, PromptPanel
 
 
 def finding(prompt="kite", latents=(1, 2), kind="context", effect=0.05, label="blue stripe", **more):
@@ -131,6 +133,7 @@ BUILDERS = {
     "latent": lambda study: LatentPanel(study, latent=3),
     "prompt": lambda study: PromptPanel(study, prompt="kite", findings=[finding()]),
     "findings": lambda study: FindingsPanel(study, [finding()]),
+    "map": lambda study: MapPanel(study, prompt="kite", latent=3),
 }
 
 
@@ -139,7 +142,7 @@ def test_a_closed_panel_leaves_no_widget_behind(name, study):
     before = set(_instances)
     panel = BUILDERS[name](study)
     if name == "all tabs":
-        for tab in ("Latent", "Prompt", "Findings", "Explorer"):
+        for tab in ("Latent", "Prompt", "Findings", "Map", "Explorer"):
             panel.tabs.buttons.value = tab
     assert set(_instances) - before
     panel.close()
@@ -249,3 +252,99 @@ def test_a_panel_closed_during_work_hears_no_answer(study):
     panel.close()
     panel.state.settle(5)
     assert panel.bars.gen == gen
+
+
+def test_a_report_holds_the_still_form_of_any_panel(study, tmp_path):
+    from clipattr.discovery.findings import Findings
+
+    panel = PromptPanel(study, prompt="<b>kite</b>")
+    findings = Findings([finding()], study, {"model": "tiny"})
+    shown = {"what <i>kite</i> rests on": panel, "a latent": LatentPanel(study, latent=3).snapshot()}
+    page = findings.report(tmp_path / "audit.html", shown).read_text()
+    assert page.count('class="view"') == 2 and panel.snapshot().html in page
+    assert "<i>kite" not in page and "<b>kite" not in page and "<script" not in page
+    assert "Content-Security-Policy" in page
+    panel.close()
+
+
+def test_the_site_picker_lists_the_sites_of_the_chosen_model(study, fresh_study, monkeypatch):
+    other = clipattr_widgets.ExplorerState([study, fresh_study], prompt="kite")
+    first, second = (desk.model_name for desk in other.desks)
+    assert first == second
+    panel = ExplorerPanel([study, fresh_study], prompt="kite")
+    assert [text for text, _ in panel.model.options] == [first] and not panel.site.disabled
+    names = [text for text, _ in panel.site.options]
+    assert names == [f"image.-1.cls · {s.path.name}" for s in (study, fresh_study)]
+    panel.site.value = 1
+    assert panel.state.desk == 1 and panel.state.table.study is fresh_study
+    panel.close()
+    named = ExplorerPanel({"one": study, "two": fresh_study}, prompt="kite")
+    assert named.site.disabled and [value for _, value in named.model.options] == ["one", "two"]
+    named.model.value = "two"
+    assert named.state.desk == 1 and named.site.value == 1
+    named.state.desk = 0
+    assert named.model.value == "one" and named.site.value == 0
+    named.close()
+
+
+def test_a_panel_that_is_asked_whether_anybody_is_there_answers(panels):
+    panel = panels(ExplorerPanel, prompt="kite")
+    sent = []
+    panel.pulse.send = lambda content: sent.append(content)
+    panel.pulse._handle_custom_msg({"kind": "ping", "number": 4}, [])
+    assert sent == [{"kind": "pong", "number": 4}]
+
+
+def test_a_served_page_writes_nothing_and_says_so(fresh_study):
+    before = {path: path.stat().st_mtime_ns for path in fresh_study.path.rglob("*")}
+    panel = ExplorerPanel(fresh_study, prompt="kite", findings=[finding()], tabs=True, read_only=True)
+    panel.rename.value = "mine"
+    assert "read-only" in panel.notice.value
+    panel.tabs.buttons.value = "Findings"
+    table = panel.tabs.panels["Findings"]
+    table.accept.click()
+    assert "read-only" in table.notice.value
+    table.state.error = ""
+    table.audit.click()
+    assert "read-only" in table.notice.value
+    assert str(fresh_study.path.parent) not in panel.state.code()
+    assert {path: path.stat().st_mtime_ns for path in fresh_study.path.rglob("*")} == before
+    panel.close()
+
+
+def test_on_a_read_only_disk_a_name_is_refused_in_words_and_all_else_works(fresh_study, monkeypatch):
+    def full(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("clipattr.study.write_json", full)
+    panel = ExplorerPanel(fresh_study, prompt="kite")
+    panel.rename.value = "mine"
+    assert "Read-only file system" in panel.notice.value and panel.bars.rows
+    panel.close()
+
+
+def test_a_repair_shows_accuracy_before_and_after_beside_what_was_taken_out(study, panels, monkeypatch):
+    room = import_module("clipattr.discovery.repair")
+    row = {"measure": "accuracy", "pictures": 40, "unit": "share", "before": 0.8, "before_low": 0.7,
+           "before_high": 0.9, "after": 0.85, "after_low": 0.75, "after_high": 0.95, "change": 0.05,
+           "change_low": -0.01, "change_high": 0.11}  # fmt: skip
+    worst = {**row, "measure": "worst group", "before": float("nan"), "before_low": float("nan")}
+    outcome, asked = SimpleNamespace(rows=(row, worst), notes=("a <b>note</b>",)), []
+    done = SimpleNamespace(about="directions projected out", evaluate=lambda: outcome)
+    monkeypatch.setattr(room, "repair", lambda *given, **how: asked.append((given, how)) or done)
+    found = [finding(), finding(prompt="bat")]
+    panel = panels(FindingsPanel, found)
+    assert panel.repair.description == "repair this finding"
+    panel.how.value = "ablate"
+    panel.repair.click()
+    assert asked == [((study, [panel.state.finding]), {"how": "ablate"})]
+    cells = panel.outcome.rows[0]["cells"]
+    assert cells == [
+        "accuracy, 40 pictures",
+        "80.0 % (70.0 to 90.0)",
+        "85.0 % (75.0 to 95.0)",
+        "+5.0 (−1.0 to 11.0)",
+    ]
+    assert panel.outcome.rows[1]["cells"][1] == "–"
+    assert "directions projected out" in panel.repaired.value and "<b>" not in panel.repaired.value
+    assert "85.0 %" in panel.static().html and "ca.repair" in panel.state.code()

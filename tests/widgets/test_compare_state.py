@@ -1,0 +1,90 @@
+"""Models side by side: aligned latents against attributions made one by one."""
+
+import numpy as np
+import pytest
+
+import clipattr
+from clipattr.discovery.findings import Findings
+from clipattr_widgets import ComparePanel, CompareState, ExplorerPanel
+from clipattr_widgets.desk import PanelError
+
+
+@pytest.fixture(scope="module")
+def other_study(tiny_model, picture_folder, tmp_path_factory):
+    """The same pictures in another dictionary of another width."""
+    return clipattr.build_study(
+        tiny_model, picture_folder, path=tmp_path_factory.mktemp("other") / "small", vocabulary=["red disc", "kite"],
+        evaluator=tiny_model, n_latents=20, k=5, examples=6, progress=False, training={"steps": 40}, seed=3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def state(study, other_study):
+    made = CompareState({"wide": study, "small": other_study}, picture=4, prompt="kite")
+    yield made
+    made.close()
+
+
+def test_every_mark_is_that_models_own_attribution_of_the_matched_latent(state, study, other_study):
+    tops = [
+        clipattr.attribute(one, study.images[4].load(), "kite").top(100).set_index("latent")["attribution"]
+        for one in (study, other_study)
+    ]
+    matches = state.comparison().matches.set_index("latent")["other"]
+    assert state.rows and state.names == ["wide", "small"]
+    for row, members in zip(state.rows, state._members, strict=True):
+        for i, latent in members.items():
+            assert row["values"][i] == pytest.approx(100 * tops[i].get(latent, 0.0), abs=1e-3)
+        if len(members) == 2:
+            assert matches[members[0]] == members[1] and row["own"] == ""
+        else:
+            [only] = members
+            assert row["own"] == f"{state.names[only]} alone" and row["texts"][1 - only] == "–"
+    largest = [max(abs(v) for v in row["values"] if v is not None) for row in state.rows]
+    assert largest == sorted(largest, reverse=True)
+
+
+def test_a_prompt_is_compared_over_each_models_pictures(state, study):
+    state.prompt, state.subject = "red disc", "prompt"
+    assert state.error == "" and state.rows and "mean over the pictures" in state.note
+    assert state.axis.startswith("mean attribution") and len(state.scores) == 2
+
+
+def test_findings_are_compared_once_there_is_an_audit(study, other_study, finding):
+    state = CompareState([study, other_study], subject="findings")
+    assert "no audit yet" in state.error and state.rows == []
+    made = [
+        Findings([finding("kite", (1, 2), effect=0.05)], study),
+        Findings([finding("kite", (3,), effect=0.02), finding("bat", (4,), label="plain wall")], other_study),
+    ]
+    state = CompareState([study, other_study], subject="findings", findings=made)
+    by_label = {row["label"]: row for row in state.rows}
+    assert by_label["kite ← blue stripe"]["values"] == pytest.approx([5.0, 2.0])
+    assert by_label["bat ← plain wall"]["values"][0] is None and by_label["bat ← plain wall"]["own"]
+
+
+def test_a_chosen_row_shows_both_models_examples(study, other_study):
+    panel = ComparePanel([study, other_study], picture=4, prompt="kite")
+    assert panel.examples.layout.display == "none"
+    panel.dots.set_state({"selected": 0})
+    members = panel.state._members[0]
+    assert panel.examples.layout.display == ""
+    for i, gallery in enumerate(panel.galleries):
+        assert bool(gallery.meta["n"]) == (i in members)
+    panel.find.set_state({"value": "9"})
+    assert panel.state.picture == 9 and panel.state.row == -1
+    static = panel.static()
+    assert "<table" in static.html and static.png() and len(static.table) == len(panel.state.rows)
+    panel.close()
+
+
+def test_one_study_is_no_comparison_and_two_get_a_tab(study, other_study):
+    with pytest.raises(PanelError, match="takes 2 to 5 studies; got 1"):
+        CompareState([study])
+    panel = ExplorerPanel([study, other_study], tabs=True, prompt="kite")
+    panel.tabs.buttons.value = "Compare"
+    made = panel.tabs.panels["Compare"]
+    assert made.state.prompt == "kite" and np.isfinite(made.state.rows[0]["values"][0] or 0.0)
+    panel.state.prompt = "bat"
+    assert made.state.prompt == "bat"
+    panel.close()
