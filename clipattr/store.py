@@ -352,16 +352,12 @@ class ActivationStore:
     def _tensor(self, number: int) -> Tensor:
         """A shard's rows, mapped into memory: (rows, width) in the stored dtype."""
         if number not in self._maps:
-            known, advice = (
-                self.shards[number]["files"][self.site],
-                f"delete {self._record(number)} and resume",
-            )
-            rows, file = known["rows"], self._file(number, self.site)
-            dtype = DTYPES[self.manifest["dtype"]]
-            if not file.is_file() or file.stat().st_size != rows * self.width * dtype.itemsize:
-                raise DataError(f"Shard {file} is missing or cut short: {advice}.")
-            if digest(file) != known["sha256"]:
-                raise DataError(f"Shard {file} is damaged: {advice}.")
+            known, file = self.shards[number]["files"][self.site], self._file(number, self.site)
+            rows, dtype = known["rows"], DTYPES[self.manifest["dtype"]]
+            whole = file.is_file() and file.stat().st_size == rows * self.width * dtype.itemsize
+            if not whole or digest(file) != known["sha256"]:
+                what = "damaged" if whole else "missing or cut short"
+                raise DataError(f"Shard {file} is {what}: delete {self._record(number)} and resume.")
             # A file without rows cannot be mapped.
             array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
             self._maps[number] = as_tensor(array).view(rows, self.width)

@@ -161,6 +161,8 @@ def server():
     here = str(Path(__file__).parent)
     if here not in sys.path:
         sys.path.insert(0, here)
+    if here not in os.environ.get("PYTHONPATH", ""):  # the server itself goes by nothing else
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs"])
     return context
