@@ -32,7 +32,7 @@ from urllib.error import HTTPError
 from clipattr.errors import DataError
 
 PORT = 8866
-START_SECONDS = 60.0
+START_SECONDS = 180.0  # a cold disk or a busy machine takes its time
 SHORTEST_TOKEN = 12
 IDLE_SECONDS = 1800  # after which the kernel of a visitor who has left is ended
 _CELL = """\

@@ -240,7 +240,7 @@ class Scatter(_Part):
     height = T.Int(430).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     answered = T.Int(-1).tag(sync=True)
-    chosen = T.Bytes(b"").tag(sync=True)
+    chosen: Any = T.Any(b"").tag(sync=True)  # from the browser it comes as a memoryview
     chosen_gen = T.Int(0).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 
