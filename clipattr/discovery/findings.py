@@ -103,7 +103,8 @@ class Finding:
         spans = [bound for span in (self.reliance, self.causal_effect) for bound in asdict(span).values()]
         others = [self.kind_probability, self.share, self.alignment, self.clarity, self.confidence]
         for number in (*spans, *others):
-            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < 1e9:
+            # NaN is what an audit writes where nothing could be measured.
+            if isinstance(number, bool) or not isinstance(number, int | float) or abs(number) >= 1e9:
                 raise ValueError(f"{number!r:.60} is not a number that an audit measures")
 
 
