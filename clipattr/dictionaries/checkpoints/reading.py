@@ -156,13 +156,16 @@ def read_torch(data: bytes, name: str) -> Any:
             given).
     """
     if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            # torch stores what it writes as it is; what unfolds a hundredfold is a bomb, not weights.
-            if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
-                raise DictionaryError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
-            if any(entry.filename.endswith("constants.pkl") for entry in entries):
-                raise DictionaryError(f"{name} is a TorchScript archive, that is a program: refused.")
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                entries = archive.infolist()
+        except Exception as error:  # zipfile raises several kinds for a damaged directory
+            raise DictionaryError(f"{name} is a damaged archive: {error}") from error
+        # torch stores what it writes as it is; what unfolds a hundredfold is a bomb, not weights.
+        if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
+            raise DictionaryError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
+        if any(entry.filename.endswith("constants.pkl") for entry in entries):
+            raise DictionaryError(f"{name} is a TorchScript archive, that is a program: refused.")
     # Whatever torch's own restricted reader dislikes (or warns of), ours decides below.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
