@@ -20,7 +20,7 @@
 
 # %%
 import clipattr as ca
-from clipattr_widgets import FindingsPanel, LatentPanel, PromptPanel
+from clipattr_widgets import FindingsPanel, LatentPanel, MapPanel, PromptPanel, WorldPanel
 
 study = ca.open_study("picture-world")
 tractor = next(picture for picture in study.images if picture.label == "tractor")
@@ -106,9 +106,48 @@ table = FindingsPanel(study, findings, least=3.0)
 table.snapshot()
 
 # %% [markdown]
-# ## 7. All of it together
-# `ca.explore(study, findings=findings)` opens the four panels as tabs: the latent, the prompt or the finding that you
-# choose in one is what the others show. `panel.save("view.png")`, `.html` or `.csv` writes what is on the screen.
+# An accepted finding can be *repaired*: its direction is taken out of the prompt's text embedding, and what that does
+# is measured on held-out pictures. The worst group is where the shortcut used to mislead. The button under the table
+# does the same.
+
+# %%
+table.state.repair()
+table.state.settle()
+table.state.repaired.outcome
+
+# %% [markdown]
+# ## 7. All latents at once
+# Each point is a latent. Across: how well its examples fit the prompt, by the evaluator. Up: how much the prompt rests
+# on it. What lies high up on the left is a surprise; latents of findings are marked. In the notebook: click a point,
+# draw a box or a loop to list what it holds, type a word or a picture's number to light points up. `chart.figure()` is
+# the same as a plotly figure, for papers.
+
+# %%
+chart = MapPanel(study, findings=findings, prompt="tractor")
+chart.snapshot()
+
+# %% [markdown]
+# ## 8. Cause and effect by hand
+# The best test of an explanation is to change the picture. In the live world objects can be dragged, swapped and taken
+# out, words written, watermarks added, and the score follows. For every cause the table lays side by side what truly
+# follows when the scene is *rendered again* without it, what attribution *says* of the latents that go with it, and
+# what is lost when the latents of its name are switched off. Where the columns agree, the explanation holds; where the
+# last one is empty, nobody would have found the cause by its name.
+
+# %%
+world = WorldPanel(study, picture=tractor.index, prompt="tractor")
+world.state.put("context", "meadow")
+world.state.put("word", "tractor")
+world.state.settle()
+world.snapshot()
+
+# %% [markdown]
+# ## 9. All of it together
+# `ca.explore(study, findings=findings)` opens the panels as tabs: the latent, the prompt or the finding that you choose
+# in one is what the others show. `panel.save("view.png")`, `.html` or `.csv` writes what is on the screen, and
+# `findings.report("audit.html", {"the map": chart})` puts any panel into the report. For a colleague without a
+# notebook, `clipattr serve picture-world` shows the same as a web page: on this machine alone, behind a token, and
+# read-only unless `--write` is given.
 
 # %%
 ca.explore(study, picture=tractor.index, prompt="tractor", findings=findings)

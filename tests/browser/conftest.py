@@ -22,7 +22,8 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-TIMEOUT_MS = 40_000
+# A machine that does other things as well may need more.
+TIMEOUT_MS = 1000 * int(os.environ.get("CLIPATTR_BROWSER_SECONDS", "60"))
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +127,7 @@ def _serve(command, port, environment, probe):
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        for _ in range(300):
+        for _ in range(TIMEOUT_MS // 100):
             if server.poll() is not None:
                 pytest.fail(f"{command[2]} ended with code {server.returncode} before it served anything")
             try:
@@ -148,12 +149,36 @@ def _serve(command, port, environment, probe):
 
 
 @pytest.fixture(scope="session")
+def serve_command():
+    """A function that serves with a command, at a port of its own; yields the address."""
+
+    def run(command, environment, probe):
+        port = _free_port()
+        yield from _serve([*command, f"--port={port}"], port, environment, probe)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def weak_text():
+    """A function that says which texts of a page's panels stand out too little from what lies behind them."""
+    script = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+
+    def look(page):
+        found = page.evaluate(script)
+        assert found["seen"] > 20
+        return found["weak"]
+
+    return look
+
+
+@pytest.fixture(scope="session")
 def notebook(notebooks):
     """A function that writes a notebook of these cells and returns its name."""
 
-    def write(name, *cells):
+    def write(name, *cells, kernel="python3"):
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        book.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, notebooks / name)
         return name
 
@@ -227,4 +252,4 @@ def opened(chromium):
 
     yield open_page
     for made in pages:
-        made.close(lab="/doc/tree/" in made.page.url)
+        made.close(lab="/doc/tree/" in made.page.url or "/notebooks/" in made.page.url)

@@ -145,14 +145,16 @@ def test_a_prompt_with_markup_is_text_and_nothing_runs(lab_page):
     lab_page.after(BARS, lambda: box.press("Enter"))
 
 
-def test_the_dark_theme_is_followed(lab_page, screenshots):
+def test_the_dark_theme_is_followed_and_text_stands_out_in_both(lab_page, screenshots, weak_text):
     page = lab_page.page
+    assert weak_text(page) == []
     brightness = r"s => getComputedStyle(document.querySelector(s)).backgroundColor.match(/\d+/g).slice(0, 3)"
     assert min(map(int, page.evaluate(brightness, PANEL))) > 200
     page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
     assert max(map(int, page.evaluate(brightness, PANEL))) < 80
     page.wait_for_selector("#jupyterlab-splash", state="detached")
+    assert weak_text(page) == []
     page.screenshot(path=screenshots / "lab-explorer-dark.png")
     page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
@@ -197,6 +199,39 @@ def test_a_finding_is_chosen_accepted_and_the_table_sorted(lab_page, screenshots
     assert page.locator(f"{table} th[aria-sort=ascending]").count() == 1
 
 
+def test_the_map_of_all_latents_is_a_click_away_and_follows_the_dark_theme(lab_page, screenshots, weak_text):
+    tab(lab_page, "Map", f"{PANEL} {PANEL} .clipattr-scatter[data-gen]")
+    page = lab_page.page
+    canvas = page.locator(f"{PANEL} {PANEL} .clipattr-scatter canvas")
+    page.wait_for_function("() => document.querySelector('.clipattr-scatter')?.dataset.ms > 0")
+    canvas.focus()
+    count = cells(lab_page)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{PANEL} {PANEL} .clipattr-gallery .clipattr-thumb")
+    for key in ("b", "d", "d", "x"):
+        page.keyboard.press(key)
+    assert cells(lab_page) == count
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    page.wait_for_selector("#jupyterlab-splash", state="detached")
+    assert weak_text(page) == []
+    page.screenshot(path=screenshots / "lab-map-dark.png")
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    page.screenshot(path=screenshots / "lab-map.png")
+
+
+def test_the_live_world_lays_truth_beside_what_attribution_says(lab_page, screenshots, weak_text):
+    tab(lab_page, "Live world", f"{PANEL} {PANEL} .clipattr-stage[data-gen] .clipattr-handle")
+    page = lab_page.page
+    page.wait_for_selector(f"{TABLE} th:has-text('rendered without it')")
+    stage = f"{PANEL} {PANEL} .clipattr-stage"
+    lab_page.after(stage, lambda: page.locator(f"{stage} .clipattr-handle").first.press("ArrowUp"))
+    assert weak_text(page) == []
+    page.screenshot(path=screenshots / "lab-world.png")
+
+
 def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
     tab(lab_page, "Explorer", f"{BARS}[data-gen] .clipattr-bar-row")
     page = lab_page.page
@@ -210,3 +245,10 @@ def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
     page.wait_for_selector(f"{PANEL} .clipattr-overlay[data-gen]")
     assert (lab_page.text(SCORE), lab_page.text(BARS)) == before
     lab_page.after(BARS, page.locator(f"{ROW} .clipattr-switch").nth(1).click)
+
+
+def test_a_restarted_kernel_is_answered_with_a_message(lab_page, screenshots):
+    page = lab_page.page
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.wait_for_selector(f"{PANEL} .clipattr-pulse:has-text('restarted')")
+    page.screenshot(path=screenshots / "lab-restarted.png")

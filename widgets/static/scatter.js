@@ -156,10 +156,14 @@ function render({ model, el }) {
     const plain = rgb("--ca-dim");
     const colours = [plain, rgb("--ca-plus"), rgb("--ca-minus")];
     const dot = points.n > 8000 ? 1 : 1.6;
-    const stamp = (i, radius, colour, alpha) => {
+    const square = () => true;
+    const disc = (dx, dy, r) => dx * dx + dy * dy <= r * r;
+    const diamond = (dx, dy, r) => Math.abs(dx) + Math.abs(dy) <= r;
+    const stamp = (i, radius, colour, alpha, shape = square) => {
       const [cx, cy, r] = [points.px[i] * scale, points.py[i] * scale, radius * scale];
       for (let y = Math.max(0, Math.ceil(cy - r)); y <= Math.min(canvas.height - 1, cy + r); y++) {
         for (let x = Math.max(0, Math.ceil(cx - r)); x <= Math.min(canvas.width - 1, cx + r); x++) {
+          if (!shape(x - cx, y - cy, r)) continue;
           const at = 4 * (y * canvas.width + x);
           const under = pixels[at + 3] / 255;
           const total = alpha + under * (1 - alpha);
@@ -174,8 +178,11 @@ function render({ model, el }) {
       if (groups[i]) marked.push(i);
       else stamp(i, dot, plain, points.n > 8000 ? 0.4 : 0.6);
     }
-    // What is lit is larger as well, so that it shows without colour.
-    for (const i of marked) stamp(i, groups[i] === 2 ? 3.6 : 3, colours[groups[i]] ?? plain, 0.95);
+    // What is lit or marked is larger and has a shape of its own, so that it shows without colour.
+    for (const i of marked) {
+      if (groups[i] === 2) stamp(i, 5.2, colours[2], 0.95, diamond);
+      else stamp(i, 3.6, colours[1], 0.95, disc);
+    }
     context.putImageData(image, 0, 0);
     axes();
     mark();
