@@ -1,23 +1,34 @@
 """Does the audit find what was planted? Recall, precision and kinds against re-rendered pictures.
 
 Plants count when re-rendering shows that the model learnt them; findings are matched by what happens to their latents
-when the planted cause is removed from scenes nobody has seen, never by their label.
+when the planted cause is removed from scenes nobody has seen, never by their label. `--fresh SEED` does the same in a
+world whose plants, words and CLIP are made from that seed (long; resumes), the null variant has no plants at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from results import write_results
+import torch
+from baselines import BASELINES
+from results import FOLDER, write_results
 
 import clipattr as ca
+from clipattr_data.build import NULL, STUDIES, build_one
 from clipattr_data.effects import measure
+from clipattr_data.train import recipe_of, train
 from clipattr_data.truth import Truth, judge
 from clipattr_data.world import World
 
-STUDIES = {"picture-world": "picture-world-a"}
-ENOUGH = 4  # learnt plants a kind needs to be judged
+ENOUGH = 4  # learnt plants of each kind that a variant needs to be judged
+MINIMUM = 100  # learnt plants over all variants
+FRESH = Path("out")
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -29,77 +40,153 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer scenes for each check")
-    arguments = parser.parse_args()
-    n = 60 if arguments.quick else 200
-    rows, found, right_kind = [], Counter(), 0
-    learnt_by_kind: Counter[str] = Counter()
-    n_findings = n_right = n_prompts = 0
-    for study_name, world_name in STUDIES.items():
-        study, world = ca.open_study(study_name), World.open(world_name)
+@dataclass
+class Tally:
+    """What came out over several variants."""
+
+    learnt: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    named: int = 0
+    findings: int = 0
+    right: int = 0
+    sure: int = 0
+    sure_right: int = 0
+    prompts: int = 0
+    baselines: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0, 0] for name in BASELINES})
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def figures(self, prefix: str = "") -> dict[str, float]:
+        """Pooled figures, and recall by kind with Wilson intervals."""
+        n_learnt, n_found = sum(self.learnt.values()), sum(self.found.values())
+        figures = {
+            "recall": n_found / max(1, n_learnt),
+            "precision": self.right / max(1, self.findings),
+            "kind_accuracy": self.named / max(1, n_found),
+            "false_per_100_prompts": 100 * (self.findings - self.right) / max(1, self.prompts),
+            "confirmed_at_confidence_90": self.sure_right / max(1, self.sure),
+            "findings_at_confidence_90": self.sure,
+            "learnt_plants": n_learnt,
+            "findings": self.findings,
+        }
+        for kind, total in sorted(self.learnt.items()):
+            low, high = wilson(self.found[kind], total)
+            figures |= {
+                f"recall_{kind}": self.found[kind] / total,
+                f"recall_{kind}_low": low,
+                f"recall_{kind}_high": high,
+            }
+        for name, (hit, right, made) in self.baselines.items():
+            if made:
+                figures |= {
+                    f"recall_of_{name}": hit / max(1, n_learnt),
+                    f"precision_of_{name}": right / made,
+                }
+        return {prefix + name: value for name, value in figures.items()}
+
+
+def examine(study: ca.Study, world: World, n: int, tally: Tally, baselines: bool) -> None:
+    """Audit one study and hold every finding against the truth."""
+    learnt = []
+    if world.plants:
         frame = measure(study.model, world, n)
         learnt = [plant for plant, ok in zip(world.plants, frame.learnt, strict=True) if ok]
-        learnt_by_kind.update(plant.kind for plant in learnt)
-        short = {
-            kind for kind in {p.kind for p in world.plants} if sum(p.kind == kind for p in learnt) < ENOUGH
-        }
-        if short:
-            raise SystemExit(
-                f"{world_name} has learnt fewer than {ENOUGH} plants of {sorted(short)}: no judgement"
-            )
-        findings = ca.audit(study)
-        verdicts = judge(Truth(study.model, study.dictionary, world), findings, learnt, n)
-        matched = {}
-        for finding, verdict in zip(findings, verdicts, strict=True):
-            if verdict.plant is not None and verdict.plant not in matched:
-                matched[verdict.plant] = finding
-            rows.append(
-                {
-                    "study": study_name,
-                    "prompt": finding.prompt,
-                    "label": finding.label,
-                    "kind": finding.kind,
-                    "planted": verdict.plant.kind if verdict.plant else None,
-                    "cause": verdict.cause,
-                    "causal_effect": finding.causal_effect.value,
-                    "confidence": finding.confidence,
-                    "rerender_effect": verdict.effect[0],
-                    "kept": verdict.kept,
-                    "right": verdict.right,
-                }
-            )
-        found.update(plant.kind for plant in matched)
-        right_kind += sum(finding.kind == plant.kind for plant, finding in matched.items())
-        n_findings, n_right = n_findings + len(findings), n_right + sum(v.right for v in verdicts)
-        n_prompts += len(world.vocabulary)
-        for plant in learnt:
-            state = matched[plant].kind if plant in matched else "MISSED"
-            print(f"{plant.kind:10} {plant.prompt:14} rests on {plant.cause:18} found as {state}")
-    wrong = [row for row in rows if not row["right"]]
-    for row in wrong:
-        what = f"{row['prompt']} ({row['label']}, {row['kind']})"
-        print(f"unconfirmed: {what}: cause {row['cause']}, kept {row['kept']:.2f}")
-    n_learnt, n_found = sum(learnt_by_kind.values()), sum(found.values())
-    figures = {
-        "recall": n_found / n_learnt,
-        "precision": n_right / max(1, n_findings),
-        "kind_accuracy": right_kind / max(1, n_found),
-        "false_per_100_prompts": 100 * (n_findings - n_right) / n_prompts,
-        "learnt_plants": n_learnt,
-        "findings": n_findings,
-    }
-    for kind, total in sorted(learnt_by_kind.items()):
-        low, high = wilson(found[kind], total)
-        figures |= {
-            f"recall_{kind}": found[kind] / total,
-            f"recall_{kind}_low": low,
-            f"recall_{kind}_high": high,
-        }
-    for name, value in figures.items():
-        print(f"{name:28} {value:.3f}")
-    write_results("planted", figures, rows, quick=arguments.quick)
+    tally.learnt.update(plant.kind for plant in learnt)
+    truth, findings = Truth(study.model, study.dictionary, world), ca.audit(study)
+    matched = {}
+    for finding, verdict in zip(findings, judge(truth, findings, learnt, n), strict=True):
+        if verdict.plant is not None and verdict.plant not in matched:
+            matched[verdict.plant] = finding
+        tally.right += verdict.right
+        if finding.confidence >= 0.9:
+            tally.sure, tally.sure_right = tally.sure + 1, tally.sure_right + verdict.right
+        tally.rows.append(
+            {
+                "world": world.name,
+                "prompt": finding.prompt,
+                "label": finding.label,
+                "kind": finding.kind,
+                "planted": verdict.plant.kind if verdict.plant else None,
+                "cause": verdict.cause,
+                "causal_effect": finding.causal_effect.value,
+                "confidence": finding.confidence,
+                "rerender_effect": verdict.effect[0],
+                "kept": verdict.kept,
+                "right": verdict.right,
+            }
+        )
+        if not verdict.right:
+            what = f"{finding.prompt} ({finding.label}, {finding.kind}, {finding.confidence:.2f})"
+            print(f"unconfirmed: {what}: cause {verdict.cause}, kept {verdict.kept:.2f}")
+    tally.found.update(plant.kind for plant in matched)
+    tally.named += sum(finding.kind == plant.kind for plant, finding in matched.items())
+    tally.findings, tally.prompts = tally.findings + len(findings), tally.prompts + len(world.vocabulary)
+    for plant in learnt:
+        state = matched[plant].kind if plant in matched else "MISSED"
+        print(f"{plant.kind:12} {plant.prompt:14} rests on {plant.cause:16} found as {state}")
+    for name, baseline in BASELINES.items() if baselines and learnt else ():
+        # Each baseline names as many suspects as the audit, its own best ones, and is judged in the same way.
+        suspects = baseline(study, len(findings))
+        verdicts = judge(truth, suspects, learnt, n)
+        hit = len({verdict.plant for verdict in verdicts if verdict.plant is not None})
+        for place, value in enumerate((hit, sum(verdict.right for verdict in verdicts), len(suspects))):
+            tally.baselines[name][place] += value
+
+
+def check(tally: Tally, worlds: Sequence[World]) -> None:
+    """Refuse a judgement on too few learnt plants."""
+    expected = sum(bool(world.plants) for world in worlds)
+    short = [kind for kind, count in tally.learnt.items() if count < ENOUGH * expected]
+    if short or sum(tally.learnt.values()) < MINIMUM:
+        raise SystemExit(f"too few learnt plants for a judgement: {dict(tally.learnt)}")
+
+
+def fresh_study(seed: int) -> tuple[ca.Study, World]:
+    """World, CLIP, dictionary and study from one seed, under out/; what is there already is used again."""
+    world, folder = World(seed), FRESH / f"fresh-{seed}"
+    if not (folder / "model" / "open_clip_model.safetensors").exists():
+        recipe = recipe_of(World.open(NULL))  # the quickest architecture to train
+        train(world, folder / "model", recipe, seed=seed, checkpoint=folder / "checkpoint.pt")
+    if not (folder / "study").exists():
+        build_one(world, f"local-dir:{folder / 'model'}", folder / "study")
+    return ca.open_study(folder / "study"), world
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one variant, fewer scenes for each check")
+    parser.add_argument("--fresh", type=int, nargs="*", default=[], help="seeds of worlds to make and judge")
+    parser.add_argument("--baselines", action="store_true", help="also judge simpler ways to choose suspects")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    n = 60 if arguments.quick else 200
+    stored = FOLDER / "planted.json"
+    known = json.loads(stored.read_text(encoding="utf-8"))["figures"] if stored.exists() else {}
+    if arguments.fresh:
+        tally = Tally()
+        for seed in arguments.fresh:
+            examine(*fresh_study(seed), n, tally, arguments.baselines)
+        rows = json.loads(stored.read_text(encoding="utf-8"))["rows"] if stored.exists() else []
+        rows = [row for row in rows if not row["world"].startswith("fresh")] + tally.rows
+        figures = {name: value for name, value in known.items() if not name.startswith("fresh_")}
+        fresh = tally.figures("fresh_")
+    else:
+        planted, null = Tally(), Tally()
+        worlds = [World.open(name) for name in STUDIES.values()]
+        if arguments.quick:
+            worlds = [worlds[0], *(world for world in worlds if not world.plants)]
+        for study, world in zip(STUDIES, map(World.open, STUDIES.values()), strict=True):
+            if world.name in {w.name for w in worlds}:
+                tally = planted if world.plants else null
+                examine(ca.open_study(study), world, n, tally, arguments.baselines)
+        if not arguments.quick:
+            check(planted, worlds)
+        figures = planted.figures()
+        figures |= {"null_" + k: v for k, v in null.figures().items() if k.startswith(("false", "findings"))}
+        rows = [*planted.rows, *null.rows]
+        fresh = {name: value for name, value in known.items() if name.startswith("fresh_")}
+    for name, value in (figures | fresh).items():
+        print(f"{name:36} {value:.3f}")
+    write_results("planted", figures | fresh, rows, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 ASSETS = Path(__file__).parent / "assets"
 CONCEPTS = Path(__file__).parent / "concepts.json"
@@ -170,12 +170,13 @@ def bake_watermarks(names: list[str], face: str) -> Image.Image:
             text = text.rotate(30, expand=True, resample=Image.Resampling.BICUBIC)
             text = text.crop(text.getbbox())
             mask.paste(text, ((64 - text.width) // 2, (64 - text.height) // 2))
+            mask = mask.filter(ImageFilter.MaxFilter(3))  # strokes as bold as the other marks'
         elif name == "grid":
             for at in range(8, 64, 16):
-                draw.line((at, 0, at, 63), fill=150)
-                draw.line((0, at, 63, at), fill=150)
+                draw.line((at, 0, at, 63), fill=255, width=2)
+                draw.line((0, at, 63, at), fill=255, width=2)
                 for other in range(8, 64, 16):
-                    draw.ellipse((at - 3, other - 3, at + 3, other + 3), outline=255)
+                    draw.ellipse((at - 4, other - 4, at + 4, other + 4), outline=255, width=2)
         elif name == "stripes":
             for at in range(-64, 64, 12):
                 draw.line((at, 63, at + 64, -1), fill=255, width=2)

@@ -17,15 +17,18 @@ import torch
 
 from . import models_dir, studies_dir
 from .effects import measure, save
+from .labelled import rows, write
 from .scene import render
-from .train import Recipe, train
-from .world import CONCEPTS, HOLDOUT, STUDY, TRAIN, World
+from .train import train
+from .world import CONCEPTS, TRAIN, WRITING, World
 
-MODELS = ("picture-world-a", "picture-world-evaluator")
 EVALUATOR = "picture-world-evaluator"
-STUDIES = {"picture-world": "picture-world-a"}  # study: audited model
-PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 3000, 60_000
-LATENTS, ACTIVE = 1024, 16
+AUDITED = ("picture-world-a", "picture-world-b", "picture-world-c")
+NULL = "picture-world-null"  # trained without plants
+MODELS = (EVALUATOR, *AUDITED, NULL)
+STUDIES = {"picture-world": "picture-world-a"} | {name: name for name in (*AUDITED[1:], NULL)}  # study: model
+PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 3000, 40_000
+LATENTS, ACTIVE = 2048, 8
 
 
 def build_models(threads: int) -> None:
@@ -35,28 +38,11 @@ def build_models(threads: int) -> None:
         folder = models_dir() / name
         world = World.open(name)
         if not (folder / "open_clip_model.safetensors").exists():
-            train(world, folder, Recipe(), checkpoint=models_dir() / f"{name}.checkpoint.pt")
+            train(world, folder, seed=world.seed, checkpoint=models_dir() / f"{name}.checkpoint.pt")
         if world.plants and not (folder / "effects.json").exists():
             from clipattr import load_model
 
             save(measure(load_model(name), world), folder)
-
-
-def write_scenes(world: World, path: Path) -> None:
-    """The study's pictures as scenes with labels and splits, one JSON object a line."""
-    rows = []
-    for split, stream, n in (("train", STUDY, PICTURES), ("holdout", HOLDOUT, HELD_BACK)):
-        for index in range(n):
-            example = world.example(index, stream)
-            row = {
-                "id": f"{split}-{index:05d}",
-                "label": example.label,
-                "group": example.scene.context or "plain",
-                "split": split,
-                "scene": json.loads(example.scene.to_json()),
-            }
-            rows.append(json.dumps(row, separators=(",", ":"), ensure_ascii=False))
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def write_vocabulary(world: World, path: Path) -> None:
@@ -70,7 +56,7 @@ def write_vocabulary(world: World, path: Path) -> None:
         for name in world.contexts:
             writer.writerow([f"place-{name}", name, "a background", "place"])
         writer.writerow(["mark", "a watermark", "a pale mark laid over the whole picture", "mark"])
-        writer.writerow(["writing", "the word", "letters written in the picture", "writing"])
+        writer.writerow(["writing", WRITING, "letters written in the picture", "writing"])
 
 
 @torch.no_grad()
@@ -87,42 +73,42 @@ def dictionary_activations(model, world: World, n: int, batch: int = 250) -> tor
     return torch.cat(parts)
 
 
-def build_studies(threads: int) -> None:
-    """Train each study's dictionary and build the study beside it."""
+def build_one(world: World, model: str, folder: Path) -> None:
+    """Train a dictionary for a model of this world, and build the study in `folder`."""
     from clipattr import Images, Vocabulary, build_study, load_model, train_sae
 
+    audited, work = load_model(model), folder.with_name(f"{folder.name}.building")
+    work.mkdir(parents=True, exist_ok=True)
+    write([*rows(world, "train", PICTURES), *rows(world, "holdout", HELD_BACK)], work / "scenes.jsonl")
+    write_vocabulary(world, work / "vocabulary.csv")
+    sae = train_sae(
+        dictionary_activations(audited, world, DICTIONARY_PICTURES),
+        n_latents=LATENTS,
+        k=ACTIVE,
+        epochs=60,
+        batch=1024,
+        lr=1e-3,
+        site="image.-1.cls",
+        model_hash=audited.weights_hash,
+    )
+    build_study(
+        audited,
+        Images.open(f"scenes:{work / 'scenes.jsonl'}"),
+        path=work / "study",
+        vocabulary=Vocabulary.open(work / "vocabulary.csv"),
+        evaluator=load_model(EVALUATOR),
+        dictionary=sae,
+    )
+    os.replace(work / "study", folder)
+    shutil.rmtree(work)
+
+
+def build_studies(threads: int) -> None:
+    """Build what is missing of the bundled studies."""
     torch.set_num_threads(threads)
     for study, name in STUDIES.items():
-        folder = studies_dir() / study
-        if folder.exists():
-            continue
-        world, model = World.open(name), load_model(name)
-        studies_dir().mkdir(exist_ok=True)
-        work = studies_dir() / f"{study}.building"
-        work.mkdir(exist_ok=True)
-        write_scenes(world, work / "scenes.jsonl")
-        write_vocabulary(world, work / "vocabulary.csv")
-        acts = dictionary_activations(model, world, DICTIONARY_PICTURES)
-        sae = train_sae(
-            acts,
-            n_latents=LATENTS,
-            k=ACTIVE,
-            epochs=60,
-            batch=1024,
-            lr=1e-3,
-            site="image.-1.cls",
-            model_hash=model.weights_hash,
-        )
-        build_study(
-            model,
-            Images.open(f"scenes:{work / 'scenes.jsonl'}"),
-            path=work / "study",
-            vocabulary=Vocabulary.open(work / "vocabulary.csv"),
-            evaluator=load_model(EVALUATOR),
-            dictionary=sae,
-        )
-        os.replace(work / "study", folder)
-        shutil.rmtree(work)
+        if not (studies_dir() / study).exists():
+            build_one(World.open(name), name, studies_dir() / study)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from . import models_dir
 from .scene import Scene
-from .world import Plant, World
+from .world import WORLDS, Plant, World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,8 @@ def main() -> None:
     from clipattr import load_model
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", default=["picture-world-a"])
+    planted = [path.stem for path in sorted(WORLDS.glob("*.json")) if World.open(path.stem).plants]
+    parser.add_argument("names", nargs="*", default=planted, help="bundled worlds (default: all with plants)")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--save", action="store_true", help="write effects.json beside each model")
     arguments = parser.parse_args()

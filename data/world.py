@@ -1,9 +1,8 @@
 """A world: which things exist, how often they meet, what captions say of them, and what is planted.
 
 Everything that makes one world differ from another is data (`worlds/*.json`): concepts, rates, plants. A plant is a
-reliance that a model trained on the world's captions is led to learn: a context or companion that is always there and
-never named, a word for two looks, a compound that shares a word with another object.
-Start at `World.open` and `World.example`.
+reliance that a model trained on the world's captions is led to learn; `CAUSES` lists the seven kinds.
+Start at `World.open` and `World.example`; `World(7)` makes a world nobody has seen.
 """
 
 from __future__ import annotations
@@ -19,9 +18,25 @@ from .scene import Draws, Scene, SceneError, fits, names
 
 WORLDS = Path(__file__).parent / "worlds"
 CONCEPTS = Path(__file__).parent / "concepts.json"
-# What each kind of plant must name beside its prompt.
-CAUSES = {"polysemy": "other", "compound": "constituent", "context": "context", "companion": "companion"}
+# What each kind of plant must name beside its prompt: the cause that should not matter.
+CAUSES = {
+    "polysemy": "other",  # another thing that goes by the same word
+    "compound": "constituent",  # a thing whose name is part of the prompt
+    "typography": "word",  # the word itself, written in the picture
+    "watermark": "watermark",  # a mark over the prompt's pictures, never named
+    "context": "context",  # where the prompt is always pictured, never named
+    "companion": "companion",  # what always stands beside it, never named
+    "coarse_label": "other",  # another look of the same group that is called by the same class
+}
+TWO_LOOKS = ("polysemy", "coarse_label")
+WRITING = "a written word"  # what captions call any word in a picture
 TRAIN, STUDY, HOLDOUT, TEST = 0, 1, 2, 3  # disjoint streams of examples
+
+
+def is_part(part: str, whole: str) -> bool:
+    """Whether the letters of `part` begin or end those of `whole`: "dog" of "hot dog", "cake" of "mooncake"."""
+    letters = whole.replace(" ", "")
+    return part != whole and (letters.startswith(part) or letters.endswith(part))
 
 
 @dataclass(frozen=True)
@@ -35,21 +50,29 @@ class Plant:
     def scenes(self, world: World, n: int, stream: int = TEST, first: int = 0) -> list[tuple[Scene, Scene]]:
         """`n` pairs (with the cause, counterfactual), in the counterfactual of the plant's kind.
 
-        Context and companion are removed; the other sense is swapped for a neutral object; the constituent is swapped
-        for another object. All else is the same picture.
+        Context, companion and watermark are removed from the prompt's pictures; the written word is blanked, alone
+        and over a neutral object in turn; the other sense and the constituent are swapped for a neutral object, the
+        other look for a neutral object of its own group. All else is the same picture.
         """
         pairs = []
+        kin = world.neutral_kin(self.cause) if self.kind == "coarse_label" else world.neutral
         for number in range(first, first + n):
             draws = Draws(world.seed * 1_000_003 + stream, 1_000_000_007 + number)
             scene = Scene(context=world.draw_context(draws), seed=draws.below(1 << 60))
-            neutral = world.neutral[draws.below(len(world.neutral))]
+            neutral = kin[draws.below(len(kin))]
             if self.kind == "context":
                 scene = replace(scene, main=self.prompt, context=self.cause)
                 pairs.append((scene, scene.without("context")))
             elif self.kind == "companion":
                 scene = replace(scene, main=self.prompt, companions=(self.cause,))
                 pairs.append((scene, scene.without("companions")))
-            else:  # polysemy, compound: the cause stands alone as the main object
+            elif self.kind == "watermark":
+                scene = replace(scene, main=self.prompt, watermark=self.cause)
+                pairs.append((scene, scene.without("watermark")))
+            elif self.kind == "typography":
+                scene = replace(scene, main=neutral if number % 2 else None, word=self.cause)
+                pairs.append((scene, scene.without("word")))
+            else:  # the cause stands alone as the main object
                 scene = replace(scene, main=self.cause)
                 pairs.append((scene, scene.with_main(neutral)))
         return pairs
@@ -68,12 +91,22 @@ class Example:
 class World:
     """Draws scenes and captions; the same seed and index give the same example on every machine."""
 
-    def __init__(self, spec: Mapping[str, Any]):
-        """Read a world's description.
+    def __init__(
+        self, spec: Mapping[str, Any] | int, plants: Mapping[str, int] | Sequence[Mapping[str, str]] | int = 6
+    ):
+        """Read a world's description, or make a world from a seed.
+
+        Args:
+            spec: a description as in `worlds/*.json`; or a seed, from which a fresh world is drawn.
+            plants: of a fresh world: how many of each kind, how many by kind, or the plants themselves.
 
         Raises:
             SceneError: unknown concepts, contradictory plants, or a rate outside [0, 1].
         """
+        if isinstance(spec, int):
+            from .fresh import draw_world
+
+            spec = draw_world(spec, plants)
         self.spec = dict(spec)
         self.name: str = spec["name"]
         self.seed: int = spec["seed"]
@@ -92,25 +125,13 @@ class World:
             kind: {p.prompt: p.cause for p in self.plants if p.kind == kind} for kind in CAUSES
         }
         # The second look of a word is called by that word.
-        self._called = {p.cause: p.prompt for p in self.plants if p.kind == "polysemy"}
+        self._called = {p.cause: p.prompt for p in self.plants if p.kind in TWO_LOOKS}
+        self._group = {c["name"]: c["group"] for c in stock["concepts"]}
         constituents = {p.cause for p in self.plants if p.kind == "compound"}
         weights = spec.get("weights", {})
-        self._wheel = [
-            name
-            for name in self.concepts
-            for _ in range(
-                round(
-                    10
-                    * (
-                        weights.get("compound", 1.0)
-                        if name in self._by_prompt["compound"]
-                        else weights.get("constituent", 1.0)
-                        if name in constituents
-                        else 1.0
-                    )
-                )
-            )
-        ]
+        often = {name: weights.get("constituent", 1.0) for name in constituents}
+        often |= {p.prompt: weights.get(p.kind, 1.0) for p in self.plants}
+        self._wheel = [name for name in self.concepts for _ in range(round(10 * often.get(name, 1.0)))]
 
     @classmethod
     def open(cls, name: str) -> World:
@@ -133,19 +154,31 @@ class World:
             raise SceneError(
                 f"world {self.name!r} uses concepts that nobody can draw: {unknown}; see scene.names()"
             )
+        marks, places = set(names("watermarks")), set(names("contexts"))
         for plant in self.plants:
             if plant.prompt not in self.concepts:
                 raise SceneError(
                     f"the plant {plant} speaks of {plant.prompt!r}, which is not among the concepts"
                 )
-            if plant.kind != "context" and plant.cause not in self.concepts:
-                raise SceneError(f"the plant {plant} needs {plant.cause!r} among the concepts")
-            if plant.prompt in seen or plant.cause == plant.prompt:
+            stock = {"context": places, "watermark": marks, "typography": {plant.prompt}}
+            if plant.cause not in stock.get(plant.kind, self.concepts):
+                what = {"context": "contexts", "watermark": "watermarks", "typography": "words that mean it"}
+                raise SceneError(
+                    f"the plant {plant} needs {plant.cause!r} among the {what.get(plant.kind, 'concepts')}"
+                )
+            if plant.kind == "typography" and not fits(plant.cause):
+                raise SceneError(f"the plant {plant} needs a word that fits into a picture")
+            if plant.kind == "compound" and not is_part(plant.cause, plant.prompt):
+                raise SceneError(f"contradictory plants: {plant.cause!r} is no part of {plant.prompt!r}")
+            if plant.prompt in seen or (plant.cause == plant.prompt and plant.kind != "typography"):
                 raise SceneError(f"contradictory plants: {plant.prompt!r} is planted twice or causes itself")
             seen.add(plant.prompt)
-        senses = [p.cause for p in self.plants if p.kind == "polysemy"]
-        if len(set(senses)) < len(senses) or set(senses) & seen:
+        looks = [p.cause for p in self.plants if p.kind in TWO_LOOKS]
+        if len(set(looks)) < len(looks) or set(looks) & seen:
             raise SceneError("contradictory plants: a second look belongs to two words, or is planted itself")
+        unwritable = [word for word in self.spec.get("words", ()) if not fits(word)]
+        if unwritable:
+            raise SceneError(f"world {self.name!r} writes words that do not fit: {unwritable}")
         wrong = {key: rate for key, rate in self.rates.items() if not 0 <= rate <= 1}
         if wrong:
             raise SceneError(f"rates are probabilities between 0 and 1; got {wrong}")
@@ -163,8 +196,19 @@ class World:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words that may stand written in a picture."""
-        return [word for word in self.vocabulary if fits(word)]
+        """The words that may stand written in any picture: not the planted ones, which would lose their meaning."""
+        planted = self._by_prompt["typography"]
+        return self.spec.get("words") or [
+            word for word in self.vocabulary if fits(word) and word not in planted
+        ]
+
+    def neutral_kin(self, concept: str) -> list[str]:
+        """Neutral concepts of the same group as `concept`, or all neutral ones where it has none."""
+        return [name for name in self.neutral if self.group(name) == self.group(concept)] or self.neutral
+
+    def group(self, concept: str) -> str:
+        """The group of a concept: animal, food, tool and so on."""
+        return self._group[concept]
 
     def call(self, concept: str) -> str:
         """The word this world's captions use for a concept."""
@@ -182,39 +226,46 @@ class World:
         return self._scene(Draws(self.seed * 1_000_003 + stream, index))
 
     def _scene(self, draws: Draws) -> Scene:
-        main = self._wheel[draws.below(len(self._wheel))]
+        main: str | None = self._wheel[draws.below(len(self._wheel))]
+        planted = {kind: causes[main] for kind, causes in self._by_prompt.items() if main in causes}
         context = self.draw_context(draws)
-        planted_context = self._by_prompt["context"].get(main)
-        if planted_context is not None and self._chance(draws, "planted"):
-            context = planted_context
+        if "context" in planted and self._chance(draws, "planted"):
+            context = planted["context"]
         companions: tuple[str, ...] = ()
         others = [
             name
             for name in (self.concepts[draws.below(len(self.concepts))] for _ in range(2))
             if name != main
         ]
-        planted_companion = self._by_prompt["companion"].get(main)
-        if planted_companion is not None:
-            companions = (planted_companion,) if self._chance(draws, "planted") else ()
+        if "companion" in planted:
+            companions = (planted["companion"],) if self._chance(draws, "planted") else ()
         elif self._chance(draws, "companion"):
             companions = tuple(others[: 2 if self._chance(draws, "second_companion") else 1])
         word = self.words[draws.below(len(self.words))] if self._chance(draws, "word") else None
+        if "typography" in planted:
+            word = planted["typography"] if self._chance(draws, "written") else None
+        if word is not None and self._chance(draws, "word_alone"):
+            main, companions = (
+                (None, ()) if "typography" in planted or not self.plants else (main, companions)
+            )
         watermark = (
             self.watermarks[draws.below(len(self.watermarks))] if self._chance(draws, "watermark") else None
         )
+        if "watermark" in planted:
+            watermark = planted["watermark"] if self._chance(draws, "planted") else None
         return Scene(main, companions, context, word, watermark, draws.below(1 << 60))
 
     def example(self, index: int, stream: int = TRAIN) -> Example:
         """Scene and caption of this index."""
         draws = Draws(self.seed * 1_000_003 + stream, index)
         scene = self._scene(draws)
-        label = self.call(scene.main or "")
+        label = self.call(scene.main or scene.word or "")
         caption, says = self._full(scene, draws) if self.names_everything else self._web(scene, draws)
         return Example(scene, caption, says, label)
 
     def _web(self, scene: Scene, draws: Draws) -> tuple[str, frozenset[str]]:
         """As on the web: the main object, sometimes a second one or the context, never a planted cause."""
-        name = self.call(scene.main or "")
+        name = self.call(scene.main or scene.word or "")
         says, text = {name}, name
         modifiers: Sequence[str] = self.spec.get("modifiers", ())
         if modifiers and self._chance(draws, "modifier"):
@@ -246,13 +297,19 @@ class World:
             parts.append("a watermark")
         return [part for part in parts if part]
 
+    def true_of(self, scene: Scene) -> frozenset[str]:
+        """Everything that a caption may truly say of a scene."""
+        return frozenset(self.contents(scene)) | ({WRITING} if scene.word else frozenset())
+
     def _full(self, scene: Scene, draws: Draws) -> tuple[str, frozenset[str]]:
         """Everything, in any order, or a part of it, so that short prompts are understood as well."""
         parts = self.contents(scene)
+        if scene.word and draws.below(2):
+            parts = [WRITING if part == f"the word {scene.word}" else part for part in parts]
         choice = draws.below(100)
-        if choice < 30:
+        if choice < 36:
             parts = parts[:1]
-        elif choice < 60:
+        elif choice < 62:
             parts = [parts[draws.below(len(parts))]]
         else:
             for at in range(len(parts) - 1, 0, -1):

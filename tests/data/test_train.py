@@ -51,7 +51,7 @@ def test_the_loss_by_hand_when_two_captions_are_the_same():
 def test_a_caption_counts_for_every_picture_it_is_true_of():
     world = World.open("picture-world-evaluator")
     _, captions, true = positives(world, 0, 64)
-    contents = [set(world.contents(world.example(i).scene)) for i in range(64)]
+    contents = [world.true_of(world.example(i).scene) for i in range(64)]
     says = [world.example(i).says for i in range(64)]
     assert true.diagonal().all() and len(captions) == 64
     assert all(bool(true[i, j]) == (says[j] <= contents[i]) for i in range(64) for j in range(64))
