@@ -29,9 +29,10 @@ from clipattr.discovery.expectations import (
     read_prompts,
 )
 from clipattr.discovery.findings import Finding, Findings
-from clipattr.discovery.kinds import is_constituent, kind_of
-from clipattr.discovery.naming import Family, family_meanings, named_families
+from clipattr.discovery.kinds import DOUBT, is_constituent, kind_of
+from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
 from clipattr.discovery.reliance import Reliance
+from clipattr.discovery.writing import Reading, read_off
 from clipattr.errors import StudyError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Settings:
     """What makes a reliance worth reporting.
 
     Attributes:
-        expected: a family is expected if the prompt describes it at least this well, against its best word.
+        expected: a family is expected if the prompt describes its examples at least this well, against its best word.
+        followed: or if the evaluator's similarity to the prompt follows it over the pictures at least this well,
+            against the word that follows it best.
         least_lift: how much more often the family's meaning must be seen on the prompt's pictures than elsewhere, as
             a difference of shares, to be suspected as company.
         discovery_rate: false-discovery rate of that company over all pairs of family and prompt.
@@ -55,15 +58,18 @@ class Settings:
         least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
             contrast stands out from other pictures'.
+        written_pictures: on how many pictures each prompt is written, to ask whether the model reads it; 0 asks not.
     """
 
     expected: float = 0.5
-    least_lift: float = 0.2
+    followed: float = 0.65
+    least_lift: float = 0.3
     discovery_rate: float = 0.01
     least_surprise: float = 3.5
     least_reliance: float = 0.005
     least_effect: float = 0.02
     least_separation: float = 0.6
+    written_pictures: int = 16
 
 
 def audit(
@@ -113,6 +119,7 @@ def audit(
     meanings = family_meanings(study, groups, means)
     clues = Clues(
         share,
+        followed_share(study, finding_half.rows, finding_half.strength, meant),
         own,
         reliance.levels(finding_half, reliance.contrasts(finding_half)),
         reliance.effects_elsewhere(finding_half),
@@ -130,11 +137,16 @@ def audit(
     for family, prompt, reason in tqdm(
         suspicions(clues, settings), desc="audit", unit="suspect", disable=not progress
     ):
-        for on_own in (True, False) if reason == "company" else (False,):
-            evidence = witness.gather(family, prompt, on_own)
-            if evidence is not None and holds(evidence, reason, settings):
-                kept.setdefault((family, prompt), evidence)
-                reasons.setdefault((family, prompt), reason)
+        evidence = witness.gather(family, prompt, on_own=reason == "company")
+        if reason == "company" and (evidence is None or not evidence.causal_effect.low > 0):
+            continue  # it comes along, and is not used
+        if evidence is None or not holds(evidence, reason, settings):
+            # Where prompt and company are never apart, one latent may stand for both: the company's own latents then
+            # say little on the prompt's pictures, and what they do elsewhere decides.
+            evidence = witness.gather(family, prompt, on_own=False) if reason == "company" else None
+        if evidence is not None and holds(evidence, reason, settings):
+            kept.setdefault((family, prompt), evidence)
+            reasons.setdefault((family, prompt), reason)
     findings = [
         _finding(
             witness,
@@ -147,6 +159,12 @@ def audit(
             settings,
         )
         for (family, prompt), evidence in kept.items()
+    ]
+    readings = read_off(
+        reliance, measuring_half, settings.written_pictures, settings.least_effect, progress=progress
+    )
+    findings += [
+        _reading_finding(study, asked[reading.prompt].text, reading, meant, settings) for reading in readings
     ]
     findings.sort(key=lambda f: (-f.causal_effect.value, f.prompt, f.latents))
     about = {
@@ -180,13 +198,15 @@ class Clues:
     """What the finding half says of every (family, prompt).
 
     Attributes:
-        share: of `expected_share`. own: raw cosine carried on the prompt's own pictures. levels: contrast on other
-            pictures that show the family, elsewhere: its fall there when the family is ablated; NaN where unknown.
-        company: what comes with which prompt. parts: bool, the family's word is part of the prompt.
+        share: of `expected_share`. followed: of `followed_share`. own: raw cosine carried on the prompt's own
+            pictures. levels: contrast on other pictures that show the family, elsewhere: its fall there when the
+            family is ablated; NaN where unknown. company: what comes with which prompt. parts: bool, the family's
+            word is part of the prompt.
         named: (families,) bool, a word fits. What no word fits cannot be said to be seen on a prompt's pictures.
     """
 
     share: Tensor
+    followed: Tensor
     own: Tensor
     levels: Tensor
     elsewhere: Tensor
@@ -197,8 +217,9 @@ class Clues:
 
 def suspicions(clues: Clues, settings: Settings) -> list[tuple[int, int, str]]:
     """(family, prompt, reason) worth measuring; the reasons are "company", "part" and "stands out"."""
-    unexpected = clues.share < settings.expected
-    moves = clues.elsewhere.nan_to_num(nan=0.0) >= settings.least_effect
+    unexpected = (clues.share < settings.expected) & (clues.followed < settings.followed)
+    # Half of what the measuring half must show: the finding half only raises suspicions.
+    moves = clues.elsewhere.nan_to_num(nan=0.0) >= settings.least_effect / 2
     carries = clues.own >= settings.least_reliance
     comes_along = (clues.company.rate <= settings.discovery_rate) & (
         (clues.company.own - clues.company.elsewhere) >= settings.least_lift
@@ -262,10 +283,7 @@ def _finding(
     reason: str,
     settings: Settings,
 ) -> Finding:
-    number = [p.text for p in witness.reliance.prompts].index(prompt)
-    evidence = replace(  # costly, so only for what became a finding
-        evidence, focus=witness.focus(family), reads=witness.reads(family, number)
-    )
+    evidence = replace(evidence, focus=witness.focus(family))  # costly, so only for what became a finding
     study = witness.reliance.study
     words = study.vocabulary.words
     prompt_group = study.vocabulary.groups[words.index(prompt)] if prompt in words else None
@@ -285,7 +303,6 @@ def _finding(
         "shown": evidence.shown,
         "shown_elsewhere": evidence.shown_elsewhere,
         "beside": evidence.beside,
-        "reads": evidence.reads,
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,
         "separation": evidence.separation,
@@ -303,11 +320,49 @@ def _finding(
         causal_effect=evidence.causal_effect,
         share=evidence.share,
         alignment=aligned,
-        clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,  # a single picture
+        clarity=_finite_or_zero(evidence.clarity),
         confidence=confidence(evidence, reason, settings),
         examples=tuple(study.images.ids[row] for row in rows),
         evidence={key: _finite(value) for key, value in told.items()},
     )
+
+
+def _reading_finding(
+    study: Study, prompt: str, reading: Reading, meant: Tensor, settings: Settings
+) -> Finding:
+    """A prompt that the model reads off the picture."""
+    means = family_means(study, [reading.latents])
+    aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)[1]
+    sure = [
+        _above(value.value - settings.least_effect, (value.high - value.low) / (2 * 1.96))
+        for value in (reading.rise, reading.causal_effect)
+    ]
+    return Finding(
+        prompt=prompt,
+        latents=reading.latents,
+        label=f"the word “{prompt}”" if reading.specific.low > 0 else "a written word",
+        kind="typography",
+        kind_probability=1 / (1 + DOUBT),
+        reliance=reading.reliance,
+        causal_effect=reading.causal_effect,
+        share=reading.share,
+        alignment=float(aligned[0, reading.prompt]),
+        clarity=_finite_or_zero(float(study.scores["clarity"][reading.latents[0]])),
+        confidence=sure[0] * sure[1],
+        examples=tuple(study.images.ids[row] for row in study.examples.of(reading.latents[0])[:12]),
+        evidence={
+            "reason": "writing",
+            "concerns": "pictures on which the prompt was written",
+            "pictures": reading.pictures,
+            "rise": asdict(reading.rise),
+            "specific": asdict(reading.specific),
+        },
+    )
+
+
+def _finite_or_zero(value: float) -> float:
+    """The clarity of a single picture is not defined."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _finite(value: object) -> object:

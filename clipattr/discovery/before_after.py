@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class BeforeAfter:
         which: (pictures,) places among the pictures looked at.
     """
 
-    rows: tuple[dict[str, object], ...]
+    rows: tuple[dict[str, Any], ...]
     classes: pd.DataFrame
     groups: pd.DataFrame | None
     about: str
@@ -52,7 +52,7 @@ class BeforeAfter:
 
         return pd.DataFrame(list(self.rows), columns=list(COLUMNS))
 
-    def __getitem__(self, measure: str) -> dict[str, object]:
+    def __getitem__(self, measure: str) -> dict[str, Any]:
         """The row of one measure; the worst group's is "worst group"."""
         for row in self.rows:
             if row["measure"] == measure:
@@ -177,9 +177,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _filled(
-    measure: str, n: int, spans: Sequence[tuple[float, float, float]], unit: str
-) -> dict[str, object]:
+def _filled(measure: str, n: int, spans: Sequence[tuple[float, float, float]], unit: str) -> dict[str, Any]:
     values = [number for span in spans for number in span]
     return dict(zip(COLUMNS, (measure, n, *values, unit), strict=True))
 
@@ -193,7 +191,7 @@ def _mean(values: Tensor) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _row(measure: str, hits: Tensor) -> dict[str, object]:
+def _row(measure: str, hits: Tensor) -> dict[str, Any]:
     """Shares before and after, (pictures, 2) bool; the change is of the same pictures, so its interval is paired."""
     n = len(hits)
     spans = []
@@ -204,7 +202,7 @@ def _row(measure: str, hits: Tensor) -> dict[str, object]:
     return _filled(measure, n, spans, "share")
 
 
-def _contrast(measure: str, before: Tensor, after: Tensor, truth: Tensor, which: Tensor) -> dict[str, object]:
+def _contrast(measure: str, before: Tensor, after: Tensor, truth: Tensor, which: Tensor) -> dict[str, Any]:
     """Logit of the true class over the best other, before and after."""
 
     def margin(logits: Tensor) -> Tensor:
@@ -218,7 +216,7 @@ def _contrast(measure: str, before: Tensor, after: Tensor, truth: Tensor, which:
 
 def _by_group(
     correct: Tensor, groups: Sequence[str | None], notes: list[str]
-) -> tuple[pd.DataFrame, dict[str, object] | None]:
+) -> tuple[pd.DataFrame, dict[str, Any] | None]:
     import pandas as pd
 
     names = sorted({group for group in groups if group})
@@ -226,7 +224,7 @@ def _by_group(
     if without:
         notes.append(f"{without} picture(s) belong to no group.")
     rows = [_row(name, correct[torch.tensor([group == name for group in groups])]) for name in names]
-    large = [row for row in rows if int(row["pictures"]) >= FEWEST]  # type: ignore[call-overload]
+    large = [row for row in rows if int(row["pictures"]) >= FEWEST]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).rename(columns={"measure": "group"})
     if not large:
         notes.append(f"No group has {FEWEST} pictures or more, so none is called the worst.")
@@ -235,25 +233,20 @@ def _by_group(
         notes.append(
             f"{len(rows) - len(large)} group(s) of fewer than {FEWEST} pictures are listed, not compared."
         )
-    lowest: Callable[[str], dict[str, object]] = lambda when: min(large, key=lambda row: float(row[when]))  # type: ignore[arg-type] # noqa: E731
+    lowest: Callable[[str], dict[str, Any]] = lambda when: min(large, key=lambda row: float(row[when]))  # noqa: E731
     first, last = lowest("before"), lowest("after")
     worst = {key: first[key] for key in COLUMNS}
     for key in ("after", "after_low", "after_high"):
         worst[key] = last[key]
-    worst["change"] = float(last["after"]) - float(first["before"])  # type: ignore[arg-type]
+    worst["change"] = last["after"] - first["before"]
     if first["measure"] == last["measure"]:
         worst["change_low"], worst["change_high"] = first["change_low"], first["change_high"]
     else:
         # Two groups of different pictures: no pairing, so half-widths add in quadrature.
-        half = (
-            math.hypot(
-                *(
-                    float(row[f"{when}_high"]) - float(row[f"{when}_low"])
-                    for row, when in ((first, "before"), (last, "after"))
-                )
-            )
-            / 2
-        )  # type: ignore[arg-type] # noqa: E501
+        widths = [
+            row[f"{when}_high"] - row[f"{when}_low"] for row, when in ((first, "before"), (last, "after"))
+        ]
+        half = math.hypot(*widths) / 2
         worst["change_low"], worst["change_high"] = worst["change"] - half, worst["change"] + half
     worst["measure"] = "worst group"
     notes.append(f"Worst group before: {first['measure']}; after: {last['measure']}.")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.company import BEST, shown
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
+from clipattr.discovery.statistics import auc, interval
 from clipattr.meaning import clarity
 from clipattr.sites import activations
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 STEPS = 3  # windows across and down, each half the picture's side, when asking where a family sits
 OCCLUDED = 6  # pictures occluded for one family
-WRITTEN = 24  # pictures on which a prompt is written
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ class Evidence:
         shown: share of the prompt's own pictures in which the evaluator sees the family's meaning; shown_elsewhere:
             the same for all other pictures.
         beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1.
-        reads: how far writing the prompt's words on other pictures raises the family, against its strong pictures;
-            0 to 1, NaN if not measured.
     """
 
     on_own: bool
@@ -79,26 +77,6 @@ class Evidence:
     shown_elsewhere: float
     beside: float
     focus: float = math.nan
-    reads: float = math.nan
-
-
-def interval(values: Tensor) -> Interval:
-    """Mean of independent pictures (n,) with its 95 % normal interval; infinitely wide for fewer than two."""
-    if len(values) < 2:
-        value = float(values.mean()) if len(values) else 0.0
-        return Interval(value, -math.inf, math.inf)
-    mean, half = values.double().mean().item(), 1.96 * values.double().std().item() / len(values) ** 0.5
-    return Interval(mean, mean - half, mean + half)
-
-
-def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half; 0.5 when one class is empty."""
-    from scipy.stats import rankdata
-
-    n, m = int(positive.sum()), int((~positive).sum())
-    if n == 0 or m == 0:
-        return 0.5
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
 class Witness:
@@ -196,31 +174,6 @@ class Witness:
         lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
         return float(lost.amax(1).mean())
 
-    def reads(self, family: int, prompt: int) -> float:
-        """How far the family rises when the prompt is written on pictures that do not show it, 0 to 1.
-
-        Against writing other prompts' words, so that a latent for writing as such does not count as reading this one,
-        and in units of the family's strength on the pictures that show it best.
-        """
-        reliance, study = self.reliance, self.reliance.study
-        strong = self.strength(family)
-        quiet = torch.nonzero(strong == 0).flatten()
-        if not len(quiet) or not bool((strong > 0).any()):
-            return math.nan
-        chosen = quiet[torch.linspace(0, len(quiet) - 1, min(WRITTEN, len(quiet))).long()]
-        pictures = [study.images[int(row)].load() for row in self.half.rows[chosen.numpy()]]
-        text = reliance.prompts[prompt].text
-        others = [p.text for p in reliance.prompts if p.text != text] or [""]
-        step = max(1, len(others) // len(pictures))
-        own = [written(picture, text, number) for number, picture in enumerate(pictures)]
-        other = [
-            written(picture, others[number * step % len(others)], number)
-            for number, picture in enumerate(pictures)
-        ]
-        rise = self._strength_of([*own, *other], family)
-        high = strong[strong > 0].quantile(0.9).item()
-        return min(1.0, max(0.0, float(rise[: len(own)].mean() - rise[len(own) :].mean()) / max(high, 1e-9)))
-
     def _strength_of(self, pictures: list[Image.Image], family: int) -> Tensor:
         """(pictures,) summed codes of a family on pictures that are not in the study."""
         study = self.reliance.study
@@ -290,19 +243,3 @@ def occlusions(picture: Image.Image) -> list[Image.Image]:
             covered[top : top + -(-high // 2), left : left + -(-wide // 2)] = mean
             versions.append(covered)
     return [Image.fromarray(version) for version in versions]
-
-
-def written(picture: Image.Image, text: str, number: int) -> Image.Image:
-    """A copy with `text` across it, in black or white with an outline; place and size follow from `number`."""
-    copy = picture.convert("RGB")
-    draw = ImageDraw.Draw(copy)
-    size = copy.height // (4, 5, 6)[number % 3]
-    font = ImageFont.load_default(size)
-    while size > 6 and draw.textlength(text, font) > 0.95 * copy.width:
-        size -= 1
-        font = ImageFont.load_default(size)
-    left = (copy.width - draw.textlength(text, font)) * (0.1, 0.5, 0.9)[number // 3 % 3]
-    top = (copy.height - 1.3 * size) * (0.1, 0.5, 0.9)[number // 9 % 3]
-    ink, edge = ("white", "black") if number % 2 else ("black", "white")
-    draw.text((left, top), text, ink, font, stroke_width=max(1, size // 12), stroke_fill=edge)
-    return copy

@@ -61,8 +61,8 @@ def fit_probe(
     x = embeddings[kept].double().numpy()
     coef, intercept, about = _best(x, y, each, penalty, strength, folds, seed, calibrate)
     about |= {"kind": "logistic", "balanced": balanced}
-    made = (torch.from_numpy(part).float() for part in (coef, intercept))
-    return Probe(tuple(names), *made, model_hash, about)
+    weights_, bias = torch.from_numpy(coef).float(), torch.from_numpy(intercept).float()
+    return Probe(tuple(names), weights_, bias, model_hash, about)
 
 
 @dataclass(frozen=True)

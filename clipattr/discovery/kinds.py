@@ -63,11 +63,10 @@ def degrees(
     replaces = thing * max(with_it * (1 - beside), (1 - with_it) * 0.5 * _ramp(evidence.standing, 0.4, 1.0))
     # Two looks of one word: a coarse label if both are things of one group, else two senses.
     kin = 0.5 if not (group and prompt_group) else float(family_group == prompt_group.casefold())
-    reads = 0.0 if math.isnan(evidence.reads) else _ramp(evidence.reads, 0.1, 0.5)
     return {
         "compound": float(part),
         "watermark": float(mark),
-        "typography": max(float(writing), reads),
+        "typography": float(writing),
         "polysemy": replaces * (1 - diffuse) * (1 - kin),
         "coarse_label": replaces * (1 - diffuse) * kin,
         "context": accompanies * diffuse,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,6 +48,33 @@ def standardised(study: Study, rows: np.ndarray, words: Tensor) -> Tensor:
     return (similar - similar.mean(0)) / similar.std(0, correction=0).clamp_min(1e-6)
 
 
+def correlations(strength: Any, similar: Tensor) -> Tensor:
+    """Correlation of every column of `strength` with every word, (columns, words).
+
+    Args:
+        strength: (pictures, columns) scipy CSR, codes of latents or summed codes of families.
+        similar: (pictures, words) of `standardised`.
+    """
+    strength, n = strength.astype(np.float32), strength.shape[0]
+    mean = np.asarray(strength.mean(0)).ravel()
+    square = np.asarray(strength.multiply(strength).mean(0)).ravel()
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    together = np.asarray(strength.T @ similar.numpy()) / n
+    return torch.from_numpy(together / np.maximum(deviation, 1e-9)[:, None])
+
+
+def best_word(study: Study, rows: np.ndarray, strength: Any) -> tuple[Tensor, Tensor]:
+    """The vocabulary's word that follows each column of `strength` best: its correlation and its number."""
+    best = torch.full((strength.shape[1],), -1.0)
+    word = torch.zeros(strength.shape[1], dtype=torch.long)
+    for first in range(0, len(study.vocabulary), WORDS):
+        similar = standardised(study, rows, study.vocabulary_embeddings[first : first + WORDS])
+        some, which = correlations(strength, similar).max(1)
+        word = torch.where(some > best, which + first, word)
+        best = torch.maximum(best, some)
+    return best, word
+
+
 def followed_words(study: Study, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """The word whose similarity correlates best with each latent's code.
 
@@ -58,22 +85,23 @@ def followed_words(study: Study, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         correlation: (latents,), −1 to 1, zero for a latent active on fewer than `FEW` pictures; word: (latents,).
     """
     rows = rows[:: -(-len(rows) // PICTURES)]
-    codes = study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr().astype(np.float32)
-    n = len(rows)
-    mean = np.asarray(codes.mean(0)).ravel()
-    deviation = np.sqrt(np.maximum(np.asarray(codes.multiply(codes).mean(0)).ravel() - mean**2, 0))
+    codes = study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr()
     live = torch.from_numpy(np.diff(codes.tocsc().indptr) >= FEW)
-    best = torch.full((codes.shape[1],), -1.0)
-    word = torch.zeros(codes.shape[1], dtype=torch.long)
-    for first in range(0, len(study.vocabulary), WORDS):
-        similar = standardised(study, rows, study.vocabulary_embeddings[first : first + WORDS])
-        correlation = torch.from_numpy(
-            np.asarray(codes.T @ similar.numpy()) / n / np.maximum(deviation, 1e-9)[:, None]
-        )
-        some, which = correlation.max(1)
-        word = torch.where(some > best, which + first, word)
-        best = torch.maximum(best, some)
+    best, word = best_word(study, rows, codes)
     return torch.where(live, best, 0.0), word
+
+
+def followed_share(study: Study, rows: np.ndarray, strength: Any, texts: Tensor) -> Tensor:
+    """How well each text follows each family, against the word that follows it best, (families, texts).
+
+    1: no word follows better. Near 0: the family is active wherever, whatever the text says.
+
+    Args:
+        rows: of the study's pictures; strength: (pictures, families) their summed codes, scipy CSR.
+        texts: (texts, embed), the evaluator's.
+    """
+    best, _ = best_word(study, rows, strength)
+    return correlations(strength, standardised(study, rows, texts)) / best.clamp_min(1e-3)[:, None]
 
 
 def named_families(study: Study, rows: np.ndarray | None = None) -> list[Family]:

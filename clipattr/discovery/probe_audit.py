@@ -18,11 +18,11 @@ from torch import Tensor
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.before_after import wilson
 from clipattr.discovery.encoded import Encoded, encoded, names_given
-from clipattr.discovery.evidence import interval
 from clipattr.discovery.expectations import expected_share, family_means
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.discovery.fitting import fit_probe
 from clipattr.discovery.probes import Probe
+from clipattr.discovery.statistics import interval
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.meaning import alignment, clarity, families
 

@@ -195,7 +195,7 @@ class Reliance:
         return result
 
     def effects_elsewhere(self, half: Half) -> Tensor:
-        """Mean fall of every prompt's contrast when a family is ablated whole, where the family shows without the prompt.
+        """Mean fall of every prompt's contrast when a family is ablated whole, on pictures that show it alone.
 
         Returns:
             (families, prompts) raw cosine, over pictures that clearly show the family and are not the prompt's own;

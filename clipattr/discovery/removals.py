@@ -42,23 +42,25 @@ def removals_of(
     items = [findings] if isinstance(findings, Finding) else list(findings)
     if not items:
         raise TargetError("there is nothing to repair: no finding and no latent was given.")
-    if all(isinstance(item, Finding) for item in items):
+    findings = [item for item in items if isinstance(item, Finding)]
+    if len(findings) == len(items):
         made = [
             Removal(f.prompt, tuple(f.latents), f.label)
-            for f in items
+            for f in findings
             if wanted is None or f.prompt in wanted
         ]
         if not made:
             raise TargetError(f"none of the {len(items)} findings is about {wanted}.")
-    elif any(isinstance(item, Finding) for item in items):
+    elif findings:
         raise TargetError("give findings or latents, not both at once.")
     else:
-        latents = tuple(int(item) for item in items)
+        latents = tuple(int(item) for item in items if not isinstance(item, Finding))
         if wanted is None and scope == "prompts":
             raise TargetError(
                 "which prompts shall no longer see these latents? Give prompts=[...], or scope='model' for all."
             )
-        made = [Removal(prompt, latents, None) for prompt in (wanted or [None])]
+        everywhere: list[str | None] = [None]
+        made = [Removal(prompt, latents, None) for prompt in wanted or everywhere]
     count = study.dictionary.n_latents
     for removal in made:
         if not removal.latents or not all(0 <= latent < count for latent in removal.latents):

@@ -169,7 +169,8 @@ def clues(**changes):
     nothing, unknown = torch.zeros(3, 2), torch.full((3, 2), float("nan"))
     quiet = Company(nothing, nothing, torch.ones(3, 2))
     return dataclasses.replace(
-        Clues(nothing, nothing, unknown, unknown, quiet, nothing.bool(), torch.ones(3).bool()), **changes
+        Clues(nothing, nothing, nothing, unknown, unknown, quiet, nothing.bool(), torch.ones(3).bool()),
+        **changes,
     )
 
 
@@ -187,6 +188,7 @@ def test_company_is_suspected_if_it_is_relied_on_and_unexpected():
     assert (
         suspicions(clues(company=comes, own=at(1, 0, 0.01), share=at(1, 0, 0.9)), Settings()) == []
     )  # expected
+    assert suspicions(clues(company=comes, own=at(1, 0, 0.01), followed=at(1, 0, 0.8)), Settings()) == []
     rare = Company(at(1, 0, 0.15), at(1, 0, 0.1), at(1, 0, 1e-6, rest=1.0))
     assert suspicions(clues(company=rare, own=at(1, 0, 0.01)), Settings()) == []
     nameless = torch.tensor([True, False, True])
