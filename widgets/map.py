@@ -42,7 +42,7 @@ class MapPanel(Panel):
         self.state = state = state or MapState(opened(study)[0][0], **chosen)
         self._own = own_latent_panel
         self.latent_panel: Any = None
-        self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "136px"})
+        self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "156px"})
         self.prompt = W.Combobox(
             value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
             ensure_option=False, placeholder="whose reliance?", layout=W.Layout(width="230px"),
@@ -53,7 +53,7 @@ class MapPanel(Panel):
         self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
                               layout=W.Layout(width="156px"))  # fmt: skip
         self.upload = W.FileUpload(
-            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="92px")
+            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="104px")
         )
         self.scatter = Scatter(title="map of all latents")
         self.gallery = Gallery(

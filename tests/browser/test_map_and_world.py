@@ -127,7 +127,7 @@ def test_a_word_lights_points_up_and_zoom_keeps_them(page, screenshots):
     page.page.wait_for_selector(".clipattr-note:has-text('lit up')")
     assert "lit up" in page.text(".clipattr-scatter-legend")
     page.page.locator(CANVAS).focus()
-    ticks = page.text(f"{MAP} svg")
+    ticks = page.page.locator(f"{MAP} svg").first.text_content()
     page.page.keyboard.press("+")
     page.page.wait_for_function(
         "([s, old]) => document.querySelector(s + ' svg').textContent !== old", arg=[MAP, ticks]

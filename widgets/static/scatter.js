@@ -206,8 +206,8 @@ function render({ model, el }) {
     ink.append(made);
   }
 
-  function steps(low, high) {
-    const raw = (high - low) / 5;
+  function steps(low, high, count) {
+    const raw = (high - low) / count;
     const base = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((m) => m * base).find((s) => s >= raw);
     const found = [];
@@ -224,7 +224,7 @@ function render({ model, el }) {
     line(left, top + height, left + width, top + height);
     const shape = (value, digits) => value.toFixed(digits).replace("-", "−");
     if (!about.plain) {
-      const [across, up] = [steps(view.x0, view.x1), steps(view.y0, view.y1)];
+      const [across, up] = [steps(view.x0, view.x1, inner().width / 80), steps(view.y0, view.y1, inner().height / 60)];
       for (const x of across.found) write(shape(x, across.digits), toX(x), top + height + 13, "middle");
       for (const y of up.found) write(shape(y, up.digits), left - 4, toY(y) + 4, "end");
     }
