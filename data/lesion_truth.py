@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RELIED = 0.1  # diagnoses
 MATCHED = 0.5  # share of a family's codes that may be left without its cause
-CLEARLY = 0.2  # of the codes
+CLEARLY = 0.1  # of the codes
 LOOKS = {look: sign for sign, look in OPPOSITES.items()}
 UNSEEN = 700_000  # first index of the lesions on which families are judged; probes are judged on earlier ones
 

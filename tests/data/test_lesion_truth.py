@@ -122,7 +122,7 @@ def test_the_cause_of_a_family_is_the_part_whose_removal_silences_it(monkeypatch
         return torch.tensor(rows)
 
     monkeypatch.setattr(lesion_truth, "_codes", codes)
-    causes = lesion_truth.Causes(None, None, WORLD, 20)
+    causes = lesion_truth.Causes(None, None, WORLD, 60)
     for latent, word in enumerate(words):
         assert causes.of([latent]) == word
     assert causes.of([len(words)]) is None
