@@ -99,7 +99,7 @@ wide.loc[list(report.methods)].round(3)
 # order does not. Where they part is at earlier blocks.
 
 # %%
-ca.METHODS.pop("halving")
+del ca.METHODS["halving"]
 
 # %% [markdown]
 # ## A dictionary: how the embedding is cut
@@ -144,8 +144,8 @@ rows.append(("the study's", own.k, float(own.error(acts, codes).square().sum()) 
 pd.DataFrame(rows, columns=["bound", "active per picture", "variance unexplained"]).round(2)
 
 # %% [markdown]
-# A bound of our own on directions that were trained for another rule explains less, or needs more latents for it: a
-# dictionary and its rule belong together. To train one for a new rule, register an objective beside it.
+# A lower bound lets more latents in and yet explains less: these directions were trained for a rule that keeps the 16
+# strongest. A dictionary and its rule belong together. To train one for a new rule, register an objective beside it.
 #
 # ## A vocabulary: what latents may be called
 # Names come from a list. With a list that lacks the right word, the next best is taken, and only the *alignment*
