@@ -53,9 +53,12 @@ class Ray:
             try:
                 ray.init(address=address, num_cpus=cores, include_dashboard=False, log_to_driver=False)
             except Exception as error:  # a connection can fail in many ways
-                raise DataError(
-                    f"No Ray cluster at {address!r} ({error}). Start one with: ray start --head"
-                ) from error
+                told = (
+                    f"No Ray cluster answers at {address!r} ({error}). Start one with: ray start --head"
+                    if address
+                    else f"Ray did not start on this machine ({error}). Is it very busy, or short of memory?"
+                )
+                raise DataError(told) from error
         self.threads = threads
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
 
