@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     world = World.open(arguments.world)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    overview(world).save(arguments.out / "overview.png", optimize=True)
+    overview(world).quantize(128).save(arguments.out / "overview.png", optimize=True)
     for kind in sorted({plant.kind for plant in world.plants}):
         sheet(world, kind).save(arguments.out / f"{kind}.png", optimize=True)
     print(f"sheets are in {arguments.out}")
