@@ -136,7 +136,7 @@ def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str
         folder.mkdir(mode=0o700)
     with os.fdopen(os.open(config / "voila.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         json.dump(settings(host, port, token), file)
-    cell = {
+    cell: dict[str, Any] = {
         "cell_type": "code", "id": "panels", "metadata": {}, "execution_count": None, "outputs": [],
         "source": _CELL.format(**page),
     }  # fmt: skip

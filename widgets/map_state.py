@@ -71,12 +71,12 @@ class MapState(T.HasTraits):
     prompt = T.Unicode("")
     search = T.Unicode("")
     latent = T.Int(-1)
-    chosen: "T.Tuple[int, ...]" = T.Tuple()
+    chosen: Any = T.Tuple()  # of int
     sorted_by = T.Unicode("")
     falling = T.Bool(True)
 
     places = T.Instance(Places, allow_none=True)
-    lit: "T.Tuple[int, ...]" = T.Tuple()
+    lit: Any = T.Tuple()  # of int
     rows: "T.List[dict[str, Any]]" = T.List()
     hidden = T.Int(0)
     card = T.Instance(Card, allow_none=True)
