@@ -421,9 +421,9 @@ def collect_activations(
         tqdm(total=len(images), disable=not progress, desc="activations", unit="picture") as bar,
     ):
         store.check()  # what earlier calls left
-        done = len(store.shards) * step
-        bar.update(min(done, len(images)))
-        for first in range(done, len(images), step):
+        bar.update(min(len(store.shards) * step, len(images)))
+        # Shards behind a damaged one are found again as soon as it is mended.
+        while (first := len(store.shards) * step) < len(images):
             places = order[first : first + step].tolist()
             kept: set[int] = set()
             parts: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -133,6 +133,7 @@ def test_a_picture_that_claims_absurd_sizes_is_refused_before_decoding(tmp_path,
     head = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + head
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data += struct.pack(">I", 1000) + b"IDAT" + b"\0" * 1000
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(PictureError, match="too many pixels|too narrow|cannot be"):
         read_picture(tmp_path / "a.png")
