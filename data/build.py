@@ -18,15 +18,16 @@ import torch
 from . import models_dir, studies_dir
 from .effects import measure, save
 from .labelled import rows, write
+from .lesion_build import build_lesions
 from .scene import render
 from .train import train
 from .world import CONCEPTS, TRAIN, WRITING, World
 
 EVALUATOR = "picture-world-evaluator"
 AUDITED = ("picture-world-a", "picture-world-b", "picture-world-c")
-NULL = "picture-world-null"  # trained without plants
+NULL = "picture-world-null"  # trained without plants; its study is built when a benchmark asks for it
 MODELS = (EVALUATOR, *AUDITED, NULL)
-STUDIES = {"picture-world": "picture-world-a"} | {name: name for name in (*AUDITED[1:], NULL)}  # study: model
+STUDIES = {"picture-world": AUDITED[0]} | {name: name for name in AUDITED[1:]}  # study: model
 PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 3000, 40_000
 LATENTS, ACTIVE = 2048, 8
 
@@ -120,6 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     build_models(arguments.threads)
     build_studies(arguments.threads)
+    build_lesions(arguments.threads)
 
 
 if __name__ == "__main__":

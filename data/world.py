@@ -50,9 +50,10 @@ class Plant:
     def scenes(self, world: World, n: int, stream: int = TEST, first: int = 0) -> list[tuple[Scene, Scene]]:
         """`n` pairs (with the cause, counterfactual), in the counterfactual of the plant's kind.
 
-        Context, companion and watermark are removed from the prompt's pictures; the written word is blanked, alone
-        and over a neutral object in turn; the other sense and the constituent are swapped for a neutral object, the
-        other look for a neutral object of its own group. All else is the same picture.
+        Context, companion and watermark are removed from the prompt's pictures; the written word is blanked over a
+        neutral object (an empty scene would be a picture of a kind that no model has seen); the other sense and the
+        constituent are swapped for a neutral object, the other look for a neutral object of its own group. All else
+        is the same picture.
         """
         pairs = []
         kin = world.neutral_kin(self.cause) if self.kind == "coarse_label" else world.neutral
@@ -70,7 +71,7 @@ class Plant:
                 scene = replace(scene, main=self.prompt, watermark=self.cause)
                 pairs.append((scene, scene.without("watermark")))
             elif self.kind == "typography":
-                scene = replace(scene, main=neutral if number % 2 else None, word=self.cause)
+                scene = replace(scene, main=neutral, word=self.cause)
                 pairs.append((scene, scene.without("word")))
             else:  # the cause stands alone as the main object
                 scene = replace(scene, main=self.cause)

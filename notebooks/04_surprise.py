@@ -59,7 +59,9 @@ plots.gallery(rows, titles, columns=8)
 # The evidence behind it, number by number.
 
 # %%
-pd.Series(finding.evidence).drop(["prompt_examples", "elsewhere"]).to_frame(f"{finding.prompt} / {finding.label}")
+pd.Series(finding.evidence).drop(["prompt_examples", "elsewhere"]).to_frame(
+    f"{finding.prompt} / {finding.label}"
+)
 
 # %% [markdown]
 # ## Is it true?
@@ -74,7 +76,8 @@ plant = next(p for p in world.plants if p.prompt == finding.prompt)
 pairs = plant.scenes(world, 60)
 column = contrasts(study.model, world.vocabulary)[:, world.vocabulary.index(plant.prompt)]
 mean, low, high = effect(study.model, column, pairs)
-print(f"Drawn again without {plant.cause}, {plant.prompt!r} loses {100 * mean:.1f} points ({100 * low:.1f} to {100 * high:.1f}).")
+loss = f"{100 * mean:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+print(f"Drawn again without {plant.cause}, {plant.prompt!r} loses {loss}.")
 plots.gallery([scene.picture() for pair in pairs[:4] for scene in pair], ["with", "without"] * 4, columns=8)
 
 # %% [markdown]
@@ -89,7 +92,9 @@ import json
 
 from clipattr_data import models_dir
 
-learnt = [row for row in json.loads((models_dir() / world.name / "effects.json").read_text()) if row["learnt"]]
+learnt = [
+    row for row in json.loads((models_dir() / world.name / "effects.json").read_text()) if row["learnt"]
+]
 found = {f.prompt for f in findings}
 seen = pd.DataFrame(learnt).assign(audited=lambda t: t["prompt"].isin(found))
 seen.groupby("kind")["audited"].agg(found="sum", planted="count")

@@ -54,7 +54,9 @@ for name in ("variant a", "variant c"):
 # %%
 from clipattr_data.world import World
 
-planted = {name: {p.prompt for p in World.open(name).plants} for name in ("picture-world-a", "picture-world-c")}
+planted = {
+    name: {p.prompt for p in World.open(name).plants} for name in ("picture-world-a", "picture-world-c")
+}
 only_a = [f.prompt for f in both.only("variant a")]
 share = sum(prompt in planted["picture-world-a"] for prompt in only_a) / max(1, len(only_a))
 print(f"{share:.0%} of variant a's own findings speak of prompts that were planted there.")

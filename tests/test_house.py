@@ -43,7 +43,11 @@ RANK = {room: rank for rank, line in enumerate(ROOMS.split("\n")) for room in li
 def imports(path):
     """(line, dotted name) of each import, also inside functions; imports for type checkers do not count."""
     tree = ast.parse(path.read_text())
-    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    guards = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
     idle = {id(inner) for guard in guards for inner in ast.walk(guard)}
     for node in ast.walk(tree):
         if id(node) in idle:
@@ -91,7 +95,9 @@ def test_only_the_bridge_of_discovery_and_the_command_line_know_the_panels():
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_says_what_it_owns_and_stays_readable(path):
     text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)), "a module starts with what it owns, what it ignores, where to start"
+    assert ast.get_docstring(ast.parse(text)), (
+        "a module starts with what it owns, what it ignores, where to start"
+    )
     assert text.count("\n") < LONGEST, "one noun, one file: this one holds several"
     assert path.stem != "utils", "a small function lives beside its only caller"
 

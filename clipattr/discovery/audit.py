@@ -69,7 +69,7 @@ class Settings:
     least_reliance: float = 0.005
     least_effect: float = 0.02
     least_separation: float = 0.6
-    written_pictures: int = 16
+    written_pictures: int = 24
 
 
 def audit(

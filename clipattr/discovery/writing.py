@@ -1,8 +1,8 @@
 """Written words: which prompts does a model read off the picture, and with which latents?
 
 Words stand in few pictures of a collection, and where they do, often beside the thing they name; so pictures are made
-that hold the word and nothing of the thing: every prompt is written on the same backdrops, blurred beyond recognition,
-in several faces, sizes, places and colours. Readers of a prompt are latents that rise when it is written and lift it.
+that hold the word and not the thing: every prompt is written on the same pictures of the collection, in several faces,
+sizes, places and colours. Readers of a prompt are latents that rise when it is written and lift it.
 Whether the model reads which word it is, or sees only that something is written, is told apart. Start at `read_off`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -38,7 +38,7 @@ class Reading:
 
     Attributes:
         prompt: its number. latents: the readers, largest rise first.
-        rise: of the prompt's contrast when it is written on an empty backdrop, raw cosine.
+        rise: of the prompt's contrast when it is written on pictures, raw cosine.
         specific: the same against other prompts written in its place: the part that follows from which word it is.
         causal_effect: fall of that contrast when the readers are ablated on pictures with the prompt written.
         reliance: the same, single ablations summed. share: of the positive evidence on these pictures.
@@ -63,11 +63,6 @@ def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / face), size)
 
 
-def backdrop(picture: Image.Image) -> Image.Image:
-    """The picture blurred until nothing can be told in it, its colours left."""
-    return picture.convert("RGB").filter(ImageFilter.GaussianBlur(max(picture.size) / 4))
-
-
 def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     """A copy with `text` across it; face, size, place and colours follow from `number` alone."""
     copy = picture.convert("RGB")
@@ -89,10 +84,10 @@ def read_off(
 ) -> list[Reading]:
     """The prompts that a model reads off pictures.
 
-    Half of the backdrops choose readers, the other half measure.
+    Half of the pictures choose readers, the other half measure.
 
     Args:
-        half: whose pictures, blurred, are written on.
+        half: whose pictures are written on.
         n_pictures: on how many each prompt is written; 0 asks nothing.
         least_effect: raw cosine that both the rise and the causal effect must surely exceed.
 
@@ -104,11 +99,11 @@ def read_off(
         return []
     study = reliance.study
     rows = half.rows[np.linspace(0, len(half.rows) - 1, n_pictures).astype(int)]
-    backdrops = [backdrop(study.images[int(row)].load()) for row in rows]
-    empty = _acts(reliance, backdrops)
+    pictures = [study.images[int(row)].load() for row in rows]
+    empty = _acts(reliance, pictures)
     acts = torch.stack(
         [
-            _acts(reliance, [written(picture, prompt.text, n) for n, picture in enumerate(backdrops)])
+            _acts(reliance, [written(picture, prompt.text, n) for n, picture in enumerate(pictures)])
             for prompt in tqdm(reliance.prompts, desc="writing", unit="prompt", disable=not progress)
         ]
     )  # (prompts, pictures, width)

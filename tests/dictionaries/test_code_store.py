@@ -66,4 +66,4 @@ def test_a_full_disk_leaves_whole_shards_only(tmp_path, monkeypatch):
     monkeypatch.setattr("clipattr.dictionaries.codes.save_file", full)
     with pytest.raises(DictionaryError, match="No space left on device.*free space and call again"):
         encode_store(dictionary(), Store(), tmp_path, progress=False)
-    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "manifest.json"}

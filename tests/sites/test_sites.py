@@ -159,7 +159,9 @@ def test_block_numbers_and_token_layout_agree_with_open_clip(name):
         assert torch.equal(acts[f"image.{b}.patches"], patches[b])
         assert torch.equal(acts[f"image.{b}.all"], torch.cat([cls[b], patches[b]], 1))
     for written in ("image.-1.cls", "image.-2.all"):
-        again = continue_from(model, written, acts[written] if written in acts else activations(model, pixels, written))
+        again = continue_from(
+            model, written, acts[written] if written in acts else activations(model, pixels, written)
+        )
         torch.testing.assert_close(again, embeddings, atol=1e-5, rtol=1e-4)
 
 
@@ -202,7 +204,10 @@ def test_capture_holds_the_latest_pass(tiny_model, pixels):
 
 
 def test_activations_that_were_not_captured_are_an_error_that_says_why(tiny_model, pixels):
-    with capture(tiny_model, "image.-1.cls") as acts, pytest.raises(SiteError, match="no picture was encoded"):
+    with (
+        capture(tiny_model, "image.-1.cls") as acts,
+        pytest.raises(SiteError, match="no picture was encoded"),
+    ):
         _ = acts["image.-1.cls"]
     with capture(tiny_model, "image.-1.cls") as acts:
         tiny_model.encode_image(pixels)
@@ -271,15 +276,19 @@ def test_what_is_put_in_can_get_a_gradient(tiny_model, pixels):
 
 @pytest.mark.parametrize("shape", [(64,), (1, 64), (3, 65), (3, 17, 64), (2, 64)])
 def test_a_replacement_of_another_shape_is_refused(tiny_model, pixels, shape):
-    with pytest.raises(SiteError, match=r"must have shape \(3, 64\)"), replace(
-        tiny_model, "image.-1.cls", torch.zeros(shape)
+    with (
+        pytest.raises(SiteError, match=r"must have shape \(3, 64\)"),
+        replace(tiny_model, "image.-1.cls", torch.zeros(shape)),
     ):
         tiny_model.encode_image(pixels)
     assert hooks(tiny_model) == 0
 
 
 def test_a_replacement_that_is_no_tensor_is_refused(tiny_model, pixels):
-    with pytest.raises(SiteError, match="got NoneType"), replace(tiny_model, "image.-1.cls", lambda acts: None):
+    with (
+        pytest.raises(SiteError, match="got NoneType"),
+        replace(tiny_model, "image.-1.cls", lambda acts: None),
+    ):
         tiny_model.encode_image(pixels)
 
 
@@ -423,7 +432,9 @@ def test_continuing_has_the_gradient_of_finite_differences(tiny_model, pixels):
         (gradient,) = torch.autograd.grad(continue_from(model, place, acts, context)[0, 5], acts)
         direction = torch.randn(acts.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
-            up, down = (continue_from(model, place, acts + s * direction, context)[0, 5] for s in (1e-5, -1e-5))
+            up, down = (
+                continue_from(model, place, acts + s * direction, context)[0, 5] for s in (1e-5, -1e-5)
+            )
         torch.testing.assert_close((gradient * direction).sum(), (up - down) / 2e-5, rtol=1e-5, atol=1e-9)
 
 

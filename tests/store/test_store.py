@@ -188,7 +188,7 @@ def test_a_bad_value_on_disk_names_file_and_row(tiny_model, pictures, tmp_path):
     with pytest.raises(DataError, match=r"00001\.bin holds NaN or infinite values, first in row 3"):
         ActivationStore.open(tmp_path).check()
     with pytest.raises(DictionaryError, match=r"store.check\(\), which names shard and row"):
-        train_sae(store, n_latents=80, k=2, steps=1, progress=False)
+        train_sae(ActivationStore.open(tmp_path), n_latents=80, k=2, steps=1, progress=False)
 
 
 def test_unreadable_pictures_are_skipped_listed_and_leave_no_row(tiny_model, pictures, tmp_path):
