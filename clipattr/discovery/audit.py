@@ -29,10 +29,10 @@ from clipattr.discovery.expectations import (
     read_prompts,
 )
 from clipattr.discovery.findings import Finding, Findings
-from clipattr.discovery.kinds import DOUBT, is_constituent, kind_of
+from clipattr.discovery.kinds import is_constituent, kind_of
 from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
-from clipattr.discovery.reliance import Reliance
-from clipattr.discovery.writing import Reading, read_off
+from clipattr.discovery.reliance import Half, Reliance
+from clipattr.discovery.writing import rises
 from clipattr.errors import StudyError
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Settings:
         least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
             contrast stands out from other pictures'.
-        written_pictures: on how many pictures each prompt is written, to ask whether the model reads it; 0 asks not.
+        written_pictures: on how many pictures a prompt with a finding about writing is written, to see whether that
+            lifts it and whether another word would; 0 asks not.
     """
 
     expected: float = 0.5
@@ -160,12 +161,7 @@ def audit(
         )
         for (family, prompt), evidence in kept.items()
     ]
-    readings = read_off(
-        reliance, measuring_half, settings.written_pictures, settings.least_effect, progress=progress
-    )
-    findings += [
-        _reading_finding(study, asked[reading.prompt].text, reading, meant, settings) for reading in readings
-    ]
+    findings = _with_rises(findings, reliance, measuring_half, settings)
     findings.sort(key=lambda f: (-f.causal_effect.value, f.prompt, f.latents))
     about = {
         "model": study.manifest["model"],
@@ -327,37 +323,21 @@ def _finding(
     )
 
 
-def _reading_finding(
-    study: Study, prompt: str, reading: Reading, meant: Tensor, settings: Settings
-) -> Finding:
-    """A prompt that the model reads off the picture."""
-    means = family_means(study, [reading.latents])
-    aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)[1]
-    sure = [
-        _above(value.value - settings.least_effect, (value.high - value.low) / (2 * 1.96))
-        for value in (reading.rise, reading.causal_effect)
+def _with_rises(findings: list[Finding], reliance: Reliance, half: Half, settings: Settings) -> list[Finding]:
+    """Adds to each typography finding what writing the prompt on other pictures does."""
+    numbers = {prompt.text: number for number, prompt in enumerate(reliance.prompts)}
+    concerned = sorted({numbers[f.prompt] for f in findings if f.kind == "typography"})
+    found = rises(reliance, half, concerned, settings.written_pictures)
+    told = {
+        reliance.prompts[number].text: {"written": asdict(rise.written), "specific": asdict(rise.specific)}
+        for number, rise in found.items()
+    }
+    return [
+        replace(f, evidence={**f.evidence, "writing": _finite(told[f.prompt])})
+        if f.kind == "typography" and f.prompt in told
+        else f
+        for f in findings
     ]
-    return Finding(
-        prompt=prompt,
-        latents=reading.latents,
-        label=f"the word “{prompt}”" if reading.specific.low > 0 else "a written word",
-        kind="typography",
-        kind_probability=1 / (1 + DOUBT),
-        reliance=reading.reliance,
-        causal_effect=reading.causal_effect,
-        share=reading.share,
-        alignment=float(aligned[0, reading.prompt]),
-        clarity=_finite_or_zero(float(study.scores["clarity"][reading.latents[0]])),
-        confidence=sure[0] * sure[1],
-        examples=tuple(study.images.ids[row] for row in study.examples.of(reading.latents[0])[:12]),
-        evidence={
-            "reason": "writing",
-            "concerns": "pictures on which the prompt was written",
-            "pictures": reading.pictures,
-            "rise": asdict(reading.rise),
-            "specific": asdict(reading.specific),
-        },
-    )
 
 
 def _finite_or_zero(value: float) -> float:

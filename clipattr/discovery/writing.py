@@ -1,9 +1,7 @@
-"""Written words: which prompts does a model read off the picture, and with which latents?
+"""Written words: does writing a prompt on pictures of other things lift it, and does it matter which word it is?
 
-Words stand in few pictures of a collection, and where they do, often beside the thing they name; so pictures are made
-that hold the word and not the thing: every prompt is written on the same pictures of the collection, in several faces,
-sizes, places and colours. Readers of a prompt are latents that rise when it is written and lift it.
-Whether the model reads which word it is, or sees only that something is written, is told apart. Start at `read_off`.
+What a collection shows of written words, it shows beside the things they name. So every word in question is written on
+the same pictures of other things, in several faces, sizes, places and colours. Start at `rises`.
 """
 
 from __future__ import annotations
@@ -12,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import Half, Reliance
@@ -28,31 +24,21 @@ from clipattr.sites import activations
 FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
 SIZES = (5, 6, 8)  # picture height over letter height
 PLACES = (0.1, 0.5, 0.9)
-CHANCE = 3.0  # standard errors by which a latent must rise to be a reader
-CLEAR = 0.1  # of the largest rise of all: less is nothing
+COMPARED = 6  # other prompts that are written in a prompt's place
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What writing a prompt does; all on pictures that did not choose the readers.
+class Rise:
+    """What writing a prompt does to its contrast, raw cosine, each with its interval over pictures.
 
     Attributes:
-        prompt: its number. latents: the readers, largest rise first.
-        rise: of the prompt's contrast when it is written on pictures, raw cosine.
-        specific: the same against other prompts written in its place: the part that follows from which word it is.
-        causal_effect: fall of that contrast when the readers are ablated on pictures with the prompt written.
-        reliance: the same, single ablations summed. share: of the positive evidence on these pictures.
-        reads: rise of the readers against their strong end in the collection, 0 to 1.
-        pictures: how many were measured.
+        written: against the same pictures without a word.
+        specific: against other prompts written in its place: the part that follows from which word it is.
+        pictures: how many were written on.
     """
 
-    prompt: int
-    latents: tuple[int, ...]
-    rise: Interval
+    written: Interval
     specific: Interval
-    causal_effect: Interval
-    reliance: Interval
-    share: float
     pictures: int
 
 
@@ -79,95 +65,41 @@ def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     return copy
 
 
-def read_off(
-    reliance: Reliance, half: Half, n_pictures: int, least_effect: float, *, progress: bool = True
-) -> list[Reading]:
-    """The prompts that a model reads off pictures.
-
-    Half of the pictures choose readers, the other half measure.
+def rises(reliance: Reliance, half: Half, prompts: Sequence[int], n_pictures: int) -> dict[int, Rise]:
+    """Write prompts on pictures that are not their own.
 
     Args:
         half: whose pictures are written on.
-        n_pictures: on how many each prompt is written; 0 asks nothing.
-        least_effect: raw cosine that both the rise and the causal effect must surely exceed.
-
-    Returns:
-        only prompts for which that holds.
+        prompts: their numbers.
+        n_pictures: on how many each is written; 0 asks nothing.
     """
-    n_pictures = min(n_pictures, len(half.rows)) // 2 * 2
-    if n_pictures < 4:
-        return []
-    study = reliance.study
-    rows = half.rows[np.linspace(0, len(half.rows) - 1, n_pictures).astype(int)]
-    pictures = [study.images[int(row)].load() for row in rows]
-    empty = _acts(reliance, pictures)
-    acts = torch.stack(
-        [
-            _acts(reliance, [written(picture, prompt.text, n) for n, picture in enumerate(pictures)])
-            for prompt in tqdm(reliance.prompts, desc="writing", unit="prompt", disable=not progress)
-        ]
-    )  # (prompts, pictures, width)
-    finding, measuring = slice(0, None, 2), slice(1, None, 2)
-    contrast = torch.stack(
-        [reliance.tail.values(some) for some in acts[:, measuring]]
-    )  # (written, pictures, n)
-    before = reliance.tail.values(empty[measuring])
-    readings = []
-    for prompt in range(len(acts)):
-        rise = interval(contrast[prompt, :, prompt] - before[:, prompt])
-        if not rise.low >= least_effect:
+    study, found = reliance.study, {}
+    for prompt in prompts if n_pictures else ():
+        numbers = np.setdiff1d(np.arange(len(half.rows)), half.own[prompt].numpy())
+        if not len(numbers):
             continue
-        readers = _readers(reliance, prompt, acts[prompt, finding], empty[finding])
-        if not len(readers):
-            continue
-        others = (contrast[:, :, prompt].sum(0) - contrast[prompt, :, prompt]) / max(1, len(acts) - 1)
-        specific = interval(contrast[prompt, :, prompt] - others)
-        reading = _measure(reliance, prompt, readers, rise, specific, acts[prompt, measuring])
-        if reading.causal_effect.low >= least_effect:
-            readings.append(reading)
-    return readings
+        chosen = numbers[np.linspace(0, len(numbers) - 1, min(n_pictures, len(numbers))).astype(int)]
+        pictures = [study.images[int(row)].load() for row in half.rows[chosen]]
+        text = reliance.prompts[prompt].text
+        others = [other.text for other in reliance.prompts if other.text != text]
+        others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
+        before, after, instead = (
+            _contrasts(reliance, prompt, versions)
+            for versions in (
+                pictures,
+                [written(picture, text, n) for n, picture in enumerate(pictures)],
+                [written(p, others[n % len(others)], n) for n, p in enumerate(pictures)]
+                if others
+                else pictures,
+            )
+        )
+        found[prompt] = Rise(interval(after - before), interval(after - instead), len(pictures))
+    return found
 
 
-def _acts(reliance: Reliance, pictures: Sequence[Image.Image]) -> Tensor:
+def _contrasts(reliance: Reliance, prompt: int, pictures: Sequence[Image.Image]) -> Tensor:
+    """(pictures,) contrast of one prompt."""
     study = reliance.study
     pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
-    return activations(study.model, pixels, study.site).float()
-
-
-def _readers(reliance: Reliance, prompt: int, acts: Tensor, empty: Tensor) -> Tensor:
-    """Latents that rise surely and clearly when the prompt is written, and whose ablation lowers it."""
-    dictionary = reliance.study.dictionary
-    codes, quiet = dictionary.encode(acts).to_fixed(), dictionary.encode(empty).to_fixed()
-    latents = codes.indices[codes.values > 0].unique().long()
-    up = torch.stack(
-        [_column(codes, j) - _column(quiet, j) for j in latents.tolist()], 1
-    )  # (pictures, latents)
-    mean, error = up.mean(0), up.std(0) / len(up) ** 0.5
-    effect = reliance.tail.aimed_at(reliance.columns[:, [prompt]]).exact(acts, codes)[..., 0]
-    lifts = torch.stack([(effect * (codes.indices == j)).sum() > 0 for j in latents.tolist()])
-    chosen = (mean > CHANCE * error) & (mean > CLEAR * mean.max()) & lifts
-    return latents[chosen][mean[chosen].argsort(descending=True)]
-
-
-def _column(codes: Any, latent: int) -> Tensor:
-    return (codes.values * (codes.indices == latent)).sum(1)
-
-
-def _measure(
-    reliance: Reliance, prompt: int, readers: Tensor, rise: Interval, specific: Interval, acts: Tensor
-) -> Reading:
-    codes = reliance.study.dictionary.encode(acts).to_fixed()
-    tail = reliance.tail.aimed_at(reliance.columns[:, [prompt]])
-    single = tail.exact(acts, codes)[..., 0]
-    inside = torch.isin(codes.indices.long(), readers) & (codes.values != 0)
-    positive = single.clamp_min(0)
-    return Reading(
-        prompt,
-        tuple(readers.tolist()),
-        rise,
-        specific,
-        interval(tail.exact_group(acts, codes, [readers])[:, 0, 0]),
-        interval((single * inside).sum(1)),
-        float((positive * inside).sum() / positive.sum().clamp_min(1e-12)),
-        len(acts),
-    )
+    acts = torch.cat([activations(study.model, some, study.site).float() for some in pixels.split(128)])
+    return reliance.tail.values(acts)[:, prompt]

@@ -29,7 +29,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def truth(study, world):
-    return Truth(study.model, study.dictionary, world, pictures=800)
+    return Truth(study.model, study.dictionary, world, pictures=2400)
 
 
 def finding(prompt, latents):
@@ -95,11 +95,15 @@ def test_latents_of_the_planted_cause_match_and_others_do_not(truth, world):
 
 
 def test_a_prompt_that_rests_on_its_own_object_is_no_finding(truth, world):
-    plain = world.neutral[0]
-    there = torch.tensor([plain in contents for contents in truth.contents])
-    contrast = truth.codes[there].mean(0) - truth.codes[~there].mean(0)
-    (verdict,) = judge(truth, [finding(plain, contrast.topk(3).indices.tolist())], [], 30)
-    assert verdict.cause == plain and not verdict.right
+    judged = 0
+    for plain in world.neutral[:12]:
+        there = torch.tensor([plain in contents for contents in truth.contents])
+        contrast = truth.codes[there].mean(0) - truth.codes[~there].mean(0)
+        (verdict,) = judge(truth, [finding(plain, contrast.topk(3).indices.tolist())], [], 30)
+        if verdict.cause == plain:  # else the strongest latents are shared with something else
+            assert not verdict.right
+            judged += 1
+    assert judged >= 4
 
 
 def test_judging_does_not_look_at_labels(truth, world):

@@ -176,7 +176,7 @@ def test_shapes_that_do_not_fit_are_refused(tiny_model, tmp_path):
 
 
 def test_a_bad_value_on_disk_names_file_and_row(tiny_model, pictures, tmp_path):
-    store = collect(tiny_model, pictures, tmp_path)
+    collect(tiny_model, pictures, tmp_path)
     file, record = tmp_path / "image.-1.cls" / "00001.bin", tmp_path / "00001.json"
     acts = np.fromfile(file, "<f4").reshape(-1, 64)
     acts[3, 9] = np.inf

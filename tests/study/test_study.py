@@ -395,7 +395,7 @@ def test_pictures_of_a_patch_study_are_attributed_at_their_patches(of_patches):
     heat = attribution_map(found)
     assert heat.shape == (1, 4, 4)
     torch.testing.assert_close(heat.sum(), found.values.sum())
-    assert len(found.top(5)) == 5 and of_patches.latents["label"].notna().any()
+    assert 1 <= len(found.top(5)) <= 5 and of_patches.latents["label"].notna().any()
 
 
 def test_examples_of_use_at_patches_are_sums_over_tokens_with_the_strongest_token(of_patches):
