@@ -15,6 +15,7 @@ import numpy as np
 from results import write_results
 
 import clipattr as ca
+from clipattr_data import studies_dir
 from clipattr_data.lesion_truth import Causes
 from clipattr_data.lesion_world import LesionWorld
 from clipattr_data.lesions import SHORTCUTS, SKINS
@@ -33,6 +34,8 @@ def main() -> None:
     quick = arguments.quick
     shortcuts = SHORTCUTS[:3] if quick else SHORTCUTS
     seeds, n = (2, 600) if quick else (5, 1000)
+    if not (studies_dir() / "lesions").exists():
+        raise SystemExit("The lesion study is not bundled yet: `make data` trains its models and builds it.")
     study = ca.open_study("lesions")
     model, world = study.model, LesionWorld.open("lesions-evaluator")
     pool, judged = (800, 200) if quick else (1500, 400)

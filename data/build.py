@@ -28,7 +28,9 @@ AUDITED = ("picture-world-a", "picture-world-b", "picture-world-c")
 NULL = "picture-world-null"  # trained without plants; its study is built when a benchmark asks for it
 MODELS = (EVALUATOR, *AUDITED, NULL)
 STUDIES = {"picture-world": AUDITED[0]} | {name: name for name in AUDITED[1:]}  # study: model
-PICTURES, HELD_BACK, DICTIONARY_PICTURES = 6000, 3000, 40_000
+DICTIONARY_PICTURES = 40_000
+PICTURES = {"picture-world": (6000, 3000)}  # for finding and for measuring
+FEWER = (3600, 1800)  # in every other study, so that all of them stay small
 LATENTS, ACTIVE = 2048, 8
 
 
@@ -80,7 +82,8 @@ def build_one(world: World, model: str, folder: Path) -> None:
 
     audited, work = load_model(model), folder.with_name(f"{folder.name}.building")
     work.mkdir(parents=True, exist_ok=True)
-    write([*rows(world, "train", PICTURES), *rows(world, "holdout", HELD_BACK)], work / "scenes.jsonl")
+    finding, measuring = PICTURES.get(folder.name, FEWER)
+    write([*rows(world, "train", finding), *rows(world, "holdout", measuring)], work / "scenes.jsonl")
     write_vocabulary(world, work / "vocabulary.csv")
     sae = train_sae(
         dictionary_activations(audited, world, DICTIONARY_PICTURES),
@@ -92,6 +95,8 @@ def build_one(world: World, model: str, folder: Path) -> None:
         site="image.-1.cls",
         model_hash=audited.weights_hash,
     )
+    for weights in (sae.encoder, sae.decoder):  # as precise as the models' own weights, and smaller when compressed
+        weights.copy_(weights.half().float())
     build_study(
         audited,
         Images.open(f"scenes:{work / 'scenes.jsonl'}"),

@@ -54,7 +54,9 @@ for row in state.rows:
 state.settle()
 
 words = state.score_words()
-print(f"similarity to “tractor”: {words['now']} points, without the meadow {words['after']} ({words['change']})")
+print(
+    f"similarity to “tractor”: {words['now']} points, without the meadow {words['after']} ({words['change']})"
+)
 
 # %% [markdown]
 # A picture of something else on the same meadow tells whether the word itself rests on it. Changes to latents stay on
