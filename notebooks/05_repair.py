@@ -52,8 +52,8 @@ fixed = ca.repair(study, finding)
 fixed.evaluate(test)
 
 # %% [markdown]
-# Removing the latents from every picture looks like the obvious thing to do. It does more harm: the same latents serve
-# other prompts.
+# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the background has
+# no such latents to switch off, and what the prompt misses there stays missing.
 
 # %%
 ca.repair(study, finding, how="ablate").evaluate(test)
