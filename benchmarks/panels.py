@@ -125,7 +125,7 @@ def leaked(study: Any, changes: int) -> int:
 
 def world_times(study: Any, rounds: int) -> dict[str, float]:
     """Scenes per second that are rendered, measured and handed to the wire, truth of every cause included."""
-    panel = WorldPanel(study, picture=3)
+    panel = WorldPanel(study, picture=0)
     panel.state.put("watermark", panel.parts["watermark"].options[1][1])
     times = []
     for number in range(rounds + 2):
@@ -216,7 +216,7 @@ def show(_=None):
 show()
 other = W.Button(description="other points")
 other.on_click(show)
-world = WorldPanel("picture-world", picture=3)
+world = WorldPanel("picture-world", picture=0)
 """
 
 
