@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 CELLS = (
     "import clipattr as ca, clipattr_widgets as w\nstudy = ca.open_study({path!r})\n"
     "map_ = w.MapPanel(study)\nmap_",
-    "world = w.WorldPanel(study, picture=0)\nworld",
+    "world = w.WorldPanel(study, picture=5)\nworld",
 )
 CANVAS = ".clipattr-scatter canvas"
 MAP = ".clipattr-scatter"
