@@ -14,8 +14,7 @@ class Elsewhere:
     def map(self, function, shared, items):
         import pickle
 
-        import cloudpickle
-
+        cloudpickle = pytest.importorskip("ray.cloudpickle")
         sent = cloudpickle.dumps((function, shared))
         done = {}
         for item in reversed(items):
@@ -25,7 +24,6 @@ class Elsewhere:
 
 
 def test_a_study_is_the_same_bytes_wherever_its_parts_are_computed(tiny_model, tmp_path, monkeypatch):
-    pytest.importorskip("cloudpickle")
     for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
         monkeypatch.setattr(f"clipattr.building.{name}", value)
     pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(40)]
