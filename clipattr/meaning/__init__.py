@@ -14,6 +14,7 @@ from clipattr.meaning.labels import (
     label_by_evidence,
     label_latents,
     validation_auc,
+    words_of,
 )
 from clipattr.meaning.scores import clarity, meanings, nearest_latents
 from clipattr.meaning.search import find
@@ -38,4 +39,5 @@ __all__ = [
     "quantile_examples",
     "strongest_token",
     "validation_auc",
+    "words_of",
 ]

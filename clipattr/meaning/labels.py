@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples, by_latent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 2048  # latents per block of (latents, words)
 CANDIDATES = 50  # words per latent that the slower evidence ranking looks at
@@ -159,6 +162,31 @@ def label_latents(
         lambda low, high: alignment(means[low:high], vocabulary_embeddings, empty_embedding),
     )
     return replace(_silence(examples, words, values, means), floor=floor)
+
+
+def words_of(study: Any, latent: int) -> "pd.DataFrame":
+    """The words that fit a latent of a study best, best first, at most five.
+
+    Returns:
+        DataFrame: word (with its sense where a spelling has several), gloss, group, alignment, and lead, what it has
+        over the next word; both in raw cosine, nan after the last. No rows for a silent latent.
+    """
+    import pandas as pd
+
+    labels, vocabulary = study.labels, study.vocabulary
+    if not 0 <= latent < len(labels):
+        raise DataError(f"There is no latent {latent}; they are numbered 0 to {len(labels) - 1}.")
+    words = [word for word in labels.word_top[latent].tolist() if word >= 0]
+    values = labels.alignment_top[latent, : len(words)].double().numpy()
+    return pd.DataFrame(
+        {
+            "word": [vocabulary.display[word] for word in words],
+            "gloss": [vocabulary.glosses[word] for word in words],
+            "group": [vocabulary.groups[word] for word in words],
+            "alignment": values,
+            "lead": np.append(-np.diff(values), np.nan)[: len(words)],
+        }
+    )
 
 
 def label_by_evidence(

@@ -29,9 +29,9 @@ def find(study: Any, what: Any, n: int = 10, *, by: str | None = None) -> "pd.Da
             Default: text.
 
     Returns:
-        DataFrame: latent, label, match, then clarity and frequency; best first. `match` is, for a text the
-        alignment; for a picture the cosine of its evaluator embedding with the examples' mean; for a latent
-        the cosine of the two means; for labels 1 (whole) to 0.
+        DataFrame: latent, name (a given one, else the label if it is aligned), match, label, clarity, frequency; best
+        first. `match` is, for a text the alignment; for a picture the cosine of its evaluator embedding with the
+        examples' mean; for a latent the cosine of the two means; for labels and given names 1 (whole) to 0.
 
     Raises:
         DataError: empty text, a latent that does not exist, or something else than these.
@@ -61,7 +61,7 @@ def find(study: Any, what: Any, n: int = 10, *, by: str | None = None) -> "pd.Da
         match = F.cosine_similarity(means, _embed_picture(study, what), dim=-1)
     ranked = torch.where(live, torch.nan_to_num(match, nan=-9.0), -9.0)
     order = ranked.argsort(descending=True, stable=True)[: min(n, int(live.sum()))]
-    table = study.latents.iloc[order.tolist()][["latent", "label", "clarity", "frequency"]].copy()
+    table = study.latents.iloc[order.tolist()][["latent", "name", "label", "clarity", "frequency"]].copy()
     table.insert(2, "match", ranked[order].tolist())
     return table.reset_index(drop=True)
 
@@ -71,7 +71,8 @@ def _by_label(study: Any, wanted: str) -> torch.Tensor:
         text = str(label or "").casefold()
         return len(wanted) / len(text) if wanted in text else 0.0
 
-    return torch.tensor([score(label) for label in study.latents["label"]])
+    labels, given = study.latents["label"], study.names
+    return torch.tensor([max(score(label), score(given.get(latent))) for latent, label in enumerate(labels)])
 
 
 def _embed_picture(study: Any, what: Any) -> torch.Tensor:

@@ -153,9 +153,11 @@ def study(tiny_model):
         torch.zeros(7, 1, dtype=torch.int64), torch.zeros(7, 1), means, auc=nothing, auc_error=nothing
     )
     names = ["dog", "hot dog", "cat", "fox", "owl", "kite", None]
-    table = pd.DataFrame({"latent": range(7), "label": names, "clarity": 0.5, "frequency": 0.1})
+    table = pd.DataFrame(
+        {"latent": range(7), "name": names, "label": names, "clarity": 0.5, "frequency": 0.1}
+    )
     return SimpleNamespace(
-        labels=labels, codes=codes, examples=examples, latents=table, evaluator=tiny_model,
+        labels=labels, names={5: "a red kite"}, codes=codes, examples=examples, latents=table, evaluator=tiny_model,
         dictionary=SimpleNamespace(decoder=F.normalize(torch.randn(7, 20), dim=1)),
         evaluator_embeddings=np.zeros((40, 48), dtype=np.float16),
     )  # fmt: skip
@@ -179,6 +181,7 @@ def test_the_tree_joins_families_first(study):
 
 def test_latents_are_found_by_label_by_likeness_by_text_and_by_picture(study):
     assert find(study, "dog", by="label")["label"].tolist() == ["dog", "hot dog"]
+    assert find(study, "Red kite", by="label")["latent"].tolist() == [5]  # a name that was given
     assert set(find(study, 0, 2)["latent"]) == {1, 2}
     assert len(find(study, "a rusty bicycle", 3)) == 3
     picture = np.full((40, 40, 3), 200, dtype=np.uint8)

@@ -14,7 +14,7 @@ from clipattr.attribution import attribute, attribution_map
 from clipattr.encoding import duplicates
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images import Images
-from clipattr.meaning import example_places, examples_of_use
+from clipattr.meaning import example_places, examples_of_use, words_of
 from clipattr.models import load_model
 from clipattr.sites import activations
 from clipattr.study import build_study, open_study
@@ -264,6 +264,20 @@ def test_a_folder_that_is_no_study_is_left_alone(tiny_model, evaluator, pictures
     with pytest.raises(StudyError, match="no bundled study of that name"):
         open_study("no-such-study")
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_the_best_words_of_a_latent_are_listed_with_their_lead(finished):
+    study = open_study(finished.path)
+    latent = int(study.latents["mean_top"].idxmax())
+    words = words_of(study, latent)
+    assert words["word"][0] == study.latents["label"][latent] and 1 < len(words) <= 5
+    assert words["alignment"].is_monotonic_decreasing
+    assert words["lead"][0] == pytest.approx(study.latents["margin"][latent], abs=1e-6)
+    assert words["lead"][:-1].sum() == pytest.approx(words["alignment"].iloc[0] - words["alignment"].iloc[-1])
+    silent = np.flatnonzero(study.examples.counts == 0)
+    assert all(len(words_of(study, int(latent))) == 0 for latent in silent[:2])
+    with pytest.raises(DataError, match="no latent 9999"):
+        words_of(study, 9999)
 
 
 def test_names_win_over_labels_and_stay(finished, tmp_path):
