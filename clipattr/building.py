@@ -218,7 +218,7 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
         ]
         raise StudyError(
             f"{str(folder)!r} holds another study ({'; '.join(differing) or 'other settings'}). Choose another path, "
-            "or pass overwrite=True to replace it."
+            "or pass overwrite=True (--overwrite on the command line) to replace it."
         )
     return old
 
