@@ -22,7 +22,7 @@ CONTENTS = {
     "continue_from": "sites",
     # store
     "ActivationStore": "store",
-    "collect_activations": "store",
+    "collect_activations": "collecting",
     # parts
     "SparseCodes": "dictionaries",
     "Dictionary": "dictionaries",

@@ -408,12 +408,13 @@ def _meaning(
         examples,
         totals,
         lambda rows: read_codes(work, n_latents, rows),
-        embeddings,
+        work / "evaluator.npy",
         words.float(),
         empty.float(),
         dictionary.decoder,
         held_out=~fit,
         seed=settings["seed"],
+        engine=engine,
     )
     summary.examples.save(work / "examples.safetensors")
     summary.labels.save(work / "labels.safetensors")

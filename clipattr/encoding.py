@@ -30,7 +30,7 @@ from clipattr.images import Images, preparer
 from clipattr.pictures import PictureError, difference_hash, thumbnail_bytes
 from clipattr.sites import Site, activations
 from clipattr.study_files import ArrayWriter
-from clipattr.tasks import Engine, Here
+from clipattr.tasks import Engine, Here, in_halves
 
 ARRAYS = {"activations": np.float16, "evaluator": np.float16, "fingerprints": np.uint64}
 
@@ -255,33 +255,21 @@ def duplicates(
 def _embed(shard: _Shard, pixels: list[list[Tensor]], job: _Job) -> None:
     if not pixels:
         return
-    try:
-        first, second = (torch.stack(each) for each in zip(*pixels, strict=True))
+
+    def embedded(some: slice) -> tuple[Tensor, Tensor]:
+        first, second = (torch.stack(each) for each in zip(*pixels[some], strict=True))
         with torch.no_grad():
             acts = activations(job.model, first, job.site).float().cpu().half()
-            embeddings = job.evaluator.encode_image(second).float().cpu().half()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or len(pixels) == 1:
-            raise
-        half = -(-len(pixels) // 2)
-        shard.smallest = min(half, shard.smallest or half)
-    else:
+            return acts, job.evaluator.encode_image(second).float().cpu().half()
+
+    parts, smallest = in_halves(embedded, len(pixels))
+    if smallest is not None:
+        shard.smallest = min(smallest, shard.smallest or smallest)
+    for acts, embeddings in parts:
         if not (acts.isfinite().all() and embeddings.isfinite().all()):
             raise DataError(f"Activations at {job.site} are not finite, or too large for float16 (65,504).")
         shard.activations.append(acts)
         shard.evaluator.append(embeddings)
-        return
-    # Outside the handler, whose traceback would hold on to the memory.
-    _embed(shard, pixels[:half], job)
-    _embed(shard, pixels[half:], job)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
-    said = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        phrase in said for phrase in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def _write(shard: _Shard, images: Images, folder: Path, size: int) -> None:

@@ -21,8 +21,8 @@ from clipattr.wording import visible
 
 def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
+    from clipattr.collecting import collect_activations
     from clipattr.models import load_model
-    from clipattr.store import collect_activations
 
     sites = arguments.site or ["image.-1.cls"]
     store = collect_activations(
@@ -33,6 +33,8 @@ def encode(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         progress=not arguments.quiet,
     )
+    for note in store.notes:
+        say(f"note: {note}")
     for name, reason in store.skipped[:5]:
         say(f"left out {visible(name, 80)}: {visible(reason, 120)}")
     record = {

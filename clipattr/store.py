@@ -1,7 +1,7 @@
 """Activations on disk: cut into shards, checksummed, resumable, memory-mapped.
 
-Owns the folder layout, the one forward pass that fills it for several sites, and reading in order or shuffled.
-Ignores what is trained on it. Start at `collect_activations` to fill a store, `ActivationStore.open` to read one.
+Owns the folder layout, writing shards, and reading in order or shuffled. Ignores where activations come from, which
+`collecting.py` knows, and what is trained on them. Start at `ActivationStore.open`.
 
 Layout: `manifest.json` (what it was made of), per site a folder of raw little-endian shards `00000.bin`, and per
 shard `00000.json` with row counts, checksums and skipped pictures, written last: a shard without it does not exist.
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipattr.errors import DataError
 from clipattr.models import Model
@@ -39,12 +38,11 @@ from clipattr.shards import (
     mixed,
     read_manifest,
     read_record,
-    temporary_folder,
     write_array,
     write_record,
     write_text,
 )
-from clipattr.sites import Site, capture
+from clipattr.sites import Site
 
 # Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
 POOLED = "image.pooled"
@@ -63,7 +61,7 @@ class ActivationStore:
         self.manifest = manifest
         self.site = site
         self._maps: dict[int, Tensor] = {}
-        self._refresh()
+        self.refresh()
 
     # Making and opening
 
@@ -188,6 +186,14 @@ class ActivationStore:
         return [(name, reason) for shard in self.shards for name, reason in shard["skipped"]]
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader of these activations should know."""
+        sizes = [shard["smallest"] for shard in self.shards if shard.get("smallest")]
+        told = "Memory did not suffice for the asked micro-batch in {} of {} shards; down to {} pictures were encoded "
+        told += "at a time there, which may change last digits."
+        return [told.format(len(sizes), len(self.shards), min(sizes))] if sizes else []
+
+    @property
     def places(self) -> np.ndarray:
         """int64, one per row: which picture of the collection it comes from."""
         order, parts = mixed(self.manifest["pictures"], self.shuffle), []
@@ -252,15 +258,16 @@ class ActivationStore:
         yield from map(self._joined, itertools.islice(orders, start, None))
 
     def check(self) -> None:
-        """Read everything once.
+        """Read everything once, also what lies behind a shard that is missing.
 
         Raises:
             DataError: a shard whose size or checksum is not the recorded one, or NaN or infinite values; the first
                 such shard and row are named.
         """
-        self._refresh()
-        for number, shard in enumerate(self.shards):
-            for name, record in shard["files"].items():
+        self.refresh()
+        for number in range(self._total):
+            shard = read_record(self._record(number))
+            for name, record in ({} if shard is None else shard["files"]).items():
                 file = self._file(number, name)
                 if not file.is_file() or digest(file) != record["sha256"]:
                     raise DataError(
@@ -282,24 +289,34 @@ class ActivationStore:
         """
         return locked(self.path)
 
-    def write_shard(self, acts: dict[str, Tensor], skipped: Sequence[tuple[int, str, str]]) -> None:
-        """Append the next shard: for every site the activations of its pictures, (pictures, width) or
+    def write_shard(
+        self,
+        acts: dict[str, Tensor],
+        skipped: Sequence[tuple[int, str, str]],
+        *,
+        number: int | None = None,
+        smallest: int | None = None,
+    ) -> None:
+        """Write a shard: for every site the activations of its pictures, (pictures, width) or
         (pictures, tokens, width), and the (place, id, reason) of those left out.
+
+        Args:
+            number: which shard (call `refresh` after the last one); None the next one.
+            smallest: pictures at a time, where memory did not suffice for a whole micro-batch.
 
         Raises:
             DataError: shapes that do not fit, NaN or infinite values (shard and row named; values beyond float16's
                 range become infinite), or a full disk.
         """
-        number = len(self.shards)
-        first = number * self.manifest["shard_pictures"]
-        last = min(first + self.manifest["shard_pictures"], self.manifest["pictures"])
+        known, number = number is not None, len(self.shards) if number is None else number
+        places = self.shard_places(number)
         files = {}
         for name, layout in self.manifest["sites"].items():
             if acts[name].shape[-1] != layout["width"]:
                 shape = tuple(acts[name].shape)
                 raise DataError(f"Activations at {name} must be {layout['width']} wide; got shape {shape}.")
             flat = acts[name].reshape(-1, layout["width"]).cpu().float().numpy()
-            expected = (last - first - len(skipped)) * layout["tokens"]
+            expected = (len(places) - len(skipped)) * layout["tokens"]
             if len(flat) != expected:
                 raise DataError(f"Shard {number} of {name} needs {expected} rows; got {len(flat)}.")
             if self.shuffle is not None:
@@ -317,17 +334,41 @@ class ActivationStore:
             file = self._file(number, name)
             write_array(file, array)
             files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
-        record = {
-            "first": first,
-            "last": last,
+        record: dict[str, Any] = {
+            "first": places.start,
+            "last": places.stop,
             "left_out": [place for place, _, _ in skipped],
             "skipped": [[name, reason] for _, name, reason in skipped],
             "files": files,
         }
+        if smallest is not None:
+            record["smallest"] = smallest
         write_record(self._record(number), record)
-        self._refresh()
+        if not known:  # whoever numbers the shards knows best when all are written
+            self.refresh()
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that have not been written, or of which nothing can be relied on."""
+        return [number for number in range(self._total) if read_record(self._record(number)) is None]
+
+    def shard_places(self, number: int) -> range:
+        """The pictures of a shard, as places in the order they are written in."""
+        size = self.manifest["shard_pictures"]
+        return range(number * size, min((number + 1) * size, self.manifest["pictures"]))
+
+    def refresh(self) -> None:
+        """Look again which shards there are."""
+        self.shards: list[dict[str, Any]] = []
+        while (record := read_record(self._record(len(self.shards)))) is not None:
+            self.shards.append(record)
+        rows = [shard["files"][self.site]["rows"] for shard in self.shards]
+        self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
 
     # Inside
+
+    @property
+    def _total(self) -> int:
+        return -(-self.manifest["pictures"] // self.manifest["shard_pictures"])
 
     def _joined(self, pieces: list[tuple[int, int, int]]) -> Tensor:
         sizes = [last - first for _, first, last in pieces]
@@ -335,13 +376,6 @@ class ActivationStore:
         for part, (shard, first, last) in zip(out.split(sizes), pieces, strict=True):
             part.copy_(self._tensor(shard)[first:last])
         return out
-
-    def _refresh(self) -> None:
-        self.shards: list[dict[str, Any]] = []
-        while (record := read_record(self._record(len(self.shards)))) is not None:
-            self.shards.append(record)
-        rows = [shard["files"][self.site]["rows"] for shard in self.shards]
-        self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
 
     def _record(self, number: int) -> Path:
         return self.path / f"{number:05d}.json"
@@ -366,83 +400,3 @@ class ActivationStore:
 
 def _name(site: str | Site) -> str:
     return POOLED if str(site) == POOLED else str(Site(site))
-
-
-def collect_activations(
-    model: Model,
-    images: Any,
-    site: str | Site | Sequence[str | Site],
-    path: str | Path | None = None,
-    *,
-    batch: int = 64,
-    dtype: str = "float16",
-    resume: bool = True,
-    progress: bool = True,
-    shard_pictures: int = 4096,
-    shuffle: int | None = None,
-) -> ActivationStore:
-    """Encode pictures once and keep the activations at one or several sites.
-
-    Interrupted at any point, the same call continues after the last whole shard and ends with the same bytes. Shards
-    begin with a fresh batch, so the bytes do not depend on where it was interrupted.
-
-    Args:
-        images: an `Images` or anything `Images.open` takes.
-        path: folder of the store; None keeps it in a temporary folder that goes with the process.
-        site: one or several, all filled by one forward pass; `image.pooled` is the tower's output.
-        batch, dtype, shard_pictures, shuffle, resume: see `ActivationStore.create`.
-
-    Returns:
-        The complete store, at the first site. Pictures that cannot be read are in its `skipped`.
-
-    Raises:
-        DataError: the folder holds a store of something else, another process writes it, or no picture is readable.
-    """
-    from clipattr.images import Images
-
-    images = Images.open(images)
-    store = ActivationStore.create(
-        temporary_folder() if path is None else path,
-        model,
-        site,
-        pictures=len(images),
-        fingerprint=images.fingerprint,
-        batch=batch,
-        dtype=dtype,
-        shard_pictures=shard_pictures,
-        shuffle=shuffle,
-        resume=resume,
-    )
-    step = store.manifest["shard_pictures"]
-    names = list(store.manifest["sites"])
-    order = mixed(len(images), shuffle)
-    with (
-        store.writing(),
-        tqdm(total=len(images), disable=not progress, desc="activations", unit="picture") as bar,
-    ):
-        store.check()  # what earlier calls left
-        bar.update(min(len(store.shards) * step, len(images)))
-        # Shards behind a damaged one are found again as soon as it is mended.
-        while (first := len(store.shards) * step) < len(images):
-            places = order[first : first + step].tolist()
-            kept: set[int] = set()
-            parts: dict[str, list[Tensor]] = {name: [] for name in names}
-            for found, (pixels,) in images.batches([model], batch, places=places):
-                with capture(model, *(name for name in names if name != POOLED)) as acts:
-                    pooled = model.encode_image(pixels)
-                for name in names:
-                    parts[name].append((pooled if name == POOLED else acts[name]).float().cpu())
-                kept.update(found.tolist())
-                bar.update(len(found))
-            reasons = dict(images.skipped)
-            lost = [(place, images[place].id) for place in places if place not in kept]
-            joined = {
-                name: torch.cat(given) if given else torch.empty(0, store.manifest["sites"][name]["width"])
-                for name, given in parts.items()
-            }
-            left_out = [(place, name, reasons.get(name, "unreadable")) for place, name in lost]
-            store.write_shard(joined, left_out)
-            bar.update(len(lost))
-    if not len(store):
-        raise DataError(f"None of the {len(images)} pictures could be read; the first: {store.skipped[:3]}.")
-    return store

@@ -94,6 +94,11 @@ class Study:
             f"{counts['latents']} latents live, {self.manifest['model']['reference']} at {self.site}>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process it takes its models along and reads the folder itself, under the same path."""
+        kept = ("manifest", "_models", "_images")
+        return {"path": self.path.absolute(), **{name: self.__dict__[name] for name in kept}}
+
     @property
     def hash(self) -> str:
         """16 hex digits over every file but the given names: equal hashes, equal studies."""
@@ -106,8 +111,7 @@ class Study:
 
     @property
     def model(self) -> Model:
-        """The audited model, loaded when first asked for. StudyError if it is not the one the study was built
-        with."""
+        """The audited model, loaded when first asked for. StudyError if it is not the one the study was built with."""
         return self._model("model")
 
     @property
@@ -143,8 +147,7 @@ class Study:
 
     @cached_property
     def activations(self) -> np.ndarray:
-        """(pictures, width) float16, memory-mapped: the residual stream at the site; (pictures, tokens, width) where
-        it has several."""
+        """(pictures, width) float16, memory-mapped; (pictures, tokens, width) where the site has several tokens."""
         return load_array(self.path / "activations.npy", self._count("pictures"))
 
     @cached_property
@@ -187,8 +190,7 @@ class Study:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Rows of the pictures that examples and labels were taken from (not held out, duplicates
-        included)."""
+        """Rows of the pictures that examples and labels were taken from: not held out, duplicates included."""
         return np.flatnonzero([split != "holdout" for split in self.images.columns["split"]])
 
     @cached_property
@@ -203,8 +205,7 @@ class Study:
 
     @property
     def holdout(self) -> Images | None:
-        """The held-out pictures, None if there are none; `holdout_rows` are their rows in the study's
-        arrays."""
+        """The held-out pictures, None if there are none; `holdout_rows` are their rows in the study's arrays."""
         return self.images.select(self.holdout_rows) if len(self.holdout_rows) else None
 
     @cached_property
@@ -219,8 +220,7 @@ class Study:
             raise StudyError(f"{str(file)!r} is damaged ({error}); mend or delete it.") from error
 
     def rename(self, latent: int, name: str | None) -> None:
-        """Give a latent a name, kept in the folder; None or "" takes it back. StudyError if nothing can be
-        written."""
+        """Give a latent a name, kept in the folder; None or "" takes it back. StudyError if nothing can be written."""
         count = self.manifest["counts"]["latents"]
         if not 0 <= int(latent) < count:
             raise StudyError(f"There is no latent {latent}; they are numbered 0 to {count - 1}.")

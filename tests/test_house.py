@@ -21,7 +21,7 @@ plots
 weights towers models
 sites
 pictures sources images splits tables
-shards store
+shards store collecting
 dictionaries
 attribution
 meaning

@@ -28,6 +28,7 @@ from clipattr.dictionaries.sources import as_source, batches_in, mean_and_scale
 from clipattr.dictionaries.trainer import Revival, Run, folded
 from clipattr.errors import DictionaryError
 from clipattr.shards import locked
+from clipattr.tasks import is_out_of_memory
 
 CHECKPOINT_SCHEMA = 1
 CHECKPOINT_FILE = "training.safetensors"
@@ -200,7 +201,7 @@ def train_saes(
                     if step == 0:
                         for run in runs:
                             run.calibrate(x)
-                    figures = [run.step(team.part(x), rate) for run in runs]
+                    figures = _stepped(runs, team.part(x), rate, file)
                     watch.note(figures)
                     if log is not None:
                         log({"step": step + 1, **figures[0]})
@@ -231,6 +232,20 @@ def train_saes(
         core = {"site": None if site is None else str(site), "model_hash": model_hash, "info": info}
         made.append(folded(run, mean, scale, core))
     return made
+
+
+def _stepped(runs: list[Run], x: Tensor, rate: float, file: Path | None) -> list[dict[str, float]]:
+    """One step of every run; half of its batch would be another training, so too little memory is an error."""
+    try:
+        return [run.step(x, rate) for run in runs]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        kept = "" if file is None or not file.exists() else f" The last checkpoint in {file.parent} is whole."
+        raise DictionaryError(
+            f"Memory did not suffice for a training step of {len(x):,} activations ({str(error)[:120]}). Give a "
+            f"smaller batch or fewer latents.{kept}"
+        ) from error
 
 
 class Watch:

@@ -46,6 +46,13 @@ class Examples:
         live = int((self.indices[:, 0] >= 0).sum())
         return f"<Examples: {live} of {self.n_latents} latents have some, at most {self.m} each>"
 
+    def latents(self, which: slice) -> "Examples":
+        """The examples of some of the latents."""
+        indices = self.indices[which]
+        part = Examples(max(1, len(indices)), self.m)
+        part.indices, part.values, part.tokens = indices, self.values[which], self.tokens[which]
+        return part
+
     def update(
         self,
         codes: Any,

@@ -1,11 +1,13 @@
 """Summary: examples, labels and scores of every latent, from codes that stream by.
 
 Owns which pictures serve which purpose: all for frequency, no near-duplicates among examples, held-out ones for
-validation only, a sample where a whole distribution is needed. Ignores files. Start at `collect`, then `summarise`.
+validation only, a sample where a whole distribution is needed; and how many latents are named together, here or on
+another machine. Ignores files. Start at `collect`, then `summarise`.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,12 @@ from clipattr.meaning.scores import (
     mixture,
     nearest_latents,
     triage,
+    usual_cosine,
 )
+from clipattr.tasks import Engine, Here
 
 JUDGED = 20_000  # pictures at most on which labels are validated
+NAMED = 4096  # latents named together; sums over other numbers of them may differ in last digits
 SAMPLED = 50_000  # pictures at most from which the middle of a latent's range is taken
 
 
@@ -80,68 +85,126 @@ def merged(parts: Iterable[tuple[Examples, Totals]]) -> tuple[Examples, Totals]:
     return examples, totals
 
 
+@dataclass(frozen=True)
+class _Naming:
+    """What naming any of the latents needs to know."""
+
+    examples: Examples
+    embeddings: np.ndarray | Path
+    words: Tensor
+    empty: Tensor
+    judged: np.ndarray  # pictures to validate labels on, and their codes
+    codes: Any
+    held_out: bool  # those pictures gave no examples
+    middle: Tensor
+    floor: float
+    apart: float
+    seed: int
+    size: int
+
+
 def summarise(
     examples: Examples,
     totals: Totals,
     rows_of: Callable[[np.ndarray], Any],
-    embeddings: np.ndarray,
+    embeddings: np.ndarray | Path,
     words: Tensor,
     empty: Tensor,
     decoder: Tensor,
     *,
     held_out: np.ndarray,
     seed: int = 0,
+    engine: Engine | None = None,
 ) -> Summary:
     """Labels and scores from what `collect` gathered. Memory does not grow with the number of pictures.
 
     Args:
         examples, totals: of all pictures.
         rows_of: the codes of some rows, rising.
-        embeddings: (n, embed) the evaluator's, unit length, possibly memory-mapped.
+        embeddings: (n, embed) the evaluator's, unit length, or the .npy file of them, which is mapped into memory.
         words: (n_words, embed), empty: (embed,), of the same evaluator; decoder: (n_latents, width).
         held_out: (n,) bool, pictures for validation only. What `collect` calls repeats, (n,) bool, are near-duplicates
             of earlier pictures, which count for frequency but not as examples.
+        engine: where latents are named; None: here.
     """
-    stored = torch.from_numpy(np.asarray(embeddings))
-    m = examples.m
+    stored = _stored(embeddings)
     fit, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-    floor = chance_floor(stored, words, empty, rows=fit, m=m, seed=seed)
-    labels = label_latents(examples, stored, words, empty, floor=floor)
-    judged = _some(held if len(held) else fit, JUDGED, seed)
-    auc, auc_error = validation_auc(
-        rows_of(judged), judged, stored, labels.word_top[:, 0], words, exclude=None if len(held) else examples
-    )
-    labels = replace(labels, auc=auc, auc_error=auc_error)
-
-    sample = _some(fit, SAMPLED, seed)
-    middle = quantile_examples(rows_of(sample), [(0.25, 0.5)], m)[:, 0]
+    judged, sample = _some(held if len(held) else fit, JUDGED, seed), _some(fit, SAMPLED, seed)
+    middle = quantile_examples(rows_of(sample), [(0.25, 0.5)], examples.m)[:, 0]
     middle = torch.where(middle >= 0, torch.from_numpy(sample)[middle.clamp(min=0)], middle)
-    evidence = label_by_evidence(examples, stored, words, empty, top=1, seed=seed)
-    contrast = label_by_contrast(examples, stored, words, empty, middle=middle, top=1, seed=seed)
+    floor = chance_floor(stored, words, empty, rows=fit, m=examples.m, seed=seed)
+    naming = _Naming(
+        examples,
+        embeddings,
+        words,
+        empty,
+        judged,
+        rows_of(judged),
+        bool(len(held)),
+        middle,
+        floor,
+        usual_cosine(examples, stored, seed),
+        seed,
+        NAMED,
+    )
+    starts = range(0, examples.n_latents, NAMED)
+    parts = list((engine or Here()).map(name_part, naming, starts))
+    labels = _joined([part for part, _ in parts])
+    named = {name: torch.cat([scores[name] for _, scores in parts]) for name in parts[0][1]}
 
-    clear, clear_error = example_clarity(examples, stored)
-    count, group = meanings(examples, stored, seed=seed)
     share, share_error = totals.frequency()
     strength = mean_top(examples)
     nearest, nearest_cosine = nearest_latents(decoder, 5, among=examples.counts > 0)
     scores = {
-        "clarity": clear,
-        "clarity_error": clear_error,
+        **named,
         "monosemanticity": totals.monosemanticity(),
-        "meanings": count,
-        "mixture": mixture(examples, stored),
-        "meaning_groups": group.to(torch.int8),
         "frequency": share,
         "frequency_error": share_error,
         "mean_top": strength,
-        "triage": triage(strength, clear, labels.alignment_top[:, 0]),
+        "triage": triage(strength, named["clarity"], labels.alignment_top[:, 0]),
         "nearest": nearest,
         "nearest_cosine": nearest_cosine,
+    }
+    return Summary(examples, labels, scores)
+
+
+def name_part(naming: _Naming, start: int) -> tuple[Labels, dict[str, Tensor]]:
+    """Labels and scores of the latents from `start` on, as many as are named together."""
+    stored, everything = _stored(naming.embeddings), naming.examples
+    here = slice(start, min(start + naming.size, everything.n_latents))
+    examples = everything.latents(here)
+    asked = (examples, stored, naming.words, naming.empty)
+    labels = label_latents(*asked, floor=naming.floor)
+    word = torch.full((everything.n_latents,), -1)
+    word[here] = labels.word_top[:, 0]
+    exclude = None if naming.held_out else everything
+    auc, auc_error = validation_auc(naming.codes, naming.judged, stored, word, naming.words, exclude=exclude)
+    labels = replace(labels, auc=auc[here], auc_error=auc_error[here])
+    evidence = label_by_evidence(*asked, top=1, seed=naming.seed)
+    contrast = label_by_contrast(*asked, middle=naming.middle[here], top=1, seed=naming.seed)
+    clear, clear_error = example_clarity(examples, stored)
+    count, group = meanings(examples, stored, apart=naming.apart)
+    return labels, {
+        "clarity": clear,
+        "clarity_error": clear_error,
+        "meanings": count,
+        "mixture": mixture(examples, stored),
+        "meaning_groups": group.to(torch.int8),
         "word_evidence": evidence.word_top[:, 0],
         "word_contrast": contrast.word_top[:, 0],
     }
-    return Summary(examples, labels, scores)
+
+
+def _joined(parts: list[Labels]) -> Labels:
+    """Labels of all latents from those of parts."""
+    names = ("word_top", "alignment_top", "mean_embedding", "auc", "auc_error")
+    tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **tensors)
+
+
+def _stored(embeddings: np.ndarray | Path) -> Tensor:
+    mapped = np.load(embeddings, mmap_mode="c") if isinstance(embeddings, Path) else embeddings
+    return torch.from_numpy(np.asarray(mapped))
 
 
 def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

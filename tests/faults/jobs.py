@@ -24,13 +24,15 @@ from PIL import Image
 
 import clipattr
 import clipattr.building
-import clipattr.encoding
+import clipattr.models
+from clipattr.attribution.stream import stream
 from clipattr.dictionaries.code_store import encode_store
+from clipattr.discovery import Settings
 from clipattr.errors import ClipattrError
 
 WORDS = ["red", "green", "blue", "night", "a <b>striped</b> thing"]
 PICTURES = 60
-VERBS = ("study", "encode", "train", "codes")
+VERBS = ("study", "encode", "train", "codes", "attribute", "audit")
 DONE, REFUSED, FAULT = 0, 2, 70
 clipattr.building.SHARD, clipattr.building.BLOCK, clipattr.building.PART = 10, 16, 24
 
@@ -70,6 +72,7 @@ def prepare(root):
     clipattr.train_sae(
         clipattr.ActivationStore.open(root / "store"), n_latents=32, k=4, steps=20, batch=16, progress=False
     ).save(root / "sae")
+    study(root, root / "study")
     return pictures, store
 
 
@@ -106,7 +109,25 @@ def codes(root, out):
     encode_store(clipattr.load_dictionary(root / "sae"), store, out, shard_rows=2, progress=False)
 
 
-JOBS = {"study": study, "encode": encode, "train": train, "codes": codes}
+def opened(root):
+    return clipattr.open_study(root / "study", model=MODEL, evaluator=EVALUATOR)
+
+
+def attribute(root, out):
+    study = opened(root)
+    stream(study, study.images, clipattr.Similarity("red"), out, batch=4, shard=8)
+
+
+def audit(root, out):
+    """A page and its numbers; thresholds of 0, since a model of noise relies on nothing much."""
+    out.mkdir(exist_ok=True)
+    low = Settings(expected=2, followed=2, least_surprise=0, least_effect=0, least_reliance=0, least_separation=0)
+    found = clipattr.audit(opened(root), WORDS, settings=low, progress=False)
+    found.to_json(out / "audit.json")
+    found.report(out / "audit.html")
+
+
+JOBS = {"study": study, "encode": encode, "train": train, "codes": codes, "attribute": attribute, "audit": audit}
 
 
 @dataclass(frozen=True)
@@ -133,14 +154,14 @@ def child(verb, root, out, said, setting):
         time.time = lambda: real() + setting.clock * (1 + next(looks))
         time.time_ns = lambda: int(time.time() * 1e9)
     if setting.memory is not None:
-        whole = clipattr.encoding.activations
+        whole = clipattr.models.Model.encode_image
 
-        def poor(model, pixels, site):
+        def poor(model, pixels, *rest, **options):
             if len(pixels) > setting.memory:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-            return whole(model, pixels, site)
+            return whole(model, pixels, *rest, **options)
 
-        clipattr.encoding.activations = poor
+        clipattr.models.Model.encode_image = poor
     status = DONE
     try:
         JOBS[verb](root, out)
@@ -250,6 +271,35 @@ def cut_short(verb, root, out, chance, seconds):
         file.write_bytes(file.read_bytes()[: chance.randrange(file.stat().st_size)])
 
 
+def unreadable(verb, root, out, chance, seconds):
+    """A file of the unfinished work that no reading succeeds on, as on a failing disk: a folder of its name."""
+    killed(verb, root, out, chance, seconds)
+    file = some_file(out, chance)
+    if file is not None:
+        file.unlink()
+        file.mkdir()
+
+
+def little_memory(verb, root, out, chance, seconds):
+    """Memory for one or two pictures at a time: the result is noted, and the same but for last digits."""
+    if verb not in ("study", "encode"):
+        killed(verb, root, out, chance, seconds)
+        return
+    poor = out.with_name("poor")
+    status, text = run(verb, root, poor, Setting(memory=chance.choice([1, 2])))
+    assert status == DONE, text
+    whole, halved = root / f"{verb}-good" / "out", poor
+    if verb == "study":
+        pair = [np.load(place / "activations.npy") for place in (whole, halved)]
+        said = (halved / "study.json").read_text()
+    else:
+        pair = [clipattr.ActivationStore.open(place) for place in (whole, halved)]
+        said = " ".join(pair[1].notes)
+        pair = [store.read(0, len(store)).numpy() for store in pair]
+    assert "Memory did not suffice" in said
+    np.testing.assert_allclose(*pair, atol=2e-3)
+
+
 def two_at_once(verb, root, out, chance, seconds):
     both = [start(verb, root, out) for _ in range(2)]
     ends = [finish(*one) for one in both]
@@ -265,6 +315,8 @@ FAULTS = {
     "clock going back": clock_back,
     "bit flip": bit_flip,
     "file cut short": cut_short,
+    "unreadable file": unreadable,
+    "little memory": little_memory,
     "two jobs at once": two_at_once,
 }
 

@@ -1,8 +1,13 @@
 """Tasks: a study comes out the same wherever and in whatever order its parts are computed."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
+from clipattr.collecting import collect_activations
+from clipattr.discovery import Settings, audit
 from clipattr.study import build_study
 
 
@@ -23,23 +28,78 @@ class Elsewhere:
         yield from (done[str(item)] for item in items)
 
 
-def test_a_study_is_the_same_bytes_wherever_its_parts_are_computed(tiny_model, tmp_path, monkeypatch):
-    for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
-        monkeypatch.setattr(f"clipattr.building.{name}", value)
-    pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(40)]
-    settings = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "batch": 8, "holdout": 0.2}
+SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "batch": 8, "holdout": 0.4,
+         "workers": 1, "progress": False}  # fmt: skip
+
+
+PROMPTS = ["a", "b", "a red thing", "night", "seven"]
+PARTS = {"building.SHARD": 12, "building.BLOCK": 16, "building.PART": 24, "meaning.summary.NAMED": 10}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    for name, value in PARTS.items():
+        monkeypatch.setattr(f"clipattr.{name}", value)
+
+
+def noise(count=40):
+    return [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(count)]
+
+
+def build(model, path, engine, **settings):
     with pytest.warns(UserWarning, match="shares the model's confusions"):
-        one, two = (
-            build_study(
-                tiny_model,
-                pictures,
-                path=tmp_path / name,
-                vocabulary=["a", "b"],
-                engine=engine,
-                workers=1,
-                progress=False,
-                **settings,
-            )  # fmt: skip
-            for name, engine in (("one", None), ("two", Elsewhere()))
+        return build_study(
+            model, noise(), path=path, vocabulary=["a", "b"], engine=engine, **(SMALL | settings)
         )
+
+
+@pytest.mark.parametrize("holdout", [0.4, None])
+def test_a_study_is_the_same_bytes_wherever_its_parts_are_computed(
+    tiny_model, tmp_path, small_parts, holdout
+):
+    one, two = (
+        build(tiny_model, tmp_path / name, engine, holdout=holdout)
+        for name, engine in (("one", None), ("two", Elsewhere()))
+    )
     assert one.hash == two.hash
+
+
+def test_latents_are_named_alike_in_parts_and_in_one(tiny_model, tmp_path, small_parts, monkeypatch):
+    parts = build(tiny_model, tmp_path / "parts", None)
+    monkeypatch.setattr("clipattr.meaning.summary.NAMED", 4096)
+    whole = build(tiny_model, tmp_path / "whole", None)
+    assert len(parts.labels) == len(whole.labels) == 24
+    torch.testing.assert_close(parts.labels.alignment_top, whole.labels.alignment_top, equal_nan=True)
+    for name, scores in whole.scores.items():
+        torch.testing.assert_close(parts.scores[name], scores, equal_nan=True, msg=name)
+
+
+def test_a_store_is_the_same_bytes_wherever_its_shards_are_encoded(tiny_model, tmp_path):
+    for name, engine in (("one", None), ("two", Elsewhere())):
+        collect_activations(
+            tiny_model, noise(22), ["image.-1.cls", "image.-2.patches"], tmp_path / name, batch=4, shard_pictures=8,
+            shuffle=3, progress=False, engine=engine,
+        )  # fmt: skip
+    files = [path for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == 11  # three shards of two sites, three records, manifest and lock
+    for path in files:
+        assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
+
+
+def test_an_audit_finds_the_same_wherever_its_suspicions_are_measured(tiny_model, tmp_path):
+    study = build(tiny_model, tmp_path / "study", None)
+    low = Settings(
+        expected=2,
+        followed=2,
+        least_surprise=-9,
+        least_effect=-1,
+        least_reliance=-1,
+        least_separation=0,
+        least_lift=-1,
+        discovery_rate=2,
+    )
+    one, two = (
+        audit(study, PROMPTS, settings=low, progress=False, engine=engine).to_json()
+        for engine in (None, Elsewhere())
+    )
+    assert one == two and json.loads(one)["findings"]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from clipattr.collecting import collect_activations
 from clipattr.dictionaries import train_sae
 from clipattr.errors import DataError, DictionaryError
 from clipattr.shards import block_orders, gather
 from clipattr.sites import activations
-from clipattr.store import ActivationStore, collect_activations
+from clipattr.store import ActivationStore
 
 PICTURES = 22
 
@@ -50,12 +51,12 @@ def test_a_store_interrupted_anywhere_ends_with_the_same_bytes(tiny_model, pictu
     original = ActivationStore.write_shard
     for crash_at in range(3):
 
-        def crashing(self, acts, skipped, crash_at=crash_at):
-            if len(self.shards) == crash_at:
+        def crashing(self, acts, skipped, *, number, smallest, crash_at=crash_at):
+            if number == crash_at:
                 # What a kill in the middle leaves behind.
                 (self.path / "image.-1.cls" / f"{crash_at:05d}.bin.partial").write_bytes(b"half")
                 raise KeyboardInterrupt
-            original(self, acts, skipped)
+            original(self, acts, skipped, number=number, smallest=smallest)
 
         monkeypatch.setattr(ActivationStore, "write_shard", crashing)
         with pytest.raises(KeyboardInterrupt):
