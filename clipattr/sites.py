@@ -239,8 +239,27 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
             f"other tokens take part; pass context=, the activations at image.{site.block}.all."
         )
     _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
-    stream = _write(context.to(model.device, model.dtype), site, acts, tower)
-    return model.unit(tower.run(stream, index))
+    context = context.to(model.device, model.dtype)
+    if site.tokens == "cls" and tower.reads_next(index):
+        return model.unit(tower.read_versions(acts[:, None], context))
+    return model.unit(tower.run(_write(context, site, acts, tower), index))
+
+
+def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor) -> Tensor | None:
+    """As `continue_from` for several versions of each picture's class token; what they share is computed once.
+
+    Args:
+        acts: (batch, versions, width). context: (batch, tokens, width), as for `continue_from`.
+
+    Returns:
+        (batch, versions, embed), unit length; None where more than one block follows or it mixes the versions, so
+        that nothing is shared.
+    """
+    site, tower = Site(site), model.image_tower
+    if site.tokens != "cls" or not tower.reads_next(site.index(model)):
+        return None
+    features = tower.read_versions(acts.to(model.device, model.dtype), context.to(model.device, model.dtype))
+    return model.unit(features).view(*acts.shape[:2], -1)
 
 
 def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:

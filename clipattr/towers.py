@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clipattr.errors import SiteError
 
@@ -38,6 +39,9 @@ class Tower:
             token alone, (batch, 1, width), will do.
         extras: further arguments of each block (rotary embeddings), the same for all pictures.
         last_matrix: the last matrix before the embedding, None where a plain tower has no projection.
+        reading: the last block for the class token alone: from versions of that token, (batch, versions, width), and
+            the other tokens to what becomes of each version; None where more is pooled, or where the block is of a
+            kind that is not known from inside.
     """
 
     visual: nn.Module
@@ -53,13 +57,48 @@ class Tower:
     finish: Callable[[Tensor], Tensor]
     extras: Sequence[tuple[tuple, dict[str, Any]]]
     last_matrix: Tensor | None
+    reading: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def reads_next(self, after: int) -> bool:
+        """Whether the last block comes right behind `after` and may be computed for the class token alone.
+
+        No hook may sit in that block: whoever watches or changes it expects all of its tokens.
+        """
+        return self._alone() and after == len(self.blocks) - 2
+
+    def _alone(self) -> bool:
+        return self.reading is not None and not any(
+            part._forward_hooks or part._forward_pre_hooks for part in self.blocks[-1].modules()
+        )
 
     def run(self, stream: Tensor, after: int) -> Tensor:
         """The rest of the tower from the stream (batch, tokens, width) behind block `after` to its features."""
+        last = len(self.blocks) - 1
+        if after < last and self._alone():
+            stream = self._through(stream, after + 1, last)
+            return self.read_versions(stream[:, :1], stream)
+        return self.finish(self._through(stream, after + 1, last + 1))
+
+    def read_versions(self, own: Tensor, stream: Tensor) -> Tensor:
+        """Features of several class tokens per picture, each as if it were the picture's, through the last block.
+
+        Args:
+            own: (batch, versions, width), the class tokens that the last block is given.
+            stream: (batch, tokens, width), whose other tokens it is given.
+
+        Returns:
+            (batch · versions, features), the versions of a picture one behind the other.
+        """
+        assert self.reading is not None
+        return self.finish(self.reading(own, stream[:, 1:]).flatten(0, 1)[:, None])
+
+    def _through(self, stream: Tensor, start: int, stop: int) -> Tensor:
+        if start >= stop:
+            return stream
         stream = stream if self.batch_first else stream.transpose(0, 1)
-        for block, (arguments, named) in zip(self.blocks[after + 1 :], self.extras[after + 1 :], strict=True):
+        for block, (arguments, named) in zip(self.blocks[start:stop], self.extras[start:stop], strict=True):
             stream = block(stream, *arguments, **named)
-        return self.finish(stream if self.batch_first else stream.transpose(0, 1))
+        return stream if self.batch_first else stream.transpose(0, 1)
 
 
 def read_tower(visual: nn.Module, reference: str) -> Tower:
@@ -127,7 +166,42 @@ def _own(visual: VisionTransformer, reference: str) -> Tower:
         finish=by_attention if attends else plainly,
         extras=[((), {})] * len(blocks),
         last_matrix=visual.proj,
+        reading=_reading(blocks[-1]) if pooled == {"cls"} else None,
     )
+
+
+def _reading(block: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """A residual block of open_clip's plain kind for versions of its first token; None for other kinds.
+
+    Only keys and values of the other tokens are needed, once for all versions, and no gradient passes through them.
+    """
+    attention = getattr(block, "attn", None)
+    if type(block) is not ResidualAttentionBlock or type(attention) is not nn.MultiheadAttention:
+        return None
+    if hasattr(block, "ln_1_kv") or attention.in_proj_weight is None or attention.bias_k is not None:
+        return None
+    if attention.add_zero_attn or attention.dropout:
+        return None
+
+    def read(own: Tensor, others: Tensor) -> Tensor:
+        weights = attention.in_proj_weight.chunk(3)
+        biases = [None] * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+
+        def heads(tokens: Tensor, which: int) -> Tensor:
+            """Queries, keys or values, (batch, heads, tokens, width of a head)."""
+            mapped = functional.linear(tokens, weights[which], biases[which])
+            return mapped.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+
+        first, rest = block.ln_1(own), block.ln_1(others)
+        query, key, value = (heads(first, which) for which in range(3))
+        # A version sees itself and the other tokens, not the other versions.
+        scores = torch.cat([(query * key).sum(-1, keepdim=True), query @ heads(rest, 1).mT], dim=-1)
+        share = (scores * query.shape[-1] ** -0.5).softmax(-1)
+        mixed = share[..., :1] * value + share[..., 1:] @ heads(rest, 2)
+        stream = own + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
+        return stream + block.ls_2(block.mlp(block.ln_2(stream)))
+
+    return read
 
 
 def _timm(visual: nn.Module, trunk: Any, reference: str) -> Tower:

@@ -88,7 +88,7 @@ def explain_splice(
     if chosen.name == "exact":
         of_error, of_bias = splice.removal(error), splice.removal(bias)
     else:
-        of_error, of_bias = first_order(splice, [error, bias])
+        of_error, of_bias = splice.along([error, bias])
     total = splice.y - splice.y_reference
     gap = total - values.sum(1).to(total)
     flagged = (
@@ -122,17 +122,6 @@ def explain_splice(
         route="closed form" if splice.tail is not None else "autograd from the site onward",
         align=align,
     )
-
-
-def first_order(splice: Splice, directions: Sequence[Tensor]) -> list[Tensor]:
-    """`<dy/dx, direction>` of whole-site directions, each (batch, n)."""
-    if splice.tail is not None and isinstance(splice.target, LinearTarget):
-        slopes = splice.tail.gradient(splice.acts, torch.stack(list(directions), 1))
-        return list(slopes.unbind(1))
-    gradients = splice.gradients().flatten(2)
-    return [
-        torch.einsum("bnx,bx->bn", gradients, direction.flatten(1).to(gradients)) for direction in directions
-    ]
 
 
 def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:

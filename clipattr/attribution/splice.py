@@ -6,7 +6,8 @@ method asks. A *part* is one active latent at one token: at CLS sites parts are 
 sites its tokens × k codes. Start at `Splice.slopes`, `Splice.ablated` and `Splice.states`.
 """
 
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DictionaryError, SiteError
-from clipattr.sites import Site, continue_from
+from clipattr.sites import Site, continue_from, versions_from
 
 # Rows that go through the rest of the model, or through the closed form, at a time.
 _ROWS = 256
+# Versions of class tokens that go through the last block alone at a time: a row there is a token, not a picture.
+_VERSIONS = 2048
+# Gradients up to this many numbers are kept, since the error node and the bias ask for them again.
+_KEPT = 2**25
 
 
 class Splice:
@@ -82,6 +87,7 @@ class Splice:
         self._merge(reference)
         self.decoder = torch.as_tensor(dictionary.decoder).to(acts.device, self.dtype)
         self._given_tail = tail
+        self._gradients: Tensor | None = None
 
     def _merge(self, reference: SparseCodes | None) -> None:
         """Indices, amounts and reference amounts on the union of what is active in either."""
@@ -129,6 +135,15 @@ class Splice:
         """Whether the tail behind the site is LayerNorm, projection, normalisation."""
         last = self.site.index(self.model) == self.model.image_blocks - 1
         return last and self.site.tokens == "cls" and self.model.tail_is_closed_form
+
+    @property
+    def shares_rest(self) -> bool:
+        """Whether versions of a picture's class token share all that follows but the token's own way."""
+        return (
+            self.context is not None
+            and self.site.tokens == "cls"
+            and self.model.image_tower.reads_next(self.site.index(self.model))
+        )
 
     @cached_property
     def _linear(self) -> tuple[Tensor, Tensor] | None:
@@ -195,6 +210,8 @@ class Splice:
         Real outputs of the spliced model; the picture's own amounts give `y`.
         """
         m = amounts.shape[1]
+        if m > 1 and self.shares_rest:
+            return self._states_of_versions(amounts.to(self.amounts))
         flat = amounts.reshape(-1, self.parts).to(self.amounts)
         pictures = torch.arange(self.batch, device=flat.device).repeat_interleave(m)
         result = []
@@ -211,6 +228,21 @@ class Splice:
             else self.y.new_zeros(self.batch, m, self.n_targets)
         )
 
+    def _states_of_versions(self, amounts: Tensor) -> Tensor:
+        assert self.context is not None
+        result = amounts.new_empty(self.batch, amounts.shape[1], self.n_targets, dtype=self.y.dtype)
+        with torch.no_grad():
+            for picture in range(self.batch):
+                row = slice(picture, picture + 1)
+                for start in range(0, amounts.shape[1], _VERSIONS):
+                    columns = slice(start, start + _VERSIONS)
+                    moved = (amounts[picture, columns] - self.amounts[row]).to(self.decoder)
+                    own = self.acts[row] + (moved @ self.decoder[self.indices[picture]]).to(self.acts.dtype)
+                    found = versions_from(self.model, self.site, own[None], self.context[row])
+                    assert found is not None
+                    result[picture, columns] = self.read(found[0])
+        return result
+
     @cached_property
     def y_reference(self) -> Tensor:
         """(batch, n): the targets with every part at its baseline, bias and error kept."""
@@ -225,18 +257,58 @@ class Splice:
             acts = acts + self.directions(amounts - self.amounts).to(acts.dtype)
         if self.tail is not None:
             slopes = self.tail.patching(acts, self._unit_codes)
-            return slopes if self._linear is not None else self._chained(acts, slopes)
-        return self._dot_with_parts(self.gradients(acts))
+            return slopes if self._linear is not None else self._chained(self.tail.embeddings(acts), slopes)
+        if self._forward_is_cheaper(self.parts):
+            return self._forward(acts, lambda rows: self.decoder[self.indices[rows]], self.parts)
+        return self._dot_with_parts(self.gradients(None if amounts is None else acts))
+
+    def along(self, directions: Sequence[Tensor]) -> list[Tensor]:
+        """`<dy/dx, direction>` of whole-site directions shaped like `acts`, each (batch, n)."""
+        if self.tail is not None and self._linear is not None:
+            return list(self.tail.gradient(self.acts, torch.stack(list(directions), 1)).unbind(1))
+        if self.tail is None and self._forward_is_cheaper(len(directions)):
+            together = torch.stack(list(directions), 1)
+            return list(self._forward(self.acts, lambda rows: together[rows], len(directions)).unbind(1))
+        gradients = self.gradients().flatten(2)
+        return [
+            torch.einsum("bnx,bx->bn", gradients, direction.flatten(1).to(gradients))
+            for direction in directions
+        ]
+
+    def _forward_is_cheaper(self, directions: int) -> bool:
+        """Whether one directional derivative each costs less than one backward pass per target or number."""
+        return self.shares_rest and directions <= min(self.n_targets, self.model.embed_dim)
+
+    def _forward(self, acts: Tensor, directions: Callable[[slice], Tensor], m: int) -> Tensor:
+        """Derivatives along m directions per picture, forwards through the last block: (batch, m, n)."""
+        result = []
+        step = max(1, _VERSIONS // m)
+        for start in range(0, self.batch, step):
+            rows = slice(start, start + step)
+            own = acts[rows, None].expand(-1, m, -1).contiguous()
+            moved = directions(rows).to(own)
+            # Without a gradient: derivatives forwards need no graph.
+            with torch.no_grad():
+                embeddings, slopes = torch.func.jvp(partial(self._versions, rows=rows), (own,), (moved,))
+            if self._linear is not None:
+                result.append(slopes.to(self.dtype) @ self._linear[0].to(slopes.device, self.dtype))
+            else:
+                result.append(self._chained(embeddings[:, 0], slopes))
+        return torch.cat(result)
+
+    def _versions(self, own: Tensor, rows: slice) -> Tensor:
+        assert self.context is not None
+        found = versions_from(self.model, self.site, own, self.context[rows])
+        assert found is not None
+        return found
 
     @cached_property
     def _unit_codes(self) -> SparseCodes:
         return SparseCodes(self.indices.int(), torch.ones_like(self.amounts), self.codes.n_latents)
 
-    def _chained(self, acts: Tensor, slopes: Tensor) -> Tensor:
+    def _chained(self, embeddings: Tensor, slopes: Tensor) -> Tensor:
         """From slopes of the embedding, (batch, parts, embed), to slopes of a target that is not linear in it."""
-        assert self.tail is not None
-        jacobian = self._jacobian_of_target(self.tail.embeddings(acts))
-        return torch.einsum("bpe,bne->bpn", slopes, jacobian)
+        return torch.einsum("bpe,bne->bpn", slopes, self._jacobian_of_target(embeddings).to(slopes))
 
     def _jacobian_of_target(self, embeddings: Tensor) -> Tensor:
         """(batch, n, embed)."""
@@ -255,7 +327,12 @@ class Splice:
         One forward pass from the site, then one backward per target, or one per number of the embedding where there
         are more targets than those. The dictionary takes no part.
         """
-        acts = self.acts if acts is None else acts
+        if acts is None:
+            if self._gradients is None:
+                found = self.gradients(self.acts)
+                self._gradients = found if found.numel() <= _KEPT else None
+                return found
+            return self._gradients
         with torch.enable_grad():
             leaf = acts.detach().requires_grad_()
             embeddings = self.embeddings(leaf)
@@ -316,7 +393,7 @@ class Splice:
         kept = {"y", "y_reference", "merged_codes", "_unit_codes", "nodes"}
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in kept})
         row = slice(picture, picture + 1)
-        other.acts, other.batch = self.acts[row], 1
+        other.acts, other.batch, other._gradients = self.acts[row], 1, None
         other.context = None if self.context is None else self.context[row]
         other.indices, other.amounts = self.indices[row], self.amounts[row]
         other.reference = self.reference[row]
