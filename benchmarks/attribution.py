@@ -1,6 +1,6 @@
 """What attribution costs beside encoding the pictures, which has to happen anyway.
 
-    python benchmarks/attribution.py [--quick]
+    python benchmarks/attribution.py [--quick] [--keep FOLDER --minutes M]
 
 Times, on one machine in one run and interleaved, bare `encode_image` and everything from pixels to attributions:
 encode, capture, sparse codes, attribution of every active latent for every prompt. ViT-B/32 and ViT-L/14 shapes with
@@ -8,7 +8,8 @@ random weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32; then other n
 latents, and depths. Beside it captum's layer gradient × activation, and one backward per prompt through the dictionary,
 timed for a few prompts, since each further prompt costs the same again. Last, the peak memory of streaming 100,000
 pictures beside 10,000, with a small model, since only their number matters. Ratios are medians over rounds; machine
-load cancels as far as it is even. Run it on a machine that does nothing else.
+load cancels as far as it is even. Run it on a machine that does nothing else. With `--keep FOLDER` a run that was cut
+off, or stopped by `--minutes`, goes on.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pieces import Pieces, add_arguments
 from results import write_results
 from torch.nn import functional
 
@@ -124,9 +126,9 @@ def last_block(model: Any, batch: int, n_latents: int, k: int, n: int, rounds: i
 
 
 def earlier_block(
-    model: Any, site: Site, batch: int, n_latents: int, k: int, n: int, rounds: int
+    model: Any, site: Site, batch: int, n_latents: int, k: int, n: int, rounds: int, exact: bool = False
 ) -> dict[str, float]:
-    """Attribution patching before the last block, from pixels on, against `encode_image`."""
+    """Before the last block, from pixels on, against `encode_image`: patching, and exact ablation of every latent."""
     pixels = torch.randn(batch, 3, *model.image_size)
     dictionary = random_dictionary(model.image_width, n_latents, k, str(site))
     target = ProbeLogit(prompts_of(model, n).T)
@@ -135,13 +137,16 @@ def earlier_block(
         with torch.no_grad():
             model.encode_image(pixels)
 
-    def attributed() -> None:
+    def taken_apart() -> Splice:
         acts, context = read_site(model, pixels, site)
-        splice = Splice(model, dictionary, site, acts, target, context=context)
-        splice.slopes()
+        return Splice(model, dictionary, site, acts, target, context=context)
 
-    times = interleaved(rounds, {"encode": bare, "attributed": attributed})
-    return {"over_encode": ratio(times, "attributed")}
+    tasks: dict[str, Callable[[], Any]] = {"encode": bare, "attributed": lambda: taken_apart().slopes()}
+    if exact:
+        tasks["ablated"] = lambda: taken_apart().ablated()
+    times = interleaved(rounds, tasks)
+    found = {"over_encode": ratio(times, "attributed")}
+    return found | ({"exact_over_encode": ratio(times, "ablated")} if exact else {})
 
 
 def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: int) -> dict[str, float]:
@@ -237,79 +242,74 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, ViT-B/32 only")
     parser.add_argument("--batch", type=int, default=32)
+    add_arguments(parser)
     parser.add_argument("--stream-child", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stream_child is not None:
         stream_child(arguments.stream_child)
         return
     quick, batch = arguments.quick, arguments.batch
+    pieces = Pieces(arguments.keep, arguments.minutes)
     rounds = 5 if quick else 15
     rows: list[dict[str, Any]] = []
+    models: dict[str, Any] = {}
 
-    def note(**row: Any) -> dict[str, Any]:
+    def model_of(name: str) -> Any:
+        if name not in models:
+            models.clear()
+            models[name] = random_model(name)
+        return models[name]
+
+    def note(
+        what: str, measure: Callable[..., dict[str, float]], *given: Any, **named: Any
+    ) -> dict[str, Any]:
+        """One row, measured with the model that `what` begins with."""
+        name = what.split(" ")[0].replace("/", "-")
+        about = [list(map(str, given)), named, torch.get_num_threads()]
+        row = {"what": what} | pieces.piece(what, about, lambda: measure(model_of(name), *given, **named))
         rows.append(row)
-        shown = "  ".join(
-            f"{key} {value:.4f}" if isinstance(value, float) else f"{value}" for key, value in row.items()
-        )
-        print(shown, flush=True)
+        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else v for k, v in row.items()), flush=True)
         return row
 
-    b32 = random_model("ViT-B-32")
-    main_row = note(
-        what="ViT-B/32 last block, 1,000 prompts", **last_block(b32, batch, 30_000, 64, 1000, rounds)
-    )
-    block2 = note(
-        what="ViT-B/32 block -2 CLS, 1 prompt",
-        **earlier_block(b32, Site("image.-2.cls"), batch, 30_000, 64, 1, rounds),
-    )
-    small = min(batch, 8)
-    note(
-        what="ViT-B/32 block -2 patches, 1 prompt",
-        **earlier_block(b32, Site("image.-2.patches"), small, 30_000, 64, 1, 3),
-    )
-    few = 4 if quick else 8
-    other = note(what="ViT-B/32 peers, per prompt", **peers(b32, small, 30_000, 64, 3, few))
+    def last(what: str, size: int, n_latents: int, n: int, turns: int) -> dict[str, Any]:
+        return note(what, last_block, size, n_latents, 64, n, turns)
+
+    def earlier(what: str, site: str, size: int, n: int, turns: int, exact: bool = False) -> dict[str, Any]:
+        return note(what, earlier_block, Site(site), size, 30_000, 64, n, turns, exact=exact)
+
+    small, cls2 = min(batch, 8), "image.-2.cls"
+    main_row = last("ViT-B/32 last block, 1,000 prompts", batch, 30_000, 1000, rounds)
+    block2 = earlier("ViT-B/32 block -2 CLS, 1 prompt", cls2, batch, 1, rounds)
+    earlier("ViT-B/32 block -2 patches, 1 prompt", "image.-2.patches", small, 1, 3)
+    other = note("ViT-B/32 peers, per prompt", peers, small, 30_000, 64, 3, 4 if quick else 8)
+    many: dict[str, float] = {}
     if not quick:
         for n in (1, 10, 100, 10_000):
-            row = last_block(b32, batch, 30_000, 64, n, 5)
-            slow = {
-                "captum_over_encode": n * other["captum_each"],
-                "backward_over_encode": 1 + n * other["dictionary_each"],
-            }
-            note(what=f"ViT-B/32 last block, {n:,} prompts", **row, **slow)
+            row = last(f"ViT-B/32 last block, {n:,} prompts", batch, 30_000, n, 5)
+            row["captum_over_encode"] = n * other["captum_each"]
+            row["backward_over_encode"] = 1 + n * other["dictionary_each"]
         for n_latents in (4_000, 100_000):
-            note(
-                what=f"ViT-B/32 last block, {n_latents:,} latents",
-                **last_block(b32, batch, n_latents, 64, 1000, 5),
-            )
+            last(f"ViT-B/32 last block, {n_latents:,} latents", batch, n_latents, 1000, 5)
+        for n in (10, 100, 1000, 10_000):
+            row = earlier(f"ViT-B/32 block -2 CLS, {n:,} prompts", cls2, small, n, 5, exact=True)
+            if n == 1000:
+                many = {
+                    "block2_1000_prompts_over_encode": row["over_encode"],
+                    "block2_1000_prompts_exact_over_encode": row["exact_over_encode"],
+                }
         for block in (-3, -6, -12):
-            site = Site(f"image.{block}.cls")
-            note(
-                what=f"ViT-B/32 block {block} CLS, 1 prompt",
-                **earlier_block(b32, site, small, 30_000, 64, 1, 3),
-            )
-        for n in (10, 100):
-            site = Site("image.-2.cls")
-            note(
-                what=f"ViT-B/32 block -2 CLS, {n} prompts",
-                **earlier_block(b32, site, small, 30_000, 64, n, 3),
-            )
-        del b32
-        l14 = random_model("ViT-L-14")
-        note(what="ViT-L/14 last block, 1,000 prompts", **last_block(l14, 8, 30_000, 64, 1000, 5))
-        note(what="ViT-L/14 peers, per prompt", **peers(l14, 4, 30_000, 64, 3, 4))
+            earlier(f"ViT-B/32 block {block} CLS, 1 prompt", f"image.{block}.cls", small, 1, 3)
+        earlier("ViT-B/32 block -6 CLS, 100 prompts", "image.-6.cls", small, 100, 1)
+        last("ViT-L/14 last block, 1,000 prompts", 8, 30_000, 1000, 3)
+        note("ViT-L/14 peers, per prompt", peers, 4, 30_000, 64, 2, 3)
         for n in (1, 10_000):
-            note(what=f"ViT-L/14 last block, {n:,} prompts", **last_block(l14, 8, 30_000, 64, n, 3))
+            last(f"ViT-L/14 last block, {n:,} prompts", 8, 30_000, n, 3)
         for block in (-2, -6, -12, -24):
-            site = Site(f"image.{block}.cls")
-            note(
-                what=f"ViT-L/14 block {block} CLS, 1 prompt",
-                **earlier_block(l14, site, 8, 30_000, 64, 1, 3),
-            )
-        del l14
-    lengths = streaming(quick)
-    for row in lengths:
-        note(**row)
+            earlier(f"ViT-L/14 block {block} CLS, 1 prompt", f"image.{block}.cls", 4, 1, 3)
+        earlier("ViT-L/14 block -2 CLS, 1,000 prompts", cls2, 4, 1000, 3, exact=True)
+    lengths = pieces.piece("streams", quick, lambda: streaming(quick))
+    rows += lengths
+    print(lengths)
     figures = {
         "patching_over_encode": main_row["patching_over_encode"],
         "exact_over_encode": main_row["exact_over_encode"],
@@ -317,6 +317,7 @@ def main() -> None:
         "exact_over_encode_by_added_work": main_row["added_exact"],
         "build_seconds": main_row["build_seconds"],
         "block2_over_encode": block2["over_encode"],
+        **many,
         "captum_over_encode": 1000 * other["captum_each"],
         "backward_per_prompt_over_encode": 1 + 1000 * other["dictionary_each"],
         "stream_memory_growth": lengths[1]["peak_mb"] / lengths[0]["peak_mb"] - 1,

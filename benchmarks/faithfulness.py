@@ -1,6 +1,6 @@
 """Which attribution method is faithful, on the bundled picture worlds and on control dictionaries.
 
-    python benchmarks/faithfulness.py [--quick] [--study NAME_OR_PATH --world NAME]
+    python benchmarks/faithfulness.py [--quick] [--study NAME_OR_PATH --world NAME] [--with FILE]
 
 For every bundled study, every dictionary (the study's own, neurons, principal components, random directions) and every
 method: rank correlation with exact ablation, deletion, insertion, and correlation with the effects of random groups,
@@ -8,26 +8,32 @@ pooled over the studies with 95 % intervals over pictures. Then the truth that n
 removed from its scene, the picture is rendered again, and the change of every prompt's contrast is compared with what
 the method predicts from the change of the codes. A method may score well on the first four only because it approximates
 single ablation.
+
+`--with FILE` runs a Python file first; methods that it registers are measured beside the rest. With `--keep FOLDER`
+what has been measured of each study and dictionary stays there, so that a run that was cut off, or stopped by
+`--minutes`, goes on.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pieces import Pieces, add_arguments
 from results import write_results
 
 import clipattr
 from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast, faithfulness
-from clipattr.attribution.faithfulness import randomisation
+from clipattr.attribution.faithfulness import default_methods, randomisation
 from clipattr.attribution.statistics import interval, pearson, sign_flip, spearman
 from clipattr.dictionaries import neurons, pca, random_sae
 from clipattr.sites import activations
 
-COMPARED = ("patching", "integrated_gradients", "logit_lens", "act_logit_lens", "energy", "random")
-METHOD_NAMES = ("exact", *COMPARED)
+RANDOMISED = ("exact", "patching", "act_logit_lens", "energy")
 
 
 def bundled() -> dict[str, str]:
@@ -42,18 +48,18 @@ def bundled() -> dict[str, str]:
     }
 
 
-def controls(study: Any) -> dict[str, Any]:
-    """The study's dictionary and three that nobody trained, with as many active latents."""
+def controls(study: Any) -> dict[str, Callable[[], Any]]:
+    """The study's dictionary and three that nobody trained, with as many active latents; each made when called."""
     acts = torch.as_tensor(np.asarray(study.activations[:4000], dtype=np.float32))
     k = study.dictionary.k or 32
     k = min(k, acts.shape[1])
     site, made_for = str(study.site), study.model.weights_hash
     core = {"site": site, "model_hash": made_for}
     return {
-        "sae": study.dictionary,
-        "neurons": neurons(acts.shape[1], k=k, **core),
-        "pca": pca(acts, k=k, **core),
-        "random": random_sae(acts, study.dictionary.n_latents, k, **core),
+        "sae": lambda: study.dictionary,
+        "neurons": lambda: neurons(acts.shape[1], k=k, **core),
+        "pca": lambda: pca(acts, k=k, **core),
+        "random": lambda: random_sae(acts, study.dictionary.n_latents, k, **core),
     }
 
 
@@ -70,6 +76,8 @@ def rerendered(
     """
     model = study.model
     vocabulary = list(world.vocabulary)
+    with torch.no_grad():
+        words = model.encode_text(vocabulary)
     generator = torch.Generator().manual_seed(0)
     per_picture: dict[str, list[torch.Tensor]] = {method: [] for method in methods}
     own: dict[str, list[float]] = {method: [] for method in methods}
@@ -79,7 +87,7 @@ def rerendered(
         order = torch.randperm(len(vocabulary), generator=generator)[:prompts].tolist()
         others = [vocabulary[i] for i in order]
         chosen = [plant.prompt, *(word for word in others if word != plant.prompt)]
-        target = VocabularyContrast(chosen, vocabulary)
+        target = VocabularyContrast(chosen, words)
         with_cause, without = (
             activations(model, torch.stack([model.prepare(scene.picture()) for scene in side]), study.site)
             for side in zip(*scenes, strict=True)
@@ -136,7 +144,7 @@ def world_of(name: str) -> Any:
 
 
 def measure(
-    study: Any, world: Any, sizes: tuple[int, int, int]
+    name: str, study: Any, world: Any, sizes: tuple[int, int, int], pieces: Pieces
 ) -> tuple[dict[str, Faithfulness], dict[str, dict[str, dict[str, torch.Tensor]]], dict[str, torch.Tensor]]:
     """Of one study, by dictionary: the suite, and the re-rendering; then the randomised model by method."""
     pictures, prompts, pairs = sizes
@@ -144,20 +152,29 @@ def measure(
     images = (held_back if held_back is not None and len(held_back) else study.images)[:pictures]
     words = [plant.prompt for plant in world.plants] if world is not None else list(study.vocabulary.words)
     target = VocabularyContrast(list(dict.fromkeys(words))[:prompts], study.vocabulary)
-    reports, rendered = {}, {}
-    for name, dictionary in controls(study).items():
-        reports[name] = faithfulness(
-            study, images, target, methods=METHOD_NAMES, dictionary=dictionary, site=study.site
-        )
+    methods = default_methods()
+    about = [study.model.weights_hash, study.dictionary.hash, target.names, methods, sizes]
+
+    def suite(dictionary: Any) -> dict[str, Any]:
+        report = faithfulness(study, images, target, methods=methods, dictionary=dictionary, site=study.site)
+        rendered = None
         if world is not None and world.plants:
-            rendered[name] = rerendered(study, world, dictionary, METHOD_NAMES, pairs=pairs)
-    pixels = torch.stack([study.model.prepare(record.load()) for record in images])
-    acts = activations(study.model, pixels, study.site)
-    splice = Splice(study.model, study.dictionary, study.site, acts, target)
-    chance = {
-        method: randomisation(splice, method) for method in ("exact", "patching", "act_logit_lens", "energy")
-    }
-    return reports, rendered, chance
+            rendered = rerendered(study, world, dictionary, methods, pairs=pairs)
+        return {"scores": report.scores, "unit": report.unit, "rendered": rendered}
+
+    def chances() -> dict[str, torch.Tensor]:
+        pixels = torch.stack([study.model.prepare(record.load()) for record in images])
+        acts = activations(study.model, pixels, study.site)
+        splice = Splice(study.model, study.dictionary, study.site, acts, target)
+        return {method: randomisation(splice, method) for method in RANDOMISED}
+
+    reports, rendered = {}, {}
+    for kind, make in controls(study).items():
+        found = pieces.piece(f"{name}-{kind}", about, lambda make=make: suite(make()))
+        reports[kind] = Faithfulness(found["scores"], methods, found["unit"])
+        if found["rendered"] is not None:
+            rendered[kind] = found["rendered"]
+    return reports, rendered, pieces.piece(f"{name}-randomised", about, chances)
 
 
 def main() -> None:
@@ -165,7 +182,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures and pairs")
     parser.add_argument("--study", default=None, help="one study in place of all that are bundled")
     parser.add_argument("--world", default="picture-world-a", help="the world of --study")
+    parser.add_argument("--with", dest="file", default=None, help="a Python file that registers methods")
+    add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.file is not None:
+        runpy.run_path(arguments.file)
+    pieces = Pieces(arguments.keep, arguments.minutes)
     studies = bundled() if arguments.study is None else {arguments.study: arguments.world}
     sizes = (16, 4, 4) if arguments.quick else (128, 8, 25)
     rows: list[dict[str, Any]] = []
@@ -174,7 +196,8 @@ def main() -> None:
     truths: dict[str, list[dict[str, dict[str, torch.Tensor]]]] = {}
     chances: dict[str, list[torch.Tensor]] = {}
     for study_name, world_name in studies.items():
-        found = measure(clipattr.open_study(study_name), world_of(world_name), sizes)
+        short = Path(study_name).name
+        found = measure(short, clipattr.open_study(study_name), world_of(world_name), sizes, pieces)
         for name, report in found[0].items():
             suites.setdefault(name, []).append(report)
             rows += [
@@ -190,7 +213,9 @@ def main() -> None:
         report, prefix = pooled(reports), "" if name == "sae" else f"{name}_"
         print(f"\n{name}\n{report.table.round(4).to_string(index=False)}", flush=True)
         rows += [{"study": "all", "dictionary": name, **row} for row in report.table.to_dict("records")]
-        for method in COMPARED:
+        for method in report.methods:
+            if method == "exact":
+                continue
             score = report.summary(method, "rank_correlation")
             figures[f"{prefix}rank_correlation_{method}"] = number(score.mean)
             difference, p = report.compare("exact", method, "deletion")

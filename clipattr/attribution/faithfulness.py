@@ -44,6 +44,13 @@ DEFAULT_METHODS = (
     "energy",
     "random",
 )
+# What is on the list now came with the package; whatever a user registers later is measured without being asked for.
+_BUILT_IN = frozenset(METHODS)
+
+
+def default_methods() -> list[str]:
+    """The methods that are measured where none are named: the usual ones, and all that a user has registered."""
+    return [*DEFAULT_METHODS, *(name for name in METHODS if name not in _BUILT_IN)]
 
 
 def signed(values: Tensor) -> Tensor:
@@ -270,7 +277,7 @@ def faithfulness(
     images: Any,
     target: Any,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     dictionary: Any = None,
     site: Any = None,
     baseline: Any = None,
@@ -282,7 +289,7 @@ def faithfulness(
 
     Args:
         source, images, target, dictionary, site, baseline, batch: as for `attribute`.
-        methods: names in `METHODS`; a registered method of one's own is measured like the rest.
+        methods: names in `METHODS`; where None the usual ones and every registered method of one's own.
         classes: the class of each picture, e.g. `images.columns["label"]`; adds `deletion_per_class`, where all
             pictures of a class share one order of latents. Then all pictures are held in memory at once.
         masks: random groups per picture for `group_effects`.
@@ -292,6 +299,7 @@ def faithfulness(
         of the target, strongest positive first. `deletion_by_size`: mean |change|, largest |value| first, as in
         the paper. `group_effects`: correlation with the true effects of random groups.
     """
+    methods = default_methods() if methods is None else list(methods)
     scores: dict[tuple[str, str], list[Tensor]] = {}
     unit = ""
     if classes is not None:
@@ -308,7 +316,7 @@ def faithfulness(
                 scores.setdefault((method, measure), []).append(values.double().cpu())
     if not scores:
         raise DataError("no pictures were measured: none was given, or none could be read.")
-    return Faithfulness({key: torch.cat(parts) for key, parts in scores.items()}, list(methods), unit)
+    return Faithfulness({key: torch.cat(parts) for key, parts in scores.items()}, methods, unit)
 
 
 def measure_splice(

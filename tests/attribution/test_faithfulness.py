@@ -170,4 +170,20 @@ def test_attributions_of_a_randomised_model_lose_their_order_but_energy_does_not
     assert randomisation(splice, "energy").mean() == pytest.approx(1)
     other = randomised(exact_model)
     assert not torch.equal(other.image_projection, exact_model.image_projection)
-    assert torch.equal(other.image_projection.sort().values.sum(), other.image_projection.sort().values.sum())
+    assert torch.equal(
+        other.image_projection.flatten().sort().values, exact_model.image_projection.flatten().sort().values
+    )
+
+
+def test_a_registered_method_is_measured_without_being_asked_for(tiny_model, directions, pictures):
+    @register_method("my_own")
+    def my_own(splice):
+        return splice.changes[..., None] * splice.slopes()
+
+    try:
+        report = faithfulness(tiny_model, pictures.float(), "kite", dictionary=directions, masks=4)
+    finally:
+        del METHODS["my_own"]
+    assert report.methods[-1] == "my_own" and "shapley" not in report.methods
+    same = report.scores["my_own", "deletion"] - report.scores["patching", "deletion"]
+    assert same.abs().max() == 0
