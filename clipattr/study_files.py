@@ -196,7 +196,7 @@ class _Rows:
     ndim = 2
 
     def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows = array, rows
+        self.array, self.rows, self.dtype = array, rows, array.dtype
         self.shape = (len(rows), array.shape[1])
 
     def __getitem__(self, which: np.ndarray) -> np.ndarray:
