@@ -4,7 +4,7 @@ Owns targets, the closed-form tail, methods, results, interventions and faithful
 """
 
 from clipattr.attribution.attribute import attribute, explain_splice, mean_codes, read_site, splices
-from clipattr.attribution.faithfulness import Faithfulness, faithfulness
+from clipattr.attribution.faithfulness import Faithfulness, faithfulness, randomisation, randomised
 from clipattr.attribution.heatmaps import attribution_map, code_map, firing_map, occlusion_map, overlay
 from clipattr.attribution.interactions import group_effects, pairwise
 from clipattr.attribution.interventions import ablate, intervene, scale, set_to, transplant
@@ -59,6 +59,8 @@ __all__ = [
     "occlusion_map",
     "overlay",
     "pairwise",
+    "randomisation",
+    "randomised",
     "read_site",
     "register_method",
     "scale",

@@ -34,7 +34,9 @@ MEASURES = (
     "deletion_by_size",
     "deletion_per_class",
     "group_effects",
+    "randomised_model",
 )
+_CORRELATIONS = ("rank_correlation", "group_effects", "randomised_model")
 DEFAULT_METHODS = (
     "exact",
     "patching",
@@ -183,9 +185,13 @@ def randomised(model: Any, seed: int = 0) -> Any:
 
 def randomisation(splice: Splice, method: str, *, seed: int = 0) -> Tensor:
     """Spearman of a method's values before and after `randomised`, (batch, n): near 0 for a method that passes."""
-    chosen = find_method(method, splice)
+    return randomisations(splice, [method], randomised(splice.model, seed))[method]
+
+
+def randomisations(splice: Splice, methods: Sequence[str], model: Any) -> dict[str, Tensor]:
+    """`randomisation` of several methods, with a model that `randomised` returned."""
     other = Splice(
-        randomised(splice.model, seed),
+        model,
         splice.dictionary,
         splice.site,
         splice.acts,
@@ -197,7 +203,11 @@ def randomisation(splice: Splice, method: str, *, seed: int = 0) -> Tensor:
         splice.model, splice.dictionary, splice.site, splice.acts, splice.target, codes=splice.codes,
         context=splice.context,
     )  # fmt: skip
-    return spearman_of_active(chosen(plain), chosen(other), plain.changes != 0)
+    chosen = [find_method(method, splice) for method in methods]
+    active = plain.changes != 0
+    return {
+        m: spearman_of_active(one(plain), one(other), active) for m, one in zip(methods, chosen, strict=True)
+    }
 
 
 def _fixed_target(splice: Splice) -> Target:
@@ -255,9 +265,7 @@ class Faithfulness:
         ]
         if not found:
             raise DataError(f"there is no measure {measure!r}; there are {', '.join(MEASURES)}.")
-        scale = (
-            100.0 if self.unit == "cosine" and measure not in ("rank_correlation", "group_effects") else 1.0
-        )
+        scale = 1.0 if self.unit != "cosine" or measure in _CORRELATIONS else 100.0
         chart = Chart(6.4, 0.8 + 0.34 * len(found))
         axes = chart.add_subplot()
         means = [scale * score.mean for _, score in found]
@@ -283,6 +291,7 @@ def faithfulness(
     baseline: Any = None,
     classes: Sequence[Any] | None = None,
     masks: int = 64,
+    randomise: bool = False,
     batch: int = 32,
 ) -> Faithfulness:
     """Measure methods against what really happens when latents are taken away.
@@ -293,15 +302,19 @@ def faithfulness(
         classes: the class of each picture, e.g. `images.columns["label"]`; adds `deletion_per_class`, where all
             pictures of a class share one order of latents. Then all pictures are held in memory at once.
         masks: random groups per picture for `group_effects`.
+        randomise: add `randomised_model`, see below; needs a model with a linear projection.
 
     Returns:
         `rank_correlation`: Spearman with exact ablation over active latents. `deletion`, `insertion`: mean fall or rise
         of the target, strongest positive first. `deletion_by_size`: mean |change|, largest |value| first, as in
-        the paper. `group_effects`: correlation with the true effects of random groups.
+        the paper. `group_effects`: correlation with the true effects of random groups. `randomised_model`: Spearman
+        of a method's values with its values after the model's last matrix was shuffled; near 0 for a method that looks
+        at the model, 1 for one that does not. For this measure alone, less is better.
     """
     methods = default_methods() if methods is None else list(methods)
     scores: dict[tuple[str, str], list[Tensor]] = {}
     unit = ""
+    other: Any = None
     if classes is not None:
         if len(classes) != count(images):
             raise DataError(f"{len(classes)} classes for {count(images)} pictures. Give one per picture.")
@@ -310,6 +323,10 @@ def faithfulness(
         source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
     ):
         unit = splice.target.unit
+        if randomise:
+            other = other or randomised(splice.model)
+            for method, values in randomisations(splice, methods, other).items():
+                scores.setdefault((method, "randomised_model"), []).append(values.double().cpu())
         own = None if classes is None else [classes[place] for place in places]
         for method, found in measure_splice(splice, methods, classes=own, masks=masks).items():
             for measure, values in found.items():

@@ -129,7 +129,7 @@ def test_the_suite_measures_every_method_and_ranks_the_truth_above_noise(tiny_mo
         )
     finally:
         del METHODS["my_own"]
-    assert len(report.table) == 4 * (len(MEASURES) - 1)  # no classes, no deletion per class
+    assert len(report.table) == 4 * (len(MEASURES) - 2)  # neither deletion per class nor the randomised model
     scores = {method: report.summary(method, "rank_correlation").mean for method in report.methods}
     assert scores["exact"] == pytest.approx(1) and scores["my_own"] == pytest.approx(-1)
     assert scores["patching"] > 0.9
@@ -173,6 +173,16 @@ def test_attributions_of_a_randomised_model_lose_their_order_but_energy_does_not
     assert torch.equal(
         other.image_projection.flatten().sort().values, exact_model.image_projection.flatten().sort().values
     )
+
+
+def test_the_suite_reports_the_randomised_model_where_asked(tiny_model, directions, pictures):
+    how = {"dictionary": directions, "methods": ("patching", "energy"), "masks": 4}
+    report = faithfulness(tiny_model, pictures.float(), ["kite", "bat"], randomise=True, batch=3, **how)
+    [(_, splice)] = splices(tiny_model, pictures.float(), ["kite", "bat"], dictionary=directions)
+    expected = randomisation(splice, "patching")
+    torch.testing.assert_close(report.scores["patching", "randomised_model"], expected, atol=1e-6, rtol=0)
+    assert report.summary("energy", "randomised_model").mean == pytest.approx(1)
+    assert len(report.plot("randomised_model").axes) == 1
 
 
 def test_a_registered_method_is_measured_without_being_asked_for(tiny_model, directions, pictures):
