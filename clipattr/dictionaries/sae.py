@@ -84,6 +84,7 @@ class Dictionary:
             raise DictionaryError(
                 f"The decoder must be (n_latents, width); got shape {tuple(decoder.shape)}."
             )
+        _real("decoder", decoder)
         n_latents, width = decoder.shape
         zeros = decoder.new_zeros
         decoder, lengths = _unit_rows(decoder.detach().float())
@@ -171,7 +172,7 @@ class Dictionary:
                 about 0.4 %), or "auto" for the faster one.
 
         Raises:
-            DictionaryError: another width, or NaN or infinite values (the first such row is named).
+            DictionaryError: another width or dtype, or NaN or infinite values (the first such row is named).
         """
         acts = self._checked(acts).float()
         dtype = matmul_dtype(self.device, precision)
@@ -294,6 +295,11 @@ class Dictionary:
         return SparseCodes(codes.indices, values, self.n_latents, codes.offsets, stats)
 
     def _checked(self, acts: Tensor) -> Tensor:
+        if not isinstance(acts, Tensor) or not acts.is_floating_point():
+            raise DictionaryError(
+                f"A dictionary takes a tensor of real floating point numbers; got {getattr(acts, 'dtype', 'none')} in "
+                f"a {type(acts).__name__}. Convert arrays with torch.from_numpy, whole numbers with .float()."
+            )
         if acts.ndim != 2 or acts.shape[1] != self.width:
             raise DictionaryError(
                 f"This dictionary takes activations of shape (batch, {self.width}); got {tuple(acts.shape)}. "
@@ -367,9 +373,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     except (OSError, ValueError, SafetensorError) as error:
         raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "clipattr":
-        raise DictionaryError(
-            f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on this folder."
-        )
+        raise DictionaryError(f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on it.")
     if not isinstance(config.get("schema", 0), int) or config.get("schema", 0) > SCHEMA:
         raise DictionaryError(
             f"{folder} has schema {config['schema']}, newer than {SCHEMA}: update clipattr."
@@ -424,12 +428,18 @@ def _unit_rows(decoder: Tensor) -> tuple[Tensor, Tensor | None]:
     return (decoder.double() / safe[:, None]).float(), lengths.float()
 
 
+def _real(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise DictionaryError(f"Dictionary field {name!r} must hold real numbers; got {tensor.dtype}.")
+
+
 def _fitting(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     assert tensor is not None
     if tuple(tensor.shape) != shape:
         raise DictionaryError(
             f"Dictionary field {name!r} must have shape {shape} beside this decoder; got {tuple(tensor.shape)}."
         )
+    _real(name, tensor)
     tensor = tensor.detach().float().contiguous()
     if not bool(torch.isfinite(tensor).all()):
         raise DictionaryError(f"Dictionary field {name!r} holds NaN or infinite values.")

@@ -45,6 +45,14 @@ class Rows:
                 "Activations to train on must have shape (rows, width), both above 0; got "
                 f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Token activations go in flattened."
             )
+        real = (
+            acts.is_floating_point() if isinstance(acts, Tensor) else np.issubdtype(acts.dtype, np.floating)
+        )
+        if not real:
+            raise DictionaryError(
+                f"Activations to train on must be real floating point numbers; got {acts.dtype}. Ids, codes or pixels "
+                "are no activations; convert with .float() if these are."
+            )
         self._acts = acts
 
     @property

@@ -536,6 +536,20 @@ def test_square_shapes_need_an_orientation_and_swapped_ones_are_refused(tmp_path
         load_sae(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused_and_narrower_ones_widened(dtype, tmp_path):
+    def file(of):
+        sd = {"W_enc": torch.from_numpy(W.T.copy()).to(of)} | t(b_enc=B_ENC, W_dec=DEC, b_dec=B_DEC)
+        return write(tmp_path, "sae.pt", {"cfg": {"block_layer": 1}, "state_dict": sd})
+
+    with pytest.raises(DictionaryError, match=f"'W_enc' .* holds {dtype}, weights are real"):
+        load_sae(file(dtype))
+    half = load_sae(file(torch.float16)).encoder
+    assert half.dtype == torch.float32 and torch.equal(
+        half, load_sae(file(torch.float64)).encoder.half().float()
+    )
+
+
 def test_check_prints_the_readings_and_refuses_what_does_not_reconstruct(tmp_path, capsys):
     basis = np.linalg.qr(draw(D, D, seed=30))[0].astype(np.float32)
     both = np.concatenate([basis, -basis])  # exact with a ReLU, if the pre-bias is taken off first

@@ -236,6 +236,16 @@ def test_controls_are_centred_scaled_and_repeatable():
             r"'encoder' must have shape \(40, 12\).*got \(12, 40\)",
         ),
         (lambda: make("relu", bias=torch.full((WIDTH,), float("nan"))), "'bias' holds NaN"),
+        (
+            lambda: make("relu", encoder=numbers(N, WIDTH).to(torch.complex64)),
+            "'encoder' .* got torch.complex64",
+        ),
+        (lambda: make("relu", decoder=torch.ones(N, WIDTH, dtype=torch.int8)), "'decoder' .* got torch.int8"),
+        (
+            lambda: make("topk").encode(torch.zeros(2, WIDTH, dtype=torch.int64)),
+            "got torch.int64 in a Tensor",
+        ),
+        (lambda: make("topk").encode(np.zeros((2, WIDTH), np.float32)), "got float32 in a ndarray"),
         (lambda: BatchTopK(threshold=-1.0, target_k=4, **core()), "at least 0; got -1.0"),
         (lambda: Matryoshka(threshold=1.0, target_k=4, prefixes=[9, 3], **core()), r"rise .* got \[9, 3\]"),
         (lambda: make("topk").encode(torch.zeros(2, 13)), r"\(batch, 12\); got \(2, 13\)"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -349,3 +350,16 @@ def test_unusable_activations_are_named():
         train_sae(torch.ones(500, WIDTH), **options())
     with pytest.raises(DictionaryError, match=r"\(rows, width\)"):
         train_sae(torch.ones(5, 5, 5), **options())
+    for wrong, name in (
+        (data.to(torch.complex64), "complex64"),
+        (torch.ones(500, WIDTH, dtype=torch.int64), "int64"),
+        (np.full((500, WIDTH), "1.0"), "<U3"),
+    ):
+        with pytest.raises(DictionaryError, match=f"real floating point numbers; got .*{name}"):
+            train_sae(wrong, **options())
+
+
+def test_the_same_numbers_in_another_floating_dtype_train_to_the_same_weights():
+    data = sparse_data(500).half()
+    made = [train_sae(acts, **options()).hash for acts in (data, data.float(), data.double())]
+    assert made[0] == made[1] == made[2]

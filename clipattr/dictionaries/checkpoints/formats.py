@@ -80,6 +80,11 @@ def tensor(files: Files, name: str, shape: Sequence[int | None] | None = None) -
             f"Tensor {name!r} in {files.weights} has shape {tuple(found.shape)}; this format has ({told}). The file is "
             "of another format, or its matrices are swapped."
         )
+    if not found.is_floating_point():
+        raise DictionaryError(
+            f"Tensor {name!r} in {files.weights} holds {found.dtype}, weights are real floating point numbers: "
+            "the file is damaged, or quantised in a way that this format does not describe."
+        )
     return found.float()
 
 
