@@ -1,109 +1,253 @@
 """Faults and hostile input in numbers: hundreds of randomly timed faults, thousands of fuzz cases.
 
-    python benchmarks/faults.py [--quick] [--faults N] [--cases N] [--seed S]
+    python benchmarks/faults.py [--quick] [--faults N] [--cases N] [--seed S] [--minutes M]
 
 Every fault is followed by the same call again, whose result must be the undisturbed one byte for byte. Every fuzz case
 must end with a value or a documented error. A failure is printed with the seed that repeats it, and the exit status
-is 1.
+is 1. With --minutes it stops after so long, and the same call goes on; what was done is kept in out/.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import random
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from results import write_results
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "faults"), str(TESTS / "hostile")]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests" / "hostile")]
+CASES = 250  # fuzz cases in one go
+RAY_FAULTS = ("worker killed", "worker stopped for a while", "cancelled cell")
+RAY_SHARE = 9  # one fault in so many is under Ray
 
 
-def faults(count: int, seed: int) -> list[dict[str, object]]:
-    """One row per verb and fault: how many, how many lost or corrupted something, how many had to be asked about."""
+class Progress:
+    """What was done, one line a piece, so that another call goes on."""
+
+    def __init__(self, file: Path, minutes: float | None) -> None:
+        self.file, self.behind = file, None if minutes is None else time.monotonic() + 60 * minutes
+        self.done: dict[str, dict[str, Any]] = {}
+        if file.exists():
+            for line in file.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    self.done.update(json.loads(line))
+
+    @property
+    def time_is_up(self) -> bool:
+        return self.behind is not None and time.monotonic() > self.behind
+
+    def note(self, name: str, row: dict[str, Any]) -> None:
+        self.done[name] = row
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as out:
+            out.write(json.dumps({name: row}) + "\n")
+
+
+def planned(faults: int, cases: int, seed: int) -> Iterator[tuple[str, str, str, int]]:
+    """(what, verb or parser, fault or nothing, seed) of every piece."""
+    import fuzz
     import jobs
 
-    rows: Counter[tuple[str, str, str]] = Counter()
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+    pairs = [(verb, fault) for fault in jobs.FAULTS for verb in jobs.VERBS]
+    ray = [(verb, fault) for fault in RAY_FAULTS for verb in ("study", "encode")]
+    for number in range(faults):
+        under_ray = number % RAY_SHARE == 0
+        some = ray[number // RAY_SHARE % len(ray)] if under_ray else pairs[number % len(pairs)]
+        yield ("Ray" if under_ray else "fault", *some, seed + number)
+    names = list(fuzz.parsers()) if cases else []
+    for number in range(-(-cases // (CASES * max(1, len(names)))) if cases else 0):
+        for name in names:
+            yield "parser", name, "", seed + number
+
+
+class Undisturbed:
+    """The folder in which faults happen, and what each verb makes there without one."""
+
+    def __init__(self, root: Path) -> None:
+        import jobs
+
+        self.root = root
         jobs.prepare(root)
         jobs.run("codes", root, root / "warm")
-        reference = {}
+        self.results: dict[str, tuple[dict[str, str], float]] = {}
         for verb in jobs.VERBS:
             (root / f"{verb}-good").mkdir()
             begun = time.perf_counter()
             status, text = jobs.run(verb, root, root / f"{verb}-good" / "out")
             if status != jobs.DONE:
                 raise SystemExit(f"{verb} fails undisturbed: {text}")
-            reference[verb] = (jobs.digests(root / f"{verb}-good" / "out"), time.perf_counter() - begun)
-            print(
-                f"{verb}: {reference[verb][1]:.2f} s undisturbed, {len(reference[verb][0])} files", flush=True
-            )
-        pairs = [(verb, fault) for fault in jobs.FAULTS for verb in jobs.VERBS]
-        for number in range(count):
-            verb, fault = pairs[number % len(pairs)]
-            try:
-                text = jobs.survives(verb, fault, root, *reference[verb], seed + number)
-                rows[verb, fault, "asked" if text else "mended"] += 1
-            except Exception:
-                rows[verb, fault, "lost"] += 1
-                print(f"LOST: {verb}, {fault}, seed {seed + number}", flush=True)
-                traceback.print_exc(limit=-2)
-    return [
-        {"verb": verb, "fault": fault, **{end: rows[verb, fault, end] for end in ("mended", "asked", "lost")}}
-        for verb, fault in sorted({key[:2] for key in rows})
-    ]
+            self.results[verb] = jobs.digests(root / f"{verb}-good" / "out"), time.perf_counter() - begun
+            print(f"{verb}: {self.results[verb][1]:.2f} s, {len(self.results[verb][0])} files", flush=True)
+
+    def survives(self, verb: str, fault: str, seed: int) -> str:
+        import jobs
+
+        return str(jobs.survives(verb, fault, self.root, *self.results[verb], seed))
 
 
-def cases(count: int, seed: int) -> list[dict[str, object]]:
-    """One row per parser: cases, and how many kinds of end other than a value or a documented error."""
-    import fuzz
+class Cluster:
+    """Two Ray workers, to one of which something happens."""
 
-    rows: list[dict[str, object]] = []
-    parsers = fuzz.parsers()
-    with tempfile.TemporaryDirectory() as place:
-        os.chdir(place)
-        for name, (strategy, function) in parsers.items():
-            done, crashes = fed(name, strategy, function, -(-count // len(parsers)), seed, place)
-            rows.append({"parser": name, "cases": done, "crashes": crashes})
-            print(f"{name}: {done} cases, {crashes} kinds of crash", flush=True)
-        os.chdir("/")
-    return rows
+    def __init__(self, undisturbed: Undisturbed) -> None:
+        from clipattr.scale import Ray
+
+        self.undisturbed, self.engine = undisturbed, Ray(workers=2)
+        self.seconds: dict[str, float] = {}
+        for verb in ("study", "encode", "study", "encode"):  # the first time, workers import what they need
+            begun = time.perf_counter()
+            self.run(verb, undisturbed.root / "ray-warm")
+            self.seconds[verb] = time.perf_counter() - begun
+            shutil.rmtree(undisturbed.root / "ray-warm")
+
+    def run(self, verb: str, out: Path) -> None:
+        import jobs
+
+        jobs.JOBS[verb](self.undisturbed.root, out, engine=self.engine)
+
+    def survives(self, verb: str, fault: str, seed: int) -> str:
+        """As `jobs.survives`."""
+        import jobs
+
+        chance = random.Random(seed)
+        place = self.undisturbed.root / f"ray-{seed}"
+        place.mkdir()
+        timer = threading.Timer(chance.random() * self.seconds[verb], self._strike, [fault, chance])
+        try:
+            timer.start()
+            with contextlib.suppress(KeyboardInterrupt):
+                self.run(verb, place / "out")
+            with contextlib.suppress(KeyboardInterrupt):  # it may come late
+                timer.cancel()
+                timer.join()
+                time.sleep(0.01)
+            self.run(verb, place / "out")
+            found, reference = jobs.digests(place / "out"), self.undisturbed.results[verb][0]
+            wrong = [
+                name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name)
+            ]
+            if wrong:
+                raise AssertionError(wrong)
+            return ""
+        finally:
+            timer.cancel()
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _strike(self, fault: str, chance: random.Random) -> None:
+        import psutil
+
+        if fault == "cancelled cell":
+            os.kill(os.getpid(), signal.SIGINT)
+            return
+        workers = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if "ray::" in " ".join(process.info["cmdline"] or []) and os.getpid() != process.pid
+        ]
+        for process in chance.sample(workers, min(1, len(workers))):
+            with contextlib.suppress(psutil.Error):
+                if fault == "worker killed":
+                    process.kill()
+                else:
+                    process.suspend()
+                    time.sleep(chance.uniform(0.2, 2))
+                    process.resume()
 
 
-def fed(name: str, strategy: Any, function: Any, count: int, seed: int, place: str) -> tuple[int, int]:
-    """Feed one parser; (cases, kinds of crash)."""
+def fed(name: str, seed: int) -> dict[str, Any]:
+    """Feed one parser."""
     import fuzz
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
 
-    crashes: dict[str, int] = {}
+    strategy, function = fuzz.parsers()[name]
+    crashes: Counter[str] = Counter()
     done = [0]
 
-    def case(value):
+    def case(value: Any) -> None:
         done[0] += 1
         try:
             fuzz.attempt(function, value, place)
         except Exception as error:
             kind = f"{type(error).__name__}: {str(error)[:60]}"
             if kind not in crashes:
-                print(f"CRASH: {name}: {kind}\n  {value!r:.300}", flush=True)
+                print(f"CRASH: {name}, seed {seed}: {kind}\n  {value!r:.300}", flush=True)
                 traceback.print_exc(limit=-3)
-            crashes[kind] = crashes.get(kind, 0) + 1
+            crashes[kind] += 1
 
     limits = settings(
-        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=CASES, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    seeded(seed)(limits(given(strategy)(case)))()
-    return done[0], len(crashes)
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        try:
+            seeded(seed)(limits(given(strategy)(case)))()
+        finally:
+            os.chdir(here)
+    return {"parser": name, "cases": done[0], "crashes": len(crashes)}
+
+
+def work(pieces: list[tuple[str, str, str, int]], progress: Progress) -> None:
+    """Do what is left until it is done or time is up."""
+    left = [piece for piece in pieces if "/".join(map(str, piece)) not in progress.done]
+    with tempfile.TemporaryDirectory() as place:
+        undisturbed: Undisturbed | None = None
+        cluster: Cluster | None = None
+        for what, name, fault, seed in sorted(left, key=lambda piece: piece[0] == "Ray"):
+            if progress.time_is_up:
+                return
+            if what == "parser":
+                row = fed(name, seed)
+            else:
+                undisturbed = undisturbed or Undisturbed(Path(place))
+                cluster = cluster or (Cluster(undisturbed) if what == "Ray" else None)
+                row = {"verb": f"{name} by Ray" if what == "Ray" else name, "fault": fault}
+                try:
+                    worlds: Any = cluster if what == "Ray" else undisturbed
+                    row["end"] = "asked" if worlds.survives(name, fault, seed) else "mended"
+                except Exception:
+                    row["end"] = "lost"
+                    print(f"LOST: {what}, {name}, {fault}, seed {seed}", flush=True)
+                    traceback.print_exc(limit=-2)
+            progress.note("/".join(map(str, (what, name, fault, seed))), row)
+        if cluster is not None:
+            cluster.engine.close()
+
+
+def tables(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Faults by verb and kind with how they ended; fuzz cases by parser."""
+    ends = Counter((row["verb"], row["fault"], row["end"]) for row in rows if "verb" in row)
+    disturbed = [
+        {"verb": verb, "fault": fault, **{end: ends[verb, fault, end] for end in ("mended", "asked", "lost")}}
+        for verb, fault in sorted({key[:2] for key in ends})
+    ]
+    names = dict.fromkeys(row["parser"] for row in rows if "parser" in row)
+    parsed = [
+        {
+            "parser": name,
+            **{
+                key: sum(row[key] for row in rows if row.get("parser") == name)
+                for key in ("cases", "crashes")
+            },
+        }
+        for name in names
+    ]
+    return disturbed, parsed
 
 
 def main() -> int:
@@ -112,24 +256,36 @@ def main() -> int:
     arguments.add_argument("--faults", type=int)
     arguments.add_argument("--cases", type=int)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--minutes", type=float)
     given = arguments.parse_args()
-    random.seed(given.seed)
-    n_faults = given.faults if given.faults is not None else 56 if given.quick else 224
+    n_faults = given.faults if given.faults is not None else 60 if given.quick else 270
     n_cases = given.cases if given.cases is not None else 3_000 if given.quick else 12_000
-    disturbed = faults(n_faults, given.seed) if n_faults else []
-    parsed = cases(n_cases, given.seed) if n_cases else []
+    file = ROOT / "out" / f"faults-{n_faults}-{n_cases}-{given.seed}.jsonl"
+    if given.minutes is None:
+        file.unlink(missing_ok=True)
+    pieces = list(planned(n_faults, n_cases, given.seed))
+    progress = Progress(file, given.minutes)
+    work(pieces, progress)
+    left = len(pieces) - len(progress.done)
+    if left:
+        print(f"{len(progress.done)} of {len(pieces)} pieces done; the same call goes on")
+        return 2
+    disturbed, parsed = tables(list(progress.done.values()))
     figures = {
-        "faults": sum(int(str(row[end])) for row in disturbed for end in ("mended", "asked", "lost")),
-        "faults_asked": sum(int(str(row["asked"])) for row in disturbed),
-        "faults_lost": sum(int(str(row["lost"])) for row in disturbed),
-        "fuzz_cases": sum(int(str(row["cases"])) for row in parsed),
-        "fuzz_crashes": sum(int(str(row["crashes"])) for row in parsed),
+        "faults": sum(row[end] for row in disturbed for end in ("mended", "asked", "lost")),
+        "faults_asked": sum(row["asked"] for row in disturbed),
+        "faults_lost": sum(row["lost"] for row in disturbed),
+        "fuzz_cases": sum(row["cases"] for row in parsed),
+        "fuzz_crashes": sum(row["crashes"] for row in parsed),
     }
     for row in disturbed:
-        print(f"{row['verb']:>8}  {row['fault']:<20} mended {row['mended']:>3}  asked {row['asked']:>3}  "
+        print(f"{row['verb']:>14}  {row['fault']:<26} mended {row['mended']:>3}  asked {row['asked']:>3}  "
               f"lost {row['lost']:>3}")  # fmt: skip
+    for row in parsed:
+        print(f"{row['parser']:>20}  cases {row['cases']:>5}  kinds of crash {row['crashes']}")
     print(figures)
     write_results("faults", figures, [*disturbed, *parsed], quick=given.quick)
+    file.unlink(missing_ok=True)
     return int(bool(figures["faults_lost"] or figures["fuzz_crashes"]))
 
 

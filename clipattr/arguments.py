@@ -183,18 +183,7 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--seed", type=int, default=0, help="of training and holding out (default: 0)")
     study.add_argument("--overwrite", action="store_true", help="replace another study in DIR")
-    study.add_argument(
-        "--ray", metavar="N", type=_whole, help="spread over N Ray workers; needs clipattr[scale]"
-    )
-    study.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="of a running Ray cluster; auto for this machine's (default: a new one)",
-    )
-    study.add_argument(
-        "--threads", metavar="N", type=_whole, help="of this process, or of each worker (there, default: 1); the same "
-        "number gives the same bytes"
-    )  # fmt: skip
+    _spread(study)
     study.add_argument("--quiet", action="store_true", help="no progress bars")
 
     encode = verb(
@@ -217,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--batch", metavar="N", type=_whole, default=64, help="pictures at a time (default: %(default)s)"
     )
+    _spread(encode)
     encode.add_argument("--quiet", action="store_true", help="no progress bars")
 
     train = verb(
@@ -296,6 +286,7 @@ def parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "
                        "new, or clearly larger than there")  # fmt: skip
+    _spread(audit)
 
     models = verb("models", "list the models that load by name", "clipattr models --kind paper")
     models.add_argument("--kind", choices=("bundled", "paper", "open_clip"), help="only these")
@@ -351,3 +342,19 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--token", help="what visitors must know; default: one is drawn")
     serve.add_argument("--write", action="store_true", help="let visitors name latents and judge findings")
     return main
+
+
+def _spread(verb: argparse.ArgumentParser) -> None:
+    """What says where a verb computes."""
+    verb.add_argument(
+        "--ray", metavar="N", type=_whole, help="spread over N Ray workers; needs clipattr[scale]"
+    )
+    verb.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster; auto for this machine's (default: a new one)",
+    )
+    verb.add_argument(
+        "--threads", metavar="N", type=_whole, help="of this process, or of each worker (there, default: 1); the same "
+        "number gives the same bytes"
+    )  # fmt: skip

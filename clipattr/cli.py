@@ -9,7 +9,6 @@ in `VERBS`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from clipattr.arguments import (
     parser,
 )
 from clipattr.errors import ClipattrError, DataError
-from clipattr.jobs import JOBS
+from clipattr.jobs import JOBS, engine_of
 from clipattr.terminal import check_target, emit, print_table, say, show_warning, write
 from clipattr.wording import NO_LABEL, kind_word, points, signed, span, visible
 
@@ -120,7 +119,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _study(arguments: argparse.Namespace) -> int:
     from clipattr.study import build_study
 
-    with _engine(arguments) as engine:
+    with engine_of(arguments) as engine:
         study = build_study(
             arguments.model,
             arguments.images,
@@ -174,7 +173,8 @@ def _audit(arguments: argparse.Namespace) -> int:
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
     study = open_study(arguments.study)
-    findings = audit(study, prompts)
+    with engine_of(arguments) as engine:
+        findings = audit(study, prompts, engine=engine)
     emit(findings.to_json(), arguments.json)
     if arguments.csv:
         write(findings.to_frame().to_csv(index=False), arguments.csv)
@@ -284,19 +284,6 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 # what verbs share
-
-
-def _engine(arguments: argparse.Namespace) -> Any:
-    """Ray where it was asked for, else nothing: this process computes."""
-    if arguments.threads:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-    if arguments.ray or arguments.ray_address:
-        from clipattr.scale import Ray
-
-        return Ray(arguments.ray, address=arguments.ray_address, threads=arguments.threads or 1)
-    return contextlib.nullcontext()
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:

@@ -7,6 +7,7 @@ the function that a notebook calls, and prints what came out. Start at `JOBS`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -25,14 +26,16 @@ def encode(arguments: argparse.Namespace) -> int:
     from clipattr.models import load_model
 
     sites = arguments.site or ["image.-1.cls"]
-    store = collect_activations(
-        load_model(arguments.model),
-        arguments.images,
-        sites,
-        arguments.out,
-        batch=arguments.batch,
-        progress=not arguments.quiet,
-    )
+    with engine_of(arguments) as engine:
+        store = collect_activations(
+            load_model(arguments.model),
+            arguments.images,
+            sites,
+            arguments.out,
+            batch=arguments.batch,
+            progress=not arguments.quiet,
+            engine=engine,
+        )
     for note in store.notes:
         say(f"note: {note}")
     for name, reason in store.skipped[:5]:
@@ -116,6 +119,19 @@ def plan(arguments: argparse.Namespace) -> int:
     print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
     print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
     return OK
+
+
+def engine_of(arguments: argparse.Namespace) -> Any:
+    """Where a verb computes: Ray if it was asked for, else this process."""
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if arguments.ray or arguments.ray_address:
+        from clipattr.scale import Ray
+
+        return Ray(arguments.ray, address=arguments.ray_address, threads=arguments.threads or 1)
+    return contextlib.nullcontext()
 
 
 def _described(made: Any, out: Path) -> dict[str, Any]:

@@ -76,14 +76,15 @@ def prepare(root):
     return pictures, store
 
 
-def study(root, out):
+def study(root, out, engine=None):
     clipattr.build_study(
         MODEL, root / "pictures", path=out, vocabulary=WORDS, evaluator=EVALUATOR, n_latents=32, k=4, examples=5,
         training={"steps": 60, "batch": 16, "checkpoint_every": 5}, batch=4, workers=1, holdout=0.2, progress=False,
+        engine=engine,
     )  # fmt: skip
 
 
-def encode(root, out):
+def encode(root, out, engine=None):
     clipattr.collect_activations(
         MODEL,
         root / "pictures",
@@ -92,6 +93,7 @@ def encode(root, out):
         batch=4,
         shard_pictures=8,
         progress=False,
+        engine=engine,
     )
 
 
@@ -121,13 +123,22 @@ def attribute(root, out):
 def audit(root, out):
     """A page and its numbers; thresholds of 0, since a model of noise relies on nothing much."""
     out.mkdir(exist_ok=True)
-    low = Settings(expected=2, followed=2, least_surprise=0, least_effect=0, least_reliance=0, least_separation=0)
+    low = Settings(
+        expected=2, followed=2, least_surprise=0, least_effect=0, least_reliance=0, least_separation=0
+    )
     found = clipattr.audit(opened(root), WORDS, settings=low, progress=False)
     found.to_json(out / "audit.json")
     found.report(out / "audit.html")
 
 
-JOBS = {"study": study, "encode": encode, "train": train, "codes": codes, "attribute": attribute, "audit": audit}
+JOBS = {
+    "study": study,
+    "encode": encode,
+    "train": train,
+    "codes": codes,
+    "attribute": attribute,
+    "audit": audit,
+}
 
 
 @dataclass(frozen=True)

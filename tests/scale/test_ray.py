@@ -1,13 +1,17 @@
 """Ray: the same study, byte for byte, whoever computed its shards and whoever died on the way."""
 
+import json
 import os
+import pathlib
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from clipattr.discovery import Settings, audit
 from clipattr.errors import DataError
 
 if os.environ.get("CI") == "true":
@@ -37,6 +41,23 @@ def square(shared, item):
     return item * item
 
 
+def die(shared, item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dawdle(shared, item):
+    """The first item waits for marks that the others leave."""
+    folder = pathlib.Path(shared)
+    if item == 0:
+        for _ in range(600):
+            if len(list(folder.iterdir())) >= 5:
+                break
+            time.sleep(0.05)
+        return len(list(folder.iterdir()))
+    (folder / str(item)).touch()
+    return -item
+
+
 def refuse(shared, item):
     raise DataError(f"no {item}")
 
@@ -57,14 +78,29 @@ def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypa
                 )
                 for name, given in (("one", None), ("two", engine))
             )
+        assert one.hash == two.hash
+        low = Settings(expected=2, followed=2, least_surprise=-9, least_effect=-1, least_separation=0)
+        alone, spread = (
+            audit(one, ["a", "b"], settings=low, progress=False, engine=given).to_json()
+            for given in (None, engine)
+        )
+        assert alone == spread and json.loads(alone)["findings"]
     finally:
         torch.set_num_threads(threads)
-    assert one.hash == two.hash
 
 
 def test_results_come_in_the_order_of_the_items_though_a_worker_is_killed(engine, tmp_path):
     assert list(engine.map(square, str(tmp_path / "died"), range(12))) == [i * i for i in range(12)]
     assert (tmp_path / "died").exists()
+
+
+def test_a_slow_worker_does_not_hold_up_the_other_and_keeps_its_place(engine, tmp_path):
+    assert list(engine.map(dawdle, str(tmp_path), range(6))) == [5, -1, -2, -3, -4, -5]
+
+
+def test_workers_that_keep_dying_are_an_error_that_says_what_to_do(engine):
+    with pytest.raises(DataError, match=r"(?s)died 4 times.*fewer workers"):
+        list(engine.map(die, None, [0]))
 
 
 def test_an_error_in_a_worker_is_that_error_here(engine):
