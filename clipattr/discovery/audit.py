@@ -34,6 +34,7 @@ from clipattr.discovery.naming import Family, family_meanings, followed_share, n
 from clipattr.discovery.reliance import Half, Reliance
 from clipattr.discovery.writing import rises
 from clipattr.errors import StudyError
+from clipattr.tasks import Engine, Here
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -80,6 +81,7 @@ def audit(
     settings: Settings | None = None,
     background: Sequence[str] | None = None,
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> Findings:
     """Find the reliances of a model that nobody would expect.
 
@@ -90,6 +92,8 @@ def audit(
         background: texts whose mean similarity is subtracted, so that a latent which lifts every prompt alike does not
             count; default the prompts, if there are at least 20, else the vocabulary.
         progress: show a bar.
+        engine: where suspicions are measured, e.g. `clipattr.Ray(workers=8)`; all of its machines must see the
+            study's folder. None: here.
 
     Returns:
         findings, largest causal effect first. Reliance and effects are raw cosine of the prompt's contrast.
@@ -135,19 +139,15 @@ def audit(
     )
     witness = Witness(reliance, measuring_half, meant, meanings)
     kept: dict[tuple[int, int], Evidence] = {}
-    for family, prompt, reason in tqdm(
-        suspicions(clues, settings), desc="audit", unit="suspect", disable=not progress
-    ):
-        evidence = witness.gather(family, prompt, on_own=reason == "company")
-        if reason == "company" and (evidence is None or not evidence.causal_effect.low > 0):
-            continue  # it comes along, and is not used
-        if evidence is None or not holds(evidence, reason, settings):
-            # Where prompt and company are never apart, one latent may stand for both: the company's own latents then
-            # say little on the prompt's pictures, and what they do elsewhere decides.
-            evidence = witness.gather(family, prompt, on_own=False) if reason == "company" else None
-        if evidence is not None and holds(evidence, reason, settings):
-            kept.setdefault((family, prompt), evidence)
-            reasons.setdefault((family, prompt), reason)
+    suspects = suspicions(clues, settings)
+    measured = (engine or Here()).map(measured_suspect, (witness, settings), suspects)
+    bar = tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress)
+    with bar:
+        for (family, prompt, reason), evidence in zip(suspects, measured, strict=True):
+            bar.update()
+            if evidence is not None:
+                kept.setdefault((family, prompt), evidence)
+                reasons.setdefault((family, prompt), reason)
     findings = [
         _finding(
             witness,
@@ -176,6 +176,19 @@ def audit(
         "settings": asdict(settings),
     }
     return Findings(findings, study, about)
+
+
+def measured_suspect(shared: tuple[Witness, Settings], suspect: tuple[int, int, str]) -> Evidence | None:
+    """What the measuring half says of one suspicion: the evidence that confirms it, or None."""
+    (witness, settings), (family, prompt, reason) = shared, suspect
+    evidence = witness.gather(family, prompt, on_own=reason == "company")
+    if reason == "company" and (evidence is None or not evidence.causal_effect.low > 0):
+        return None  # it comes along, and is not used
+    if evidence is None or not holds(evidence, reason, settings):
+        # Where prompt and company are never apart, one latent may stand for both: the company's own latents then
+        # say little on the prompt's pictures, and what they do elsewhere decides.
+        evidence = witness.gather(family, prompt, on_own=False) if reason == "company" else None
+    return evidence if evidence is not None and holds(evidence, reason, settings) else None
 
 
 def default_background(prompts: Sequence[Prompt], study: Study) -> list[str]:
