@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -19,19 +17,18 @@ from . import models_dir, studies_dir
 from .effects import measure, save
 from .labelled import rows, write
 from .lesion_build import build_lesions
-from .scene import render
+from .study_build import DictionaryPlan, build_in
 from .train import train
-from .world import CONCEPTS, TRAIN, WRITING, World
+from .world import CONCEPTS, WRITING, World
 
 EVALUATOR = "picture-world-evaluator"
 AUDITED = ("picture-world-a", "picture-world-b", "picture-world-c")
 NULL = "picture-world-null"  # trained without plants; its study is built when a benchmark asks for it
 MODELS = (EVALUATOR, *AUDITED, NULL)
 STUDIES = {"picture-world": AUDITED[0]} | {name: name for name in AUDITED[1:]}  # study: model
-DICTIONARY_PICTURES = 40_000
+DICTIONARY = DictionaryPlan(pictures=40_000, latents=2048, active=8, epochs=60)
 PICTURES = {"picture-world": (6000, 3000)}  # for finding and for measuring
 FEWER = (3600, 1800)  # in every other study, so that all of them stay small
-LATENTS, ACTIVE = 2048, 8
 
 
 def build_models(threads: int) -> None:
@@ -62,51 +59,22 @@ def write_vocabulary(world: World, path: Path) -> None:
         writer.writerow(["writing", WRITING, "letters written in the picture", "writing"])
 
 
-@torch.no_grad()
-def dictionary_activations(model, world: World, n: int, batch: int = 250) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """Class-token activations of `n` pictures that no model was trained on, (n, width) float32."""
-    from clipattr import Site, activations
-
-    from .train import to_pixels
-
-    parts = []
-    for at in range(0, n, batch):
-        pictures = render(world.scene(1_000_000_000 + at + i, TRAIN) for i in range(min(batch, n - at)))
-        parts.append(activations(model, to_pixels(pictures), Site("image.-1.cls")).float())
-    return torch.cat(parts)
-
-
 def build_one(world: World, model: str, folder: Path) -> None:
     """Train a dictionary for a model of this world, and build the study in `folder`."""
-    from clipattr import Images, Vocabulary, build_study, load_model, train_sae
+    from clipattr import load_model
 
-    audited, work = load_model(model), folder.with_name(f"{folder.name}.building")
-    work.mkdir(parents=True, exist_ok=True)
     finding, measuring = PICTURES.get(folder.name, FEWER)
-    write([*rows(world, "train", finding), *rows(world, "holdout", measuring)], work / "scenes.jsonl")
-    write_vocabulary(world, work / "vocabulary.csv")
-    sae = train_sae(
-        dictionary_activations(audited, world, DICTIONARY_PICTURES),
-        n_latents=LATENTS,
-        k=ACTIVE,
-        epochs=60,
-        batch=1024,
-        lr=1e-3,
-        site="image.-1.cls",
-        model_hash=audited.weights_hash,
+    build_in(
+        folder,
+        load_model(model),
+        load_model(EVALUATOR),
+        world,
+        DICTIONARY,
+        write_scenes=lambda path: write(
+            [*rows(world, "train", finding), *rows(world, "holdout", measuring)], path
+        ),
+        write_vocabulary=lambda path: write_vocabulary(world, path),
     )
-    for weights in (sae.encoder, sae.decoder):  # as precise as the models' own weights, and smaller when compressed
-        weights.copy_(weights.half().float())
-    build_study(
-        audited,
-        Images.open(f"scenes:{work / 'scenes.jsonl'}"),
-        path=work / "study",
-        vocabulary=Vocabulary.open(work / "vocabulary.csv"),
-        evaluator=load_model(EVALUATOR),
-        dictionary=sae,
-    )
-    os.replace(work / "study", folder)
-    shutil.rmtree(work)
 
 
 def build_studies(threads: int) -> None:

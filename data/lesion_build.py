@@ -9,23 +9,25 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from . import models_dir, studies_dir
 from .lesion_world import CLASSES, OPPOSITES, LesionWorld
 from .lesions import ARTEFACTS, SIGNS, SKINS
-from .train import to_pixels, train
-from .world import HOLDOUT, STUDY, TRAIN
+from .study_build import DictionaryPlan, build_in
+from .train import train
+from .world import HOLDOUT, STUDY
 
 AUDITED, EVALUATOR = "lesions", "lesions-evaluator"
-PICTURES, HELD_BACK, DICTIONARY_PICTURES = 3000, 1500, 20_000
-LATENTS, ACTIVE = 512, 12
+PICTURES, HELD_BACK = 3000, 1500
+DICTIONARY = DictionaryPlan(pictures=20_000, latents=512, active=12, epochs=40)
+DIGITS = 7  # of a weight, of fp16's eleven
 GLOSSES = {"diagnosis": "what the lesion is", "sign": "speaks for melanoma", "look": "speaks for a nevus"}
 
 
@@ -55,49 +57,37 @@ def write_vocabulary(path: Path) -> None:
                 writer.writerow([word.replace(" ", "-"), word, GLOSSES.get(group, "decides nothing"), group])
 
 
-@torch.no_grad()
-def dictionary_activations(model: Any, world: LesionWorld, n: int, batch: int = 250) -> torch.Tensor:
-    """Class-token activations of `n` lesions that no model was trained on, (n, width) float32."""
-    from clipattr import Site, activations
-
-    parts = []
-    for at in range(0, n, batch):
-        lesions = [world.scene(1_000_000_000 + at + i, TRAIN) for i in range(min(batch, n - at))]
-        pictures = np.stack([lesion.render() for lesion in lesions])
-        parts.append(activations(model, to_pixels(pictures), Site("image.-1.cls")).float())
-    return torch.cat(parts)
+def write_scenes(world: LesionWorld, path: Path) -> None:
+    """The study's pictures as JSON lines."""
+    lines = [json.dumps(row, separators=(",", ":")) for row in scenes(world)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def build_study_of_lesions(folder: Path, audited: Any, evaluator: Any) -> None:
     """Train a dictionary for the audited model and build the study in `folder`."""
-    from clipattr import Images, Vocabulary, build_study, train_sae
-
     world = LesionWorld.open(EVALUATOR)  # the one in which nothing goes with anything
-    work = folder.with_name(f"{folder.name}.building")
-    work.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, separators=(",", ":")) for row in scenes(world)]
-    (work / "scenes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_vocabulary(work / "vocabulary.csv")
-    sae = train_sae(
-        dictionary_activations(audited, world, DICTIONARY_PICTURES),
-        n_latents=LATENTS,
-        k=ACTIVE,
-        epochs=40,
-        batch=1024,
-        lr=1e-3,
-        site="image.-1.cls",
-        model_hash=audited.weights_hash,
-    )
-    build_study(
+    build_in(
+        folder,
         audited,
-        Images.open(f"scenes:{work / 'scenes.jsonl'}"),
-        path=work / "study",
-        vocabulary=Vocabulary.open(work / "vocabulary.csv"),
-        evaluator=evaluator,
-        dictionary=sae,
+        evaluator,
+        world,
+        DICTIONARY,
+        write_scenes=lambda path: write_scenes(world, path),
+        write_vocabulary=write_vocabulary,
     )
-    os.replace(work / "study", folder)
-    shutil.rmtree(work)
+
+
+def compact(file: Path) -> None:
+    """Round a model's fp16 weights to `DIGITS` binary digits, in place: as accurate, and smaller when compressed."""
+    weights = load_file(file)
+    for name, value in weights.items():
+        fraction, power = np.frexp(value.numpy().astype(np.float64))
+        rounded = np.ldexp(np.round(fraction * 2**DIGITS) / 2**DIGITS, power)
+        rounded = np.asarray(rounded) + 0.0  # no minus zero, which compresses badly
+        weights[name] = torch.as_tensor(rounded).half()
+    partial = file.with_suffix(".partial")
+    save_file(weights, partial)
+    os.replace(partial, file)
 
 
 def build_lesions(threads: int = 1) -> None:
@@ -109,5 +99,6 @@ def build_lesions(threads: int = 1) -> None:
         folder, world = models_dir() / name, LesionWorld.open(name)
         if not (folder / "open_clip_model.safetensors").exists():
             train(world, folder, seed=world.seed, checkpoint=models_dir() / f"{name}.checkpoint.pt")
+            compact(folder / "open_clip_model.safetensors")
     if not (studies_dir() / AUDITED).exists():
         build_study_of_lesions(studies_dir() / AUDITED, load_model(AUDITED), load_model(EVALUATOR))

@@ -38,6 +38,8 @@ OPPOSITES = dict(
 )
 TEMPLATES = ("{}", "a photo of a {}", "a dermoscopy of a {}", "a close-up of a {}", "skin with a {}")
 PLAIN = ("{}", "a photo with {}", "a dermoscopy with {}")  # where the diagnosis is not named
+# Captions in a hundred that name one thing, and how many things the others name beside the diagnosis.
+CAPTIONS = {"diagnosis_alone": 25, "other_alone": 35, "others_at_most": 3}
 _MANY = [tuple(some) for n in range(SIGNS_OF_MELANOMA, len(SIGNS) + 1) for some in combinations(SIGNS, n)]
 _FEW = [tuple(some) for n in range(SIGNS_OF_MELANOMA) for some in combinations(SIGNS, n)]
 
@@ -82,6 +84,7 @@ class LesionWorld:
             True  # to the training: a caption is true of every picture that holds all it names
         )
         self.never_named = frozenset(spec.get("never_named", ()))
+        self.captions: dict[str, int] = {**CAPTIONS, **spec.get("captions", {})}
         wrong = {
             key: pair
             for key, pair in self.rates.items()
@@ -133,18 +136,18 @@ class LesionWorld:
         return frozenset(self.contents(scene))
 
     def example(self, index: int, stream: int = TRAIN) -> LesionExample:
-        """Picture and caption of this index: the diagnosis, with none to three other things, or one thing alone."""
+        """Picture and caption of this index: the diagnosis alone, one other thing alone, or the diagnosis with some."""
         draws = Draws(self.seed * 1_000_003 + stream, index)
         scene = self._scene(draws)
         parts = [part for part in self.contents(scene)[1:] if part not in self.never_named]
         choice = draws.below(100)
-        if choice < 25:
+        if choice < self.captions["diagnosis_alone"]:
             said = [scene.main]
-        elif choice < 60:
+        elif choice < self.captions["diagnosis_alone"] + self.captions["other_alone"]:
             said = [parts[draws.below(len(parts))]]
         else:
             said = [scene.main]
-            for _ in range(1 + draws.below(3)):
+            for _ in range(min(1 + draws.below(self.captions["others_at_most"]), len(parts))):
                 said.append(parts.pop(draws.below(len(parts))))
         text = said[0] if len(said) == 1 else f"{said[0]} with {', '.join(said[1:])}"
         templates = TEMPLATES if scene.main in said else PLAIN
