@@ -1,6 +1,6 @@
 """What meaning costs: one pass over pictures against bare encoding, memory against their number, and other collectors.
 
-    python benchmarks/examples.py [--quick] [--study NAME]
+    python benchmarks/examples.py [--quick] [--study NAME] [--only PART]
 
 `semanticlens` is timed beside it where it is installed (its requirements differ from ours: best in an environment of
 its own); its activations are bfloat16, ours float32. Labels are held against the factors that the bundled scenes were
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from results import write_results
+from results import FOLDER, write_results
 from scipy.stats import mannwhitneyu, spearmanr
 
 from clipattr.dictionaries import SparseCodes, random_sae
@@ -34,7 +34,9 @@ from clipattr.meaning.examples import Examples, by_latent
 from clipattr.meaning.scores import Totals
 
 LATENTS, K, M, WIDTH, EMBED = 30_000, 64, 20, 768, 512
+COMMON = 20  # pictures that must show a factor: as many as a latent has examples
 STRONG = 0.8  # F1 from which a latent counts as having a true factor
+TOLD = 0.6  # F1 that one or two factors must reach for it to be known whether a latent mixes
 GAIN = 0.1  # what a second factor must add to F1 for a latent to count as mixing two
 PARTS = ("pass", "memory", "collectors", "labels")
 
@@ -43,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer pictures, one repetition")
     parser.add_argument("--study", default=None, help="one study of rendered scenes, not all bundled ones")
-    parser.add_argument("--only", choices=PARTS, default=None, help="one part; nothing is written")
+    parser.add_argument("--only", choices=PARTS, help="one part; what was written of the others is kept")
     parser.add_argument("--memory-child", type=int, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_child is not None:
@@ -64,8 +66,29 @@ def main() -> None:
         rows += details
     for name, value in figures.items():
         print(f"{name:42s} {value:10.4f}")
-    if options.only is None:
-        print(f"written to {write_results('examples', figures, rows, quick=options.quick)}")
+    if options.only is not None:
+        figures, rows = with_the_others(options.only, figures, rows, quick=options.quick)
+    print(f"written to {write_results('examples', figures, rows, quick=options.quick)}")
+
+
+def with_the_others(
+    part: str, figures: dict[str, float], rows: list[dict[str, Any]], *, quick: bool
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """What an earlier run wrote about the other parts, and what this one found about its own."""
+    file = FOLDER / ("examples.quick.json" if quick else "examples.json")
+    if not file.exists():
+        return figures, rows
+    old = json.loads(file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in old["figures"].items() if part_of(name) != part}
+    return kept | figures, [row for row in old["rows"] if row["what"] != part] + rows
+
+
+def part_of(figure: str) -> str:
+    """The part that a figure belongs to."""
+    for start, part in (("pass_", "pass"), ("memory_", "memory"), ("speedup_", "collectors")):
+        if figure.startswith(start):
+            return part
+    return "labels"
 
 
 def pass_over_encode(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -177,7 +200,8 @@ def collectors(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
         name: statistics.median(clock(call) for _ in range(1 if quick else 5)) for name, call in timed.items()
     }
     rows = [
-        {"what": "collector", "name": name, "pictures": batches * size, "s": s} for name, s in seconds.items()
+        {"what": "collectors", "name": name, "pictures": batches * size, "s": s}
+        for name, s in seconds.items()
     ]
     figures = {f"speedup_over_{name}": s / seconds["ours"] for name, s in seconds.items() if name != "ours"}
     return figures, rows
@@ -194,11 +218,13 @@ def bundled() -> list[str]:
 def labels(studies: list[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Labels against true factors, pooled over studies and for each of them.
 
-    `label_accuracy` is the share of latents with a true factor (F1 of at least 0.8 of "active" as a prediction of
-    "present") whose label names it. `auc_correlation_with_right` is the rank correlation of the validation AUC with
-    being right, `auc_auroc` how well it tells right labels from wrong ones, both over all live latents. A latent mixes
-    if no factor alone reaches 0.8 but two together do, and by 0.1 more than one: `mixture_auroc` and `meanings_auroc`
-    say how well these scores tell such latents from those with one factor.
+    A latent has a true factor if "more active than some bound" predicts "the picture shows it" with an F1 of at least
+    0.8, for the bound that suits best; `label_accuracy` is the share of those whose label names the factor.
+    `auc_correlation_with_right` is the rank correlation of the validation AUC with being right, `auc_auroc` how well it
+    tells right labels from wrong ones, both over all live latents. A latent mixes if two factors together reach 0.6 and
+    0.1 more than either alone; it is pure if one factor reaches 0.6 and a second adds less than 0.05. `mixture_auroc`,
+    `meanings_auroc` and `small_margin_auroc` say how well these numbers of a study tell the two sorts apart. Rows are
+    kept of latents with a true factor and of those that mix.
     """
     from clipattr.errors import StudyError
     from clipattr.study import open_study
@@ -213,16 +239,18 @@ def labels(studies: list[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
             continue
         rows += own
         figures |= {f"{key}_{name}": value for key, value in summary(own).items() if key in PER_STUDY}
-    return (summary(rows) | figures if rows else {}), rows
+    telling = [row for row in rows if row["f1"] >= STRONG or row["mixes"]]
+    return (summary(rows) | figures if rows else {}), telling
 
 
-PER_STUDY = ("label_accuracy", "latents_with_a_true_factor", "auc_auroc")
+PER_STUDY = ("label_accuracy", "latents_with_a_true_factor", "auc_auroc", "auc_correlation_with_right")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The figures of `labels`; NaN where there is nothing to compare."""
     true = [row for row in rows if row["f1"] >= STRONG]
     mixed = [row for row in rows if row["mixes"]]
+    pure = [row for row in rows if row["f1"] >= TOLD and row["f1_of_two"] < row["f1"] + GAIN / 2]
     known = [row for row in rows if row["auc"] == row["auc"]]
     right = [bool(row["right"]) for row in known]
     auc = [row["auc"] for row in known]
@@ -237,8 +265,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
             [a for a, r in zip(auc, right, strict=True) if not r],
         ),
         "mixing_latents": float(len(mixed)),
-        "mixture_auroc": auroc([row["mixture"] for row in mixed], [row["mixture"] for row in true]),
-        "meanings_auroc": auroc([row["meanings"] for row in mixed], [row["meanings"] for row in true]),
+        "mixture_auroc": auroc([row["mixture"] for row in mixed], [row["mixture"] for row in pure]),
+        "meanings_auroc": auroc([row["meanings"] for row in mixed], [row["meanings"] for row in pure]),
+        "small_margin_auroc": auroc([row["margin"] for row in pure], [row["margin"] for row in mixed]),
     }
 
 
@@ -259,27 +288,27 @@ def judged(study: Any, name: str) -> list[dict[str, Any]]:
     rows = []
     for latent in np.flatnonzero((study.examples.counts > 0).numpy()).tolist():
         here = slice(int(offsets[latent]), int(offsets[latent + 1]))
-        active = np.zeros(len(study.images), dtype=np.float32)
-        active[pictures[here][values[here] > 0.25 * values[here].max()].numpy()] = 1
-        f1 = f1_of(present, active)
+        ranked = pictures[here][values[here].argsort(descending=True, stable=True)].numpy()
+        f1 = best_f1(present, ranked)
         best = int(f1.argmax())
+        one, two = np.triu_indices(12, 1)
         few = np.argsort(-f1, kind="stable")[:12]
-        pairs = np.maximum(present[few, None], present[None, few]).reshape(-1, len(active))
-        together = float(f1_of(pairs, active).max())
+        together = float(best_f1(np.maximum(present[few[one]], present[few[two]]), ranked).max())
         words = {str(latents["label"][latent]), study.vocabulary.words[study.labels.word_top[latent, 0]]}
         rows.append(
             {
-                "what": "label",
+                "what": "labels",
                 "study": name,
                 "latent": latent,
                 "factor": names[best][1],
                 "f1": float(f1[best]),
                 "f1_of_two": together,
-                "mixes": bool(f1[best] < STRONG <= together and together >= f1[best] + GAIN),
+                "mixes": bool(together >= max(TOLD, f1[best] + GAIN)),
                 "label": str(latents["label"][latent]),
                 "right": bool(words & right_names(*names[best])),
                 "aligned": bool(latents["aligned"][latent]),
                 "auc": float(latents["auc"][latent]),
+                "margin": float(latents["margin"][latent]),
                 "meanings": int(latents["meanings"][latent]),
                 "mixture": float(latents["mixture"][latent]),
             }
@@ -291,6 +320,7 @@ def true_factors(study: Any) -> dict[tuple[str, str], np.ndarray]:
     """(what it is, its name) -> (pictures,) bool: which pictures show it, from the scenes.
 
     A thing is the same factor as main object and as companion. Any writing and any watermark count as factors too.
+    Factors that fewer than 20 pictures show are left out: a single picture is easily told by some bound.
     """
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for record in study.images:
@@ -306,6 +336,8 @@ def true_factors(study: Any) -> dict[tuple[str, str], np.ndarray]:
             found[factor].append(record.index)
     masks = {}
     for factor, rows in found.items():
+        if len(rows) < COMMON:
+            continue
         masks[factor] = np.zeros(len(study.images), dtype=bool)
         masks[factor][rows] = True
     return masks
@@ -318,9 +350,15 @@ def right_names(kind: str, name: str) -> set[str]:
     return {name} | {"word": {WRITING}, "watermark": {"a watermark"}}.get(kind, set())
 
 
-def f1_of(present: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """F1 of "active" as a prediction of each row of `present`, (factors, pictures) and (pictures,) of 0 and 1."""
-    return 2 * (present @ active) / (present.sum(1) + active.sum())
+def best_f1(present: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """(factors,) F1 of "more active than a bound" as a prediction of each row of `present`, at its best bound.
+
+    Args:
+        present: (factors, pictures) of 0 and 1; ranked: the pictures with the latent active, strongest first.
+    """
+    hits = present[:, ranked].cumsum(1)
+    chosen = np.arange(1, len(ranked) + 1)
+    return (2 * hits / (chosen + present.sum(1, keepdims=True))).max(1)
 
 
 def synthetic(size: int, seed: int) -> SparseCodes:
