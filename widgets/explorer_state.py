@@ -268,7 +268,7 @@ class ExplorerState(Changes):
 
         if self._cannot():
             return
-        self.worker.submit("measure", work, self._measured, self._failed)
+        self.worker.submit("measure", work, lambda answer: self._measured(answer, scales), self._failed)
 
     def _cannot(self) -> bool:
         reason = self.table.browse_only
@@ -280,7 +280,7 @@ class ExplorerState(Changes):
             self._lay_out()
         return reason is not None
 
-    def _measured(self, answer: tuple[Measured, Measured | None, float]) -> None:
+    def _measured(self, answer: tuple[Measured, Measured | None, float], scales: dict[int, float]) -> None:
         measured, other, after = answer
         with self.hold_trait_notifications():
             self.error = ""
@@ -288,7 +288,10 @@ class ExplorerState(Changes):
             self.now, self.after = measured.y, after
         if self.latent < 0 and len(measured.latents):
             self.latent = int(measured.latents[0])
-        self._lay_out()
+        if self.scales == scales:
+            self._lay_out()
+        else:  # latents were changed while this was measured
+            self._ask_after()
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, ClipattrError):
@@ -300,15 +303,18 @@ class ExplorerState(Changes):
 
     def _ask_after(self, _: Any = None) -> None:
         measured, desk, scales = self.measured, self.table, dict(self.scales)
-        self._lay_out()
+        with self.hold_trait_notifications():
+            self.after = math.nan  # the old answer belongs to other changes
+            self._lay_out()
         if measured is None:
             return
-        self.after = math.nan  # the old answer belongs to other changes
-        self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y,
-                           self._set_after, self._failed)  # fmt: skip
 
-    def _set_after(self, after: float) -> None:
-        self.after = after
+        def done(after: float) -> None:
+            if self.measured is measured:  # else another picture or prompt has come, with its own answer
+                self.after = after
+
+        self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y, done,
+                           self._failed)  # fmt: skip
 
     def _lay_out(self, _: Any = None) -> None:
         measured = self.measured

@@ -34,6 +34,8 @@ class Panel(W.VBox):
         self.pulse = Pulse()
         super().__init__([self.pulse, *children])
         self.add_class("clipattr-panel")
+        # A name of its own for each kind, e.g. clipattr-latent: panels stand inside panels.
+        self.add_class(f"clipattr-{type(self).__name__.removesuffix('Panel').lower()}")
         self.state = state
         self.closed = False
         self._ends: list[Callable[[], None]] = []

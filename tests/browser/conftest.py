@@ -190,20 +190,25 @@ class Page:
 
     # Lab's own complaints about a machine without a user or a network; nothing of a panel.
     FOREIGN = ("favicon", "fonts.g", "jupyterlab/api/news", "/lab/api/news", "sourceMappingURL", "WEBGL", "WebGL",
-               "GPU stall", "service worker")  # fmt: skip
+               "GPU stall", "service worker",
+               # Where a page is slow, anywidget says this of every part and drops later messages; ours listen on.
+               "[anywidget] Failed to initialize model")  # fmt: skip
 
     def __init__(self, browser, width=1280, height=1000):
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
         self.page.set_default_timeout(TIMEOUT_MS)
         self.errors = []
-        self.page.on("pageerror", lambda error: self.errors.append(f"page: {error}"))
+        self.page.on("pageerror", lambda error: self._note("page", str(error)))
         self.page.on("console", self._console)
 
     def _console(self, message):
-        text = f"{message.text} {message.location.get('url', '')}"
-        if message.type == "error" and not any(word in text for word in self.FOREIGN):
-            self.errors.append(f"console: {text}")
+        if message.type == "error":
+            self._note("console", f"{message.text} {message.location.get('url', '')}")
+
+    def _note(self, where, text):
+        if not any(word in text for word in self.FOREIGN):
+            self.errors.append(f"{where}: {text}")
 
     def open_lab(self, root, name):
         self.page.goto(f"{root}/doc/tree/{name}?reset")
@@ -229,7 +234,8 @@ class Page:
         return int(self.page.locator(selector).first.get_attribute("data-gen"))
 
     def after(self, selector, act, key="gen"):
-        """Do something and wait until the part has drawn its answer."""
+        """Do something and wait until the part has drawn anew. Only for a part that nothing else is going to draw:
+        one that has just come on the screen, or waits for an earlier answer, may draw for another reason."""
         before = self.page.locator(selector).first.get_attribute(f"data-{key}")
         act()
         self.page.wait_for_function(

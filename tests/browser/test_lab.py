@@ -161,54 +161,61 @@ def test_the_dark_theme_is_followed_and_text_stands_out_in_both(lab_page, screen
 
 
 def tab(lab_page, name, ready):
+    """Bring a panel to the front; `ready` is inside it. Its class tells it from the panel that was there before."""
     lab_page.page.click(f".clipattr-tabs button:has-text('{name}')")
-    lab_page.page.wait_for_selector(ready)
+    inside = f"{PANEL} .clipattr-{name.split()[-1].lower()}"
+    lab_page.page.wait_for_selector(f"{inside} {ready}")
+    return inside
 
 
 def test_the_latent_panel_shows_words_neighbours_and_users(lab_page, screenshots):
-    tab(lab_page, "Latent", f"{PANEL} {PANEL} .clipattr-gallery[data-gen] .clipattr-thumb")
+    inside = tab(lab_page, "Latent", ".clipattr-gallery[data-gen] .clipattr-thumb")
     page = lab_page.page
-    page.wait_for_function("s => document.querySelectorAll(s).length >= 3", arg=f"{TABLE} tbody tr")
-    page.wait_for_function("s => document.querySelectorAll(s + ' tbody')[2]?.children.length > 3", arg=TABLE)
-    assert page.locator(f"{PANEL} svg rect").count() > 3
+    page.wait_for_function("s => document.querySelectorAll(s).length >= 3", arg=f"{inside} {TABLE} tbody tr")
+    page.wait_for_function(
+        "s => document.querySelectorAll(s + ' tbody')[2]?.children.length > 3", arg=f"{inside} {TABLE}"
+    )
+    page.wait_for_function("s => document.querySelectorAll(s).length > 3", arg=f"{inside} svg rect")
     page.screenshot(path=screenshots / "lab-latent.png")
-    gallery = f"{PANEL} {PANEL} .clipattr-gallery"
-    lab_page.after(gallery, page.locator(f"{TABLE}").nth(1).locator("tbody tr").first.click)
+    nearest = page.locator(f"{inside} {TABLE}").nth(1).locator("tbody tr").first
+    lab_page.after(f"{inside} .clipattr-gallery", nearest.click)
 
 
 def test_the_prompt_panel_shows_what_it_rests_on_and_its_senses(lab_page, screenshots):
-    tab(lab_page, "Prompt", f"{PANEL} {PANEL} .clipattr-bars[data-gen] .clipattr-bar-row")
+    inside = tab(lab_page, "Prompt", ".clipattr-bars[data-gen] .clipattr-bar-row")
     page = lab_page.page
-    page.wait_for_selector(f"{PANEL} .clipattr-senses .clipattr-thumb")
-    assert page.locator(f"{BARS} .clipattr-switch").first.is_hidden()
+    page.wait_for_selector(f"{inside} .clipattr-senses .clipattr-thumb")
+    assert page.locator(f"{inside} .clipattr-switch").first.is_hidden()
     page.screenshot(path=screenshots / "lab-prompt.png")
 
 
 def test_a_finding_is_chosen_accepted_and_the_table_sorted(lab_page, screenshots, study_folder):
-    tab(lab_page, "Findings", f"{PANEL} {PANEL} .clipattr-table[data-gen] tbody tr")
+    inside = tab(lab_page, "Findings", f"{TABLE}[data-gen] tbody tr")
     page = lab_page.page
-    table = f"{PANEL} {PANEL} .clipattr-table"
+    table = f"{inside} {TABLE}"
     first = page.locator(f"{table} tbody tr").first
     assert "<b>bold</b>" in first.inner_text()
-    lab_page.after(table, lambda: page.click("button:has-text('accept')"))
-    assert "accepted" in first.inner_text()
+    page.click(f"{inside} button:has-text('accept')")
+    page.wait_for_selector(f"{table} tbody tr:first-child:has-text('accepted')")
     assert "accepted" in (study_folder / "verdicts.json").read_text()
     page.screenshot(path=screenshots / "lab-findings.png")
-    lab_page.after(table, lambda: page.click(f"{table} th button:has-text('causal effect')"))
-    assert "⟨U+202E⟩" in page.locator(f"{table} tbody tr").first.inner_text()
+    page.click(f"{table} th button:has-text('causal effect')")
+    page.wait_for_selector(f"{table} tbody tr:first-child:has-text('⟨U+202E⟩')")
     assert page.locator(f"{table} th[aria-sort=ascending]").count() == 1
 
 
 def test_the_map_of_all_latents_is_a_click_away_and_follows_the_dark_theme(lab_page, screenshots, weak_text):
-    tab(lab_page, "Map", f"{PANEL} {PANEL} .clipattr-scatter[data-gen]")
+    inside = tab(lab_page, "Map", ".clipattr-scatter[data-gen]")
     page = lab_page.page
-    canvas = page.locator(f"{PANEL} {PANEL} .clipattr-scatter canvas")
-    page.wait_for_function("() => document.querySelector('.clipattr-scatter')?.dataset.ms > 0")
+    canvas = page.locator(f"{inside} .clipattr-scatter canvas")
+    page.wait_for_function(
+        "s => document.querySelector(s)?.dataset.ms > 0", arg=f"{inside} .clipattr-scatter"
+    )
     canvas.focus()
     count = cells(lab_page)
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    page.wait_for_selector(f"{PANEL} {PANEL} .clipattr-gallery .clipattr-thumb")
+    page.wait_for_selector(f"{inside} .clipattr-gallery .clipattr-thumb")
     for key in ("b", "d", "d", "x"):
         page.keyboard.press(key)
     assert cells(lab_page) == count
@@ -219,35 +226,40 @@ def test_the_map_of_all_latents_is_a_click_away_and_follows_the_dark_theme(lab_p
     page.screenshot(path=screenshots / "lab-map-dark.png")
     page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    page.wait_for_selector("#jupyterlab-splash", state="detached")
     page.screenshot(path=screenshots / "lab-map.png")
 
 
 def test_the_live_world_lays_truth_beside_what_attribution_says(lab_page, screenshots, weak_text):
-    tab(lab_page, "Live world", f"{PANEL} {PANEL} .clipattr-stage[data-gen] .clipattr-handle")
+    inside = tab(lab_page, "Live world", ".clipattr-stage[data-gen] .clipattr-handle")
     page = lab_page.page
-    page.wait_for_selector(f"{TABLE} th:has-text('rendered without it')")
-    stage = f"{PANEL} {PANEL} .clipattr-stage"
-    lab_page.after(stage, lambda: page.locator(f"{stage} .clipattr-handle").first.press("ArrowUp"))
+    page.wait_for_selector(f"{inside} {TABLE} th:has-text('rendered without it')")
+    handle = page.locator(f"{inside} .clipattr-handle").first
+    lab_page.after(f"{inside} .clipattr-stage", lambda: handle.press("ArrowUp"))
     assert weak_text(page) == []
     page.screenshot(path=screenshots / "lab-world.png")
 
 
 def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
-    tab(lab_page, "Explorer", f"{BARS}[data-gen] .clipattr-bar-row")
     page = lab_page.page
+    page.click(".clipattr-tabs button:has-text('Explorer')")
+    page.wait_for_selector(f"{PANEL} {PANEL}", state="detached")  # the live world, which has bars as well
     switch = page.locator(f"{ROW} .clipattr-switch").nth(1)
-    lab_page.after(BARS, switch.click)
-    if not page.locator(f"{BARS} .clipattr-off").count():  # an earlier test had switched it off already
-        lab_page.after(BARS, switch.click)
+    if switch.get_attribute("aria-pressed") == "true":  # else an earlier step has switched it off
+        switch.click()
+    off = f"{ROW} >> nth=1 >> .clipattr-switch[aria-pressed=false]"
+    page.wait_for_selector(off)
     page.wait_for_function(ANSWERED, arg=SCORE)
     before = (lab_page.text(SCORE), lab_page.text(BARS))
     page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
     page.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
     page.reload()
-    page.wait_for_selector(f"{BARS}[data-gen] .clipattr-off")
+    page.wait_for_selector(off)
     page.wait_for_selector(f"{PANEL} .clipattr-overlay[data-gen]")
+    page.wait_for_function(ANSWERED, arg=SCORE)
     assert (lab_page.text(SCORE), lab_page.text(BARS)) == before
-    lab_page.after(BARS, page.locator(f"{ROW} .clipattr-switch").nth(1).click)
+    switch.click()
+    page.wait_for_selector(off.replace("false", "true"))  # Python still answers
 
 
 def test_a_restarted_kernel_is_answered_with_a_message(lab_page, screenshots):

@@ -95,6 +95,9 @@ def visitors(served, opened):
         page.page.goto(served[0])
     for page in pages:
         page.page.wait_for_selector(READY)
+        page.page.wait_for_function(
+            "s => /[0-9]/.test(document.querySelector(s + ' b')?.innerText)", arg=SCORE
+        )
     return pages
 
 

@@ -20,6 +20,10 @@ def page(voila, notebook, opened, study_folder):
     made.open_voila(voila, notebook("alone.ipynb", *cells))
     made.page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb")
     made.page.wait_for_function("() => document.querySelectorAll('.clipattr-gallery[data-gen]').length === 2")
+    made.page.wait_for_function(
+        "() => [...document.querySelectorAll('h3.clipattr-title')].filter(h => h.innerText.includes('<img')).length > 1"
+    )
+    made.page.wait_for_selector(".clipattr-latent .clipattr-gallery .clipattr-thumb canvas >> visible=true")
     return made
 
 
@@ -90,3 +94,24 @@ def test_the_gallery_is_walked_with_arrow_keys_and_every_picture_has_words(page)
     assert thumbs.last.evaluate("one => one === document.activeElement")
     page.page.keyboard.press("Home")
     page.after(".clipattr-overlay", lambda: page.page.keyboard.press("Enter"))
+
+
+# What anywidget allows a part from its birth to its first drawing (two seconds) is over before it begins.
+SLOW = "const limit = AbortSignal.timeout; AbortSignal.timeout = () => limit.call(AbortSignal, 0);"
+
+
+def test_a_page_that_is_slow_to_draw_still_hears_what_python_says(voila, notebook, opened, study_folder):
+    cell = f"import clipattr_widgets as w\npanel = w.ExplorerPanel({str(study_folder)!r}, picture=3)\npanel"
+    slow = opened(width=900, height=900)
+    given_up = []
+    slow.page.on("pageerror", lambda error: given_up.append(str(error)))
+    slow.page.add_init_script(SLOW)
+    slow.open_voila(voila, notebook("slow.ipynb", cell))
+    row = slow.page.locator(".clipattr-bar-row").first
+    row.locator(".clipattr-switch").click()
+    slow.page.wait_for_selector(".clipattr-bar-row >> nth=0 >> .clipattr-switch[aria-pressed=false]")
+    row.focus()
+    slow.page.keyboard.press("u")
+    slow.page.wait_for_selector(".clipattr-bar-row >> nth=0 >> .clipattr-switch[aria-pressed=true]")
+    assert any("Failed to initialize" in error for error in given_up)
+    assert slow.errors == []

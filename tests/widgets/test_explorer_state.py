@@ -278,6 +278,19 @@ def test_answers_that_come_late_are_dropped(study):
     assert state.gen == gen
 
 
+def test_latents_switched_while_another_prompt_is_measured_belong_to_its_score(study):
+    state = ExplorerState([study], picture=4, prompt="kite", threaded=True)
+    state.settle(30)
+    first = latent_rows(state)[0]["id"]
+    for prompt, scales in (("bat", {first: 0.0}), ("kite", {})):  # switched off, later on again
+        state.prompt = prompt
+        state.toggle(first)
+        state.settle(30)
+        assert state.now == pytest.approx(similarity(study, 4, prompt), abs=1e-5)
+        assert state.after == pytest.approx(similarity(study, 4, prompt, scales), abs=1e-5)
+    state.close()
+
+
 def test_the_newest_request_of_a_lane_wins_and_errors_come_home():
     worker, heard = Worker(threaded=True), []
     for number in range(5):

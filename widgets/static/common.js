@@ -33,9 +33,30 @@ function roving(items, index, focus) {
 /** Subscribes to several traits and returns the function that ends it. */
 function listen(model, handlers) {
   for (const [event, handler] of Object.entries(handlers)) model.on(event, handler);
+  hearAgain(model);
   return () => {
     for (const [event, handler] of Object.entries(handlers)) model.off(event, handler);
   };
+}
+
+/** anywidget allows two seconds from a model's birth to its first drawing. Where a page takes longer (a slow machine,
+ *  a large notebook being opened), the part is drawn all the same but every later message to it is lost. Where that
+ *  has happened, this puts the ordinary receiver of messages in place and asks Python for what was missed. */
+async function hearAgain(model) {
+  const inner = model.set({}); // a model's `set` gives back the model itself
+  if (typeof inner?._handle_comm_msg !== "function" || !inner.comm) return;
+  try {
+    await inner._handle_comm_msg({ content: { data: { method: "nothing" } }, buffers: [] });
+  } catch {
+    const owners = [];
+    for (let owner = inner; owner; owner = Object.getPrototypeOf(owner)) {
+      if (Object.hasOwn(owner, "_handle_comm_msg")) owners.push(owner);
+    }
+    const receive = owners[1]?._handle_comm_msg;
+    if (!receive) return;
+    inner.comm.on_msg((message) => receive.call(inner, message));
+    inner.comm.send({ method: "request_state" }, {});
+  }
 }
 
 /** Bytes as they come over the wire (DataView) as a plain byte array. */

@@ -52,12 +52,12 @@ function render({ model, el }) {
     cut();
   }
 
-  model.on("msg:custom", heard);
+  const stop = listen(model, { "msg:custom": heard });
   attach();
   return () => {
     clearTimeout(timer);
     watcher.disconnect();
-    model.off("msg:custom", heard);
+    stop();
     if (panel) {
       for (const act of acts) panel.removeEventListener(act, ask, true);
       delete panel.dataset.pulse;
