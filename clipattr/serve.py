@@ -72,7 +72,7 @@ def serving(
     from clipattr.study import open_study
 
     if find_spec("voila") is None:
-        raise DataError("Serving needs Voila, which is not installed: pip install voila")
+        raise DataError("Serving needs Voila, which is not installed: pip install 'clipattr[serve]'")
     token = secrets.token_urlsafe(24) if token is None else token
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise DataError(
