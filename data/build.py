@@ -1,4 +1,4 @@
-"""Rebuilds everything under `data/` that is not source: models, measured effects, dictionaries, studies.
+"""Rebuilds everything under `data/` that is not source: models, measured effects, dictionaries, studies, cards.
 
 Each step is skipped when its result is already there, and an interrupted training resumes from its checkpoint.
 Start at `main`; `make data` runs it.
@@ -85,16 +85,31 @@ def build_studies(threads: int) -> None:
             build_one(World.open(name), name, studies_dir() / study)
 
 
+def build_cards(anew: bool = False) -> None:
+    """Judge every bundled study's dictionary beside its controls: `dictionary/card.json`, where missing or `anew`."""
+    from clipattr import open_study, study_card
+
+    for manifest in sorted(studies_dir().glob("*/study.json")):
+        file = manifest.parent / "dictionary" / "card.json"
+        if anew or not file.exists():
+            card = study_card(open_study(manifest.parent), keep=False)
+            card.save(file)
+            print(f"{manifest.parent.name}\n{card}\n")
+
+
 def main() -> None:
     """Rebuild what is missing; remove a folder under data/models or data/studies to have it made anew."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--threads", type=int, default=1, help="trained weights depend on it in the last digits"
     )
+    parser.add_argument("--cards", action="store_true", help="judge the dictionaries anew, and nothing else")
     arguments = parser.parse_args()
-    build_models(arguments.threads)
-    build_studies(arguments.threads)
-    build_lesions(arguments.threads)
+    if not arguments.cards:
+        build_models(arguments.threads)
+        build_studies(arguments.threads)
+        build_lesions(arguments.threads)
+    build_cards(anew=arguments.cards)
 
 
 if __name__ == "__main__":
