@@ -267,6 +267,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         "mixing_latents": float(len(mixed)),
         "mixture_auroc": auroc([row["mixture"] for row in mixed], [row["mixture"] for row in pure]),
         "meanings_auroc": auroc([row["meanings"] for row in mixed], [row["meanings"] for row in pure]),
+        "two_words_name_mixing": float(np.mean([row["two_right"] for row in mixed]))
+        if mixed
+        else float("nan"),
         "small_margin_auroc": auroc([row["margin"] for row in pure], [row["margin"] for row in mixed]),
     }
 
@@ -293,7 +296,9 @@ def judged(study: Any, name: str) -> list[dict[str, Any]]:
         best = int(f1.argmax())
         one, two = np.triu_indices(12, 1)
         few = np.argsort(-f1, kind="stable")[:12]
-        together = float(best_f1(np.maximum(present[few[one]], present[few[two]]), ranked).max())
+        both = best_f1(np.maximum(present[few[one]], present[few[two]]), ranked)
+        together, pair = float(both.max()), [few[side[both.argmax()]] for side in (one, two)]
+        first_two = {study.vocabulary.words[word] for word in study.labels.word_top[latent, :2]}
         words = {str(latents["label"][latent]), study.vocabulary.words[study.labels.word_top[latent, 0]]}
         rows.append(
             {
@@ -304,7 +309,9 @@ def judged(study: Any, name: str) -> list[dict[str, Any]]:
                 "f1": float(f1[best]),
                 "f1_of_two": together,
                 "mixes": bool(together >= max(TOLD, f1[best] + GAIN)),
+                "factors_of_two": [names[place][1] for place in pair],
                 "label": str(latents["label"][latent]),
+                "two_right": all(first_two & right_names(*names[place]) for place in pair),
                 "right": bool(words & right_names(*names[best])),
                 "aligned": bool(latents["aligned"][latent]),
                 "auc": float(latents["auc"][latent]),

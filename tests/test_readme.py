@@ -1,5 +1,6 @@
 """What the README tells is true: its Python block runs, its commands parse, its links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -74,3 +75,25 @@ def test_public_names_in_the_text_exist():
     named = set(re.findall(r"\bca\.([a-z_]+)", TEXT, re.I))
     known = {*clipattr.CONTENTS, *clipattr.MODULES}
     assert named and named <= known, named - known
+
+
+def measured():
+    """(result, file of the benchmark's figures) of every row of the table of measurements."""
+    found, file = [], None
+    for result, command in re.findall(r"^\| [^|`]+ \| (\d[^|]*?) \| ([^|]+?) \|$", TEXT, re.M):
+        if told := re.search(r"benchmarks/(\w+)\.py( --quick)?", command):
+            file = ROOT / "benchmarks" / "results" / f"{told[1]}{'.quick' if told[2] else ''}.json"
+        found.append((result, file))
+    return found
+
+
+def test_measured_figures_are_those_that_the_benchmarks_wrote():
+    rows = [(result, file) for result, file in measured() if not file.name.endswith(".quick.json")]
+    assert rows
+    for result, file in rows:
+        figures = json.loads(file.read_text("utf-8"))["figures"].values()
+        number = re.match(r"[\d.]+", result)[0]
+        places = len(number.partition(".")[2])
+        # A share or a plain number as it is; what comes on top of 1 as the excess.
+        shown = {f"{value * by:.{places}f}" for f in figures for value in (f, f - 1) for by in (1, 100)}
+        assert number in shown, f"{result!r} is not in {file.name}"
