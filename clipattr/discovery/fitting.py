@@ -171,6 +171,14 @@ def _best(
     calibrate: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
     """coef (classes, columns) and intercept (classes,) at the best strength, at left-out pictures' temperature."""
+    if strength is not None and not calibrate:  # nothing to learn from pictures left out
+        about: dict[str, Any] = {
+            "penalty": penalty,
+            "strength": strength,
+            "pictures": len(y),
+            "temperature": 1.0,
+        }
+        return *_fit(x, y, each, penalty, strength), about
     folds = max(2, min(folds, int(np.bincount(y).min())))
     losses: dict[float, float] = {}
     left_out: dict[float, np.ndarray] = {}

@@ -1,7 +1,8 @@
 """Probe audit: what a linear probe rests on, latent by latent, beside the prompt for the same class.
 
-Owns the measurement of both on the same pictures and the table where they differ. Ignores fitting (`probes.py`) and
-mending (`repair.py`, which takes what `ProbeAudit.findings` returns). Start at `audit_probe`.
+Owns the measurement of both on the same pictures and the table where they differ. Ignores fitting (`fitting.py`), what
+makes a finding (`probe_findings.py`) and mending (`repair.py`, which takes what `ProbeAudit.findings` returns). Start
+at `audit_probe`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from torch import Tensor
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.before_after import wilson
 from clipattr.discovery.encoded import Encoded, encoded, names_given
-from clipattr.discovery.expectations import expected_share, family_means
-from clipattr.discovery.findings import Finding, Findings
+from clipattr.discovery.findings import Findings
 from clipattr.discovery.fitting import fit_probe
+from clipattr.discovery.probe_findings import Bounds, probe_findings
 from clipattr.discovery.probes import Probe
-from clipattr.discovery.statistics import interval
 from clipattr.errors import DataError, SiteError, StudyError
-from clipattr.meaning import alignment, clarity, families
+from clipattr.meaning import alignment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 BATCH = 512  # pictures a step
-UNEXPECTED = 0.5  # a family is expected if the class describes it at least this well, against its best word
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,18 @@ class ProbeAudit:
             frame = frame[frame["class"] == name]
         return frame.head(n)
 
-    def findings(self, least_share: float = 0.05) -> Findings:
+    def findings(self, bounds: Bounds | None = None) -> Findings:
         """Families that the probe rests on and that no class of that name should: what `repair` takes.
 
         Args:
-            least_share: of the positive evidence for the class.
+            bounds: how much, by ablation and by comparison; see `probe_findings`.
 
         Returns:
             findings, largest causal effect first. Their numbers are raw cosines, as everywhere: with the direction of
             the class's margin, whose length in logits is `evidence["logits_per_cosine"]`.
         """
         return Findings(
-            sorted(self._found(least_share), key=lambda f: -f.causal_effect.value),
+            probe_findings(self.study, self.probe, self._pictures, self._truth, bounds),
             self.study,
             {
                 "model": self.study.manifest["model"],
@@ -98,62 +97,6 @@ class ProbeAudit:
                 "prompts_audited": len(self.probe.names),
             },
         )
-
-    def _found(self, least_share: float) -> list[Finding]:
-        study, pictures = self.study, self._pictures
-        parts = families(study)
-        if not parts:
-            raise StudyError("No latent of this study has an example: there is nothing to find.")
-        means = family_means(study, parts)
-        text = study.evaluator.encode_text(list(self.probe.names)).float()
-        share, aligned = expected_share(means, text, study.vocabulary_embeddings, study.empty_embedding)
-        best = alignment(means, study.vocabulary_embeddings, study.empty_embedding).max(1)
-        weights, _ = self.probe.margins()
-        length = weights.norm(dim=0)
-        weights = weights / length.clamp_min(1e-12)
-        tail = ClosedFormTail(study.model, study.dictionary, weights)
-        found = []
-        for number, name in enumerate(self.probe.names):
-            mine = self.latents[self.latents["class"] == name]
-            effect = torch.zeros(study.dictionary.n_latents)
-            effect[mine["latent"].tolist()] = torch.tensor(mine["probe_effect"].tolist(), dtype=torch.float32)
-            evidence = effect.clamp_min(0).sum().clamp_min(1e-9)
-            rows = torch.nonzero(self._truth == number).flatten()
-            for family, latents in enumerate(parts):
-                portion = float(effect[latents].sum() / evidence)
-                if portion < least_share or share[family, number] >= UNEXPECTED:
-                    continue
-                codes = pictures.codes.rows(rows)
-                aim = tail.aimed_at(weights[:, [number]])
-                whole = aim.exact_group(pictures.acts[rows], codes, [latents])[:, 0, 0]
-                fixed = codes.to_fixed()
-                inside = torch.isin(fixed.indices.long(), torch.as_tensor(latents)) & (fixed.values != 0)
-                single = (aim.exact(pictures.acts[rows], fixed)[..., 0] * inside).sum(1)
-                fits = bool(study.labels.aligned[latents].any()) and float(best.values[family]) > 0
-                given = study.names.get(latents[0])
-                word = study.vocabulary.words[int(best.indices[family])] if fits else None
-                found.append(
-                    Finding(
-                        prompt=name,
-                        latents=tuple(latents),
-                        label=given or word,
-                        kind="unknown",
-                        kind_probability=0.0,
-                        reliance=interval(single),
-                        causal_effect=interval(whole),
-                        share=portion,
-                        alignment=float(aligned[family, number]),
-                        clarity=_clarity(study, latents),
-                        confidence=float((whole > 0).float().mean()) if len(whole) else 0.0,
-                        examples=tuple(study.images.ids[row] for row in study.examples.of(latents[0])[:12]),
-                        evidence={
-                            "concerns": "a probe",
-                            "pictures": len(rows),
-                            "logits_per_cosine": float(length[number]),
-                        },
-                    )
-                )
-        return found
 
 
 def audit_probe(
@@ -326,11 +269,3 @@ def _by_latent(study: Study, probe: Probe, prompts: Probe, pictures: Encoded, tr
     frame = pd.concat(frames, ignore_index=True)
     order = (-frame["difference"].abs()).sort_values(kind="stable").index
     return frame.loc[order].reset_index(drop=True)
-
-
-def _clarity(study: Study, latents: Sequence[int]) -> float:
-    rows = study.examples.of(latents[0])[:20]
-    if len(rows) < 2:
-        return 0.0
-    seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[np.asarray(rows)], dtype=np.float32))
-    return float(clarity(seen.sum(0, keepdim=True), torch.tensor([len(rows)]))[0])

@@ -12,6 +12,7 @@ import clipattr as ca
 from clipattr.dictionaries import SparseCodes
 from clipattr.discovery.fitting import fit_probe, fit_sparse_probe
 from clipattr.discovery.probe_audit import audit_probe
+from clipattr.discovery.probe_findings import Bounds
 from clipattr.discovery.probes import Probe
 from clipattr.discovery.repair import repair
 
@@ -247,7 +248,7 @@ def test_a_latents_effect_is_the_models_own_ablation(study, two, audited):
 
 
 def test_what_an_audit_finds_can_be_repaired(study, audited):
-    found = audited.findings(least_share=0.0)
+    found = audited.findings(Bounds(compared=-10.0, ablated=-10.0))
     assert all(f.prompt in audited.probe.names and f.evidence["logits_per_cosine"] > 0 for f in found)
     assert len(found)
     fixed = repair(study, found[:1], classifier=audited.probe).classifier()
