@@ -3,8 +3,10 @@
     python benchmarks/heatmaps.py [--quick]
 
 For held-back pictures in which a latent fires that is named like the picture's main object: does the strongest patch
-touch the object (pointing game), and how much of the map's positive mass lies inside it? Controls: a uniform map, a
-random one, one that always points to the centre, and the map of a latent named otherwise on the same picture.
+touch the object (pointing game), and how much of the map's positive mass lies inside it? Maps: `firing` (gradient ×
+activation of the latent), `occlusion` (its code with patches painted over), and `attribution_B`, where the evidence for
+the object's name lies at the patch tokens of block B (neurons, against the mean patch). Controls: a uniform
+map, a random one, one that always points to the centre, and the map of a latent named otherwise on the same picture.
 """
 
 import argparse
@@ -16,9 +18,20 @@ from results import write_results
 from torch import Tensor
 
 import clipattr
-from clipattr.attribution import firing_map
+from clipattr.attribution import (
+    VocabularyContrast,
+    attribution_map,
+    firing_map,
+    mean_codes,
+    occlusion_map,
+    read_site,
+)
 from clipattr.attribution.heatmaps import mass_inside, points_inside
 from clipattr.attribution.statistics import interval
+from clipattr.dictionaries import neurons
+from clipattr.sites import Site
+
+OCCLUDED = 128  # pictures whose patches are painted over one by one, which is slow
 
 
 def cases(study: Any, n: int) -> tuple[list[Any], list[int], np.ndarray]:
@@ -46,8 +59,28 @@ def cases(study: Any, n: int) -> tuple[list[Any], list[int], np.ndarray]:
     return records[:n], latents[:n], np.stack(masks[:n])
 
 
+def evidence(study: Any, records: list[Any], block: int) -> Tensor:
+    """Where at the patches after a block the evidence for each picture's own label lies: (n, rows, columns)."""
+    model, site = study.model, Site(f"image.{block}.patches")
+    every = neurons(model.image_width, k=model.image_width, site=str(site), model_hash=model.weights_hash)
+    pixels = torch.stack([model.prepare(record.load()) for record in records])
+    acts = read_site(model, pixels[:64], site)[0]
+    usual = mean_codes(every.encode(acts.flatten(0, 1)), keep=model.image_width)
+    labels = list(dict.fromkeys(record.label for record in records))
+    words = study.vocabulary.embed(model)
+    maps = torch.empty(len(records), *model.grid)
+    for label in labels:
+        places = [place for place, record in enumerate(records) if record.label == label]
+        target = VocabularyContrast([label], words)
+        found = clipattr.attribute(
+            model, pixels[places], target, dictionary=every, site=site, method="patching", baseline=usual
+        )
+        maps[places] = attribution_map(found)
+    return maps
+
+
 def maps_of(study: Any, n: int) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Maps (n, rows, columns) by kind, and the masks they are held against."""
+    """Maps (n, rows, columns) by kind, fewer for occlusion, and the masks they are held against, in the same order."""
     records, latents, masks = cases(study, n)
     labels = study.latents["label"]
     others = []
@@ -59,12 +92,25 @@ def maps_of(study: Any, n: int) -> tuple[dict[str, Tensor], np.ndarray]:
         for record, latent, other in zip(records, latents, others, strict=True)
     ]
     own, other = torch.stack(pairs).unbind(1)
+    occluded = [
+        occlusion_map(study, study.model.prepare(record.load())[None], [latent])[0, 0]
+        for record, latent in zip(records[:OCCLUDED], latents[:OCCLUDED], strict=True)
+    ]
+    blocks = (0, study.model.image_blocks // 2, study.model.image_blocks - 2)
+    shown = {f"attribution_{block}": evidence(study, records, block) for block in blocks}
     rows, columns = study.model.grid
     down = torch.arange(rows)[:, None] - (rows - 1) / 2
     across = torch.arange(columns)[None] - (columns - 1) / 2
     centre = torch.exp(-(down**2 + across**2) / rows)
     noise = torch.rand(own.shape, generator=torch.Generator().manual_seed(0))
-    maps = {"firing": own, "other_latent": other, "centre": centre.expand_as(own), "random": noise}
+    maps = {
+        "firing": own,
+        "occlusion": torch.stack(occluded),
+        **shown,
+        "other_latent": other,
+        "centre": centre.expand_as(own),
+        "random": noise,
+    }
     return {**maps, "uniform": torch.ones_like(own)}, masks
 
 
@@ -81,8 +127,8 @@ def main() -> None:
     for name, heat in maps.items():
         line = f"{name:14s}"
         for measure, values in (
-            ("pointing", points_inside(heat, masks)),
-            ("mass_inside", mass_inside(heat, masks)),
+            ("pointing", points_inside(heat, masks[: len(heat)])),
+            ("mass_inside", mass_inside(heat, masks[: len(heat)])),
         ):
             if name == "uniform" and measure == "pointing":
                 continue  # it has no strongest patch

@@ -194,9 +194,12 @@ def _reading(block: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
 
         first, rest = block.ln_1(own), block.ln_1(others)
         query, key, value = (heads(first, which) for which in range(3))
-        # A version sees itself and the other tokens, not the other versions.
-        scores = torch.cat([(query * key).sum(-1, keepdim=True), query @ heads(rest, 1).mT], dim=-1)
-        share = (scores * query.shape[-1] ** -0.5).softmax(-1)
+        # A version sees itself and the other tokens, not the other versions. Scores of half precision are summed up in
+        # float32, as fused attention does.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        apart = (query.to(wide) * key.to(wide)).sum(-1, keepdim=True)
+        scores = torch.cat([apart, query.to(wide) @ heads(rest, 1).mT.to(wide)], dim=-1)
+        share = (scores * query.shape[-1] ** -0.5).softmax(-1).to(query.dtype)
         mixed = share[..., :1] * value + share[..., 1:] @ heads(rest, 2)
         stream = own + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
         return stream + block.ls_2(block.mlp(block.ln_2(stream)))

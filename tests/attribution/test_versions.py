@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import clipattr
 from clipattr.attribution import METHODS, FunctionTarget, ProbeLogit, Splice, explain_splice
 from clipattr.attribution.attribute import read_site
 from clipattr.sites import Site, activations, continue_from, replace, versions_from
@@ -43,6 +44,16 @@ def test_versions_of_a_class_token_do_not_see_one_another(exact_model, stream):
     for version in range(3):
         slow = through_whole_blocks(exact_model, stream, own[:, version])
         torch.testing.assert_close(found[:, version], slow, atol=1e-12, rtol=0)
+
+
+def test_half_precision_stays_as_near_as_the_whole_block_does(tiny_model, exact_model, stream):
+    half = clipattr.load_model(tiny_model, dtype=torch.bfloat16)
+    own = versions_of(stream, 1)[:, 0]
+    truth = through_whole_blocks(exact_model, stream, own)
+    found = continue_from(half, BEFORE_LAST, own.bfloat16(), stream.bfloat16())
+    whole = through_whole_blocks(half, stream.bfloat16(), own.bfloat16())
+    assert found.dtype == torch.float32
+    assert (found - truth).abs().max() < 1.5 * (whole - truth).abs().max()
 
 
 def test_gradients_with_respect_to_other_tokens_are_those_of_the_whole_block(exact_model, stream):
