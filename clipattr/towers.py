@@ -176,6 +176,9 @@ def _reading(block: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
     Only keys and values of the other tokens are needed, once for all versions, and no gradient passes through them.
     """
     attention = getattr(block, "attn", None)
+    if not isinstance(block, ResidualAttentionBlock) or not isinstance(attention, nn.MultiheadAttention):
+        return None
+    # A subclass may do more.
     if type(block) is not ResidualAttentionBlock or type(attention) is not nn.MultiheadAttention:
         return None
     if hasattr(block, "ln_1_kv") or attention.in_proj_weight is None or attention.bias_k is not None:

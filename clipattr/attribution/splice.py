@@ -289,7 +289,7 @@ class Splice:
             moved = directions(rows).to(own)
             # Without a gradient: derivatives forwards need no graph.
             with torch.no_grad():
-                embeddings, slopes = torch.func.jvp(partial(self._versions, rows=rows), (own,), (moved,))
+                embeddings, slopes = torch.func.jvp(partial(self._versions, rows=rows), (own,), (moved,))  # type: ignore[misc]
             if self._linear is not None:
                 result.append(slopes.to(self.dtype) @ self._linear[0].to(slopes.device, self.dtype))
             else:
