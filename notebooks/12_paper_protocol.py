@@ -146,8 +146,8 @@ for other in ("act_logit_lens", "logit_lens", "energy", "random"):
 
 # %% [markdown]
 # An interval above zero means that patching's order lowers the score faster. The claim holds here for the plain logit
-# lens, if by little. Times the activation, the lens comes close at this last block, where little but a LayerNorm follows.
-# `03_reliance` does the same with the bundled dictionary and more measures.
+# lens, if by little. Times the activation, the lens comes close at this last block, where little but a LayerNorm
+# follows. `03_reliance` does the same with the bundled dictionary and more measures.
 #
 # ## Beyond the protocol
 # The paper ends where a person looks at outliers. `ca.audit` goes on: contrasts in place of plain cosines, exact
