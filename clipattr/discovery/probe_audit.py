@@ -25,6 +25,7 @@ from clipattr.discovery.probe_findings import Bounds, probe_findings
 from clipattr.discovery.probes import Probe
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.meaning import alignment
+from clipattr.splits import HELD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,10 +118,10 @@ def audit_probe(
             table) with `study`, which lends its model and dictionary.
         labels: the class of each picture of `source`, None to leave it out; default the collection's.
         groups: one name a picture, for the worst group; default the collection's.
-        probe: what to audit; None fits one: on the study's pictures that are not held out, or on a random half of other
-            pictures, and measures on the rest.
+        probe: what to audit; None fits one on pictures that are not held out and measures on the rest: by the split of
+            the study or of `source` (which `open_table` makes by lesion and patient), else by random halves.
         prompts: the prompt of each class; the class's name where none is given. templates: each with "{}".
-        seed: of that half.
+        seed: of those halves.
 
     Raises:
         DataError: no labels, one class only, labels that the probe does not know. SiteError: a model or site without
@@ -183,6 +184,9 @@ def _measured(study: Study, pictures: Encoded, own: bool, seed: int, *, fitting:
         return torch.from_numpy(np.isin(np.asarray(pictures.rows), study.holdout_rows))
     if not fitting:
         return torch.ones(len(pictures), dtype=torch.bool)
+    sides = torch.tensor([side in HELD for side in pictures.images.columns["split"]])
+    if sides.any() and not sides.all():
+        return sides
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
     half = torch.zeros(len(pictures), dtype=torch.bool)
     half[order[len(order) // 2 :]] = True

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
@@ -227,6 +228,8 @@ def test_an_audit_counts_what_the_probe_gets_right(study, two, audited):
         even = np.mean([hit for hit, row in zip(right, rows, strict=True) if row % 2])
         assert audited.worst[column] == pytest.approx(min(odd, even))
     assert "worst group" in repr(audited)
+    nobody = audit_probe(study, labels, [None] * len(labels), probe=audited.probe)
+    assert nobody.groups is None and "nothing is known of the worst one" in repr(nobody)
 
 
 def test_a_latents_effect_is_the_models_own_ablation(study, two, audited):
@@ -261,9 +264,35 @@ def test_what_cannot_be_audited_is_refused(study, audited, two):
         audit_probe([np.zeros((64, 64, 3), np.uint8)], ["a"])
     with pytest.raises(ca.DataError, match="1 labels were given"):
         audit_probe(study, ["a"])
+    with pytest.raises(ca.DataError, match="2 groups were given"):
+        audit_probe(study, two[1], ["odd", "even"])
+    with pytest.raises(ca.DataError, match="the labels hold 1"):
+        audit_probe(study, [label if label == two[0][0] else None for label in two[1]])
+    with pytest.raises(ca.DataError, match="no measured picture has a label"):
+        audit_probe(study, [None] * len(two[1]), probe=audited.probe)
     alien = Probe(("a", "b"), torch.zeros(2, study.model.embed_dim), torch.zeros(2), "f" * 16)
     with pytest.raises(ca.StudyError, match="f" * 16):
         audit_probe(study, two[1], probe=alien)
     strange = ["zeppelin" if label else None for label in two[1]]
     with pytest.raises(ca.DataError, match="zeppelin"):
         audit_probe(study, strange, probe=audited.probe)
+
+
+def test_pictures_that_show_one_lesion_are_never_fitted_and_measured(study, tmp_path):
+    """Sixty pictures of twenty things; which thing it is decides the class, and nothing else does."""
+    generator = np.random.default_rng(0)
+    for thing in range(20):
+        for view in range(3):
+            pixels = generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{thing}-{view}.png")
+    names = [f"{thing}-{view}" for thing in range(20) for view in range(3)]
+    lines = [f"{name},{'ab'[int(name.split('-')[0]) % 2]},{name.split('-')[0]}" for name in names]
+    (tmp_path / "metadata.csv").write_text("\n".join(["image_id,label,lesion_id", *lines]))
+    table = ca.open_table(tmp_path, group="lesion_id")
+    held = [side == "holdout" for side in table.images.columns["split"]]
+    audit = audit_probe(table.images, study=study)
+    assert audit.classes["pictures"].sum() == sum(held)
+    measured = set(audit.groups["group"])
+    assert measured == {name for name, side in zip(table.columns["lesion_id"], held, strict=True) if side}
+    everything = audit_probe(table.images, study=study, probe=audit.probe)
+    assert everything.classes["pictures"].sum() == 60, "a probe that was brought along is measured everywhere"
