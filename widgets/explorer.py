@@ -87,20 +87,20 @@ class ExplorerPanel(Panel):
         )  # fmt: skip
         self.prompt = W.Combobox(
             value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="250px"),
+            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="232px"),
             style={"description_width": "74px"},
         )  # fmt: skip
         self.against = W.Combobox(
             value=state.against, options=suggestions(state.table), description="rather than", continuous_update=False,
-            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="250px"),
+            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="232px"),
             style={"description_width": "74px"},
         )  # fmt: skip
         self.n_rows = W.BoundedIntText(
             value=state.n_rows, min=1, max=200, description="rows",
-            layout=W.Layout(width="110px"), style={"description_width": "34px"},
+            layout=W.Layout(width="94px"), style={"description_width": "34px"},
         )  # fmt: skip
         self.waterfall = W.ToggleButton(
-            value=state.waterfall, description="waterfall", layout=W.Layout(width="88px"),
+            value=state.waterfall, description="waterfall", layout=W.Layout(width="84px"),
             tooltip="stack the parts up to the score (only for methods whose parts add up)",
         )  # fmt: skip
         small = W.Layout(width="34px")
@@ -236,7 +236,7 @@ class ExplorerPanel(Panel):
     def _draw_rows(self) -> None:
         state = self.state
         self.bars.selected = state.latent
-        self.bars.show(state.rows, columns=state.columns, cut=state.waterfall and bool(state.rows))
+        self.bars.show(state.rows, columns=state.columns, cut=state.stacked)
         measured = state.measured
         facts = []
         if measured is not None:

@@ -316,16 +316,22 @@ class ExplorerState(Changes):
         self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y, done,
                            self._failed)  # fmt: skip
 
+    @property
+    def stacked(self) -> bool:
+        """Whether the rows are a waterfall: it is asked for, and the method's parts add up."""
+        return self.waterfall and self.measured is not None and self.measured.adds_up
+
     def _lay_out(self, _: Any = None) -> None:
         measured = self.measured
+        other = None if self.stacked else self.other  # a waterfall is of one picture
         rows: list[dict[str, Any]] = []
         if measured is not None:
             rows = bar_rows(
                 measured, self.table.card, n=self.n_rows, scales=self.scales, kinds=self.kinds,
-                other=self.other, waterfall=self.waterfall,
+                other=other, waterfall=self.waterfall,
             )  # fmt: skip
         with self.hold_trait_notifications():
-            self.columns = columns(measured.unit if measured else "cosine", self.other is not None)
+            self.columns = columns(measured.unit if measured else "cosine", other is not None)
             self.rows = rows
             self.note = self._note()
             self.gen += 1
@@ -342,6 +348,8 @@ class ExplorerState(Changes):
             notes.append(f"{absent} of them not active in this picture")
         if self.waterfall and not self.measured.adds_up:
             notes.append(f"no waterfall: the parts of “{self.measured.method}” do not add up to the score")
+        if self.stacked and self.other is not None:
+            notes.append("the waterfall is of the first picture alone")
         return "; ".join(notes)
 
     def _ask_examples(self, _: Any = None) -> None:
@@ -414,6 +422,10 @@ class ExplorerState(Changes):
             f"att = ca.attribute(study, picture, target{method})",
             f"att.top({self.n_rows})",
         ]
+        if self.compare >= 0:
+            lines.append(
+                f"ca.attribute(study, study.images[{self.compare}], target{method}).top({self.n_rows})"
+            )
         if self.scales:
             lines += [
                 "",

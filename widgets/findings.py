@@ -40,7 +40,7 @@ class FindingsPanel(Panel):
         self.verdict = W.Dropdown(options=[("any", ""), *((c, c) for c in CHOICES)], value=state.verdict,
                                   description="verdict", layout=W.Layout(width="150px"), style=narrow)  # fmt: skip
         self.search = W.Text(value=state.search, placeholder="search prompt, label, note", continuous_update=False,
-                             layout=W.Layout(width="170px"))  # fmt: skip
+                             layout=W.Layout(width="206px"))  # fmt: skip
         self.least = W.FloatSlider(value=state.least, min=0, max=30, step=0.5, description="at least, points",
                                    continuous_update=False, readout_format=".1f", layout=W.Layout(width="250px"),
                                    style={"description_width": "104px"})  # fmt: skip

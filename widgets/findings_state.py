@@ -334,7 +334,7 @@ def evidence_of(finding: Any) -> list[tuple[str, str]]:
     """The named numbers behind a finding, as name and text."""
     rows = [
         ("latents", ", ".join(str(j) for j in finding.latents)),
-        ("kind is right", percent(finding.kind_probability)),
+        ("probability of the kind", percent(finding.kind_probability)),
         ("clarity", f"{finding.clarity:.2f}"),
     ]
     rows += [

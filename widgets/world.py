@@ -42,7 +42,7 @@ class WorldPanel(Panel):
         self.word = W.Text(description="written", placeholder="(nothing)", continuous_update=False,
                            layout=W.Layout(width="262px"), style={"description_width": "76px"})  # fmt: skip
         self.shuffle = W.Button(description="another layout", layout=W.Layout(width="120px"))
-        self.start = W.Text(placeholder="begin with picture no.", continuous_update=False,
+        self.start = W.Text(placeholder="go to picture no.", continuous_update=False,
                             layout=W.Layout(width="150px"))  # fmt: skip
         style, wide = {"description_width": "74px"}, W.Layout(width="250px")
         self.prompt, self.against = (
@@ -52,7 +52,7 @@ class WorldPanel(Panel):
                                       (state.against, "rather than", "(nothing)"))
         )  # fmt: skip
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
-        self.causes = DataTable(title="how much of the score is due to it? points",
+        self.causes = DataTable(title="how much of the score is due to each cause, in points",
                                 empty_text="nothing is in the scene")  # fmt: skip
         self.score, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
@@ -121,7 +121,9 @@ class WorldPanel(Panel):
         title = f"similarity to {markup(state.prompt, 60)}: {words['now']} {words['unit']}"
         body = f"<p>{markup(state.error, 600) if state.error else f'<b>{title}</b>'}</p>"
         image = picture_html(state.image, "rendered scene " + ", ".join(t["name"] for t in state.things), 192)
-        causes = table_html(COLUMNS, state.cause_rows(), "how much of the score is due to it? points")
+        causes = table_html(
+            COLUMNS, state.cause_rows(), "how much of the score is due to each cause, in points"
+        )
         body += f'<table><tr><td style="vertical-align:top">{image}</td><td>{causes}</td></tr></table>'
         body += bar_table(state.rows, state.columns, "what it rests on") if state.rows else ""
         heading = f"similarity to {shown(state.prompt, 40)}: {words['now']} {words['unit']}"

@@ -66,7 +66,7 @@ def scenes(page: Any) -> Iterator[int]:
         page.wait_for_timeout(300)
         yield 220
     page.mouse.up()
-    word = page.get_by_label("written")
+    word = page.get_by_label("written", exact=True)
     word.fill("tea")
     word.press("Enter")
     page.wait_for_selector(".clipattr-table td:has-text('the word tea')")

@@ -167,7 +167,7 @@ def test_arrow_keys_move_an_object_and_a_written_word_becomes_a_cause(page, scre
         "([s, old]) => document.querySelector(s).getAttribute('aria-label') !== old",
         arg=[f"{STAGE} .clipattr-handle", said],
     )
-    word = page.page.get_by_label("written")
+    word = page.page.get_by_label("written", exact=True)
     word.fill("tea")
     word.press("Enter")
     page.page.wait_for_selector(".clipattr-table td:has-text('the word tea')")

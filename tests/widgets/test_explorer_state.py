@@ -119,6 +119,9 @@ def test_waterfall_ends_at_the_score_and_only_where_parts_add_up(state):
     starts = [row["start"] for row in state.rows[1:-1]]
     np.testing.assert_allclose(ends[:-1], starts)
     assert ends[-1] == pytest.approx(100 * state.now, abs=1e-6)
+    alone = state.rows
+    state.compare_with("9")
+    assert state.rows == alone and "other" not in state.columns and "first picture alone" in state.note
 
 
 def test_methods_that_only_rank_have_no_bias_row_and_keep_the_scores_unit(state):

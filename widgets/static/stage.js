@@ -5,7 +5,7 @@ function render({ model, el }) {
   ownKeys(root);
   const board = make("div", "clipattr-stage-board", { parent: root });
   const image = make("img", "", { parent: board, draggable: "false" });
-  make("div", "clipattr-note", { parent: root, text: "drag an object, or Tab to it and use the arrow keys" });
+  make("div", "clipattr-note", { parent: root, text: "drag an object, or use Tab and arrow keys" });
   let handles = [];
   let drag = null;
   let waiting = null; // the newest move that has not been sent
