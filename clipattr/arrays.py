@@ -33,11 +33,11 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def load_array(path: Path, rows: int) -> np.ndarray:
-    """A .npy file, memory-mapped; StudyError unless it holds numbers in `rows` rows."""
+def load_array(path: Path, rows: int | None) -> np.ndarray:
+    """A .npy file, memory-mapped; StudyError unless it holds numbers in `rows` rows (None: in any number of them)."""
     with reading(path):
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-        if array.dtype.kind not in "biuf" or array.ndim < 1 or len(array) != rows:
+        if array.dtype.kind not in "biuf" or array.ndim < 1 or rows not in (None, len(array)):
             raise ValueError(f"{rows} rows of numbers were promised; it holds {array.dtype} {array.shape}")
     return array
 

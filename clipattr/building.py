@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
-from clipattr.encoding import DamagedShard, duplicates, encode, gather
+from clipattr.encoding import DamagedShard, encode, gather, repeated
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.images import Images, hold_out
 from clipattr.meaning.examples import Examples, strongest_token
@@ -394,9 +394,7 @@ def _meaning(
 ) -> dict[str, Any]:
     """Examples, labels and scores. Returns counts for the manifest."""
     n_latents, n_pictures = dictionary.n_latents, len(fit)
-    embeddings = np.load(work / "evaluator.npy", mmap_mode="c")
-    first = duplicates(np.load(work / "fingerprints.npy"), embeddings)
-    repeats = first != np.arange(n_pictures)
+    repeats = repeated(work)
     np.save(work / "repeats.npy", repeats)
     vocabulary.save(work / "vocabulary.csv")
     words = vocabulary.embed(evaluator, settings["templates"], cache=work / "words").half()

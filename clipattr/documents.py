@@ -1,6 +1,7 @@
-"""Documents: JSON from files that anyone may have written, with limits on size and depth.
+"""Documents: JSON from files that anyone may have written, with limits on size and depth, and of which version.
 
-Owns the reading and its limits. Ignores what the values mean; whoever reads checks them. Start at `read_json`.
+Owns the reading, its limits, and the words for a version that cannot be read. Ignores what the values mean; whoever
+reads checks them. Start at `read_json`.
 """
 
 import json
@@ -32,3 +33,19 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+
+
+def schema_complaint(what: object, found: object, newest: int, again: str, *, oldest: int = 1) -> str | None:
+    """Why an artefact's schema cannot be read, and what to do about it; None if it can.
+
+    Args:
+        what: the file or folder. found: its schema. oldest, newest: those that this version reads.
+        again: the command, or call, that makes the artefact anew.
+    """
+    if isinstance(found, bool) or not isinstance(found, int):
+        return f"{what} has schema {found!r:.40}, which is no version: it is damaged. Make it again: {again}"
+    if found > newest:
+        return f"{what} has schema {found}, newer than {newest}: update clipattr."
+    if found < oldest:
+        return f"{what} has schema {found}, older than {oldest}, which this version cannot read. Make it again: {again}"
+    return None

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from clipattr.arrays import load_array
 from clipattr.documents import parse_json
 from clipattr.errors import DataError, SiteError
 from clipattr.images import Images, preparer
@@ -250,6 +251,13 @@ def duplicates(
                 if len(bucket) > 16:
                     bucket.pop(0)
     return first
+
+
+def repeated(folder: Path) -> np.ndarray:
+    """(pictures,) bool: which pictures of a study's folder nearly equal an earlier one."""
+    fingerprints = load_array(folder / "fingerprints.npy", None)
+    embeddings = load_array(folder / "evaluator.npy", len(fingerprints))
+    return duplicates(fingerprints, embeddings) != np.arange(len(fingerprints))
 
 
 def _embed(shard: _Shard, pixels: list[list[Tensor]], job: _Job) -> None:

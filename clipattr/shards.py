@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.documents import read_json
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DataError
 
 SCHEMA = 1
@@ -51,8 +51,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != "clipattr-store":
         raise DataError(f"{file} does not describe an activation store.")
     try:
-        if int(manifest["schema"]) > SCHEMA:
-            raise DataError(f"{file} has schema {manifest['schema']}, newer than {SCHEMA}: update clipattr.")
+        again = f"clipattr encode {manifest.get('model', 'MODEL')} IMAGES --out {path}"
+        if told := schema_complaint(path, manifest["schema"], SCHEMA, again):
+            raise DataError(told)
         sizes = [manifest["pictures"], manifest["batch"], manifest["shard_pictures"]]
         for name, layout in manifest["sites"].items():
             sizes += [layout["tokens"], layout["width"]]

@@ -29,6 +29,7 @@ from clipattr.arrays import load_array, load_tensors, reading, within
 from clipattr.building import build
 from clipattr.dictionaries import SparseCodes, load_dictionary
 from clipattr.documents import read_json
+from clipattr.encoding import repeated
 from clipattr.errors import StudyError
 from clipattr.images import Images
 from clipattr.meaning.examples import Examples
@@ -201,7 +202,8 @@ class Study:
     @cached_property
     def repeats(self) -> np.ndarray:
         """(pictures,) bool: nearly equal to an earlier picture, so that it does not serve as an example."""
-        return np.array(load_array(self.path / "repeats.npy", self._count("pictures")))
+        file = self.path / "repeats.npy"  # the first studies kept only what it follows from
+        return np.array(load_array(file, self._count("pictures")) if file.exists() else repeated(self.path))
 
     @property
     def holdout(self) -> Images | None:
@@ -243,14 +245,13 @@ class Study:
     def latents(self) -> "pd.DataFrame":
         """One row per latent.
 
-        label: the vocabulary's best word (None for silent latents); alignment, margin: of it, in cosine;
-        aligned: it fits better than words fit random pictures; auc: how well the label's text alone tells
-        where the latent is active, on the pictures that the manifest names under counts.auc_on; clarity,
-        monosemanticity: cosines; meanings: separate groups of examples; mixture: how evenly they lie along two
-        directions; frequency: share of pictures; mean_top: mean activation of the examples; triage: their product as in
-        the paper; nearest: the latent with the most parallel direction; label_evidence,
-        label_contrast: what other rankings say; name: what to show: the given name, else the label if it is
-        aligned.
+        label: the vocabulary's best word (None for silent latents); alignment, margin: of it, in cosine; aligned: it
+        fits better than words fit random pictures; auc: how well the label's text alone tells where the latent is
+        active, on the pictures that the manifest names under counts.auc_on; clarity, monosemanticity: cosines;
+        meanings: separate groups of examples; mixture: how evenly they lie along two directions; frequency: share of
+        pictures; mean_top: mean activation of the examples; triage: their product as in the paper; nearest: the latent
+        with the most parallel direction; label_evidence, label_contrast: what other rankings say; name: what to show:
+        the given name, else the label if it is aligned.
         """
         import pandas as pd
 
@@ -390,9 +391,8 @@ def build_study(
 ) -> Study:
     """Build a study, or what is missing of it, and open it.
 
-    The work is done in a folder beside `path` and renamed when complete. After an interruption the same call
-    goes on where it stopped and ends with the same bytes. If the finished study is there already, it is
-    opened.
+    The work is done in a folder beside `path` and renamed when complete. After an interruption the same call goes on
+    where it stopped and ends with the same bytes. If the finished study is there already, it is opened.
 
     Args:
         model: the audited model, anything `load_model` takes; images: anything `Images.open` takes.

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.documents import read_json
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import StudyError
 from clipattr.images import COLUMNS, Images
 from clipattr.pictures import PictureError, read_picture
@@ -56,11 +57,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StudyError(f"{str(folder)!r} is not a study: there is no {MANIFEST} in it.{advice}")
     try:
         manifest = read_json(file)
-        schema = int(manifest["schema"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        schema = manifest["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{str(file)!r} is damaged: {type(error).__name__}: {error}.") from error
-    if schema > SCHEMA:
-        raise StudyError(f"{str(folder)!r} has schema {schema}, newer than {SCHEMA}: update clipattr.")
+    again = f"clipattr study MODEL IMAGES --out {shlex.quote(str(folder))} --overwrite"
+    if told := schema_complaint(repr(str(folder)), schema, SCHEMA, again):
+        raise StudyError(told)
     try:
         files = _checked(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

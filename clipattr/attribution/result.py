@@ -6,6 +6,7 @@ show cosines in points (× 100). Ignores how the values came about. Start at `At
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
+from clipattr.documents import parse_json, schema_complaint
 from clipattr.errors import DataError, TargetError
 
 if TYPE_CHECKING:
@@ -320,7 +322,12 @@ class Attribution:
         return replace(parts[0], codes=codes, values=values, labels=labels, pictures=pictures, **rows)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, complete or not at all. Alignments are not kept: they belong to the study."""
+        """Write one safetensors file, complete or not at all. Alignments are not kept: they belong to the study.
+
+        Raises:
+            DataError: a full disk or a folder that cannot be written.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = Path(path)
@@ -332,9 +339,14 @@ class Attribution:
             "indices": self.codes.indices.contiguous(),
             "amounts": self.codes.values.contiguous().clone(),
         }
+        meta["digest"] = digest_of(tensors)
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
-        partial.replace(path)
+        try:
+            save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(f"{path} could not be written ({error}).") from error
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
@@ -347,18 +359,25 @@ class Attribution:
 
         try:
             with safe_open(str(path), framework="pt") as file:
-                meta = json.loads((file.metadata() or {}).get("clipattr_attribution", "{}"))
+                meta = parse_json((file.metadata() or {}).get("clipattr_attribution", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"cannot read an attribution from {path}: {error}.") from error
         if "schema" not in meta or not {*_TENSORS, "indices", "amounts"} <= tensors.keys():
             raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
-        if meta["schema"] > SCHEMA:
-            raise DataError(f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr.")
-        plain = {name: meta[name] for name in _PLAIN}
-        plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
-        codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
-        labels = {int(latent): label for latent, label in meta["labels"].items()}
+        again = "attribute(...) or stream(...) with the same arguments"
+        if told := schema_complaint(path, meta["schema"], SCHEMA, again):
+            raise DataError(told)
+        try:
+            if meta.get("digest", digest_of(tensors)) != digest_of(tensors):
+                raise ValueError("its numbers are not those that were written")
+            plain = {name: meta[name] for name in _PLAIN}
+            plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
+            codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
+            labels = {int(latent): str(label) for latent, label in meta["labels"].items()}
+            _check_shapes(plain, tensors)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
         return Attribution(codes=codes, labels=labels, **plain, **{name: tensors[name] for name in _TENSORS})
 
     def _target(self, target: int) -> int:
@@ -378,6 +397,33 @@ _PLAIN = (
     "route",
 )  # fmt: skip
 _TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
+
+
+def digest_of(tensors: dict[str, Tensor]) -> str:
+    """32 hex digits over the numbers of some tensors, in the order of their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """ValueError or TypeError unless names and numbers are of as many pictures and targets."""
+    pictures, targets, tokens = len(plain["pictures"]), len(plain["names"]), plain["tokens"]
+    if not isinstance(tokens, int) or tokens < 1:
+        raise ValueError(f"{tokens!r:.40} tokens a picture")
+    if not all(isinstance(name, str) for name in (*plain["pictures"], *plain["names"], *plain["units"])):
+        raise ValueError("names that are no texts")
+    rows = tensors["indices"].shape
+    if tensors["values"].shape != (*rows, targets) or rows[0] != pictures * tokens or len(rows) != 2:
+        raise ValueError(
+            f"values of shape {tuple(tensors['values'].shape)} for {pictures} pictures, {targets} targets"
+        )
+    for name in _TENSORS[1:]:
+        if tensors[name].shape != (pictures, targets):
+            raise ValueError(
+                f"{name} has shape {tuple(tensors[name].shape)} for {pictures} pictures, {targets} targets"
+            )
 
 
 def _widened(rows: Tensor, places: int) -> Tensor:

@@ -1,14 +1,15 @@
 """Streams: attributions of very many pictures, written in shards while they are computed.
 
-Owns the folder of shards, its manifest, and what an interrupted stream may go on with. Each shard is a file of
-`Attribution.save`; after each the state is noted, and the manifest takes its name at the end, so a folder with a
-manifest is complete. Memory holds one shard at a time. Start at `stream`.
+Owns the folder of shards, its manifest and lock, and what an interrupted stream may go on with. Each shard is a file
+of `Attribution.save`; after each the state is noted with its checksum, and the manifest takes its name at the end, so
+a folder with a manifest is complete. Memory holds one shard at a time. Start at `stream`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from clipattr.attribution.methods import Method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.targets import LinearTarget, as_target
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DataError
+from clipattr.shards import digest, locked, write_text
 
 SCHEMA = 1
 MANIFEST = "attributions.json"
@@ -44,16 +47,19 @@ class Attributions:
             DataError: no such folder, one that was not finished, or one of a newer schema.
         """
         self.path = Path(path)
+        again = "stream(...) with the same arguments"
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            schema, self._shards = int(manifest["schema"]), list(manifest["shards"])
+            manifest = read_json(self.path / MANIFEST)
+            schema, self._shards = manifest["schema"], list(manifest["shards"])
+            if not all(_is_shard(shard) for shard in self._shards):
+                raise ValueError("entries that are no shards")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.path} holds no finished attributions: {MANIFEST} is missing or damaged ({error}). "
                 "Run stream(...) again; it goes on where it stopped."
             ) from error
-        if schema > SCHEMA:
-            raise DataError(f"{self.path} has schema {schema}, newer than {SCHEMA}: update clipattr.")
+        if told := schema_complaint(self.path, schema, SCHEMA, again):
+            raise DataError(told)
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -82,7 +88,8 @@ def stream(
 ) -> Attributions:
     """Attribute pictures like `attribute`, and write the results to a folder while they are computed.
 
-    After an interruption the same call goes on behind the last shard that was written, and ends with the same bytes.
+    After an interruption the same call goes on behind the last sound shard, and ends with the same bytes; after that
+    it opens what is there.
 
     Args:
         source, images, target, dictionary, site, method, baseline, batch: as for `attribute`. Pass an `Images`, or
@@ -91,54 +98,70 @@ def stream(
         shard: pictures per file, rounded up to whole batches; memory holds that many results.
 
     Raises:
-        DataError: the folder already holds finished attributions, or unfinished ones of another call; or there is no
-            picture. What `attribute` raises.
+        DataError: the folder holds attributions of another call, another process writes it, it cannot be written, or
+            there is no picture. What `attribute` raises.
     """
     folder = Path(path)
-    if (folder / MANIFEST).exists():
-        raise DataError(f"{folder} already holds attributions. Name another folder, or delete this one.")
     plan = _plan(source, images, target, dictionary, site, method, baseline)
     plan |= {"batch": batch, "shard": shard}
-    written, start = _done(folder, plan)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if (folder / MANIFEST).exists():
+                noted, written = _done(folder / MANIFEST, plan)
+                if noted and noted == len(written):
+                    return Attributions(folder)
+                (folder / MANIFEST).replace(folder / STATE)
+            _, written = _done(folder / STATE, plan)
+            start = written[-1]["next"] if written else 0
+            if start < count(images):
+                parts = placed_splices(
+                    source,
+                    images,
+                    target,
+                    dictionary=dictionary,
+                    site=site,
+                    baseline=baseline,
+                    batch=batch,
+                    start=start,
+                )
+                _write(folder, parts, source, method, shard, written, plan)
+            elif not written:
+                Attribution.cat([])
+            (folder / STATE).replace(folder / MANIFEST)
+    except OSError as error:
+        raise DataError(
+            f"The attributions in {folder} could not be written ({error}). Free space or mend the folder; the same "
+            "call goes on."
+        ) from error
+    return Attributions(folder)
+
+
+def _write(
+    folder: Path, parts: Any, source: Any, method: Any, shard: int, written: list[dict[str, Any]], plan: Any
+) -> None:
+    """Explain and write what is left; `written` grows by a shard at a time."""
     labels = labels_of(source)
     held: list[Attribution] = []
+    behind = 0
 
-    def write(behind: int) -> None:
-        file = f"attributions-{len(written):05d}.safetensors"
+    def write() -> None:
+        file = folder / f"attributions-{len(written):05d}.safetensors"
         joined = Attribution.cat(held)
-        joined.save(folder / file)
-        written.append({"file": file, "pictures": len(joined)})
+        joined.save(file)
+        written.append({"file": file.name, "pictures": len(joined), "sum": digest(file), "next": behind})
         held.clear()
-        state = {"schema": SCHEMA, "shards": written, "next": behind, "plan": plan}
-        part = folder / (STATE + ".new")
-        part.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        part.replace(folder / STATE)
+        write_text(folder / STATE, json.dumps({"schema": SCHEMA, "shards": written, "plan": plan}, indent=1))
 
-    behind = start
-    if start < count(images):
-        parts = placed_splices(
-            source,
-            images,
-            target,
-            dictionary=dictionary,
-            site=site,
-            baseline=baseline,
-            batch=batch,
-            start=start,
+    for names, places, splice in parts:
+        held.append(
+            explain_splice(splice, method, names, align=align_with(source, splice.target), labels=labels)
         )
-        for names, places, splice in parts:
-            found = explain_splice(
-                splice, method, names, align=align_with(source, splice.target), labels=labels
-            )
-            held.append(found)
-            behind = places[-1] + 1
-            if sum(map(len, held)) >= shard:
-                write(behind)
+        behind = places[-1] + 1
+        if sum(map(len, held)) >= shard:
+            write()
     if held or not written:
-        write(behind)
-    (folder / STATE).replace(folder / MANIFEST)
-    return Attributions(folder)
+        write()
 
 
 def _plan(
@@ -170,20 +193,34 @@ def _digest(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _done(folder: Path, plan: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """The shards that an interrupted stream of the same plan has written, and the place where it goes on."""
-    if not (folder / STATE).exists():
-        return [], 0
+def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """How many shards a stream of the same plan has noted in a file, and those up to the first that is damaged."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        shards, start, known = list(state["shards"]), int(state["next"]), dict(state["plan"])
+        state = read_json(file)
+        shards, known = list(state["shards"]), dict(state["plan"])
     except (OSError, ValueError, KeyError, TypeError):
-        return [], 0
+        return 0, []
     differing = [name for name, value in plan.items() if known.get(name) != value]
     if differing:
         raise DataError(
-            f"{folder} holds an unfinished stream of another call: {', '.join(differing)} differ. Name another folder, "
-            "or delete this one to start over."
+            f"{file.parent} holds the attributions of another call: {', '.join(differing)} differ. Name another "
+            f"folder, or delete {file.parent} to start over."
         )
-    whole = all((folder / shard["file"]).exists() for shard in shards)
-    return (shards, start) if whole else ([], 0)
+    whole: list[dict[str, Any]] = []
+    for shard in shards:
+        path = file.parent / shard["file"] if _is_shard(shard) else None
+        if path is None or not path.is_file() or digest(path) != shard.get("sum"):
+            break
+        whole.append(shard)
+    return len(shards), whole
+
+
+def _is_shard(entry: Any) -> bool:
+    """Whether this is what `stream` notes of a shard; names that lead out of the folder are not."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("pictures"), int)
+        and entry["pictures"] > 0
+        and isinstance(entry.get("next"), int)
+        and re.fullmatch(r"attributions-\d{5,}\.safetensors", str(entry.get("file"))) is not None
+    )

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.documents import read_json
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DictionaryError
 from clipattr.shards import MANIFEST, differences, digest, locked, write_text
 
@@ -33,8 +33,16 @@ class CodeStore:
         except (OSError, ValueError) as error:
             raise DictionaryError(f"{self.path} holds no codes: {self.path / MANIFEST}: {error}") from error
         known = isinstance(self.manifest, dict) and self.manifest.get("format") == FORMAT
-        if not known or self.manifest.get("schema") not in range(SCHEMA + 1):
-            raise DictionaryError(f"{self.path} holds no codes that this version can read.")
+        if not known:
+            raise DictionaryError(f"{self.path / MANIFEST} does not describe the codes of a store.")
+        again = f"encode_store(dictionary, store, {str(self.path)!r}) after deleting the folder"
+        if told := schema_complaint(self.path, self.manifest.get("schema"), SCHEMA, again):
+            raise DictionaryError(told)
+        sizes = [self.manifest.get(name) for name in ("rows", "n_latents", "shard_rows")]
+        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes):
+            raise DictionaryError(
+                f"{self.path / MANIFEST} is damaged: sizes {sizes!r:.100} that no codes have."
+            )
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipattr.documents import parse_json
+from clipattr.documents import parse_json, schema_complaint
 from clipattr.errors import DictionaryError
 
 SCHEMA = 1
@@ -303,10 +303,8 @@ class SparseCodes:
             raise DictionaryError(
                 f"{path} is damaged: its numbers are not those that were written. Make it again."
             )
-        if whole["schema"] > SCHEMA:
-            raise DictionaryError(
-                f"{path} has schema {meta['schema']}, newer than {SCHEMA}: update clipattr."
-            )
+        if told := schema_complaint(path, whole["schema"], SCHEMA, "dictionary.encode(acts)", oldest=0):
+            raise DictionaryError(told)
         return SparseCodes(
             tensors["indices"].to(torch.int32),
             tensors["values"].float(),

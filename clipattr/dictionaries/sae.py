@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum, chunk_rows, matmul_dtype
-from clipattr.documents import read_json
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DictionaryError
 
 SCHEMA = 1
@@ -151,12 +151,15 @@ class Dictionary:
     def hash(self) -> str:
         """16 hex digits over everything that decides codes and reconstructions."""
         if self._hash is None:
-            digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
-            for name, tensor in sorted(self._all_tensors().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._hash = digest.hexdigest()[:16]
+            self._hash = self._hashed(self._identity())
         return self._hash
+
+    def _hashed(self, identity: dict[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        for name, tensor in sorted(self._all_tensors().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
@@ -374,10 +377,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
         raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "clipattr":
         raise DictionaryError(f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on it.")
-    if not isinstance(config.get("schema", 0), int) or config.get("schema", 0) > SCHEMA:
-        raise DictionaryError(
-            f"{folder} has schema {config['schema']}, newer than {SCHEMA}: update clipattr."
-        )
+    again = f"clipattr train STORE --out {folder} --latents N --k K"
+    if told := schema_complaint(folder, config.get("schema", 0), SCHEMA, again, oldest=0):
+        raise DictionaryError(told)
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise DictionaryError(
@@ -388,7 +390,8 @@ def load_dictionary(path: str | Path) -> Dictionary:
             **parts,
             **config["settings"],
             softcap=config["softcap"],
-            row_norm=config["row_norm"],
+            # Until there were two ways to normalise, it was yes or no.
+            row_norm={True: "layer_norm", False: None}.get(config["row_norm"], config["row_norm"]),
             site=config["site"],
             model_hash=config["model_hash"],
             info=config["info"],
@@ -396,19 +399,16 @@ def load_dictionary(path: str | Path) -> Dictionary:
     except DictionaryError:
         raise
     except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        RuntimeError,
-        OverflowError,
-    ) as error:
+        KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError
+    ) as error:  # fmt: skip
         raise DictionaryError(
             f"The dictionary in {folder} is incomplete or has unknown fields: {error}"
         ) from error
     made.card = config.get("card")
-    if made.hash != config.get("hash"):
+    made._hash = made._hashed(
+        {**made._identity(), "row_norm": config["row_norm"]}
+    )  # in the words it was written in
+    if made._hash != config.get("hash"):
         raise DictionaryError(
             f"The weights in {folder} hash to {made.hash}, its config.json says {config.get('hash')}: the two files do "
             "not belong together, or one was edited."

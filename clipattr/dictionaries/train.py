@@ -26,6 +26,7 @@ from clipattr.dictionaries.parallel import join
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.sources import as_source, batches_in, mean_and_scale
 from clipattr.dictionaries.trainer import Revival, Run, folded
+from clipattr.documents import parse_json, schema_complaint
 from clipattr.errors import DictionaryError
 from clipattr.shards import locked
 from clipattr.tasks import is_out_of_memory
@@ -321,11 +322,10 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
             parts = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         if "digest" in meta and meta["digest"] != _digest(parts, meta):
             raise KeyError("its numbers are not those that were written")
-        if int(meta["schema"]) > CHECKPOINT_SCHEMA:
-            raise DictionaryError(
-                f"{file} was written by a newer clipattr (schema {meta['schema']}): update."
-            )
-        found, wanted = json.loads(meta["settings"]), json.loads(json.dumps(settings))
+        again = f"delete {file.parent} and train anew"
+        if told := schema_complaint(file, int(meta["schema"]), CHECKPOINT_SCHEMA, again):
+            raise DictionaryError(told)
+        found, wanted = parse_json(meta["settings"]), json.loads(json.dumps(settings))
         different = {name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)}
         if different:
             told = ", ".join(
@@ -339,7 +339,7 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
             run.restore(
                 {name.removeprefix(mark): part for name, part in parts.items() if name.startswith(mark)}
             )
-        watch.restore(json.loads(meta["watch"]))
+        watch.restore(parse_json(meta["watch"]))
     except DictionaryError:
         raise
     except (KeyError, OSError, ValueError, SafetensorError) as error:

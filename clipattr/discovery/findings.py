@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from clipattr.documents import read_json
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -191,11 +191,12 @@ class Findings(Sequence[Finding]):
             content = read_json(Path(source))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read findings from {source}: {error}") from error
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-            raise DataError(
-                f"{source} holds findings of schema {found!r}; this version reads {SCHEMA}: audit again"
-            )
+        if not isinstance(content, dict) or "schema" not in content:
+            raise DataError(f"{source} holds no findings: an object with schema and findings was expected.")
+        if told := schema_complaint(
+            source, content["schema"], SCHEMA, f"clipattr audit STUDY --json {source}"
+        ):
+            raise DataError(told)
         listed, about = content.get("findings"), content.get("about", {})
         if not isinstance(listed, list) or not isinstance(about, dict):
             raise DataError(f"{source} holds no list of findings: audit again")

@@ -40,11 +40,28 @@ def test_an_unfinished_folder_is_refused_and_a_finished_one_is_not_overwritten(
 ):
     folder = tmp_path / "out"
     stream(exact_model, pictures, "kite", folder, dictionary=directions)
-    with pytest.raises(DataError, match="already holds attributions"):
-        stream(exact_model, pictures, "kite", folder, dictionary=directions)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(stream(exact_model, pictures, "kite", folder, dictionary=directions)) == 4  # it is there
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    with pytest.raises(DataError, match="another call: targets differ"):
+        stream(exact_model, pictures, "bat", folder, dictionary=directions)
     (folder / "attributions.json").unlink()
     with pytest.raises(DataError, match="no finished attributions"):
         Attributions(folder)
+
+
+def test_a_flipped_bit_is_found_on_loading_and_mended_by_the_same_call(
+    exact_model, directions, pictures, tmp_path
+):
+    how = {"dictionary": directions, "batch": 1, "shard": 1}
+    stream(exact_model, pictures, "kite", tmp_path / "out", **how)
+    shard = tmp_path / "out" / "attributions-00002.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match="damaged"):
+        list(Attributions(tmp_path / "out"))
+    stream(exact_model, pictures, "kite", tmp_path / "out", **how)
+    assert shard.read_bytes() == whole and len(list(Attributions(tmp_path / "out"))) == 4
 
 
 @pytest.mark.parametrize("killed_at", (0, 1, 2))
