@@ -110,7 +110,11 @@ def serve(words: list[str], place: Path, surroundings: dict[str, str]) -> None:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+    """The contents of the fenced blocks of a language ("" for those without)."""
+    parts = re.split(r"^```(.*)\n", text, flags=re.M)  # text, opening, block, closing, text, …
+    return [
+        block for opening, block in zip(parts[1::4], parts[2::4], strict=False) if opening.strip() == language
+    ]
 
 
 def replaced(line: str) -> str:
