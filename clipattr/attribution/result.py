@@ -371,7 +371,8 @@ class Attribution:
         try:
             if meta.get("digest", digest_of(tensors)) != digest_of(tensors):
                 raise ValueError("its numbers are not those that were written")
-            plain = {name: meta[name] for name in _PLAIN}
+            plain = {name: meta[name] for name in _PLAIN if name in meta or name not in _LATER}
+            plain = {**_LATER, **plain}
             plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
             codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
             labels = {int(latent): str(label) for latent, label in meta["labels"].items()}
@@ -396,6 +397,7 @@ _PLAIN = (
     "units",
     "route",
 )  # fmt: skip
+_LATER = {"units": [], "route": ""}  # what the first files did not have
 _TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
 
 

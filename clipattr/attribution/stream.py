@@ -221,6 +221,6 @@ def _is_shard(entry: Any) -> bool:
         isinstance(entry, dict)
         and isinstance(entry.get("pictures"), int)
         and entry["pictures"] > 0
-        and isinstance(entry.get("next"), int)
+        and isinstance(entry.get("next", 0), int)  # the first streams did not note it
         and re.fullmatch(r"attributions-\d{5,}\.safetensors", str(entry.get("file"))) is not None
     )

@@ -257,7 +257,7 @@ class Dictionary:
             "width": self.width,
             "site": self.site,
             "model_hash": self.model_hash,
-            "hash": self.hash,
+            "hash": self._hashed(self._identity()),
             "info": self.info,
             "card": self.card,
         }

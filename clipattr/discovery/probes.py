@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clipattr.attribution import ProbeLogit
+from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DataError, TargetError
 from clipattr.wording import visible
 
@@ -179,17 +180,22 @@ class Probe:
     @classmethod
     def _open_folder(cls, place: Path) -> Probe:
         try:
-            content = json.loads((place / ABOUT).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{place} holds no probe that can be read: {error}.") from error
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise DataError(f"{place / ABOUT} is of another schema; this version reads {SCHEMA}.")
+            content = read_json(place / ABOUT)
+            schema, classes = content["schema"], [str(name) for name in content["classes"]]
+            hashed, about = content["model_hash"], dict(content["about"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{place} holds no probe that can be read: {error!r}.") from error
+        if told := schema_complaint(place / ABOUT, schema, SCHEMA, "fit the Probe again and save it"):
+            raise DataError(told)
         held = _tensors(place / WEIGHTS)
         if set(held) != {"weights", "bias"}:
             raise DataError(f"{place / WEIGHTS} must hold weights and bias; it holds {sorted(held)}.")
-        return cls(
-            tuple(content["classes"]), held["weights"], held["bias"], content["model_hash"], content["about"]
-        )
+        weights, bias = held["weights"].float(), held["bias"].float()
+        if weights.ndim != 2 or bias.shape != (len(classes),) or len(weights) != len(classes):
+            raise DataError(
+                f"{place} has {len(classes)} classes, weights {tuple(weights.shape)} and bias {tuple(bias.shape)}."
+            )
+        return cls(tuple(classes), weights, bias, None if hashed is None else str(hashed), about)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
