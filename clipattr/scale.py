@@ -11,6 +11,7 @@ from a run with another number of threads, so compare with a single process of a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from clipattr.errors import ClipattrError, DataError
 
+AHEAD = 4  # results per worker that may wait for an earlier one
 RETRIES = 3  # of a task whose worker died
 _KEPT: dict[Any, Any] = {}  # in a worker: what the last stage's tasks share, unpacked once
 
@@ -76,30 +78,34 @@ class Ray:
     def map(self, function: Callable[[Any, Any], Any], shared: Any, items: Sequence[Any]) -> Iterator[Any]:
         """`function(shared, item)` for every item, in the order of the items.
 
-        A task whose worker dies is given to another, three times at most. A slow one holds up nobody until four
-        results per worker wait behind it.
+        As many at a time as there are workers, however large the cluster. A task whose worker dies is given to
+        another, three times at most. A slow one holds up nobody until four results per worker wait behind it.
 
         Raises:
             What the function raises. DataError: workers keep dying.
         """
         task = self._ray.remote(_run).options(num_cpus=self.threads, max_retries=RETRIES)
         box = [self._ray.put((function, shared))]
-        waiting: deque[tuple[Any, Any]] = deque()
+        waiting: deque[tuple[Any, Any]] = deque()  # in the order of the items
+        running: list[Any] = []
         left = iter(items)
         try:
             while True:
-                for item in left:
-                    waiting.append((item, task.remote(box, self.threads, item)))
-                    if len(waiting) >= 4 * self.workers:
-                        break
+                room = min(self.workers - len(running), AHEAD * self.workers - len(waiting))
+                for item in itertools.islice(left, room):
+                    running.append(task.remote(box, self.threads, item))
+                    waiting.append((item, running[-1]))
                 if not waiting:
                     return
                 item, reference = waiting[0]
+                if reference in running:
+                    _, running = self._ray.wait(running, num_returns=1)
+                    continue
                 result = self._result(reference, item)
                 waiting.popleft()
                 yield result
         finally:
-            for _, reference in waiting:
+            for reference in running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(reference, force=True)
 

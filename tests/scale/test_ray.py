@@ -58,6 +58,16 @@ def dawdle(shared, item):
     return -item
 
 
+def crowd(shared, item):
+    """How many are at work at once."""
+    mark = pathlib.Path(shared) / str(item)
+    mark.touch()
+    time.sleep(0.1)
+    found = len(list(mark.parent.iterdir()))
+    mark.unlink()
+    return found
+
+
 def refuse(shared, item):
     raise DataError(f"no {item}")
 
@@ -96,6 +106,14 @@ def test_results_come_in_the_order_of_the_items_though_a_worker_is_killed(engine
 
 def test_a_slow_worker_does_not_hold_up_the_other_and_keeps_its_place(engine, tmp_path):
     assert list(engine.map(dawdle, str(tmp_path), range(6))) == [5, -1, -2, -3, -4, -5]
+
+
+def test_no_more_work_is_under_way_than_there_are_workers(engine, tmp_path):
+    from clipattr.scale import Ray
+
+    one = Ray(workers=1)  # of the same cluster, which has two cores
+    assert set(one.map(crowd, str(tmp_path), range(6))) == {1}
+    assert max(engine.map(crowd, str(tmp_path), range(8))) == 2
 
 
 def test_workers_that_keep_dying_are_an_error_that_says_what_to_do(engine):
