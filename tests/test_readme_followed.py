@@ -36,7 +36,7 @@ PLACEHOLDERS = {
     "IMAGES": "photos",
     "STORE": "encode.out",
     "FILE": "foreign",
-    "STUDY": "photos.study",
+    "STUDY": "study.out",
     "PICTURE": "7",
     "PROMPT": "kite",
 }
@@ -183,7 +183,7 @@ def test_somebody_with_an_empty_environment_can_follow_the_readme(tmp_path):
     (desk / "accepted.json").write_text((desk / "audit.json").read_text("utf-8"))
     gate = re.search(r"`clipattr (audit STUDY --fail-above[^`]+)`", text)
     assert gate is not None
-    words = [PLACEHOLDERS.get(word, word) for word in gate[1].split()]
+    words = ["photos.study" if word == "STUDY" else word for word in gate[1].split()]
     follow([program, *words, "--prompts", "classes.txt"], desk, offline)
     completion = follow([program, "--completion", "bash"], desk, offline)
     assert "complete -o" in completion
