@@ -38,5 +38,14 @@ def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:
     def chosen(change: Any) -> None:
         drawer.value = panel.drawer_html(change["new"], panel.state.code()) if change["new"] else ""
 
+    def changed(_: Any) -> None:
+        """Code follows the view; a file of an earlier view is taken away."""
+        if menu.value and not getattr(panel, "closed", False):
+            if menu.value == "code":
+                drawer.value = panel.drawer_html("code", panel.state.code())
+            else:
+                menu.value = ""
+
     menu.observe(chosen, "value")
+    panel.state.observe(changed, "gen")
     return menu, drawer

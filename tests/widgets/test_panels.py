@@ -208,10 +208,15 @@ def test_the_take_away_menu_offers_code_and_files(panels):
     panel = panels(ExplorerPanel, prompt="kite")
     panel.take.value = "code"
     assert "open_study" in panel.drawer.value
+    panel.state.prompt = "bat"  # what is shown has changed, and so has its code
+    assert "bat" in panel.drawer.value and "kite" not in panel.drawer.value
     panel.take.value = "csv"
     assert 'download="clipattr-view.csv"' in panel.drawer.value
     panel.take.value = ""
     assert panel.drawer.value == ""
+    panel.take.value = "csv"
+    panel.state.prompt = "kite"  # the file was of the earlier prompt
+    assert panel.drawer.value == "" and panel.take.value == ""
 
 
 def test_panels_opened_together_show_the_same_latent_and_prompt(study):
