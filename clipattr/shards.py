@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 # Rows that are permuted together: large enough to mix, small enough to stay in memory.
 WINDOW = 2**18
-# What is read in one go where rows were mixed on writing: long enough that copying runs at the speed of memory.
+# What is read in one go, at least, where rows were mixed on writing: shorter copies cost more to begin than to make.
 BLOCK_BYTES = 2**19
 DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 

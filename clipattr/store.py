@@ -252,7 +252,8 @@ class ActivationStore:
             for rows in itertools.islice(batch_orders(len(self), batch, seed, epoch), start, None):
                 yield self.take(rows)
             return
-        block = max(1, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
+        # Half a batch at a time, so that few long copies fill it and its rows change company from epoch to epoch.
+        block = max(1, batch // 2, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
         orders = block_orders(self._starts, batch, seed, epoch, block)
         # No name here for what is yielded: it would keep one batch in memory while the next is made.
         yield from map(self._joined, itertools.islice(orders, start, None))

@@ -7,13 +7,18 @@ same calls run on a GPU. Start at `top_positive`, `bag_sum` and `entry_dots`.
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 # Transient pre-activations are cut into pieces of this many bytes: about what stays in a shared cache.
 CHUNK_BYTES = 16 * 2**20
 
@@ -42,6 +47,38 @@ def matmul_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f'precision is "auto", "float32" or "bfloat16"; got {precision!r}.')
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def over_rows(work: Callable[[Tensor], T], x: Tensor, rows: int) -> list[T]:
+    """Results of `work` for pieces of at most `rows` rows, in order.
+
+    On a CPU every piece stays on one core, as many pieces at a time as torch has threads: threads that share a piece
+    wait for each other after every operation, and what runs in numpy would run on one of them alone.
+    """
+    pieces = x.split(rows)
+    threads = min(torch.get_num_threads(), len(pieces)) if x.device.type == "cpu" else 1
+    return list(_workers(threads).map(work, pieces)) if threads > 1 else [work(piece) for piece in pieces]
+
+
+@lru_cache(maxsize=2)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch uses one core each."""
+    before, all_here = torch.get_num_threads(), threading.Barrier(threads)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes the common setting over at its first question or operation
+        torch.set_num_threads(1)
+        all_here.wait()
+
+    pool = ThreadPoolExecutor(threads, "clipattr-rows", initializer=begin)
+    list(pool.map(lambda _: None, range(threads)))
+    # What a thread sets is its own, but also what later threads begin with: back to what it was.
+    torch.set_num_threads(before)
+    return pool
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 def top_positive(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:

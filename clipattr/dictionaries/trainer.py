@@ -6,13 +6,21 @@ the dead-latent revival. Ignores where batches come from and when to stop. Start
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipattr.dictionaries.kernels import bag_sum, chunk_rows, entry_dots, matmul_dtype, top_positive
+from clipattr.dictionaries.kernels import (
+    bag_sum,
+    chunk_rows,
+    entry_dots,
+    matmul_dtype,
+    over_rows,
+    top_positive,
+)
 from clipattr.dictionaries.objective import Entries, Objective, Slopes, Terms
 from clipattr.errors import DictionaryError
 
@@ -196,14 +204,18 @@ class Run:
             if self._encoder_16 is None:
                 self._encoder_16 = encoder.to(self.dtype)
             encoder, encoder_bias, x = self._encoder_16, encoder_bias.to(self.dtype), x.to(self.dtype)
-        # One buffer for all pieces: fresh memory would cost as much as the product.
         rows = chunk_rows(self.objective.n_latents, self.dtype.itemsize)
-        buffer = torch.empty(min(rows, len(x)), self.objective.n_latents, dtype=self.dtype, device=x.device)
+        thread = threading.local()
+
+        def pick(piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            # One buffer for all pieces of a thread: fresh memory would cost as much as the product.
+            if not hasattr(thread, "buffer"):
+                thread.buffer = torch.empty(min(rows, len(x)), len(encoder), dtype=self.dtype, device=x.device)
+            pre = torch.mm(piece, encoder.T, out=thread.buffer[: len(piece)]).add_(encoder_bias)
+            return self.objective.pick(pre, self.own)
+
         while True:
-            parts = []
-            for piece in x.split(rows):
-                pre = torch.mm(piece, encoder.T, out=buffer[: len(piece)]).add_(encoder_bias)
-                parts.append(self.objective.pick(pre, self.own))
+            parts = over_rows(pick, x, rows)
             latents, pre, counts = (torch.cat(part) for part in zip(*parts, strict=True))
             entries = self.objective.settle(Entries.of_counts(latents, pre, counts))
             if entries is not None:

@@ -1,5 +1,9 @@
 """Every kind splits activations as its formula says, and x = codes @ decoder + bias + error always holds."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +22,7 @@ from clipattr.dictionaries import (
     pca,
     random_sae,
 )
-from clipattr.dictionaries.kernels import bag_sum, entry_dots, kth_largest, top_positive
+from clipattr.dictionaries.kernels import bag_sum, entry_dots, kth_largest, over_rows, top_positive
 from clipattr.errors import DictionaryError
 
 N, WIDTH = 40, 12
@@ -189,6 +193,45 @@ def test_fast_topk_equals_a_sort(n, k, dtype):
     assert all(len(set(row[ok].tolist())) == int(ok.sum()) for row, ok in zip(indices, kept, strict=True))
     assert (indices[5] == torch.arange(k)).all() or n < 8 * k
     assert kth_largest(pre[6].float().clamp_min(0), k) == values[6, -1].item() or values[6, -1] == 0
+
+
+def test_pieces_are_worked_on_side_by_side_in_order_and_torch_keeps_its_threads():
+    x, before = numbers(50, 3), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        made = over_rows(lambda piece: (piece.sum(1), torch.get_num_threads()), x, 8)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            over_rows(lambda piece: 1 / 0, x, 8)
+        torch.set_num_threads(1)
+        alone = over_rows(lambda piece: piece.sum(1), x, 8)
+    finally:
+        torch.set_num_threads(before)
+    assert [len(sums) for sums, _ in made] == [8, 8, 8, 8, 8, 8, 2]
+    assert torch.equal(torch.cat([sums for sums, _ in made]), x.sum(1)) and torch.equal(
+        torch.cat(alone), x.sum(1)
+    )
+    assert {threads for _, threads in made} == {1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_works_on_pieces_too():
+    x = numbers(50, 3)
+    over_rows(lambda piece: piece.sum(1), x, 8)
+    child = os.fork()
+    if child == 0:
+        same = torch.equal(torch.cat(over_rows(lambda piece: piece * 2, x, 8)), x * 2)
+        os._exit(0 if same else 1)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for threads that it does not have")
+    assert status == 0
 
 
 def test_bags_and_dots_equal_their_definitions_with_empty_bags():
