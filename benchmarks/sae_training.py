@@ -30,7 +30,8 @@ import torch
 from results import write_results
 from torch import Tensor
 
-from clipattr.dictionaries.kernels import chunk_rows, over_rows
+from clipattr.dictionaries.kernels import abreast as side_by_side
+from clipattr.dictionaries.kernels import chunk_rows
 from clipattr.dictionaries.objective import OBJECTIVES
 from clipattr.dictionaries.trainer import BETAS, Run
 
@@ -94,7 +95,7 @@ def encoder_product(n_latents: int, dtype: torch.dtype, abreast: bool = False) -
 
     def step(x: Tensor) -> float:
         if abreast:
-            over_rows(product, x.to(dtype), rows)
+            side_by_side(product, x.to(dtype).split(rows), x.device)
         else:
             for piece in x.to(dtype).split(rows):
                 product(piece)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+P = TypeVar("P")
 T = TypeVar("T")
 # Transient pre-activations are cut into pieces of this many bytes: about what stays in a shared cache.
 CHUNK_BYTES = 16 * 2**20
@@ -49,14 +50,13 @@ def matmul_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def over_rows(work: Callable[[Tensor], T], x: Tensor, rows: int) -> list[T]:
-    """Results of `work` for pieces of at most `rows` rows, in order.
+def abreast(work: Callable[[P], T], pieces: Sequence[P], device: torch.device) -> list[T]:
+    """Results of `work` for every piece, in order.
 
     On a CPU every piece stays on one core, as many pieces at a time as torch has threads: threads that share a piece
     wait for each other after every operation, and what runs in numpy would run on one of them alone.
     """
-    pieces = x.split(rows)
-    threads = min(torch.get_num_threads(), len(pieces)) if x.device.type == "cpu" else 1
+    threads = min(torch.get_num_threads(), len(pieces)) if device.type == "cpu" else 1
     return list(_workers(threads).map(work, pieces)) if threads > 1 else [work(piece) for piece in pieces]
 
 
@@ -70,7 +70,7 @@ def _workers(threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         all_here.wait()
 
-    pool = ThreadPoolExecutor(threads, "clipattr-rows", initializer=begin)
+    pool = ThreadPoolExecutor(threads, "clipattr-pieces", initializer=begin)
     list(pool.map(lambda _: None, range(threads)))
     # What a thread sets is its own, but also what later threads begin with: back to what it was.
     torch.set_num_threads(before)

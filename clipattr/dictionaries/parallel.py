@@ -71,6 +71,8 @@ def join() -> Alone:
 class _SharedRun(Run):
     """A run whose step sees the global batch through its own rows and the others' gradients."""
 
+    in_order = True  # every process must exchange the same slice at a time
+
     def step(self, x: Tensor, lr: float) -> dict[str, float]:
         before = self.tokens_since_active.clone()
         figures = super().step(x, lr)

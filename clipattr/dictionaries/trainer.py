@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.kernels import (
+    abreast,
     bag_sum,
     chunk_rows,
     entry_dots,
     matmul_dtype,
-    over_rows,
     top_positive,
 )
 from clipattr.dictionaries.objective import Entries, Objective, Slopes, Terms
@@ -58,6 +58,8 @@ class Run:
         precision: dtype of the encoder product, see `kernels.matmul_dtype`.
         directions: (n_latents, width) start directions instead of random ones.
     """
+
+    in_order = False  # whether slices of the matrices must be updated one after the other
 
     def __init__(
         self,
@@ -132,11 +134,12 @@ class Run:
         terms, aux_loss = self._with_revival(x, residual, terms)
 
         # By latent, so that every gradient row is one bag and every decoder row is read once.
-        order = torch.sort(terms.latents, stable=True).indices
+        latents, order = torch.sort(terms.latents, stable=True)
         counts = torch.bincount(terms.latents, minlength=objective.n_latents)
         offsets = torch.zeros(objective.n_latents + 1, dtype=torch.int32, device=x.device)
         offsets[1:] = counts.cumsum(0)
-        latents, targets, inputs = terms.latents[order], terms.targets[order], terms.inputs[order]
+        targets = terms.targets[order]
+        inputs = targets if terms.inputs is terms.targets else terms.inputs[order]
         weights = terms.weights[order]
         sorted_dots = entry_dots(decoder, terms.residuals, targets, offsets, latents)
         # How far each latent's decoder gradient points along its own direction, from the dots that are there anyway.
@@ -210,12 +213,14 @@ class Run:
         def pick(piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             # One buffer for all pieces of a thread: fresh memory would cost as much as the product.
             if not hasattr(thread, "buffer"):
-                thread.buffer = torch.empty(min(rows, len(x)), len(encoder), dtype=self.dtype, device=x.device)
+                thread.buffer = torch.empty(
+                    min(rows, len(x)), len(encoder), dtype=self.dtype, device=x.device
+                )
             pre = torch.mm(piece, encoder.T, out=thread.buffer[: len(piece)]).add_(encoder_bias)
             return self.objective.pick(pre, self.own)
 
         while True:
-            parts = over_rows(pick, x, rows)
+            parts = abreast(pick, x.split(rows), x.device)
             latents, pre, counts = (torch.cat(part) for part in zip(*parts, strict=True))
             entries = self.objective.settle(Entries.of_counts(latents, pre, counts))
             if entries is not None:
@@ -277,11 +282,10 @@ class Run:
         # Sums over a latent's entries run in the dtype of the product: half the memory traffic in bf16.
         x, residuals, weights, slopes = (part.to(self.dtype) for part in (x, residuals, weights, slopes))
         size = n if self.device.type != "cpu" else max(64, SLICE_BYTES // (4 * width))
-        starts = list(range(0, n, size))
-        bounds = [int(offsets[start]) for start in starts] + [len(targets)]
-        for number, start in enumerate(starts):
+
+        def update(start: int) -> None:
             stop = min(start + size, n)
-            first, last = bounds[number], bounds[number + 1]
+            first, last = int(offsets[start]), int(offsets[stop])
             local = offsets[start : stop + 1] - first
             gradient = bag_sum(residuals, targets[first:last], weights[first:last], local).float()
             rows = decoder[start:stop]
@@ -293,6 +297,13 @@ class Run:
             self._adam("encoder", gradient, lr, slice(start, stop))
             if self._encoder_16 is not None:
                 self._encoder_16[start:stop].copy_(encoder[start:stop])
+
+        starts = range(0, n, size)
+        if self.in_order:
+            for start in starts:
+                update(start)
+        else:
+            abreast(update, starts, self.device)
 
     def _adam(self, name: str, gradient: Tensor, lr: float, rows: slice = slice(None)) -> None:
         torch._fused_adam_(

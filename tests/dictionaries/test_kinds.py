@@ -22,7 +22,7 @@ from clipattr.dictionaries import (
     pca,
     random_sae,
 )
-from clipattr.dictionaries.kernels import bag_sum, entry_dots, kth_largest, over_rows, top_positive
+from clipattr.dictionaries.kernels import abreast, bag_sum, entry_dots, kth_largest, top_positive
 from clipattr.errors import DictionaryError
 
 N, WIDTH = 40, 12
@@ -199,12 +199,12 @@ def test_pieces_are_worked_on_side_by_side_in_order_and_torch_keeps_its_threads(
     x, before = numbers(50, 3), torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        made = over_rows(lambda piece: (piece.sum(1), torch.get_num_threads()), x, 8)
+        made = abreast(lambda piece: (piece.sum(1), torch.get_num_threads()), x.split(8), x.device)
         assert torch.get_num_threads() == 3
         with pytest.raises(ZeroDivisionError):
-            over_rows(lambda piece: 1 / 0, x, 8)
+            abreast(lambda piece: 1 / 0, x.split(8), x.device)
         torch.set_num_threads(1)
-        alone = over_rows(lambda piece: piece.sum(1), x, 8)
+        alone = abreast(lambda piece: piece.sum(1), x.split(8), x.device)
     finally:
         torch.set_num_threads(before)
     assert [len(sums) for sums, _ in made] == [8, 8, 8, 8, 8, 8, 2]
@@ -217,10 +217,10 @@ def test_pieces_are_worked_on_side_by_side_in_order_and_torch_keeps_its_threads(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_works_on_pieces_too():
     x = numbers(50, 3)
-    over_rows(lambda piece: piece.sum(1), x, 8)
+    abreast(lambda piece: piece.sum(1), x.split(8), x.device)
     child = os.fork()
     if child == 0:
-        same = torch.equal(torch.cat(over_rows(lambda piece: piece * 2, x, 8)), x * 2)
+        same = torch.equal(torch.cat(abreast(lambda piece: piece * 2, x.split(8), x.device)), x * 2)
         os._exit(0 if same else 1)
     for _ in range(200):
         done, status = os.waitpid(child, os.WNOHANG)
