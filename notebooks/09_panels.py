@@ -70,12 +70,12 @@ panel.snapshot()
 # %% [markdown]
 # ## 3. Rather than what?
 # A similarity mixes why it is *this* with why it is a picture at all. "Rather than" asks for the difference between
-# two prompts. And what does that look like in code? `panel.state.code()`, or *take away → code*:
+# two prompts. And what does that look like in code? `panel.code()`, or *take away → code*:
 
 # %%
 state.compare_with("")
 state.prompt, state.against = "tractor", "crane"
-print(state.code())
+print(panel.code())
 
 # %% [markdown]
 # ## 4. One latent: what is it, and who uses it?

@@ -4,13 +4,18 @@ Owns the layout and the wiring between `ExplorerState` and the parts. Holds no s
 """
 
 from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+from PIL import Image
 
+from clipattr.errors import DataError
+from clipattr.pictures import read_picture
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import error_html, status_html, takeaway
-from clipattr_widgets.desk import by_model
+from clipattr_widgets.desk import PanelError, by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
@@ -27,7 +32,11 @@ def explore(study: Any, *, findings: Any = None, **chosen: Any) -> "ExplorerPane
     Args:
         study: a `Study`, the path or bundled name of one, or a list or dict (name to study) of them.
         findings: an audit of the first study; its latents get a badge, and its findings are listed.
-        chosen: what to show first, e.g. `picture=7, prompt="kite", against="bat"`.
+        chosen: what to show first, e.g. `picture=7, prompt="kite", against="bat"`. A picture is a number of the study,
+            or comes from elsewhere: a path or a `PIL.Image`.
+
+    Raises:
+        PanelError: the picture from elsewhere cannot be read.
     """
     return ExplorerPanel(study, findings=findings, tabs=True, **chosen)
 
@@ -50,7 +59,10 @@ class ExplorerPanel(Panel):
     ) -> None:
         if state is None:
             studies, names = opened(study)
+            outside = None if isinstance(chosen.get("picture", 0), Integral) else chosen.pop("picture")
             state = ExplorerState(studies, names=names, findings=findings, **chosen)
+            if outside is not None:
+                state.look_at(*_from_elsewhere(outside))
         self.state = state
         self._build()
         own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
@@ -319,7 +331,7 @@ class ExplorerPanel(Panel):
         self.prompt.options = self.against.options = suggestions(self.state.table)
 
     def close(self) -> None:
-        if self.tabs is not None and not self.closed:
+        if not self.closed and self.tabs is not None:
             self.tabs.close()
         super().close()
 
@@ -328,6 +340,18 @@ class ExplorerPanel(Panel):
     def static(self) -> Static:
         self.state.settle()
         return Static(explorer_html(self.state), lambda: bars_figure(self.state), self.state.frame())
+
+
+def _from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
+    """A path or picture as a picture and what it is called."""
+    name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
+    try:
+        return read_picture(picture), name
+    except DataError as error:
+        raise PanelError(
+            f"picture={shown(str(picture), 120)} cannot be used: {error}. Give a number of the study, the path of a "
+            "picture, or a PIL.Image."
+        ) from error
 
 
 def opened(study: Any) -> tuple[list[Any], list[str] | None]:

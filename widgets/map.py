@@ -185,7 +185,7 @@ class MapPanel(Panel):
         self.notice.value = error_html(state.error)
 
     def close(self) -> None:
-        if self.latent_panel is not None and not self.closed:
+        if not self.closed and self.latent_panel is not None:
             self.latent_panel.close()
             self.below.children = []
         super().close()

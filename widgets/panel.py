@@ -30,6 +30,8 @@ class Panel(W.VBox):
         state: its view-model (traitlets); `close` ends its work.
     """
 
+    closed = True  # until it is built: a panel that was refused has nothing to close
+
     def __init__(self, children: list[Any], state: Any) -> None:
         self.pulse = Pulse()
         super().__init__([self.pulse, *children])
@@ -67,6 +69,10 @@ class Panel(W.VBox):
     def static(self) -> Static:
         """What remains without a kernel; every panel says."""
         raise PanelError(f"{type(self).__name__} has no static view.")
+
+    def code(self) -> str:
+        """Python that computes what is on the screen, with public functions only."""
+        return self.state.code()
 
     def snapshot(self) -> Static:
         """The panel as it is now, as an ordinary picture and table: what a saved notebook should end with."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 import clipattr_widgets
 from clipattr.discovery.findings import Finding, Interval
+from clipattr.errors import ClipattrError
 from clipattr_widgets import ExplorerPanel, FindingsPanel, LatentPanel, MapPanel, PromptPanel
 
 
@@ -100,6 +101,18 @@ def test_an_upload_and_a_broken_upload_go_through_the_same_box(panels, study):
     assert "cannot be used" in panel.notice.value and "<b>x" not in panel.notice.value
     panel.number.set_state({"value": 3})
     assert panel.state.picture == 3 and panel.notice.value == ""
+
+
+def test_a_picture_from_elsewhere_can_be_given_from_the_start(panels, study):
+    path = study.images[4].path
+    for outside in (path, Path(path), study.images[4].load()):
+        panel = panels(ExplorerPanel, picture=outside, prompt="kite")
+        assert panel.state.now == pytest.approx(
+            panels(ExplorerPanel, picture=4, prompt="kite").state.now, abs=1e-6
+        )
+        assert "from outside the study" in panel.overlay.meta["caption"]
+    with pytest.raises(ClipattrError, match=r"nowhere\.png"):
+        panels(ExplorerPanel, picture="nowhere.png")
 
 
 def test_names_prompts_and_labels_with_markup_are_text_everywhere(panels, fresh_study):
@@ -206,6 +219,7 @@ def test_a_spreadsheet_does_not_run_a_name(panels, fresh_study, tmp_path):
 
 def test_the_take_away_menu_offers_code_and_files(panels):
     panel = panels(ExplorerPanel, prompt="kite")
+    assert "open_study" in panel.code() and "'kite'" in panel.code()
     panel.take.value = "code"
     assert "open_study" in panel.drawer.value
     panel.state.prompt = "bat"  # what is shown has changed, and so has its code
