@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from . import models_dir, studies_dir
 from .lesion_world import CLASSES, OPPOSITES, LesionWorld
 from .lesions import ARTEFACTS, SIGNS, SKINS
-from .study_build import DictionaryPlan, build_in
+from .study_build import DictionaryPlan, build_in, rounded
 from .train import train
 from .world import HOLDOUT, STUDY
 
@@ -79,12 +78,7 @@ def build_study_of_lesions(folder: Path, audited: Any, evaluator: Any) -> None:
 
 def compact(file: Path) -> None:
     """Round a model's fp16 weights to `DIGITS` binary digits, in place: as accurate, and smaller when compressed."""
-    weights = load_file(file)
-    for name, value in weights.items():
-        fraction, power = np.frexp(value.numpy().astype(np.float64))
-        rounded = np.ldexp(np.round(fraction * 2**DIGITS) / 2**DIGITS, power)
-        rounded = np.asarray(rounded) + 0.0  # no minus zero, which compresses badly
-        weights[name] = torch.as_tensor(rounded).half()
+    weights = {name: rounded(value, DIGITS) for name, value in load_file(file).items()}
     partial = file.with_suffix(".partial")
     save_file(weights, partial)
     os.replace(partial, file)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from .scene import render
 from .train import to_pixels
 from .world import TRAIN
 
+KEPT_LENGTH, MORE_DIGITS = 5e-5, 15
 UNSEEN = 1_000_000_000  # first index of the scenes that dictionaries are trained on
 
 
@@ -37,6 +39,23 @@ class DictionaryPlan:
     latents: int
     active: int
     epochs: int
+
+
+def rounded(values: torch.Tensor, digits: int) -> torch.Tensor:
+    """Numbers to so many binary digits each, and no minus zero: what compresses well."""
+    fraction, power = np.frexp(values.detach().double().numpy())
+    short = np.ldexp(np.round(fraction * 2**digits) / 2**digits, power)
+    return torch.as_tensor(np.asarray(short) + 0.0).to(values.dtype)
+
+
+def shortened(directions: torch.Tensor) -> torch.Tensor:
+    """As precise as the models' own fp16, or a little more where rows would not keep their length.
+
+    Dictionaries read rows whose length differs by more than 1e-4 from 1 as others than they are.
+    """
+    short, length = directions.half().float(), directions.norm(dim=1)
+    keep = (short.norm(dim=1) - length).abs().max() < KEPT_LENGTH * length.max()
+    return short if keep else rounded(directions, MORE_DIGITS)
 
 
 @torch.no_grad()
@@ -83,11 +102,8 @@ def build_in(
         site="image.-1.cls",
         model_hash=audited.weights_hash,
     )
-    for weights in (
-        sae.encoder,
-        sae.decoder,
-    ):  # as precise as the models' own weights, and smaller when compressed
-        weights.copy_(weights.half().float())
+    for weights in (sae.encoder, sae.decoder):
+        weights.copy_(shortened(weights))
     build_study(
         audited,
         Images.open(f"scenes:{work / 'scenes.jsonl'}"),
