@@ -24,6 +24,7 @@ from clipattr.errors import DictionaryError
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
+CARD_FILE = "card.json"  # beside them where the dictionary was judged after it was saved
 ROW_NORMS = (None, "layer_norm", "length")
 ROW_NORM_EPS = 1e-5
 
@@ -373,6 +374,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     try:
         config = read_json(folder / CONFIG_FILE)
         parts = load_file(folder / WEIGHTS_FILE)
+        card = read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
     except (OSError, ValueError, SafetensorError) as error:
         raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "clipattr":
@@ -404,7 +406,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
         raise DictionaryError(
             f"The dictionary in {folder} is incomplete or has unknown fields: {error}"
         ) from error
-    made.card = config.get("card")
+    made.card = config.get("card") or card
     made._hash = made._hashed(
         {**made._identity(), "row_norm": config["row_norm"]}
     )  # in the words it was written in

@@ -181,3 +181,17 @@ def test_a_card_is_saved_and_opened(oracle, tmp_path):
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(DictionaryError, match="holds no card"):
         Card.open(tmp_path / "card.json")
+
+
+def test_a_card_laid_beside_a_saved_dictionary_is_opened_with_it(oracle, tmp_path):
+    made, acts, _ = oracle
+    card = make_card(made, acts, controls={"neurons": neurons(64, k=4)}, keep=False)
+    judged, made.card = made.card, None
+    made.save(tmp_path)
+    made.card = judged
+    assert load_dictionary(tmp_path).card is None
+    card.save(tmp_path / "card.json")
+    assert load_dictionary(tmp_path).card == card.to_dict()
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(DictionaryError, match="damaged"):
+        load_dictionary(tmp_path)
