@@ -44,6 +44,8 @@ class Ray:
             raise DataError(f"Ray needs at least one worker and one thread; got {workers} and {threads}.")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Ray's own default makes room for everything else on the machine, and on a busy one never gets to work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             import ray
         except ImportError as error:

@@ -262,6 +262,119 @@ def store(data, folder):
     ActivationStore.open(folder)
 
 
+def first(name, folder):
+    """One of the samples of `tests/versions`, unpacked."""
+    with zipfile.ZipFile(SAMPLES) as samples:
+        for member in samples.namelist():
+            if member.split("/")[0] == name:
+                samples.extract(member, folder)
+    return folder / name
+
+
+def attribution(data, folder):
+    from clipattr.attribution.result import Attribution
+
+    (folder / "a.safetensors").write_bytes(data)
+    Attribution.load(folder / "a.safetensors").top(3)
+
+
+def attributions(data, folder):
+    from clipattr.attribution.stream import Attributions
+
+    place = first("attributions", folder)
+    (place / "attributions.json").write_bytes(data)
+    for shard in Attributions(place):
+        shard.explain()
+
+
+def code_store(data, folder):
+    from clipattr.dictionaries.code_store import CodeStore
+
+    place = first("codes", folder)
+    (place / "manifest.json").write_bytes(data)
+    made = CodeStore(place)
+    made.read(0, min(len(made), 10))
+
+
+def probe(data, folder):
+    from clipattr.discovery.probes import Probe
+
+    name, content = data
+    place = first("probe", folder)
+    (place / name).write_bytes(content)
+    Probe.open(place).logits(torch.zeros(2, 16))
+
+
+def training_checkpoint(data, folder):
+    from clipattr.dictionaries import train_sae
+
+    (folder / "training.safetensors").write_bytes(data)
+    train_sae(_ROWS, checkpoint=folder, **_TRAINING)
+
+
+def study(data, folder):
+    from clipattr.study import open_study
+
+    name, content = data
+    place = first("study", folder)
+    (place / name).write_bytes(content)
+    if name != "study.json":  # a stranger's manifest tells the sizes of the files that are there
+        manifest = json.loads((place / "study.json").read_text())
+        manifest["files"][name][0] = len(content)
+        (place / "study.json").write_text(json.dumps(manifest))
+    opened = open_study(place)
+    opened.latents, opened.codes, opened.activations, opened.repeats, opened.dictionary  # noqa: B018
+    opened.vocabulary_embeddings, opened.evaluator_embeddings, opened.names  # noqa: B018
+    for row in range(len(opened.images)):
+        with contextlib.suppress(ClipattrError):
+            opened.thumbnail(row)
+            opened.images[row].load()
+
+
+def prompt(text, folder):
+    import open_clip
+
+    from clipattr.models import load_model
+
+    if "model" not in _MADE:
+        sizes = CONFIG["model_cfg"] | {"text_cfg": CONFIG["model_cfg"]["text_cfg"] | {"vocab_size": 49408}}
+        _MADE["model"] = load_model(open_clip.model.CLIP(**sizes))
+    assert torch.isfinite(_MADE["model"].encode_text([text])).all()
+
+
+def file_name(text, folder):
+    """A picture of any name: listed, read, written into a study's table and found again."""
+    if "/" in text:
+        return
+    from clipattr.study_files import read_pictures, write_pictures
+
+    (folder / "pictures").mkdir()
+    try:
+        (folder / "pictures" / f"{text}.png").write_bytes(picture_files()[0])
+    except (OSError, ValueError):
+        return  # no such name can be
+    images = Images.open(folder / "pictures")
+    write_pictures(images, folder, folder)
+    again = read_pictures(folder)
+    assert again.ids == images.ids and again[0].load().size == images[0].load().size
+
+
+def report(text, folder):
+    """Any text at every place of a page that a file can reach."""
+    finding = FINDING | {
+        "prompt": text,
+        "label": text,
+        "kind": "unknown",
+        "examples": [text],
+        "evidence": {text: text},
+    }
+    about = {"model": {"reference": text, "hash": text}, "site": text, "dictionary": text}
+    content = {"schema": 1, "about": about, "findings": [finding]}
+    (folder / "f.json").write_bytes(as_json(content))
+    page = Findings.from_json(folder / "f.json").report(folder / "page.html").read_text("utf-8")
+    assert "<script>alert(1)" not in page and "\x1b" not in page
+
+
 def command(words, folder):
     from clipattr.cli import main
 
@@ -273,6 +386,36 @@ def command(words, folder):
 
 
 _KEPT: dict[str, bytes] = {}
+_MADE: dict[str, object] = {}
+_ROWS = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+_TRAINING = {"n_latents": 8, "k": 2, "steps": 3, "batch": 8, "checkpoint_every": 2, "progress": False}
+SAMPLES = Path(__file__).parents[1] / "versions" / "first.zip"
+
+
+def _sample(name):
+    with zipfile.ZipFile(SAMPLES) as samples:
+        return samples.read(name)
+
+
+def _sample_files(folder):
+    """Relative name -> strategy of broken or edited contents, for every file of a sample."""
+    with zipfile.ZipFile(SAMPLES) as samples:
+        names = [name for name in samples.namelist() if name.startswith(folder + "/")]
+    strategies = []
+    for name in names:
+        data, inner = _sample(name), name.removeprefix(folder + "/")
+        if name.endswith(".json"):
+            strategies += [st.tuples(st.just(inner), edited(json.loads(data))) for _ in range(4)]
+        strategies.append(st.tuples(st.just(inner), broken(data)))
+    return st.one_of(strategies)
+
+
+def _training_file():
+    from clipattr.dictionaries import train_sae
+
+    with tempfile.TemporaryDirectory() as place:
+        train_sae(_ROWS, checkpoint=place, **_TRAINING)
+        return (Path(place) / "training.safetensors").read_bytes()
 
 
 def _sound_dictionary(folder):
@@ -391,6 +534,21 @@ def parsers():
         ),
         "codes": (st.one_of(noise, broken(_sound_codes())), codes),
         "store": (st.one_of(noise, st.just(deep()), edited(STORE)), store),
+        "attribution": (
+            st.one_of(noise, broken(_sample("attributions/attributions-00000.safetensors"))),
+            attribution,
+        ),
+        "attributions": (
+            st.one_of(noise, edited(json.loads(_sample("attributions/attributions.json")))),
+            attributions,
+        ),
+        "code store": (st.one_of(noise, edited(json.loads(_sample("codes/manifest.json")))), code_store),
+        "probe": (_sample_files("probe"), probe),
+        "training checkpoint": (st.one_of(noise, broken(_training_file())), training_checkpoint),
+        "study": (_sample_files("study"), study),
+        "prompt": (st.one_of(texts, texts.map(lambda t: t * 500)), prompt),
+        "file name": (texts, file_name),
+        "report": (texts, report),
         "command": (st.tuples(st.sampled_from(VERBS), arguments).map(lambda p: [p[0], *p[1]]), command),
     }
 

@@ -18,7 +18,7 @@ if os.environ.get("CI") == "true":
     import ray  # noqa: F401 (where nobody looks, its absence is a failure)
 else:
     pytest.importorskip("ray")
-SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "batch": 8, "holdout": 0.2,
+SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "batch": 8, "holdout": 0.4,
          "progress": False, "workers": 1}  # fmt: skip
 
 
@@ -68,6 +68,10 @@ def crowd(shared, item):
     return found
 
 
+def niceness(shared, item):
+    return os.nice(0)
+
+
 def refuse(shared, item):
     raise DataError(f"no {item}")
 
@@ -89,9 +93,18 @@ def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypa
                 for name, given in (("one", None), ("two", engine))
             )
         assert one.hash == two.hash
-        low = Settings(expected=2, followed=2, least_surprise=-9, least_effect=-1, least_separation=0)
+        low = Settings(
+            expected=2,
+            followed=2,
+            least_surprise=-9,
+            least_effect=-1,
+            least_reliance=-1,
+            least_separation=0,
+            least_lift=-1,
+            discovery_rate=2,
+        )
         alone, spread = (
-            audit(one, ["a", "b"], settings=low, progress=False, engine=given).to_json()
+            audit(one, ["a", "b", "seven"], settings=low, progress=False, engine=given).to_json()
             for given in (None, engine)
         )
         assert alone == spread and json.loads(alone)["findings"]
@@ -116,8 +129,13 @@ def test_no_more_work_is_under_way_than_there_are_workers(engine, tmp_path):
     assert max(engine.map(crowd, str(tmp_path), range(8))) == 2
 
 
-def test_workers_that_keep_dying_are_an_error_that_says_what_to_do(engine):
-    with pytest.raises(DataError, match=r"(?s)died 4 times.*fewer workers"):
+def test_workers_are_as_important_as_whoever_waits_for_them(engine):
+    assert list(engine.map(niceness, None, [0])) == [os.nice(0)]
+
+
+def test_workers_that_keep_dying_are_an_error_that_says_what_to_do(engine, monkeypatch):
+    monkeypatch.setattr("clipattr.scale.RETRIES", 1)  # every worker takes seconds to come
+    with pytest.raises(DataError, match=r"(?s)died 2 times.*fewer workers"):
         list(engine.map(die, None, [0]))
 
 
