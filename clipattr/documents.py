@@ -1,13 +1,15 @@
-"""Documents: JSON from files that anyone may have written, with limits on size and depth, and of which version.
+"""Documents: JSON from files that anyone may have written, with limits on size and depth, and of which version; tables.
 
-Owns the reading, its limits, and the words for a version that cannot be read. Ignores what the values mean; whoever
-reads checks them. Start at `read_json`.
+Owns the reading, its limits, the words for a version that cannot be read, and rows of any text as CSV. Ignores what
+the values mean; whoever reads checks them. Start at `read_json`.
 """
 
+import csv
 import json
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LARGEST = 256 * 2**20  # bytes of a file; the largest that this package writes itself is a few megabytes
 
@@ -49,3 +51,13 @@ def schema_complaint(what: object, found: object, newest: int, again: str, *, ol
     if found < oldest:
         return f"{what} has schema {found}, older than {oldest}, which this version cannot read. Make it again: {again}"
     return None
+
+
+def write_rows(file: TextIO, rows: Iterable[Sequence[str | None]]) -> None:
+    """Rows of texts as CSV that `csv.reader` reads back; None becomes "". Open the file with newline=""."""
+    plain = csv.writer(file, lineterminator="\n")
+    # A carriage return ends a row too, for readers; names of files can hold one.
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        writer = quoted if any("\r" in value for value in row if value) else plain
+        writer.writerow(["" if value is None else value for value in row])

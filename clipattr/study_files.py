@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import read_json, schema_complaint, write_rows
 from clipattr.errors import StudyError
 from clipattr.images import COLUMNS, Images
 from clipattr.pictures import PictureError, read_picture
@@ -142,11 +142,8 @@ def write_pictures(images: Images, folder: Path, final: Path) -> None:
         _write_scenes(images, images.source, folder / "scenes.jsonl")
     part = folder / "pictures.csv.part"
     with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "path", *COLUMNS])
         columns = [images.columns[name] for name in COLUMNS]
-        for row in zip(images.ids, paths, *columns, strict=True):
-            writer.writerow(["" if value is None else value for value in row])
+        write_rows(file, [["id", "path", *COLUMNS], *zip(images.ids, paths, *columns, strict=True)])
     os.replace(part, folder / "pictures.csv")
 
 

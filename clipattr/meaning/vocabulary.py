@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.documents import write_rows
 from clipattr.errors import DataError
 
 GENERAL = "general"
@@ -274,11 +275,8 @@ class Vocabulary:
     def save(self, path: str | Path) -> None:
         """Write as CSV (UTF-8); `Vocabulary.open` reads it back with the same hash."""
         with Path(path).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["word", "id", "gloss", "group", "qualifier"])
-            writer.writerows(
-                zip(self.words, self.ids, self.glosses, self.groups, self._qualifiers, strict=True)
-            )
+            columns = (self.words, self.ids, self.glosses, self.groups, self._qualifiers)
+            write_rows(file, [["word", "id", "gloss", "group", "qualifier"], *zip(*columns, strict=True)])
 
 
 def empty_prompt(model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:

@@ -194,6 +194,27 @@ def test_a_prompt_of_any_kind_is_embedded_or_refused(tiny_model, text):
     assert len(Vocabulary.open(["a", text])) >= 1
 
 
+def test_texts_with_every_kind_of_line_end_come_back_from_a_table(tmp_path):
+    from clipattr.study_files import read_pictures, write_pictures
+
+    (tmp_path / "pictures").mkdir()
+    for name in ("a\rb", "c\nd", 'e,"f', "\u2028g", "\x1b[31m"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / f"{name}.png")
+    images = Images.open(tmp_path / "pictures")
+    write_pictures(images, tmp_path, tmp_path)
+    assert read_pictures(tmp_path).ids == images.ids and len(images) == 5
+    words = Vocabulary(["a", "b"], glosses=["one\rtwo", 'three "four"\n'], groups=["\r", None])
+    words.save(tmp_path / "words.csv")
+    assert Vocabulary.open(tmp_path / "words.csv").hash == words.hash
+
+
+def test_directions_of_writing_and_control_characters_are_shown_as_codes(fuzz, tmp_path):
+    content = {"schema": 1, "about": {}, "findings": [fuzz.FINDING | {"label": "\u202egnp.exe\x1b[2J\0"}]}
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    page = write_report(Findings.from_json(tmp_path / "f.json"), tmp_path / "page.html").read_text("utf-8")
+    assert not {"\u202e", "\x1b", "\0"} & set(page) and "gnp.exe" in page
+
+
 # studies
 
 
