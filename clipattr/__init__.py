@@ -94,6 +94,7 @@ CONTENTS = {
     "fit_probe": "discovery",
     "fit_sparse_probe": "discovery",
     "audit_probe": "discovery",
+    "directions_of": "discovery",
     "ProbeAudit": "discovery",
     # errors
     "ClipattrError": "errors",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from clipattr.discovery.audit import Settings, audit
+from clipattr.discovery.blindness import directions_of
 from clipattr.discovery.compare import Comparison, compare
 from clipattr.discovery.expectations import Prompt
 from clipattr.discovery.findings import KINDS, Finding, Findings, Interval
@@ -29,6 +30,7 @@ __all__ = [
     "audit",
     "audit_probe",
     "compare",
+    "directions_of",
     "explore",
     "fit_probe",
     "fit_sparse_probe",

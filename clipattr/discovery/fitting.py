@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.discovery.blindness import remover
 from clipattr.discovery.encoded import encoded, names_given
 from clipattr.discovery.probes import Probe
 from clipattr.errors import DataError
@@ -33,6 +34,7 @@ def fit_probe(
     calibrate: bool = True,
     folds: int = 5,
     weights: Sequence[float] | None = None,
+    blind_to: Tensor | None = None,
     model_hash: str | None = None,
     seed: int = 0,
 ) -> Probe:
@@ -48,6 +50,7 @@ def fit_probe(
         calibrate: bring the logits to the temperature that suits pictures left out in cross-validation.
         folds: of the cross-validation; fewer where a class has fewer pictures.
         weights: how much each picture counts.
+        blind_to: (embed, n) directions that the probe must not use, of `directions_of`.
 
     Raises:
         DataError: numbers that do not match, fewer than two classes, a class with a single picture, or embeddings that
@@ -59,8 +62,17 @@ def fit_probe(
     kept, names, y = _classes(labels)
     each = _weights(y, None if weights is None else np.asarray(weights, dtype=float)[kept], balanced)
     x = embeddings[kept].double().numpy()
+    if blind_to is not None:
+        if blind_to.ndim != 2 or len(blind_to) != x.shape[1]:
+            raise DataError(
+                f"blind_to holds directions of embeddings, ({x.shape[1]}, n); got {tuple(blind_to.shape)}."
+            )
+        x = x @ remover(blind_to).numpy()
     coef, intercept, about = _best(x, y, each, penalty, strength, folds, seed, calibrate)
+    if blind_to is not None:  # the fit leaves what it never saw at zero, up to its tolerance
+        coef = coef @ remover(blind_to).numpy()
     about |= {"kind": "logistic", "balanced": balanced}
+    about |= {} if blind_to is None else {"blind_to_directions": blind_to.shape[1]}
     weights_, bias = torch.from_numpy(coef).float(), torch.from_numpy(intercept).float()
     return Probe(tuple(names), weights_, bias, model_hash, about)
 

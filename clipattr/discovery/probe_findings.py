@@ -1,10 +1,10 @@
 """Probe findings: families of latents that a classifier rests on, and that its class does not explain.
 
-Two witnesses must agree on a family. *Ablation*: on pictures that clearly show it, taking it out of the activation lets
-the class's margin fall. *Comparison*: among pictures of one and the same class, those that clearly show it have a
-higher margin than those that do not. The first says that the classifier reads the family, the second that what the
-family stands for moves the decision that far; a thing may go with others in a collection, and a latent with several
-things, but seldom both the same way. Amounts are told in gaps: 1 is what tells the class's own pictures from others.
+Two witnesses must agree on a family. *Ablation*: on pictures that show it, taking it out of the activation lets the
+class's margin fall. *Comparison*: among pictures of one class that are alike in all else the dictionary has a word for,
+those that show it have a higher margin. The first says that the classifier reads the family, the second that what the
+family stands for moves the decision that far; a latent may stand for several things, and a thing may come with others,
+but seldom both the same way. Amounts are told in gaps: 1 is what tells the class's own pictures from others.
 Owns this measurement. Ignores accuracy and single latents (`probe_audit.py`). Start at `probe_findings`.
 """
 
@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.encoded import Encoded, summed_codes
+from clipattr.discovery.erasure import standardised, within_classes
 from clipattr.discovery.expectations import expected_share, family_means
 from clipattr.discovery.findings import Finding, Interval
-from clipattr.discovery.naming import named_families
+from clipattr.discovery.naming import Family, family_meanings, named_families
 from clipattr.discovery.probes import Probe
 from clipattr.discovery.statistics import interval
 from clipattr.errors import StudyError
@@ -32,18 +35,21 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 UNEXPECTED = 0.5  # a family is expected if the class describes it at least this well, against its best word
-STRONG, FAINT = 0.5, 0.25  # of the 99th percentile of its codes: clearly there, and as good as absent
-FEW = 5  # pictures of a class that must show a family, and lack it, for a comparison
+FEW = 5  # pictures that must show a family, and lack it, for a comparison
+CONTROLS = 40  # other families at most that are held equal in a comparison: those that say most of the margin
+ALIKE = (
+    0.4  # correlation within classes, of either sign, from which two families are one thing or its opposite
+)
 EXAMPLES = 12
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What makes a reliance of a probe worth reporting, in gaps; the lower end of each interval must reach it.
+    """What makes a reliance of a probe worth reporting, in gaps; and no interval may reach down to zero.
 
     Attributes:
-        compared: difference between pictures of one class with the family and without. ablated: fall when the family
-            is ablated on pictures that show it.
+        compared: between pictures of one class with the family and without. ablated: fall when the family is ablated on
+            pictures that show it.
     """
 
     compared: float = 0.1
@@ -77,7 +83,7 @@ def probe_findings(
     weights = weights / length.clamp_min(1e-12)
     margins = pictures.embeddings @ weights + constants / length.clamp_min(1e-12)  # raw cosine
     tail = ClosedFormTail(study.model, study.dictionary, weights)
-    strengths = [summed_codes(pictures.codes, group.latents) for group in groups]
+    there = presences(study, pictures, groups, means)
     carried = torch.stack([_carried(tail, pictures, group.latents, truth) for group in groups])
     found = []
     for number, name in enumerate(probe.names):
@@ -91,16 +97,15 @@ def probe_findings(
         for family, group in enumerate(groups):
             if share[family, number] >= UNEXPECTED:
                 continue
-            there, gone = shows(strengths[family])
-            compared = within_classes(margins[:, number], truth, there, gone)
-            if not compared.low >= bounds.compared * gap:
+            compared = comparison(margins[:, number], truth, there, family)
+            if not _holds(compared, bounds.compared * gap):
                 continue
-            rows = torch.nonzero(there).flatten()
+            rows = torch.nonzero(there[:, family]).flatten()
             aim = tail.aimed_at(weights[:, [number]])
             codes = pictures.codes.rows(rows)
             whole = aim.exact_group(pictures.acts[rows], codes, [group.latents])[:, 0, 0]
             ablated = interval(whole)
-            if not ablated.low >= bounds.ablated * gap:
+            if not _holds(ablated, bounds.ablated * gap):
                 continue
             fixed = codes.to_fixed()
             inside = torch.isin(fixed.indices.long(), torch.as_tensor(group.latents)) & (fixed.values != 0)
@@ -118,14 +123,13 @@ def probe_findings(
                     share=float(carried[family, number].clamp_min(0) / evidence_of_class),
                     alignment=float(aligned[family, number]),
                     clarity=_clarity(study, group.latents),
-                    confidence=_above(compared, bounds.compared * gap)
-                    * _above(ablated, bounds.ablated * gap),
+                    confidence=_above_zero(compared) * _above_zero(ablated),
                     examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
                     evidence={
                         "concerns": "a probe",
                         "group": group.group,
                         "pictures": len(rows),
-                        "pictures_without": int(gone.sum()),
+                        "pictures_without": len(there) - len(rows),
                         "compared": asdict(_in_gaps(compared, gap)),
                         "ablated": asdict(_in_gaps(ablated, gap)),
                         "gap": gap,
@@ -136,43 +140,82 @@ def probe_findings(
     return sorted(found, key=lambda f: -f.causal_effect.value)
 
 
-def shows(strength: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pictures clearly show a family, and which as good as lack it, (pictures,) bool each.
+def presences(study: Study, pictures: Encoded, groups: Sequence[Family], means: Tensor) -> Tensor:
+    """Which pictures show which family, (pictures, families) bool: by its codes and by the evaluator, in equal parts.
 
-    By the strong end of its own activations: a family that fires faintly everywhere shows in few pictures.
-
-    Args:
-        strength: (pictures,) summed codes.
-    """
-    active = strength[strength > 0]
-    if not len(active):
-        return torch.zeros_like(strength, dtype=torch.bool), torch.ones_like(strength, dtype=torch.bool)
-    top = active.double().quantile(0.99)
-    return strength >= STRONG * top, strength < FAINT * top
-
-
-def within_classes(values: Tensor, classes: Tensor, there: Tensor, gone: Tensor) -> Interval:
-    """Mean difference of values between pictures that show something and those that do not, class by class.
-
-    Each class counts alike. Classes with fewer than `FEW` pictures on either side are left out; where none remains, the
-    interval is infinitely wide.
+    Codes see what the model uses, and are weak where much else is in the picture; the evaluator sees the thing, and
+    knows nothing of the model. Each family's pictures fall into two heaps by the sum, which `split` tells apart.
 
     Args:
-        values, classes: (pictures,). there, gone: (pictures,) bool.
+        means: (families, embed), the evaluator's mean example of each; used where no word fits.
     """
-    differences, variances = [], []
-    for number in classes.unique().tolist():
-        own = classes == number
-        one, other = values[own & there].double(), values[own & gone].double()
-        if min(len(one), len(other)) < FEW:
-            continue
-        differences.append(float(one.mean() - other.mean()))
-        variances.append(float(one.var() / len(one) + other.var() / len(other)))
-    if not differences:
+    if pictures.rows is None:
+        seen = _seen(study, pictures)
+    else:
+        seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[pictures.rows], dtype=np.float32))
+    meanings = family_meanings(study, groups, means)
+    everything = torch.ones(len(pictures), dtype=torch.bool)
+    columns = []
+    for group, meaning in zip(groups, meanings, strict=True):
+        codes = summed_codes(pictures.codes, group.latents)
+        fits = seen @ (meaning - F.normalize(seen.mean(0), dim=0))
+        columns.append(split(standardised(codes, everything) + standardised(fits, everything)))
+    return torch.stack(columns, 1)
+
+
+def split(values: Tensor) -> Tensor:
+    """The upper of the two heaps that values (pictures,) fall into with the least variance within (Otsu 1979)."""
+    ordered = values.double().sort().values
+    n = len(ordered)
+    if n < 2 or ordered[0] == ordered[-1]:
+        return torch.zeros(n, dtype=torch.bool)
+    below = torch.arange(1, n, dtype=torch.float64)
+    sums = ordered.cumsum(0)
+    between = below * (n - below) * (sums[:-1] / below - (sums[-1] - sums[:-1]) / (n - below)).square()
+    return values.double() > ordered[int(between.argmax())]
+
+
+def comparison(margin: Tensor, classes: Tensor, there: Tensor, family: int) -> Interval:
+    """How much higher the margin of a picture that shows a family is, all else alike, with its 95 % interval.
+
+    Least squares on the family, the class and the other families that say most of the margin; the interval is robust to
+    unequal spread (HC1). Families that nearly always come along, or never, are the same thing or its opposite, and are
+    not held equal. Infinitely wide where fewer than `FEW` pictures show the family, or lack it.
+
+    Args:
+        margin, classes: (pictures,). there: (pictures, families) bool.
+    """
+    shown = int(there[:, family].sum())
+    if min(shown, len(there) - shown) < FEW:
         return Interval(0.0, -math.inf, math.inf)
-    mean = sum(differences) / len(differences)
-    half = 1.96 * math.sqrt(sum(variances)) / len(variances)
-    return Interval(mean, mean - half, mean + half)
+    y = within_classes(margin, classes)
+    x = within_classes(there.double(), classes)
+    x = x / x.square().mean(0).sqrt().clamp_min(1e-9)
+    alike = (x.T @ x[:, family] / len(x)).abs()
+    says = (x.T @ y).abs() * (alike < ALIKE)
+    others = says.argsort(descending=True)[: min(CONTROLS, int((says > 0).sum()))]
+    own = within_classes(there[:, [family]].double(), classes)
+    design = torch.cat([own, x[:, others]], 1)
+    inverse = torch.linalg.pinv(design.T @ design, hermitian=True, rtol=1e-9)
+    slopes = inverse @ (design.T @ y)
+    freedom = max(len(y) - design.shape[1] - len(classes.unique()), 1)
+    weighted = design * (y - design @ slopes)[:, None]
+    variance = (inverse @ (weighted.T @ weighted) @ inverse)[0, 0] * len(y) / freedom
+    half = 1.96 * float(variance.clamp_min(0).sqrt())
+    value = float(slopes[0])
+    return Interval(value, value - half, value + half)
+
+
+def _holds(amount: Interval, bound: float) -> bool:
+    return amount.value >= bound and amount.low > 0
+
+
+def _seen(study: Study, pictures: Encoded) -> Tensor:
+    """The evaluator's embeddings of pictures that are not the study's."""
+    parts = [
+        study.evaluator.encode_image(pixels[0]) for _, pixels in pictures.images.batches(study.evaluator)
+    ]
+    return torch.cat(parts).float().cpu()
 
 
 def _carried(tail: ClosedFormTail, pictures: Encoded, latents: Sequence[int], truth: Tensor) -> Tensor:
@@ -189,17 +232,15 @@ def _in_gaps(amount: Interval, gap: float) -> Interval:
     return Interval(amount.value / gap, amount.low / gap, amount.high / gap)
 
 
-def _above(amount: Interval, bound: float) -> float:
-    """Probability that a normal estimate truly lies above a bound."""
+def _above_zero(amount: Interval) -> float:
+    """Probability that a normal estimate truly lies above zero."""
     error = (amount.high - amount.low) / (2 * 1.96)
     if not math.isfinite(error):
         return 0.0
-    return 0.5 * (1 + math.erf((amount.value - bound) / max(error, 1e-9) / math.sqrt(2)))
+    return 0.5 * (1 + math.erf(amount.value / max(error, 1e-9) / math.sqrt(2)))
 
 
 def _clarity(study: Study, latents: Sequence[int]) -> float:
-    import numpy as np
-
     rows = study.examples.of(latents[0])[:20]
     if len(rows) < 2:
         return 0.0
