@@ -138,7 +138,8 @@ def write_array(file: Path, array: np.ndarray) -> None:
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise DataError(f"Shard {file} could not be written ({error}); free space and resume.") from error
+        advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
+        raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error
 
 
 _TEMPORARY: list[Any] = []

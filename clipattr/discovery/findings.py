@@ -171,13 +171,20 @@ class Findings(Sequence[Finding]):
         return pd.DataFrame(rows, columns=columns)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The findings as JSON (raw cosine); written to `path` as well when one is given."""
+        """The findings as JSON (raw cosine); written to `path` as well when one is given.
+
+        Raises:
+            DataError: a full disk or a place that cannot be written; what was there before is untouched.
+        """
         content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if path is not None:
             partial = Path(path).with_name(Path(path).name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            try:
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, path)
+            except OSError as error:
+                raise DataError(f"{path} could not be written ({error}).") from error
         return text
 
     @classmethod

@@ -5,6 +5,7 @@ A fast sample; `python benchmarks/faults.py` runs hundreds.
 
 import numpy as np
 import pytest
+import torch
 
 from clipattr.store import ActivationStore
 from clipattr.study import open_study
@@ -24,6 +25,14 @@ SAMPLE = [
     ("codes", "kill -9", 12),
     ("codes", "full disk", 13),
     ("codes", "file cut short", 14),
+    ("codes", "unreadable file", 15),
+    ("encode", "unreadable file", 16),
+    ("encode", "little memory", 17),
+    ("attribute", "kill -9", 18),
+    ("attribute", "bit flip", 19),
+    ("attribute", "two jobs at once", 20),
+    ("audit", "kill -9", 21),
+    ("audit", "full disk", 22),
 ]
 
 
@@ -90,6 +99,46 @@ def test_a_batch_of_one_that_memory_does_not_suffice_for_is_an_error(jobs, undis
     root, _ = undisturbed
     status, said = jobs.run("study", root, tmp_path / "out", jobs.Setting(memory=0))
     assert status != jobs.DONE and "memory" in said and not (tmp_path / "out").exists()
+
+
+def test_a_step_that_memory_does_not_suffice_for_is_an_error_that_keeps_the_checkpoint(
+    jobs, tmp_path, monkeypatch
+):
+    from clipattr.dictionaries import train_sae, trainer
+
+    acts = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    how = {"n_latents": 8, "k": 2, "steps": 8, "batch": 16, "checkpoint_every": 2, "progress": False}
+    whole = train_sae(acts, **how)
+    plain, steps = trainer.Run.step, []
+
+    def poor(self, x, lr):
+        steps.append(len(x))
+        if len(steps) == 6:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return plain(self, x, lr)
+
+    monkeypatch.setattr(trainer.Run, "step", poor)
+    with pytest.raises(
+        jobs.ClipattrError, match="training step of 16 .*smaller batch.* checkpoint .* is whole"
+    ):
+        train_sae(acts, checkpoint=tmp_path, **how)
+    monkeypatch.setattr(trainer.Run, "step", plain)
+    assert train_sae(acts, checkpoint=tmp_path, **how).hash == whole.hash
+
+
+def test_a_batch_is_halved_until_it_fits_and_its_pieces_stay_in_order():
+    from clipattr.tasks import in_halves
+
+    def work(some):
+        if some.stop - some.start > 3:
+            raise MemoryError
+        return list(range(10))[some]
+
+    pieces, smallest = in_halves(work, 10)
+    assert sum(pieces, []) == list(range(10)) and smallest == 3 and max(map(len, pieces)) == 3
+    assert in_halves(work, 3) == ([[0, 1, 2]], None)
+    with pytest.raises(ZeroDivisionError):
+        in_halves(lambda some: 1 / 0, 4)
 
 
 def test_a_flipped_bit_in_a_finished_store_is_found(jobs, undisturbed, tmp_path):
