@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -105,13 +106,30 @@ def serve(study: str | os.PathLike[str], *, say: Any = print, **options: Any) ->
     Raises:
         DataError: as for `serving`, or the server ended by itself.
     """
-    with serving(study, **options) as (address, server):
+    with _ended_like_interrupted(), serving(study, **options) as (address, server):
         mode = "visitors may name and judge" if options.get("write") else "read-only"
         say(f"serving {study} ({mode}); give this address to visitors, and end with Ctrl-C:\n  {address}")
         if not _is_loopback(options.get("host", "127.0.0.1")):
             say("warning: other machines can reach this address, and what they send and see is not encrypted")
         status = server.wait()
     raise DataError(f"the server ended by itself, with status {status}")
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """A request to end (`kill`, a service manager) takes the server and its kernels down too, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def settings(host: str, port: int, token: str) -> dict[str, Any]:
@@ -124,7 +142,14 @@ def settings(host: str, port: int, token: str) -> dict[str, Any]:
             "allow_template_override": "NO",
             "show_tracebacks": False,
             "strip_sources": True,
+            # What else is installed for JupyterLab has no business on the page, and may not fit Voila.
+            "extension_allowlist": [
+                "@jupyter-widgets/jupyterlab-manager",
+                "@voila-dashboards/widgets-manager8",
+                "anywidget",
+            ],
         },
+        "PasswordIdentityProvider": {"allow_password_change": False},
         "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
     }
 

@@ -188,9 +188,9 @@ def notebook(notebooks):
 class Page:
     """A browser page that remembers whatever went wrong in it."""
 
-    # Lab's own complaints about a machine without a user or a network; nothing of a panel.
+    # Complaints about a machine without a user or a network, or of Voila about other extensions of JupyterLab.
     FOREIGN = ("favicon", "fonts.g", "jupyterlab/api/news", "/lab/api/news", "sourceMappingURL", "WEBGL", "WebGL",
-               "GPU stall", "service worker",
+               "GPU stall", "service worker", "getter for the shared module",
                # Where a page is slow, anywidget says this of every part and drops later messages; ours listen on.
                "[anywidget] Failed to initialize model")  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -161,6 +163,22 @@ def test_a_killed_kernel_is_answered_with_a_message(visitors, served, screenshot
     two.page.locator(".clipattr-bar-row").nth(1).click()
     two.page.wait_for_selector(".clipattr-pulse:has-text('kernel')")
     two.page.screenshot(path=screenshots / "serve-gone.png")
+
+
+def test_no_visitor_can_set_a_password_and_lock_out_the_others(served):
+    status, body = ask(served[0], "/login")
+    assert status == 200 and 'name="new_password"' not in body
+
+
+def test_a_server_that_is_asked_to_end_leaves_nothing_running(study_folder):
+    command = [sys.executable, "-m", "clipattr.cli", "serve", str(study_folder), f"--port={free_port()}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asked:
+        assert "serving" in asked.stdout.readline()
+        below = psutil.Process(asked.pid).children(recursive=True)
+        assert below
+        asked.terminate()
+        assert asked.wait(30) == 128 + 15
+    assert psutil.wait_procs(below, timeout=10)[1] == []
 
 
 def test_the_token_is_not_on_the_servers_command_line(served):
