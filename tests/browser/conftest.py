@@ -23,7 +23,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 # A machine that does other things as well may need more.
-TIMEOUT_MS = 1000 * int(os.environ.get("CLIPATTR_BROWSER_SECONDS", "60"))
+TIMEOUT_MS = 1000 * int(os.environ.get("CLIPATTR_BROWSER_SECONDS", "180"))
 
 
 @pytest.fixture(scope="session")
