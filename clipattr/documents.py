@@ -4,6 +4,7 @@ Owns the reading, its limits, the words for a version that cannot be read, and r
 the values mean; whoever reads checks them. Start at `read_json`.
 """
 
+import contextlib
 import csv
 import json
 import stat
@@ -51,6 +52,18 @@ def schema_complaint(what: object, found: object, newest: int, again: str, *, ol
     if found < oldest:
         return f"{what} has schema {found}, older than {oldest}, which this version cannot read. Make it again: {again}"
     return None
+
+
+def discard(path: Path) -> None:
+    """Remove what a writing that failed has left, if it can be; the failure itself is what is reported."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files that writers of safetensors leave in a folder when they are killed."""
+    for file in folder.glob(".tmp??????"):
+        discard(file)
 
 
 def write_rows(file: TextIO, rows: Iterable[Sequence[str | None]]) -> None:

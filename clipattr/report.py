@@ -16,6 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from clipattr.documents import discard
 from clipattr.errors import DataError
 from clipattr.report_pictures import SHOWN_PICTURES, PagePictures
 from clipattr.report_values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
@@ -54,7 +55,7 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise DataError(f"The report {path} could not be written: {error}") from error
     return path
 

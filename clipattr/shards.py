@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import discard, read_json, schema_complaint
 from clipattr.errors import DataError
 
 SCHEMA = 1
@@ -107,7 +107,7 @@ def write_text(file: Path, text: str) -> None:
             os.fsync(out.fileno())
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise DataError(f"{file} could not be written ({error}).") from error
 
 
@@ -137,7 +137,7 @@ def write_array(file: Path, array: np.ndarray) -> None:
         array.tofile(partial)
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
         raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipattr.documents import discard
 from clipattr.errors import DataError
 
 WIDTH = 100  # columns a table may take
@@ -58,7 +59,7 @@ def write(text: str, target: str) -> None:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise
 
 

@@ -94,8 +94,9 @@ class Workplace:
         """
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in [*self.path.rglob("*.part"), *self.path.rglob("*.partial")]:
-            file.unlink()
+        for pattern in ("*.part", "*.partial", ".tmp??????"):
+            for file in self.path.rglob(pattern):
+                file.unlink()
         if (self.folder / "names.json").exists():
             shutil.copy2(self.folder / "names.json", self.path / "names.json")
         files = {name: entry for name, entry in all_files(self.path).items() if name != LEDGER}

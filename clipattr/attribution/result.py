@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
-from clipattr.documents import parse_json, schema_complaint
+from clipattr.documents import discard, parse_json, schema_complaint
 from clipattr.errors import DataError, TargetError
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class Attribution:
             save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            discard(partial)
             raise DataError(f"{path} could not be written ({error}).") from error
 
     @staticmethod

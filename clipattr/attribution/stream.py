@@ -28,7 +28,7 @@ from clipattr.attribution.methods import Method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.targets import LinearTarget, as_target
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import read_json, schema_complaint, sweep
 from clipattr.errors import DataError
 from clipattr.shards import digest, locked, write_text
 
@@ -107,6 +107,7 @@ def stream(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
+            sweep(folder)
             if (folder / MANIFEST).exists():
                 noted, written = _done(folder / MANIFEST, plan)
                 if noted and noted == len(written):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import discard, read_json, schema_complaint, sweep
 from clipattr.errors import DictionaryError
 from clipattr.shards import MANIFEST, differences, digest, locked, write_text
 
@@ -124,6 +124,7 @@ def encode_store(
             write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     made = CodeStore(path)
     with locked(path):
+        sweep(path)
         starts = range(0, len(store), shard_rows)
         missing = [start for start in starts if not _is_sound(made._file(start // shard_rows))]
         for start in tqdm(missing, desc="codes", unit="shard", disable=not progress):
@@ -138,7 +139,7 @@ def encode_store(
             try:
                 codes.save(file, half=True)
             except (OSError, SafetensorError) as error:
-                file.with_name(file.name + ".partial").unlink(missing_ok=True)
+                discard(file.with_name(file.name + ".partial"))
                 raise DictionaryError(
                     f"Shard {file} could not be written ({error}); free space and call again."
                 ) from error

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum, chunk_rows, matmul_dtype
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import discard, read_json, schema_complaint, sweep
 from clipattr.errors import DictionaryError
 
 SCHEMA = 1
@@ -263,6 +263,7 @@ class Dictionary:
             "card": self.card,
         }
         text = json.dumps(config, indent=2, sort_keys=True)
+        sweep(folder)
         weights, partial = folder / (WEIGHTS_FILE + ".partial"), folder / (CONFIG_FILE + ".partial")
         try:
             # Copies, so that no two tensors share storage (safetensors refuses that).
@@ -272,7 +273,7 @@ class Dictionary:
             partial.replace(folder / CONFIG_FILE)
         except (OSError, SafetensorError) as error:
             for file in (weights, partial):
-                file.unlink(missing_ok=True)
+                discard(file)
             raise DictionaryError(f"The dictionary in {folder} could not be written ({error}).") from error
 
     # Inside

@@ -26,7 +26,7 @@ from clipattr.dictionaries.parallel import join
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.sources import as_source, batches_in, mean_and_scale
 from clipattr.dictionaries.trainer import Revival, Run, folded
-from clipattr.documents import parse_json, schema_complaint
+from clipattr.documents import discard, parse_json, schema_complaint
 from clipattr.errors import DictionaryError
 from clipattr.shards import locked
 from clipattr.tasks import is_out_of_memory
@@ -301,7 +301,7 @@ def _save(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watc
         save_file(parts, partial, metadata=meta)
         partial.replace(file)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise DictionaryError(
             f"The checkpoint {file} could not be written ({error}); the one before is intact. Free space and resume."
         ) from error
