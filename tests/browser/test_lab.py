@@ -13,7 +13,7 @@ PANEL = ".clipattr-panel"
 BARS = f"{PANEL} .clipattr-bars"
 ROW = f"{BARS} .clipattr-bar-row"
 SCORE = f"{PANEL} .clipattr-score"
-TABLE = f"{PANEL} .clipattr-table"
+TABLE = ".clipattr-table"
 ANSWERED = r"s => /change\s+[+−0]/.test(document.querySelector(s).innerText)"
 
 CELLS = (
