@@ -28,8 +28,10 @@ class Pieces:
         self.folder = None if folder is None else Path(folder)
         self.until = None if minutes is None else time.monotonic() + 60 * minutes
 
-    def piece(self, name: str, about: Any, make: Callable[[], Any]) -> Any:
+    def piece(self, name: str, about: Any, make: Callable[[], Any], *, optional: bool = False) -> Any:
         """What `make` returns, tensors and numbers in plain containers; `about` is everything that decides it.
+
+        None for an optional piece that there is no time left for.
 
         Raises:
             SystemExit: the time is over before this piece; the same call goes on with it.
@@ -41,6 +43,9 @@ class Pieces:
         if path.exists():
             return torch.load(path, weights_only=True)
         if self.until is not None and time.monotonic() > self.until:
+            if optional:
+                print(f"left out: {name}")
+                return None
             raise SystemExit(f"stopped before {name}: call again to go on")
         start, found = time.monotonic(), make()
         self.folder.mkdir(parents=True, exist_ok=True)
