@@ -29,6 +29,7 @@ from clipattr.arguments import (
     OK,
     parser,
 )
+from clipattr.documents import json_text
 from clipattr.errors import ClipattrError, DataError
 from clipattr.jobs import JOBS, engine_of
 from clipattr.terminal import check_target, emit, print_table, say, show_warning, write
@@ -152,7 +153,7 @@ def _study(arguments: argparse.Namespace) -> int:
         "counts": made["counts"],
         "skipped": made["skipped"],
     }
-    emit(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json_text(summary, indent=2) + "\n", arguments.json)
     out = _human(arguments)
     print(repr(study), file=out)
     print(f"Next: clipattr audit {shlex.quote(str(study.path))} --html audit.html", file=out)
@@ -230,7 +231,7 @@ def _attribute(arguments: argparse.Namespace) -> int:
         "gap": float(found.gap[0, 0]),
         "latents": json.loads(table.to_json(orient="records")),
     }
-    emit(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json_text(record, indent=2) + "\n", arguments.json)
     out = _human(arguments)
     print(found.explain() + "\n", file=out)
     scale, unit = (100, "points") if found.unit == "cosine" else (1, found.unit)
@@ -262,7 +263,7 @@ def _faithfulness(arguments: argparse.Namespace) -> int:
         found.plot().savefig(arguments.plot)
     table = found.table
     record = {"unit": found.unit, "prompts": prompts, "rows": json.loads(table.to_json(orient="records"))}
-    emit(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json_text(record, indent=2) + "\n", arguments.json)
     out = _human(arguments)
     rows = [
         (r.measure.replace("_", " "), r.method, f"{r.mean:.3f}", f"{r.low:.3f} to {r.high:.3f}")

@@ -38,6 +38,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its values are nested too deeply") from error
 
 
+def json_text(value: Any, **options: Any) -> str:
+    """JSON as people read it, that any file can hold: halves of surrogate pairs, which UTF-8 has no bytes for and other
+    JSON may bring along, are written as escapes."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def schema_complaint(what: object, found: object, newest: int, again: str, *, oldest: int = 1) -> str | None:
     """Why an artefact's schema cannot be read, and what to do about it; None if it can.
 

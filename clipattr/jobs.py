@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.arguments import OK
+from clipattr.documents import json_text
 from clipattr.terminal import emit, print_table, say
 from clipattr.wording import visible
 
@@ -156,7 +157,7 @@ def _introduced(made: Any, out: Path) -> str:
 
 
 def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> int:
-    emit(json.dumps(record, indent=2, ensure_ascii=False) + "\n", arguments.json)
+    emit(json_text(record, indent=2) + "\n", arguments.json)
     print(text, file=sys.stderr if arguments.json == "-" else sys.stdout)
     return OK
 

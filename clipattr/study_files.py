@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.documents import read_json, schema_complaint, write_rows
+from clipattr.documents import json_text, read_json, schema_complaint, write_rows
 from clipattr.errors import StudyError
 from clipattr.images import COLUMNS, Images
 from clipattr.pictures import PictureError, read_picture
@@ -101,7 +101,7 @@ def _checked(manifest: Any) -> dict[str, tuple[int, str]]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    part.write_text(json_text(value, indent=1) + "\n", "utf-8")
     os.replace(part, path)
 
 
@@ -326,7 +326,7 @@ def _write_scenes(images: Images, source: SceneSource, path: Path) -> None:
         for record in images:
             entry = {"id": record.id, **{name: getattr(record, name) for name in COLUMNS}}
             entry["scene"] = json.loads(source.scenes[int(images.rows[record.index])])
-            file.write(json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n")
+            file.write(json_text(entry, sort_keys=True) + "\n")
     os.replace(part, path)
 
 

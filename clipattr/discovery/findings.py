@@ -5,14 +5,13 @@ Holds and writes values; computes nothing. Start at `Finding`; `audit` makes the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import json_text, read_json, schema_complaint
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class Findings(Sequence[Finding]):
             DataError: a full disk or a place that cannot be written; what was there before is untouched.
         """
         content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(content, indent=2) + "\n"
         if path is not None:
             partial = Path(path).with_name(Path(path).name + ".partial")
             try:

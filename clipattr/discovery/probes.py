@@ -7,7 +7,6 @@ whatever is measured for one is measured for the other. Ignores fitting (`fittin
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clipattr.attribution import ProbeLogit
-from clipattr.documents import read_json, schema_complaint
+from clipattr.documents import json_text, read_json, schema_complaint
 from clipattr.errors import DataError, TargetError
 from clipattr.wording import visible
 
@@ -128,7 +127,7 @@ class Probe:
             "about": dict(self.about),
         }  # fmt: skip
         partial = place / f"{ABOUT}.partial"
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, place / ABOUT)
         return place
 

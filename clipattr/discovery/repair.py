@@ -39,6 +39,7 @@ from clipattr.discovery.factors import (
 from clipattr.discovery.findings import Finding
 from clipattr.discovery.probes import Probe
 from clipattr.discovery.removals import Removal, removals_of
+from clipattr.documents import json_text
 from clipattr.errors import StudyError, TargetError
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Repair:
             },
         }  # fmt: skip
         partial = place / "open_clip_config.json.partial"
-        partial.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(written, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, place / "open_clip_config.json")
         return place
 

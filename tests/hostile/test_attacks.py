@@ -215,6 +215,44 @@ def test_directions_of_writing_and_control_characters_are_shown_as_codes(fuzz, t
     assert not {"\u202e", "\x1b", "\0"} & set(page) and "gnp.exe" in page
 
 
+def test_names_that_are_no_unicode_stay_in_studies_and_files_of_results(fuzz, tiny_model, tmp_path):
+    from clipattr.cli import main
+    from clipattr.study import build_study
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    try:
+        (folder / "0.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff fine.png"))
+        with open(os.fsencode(folder) + b"/\xfe broken.png", "wb") as file:
+            file.write(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    with pytest.warns(UserWarning, match="shares the model's confusions"):
+        study = build_study(
+            tiny_model, folder, path=tmp_path / "s", vocabulary=["a", "b"], n_latents=16, k=2, examples=3, batch=8,
+            training={"steps": 5}, workers=1, progress=False,
+        )  # fmt: skip
+    assert study.manifest["skipped"][0][0] == "\\xfe broken.png" and "\\xff fine.png" in study.images.ids
+    assert open_study(tmp_path / "s", model=tiny_model).images["\\xff fine.png"].load().size == (9, 9)
+    content = {"schema": 1, "about": {"\ud800": 1}, "findings": [fuzz.FINDING | {"prompt": "\udcff"}]}
+    (tmp_path / "f.json").write_bytes(fuzz.as_json(content))
+    Findings.from_json(tmp_path / "f.json").to_json(tmp_path / "again.json")
+    assert Findings.from_json(tmp_path / "again.json")[0].prompt == "\udcff"
+    (folder / "1.png").rename(folder / "un\udcffread.png")
+    (folder / "un\udcffread.png").write_bytes(b"no picture")
+    told = tmp_path / "told.json"
+    arguments = ["encode", "picture-world-a", str(folder), "--out", str(tmp_path / "acts"), "--quiet"]
+    assert main([*arguments, "--json", str(told)]) == 0
+    assert {name for name, _ in json.loads(told.read_text())["skipped"]} == {
+        "un\\xffread.png",
+        "\\xfe broken.png",
+    }
+
+
 # studies
 
 
