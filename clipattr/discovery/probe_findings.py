@@ -45,7 +45,7 @@ EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Bounds:
-    """What makes a reliance of a probe worth reporting, in gaps; and no interval may reach down to zero.
+    """What makes a reliance of a probe worth reporting, in gaps; no interval may reach below half of it.
 
     Attributes:
         compared: between pictures of one class with the family and without. ablated: fall when the family is ablated on
@@ -207,7 +207,7 @@ def comparison(margin: Tensor, classes: Tensor, there: Tensor, family: int) -> I
 
 
 def _holds(amount: Interval, bound: float) -> bool:
-    return amount.value >= bound and amount.low > 0
+    return amount.value >= bound and amount.low >= bound / 2
 
 
 def _seen(study: Study, pictures: Encoded) -> Tensor:
