@@ -1,0 +1,99 @@
+"""Plans: hours and bytes are the arithmetic of measured rates, and follow pictures and workers as they should."""
+
+import json
+
+import pytest
+
+from clipattr.cli import main
+from clipattr.errors import DataError
+from clipattr.plan import JPEG, THUMBNAIL, plan_study
+
+RATES = {
+    "decode": 50.0,
+    "encode": 20.0,
+    "evaluate": 20.0,
+    "codes": 1000.0,
+    "examples": 2000.0,
+    "disk_bytes": 1e8,
+}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Rates as if measured: encoding both models 10 pictures a second."""
+    monkeypatch.setattr("clipattr.plan._decode_rate", lambda model, seconds: RATES["decode"])
+    monkeypatch.setattr("clipattr.plan._encode_rate", lambda model, batch, seconds: RATES["encode"])
+    monkeypatch.setattr(
+        "clipattr.plan._dictionary_rates",
+        lambda *sizes: {name: RATES[name] for name in ("codes", "examples")},
+    )
+    monkeypatch.setattr("clipattr.plan._disk_rate", lambda: RATES["disk_bytes"])
+
+
+def rows(plan):
+    return {row.stage: row for row in plan.table.itertuples()}
+
+
+def test_hours_and_bytes_follow_from_the_rates(tiny_model, measured):
+    plan = plan_study(tiny_model, pictures=36_000, n_latents=1000, k=10, words=100, steps=50, examples=5)
+    found = rows(plan)
+    encoded = 36_000 * (2 * 64 + 2 * 48 + 8 + THUMBNAIL)
+    assert found["decode and encode"].hours == pytest.approx(1.0)  # 36,000 / (1 / (1/20 + 1/20)) seconds
+    assert found["decode and encode"].network_gb == pytest.approx((36_000 * JPEG + encoded) / 1e9)
+    assert found["join shards"].hours == pytest.approx(2 * encoded / 1e8 / 3600)
+    assert found["codes"].disk_gb == pytest.approx(36_000 * 10 * 4 / 1e9)
+    assert found["codes"].hours == pytest.approx(36 / 3600) and found["examples"].hours == pytest.approx(
+        18 / 3600
+    )
+    assert plan.seconds == pytest.approx(sum(row.hours for row in found.values()) * 3600)
+    assert plan.disk == pytest.approx(sum(row.disk_gb for row in found.values()) * 1e9)
+
+
+def test_workers_share_what_can_be_spread_and_nothing_else(tiny_model, measured):
+    one, ten = (rows(plan_study(tiny_model, pictures=10**6, workers=workers)) for workers in (1, 10))
+    for stage in ("decode and encode", "codes", "examples"):
+        assert one[stage].hours == pytest.approx(10 * ten[stage].hours) and ten[stage].workers == 10
+    for stage in ("join shards", "train the dictionary", "labels"):
+        assert one[stage].hours == ten[stage].hours and ten[stage].workers == 1
+
+
+def test_memory_does_not_grow_with_the_pictures_but_time_does(tiny_model, measured):
+    few, many = (rows(plan_study(tiny_model, pictures=pictures)) for pictures in (10**6, 10**9))
+    for stage, row in few.items():
+        assert row.memory_gb == many[stage].memory_gb, stage
+    assert many["codes"].hours == pytest.approx(1000 * few["codes"].hours)
+    assert few["train the dictionary"].hours == many["train the dictionary"].hours
+
+
+def test_nothing_to_plan_is_refused(tiny_model):
+    for wrong in ({"pictures": 0}, {"pictures": 10, "workers": 0}, {"pictures": 10, "n_latents": 4, "k": 5}):
+        with pytest.raises(DataError, match="nothing to plan"):
+            plan_study(tiny_model, **wrong)
+
+
+def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monkeypatch):
+    real = plan_study
+
+    def hasty(*models, **settings):
+        return real(*models, **settings, seconds=0.01, batch=2)
+
+    monkeypatch.setattr("clipattr.plan.plan_study", hasty)
+    told = tmp_path / "plan.json"
+    arguments = [
+        "plan",
+        "picture-world-a",
+        "--pictures",
+        "10000000",
+        "--latents",
+        "256",
+        "--k",
+        "8",
+        "--workers",
+        "16",
+    ]
+    assert main([*arguments, "--json", str(told)]) == 0
+    plan = json.loads(told.read_text())
+    assert plan["pictures"] == 10**7 and set(plan["rates_per_second"]) == set(RATES)
+    assert all(rate > 0 for rate in plan["rates_per_second"].values())
+    shown = capsys.readouterr().out
+    assert "decode and encode" in shown and "network GB" in shown and "Estimates" in shown
