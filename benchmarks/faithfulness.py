@@ -18,6 +18,7 @@ import argparse
 import json
 import runpy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,38 +144,46 @@ def world_of(name: str) -> Any:
         return None
 
 
-def measure(
-    name: str, study: Any, world: Any, sizes: tuple[int, int, int], pieces: Pieces
-) -> tuple[dict[str, Faithfulness], dict[str, dict[str, dict[str, torch.Tensor]]], dict[str, torch.Tensor]]:
-    """Of one study, by dictionary: the suite, and the re-rendering; then the randomised model by method."""
-    pictures, prompts, pairs = sizes
-    held_back = study.holdout
-    images = (held_back if held_back is not None and len(held_back) else study.images)[:pictures]
-    words = [plant.prompt for plant in world.plants] if world is not None else list(study.vocabulary.words)
-    target = VocabularyContrast(list(dict.fromkeys(words))[:prompts], study.vocabulary)
-    methods = default_methods()
-    about = [study.model.weights_hash, study.dictionary.hash, target.names, methods, sizes]
+class Subject:
+    """One study, with what is measured on it."""
 
-    def suite(dictionary: Any) -> dict[str, Any]:
-        report = faithfulness(study, images, target, methods=methods, dictionary=dictionary, site=study.site)
+    def __init__(self, name: str, world_name: str, sizes: tuple[int, int, int]) -> None:
+        self.name, self.sizes = name, sizes
+        self.study, self.world = clipattr.open_study(name), world_of(world_name)
+        held_back = self.study.holdout
+        some = held_back if held_back is not None and len(held_back) else self.study.images
+        self.images = some[: sizes[0]]
+        words = list(self.study.vocabulary.words)
+        if self.world is not None:
+            words = [plant.prompt for plant in self.world.plants]
+        self.target = VocabularyContrast(list(dict.fromkeys(words))[: sizes[1]], self.study.vocabulary)
+        self.methods = default_methods()
+        self.made = controls(self.study)
+
+    @property
+    def about(self) -> list[Any]:
+        """What decides the numbers."""
+        study = self.study
+        return [study.model.weights_hash, study.dictionary.hash, self.target.names, self.methods, self.sizes]
+
+    def suite(self, kind: str) -> dict[str, Any]:
+        """The suite and the re-rendering with one dictionary."""
+        dictionary, study = self.made[kind](), self.study
+        report = faithfulness(
+            study, self.images, self.target, methods=self.methods, dictionary=dictionary, site=study.site
+        )
         rendered = None
-        if world is not None and world.plants:
-            rendered = rerendered(study, world, dictionary, methods, pairs=pairs)
+        if self.world is not None and self.world.plants:
+            rendered = rerendered(study, self.world, dictionary, self.methods, pairs=self.sizes[2])
         return {"scores": report.scores, "unit": report.unit, "rendered": rendered}
 
-    def chances() -> dict[str, torch.Tensor]:
-        pixels = torch.stack([study.model.prepare(record.load()) for record in images])
+    def chances(self) -> dict[str, torch.Tensor]:
+        """By method, its values' rank correlation with those in the randomised model."""
+        study = self.study
+        pixels = torch.stack([study.model.prepare(record.load()) for record in self.images])
         acts = activations(study.model, pixels, study.site)
-        splice = Splice(study.model, study.dictionary, study.site, acts, target)
+        splice = Splice(study.model, study.dictionary, study.site, acts, self.target)
         return {method: randomisation(splice, method) for method in RANDOMISED}
-
-    reports, rendered = {}, {}
-    for kind, make in controls(study).items():
-        found = pieces.piece(f"{name}-{kind}", about, lambda make=make: suite(make()))
-        reports[kind] = Faithfulness(found["scores"], methods, found["unit"])
-        if found["rendered"] is not None:
-            rendered[kind] = found["rendered"]
-    return reports, rendered, pieces.piece(f"{name}-randomised", about, chances)
 
 
 def main() -> None:
@@ -195,20 +204,30 @@ def main() -> None:
     suites: dict[str, list[Faithfulness]] = {}
     truths: dict[str, list[dict[str, dict[str, torch.Tensor]]]] = {}
     chances: dict[str, list[torch.Tensor]] = {}
-    for study_name, world_name in studies.items():
-        short = Path(study_name).name
-        found = measure(short, clipattr.open_study(study_name), world_of(world_name), sizes, pieces)
-        for name, report in found[0].items():
-            suites.setdefault(name, []).append(report)
-            rows += [
-                {"study": study_name, "dictionary": name, **row} for row in report.table.to_dict("records")
-            ]
-        for name, rendered in found[1].items():
-            truths.setdefault(name, []).append(rendered)
-            rows += [{"study": study_name, "dictionary": name, **row} for row in rendered_rows(rendered)]
-        for method, values in found[2].items():
-            chances.setdefault(method, []).append(values)
-        print(f"{study_name}: measured", flush=True)
+    subjects = [Subject(name, world, sizes) for name, world in studies.items()]
+
+    def piece(subject: Subject, kind: str, make: Callable[[], Any], optional: bool) -> Any:
+        return pieces.piece(f"{Path(subject.name).name}-{kind}", subject.about, make, optional=optional)
+
+    # The studies' own dictionaries first: where time is short, controls are left out.
+    for kind in subjects[0].made:
+        for subject in subjects:
+            make = partial(subject.suite, kind)
+            found = piece(subject, kind, make, kind != "sae")
+            if found is None:
+                continue
+            report = Faithfulness(found["scores"], subject.methods, found["unit"])
+            suites.setdefault(kind, []).append(report)
+            about = {"study": subject.name, "dictionary": kind}
+            rows += [{**about, **row} for row in report.table.to_dict("records")]
+            if found["rendered"] is not None:
+                truths.setdefault(kind, []).append(found["rendered"])
+                rows += [{**about, **row} for row in rendered_rows(found["rendered"])]
+            print(f"{subject.name}, {kind}: measured", flush=True)
+        if kind == "sae":
+            for subject in subjects:
+                for method, values in piece(subject, "randomised", subject.chances, False).items():
+                    chances.setdefault(method, []).append(values)
     for name, reports in suites.items():
         report, prefix = pooled(reports), "" if name == "sae" else f"{name}_"
         print(f"\n{name}\n{report.table.round(4).to_string(index=False)}", flush=True)
