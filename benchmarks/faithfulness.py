@@ -122,9 +122,9 @@ def joined(
     }
 
 
-def number(value: float) -> float | None:
-    """JSON has no NaN: an undefined figure is null."""
-    return None if value != value else float(value)
+def number(value: float | None) -> float | None:
+    """Six digits after the point. JSON has no NaN: an undefined figure is null."""
+    return None if value is None or value != value else round(float(value), 6)
 
 
 def pooled(reports: Sequence[Faithfulness]) -> Faithfulness:
@@ -255,6 +255,7 @@ def main() -> None:
         figures[f"randomised_model_{method}"] = number(interval(torch.cat(values)).mean)
     print(json.dumps(figures, indent=2))
     rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    figures = {key: number(value) for key, value in figures.items()}
     write_results("faithfulness", figures, rows, quick=arguments.quick)
 
 

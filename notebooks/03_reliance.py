@@ -164,5 +164,10 @@ for other in ("patching", "act_logit_lens", "logit_lens", "energy"):
 # removal and patching agree almost entirely, and integrated gradients predict groups best. With 24 pictures and four
 # prompts these are small differences between the best; the large one, to the logit lens, is beyond luck.
 #
-# The same on a study of your own: `clipattr faithfulness STUDY --prompts classes.txt`. All dictionaries, more pictures
-# and the re-rendering truth are in `benchmarks/faithfulness.py`.
+# Is there a judge outside the model's own latents? In the picture world there is: take a cause out of the scene, draw the
+# picture again, and compare the true change with what a method predicts from the codes that changed. Over the three
+# bundled studies `benchmarks/faithfulness.py` finds integrated gradients nearest to it, then exact removal together with
+# activation × logit lens, then the logit lens; patching comes last of these, since a slope at the picture says little about
+# the long way to a picture without the cause. For one latent use `exact`, for sums `integrated_gradients`.
+#
+# The same on a study of your own: `clipattr faithfulness STUDY --prompts classes.txt`.
