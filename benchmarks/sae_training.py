@@ -1,6 +1,6 @@
 """Speed of TopK training beside dense autograd, the encoder product alone, and other libraries.
 
-    python benchmarks/sae_training.py [--quick] [--batch 2048] [--peers FOLDER]
+    python benchmarks/sae_training.py [--quick] [--batch 2048] [--peers FOLDER] [--keep FOLDER --minutes M]
 
 All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that load on the machine hits all
 alike; ratios are medians over rounds. Dense is our own autograd reference with the same objective and optimiser, in
@@ -9,7 +9,8 @@ fastest of float32, bf16, and bf16 with pieces side by side as in training. Equa
 start on the same batches, and their last losses are compared.
 
 Peers are timed where they can be imported, in float32 and under bf16 autocast; those that one step on fewer tokens
-finds less than half as fast as the best are left out of the rounds, and the fastest counts. Put them into a
+finds less than half as fast as the best are left out of the rounds, and the fastest counts (the same holds for the
+dense reference). With `--keep FOLDER` a run that was cut off, or stopped by `--minutes`, goes on. Put peers into a
 throw-away folder (`pip install --target FOLDER --no-deps overcomplete dictionary-learning eai-sparsify sae-lens`, plus
 what they ask for; sae-lens wants `transformer-lens<4`) and pass it with --peers.
 """
@@ -24,9 +25,11 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from pieces import Pieces, add_arguments
 from results import write_results
 from torch import Tensor
 
@@ -105,6 +108,28 @@ def encoder_product(n_latents: int, dtype: torch.dtype, abreast: bool = False) -
     return step
 
 
+def encoder_products() -> dict[str, Step]:
+    return {
+        "encoder product, float32": encoder_product(LATENTS, torch.float32),
+        "encoder product, bf16": encoder_product(LATENTS, torch.bfloat16),
+        "encoder product, bf16, side by side": encoder_product(LATENTS, torch.bfloat16, abreast=True),
+    }
+
+
+def dense_steps(run: Run | None = None) -> dict[str, Step]:
+    """The dense reference in float32 and under bf16 autocast."""
+    start = run or sparse_step(LATENTS, "auto")[0]
+    return {
+        "dense, float32": dense_step(start, autocast=False),
+        "dense, bf16 autocast": dense_step(start, autocast=True),
+    }
+
+
+def every_step() -> dict[str, Step]:
+    run, ours = sparse_step(LATENTS, "auto")
+    return {"clipattr": ours, **dense_steps(run), **encoder_products(), **peers(LATENTS)}
+
+
 def peers(n_latents: int) -> dict[str, Step]:
     """A training step of every peer that can be imported, in float32 and under bf16 autocast."""
     found: dict[str, Step] = {}
@@ -123,10 +148,9 @@ def peers(n_latents: int) -> dict[str, Step]:
     return found
 
 
-def contenders(steps: dict[str, Step], tokens: int = SCREENED) -> tuple[dict[str, Step], dict[str, float]]:
-    """Those that may be the fastest, by one step on fewer tokens, and what each took for it: slow ones are left out of
-    the rounds, whose steps are several times as long."""
-    x, taken = planted(tokens), {}
+def screened(steps: dict[str, Step]) -> dict[str, float]:
+    """Seconds of one step on few tokens; those that do not run are named."""
+    x, taken = planted(SCREENED), {}
     for name, step in steps.items():
         try:
             step(x[:128])  # makes the optimiser's state
@@ -136,9 +160,13 @@ def contenders(steps: dict[str, Step], tokens: int = SCREENED) -> tuple[dict[str
         start = time.perf_counter()
         step(x)
         taken[name] = time.perf_counter() - start
-        print(f"{name:38s} {taken[name]:8.2f} s for {tokens} tokens")
-    best = min(taken.values(), default=0.0)
-    return {name: steps[name] for name, seconds in taken.items() if seconds <= 2 * best}, taken
+        print(f"{name:38s} {taken[name]:8.2f} s for {SCREENED} tokens", flush=True)
+    return taken
+
+
+def contenders(taken: dict[str, float]) -> list[str]:
+    """Those that may be the fastest."""
+    return [name for name, seconds in taken.items() if seconds <= 2 * min(taken.values())]
 
 
 def in_bfloat16(step: Step) -> Step:
@@ -227,16 +255,24 @@ def sae_lens_step(n_latents: int) -> Step:
     return step
 
 
-def timed(steps: dict[str, Step], batches: list[Tensor]) -> dict[str, list[float]]:
-    """Seconds of every step, one round of all after the other; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number, x in enumerate(batches):
-        for name, step in steps.items():
+class Rounds:
+    """Seconds of one step of each, one round of all after the other. Made when first asked, and warmed by a step."""
+
+    def __init__(self, names: list[str], batch: int) -> None:
+        self.names, self.batch = names, batch
+        self.steps: dict[str, Step] = {}
+
+    def seconds(self, number: int) -> dict[str, float]:
+        x, times = planted(self.batch, seed=number), {}
+        if not self.steps:
+            self.steps = {name: step for name, step in every_step().items() if name in self.names}
+            for step in self.steps.values():
+                step(x)
+        for name, step in self.steps.items():
             start = time.perf_counter()
             step(x)
-            if number:
-                times[name].append(time.perf_counter() - start)
-    return times
+            times[name] = time.perf_counter() - start
+        return times
 
 
 def loss_gap(steps: int, batch: int, n_latents: int) -> tuple[float, float, float]:
@@ -255,23 +291,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 rounds and a smaller loss comparison")
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--peers", help="folder with other libraries, see above")
+    add_arguments(parser)
     options = parser.parse_args()
     if options.peers:
         sys.path.append(options.peers)
-    rounds = 2 if options.quick else 5
-    run, ours = sparse_step(LATENTS, "auto")
-    steps: dict[str, Step] = {
-        "clipattr": ours,
-        "clipattr, float32": sparse_step(LATENTS, "float32")[1],
-        "dense, float32": dense_step(run, autocast=False),
-        "dense, bf16 autocast": dense_step(run, autocast=True),
-        "encoder product, float32": encoder_product(LATENTS, torch.float32),
-        "encoder product, bf16": encoder_product(LATENTS, torch.bfloat16),
-        "encoder product, bf16, pieces abreast": encoder_product(LATENTS, torch.bfloat16, abreast=True),
-    }
-    other, screened = contenders(peers(LATENTS))
-    batches = list(planted(options.batch * (rounds + 1)).split(options.batch))
-    times = timed(steps | other, batches)
+    pieces = Pieces(options.keep, options.minutes)
+    about = [options.batch, LATENTS, WIDTH, K, bool(options.peers), torch.get_num_threads()]
+    taken = pieces.piece("screening", about, lambda: screened(dense_steps() | peers(LATENTS)))
+    references = contenders({name: s for name, s in taken.items() if name.startswith("dense")})
+    other = contenders({name: s for name, s in taken.items() if not name.startswith("dense")})
+    products = list(encoder_products())
+    rounds = Rounds(["clipattr", *references, *products, *other], options.batch)
+    found = [
+        pieces.piece(f"round {number}", [about, rounds.names], partial(rounds.seconds, number))
+        for number in range(2 if options.quick else 7)
+    ]
+    times = {name: [one[name] for one in found] for name in rounds.names}
     median = {name: statistics.median(values) for name, values in times.items()}
     print(f"{'':38s} {'tokens/s':>10s} {'s/step':>8s}")
     for name, seconds in median.items():
@@ -282,23 +317,23 @@ def main() -> None:
         best = min(names, key=lambda name: median[name])
         return statistics.median(b / a for a, b in zip(times["clipattr"], times[best], strict=True))
 
-    size, count = (4096, 40) if options.quick else (LATENTS, 60)
-    sparse_loss, dense_loss, gap = loss_gap(count, 512 if options.quick else 1024, size)
+    count, batch, size = (40, 512, 4096) if options.quick else (40, 1024, LATENTS)
+    sparse_loss, dense_loss, gap = pieces.piece(
+        "losses", [count, batch, size], lambda: loss_gap(count, batch, size)
+    )
     figures = {
-        "speedup_over_dense": ratio(["dense, float32", "dense, bf16 autocast"]),
-        "share_of_encoder_matmul": ratio([name for name in steps if name.startswith("encoder product")]),
+        "speedup_over_dense": ratio(references),
+        "share_of_encoder_matmul": ratio(products),
         "relative_loss_gap": gap,
         "tokens_per_second": options.batch / median["clipattr"],
     }
     if other:
-        figures["speedup_over_best_peer"] = ratio(list(other))
+        figures["speedup_over_best_peer"] = ratio(other)
     print(f"loss after {count} steps: sparse {sparse_loss:.5f}, dense {dense_loss:.5f}")
     for name, value in figures.items():
         print(f"{name:28s} {value:10.4f}")
     rows = [{"name": name, "seconds": seconds, "batch": options.batch} for name, seconds in median.items()]
-    rows += [
-        {"name": name, "seconds": s, "batch": SCREENED} for name, s in screened.items() if name not in other
-    ]
+    rows += [{"name": n, "seconds": s, "batch": SCREENED} for n, s in taken.items() if n not in median]
     print(f"written to {write_results('sae_training', figures, rows, quick=options.quick)}")
 
 
