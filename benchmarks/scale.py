@@ -30,6 +30,7 @@ def studies(pictures: int) -> dict[str, float]:
     import open_clip
 
     import clipattr
+    import clipattr.building
     from clipattr.dictionaries import random_sae
     from clipattr.scale import Ray
 
@@ -138,9 +139,13 @@ def merging(parts: int) -> float:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true")
-    quick = arguments.parse_args().quick
+    arguments.add_argument(
+        "--pictures", type=int, help="of the studies that are built (default: 2048, quick: 512)"
+    )
+    given = arguments.parse_args()
+    quick = given.quick
     warnings.simplefilter("ignore")
-    figures = studies(512 if quick else 2048)
+    figures = studies(given.pictures or (512 if quick else 2048))
     rows = []
     for pictures in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
         listen, said = multiprocessing.Pipe(duplex=False)
