@@ -19,12 +19,16 @@ ROOMS = {
     "models": "Models",
     "sites": "Sites",
     "store": "Activations on disk",
+    "collecting": "Collecting activations",
     "dictionaries": "Parts: dictionaries",
     "attribution": "Reliance: attribution",
     "images": "Pictures",
+    "tables": "Pictures with a table",
     "meaning": "Meaning: examples, labels, scores",
     "cards": "Quality cards",
     "study": "Studies",
+    "scale": "Several machines",
+    "plan": "What a study will cost",
     "discovery": "Surprise: audits and repair",
     "presets": "Presets",
     "errors": "Errors",
@@ -87,6 +91,12 @@ def page(room: str, names: list[str]) -> str:
         text += f"   {options}\n" if options else ""
         if directive == "data":
             text += f"\n   {about_value(module, name)}\n"
+    more = [
+        name for name in getattr(module, "__all__", ()) if name not in clipattr.CONTENTS and name[0].islower()
+    ]
+    for name in more:
+        if callable(getattr(module, name)):
+            text += f"\n.. autofunction:: clipattr.{room}.{name}\n"
     return text
 
 

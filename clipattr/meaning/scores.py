@@ -138,13 +138,11 @@ def meanings(
     is at least `apart`. Groups of fewer than `least` examples are strays and do not count.
 
     Args:
-        apart: default: the middle between the mean cosine of random pictures and of examples of the same
-            latent.
+        apart: default: 0.8 of the way from the mean cosine of random pictures to that of examples of one latent.
 
     Returns:
-        count: (n_latents,) int64, number of meanings; 0 without examples, at least 1 otherwise.
-        group: (n_latents, m) int64, the group of every example (largest first, 0-based); -1 for strays and
-            gaps.
+        How many, (n_latents,) int64: 0 without examples, at least 1 otherwise; and the group of every example,
+        (n_latents, m) int64: 0 for the largest, -1 for strays and gaps.
     """
     stored = torch.as_tensor(embeddings)
     if apart is None:
