@@ -258,8 +258,8 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--minutes", type=float)
     given = arguments.parse_args()
-    n_faults = given.faults if given.faults is not None else 60 if given.quick else 270
-    n_cases = given.cases if given.cases is not None else 3_000 if given.quick else 12_000
+    n_faults = given.faults if given.faults is not None else 216 if given.quick else 270
+    n_cases = given.cases if given.cases is not None else 10_800 if given.quick else 12_000
     file = ROOT / "out" / f"faults-{n_faults}-{n_cases}-{given.seed}.jsonl"
     if given.minutes is None:
         file.unlink(missing_ok=True)
