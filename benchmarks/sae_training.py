@@ -3,16 +3,17 @@
     python benchmarks/sae_training.py [--quick] [--batch 2048] [--peers FOLDER] [--keep FOLDER --minutes M]
 
 All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that load on the machine hits all
-alike; ratios are medians over rounds. Dense is our own autograd reference with the same objective and optimiser, in
+alike; ratios are medians over rounds. `--one-core` counts CPU seconds of one thread instead of the clock, for a machine
+on which other things run. Dense is our own autograd reference with the same objective and optimiser, in
 float32 and under bf16 autocast; the faster counts. The encoder product alone is (batch, 768) x (768, 30000), the
 fastest of float32, bf16, and bf16 with pieces side by side as in training. Equal loss: sparse and dense train from one
 start on the same batches, and their last losses are compared.
 
 Peers are timed where they can be imported, in float32 and under bf16 autocast; those that one step on fewer tokens
 finds less than half as fast as the best are left out of the rounds, and the fastest counts (the same holds for the
-dense reference). With `--keep FOLDER` a run that was cut off, or stopped by `--minutes`, goes on. Put peers into a
-throw-away folder (`pip install --target FOLDER --no-deps overcomplete dictionary-learning eai-sparsify sae-lens`, plus
-what they ask for; sae-lens wants `transformer-lens<4`) and pass it with --peers.
+dense reference and the product). With `--keep FOLDER` a run that was cut off, or stopped by `--minutes`, goes on. Put
+peers into a throw-away folder (`pip install --target FOLDER --no-deps overcomplete dictionary-learning eai-sparsify
+sae-lens`, plus what they ask for; sae-lens wants `transformer-lens<4`) and pass it with --peers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,17 @@ from clipattr.dictionaries.trainer import BETAS, Run
 WIDTH, LATENTS, K, LR = 768, 30_000, 64, 1e-4
 SCREENED = 512  # tokens
 
+PEERS = ("overcomplete", "dictionary-learning", "eai-sparsify", "sae-lens")
+
 Step = Callable[[Tensor], float]
+
+
+def seconds(step: Step, x: Tensor) -> float:
+    """Of one step: by the clock, or with one thread the CPU's, which what else runs on the machine hardly changes."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    step(x)
+    return clock() - start
 
 
 def planted(rows: int, factors: int = 4096, seed: int = 0) -> Tensor:
@@ -125,20 +136,20 @@ def dense_steps(run: Run | None = None) -> dict[str, Step]:
     }
 
 
+def competitors(run: Run | None = None) -> dict[str, Step]:
+    return {**encoder_products(), **dense_steps(run), **peers(LATENTS)}
+
+
 def every_step() -> dict[str, Step]:
     run, ours = sparse_step(LATENTS, "auto")
-    return {"clipattr": ours, **dense_steps(run), **encoder_products(), **peers(LATENTS)}
+    return {"clipattr": ours, **competitors(run)}
 
 
 def peers(n_latents: int) -> dict[str, Step]:
     """A training step of every peer that can be imported, in float32 and under bf16 autocast."""
     found: dict[str, Step] = {}
-    for name, build in (
-        ("overcomplete", overcomplete_step),
-        ("dictionary-learning", dictionary_learning_step),
-        ("eai-sparsify", sparsify_step),
-        ("sae-lens", sae_lens_step),
-    ):
+    builders = (overcomplete_step, dictionary_learning_step, sparsify_step, sae_lens_step)
+    for name, build in zip(PEERS, builders, strict=True):
         try:
             step = build(n_latents)
         except (ImportError, AttributeError) as error:
@@ -157,16 +168,14 @@ def screened(steps: dict[str, Step]) -> dict[str, float]:
         except RuntimeError as error:
             print(f"{name}: not timed ({str(error).splitlines()[0]:.120})")
             continue
-        start = time.perf_counter()
-        step(x)
-        taken[name] = time.perf_counter() - start
+        taken[name] = seconds(step, x)
         print(f"{name:38s} {taken[name]:8.2f} s for {SCREENED} tokens", flush=True)
     return taken
 
 
 def contenders(taken: dict[str, float]) -> list[str]:
     """Those that may be the fastest."""
-    return [name for name, seconds in taken.items() if seconds <= 2 * min(taken.values())]
+    return [name for name, took in taken.items() if took <= 2 * min(taken.values())]
 
 
 def in_bfloat16(step: Step) -> Step:
@@ -256,22 +265,20 @@ def sae_lens_step(n_latents: int) -> Step:
 
 
 class Rounds:
-    """Seconds of one step of each, one round of all after the other. Made when first asked, and warmed by a step."""
+    """Seconds of a step of each, one round of all after the other. Made when first asked, and warmed by a step."""
 
     def __init__(self, names: list[str], batch: int) -> None:
         self.names, self.batch = names, batch
         self.steps: dict[str, Step] = {}
 
-    def seconds(self, number: int) -> dict[str, float]:
+    def measured(self, number: int) -> dict[str, float]:
         x, times = planted(self.batch, seed=number), {}
         if not self.steps:
             self.steps = {name: step for name, step in every_step().items() if name in self.names}
             for step in self.steps.values():
                 step(x)
         for name, step in self.steps.items():
-            start = time.perf_counter()
-            step(x)
-            times[name] = time.perf_counter() - start
+            times[name] = seconds(step, x)
         return times
 
 
@@ -291,26 +298,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 rounds and a smaller loss comparison")
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--peers", help="folder with other libraries, see above")
+    parser.add_argument(
+        "--one-core", action="store_true", help="one thread and its CPU seconds, not the clock"
+    )
     add_arguments(parser)
     options = parser.parse_args()
     if options.peers:
         sys.path.append(options.peers)
+    if options.one_core:
+        torch.set_num_threads(1)
     pieces = Pieces(options.keep, options.minutes)
     about = [options.batch, LATENTS, WIDTH, K, bool(options.peers), torch.get_num_threads()]
-    taken = pieces.piece("screening", about, lambda: screened(dense_steps() | peers(LATENTS)))
-    references = contenders({name: s for name, s in taken.items() if name.startswith("dense")})
-    other = contenders({name: s for name, s in taken.items() if not name.startswith("dense")})
-    products = list(encoder_products())
+    taken = pieces.piece("screening", about, lambda: screened(competitors()))
+
+    def fast(*begin: str) -> list[str]:
+        return contenders({name: took for name, took in taken.items() if name.startswith(begin)})
+
+    references, products, other = fast("dense"), fast("encoder product"), fast(*PEERS)
     rounds = Rounds(["clipattr", *references, *products, *other], options.batch)
     found = [
-        pieces.piece(f"round {number}", [about, rounds.names], partial(rounds.seconds, number))
+        pieces.piece(f"round {number}", [about, rounds.names], partial(rounds.measured, number))
         for number in range(2 if options.quick else 7)
     ]
     times = {name: [one[name] for one in found] for name in rounds.names}
     median = {name: statistics.median(values) for name, values in times.items()}
     print(f"{'':38s} {'tokens/s':>10s} {'s/step':>8s}")
-    for name, seconds in median.items():
-        print(f"{name:38s} {options.batch / seconds:10.0f} {seconds:8.3f}")
+    for name, took in median.items():
+        print(f"{name:38s} {options.batch / took:10.0f} {took:8.3f}")
 
     def ratio(names: list[str]) -> float:
         """Median over rounds of the fastest of these over ours."""
@@ -332,7 +346,7 @@ def main() -> None:
     print(f"loss after {count} steps: sparse {sparse_loss:.5f}, dense {dense_loss:.5f}")
     for name, value in figures.items():
         print(f"{name:28s} {value:10.4f}")
-    rows = [{"name": name, "seconds": seconds, "batch": options.batch} for name, seconds in median.items()]
+    rows = [{"name": name, "seconds": took, "batch": options.batch} for name, took in median.items()]
     rows += [{"name": n, "seconds": s, "batch": SCREENED} for n, s in taken.items() if n not in median]
     print(f"written to {write_results('sae_training', figures, rows, quick=options.quick)}")
 
