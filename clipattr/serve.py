@@ -41,6 +41,14 @@ from clipattr_widgets.served import served
 
 served({study!r}, findings={findings!r}, write={write!r})
 """
+# Voila's own page asks a public server for the style of icons that the panels bring along: no visitor shall be told of
+# to others, and none without a network shall wait.
+_PAGE = """\
+{%- extends 'voila/templates/lab/index.html.j2' -%}
+{%- block notebook_css -%}
+{{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
+{%- endblock notebook_css -%}
+"""
 
 
 @contextmanager
@@ -139,6 +147,7 @@ def settings(host: str, port: int, token: str) -> dict[str, Any]:
         "VoilaConfiguration": {
             "file_allowlist": [],
             "file_denylist": [".*"],
+            "template": "clipattr",
             "allow_template_override": "NO",
             "show_tracebacks": False,
             "strip_sources": True,
@@ -161,6 +170,10 @@ def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str
         folder.mkdir(mode=0o700)
     with os.fdopen(os.open(config / "voila.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         json.dump(settings(host, port, token), file)
+    template = home / "data" / "voila" / "templates" / "clipattr"
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text('{"base_template": "lab"}')
+    (template / "index.html.j2").write_text(_PAGE)
     cell: dict[str, Any] = {
         "cell_type": "code", "id": "panels", "metadata": {}, "execution_count": None, "outputs": [],
         "source": _CELL.format(**page),

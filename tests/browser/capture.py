@@ -53,16 +53,21 @@ def ready(page: Any) -> None:
     page.wait_for_timeout(800)
 
 
+def marked(page: Any) -> Any:
+    """The first latent of a finding, else the second of all."""
+    badged = page.locator(f"{ROWS}:has(.clipattr-badge:not([hidden]))")
+    return badged.first if badged.count() else page.locator(ROWS).nth(1)
+
+
 def scenes(page: Any) -> Iterator[int]:
     """Act, then yield how many ms the picture stays."""
     ready(page)
     yield 2200
-    badged = page.locator(f"{ROWS}:has(.clipattr-badge:not([hidden]))")
-    second = badged.first if badged.count() else page.locator(ROWS).nth(1)
-    second.click()
+    row = marked(page)
+    row.click()
     page.wait_for_timeout(900)
     yield 1600
-    second.locator(".clipattr-switch").click()
+    row.locator(".clipattr-switch").click()
     page.wait_for_timeout(900)
     yield 2000
     tab(page, "Findings", ".clipattr-table[data-gen] tbody tr")
@@ -153,15 +158,19 @@ def record(browser: Any, address: str, path: Path) -> None:
 
 
 def stills(browser: Any, address: str, folder: Path) -> None:
-    """Write the explorer in the light theme and the map in the dark one."""
+    """Write the explorer in the light theme, a latent switched off, and the map in the dark one."""
     for theme, name in (("light", "explorer"), ("dark", "map")):
         page = opened(browser, f"{address}?theme={theme}")
         ready(page)
-        if name == "map":
+        if name == "explorer":
+            marked(page).click()
+            marked(page).locator(".clipattr-switch").click()
+            page.wait_for_timeout(1200)
+        else:
             chart = tab(page, "Map", ".clipattr-scatter[data-painted]")
             page.wait_for_selector(f"{chart} .clipattr-gallery .clipattr-thumb")
         page.locator(PANEL).first.screenshot(path=folder / f"{name}.png")
-        small = Image.open(folder / f"{name}.png").convert("RGB").quantize(192, dither=Image.Dither.NONE)
+        small = Image.open(folder / f"{name}.png").convert("RGB").quantize(224, dither=Image.Dither.NONE)
         small.save(folder / f"{name}.png", optimize=True)
         print(f"{folder / name}.png: {(folder / f'{name}.png').stat().st_size / 1000:.0f} kB")
         page.close()

@@ -112,6 +112,8 @@ def test_two_visitors_see_only_what_they_chose_themselves(visitors, served, scre
     one.page.wait_for_function("s => document.querySelector(s).innerText.includes('rocket')", arg=SCORE)
     assert two.text(SCORE) == before and "rocket" not in before
     assert len(kernels(served[1])) == 2
+    asked = one.page.evaluate("() => performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert [name for name in asked if not name.startswith((served[0].split("?")[0], "blob:", "data:"))] == []
     one.page.screenshot(path=screenshots / "serve.png")
 
 
