@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Reliance: what does this similarity rest on?
 #
-# A score is one number; a picture has a dozen active latents. Here we ask how much of the score each latent carries,
-# where in the picture that latent looks, and which of several methods of asking can be trusted.
+# A score is one number; a picture has a dozen active latents. Here we ask how much of the score each latent
+# carries, where in the picture that latent looks, and which of several methods of asking can be trusted.
 
 # %%
 import pandas as pd
@@ -42,9 +42,9 @@ single.plot(8, title="“rabbit”, one latent removed at a time")
 print(single.explain())
 
 # %% [markdown]
-# Single removals need not sum to anything. Where a sum is wanted, use a method that adds up: integrated gradients go
-# from the picture without any latent to the picture as it is. Read from the top: each bar starts where the last one
-# ended, and the dotted line is the score.
+# Single removals need not sum to anything. Where a sum is wanted, use a method that adds up: integrated gradients
+# go from the picture without any latent to the picture as it is. Read from the top: each bar starts where the last
+# one ended, and the dotted line is the score.
 
 # %%
 together = ca.attribute(study, picture, "rabbit", method="integrated_gradients")
@@ -52,9 +52,9 @@ together.plot_waterfall(7, title="“rabbit”, from no latents to all")
 
 # %% [markdown]
 # ## Rabbit rather than what?
-# A latent may lift every prompt alike. Against the mean over the vocabulary such latents drop out, and what speaks for
-# *this* word remains. That is what audits use. *Alignment* is what the evaluator says: how much the latent's examples
-# look like the prompt. High share at low alignment is a suspect.
+# A latent may lift every prompt alike. Against the mean over the vocabulary such latents drop out, and what speaks
+# for *this* word remains. That is what audits use. *Alignment* is what the evaluator says: how much the latent's
+# examples look like the prompt. High share at low alignment is a suspect.
 
 # %%
 against_all = ca.attribute(study, picture, VocabularyContrast(["rabbit"], study.vocabulary))
@@ -72,9 +72,9 @@ shown = [picture.load(), *(overlay(picture.load(), heat) for heat in maps)]
 plots.gallery(shown, ["rabbit", *strongest["label"]], side=1.6)
 
 # %% [markdown]
-# A warm patch on the thing that the latent is named after confirms the name. The scene's own drawing says what stands
-# where, so that we can count: the share of each map's positive mass on each object, beside the share of the picture
-# that the object fills. Equal shares would mean that the map knows nothing of the object.
+# A warm patch on the thing that the latent is named after confirms the name. The scene's own drawing says what
+# stands where, so that we can count: the share of each map's positive mass on each object, beside the share of the
+# picture that the object fills. Equal shares would mean that the map knows nothing of the object.
 
 # %%
 from clipattr.attribution.heatmaps import mass_inside
@@ -89,9 +89,9 @@ print("context:", picture.scene.context)
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
-# The latent that carries most of the score is named “carrot”. Its map lies on the rabbit about six times as much as the
-# rabbit's size would give, but on the carrot three times as well: it seems to want both. Does the score need the carrot?
-# In this world we need not guess. The picture is drawn again without it, and nothing else moves.
+# The latent that carries most of the score is named “carrot”. Its map lies on the rabbit about six times as much as
+# the rabbit's size would give, but on the carrot three times as well: it seems to want both. Does the score need
+# the carrot? In this world we need not guess. The picture is drawn again without it, and nothing else moves.
 
 # %%
 top = int(strongest["latent"][0])
@@ -117,15 +117,16 @@ shows = [study.images[row].label for row in study.examples.of(top)]
 print(f"{shows.count('rabbit')} of {len(shows)} examples of latent {top} have a rabbit as their main object")
 
 # %% [markdown]
-# So the score for “rabbit” rests on the carrot beside it: without it the latent is silent, and the score falls by a good
-# 20 points. Switching the latent off foretold most of that. The alignment does not warn here, since the latent's examples
-# show rabbits too. A name is a hint; the map, the removal and the picture drawn again are evidence.
+# So the score for “rabbit” rests on the carrot beside it: without it the latent is silent, and the score falls by a
+# good 20 points. Switching the latent off foretold most of that. The alignment does not warn here, since the
+# latent's examples show rabbits too. A name is a hint; the map, the removal and the picture drawn again are
+# evidence.
 
 # %% [markdown]
 # ## Why not the logit lens?
 # The logit lens multiplies a latent's direction with the text and never looks at the rest of the picture. That is
-# quick, but is it what the model does? Every method gets the same held-back pictures and prompts, and is compared with
-# what really happens when latents are taken away.
+# quick, but is it what the model does? Every method gets the same held-back pictures and prompts, and is compared
+# with what really happens when latents are taken away.
 
 # %%
 pictures = study.holdout[:24]
@@ -134,9 +135,9 @@ report = faithfulness(study, pictures, VocabularyContrast(words, study.vocabular
 report.plot()
 
 # %% [markdown]
-# 1 means the method ranks latents exactly as removing them one by one does, 0 is chance. This measure favours methods
-# that approximate single removals, `exact` itself most of all. So take a second one: remove latents in the order each
-# method proposes, and see how far the score falls on average. Here no method is right by definition.
+# 1 means the method ranks latents exactly as removing them one by one does, 0 is chance. This measure favours
+# methods that approximate single removals, `exact` itself most of all. So take a second one: remove latents in the
+# order each method proposes, and see how far the score falls on average. Here no method is right by definition.
 
 # %%
 report.plot("deletion")
@@ -158,16 +159,18 @@ for other in ("patching", "act_logit_lens", "logit_lens", "energy"):
     print(f"exact − {other}: {difference.mean * 100:+.2f} points [{low:+.2f}, {high:+.2f}], p = {p:.4f}")
 
 # %% [markdown]
-# What came out here: energy does no better than chance, so a strong latent is not therefore an important one. The logit
-# lens knows the direction of most effects, but ranks worse, predicts groups worse, and finds a weaker order of removal.
-# Times the activation it comes close at this last block, where only a LayerNorm lies between latent and score. Exact
-# removal and patching agree almost entirely, and integrated gradients predict groups best. With 24 pictures and four
-# prompts these are small differences between the best; the large one, to the logit lens, is beyond luck.
+# What came out here: energy does no better than chance, so a strong latent is not therefore an important one. The
+# logit lens knows the direction of most effects, but ranks worse, predicts groups worse, and finds a weaker order
+# of removal. Times the activation it comes close at this last block, where only a LayerNorm lies between latent and
+# score. Exact removal and patching agree almost entirely, and integrated gradients predict groups best. With 24
+# pictures and four prompts these are small differences between the best; the large one, to the logit lens, is
+# beyond luck.
 #
-# Is there a judge outside the model's own latents? In the picture world there is: take a cause out of the scene, draw the
-# picture again, and compare the true change with what a method predicts from the codes that changed. Over the three
-# bundled studies `benchmarks/faithfulness.py` finds integrated gradients nearest to it, then exact removal together with
-# activation × logit lens, then the logit lens; patching comes last of these, since a slope at the picture says little about
-# the long way to a picture without the cause. For one latent use `exact`, for sums `integrated_gradients`.
+# Is there a judge outside the model's own latents? In the picture world there is: take a cause out of the scene,
+# draw the picture again, and compare the true change with what a method predicts from the codes that changed. Over
+# the three bundled studies `benchmarks/faithfulness.py` finds integrated gradients nearest to it, then exact
+# removal together with activation × logit lens, then the logit lens; patching comes last of these, since a slope at
+# the picture says little about the long way to a picture without the cause. For one latent use `exact`, for sums
+# `integrated_gradients`.
 #
 # The same on a study of your own: `clipattr faithfulness STUDY --prompts classes.txt`.
