@@ -294,6 +294,18 @@ def test_a_study_whose_files_lead_out_of_its_folder_is_refused(copied, name):
         open_study(copied)
 
 
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/hostname", "a\0b", "", None, 7])
+def test_a_stream_whose_shards_lead_out_of_its_folder_is_refused(fuzz, tmp_path, name):
+    from clipattr.attribution.stream import Attributions
+
+    place = fuzz.first("attributions", tmp_path)
+    manifest = json.loads((place / "attributions.json").read_text())
+    manifest["shards"][0]["file"] = name
+    (place / "attributions.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="entries that are no shards"):
+        Attributions(place)
+
+
 def test_an_array_of_objects_is_not_unpickled(fuzz, copied):
     mark = copied.parent / "ran"
     array = np.empty(24, dtype=object)
