@@ -191,6 +191,7 @@ class Page:
     # Complaints about a machine without a user or a network, or of Voila about other extensions of JupyterLab.
     FOREIGN = ("favicon", "fonts.g", "jupyterlab/api/news", "/lab/api/news", "sourceMappingURL", "WEBGL", "WebGL",
                "GPU stall", "service worker", "getter for the shared module",
+               "(reading 'schema')",  # Notebook 7 about a JupyterLab setting that it lacks
                # Where a page is slow, anywidget says this of every part and drops later messages; ours listen on.
                "[anywidget] Failed to initialize model")  # fmt: skip
 
