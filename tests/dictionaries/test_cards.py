@@ -7,11 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
-from clipattr.cards import Card, factor_scores, make_card, scene_factors, stability
+from clipattr.cards import Card, factor_scores, make_card, scene_factors, stability, verdict
 from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca, train_sae
 from clipattr.dictionaries.sources import LiveActivations
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, activations, continue_from
+from clipattr_data import studies_dir
 
 
 def planted(rows=1500, width=64, factors=24, seed=7):
@@ -195,3 +196,13 @@ def test_a_card_laid_beside_a_saved_dictionary_is_opened_with_it(oracle, tmp_pat
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(DictionaryError, match="damaged"):
         load_dictionary(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["picture-world", "picture-world-b", "picture-world-c"])
+def test_a_bundled_dictionary_comes_with_its_card_and_beats_its_controls_in_what_it_is_for(name):
+    folder = studies_dir() / name / "dictionary"
+    card = Card(**load_dictionary(folder).card)
+    assert card == Card.open(folder / "card.json") and card.verdict == verdict(card)
+    assert set(card.controls) == {"neurons", "pca", "random", "kmeans"}
+    for figure in ("explained_variance", "zero_shot_kept", "recovered_over_mean", "factor_auc", "factor_f1"):
+        assert card.figures[figure] > max(other[figure] for other in card.controls.values()), figure
