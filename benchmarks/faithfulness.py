@@ -255,7 +255,7 @@ def main() -> None:
         figures[f"randomised_model_{method}"] = number(interval(torch.cat(values)).mean)
     print(json.dumps(figures, indent=2))
     rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
-    figures = {key: number(value) for key, value in figures.items()}
+    figures = {key: number(value) for key, value in figures.items() if number(value) is not None}
     write_results("faithfulness", figures, rows, quick=arguments.quick)
 
 
