@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipattr.errors import DataError
 
@@ -75,7 +75,7 @@ def read_picture(
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if draft is not None:
             picture.draft("RGB", (draft, draft))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PictureError(f"not a picture in a known format ({_describe(data)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"too many pixels: {error}") from error
