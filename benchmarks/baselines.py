@@ -65,7 +65,11 @@ def low_alignment(study: ca.Study, n: int) -> list[Finding]:
     seen = Suspects(study, single=True)
     clear = study.latents["clarity"].to_numpy()[[family[0] for family in seen.families]] > CLEAR
     allowed = (seen.aligned < UNALIGNED) & torch.from_numpy(clear)[:, None]
-    return seen.best(seen.reliance.on_own_pictures(seen.half), allowed, n)
+    everywhere = torch.ones(len(seen.half.rows), 1, dtype=torch.bool)
+    carried = torch.cat(
+        [seen.reliance.carried(seen.half, number, everywhere) for number in range(len(seen.prompts))]
+    )  # (prompts, latents)
+    return seen.best(carried.T[[family[0] for family in seen.families]], allowed, n)
 
 
 def association(study: ca.Study, n: int) -> list[Finding]:

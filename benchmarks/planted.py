@@ -19,6 +19,7 @@ from baselines import BASELINES
 from results import FOLDER, write_results
 
 import clipattr as ca
+from clipattr.discovery.before_after import wilson
 from clipattr_data.build import NULL, STUDIES, build_one
 from clipattr_data.effects import measure
 from clipattr_data.train import recipe_of, train
@@ -28,15 +29,6 @@ from clipattr_data.world import CAUSES, World
 ENOUGH = 4  # learnt plants of each kind that a variant needs to be judged
 MINIMUM = 100  # learnt plants over all variants
 FRESH = Path("out")
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.96, right / n
-    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
 
 
 @dataclass
@@ -161,10 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one variant, fewer scenes for each check")
     parser.add_argument("--fresh", type=int, nargs="*", default=[], help="seeds of worlds to make and judge")
+    parser.add_argument("--scenes", type=int, default=200, help="rendered for each check")
     parser.add_argument("--baselines", action="store_true", help="also judge simpler ways to choose suspects")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    n = 60 if arguments.quick else 200
+    n = 60 if arguments.quick else arguments.scenes
     stored = FOLDER / "planted.json"
     known = json.loads(stored.read_text(encoding="utf-8"))["figures"] if stored.exists() else {}
     if arguments.fresh:

@@ -15,6 +15,11 @@ NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the 
 TEXT_LENGTH = 20_000  # characters of one foreign text on the page
 # Evidence that audits attach: what to call it, its unit, and what it says. Unknown names are shown as they are.
 EVIDENCE: Mapping[str, tuple[str, str, str]] = {
+    "reason": (
+        "suspected because",
+        "",
+        "company: it comes with the prompt; part: of its name; stands out: by score",
+    ),
     "concerns": ("measured on", "", ""),
     "pictures": ("pictures measured", "", ""),
     "presence": ("presence", "percent", "share of the prompt's own pictures on which the family is active"),
@@ -47,7 +52,19 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "focus": (
         "focus",
         "percent",
-        "largest share of the family's strength that one cell of a grid over the picture holds; low: spread out",
+        "largest share of the family's strength that goes when a quarter of the picture is covered; low: spread out",
+    ),
+    "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
+    "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures in which it does"),
+    "beside": (
+        "the prompt as well",
+        "percent",
+        "share of those own pictures that show the prompt too; near 0\u00a0%: something else stands in its place",
+    ),
+    "writing": (
+        "writing",
+        "points",
+        "rise of the score when the prompt is written on other pictures, and beyond other words written there",
     ),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (

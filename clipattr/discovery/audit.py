@@ -1,10 +1,10 @@
 """The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
 
 Chooses suspects on one half of a study and keeps those that the other half confirms by exact ablation. A family of
-latents that the prompt does not describe is suspected in one of three ways: the evaluator sees its meaning on the
-prompt's pictures more often than elsewhere (company), its word is part of the prompt (part), or pictures that show it
-without the prompt score for the prompt as hardly any others do (stands out). Owns that order of things; reliance,
-expectation, company, evidence and kinds live in their own modules. Start at `audit`.
+latents is suspected in one of three ways: it stands for a meaning that the evaluator sees on the prompt's pictures
+more often than elsewhere (company); or the prompt does not describe it, and its word is part of the prompt (part), or
+pictures that show it without the prompt score for the prompt as hardly any others do (stands out). Owns that order of
+things; reliance, expectation, company, evidence and kinds live in their own modules. Start at `audit`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.discovery.company import Company, company, shown
+from clipattr.discovery.apart import company_families
 from clipattr.discovery.evidence import Evidence, Witness
 from clipattr.discovery.expectations import (
     Prompt,
@@ -45,17 +44,17 @@ class Settings:
     """What makes a reliance worth reporting.
 
     Attributes:
-        expected: a family is expected if the prompt describes its examples at least this well, against its best word.
+        expected: without company, a family is expected if the prompt describes its examples at least this well, against
+            its best word.
         followed: or if the evaluator's similarity to the prompt follows it over the pictures at least this well,
             against the word that follows it best.
-        least_lift: how much more often the family's meaning must be seen on the prompt's pictures than elsewhere, as
-            a difference of shares, to be suspected as company.
-        discovery_rate: false-discovery rate of that company over all pairs of family and prompt.
+        least_lift: how much more often a meaning must be seen on the prompt's pictures than elsewhere, as a difference
+            of shares, to be suspected as company; half of it must be left on the measuring half.
+        discovery_rate: false-discovery rate of that company over all pairs of meaning and prompt.
+        least_reliance: raw cosine that a meaning's latents must carry on the prompt's own pictures that show it.
         least_surprise: robust standard deviations by which a prompt's contrast on pictures that show a family, but
             not the prompt, must stand out from that of other unexpected pairs, to be suspected without company. At
             3.5 chance alone raises about two pairs in ten thousand.
-        least_reliance: raw cosine that a suspected family must carry on the prompt's own pictures on average, if
-            ablation does nothing elsewhere.
         least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
             contrast stands out from other pictures'.
@@ -116,38 +115,43 @@ def audit(
     texts = list(background) if background is not None else default_background(asked, study)
     meant = prompt_embeddings(study, asked)
     means = family_means(study, [group.latents for group in groups])
-    share, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
+    share, _ = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
     reliance = Reliance(study, asked, study.model.encode_text(texts), [group.latents for group in groups])
-    finding_half, measuring_half = reliance.halves(meant)
-    reasons: dict[tuple[int, int], str] = {}
-    own = reliance.on_own_pictures(finding_half)
-    meanings = family_meanings(study, groups, means)
+    finding_half, _ = reliance.halves(meant)
     clues = Clues(
         share,
         followed_share(study, finding_half.rows, finding_half.strength, meant),
-        own,
         reliance.levels(finding_half, reliance.contrasts(finding_half)),
         reliance.effects_elsewhere(finding_half),
-        company(seen_meanings(study, finding_half.rows, meanings), finding_half.own),
         torch.tensor(
             [
                 [bool(g.label) and is_constituent(g.label or "", prompt.text) for prompt in asked]
                 for g in groups
             ]
         ),
-        torch.tensor([group.label is not None for group in groups]),
     )
-    witness = Witness(reliance, measuring_half, meant, meanings)
-    kept: dict[tuple[int, int], Evidence] = {}
-    suspects = suspicions(clues, settings)
+    found = company_families(
+        reliance, finding_half, meant, settings.discovery_rate, settings.least_lift, settings.least_reliance
+    )
+    suspects = [
+        *((len(groups) + number, family.prompt, "company") for number, family in enumerate(found)),
+        *suspicions(clues, settings),
+    ]
+    vocabulary = study.vocabulary
+    groups += [Family(f.latents, vocabulary.words[f.word], vocabulary.groups[f.word]) for f in found]
+    reliance = reliance.with_more([family.latents for family in found])
+    means = family_means(study, reliance.families)
+    _, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
+    _, measuring_half = reliance.halves(meant)
+    witness = Witness(reliance, measuring_half, meant, family_meanings(study, groups, means))
+    kept: dict[tuple[int, int], tuple[Evidence, str]] = {}
     measured = (engine or Here()).map(measured_suspect, (witness, settings), suspects)
-    bar = tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress)
-    with bar:
+    with tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress) as bar:
         for (family, prompt, reason), evidence in zip(suspects, measured, strict=True):
             bar.update()
-            if evidence is not None:
-                kept.setdefault((family, prompt), evidence)
-                reasons.setdefault((family, prompt), reason)
+            told = (told_already(groups[family], groups[other]) for other, same in kept if same == prompt)
+            if evidence is not None and not any(told):
+                kept[family, prompt] = evidence, reason
     findings = [
         _finding(
             witness,
@@ -156,10 +160,10 @@ def audit(
             evidence,
             float(aligned[family, prompt]),
             family,
-            reasons[family, prompt],
+            reason,
             settings,
         )
-        for (family, prompt), evidence in kept.items()
+        for (family, prompt), (evidence, reason) in kept.items()
     ]
     findings = _with_rises(findings, reliance, measuring_half, settings)
     findings.sort(key=lambda f: (-f.causal_effect.value, f.prompt, f.latents))
@@ -196,10 +200,10 @@ def default_background(prompts: Sequence[Prompt], study: Study) -> list[str]:
     return [prompt.text for prompt in prompts] if len(prompts) >= 20 else list(study.vocabulary.words)
 
 
-def seen_meanings(study: Study, rows: np.ndarray, meanings: Tensor) -> Tensor:
-    """(pictures, families) bool: which family's meaning the evaluator sees in which picture."""
-    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[rows], dtype=np.float32))
-    return torch.stack([shown(pictures, meaning) for meaning in meanings], 1)
+def told_already(family: Family, other: Family) -> bool:
+    """Whether a prompt's finding about `other` says what one about `family` would: half of its latents, or its word."""
+    shared = len(set(family.latents) & set(other.latents))
+    return 2 * shared >= len(family.latents) or (family.label is not None and family.label == other.label)
 
 
 @dataclass(frozen=True)
@@ -207,43 +211,30 @@ class Clues:
     """What the finding half says of every (family, prompt).
 
     Attributes:
-        share: of `expected_share`. followed: of `followed_share`. own: raw cosine carried on the prompt's own
-            pictures. levels: contrast on other pictures that show the family, elsewhere: its fall there when the
-            family is ablated; NaN where unknown. company: what comes with which prompt. parts: bool, the family's
+        share: of `expected_share`. followed: of `followed_share`. levels: contrast on other pictures that show the
+            family, elsewhere: its fall there when the family is ablated; NaN where unknown. parts: bool, the family's
             word is part of the prompt.
-        named: (families,) bool, a word fits. What no word fits cannot be said to be seen on a prompt's pictures.
     """
 
     share: Tensor
     followed: Tensor
-    own: Tensor
     levels: Tensor
     elsewhere: Tensor
-    company: Company
     parts: Tensor
-    named: Tensor
 
 
 def suspicions(clues: Clues, settings: Settings) -> list[tuple[int, int, str]]:
-    """(family, prompt, reason) worth measuring; the reasons are "company", "part" and "stands out"."""
+    """(family, prompt, reason) worth measuring without company; the reasons are "part" and "stands out"."""
     unexpected = (clues.share < settings.expected) & (clues.followed < settings.followed)
     # Half of what the measuring half must show: the finding half only raises suspicions.
     moves = clues.elsewhere.nan_to_num(nan=0.0) >= settings.least_effect / 2
-    carries = clues.own >= settings.least_reliance
-    comes_along = (clues.company.rate <= settings.discovery_rate) & (
-        (clues.company.own - clues.company.elsewhere) >= settings.least_lift
-    )
     known = unexpected & clues.levels.isfinite()
     stands_out = torch.zeros_like(known)
     if known.any():
         middle = clues.levels[known].median()
         spread = 1.4826 * (clues.levels[known] - middle).abs().median().clamp_min(1e-6)
         stands_out = (clues.levels - middle) / spread >= settings.least_surprise
-    reasons = {
-        "company": unexpected & comes_along & (moves | carries) & clues.named[:, None],
-        "part": unexpected & clues.parts & moves,
-        "stands out": known & stands_out & moves,
-    }
+    reasons = {"part": unexpected & clues.parts & moves, "stands out": known & stands_out & moves}
     return [(f, p, reason) for reason, pairs in reasons.items() for f, p in torch.nonzero(pairs).tolist()]
 
 
@@ -252,7 +243,7 @@ def holds(evidence: Evidence, reason: str, settings: Settings) -> bool:
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
     if reason == "company":
-        return evidence.shown - evidence.shown_elsewhere >= settings.least_lift
+        return evidence.shown - evidence.shown_elsewhere >= settings.least_lift / 2
     return evidence.separation >= settings.least_separation and evidence.standing > 0
 
 

@@ -15,43 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BEST = 20  # pictures that show the evaluator what a meaning looks like
-CLEARLY = 0.75  # of the way from the average picture to the best ones
-
 
 @dataclass(frozen=True)
 class Company:
     """Which meanings come with which prompts.
 
     Attributes:
-        own: (families, prompts) share of the prompt's pictures in which the meaning is seen; NaN without pictures.
-        elsewhere: (families, prompts) the same share of all other pictures.
-        rate: (families, prompts) false-discovery rate at which the pair counts as company, 0 to 1.
+        own: (meanings, prompts) share of the prompt's pictures in which the meaning is seen; NaN without pictures.
+        elsewhere: (meanings, prompts) the same share of all other pictures.
+        rate: (meanings, prompts) false-discovery rate at which the pair counts as company, 0 to 1.
     """
 
     own: Tensor
     elsewhere: Tensor
     rate: Tensor
 
-
-def shown(pictures: Tensor, meaning: Tensor) -> Tensor:
-    """(pictures,) bool: where the evaluator sees a meaning nearly as well as in its very best pictures.
-
-    Things that merely look alike reach about half of that.
-
-    Args:
-        pictures: (pictures, embed), meaning: (embed,), both the evaluator's, unit length.
-    """
-    similar = pictures @ meaning
-    best = similar.topk(min(BEST, len(similar))).values.mean()
-    return similar > similar.mean() + CLEARLY * (best - similar.mean())
+    def of(self, prompt: int, discovery_rate: float, least_lift: float) -> list[int]:
+        """Numbers of the meanings that come with a prompt."""
+        lift = self.own[:, prompt] - self.elsewhere[:, prompt]
+        return (
+            torch.nonzero((self.rate[:, prompt] <= discovery_rate) & (lift >= least_lift)).flatten().tolist()
+        )
 
 
 def company(seen: Tensor, own: Sequence[Tensor]) -> Company:
     """Test every meaning against every prompt.
 
     Args:
-        seen: (pictures, families) bool, which meaning is seen where.
+        seen: (pictures, meanings) bool, which meaning is seen where.
         own: for each prompt, the numbers of its pictures.
     """
     from scipy.stats import hypergeom

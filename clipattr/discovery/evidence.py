@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipattr.discovery.company import BEST, shown
+from clipattr.discovery.apart import meet
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
+from clipattr.discovery.sight import BEST, shown, ways
 from clipattr.discovery.statistics import auc, interval
 from clipattr.meaning import clarity
 from clipattr.sites import activations
@@ -56,7 +57,8 @@ class Evidence:
         presence_elsewhere: share of other pictures on which the family is active.
         shown: share of the prompt's own pictures in which the evaluator sees the family's meaning; shown_elsewhere:
             the same for all other pictures.
-        beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1.
+        beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1; near 0 where
+            the meaning stands in the prompt's place.
     """
 
     on_own: bool
@@ -113,9 +115,9 @@ class Witness:
 
     def single(self, numbers: Tensor, family: int, prompt: int) -> tuple[Tensor, Tensor, Tensor]:
         """(pictures,) each: summed single-latent effects of the family, its positive part, all positive evidence."""
-        which, effect = self.reliance.effects(self.half, numbers, [prompt])
+        latent, effect = self.reliance.effects(self.half, numbers, [prompt])
         effect = effect[..., 0]
-        inside = which == family
+        inside = torch.isin(latent, torch.as_tensor(self.reliance.families[family]))
         positive = effect.clamp_min(0)
         return (effect * inside).sum(1), (positive * inside).sum(1), positive.sum(1)
 
@@ -144,13 +146,30 @@ class Witness:
 
     def shows(self, family: int) -> Tensor:
         """(pictures,) bool: in which pictures the evaluator sees the family's meaning."""
-        return shown(self.pictures, self.family_meaning[family])
+        return shown(self.pictures, self.family_meaning[family : family + 1])[:, 0]
+
+    def beside(self, family: int, prompt: int) -> float:
+        """Share of the prompt's own pictures that show the family's meaning and the prompt itself as well."""
+        meanings = torch.stack([self.prompt_text[prompt], self.family_meaning[family]])
+        way, seen = ways(self.pictures, meanings), shown(self.pictures, meanings)
+        is_own = torch.zeros(len(way), dtype=torch.bool)
+        is_own[self.half.own[prompt]] = True
+        meeting = meet(is_own, seen[:, 1], seen[:, 0], way[:, 1], way[:, 0])
+        if meeting is None:
+            return math.nan
+        there = meeting.meaning & is_own
+        return float(meeting.prompt[there].float().mean()) if there.sum() >= FEW else math.nan
 
     def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
-        """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do."""
+        """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do.
+
+        Of the prompt's own, those in which the evaluator sees the family's meaning as well, if they are enough.
+        """
         if on_own:
             own = self.half.own[prompt]
-            return own[self.strength(family)[own] > 0]
+            active = own[self.strength(family)[own] > 0]
+            showing = active[self.shows(family)[active]]
+            return showing if len(showing) >= FEW else active
         shown = self.reliance.where_strong(self.half, family)
         return shown[~torch.isin(shown, self.half.own[prompt])]
 
@@ -196,7 +215,6 @@ class Witness:
         contrast = self.contrast[:, prompt]
         own_level = contrast[own].mean().item() if len(own) else math.nan
         shows = self.shows(family)
-        shown_own = own[shows[own]]
         not_own = ~is_own
         strongly = torch.zeros_like(is_own)
         strongly[others] = True
@@ -221,7 +239,7 @@ class Witness:
             clarity=self._clarity(self.reliance.where_strong(self.half, family, 20)),
             shown=float(shows[own].float().mean()) if len(own) else math.nan,
             shown_elsewhere=float(shows[not_own].float().mean()) if not_own.any() else math.nan,
-            beside=self.together(shown_own, prompt) if len(shown_own) >= FEW else math.nan,
+            beside=self.beside(family, prompt),
         )
 
     def _clarity(self, numbers: Tensor) -> float:

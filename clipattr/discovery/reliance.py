@@ -7,6 +7,7 @@ Ignores meaning. Start at `Reliance`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ BATCH = 512  # pictures a step
 OWN = 100  # pictures chosen by the evaluator for a prompt without labels
 STRONG = 0.5  # of the 99th percentile of a family's strength: a picture that clearly shows it
 STRONGEST = 200  # pictures looked at for a family
-FEW = 5  # pictures below which nothing is said
+FEW = 4  # pictures below which nothing is said
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Reliance:
         study: with codes at `image.-1.cls`.
         prompts: texts.
         background: (n, embed) unit-length text embeddings of the audited model.
-        families: groups of latents, no latent in two.
+        families: groups of latents.
 
     Raises:
         SiteError: the study's site or model has no closed-form tail.
@@ -62,7 +63,7 @@ class Reliance:
     def __init__(
         self, study: Study, prompts: Sequence[Prompt], background: Tensor, families: Sequence[Sequence[int]]
     ) -> None:
-        self.study, self.prompts, self.families = study, list(prompts), [list(f) for f in families]
+        self.study, self.prompts = study, list(prompts)
         if str(study.site) != "image.-1.cls":
             raise SiteError(
                 f"audit needs codes at image.-1.cls; this study was built at {study.site}. Build one there."
@@ -70,9 +71,22 @@ class Reliance:
         text = study.model.encode_text([prompt.text for prompt in prompts])
         self.columns = (text - background.mean(0)).T.float()  # (embed, prompts)
         self.tail = ClosedFormTail(study.model, study.dictionary, self.columns)
-        self.family_of = torch.full((study.dictionary.n_latents,), -1, dtype=torch.long)
-        for number, family in enumerate(self.families):
-            self.family_of[torch.as_tensor(family)] = number
+        self._gather(families)
+
+    def _gather(self, families: Sequence[Sequence[int]]) -> None:
+        from scipy.sparse import csr_array
+
+        self.families = [list(family) for family in families]
+        latents = [latent for family in self.families for latent in family]
+        numbers = [number for number, family in enumerate(self.families) for _ in family]
+        shape = (self.study.dictionary.n_latents, len(self.families))
+        self.members = csr_array((np.ones(len(latents), np.float32), (latents, numbers)), shape=shape)
+
+    def with_more(self, families: Sequence[Sequence[int]]) -> Reliance:
+        """The same with more families behind the present ones."""
+        more = copy(self)
+        more._gather([*self.families, *families])
+        return more
 
     def halves(self, prompt_text: Tensor) -> tuple[Half, Half]:
         """The half that finds and the half that measures: the study's own split, or every other picture.
@@ -89,19 +103,15 @@ class Reliance:
     def _half(self, rows: np.ndarray, prompt_text: Tensor) -> Half:
         return Half(rows, self._strength(rows), self._own(rows, prompt_text))
 
-    def _strength(self, rows: np.ndarray) -> Any:
-        from scipy.sparse import csr_array, vstack
+    def codes(self, rows: np.ndarray) -> Any:
+        """(rows, latents) codes of some of the study's pictures, scipy CSR."""
+        return self.study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr()
 
-        parts = []
-        for some in np.array_split(rows, max(1, -(-len(rows) // 4096))):
-            codes = self.study.codes.rows(torch.from_numpy(some)).to_csr()
-            family = self.family_of[codes.indices.long()]
-            inside = family >= 0
-            at = codes.row_of_entries()[inside].numpy()
-            values = codes.values[inside].float().numpy()
-            shape = (len(some), len(self.families))
-            parts.append(csr_array((values, (at, family[inside].numpy())), shape=shape))
-        return vstack(parts).tocsr()
+    def _strength(self, rows: np.ndarray) -> Any:
+        from scipy.sparse import vstack
+
+        parts = np.array_split(rows, max(1, -(-len(rows) // 4096)))
+        return vstack([self.codes(some) @ self.members for some in parts]).tocsr()
 
     def _own(self, rows: np.ndarray, prompt_text: Tensor) -> list[Tensor]:
         labels = self.study.images.columns["label"]
@@ -137,30 +147,32 @@ class Reliance:
         """Exact single-latent ablations of some pictures.
 
         Returns:
-            family: (pictures, k) number of each active latent's family, −1 where it has none or the place is empty.
+            latent: (pictures, k) number of each active latent, −1 where the place is empty.
             effect: (pictures, k, prompts) raw cosine, positive where the latent lifts the prompt's contrast.
         """
         tail = self.tail if prompts is None else self.tail.aimed_at(self.columns[:, list(prompts)])
         codes = self.study.codes.rows(torch.from_numpy(half.rows[numbers.numpy()])).to_fixed()
-        family = torch.where(codes.values != 0, self.family_of[codes.indices.long()], -1)
-        return family, tail.exact(self.acts(half, numbers), codes)
+        latent = torch.where(codes.values != 0, codes.indices.long(), -1)
+        return latent, tail.exact(self.acts(half, numbers), codes)
 
-    def on_own_pictures(self, half: Half) -> Tensor:
-        """Mean reliance of each prompt on each family over the prompt's own pictures.
+    def carried(self, half: Half, prompt: int, shows: Tensor) -> Tensor:
+        """Mean reliance of a prompt on each latent, over those of its own pictures that show something.
+
+        Args:
+            shows: (pictures, things) bool, over all pictures of the half.
 
         Returns:
-            (families, prompts) summed single-latent exact ablation, raw cosine. Zero for a prompt without pictures.
+            (things, latents) summed single-latent exact ablation, raw cosine; zero where no own picture shows it.
         """
-        total = torch.zeros(len(self.families) + 1, len(self.prompts))  # the last row: latents of no family
-        for number, own in enumerate(half.own):
-            for some in own.split(BATCH):
-                if not len(some):
-                    continue
-                family, effect = self.effects(half, some, [number])
-                total[:, number].index_add_(
-                    0, family.flatten() % len(total), effect.flatten().float() / len(own)
-                )
-        return total[:-1]
+        total = torch.zeros(shows.shape[1], self.study.dictionary.n_latents + 1)  # the last: empty places
+        own = half.own[prompt]
+        for some in own.split(BATCH):
+            if not len(some):
+                continue
+            latent, effect = self.effects(half, some, [prompt])
+            for thing, there in enumerate(shows[some].T):
+                total[thing].index_add_(0, latent[there].flatten(), effect[there].flatten().float())
+        return total[:, :-1] / shows[own].sum(0).clamp_min(1)[:, None]
 
     def where_strong(self, half: Half, family: int, n: int = STRONGEST) -> Tensor:
         """Numbers of the pictures that clearly show a family, strongest first."""

@@ -9,9 +9,10 @@ import torch
 
 import clipattr as ca
 from clipattr.discovery import Findings, Settings
-from clipattr.discovery.audit import Clues, suspicions
-from clipattr.discovery.company import Company
+from clipattr.discovery.audit import Clues, suspicions, told_already
 from clipattr.discovery.expectations import expected_share, most_like, read_prompts
+from clipattr.discovery.naming import Family
+from clipattr.discovery.sight import shown
 
 PROMPTS = ["rabbit", "tractor", "kite", "egg plant", "camel", "house"]
 
@@ -57,9 +58,14 @@ def test_an_unplanted_prompt_has_no_finding_about_its_own_pictures(findings):
 
 
 def measured(study, finding):
-    """Held-back pictures labelled with the prompt on which the family is active, and their activations."""
+    """Held-back pictures labelled with the prompt that show the family's word and on which it is active."""
+    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[study.holdout_rows], dtype=np.float32))
+    word = study.vocabulary_embeddings[study.vocabulary.words.index(finding.label)].float()
+    seen = shown(pictures, torch.nn.functional.normalize(word, dim=0)[None])[:, 0].tolist()
     rows = [
-        row for row in study.holdout_rows.tolist() if study.images.columns["label"][row] == finding.prompt
+        row
+        for row, there in zip(study.holdout_rows.tolist(), seen, strict=True)
+        if there and study.images.columns["label"][row] == finding.prompt
     ]
     codes = study.codes.rows(torch.tensor(rows)).to_dense()[:, list(finding.latents)]
     active = codes.sum(1) > 0
@@ -167,11 +173,7 @@ def test_pictures_of_a_prompt_are_those_that_fit_it_best():
 def clues(**changes):
     """Three families and two prompts about which nothing is suspicious."""
     nothing, unknown = torch.zeros(3, 2), torch.full((3, 2), float("nan"))
-    quiet = Company(nothing, nothing, torch.ones(3, 2))
-    return dataclasses.replace(
-        Clues(nothing, nothing, nothing, unknown, unknown, quiet, nothing.bool(), torch.ones(3).bool()),
-        **changes,
-    )
+    return dataclasses.replace(Clues(nothing, nothing, unknown, unknown, nothing.bool()), **changes)
 
 
 def at(row, column, value, rest=0.0):
@@ -180,19 +182,12 @@ def at(row, column, value, rest=0.0):
     return table
 
 
-def test_company_is_suspected_if_it_is_relied_on_and_unexpected():
-    comes = Company(at(1, 0, 0.9), at(1, 0, 0.1), at(1, 0, 1e-6, rest=1.0))
-    assert suspicions(clues(company=comes), Settings()) == []
-    assert suspicions(clues(company=comes, own=at(1, 0, 0.01)), Settings()) == [(1, 0, "company")]
-    assert suspicions(clues(company=comes, elsewhere=at(1, 0, 0.03)), Settings()) == [(1, 0, "company")]
-    assert (
-        suspicions(clues(company=comes, own=at(1, 0, 0.01), share=at(1, 0, 0.9)), Settings()) == []
-    )  # expected
-    assert suspicions(clues(company=comes, own=at(1, 0, 0.01), followed=at(1, 0, 0.8)), Settings()) == []
-    rare = Company(at(1, 0, 0.15), at(1, 0, 0.1), at(1, 0, 1e-6, rest=1.0))
-    assert suspicions(clues(company=rare, own=at(1, 0, 0.01)), Settings()) == []
-    nameless = torch.tensor([True, False, True])
-    assert suspicions(clues(company=comes, own=at(1, 0, 0.01), named=nameless), Settings()) == []
+def test_a_finding_is_told_once():
+    first = Family([1, 2, 3], "lemon", None)
+    assert told_already(Family([3, 2], "key", None), first)  # by half of its latents
+    assert told_already(Family([9], "lemon", None), first)
+    assert not told_already(Family([3, 8, 9], "key", None), first)
+    assert not told_already(Family([7], None, None), Family([8], None, None))
 
 
 def test_a_part_of_the_word_is_suspected_if_it_moves_the_prompt():

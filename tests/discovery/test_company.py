@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery.company import company, false_discovery, shown
+from clipattr.discovery.company import Company, company, false_discovery
 
 
 def test_shares_and_chance_by_hand():
@@ -37,7 +37,7 @@ def test_a_prompt_without_pictures_has_no_company():
     assert found.own.isnan().all() and (found.rate == 1).all()
 
 
-def test_a_meaning_is_shown_where_it_is_nearly_as_clear_as_at_its_best():
-    clear, alike, other = [[1.0, 0.0]] * 30, [[1.0, 0.8]] * 10, [[0.05, 1.0]] * 60
-    pictures = torch.nn.functional.normalize(torch.tensor(clear + alike + other), dim=1)
-    assert shown(pictures, torch.tensor([1.0, 0.0])).tolist() == [True] * 30 + [False] * 70
+def test_company_needs_significance_and_a_difference():
+    shares = torch.tensor([[0.9], [0.9], [0.3]])
+    found = Company(shares, torch.full((3, 1), 0.1), torch.tensor([[1e-6], [0.2], [1e-6]]))
+    assert found.of(0, 0.01, 0.3) == [0] and found.of(0, 0.01, 0.1) == [0, 2]

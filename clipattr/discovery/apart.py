@@ -1,0 +1,196 @@
+"""Families for a prompt and a meaning that comes with it: latents that fire for the meaning where the prompt is not.
+
+What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
+them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
+that fires for both senses of one word follows the word as well; only pictures that carry the word's label, and do not
+show what the word means, tell. Owns that choice of latents; what comes with a prompt is `company`'s.
+Start at `company_families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.discovery.company import company
+from clipattr.discovery.sight import shown, ways
+
+if TYPE_CHECKING:
+    from clipattr.discovery.reliance import Half, Reliance
+
+FEW = 5  # pictures below which nothing is said
+LOOKALIKE = (
+    0.4  # of the way to a prompt's best pictures, on the meaning's other ones: it is seen there as well
+)
+SAME = 0.98  # cosine of two texts that mean the same to the evaluator
+INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
+ALIKE = 0.5  # share of one mean strength that another must reach
+MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
+CLEAR = 3.0  # times as strong on pictures of the meaning as on pictures of neither
+CARRIES = 0.05  # share of a family's reliance below which a latent is left out
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Latents through which a meaning speaks for a prompt.
+
+    Attributes:
+        prompt: its number. word: number of the meaning's word in the vocabulary.
+        latents: the one that carries most first.
+        carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
+    """
+
+    prompt: int
+    word: int
+    latents: list[int]
+    carried: float
+
+
+def mean_strength(codes: Any, pictures: Tensor, few: int = FEW) -> np.ndarray:
+    """(latents,) mean code over some pictures, (all,) bool; NaN where they are fewer than `few`."""
+    if pictures.sum() < few:
+        return np.full(codes.shape[1], np.nan)
+    return np.asarray(codes[torch.nonzero(pictures).flatten().numpy()].mean(0)).ravel()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where a prompt and a meaning that comes with it are seen, each (pictures,) bool.
+
+    Attributes:
+        is_own: the prompt's own pictures. meaning: those that show the meaning. prompt: those that show the prompt.
+        instead: the prompt's own pictures fall into two, and one part shows the meaning in the prompt's place.
+    """
+
+    is_own: Tensor
+    meaning: Tensor
+    prompt: Tensor
+    instead: bool
+
+
+def meet(
+    is_own: Tensor, sees: Tensor, sees_prompt: Tensor, way: Tensor, way_prompt: Tensor
+) -> Meeting | None:
+    """How a prompt and a meaning meet; None where the evaluator merely takes one for the other.
+
+    Things that look alike are seen together as well. They are told from company by the meaning's other pictures: a
+    banjo is not seen on other pictures of lemons, but a lion on other pictures of tigers. Such a lookalike still counts
+    where it stands in the prompt's place, that is where it is seen more clearly than the prompt.
+
+    Args:
+        is_own, sees, sees_prompt: (pictures,) bool, the prompt's own pictures, where the meaning and where the prompt
+            is seen; way, way_prompt: (pictures,) how clearly, as `sight.ways` has it.
+    """
+    elsewhere = sees & ~is_own
+    alike = float(way_prompt[elsewhere].mean()) if elsewhere.sum() >= FEW else 0.0
+    if alike >= LOOKALIKE:
+        sees, sees_prompt = sees & (way > way_prompt), sees_prompt & (way_prompt >= way)
+    instead = float((sees & ~sees_prompt)[is_own].float().mean()) >= INSTEAD
+    return Meeting(is_own, sees, sees_prompt, instead) if instead or alike < LOOKALIKE else None
+
+
+def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
+    """Which latents stand for the meaning rather than for the prompt.
+
+    In the prompt's place: latents at least half as strong there as on the other part of its own pictures; one latent
+    may have learnt both. Beside the prompt: latents that lose half of their strength on own pictures without the
+    meaning; where nearly all own pictures have it, those that respond more to the meaning without the prompt than to
+    the prompt without the meaning. In either case latents that respond to the meaning alone clearly more than to
+    neither.
+
+    Args:
+        codes: (pictures, latents) scipy CSR.
+
+    Returns:
+        (latents,) bool; and how much clearer each responds to the meaning alone than to neither, −1 to 1.
+    """
+    own, there, prompt = meeting.is_own, meeting.meaning, meeting.prompt
+    neither = np.nan_to_num(mean_strength(codes, ~there & ~prompt & ~own))
+    if meeting.instead:
+        alone = mean_strength(codes, there & ~prompt)
+        with_it = mean_strength(codes, own & there & ~prompt)
+        fits = with_it >= ALIKE * np.nan_to_num(mean_strength(codes, own & prompt & ~there))
+    else:
+        alone = mean_strength(codes, there & ~prompt & ~own)
+        with_it, without = mean_strength(codes, own & there), mean_strength(codes, own & ~there, few=2)
+        prompt_alone = np.nan_to_num(mean_strength(codes, prompt & ~there & ~own))
+        fits = np.where(np.isnan(without), alone >= MORE * prompt_alone, ALIKE * with_it >= without)
+        fits |= alone >= with_it
+    alone = np.nan_to_num(alone)
+    clearer = (alone - neither) / np.maximum(alone + neither, 1e-9)
+    return fits & (alone > CLEAR * neither), clearer
+
+
+def families_apart(
+    codes: Any, prompt: int, meetings: Mapping[int, Meeting], carried: Mapping[int, Tensor]
+) -> list[Apart]:
+    """The families of one prompt, one for each meaning that comes with it.
+
+    A latent that could stand for several meanings stands for the one to which it responds most clearly.
+
+    Args:
+        codes: (pictures, latents) scipy CSR.
+        meetings: by word. carried: by word, (latents,) mean single-latent ablation on the prompt's own pictures that
+            show the word; what does not lift the prompt there is left out.
+    """
+    best, belongs = np.zeros(codes.shape[1]), np.full(codes.shape[1], -1)
+    for word, meeting in meetings.items():
+        fits, clearer = stands_for(codes, meeting)
+        better = fits & (carried[word].numpy() > 0) & (clearer > best)
+        best[better], belongs[better] = clearer[better], word
+    found = []
+    for word, share in carried.items():
+        latents = np.flatnonzero(belongs == word)
+        ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
+        kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
+        if kept:
+            found.append(Apart(prompt, word, kept, float(share[kept].sum())))
+    return found
+
+
+def company_families(
+    reliance: Reliance,
+    half: Half,
+    meant: Tensor,
+    discovery_rate: float,
+    least_lift: float,
+    least_reliance: float,
+) -> list[Apart]:
+    """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
+
+    Args:
+        half: whose pictures decide.
+        meant: (prompts, embed), what the evaluator takes the prompts to mean.
+        discovery_rate, least_lift, least_reliance: as in the audit's settings.
+    """
+    study = reliance.study
+    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[half.rows], dtype=np.float32))
+    seen, sees_prompts = shown(pictures, study.vocabulary_embeddings), shown(pictures, meant)
+    likeness = meant.float() @ study.vocabulary_embeddings.float().T
+    comes, codes, found = company(seen, half.own), reliance.codes(half.rows), []
+    for number, prompt in enumerate(reliance.prompts):
+        words = [
+            word
+            for word in comes.of(number, discovery_rate, least_lift)
+            if study.vocabulary.words[word].casefold() != prompt.text.casefold()
+            and likeness[number, word] < SAME
+        ]
+        if not words:
+            continue
+        is_own = torch.zeros(len(pictures), dtype=torch.bool)
+        is_own[half.own[number]] = True
+        clear = ways(pictures, torch.stack([meant[number], *study.vocabulary_embeddings[words]]))
+        meetings = {
+            word: meeting
+            for word, way in zip(words, clear.T[1:], strict=True)
+            if (meeting := meet(is_own, seen[:, word], sees_prompts[:, number], way, clear[:, 0]))
+        }
+        carried = reliance.carried(half, number, seen[:, list(meetings)])
+        families = families_apart(codes, number, meetings, dict(zip(meetings, carried, strict=True)))
+        found += [family for family in families if family.carried >= least_reliance]
+    return found
