@@ -25,7 +25,7 @@ from PIL import Image
 
 HARNESS = Path(__file__).with_name("conftest.py")
 WIDTH, HEIGHT = 1180, 860
-SHOWN = 760  # px, width of the recording
+SHOWN = 720  # px, width of the recording
 PANEL = ".clipattr-panel"
 ROWS = f"{PANEL} .clipattr-bar-row"
 CELL = """
@@ -152,7 +152,7 @@ def record(browser: Any, address: str, path: Path) -> None:
         frames.append(shot.resize((SHOWN, round(SHOWN * HEIGHT / WIDTH)), Image.Resampling.LANCZOS))
         times.append(held)
     page.close()
-    options: dict[str, Any] = {"quality": 62, "method": 4} if path.suffix == ".webp" else {"optimize": True}
+    options: dict[str, Any] = {"quality": 56, "method": 4} if path.suffix == ".webp" else {"optimize": True}
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, **options)
     print(f"{path}: {len(frames)} frames, {path.stat().st_size / 1000:.0f} kB")
 
