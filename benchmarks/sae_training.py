@@ -331,7 +331,7 @@ def main() -> None:
         best = min(names, key=lambda name: median[name])
         return statistics.median(b / a for a, b in zip(times["clipattr"], times[best], strict=True))
 
-    count, batch, size = (40, 512, 4096) if options.quick else (40, 1024, LATENTS)
+    count, batch, size = (40, 512, 4096) if options.quick else (20, 1024, LATENTS)
     sparse_loss, dense_loss, gap = pieces.piece(
         "losses", [count, batch, size], lambda: loss_gap(count, batch, size)
     )
