@@ -66,7 +66,8 @@ def planned(faults: int, cases: int, seed: int) -> Iterator[tuple[str, str, str,
     ray = [(verb, fault) for fault in RAY_FAULTS for verb in ("study", "encode")]
     for number in range(faults):
         under_ray = number % RAY_SHARE == 0
-        some = ray[number // RAY_SHARE % len(ray)] if under_ray else pairs[number % len(pairs)]
+        earlier = -(-number // RAY_SHARE)  # under Ray
+        some = ray[earlier % len(ray)] if under_ray else pairs[(number - earlier) % len(pairs)]
         yield ("Ray" if under_ray else "fault", *some, seed + number)
     names = list(fuzz.parsers()) if cases else []
     for number in range(-(-cases // (CASES * max(1, len(names)))) if cases else 0):

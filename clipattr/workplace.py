@@ -54,7 +54,7 @@ class Workplace:
                 self._keep(known, plan)
             except (KeyError, TypeError, AttributeError):  # not what this version writes
                 shutil.rmtree(self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(path.name != LEDGER + ".part" for path in self.path.iterdir()):
             raise StudyError(
                 f"{str(self.path)!r} is in the way, and no interrupted build. Remove it, or choose another path."
             )

@@ -359,7 +359,9 @@ def survives(verb, fault, root, reference, seconds, seed):
         status, text = run(verb, root, out)
         told = ""
         for _ in range(3):
-            if status != REFUSED:  # damage that cannot be mended without asking: the message names what to delete
+            if (
+                status != REFUSED
+            ):  # damage that cannot be mended without asking: the message names what to delete
                 break
             assert str(place) in text, text
             told = text

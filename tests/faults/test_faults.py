@@ -95,6 +95,15 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_noted(jobs, undi
     np.testing.assert_allclose(study.activations, other.activations, atol=2e-3)
 
 
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_in_the_way(jobs, undisturbed):
+    root, results = undisturbed
+    out = root / "study-full" / "out"
+    status, said = jobs.run("study", root, out, jobs.Setting(limit=64))
+    assert status == jobs.REFUSED and "could not be written" in said
+    assert jobs.run("study", root, out) == (jobs.DONE, "")
+    assert jobs.digests(out) == results["study"][0]
+
+
 def test_a_batch_of_one_that_memory_does_not_suffice_for_is_an_error(jobs, undisturbed, tmp_path):
     root, _ = undisturbed
     status, said = jobs.run("study", root, tmp_path / "out", jobs.Setting(memory=0))
