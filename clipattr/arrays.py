@@ -7,6 +7,7 @@ Ignores what they mean. Start at `load_array`.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,7 +26,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (
         OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError,
-        MemoryError, SafetensorError,
+        MemoryError, SafetensorError, SyntaxError, TokenError,
     ) as error:  # fmt: skip
         raise StudyError(
             f"{str(path)!r} is damaged, or no such part of a study ({type(error).__name__}: {str(error)[:300]}). "

@@ -328,6 +328,14 @@ def test_an_array_that_claims_absurd_sizes_is_refused(copied, name):
         use(copied)
 
 
+def test_a_header_that_is_no_python_is_refused(copied):
+    data = bytearray((copied / "evaluator.npy").read_bytes())
+    data[8] = 20  # the header ends in the middle of a word, which numpy reads as a program
+    (copied / "evaluator.npy").write_bytes(bytes(data))
+    with pytest.raises(StudyError, match="evaluator.npy' is damaged"):
+        open_study(copied).evaluator_embeddings  # noqa: B018
+
+
 def test_indices_beyond_what_a_study_has_are_refused(copied):
     indices = np.load(copied / "codes-indices.npy")
     indices[3, 0] = 16
