@@ -84,59 +84,65 @@ def probe_findings(
     margins = pictures.embeddings @ weights + constants / length.clamp_min(1e-12)  # raw cosine
     tail = ClosedFormTail(study.model, study.dictionary, weights)
     there = presences(study, pictures, groups, means)
-    carried = torch.stack([_carried(tail, pictures, group.latents, truth) for group in groups])
-    found = []
-    for number, name in enumerate(probe.names):
-        own = truth == number
-        if not own.any() or own.all():
-            continue
-        gap = float(margins[own, number].mean() - margins[~own, number].mean())
-        if gap <= 0:
-            continue  # a class that is not told from the others rests on nothing
-        evidence_of_class = carried[:, number].clamp_min(0).sum().clamp_min(1e-9)
-        for family, group in enumerate(groups):
-            if share[family, number] >= UNEXPECTED:
+    classes = [number for number in range(len(probe.names)) if 0 < int((truth == number).sum()) < len(truth)]
+    gaps = {
+        number: float(margins[truth == number, number].mean() - margins[truth != number, number].mean())
+        for number in classes
+    }
+    carried = torch.zeros(len(groups), len(probe.names))
+    kept: list[tuple[int, int, Interval, Interval]] = []
+    for family, group in enumerate(groups):
+        fall = tail.exact_group(pictures.acts, pictures.codes, [group.latents])[
+            :, 0
+        ].float()  # (pictures, classes)
+        for number in classes:
+            carried[family, number] = fall[truth == number, number].mean()
+            # A class that is not told from the others rests on nothing.
+            if gaps[number] <= 0 or share[family, number] >= UNEXPECTED:
+                continue
+            ablated = interval(fall[there[:, family], number])
+            if not _holds(ablated, bounds.ablated * gaps[number]):
                 continue
             compared = comparison(margins[:, number], truth, there, family)
-            if not _holds(compared, bounds.compared * gap):
-                continue
-            rows = torch.nonzero(there[:, family]).flatten()
-            aim = tail.aimed_at(weights[:, [number]])
-            codes = pictures.codes.rows(rows)
-            whole = aim.exact_group(pictures.acts[rows], codes, [group.latents])[:, 0, 0]
-            ablated = interval(whole)
-            if not _holds(ablated, bounds.ablated * gap):
-                continue
-            fixed = codes.to_fixed()
-            inside = torch.isin(fixed.indices.long(), torch.as_tensor(group.latents)) & (fixed.values != 0)
-            single = (aim.exact(pictures.acts[rows], fixed)[..., 0] * inside).sum(1)
-            top = study.examples.of(group.latents[0])
-            found.append(
-                Finding(
-                    prompt=name,
-                    latents=tuple(group.latents),
-                    label=group.label,
-                    kind="unknown",
-                    kind_probability=0.0,
-                    reliance=interval(single),
-                    causal_effect=ablated,
-                    share=float(carried[family, number].clamp_min(0) / evidence_of_class),
-                    alignment=float(aligned[family, number]),
-                    clarity=_clarity(study, group.latents),
-                    confidence=_above_zero(compared) * _above_zero(ablated),
-                    examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
-                    evidence={
-                        "concerns": "a probe",
-                        "group": group.group,
-                        "pictures": len(rows),
-                        "pictures_without": len(there) - len(rows),
-                        "compared": asdict(_in_gaps(compared, gap)),
-                        "ablated": asdict(_in_gaps(ablated, gap)),
-                        "gap": gap,
-                        "logits_per_cosine": float(length[number]),
-                    },
-                )
+            if _holds(compared, bounds.compared * gaps[number]):
+                kept.append((family, number, ablated, compared))
+    positive = carried.clamp_min(0)
+    portions = positive / positive.sum(0).clamp_min(1e-9)
+    found = []
+    for family, number, ablated, compared in kept:
+        group, gap = groups[family], gaps[number]
+        rows = torch.nonzero(there[:, family]).flatten()
+        fixed = pictures.codes.rows(rows).to_fixed()
+        inside = torch.isin(fixed.indices.long(), torch.as_tensor(group.latents)) & (fixed.values != 0)
+        aim = tail.aimed_at(weights[:, [number]])
+        single = (aim.exact(pictures.acts[rows], fixed)[..., 0] * inside).sum(1)
+        top = study.examples.of(group.latents[0])
+        found.append(
+            Finding(
+                prompt=probe.names[number],
+                latents=tuple(group.latents),
+                label=group.label,
+                kind="unknown",
+                kind_probability=0.0,
+                reliance=interval(single),
+                causal_effect=ablated,
+                share=float(portions[family, number]),
+                alignment=float(aligned[family, number]),
+                clarity=_clarity(study, group.latents),
+                confidence=_above_zero(compared) * _above_zero(ablated),
+                examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
+                evidence={
+                    "concerns": "a probe",
+                    "group": group.group,
+                    "pictures": len(rows),
+                    "pictures_without": len(there) - len(rows),
+                    "compared": asdict(_in_gaps(compared, gap)),
+                    "ablated": asdict(_in_gaps(ablated, gap)),
+                    "gap": gap,
+                    "logits_per_cosine": float(length[number]),
+                },
             )
+        )
     return sorted(found, key=lambda f: -f.causal_effect.value)
 
 
@@ -216,16 +222,6 @@ def _seen(study: Study, pictures: Encoded) -> Tensor:
         study.evaluator.encode_image(pixels[0]) for _, pixels in pictures.images.batches(study.evaluator)
     ]
     return torch.cat(parts).float().cpu()
-
-
-def _carried(tail: ClosedFormTail, pictures: Encoded, latents: Sequence[int], truth: Tensor) -> Tensor:
-    """(classes,) mean fall of each class's margin on its own pictures when a family is ablated."""
-    fall = tail.exact_group(pictures.acts, pictures.codes, [list(latents)])[:, 0]  # (pictures, classes)
-    means = [
-        fall[truth == number, number].mean() if (truth == number).any() else fall.new_zeros(())
-        for number in range(fall.shape[1])
-    ]
-    return torch.stack(means).float()
 
 
 def _in_gaps(amount: Interval, gap: float) -> Interval:
