@@ -117,7 +117,7 @@ def examine(study: ca.Study, world: World, n: int, tally: Tally, baselines: bool
     for name, baseline in BASELINES.items() if baselines and learnt else ():
         # Each baseline names as many suspects as the audit, its own best ones, and is judged in the same way.
         suspects = baseline(study, len(findings))
-        verdicts = judge(truth, suspects, learnt, n)
+        verdicts = judge(truth, suspects, learnt, max(20, n // 5))  # four times as many suspects to judge
         hit = len({verdict.plant for verdict in verdicts if verdict.plant is not None})
         for place, value in enumerate((hit, sum(verdict.right for verdict in verdicts), len(suspects))):
             tally.baselines[name][place] += value

@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Repair: take the reliance out, and see what it costs
 #
-# A finding is worth something when it can be mended. We free one prompt from its background and measure on pictures in
-# which class and background are independent: as many with as without, for the class and for all others.
+# A finding is worth something when it can be mended. The paper stops at showing that CLIP models rest on what nobody
+# would expect; whether taking it out helps is asked here. We free one prompt from its background and measure on
+# pictures in which class and background are independent: as many with as without, for the class and for all others.
 
 # %%
 import tempfile

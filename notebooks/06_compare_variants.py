@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Comparing variants: whose quirk is it?
 #
-# Two models of one architecture, trained on differently biased captions of the same things. Which unexpected reliances
-# do they share, and which are one model's own?
+# The paper finds its cases in eight CLIP models, one at a time. Here is the same question side by side: two models of
+# one architecture, trained on differently biased captions of the same things. Which unexpected reliances do they
+# share, and which are one model's own?
 
 # %%
 import clipattr as ca

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.company import company
-from clipattr.discovery.sight import shown, ways
+from clipattr.discovery.sight import BLOCK, shown, ways
 
 if TYPE_CHECKING:
     from clipattr.discovery.reliance import Half, Reliance
@@ -170,9 +170,9 @@ def company_families(
     """
     study = reliance.study
     pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[half.rows], dtype=np.float32))
-    seen, sees_prompts = shown(pictures, study.vocabulary_embeddings), shown(pictures, meant)
-    likeness = meant.float() @ study.vocabulary_embeddings.float().T
-    comes, codes, found = company(seen, half.own), reliance.codes(half.rows), []
+    vocabulary = study.vocabulary_embeddings.float()
+    comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
+    likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
     for number, prompt in enumerate(reliance.prompts):
         words = [
             word
@@ -182,15 +182,18 @@ def company_families(
         ]
         if not words:
             continue
+        meanings = torch.stack([meant[number].float(), *vocabulary[words]])
+        clear, seen = ways(pictures, meanings), shown(pictures, meanings)
         is_own = torch.zeros(len(pictures), dtype=torch.bool)
         is_own[half.own[number]] = True
-        clear = ways(pictures, torch.stack([meant[number], *study.vocabulary_embeddings[words]]))
         meetings = {
             word: meeting
-            for word, way in zip(words, clear.T[1:], strict=True)
-            if (meeting := meet(is_own, seen[:, word], sees_prompts[:, number], way, clear[:, 0]))
+            for place, word in enumerate(words, start=1)
+            if (meeting := meet(is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0]))
         }
-        carried = reliance.carried(half, number, seen[:, list(meetings)])
+        if not meetings:
+            continue
+        carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in meetings]])
         families = families_apart(codes, number, meetings, dict(zip(meetings, carried, strict=True)))
         found += [family for family in families if family.carried >= least_reliance]
     return found

@@ -8,7 +8,7 @@ Ignores the audited model. Start at `company`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,26 +38,27 @@ class Company:
         )
 
 
-def company(seen: Tensor, own: Sequence[Tensor]) -> Company:
+def company(seen: Iterable[Tensor], own: Sequence[Tensor]) -> Company:
     """Test every meaning against every prompt.
 
     Args:
-        seen: (pictures, meanings) bool, which meaning is seen where.
+        seen: which meaning is seen where, (pictures, some meanings) bool, block after block; none is kept.
         own: for each prompt, the numbers of its pictures.
     """
     from scipy.stats import hypergeom
 
-    total = len(seen)
-    is_own = torch.zeros(total, len(own))
-    for number, pictures in enumerate(own):
-        is_own[pictures, number] = 1.0
-    there = seen.float()
-    both = (there.T @ is_own).numpy()
-    n_seen, n_own = there.sum(0).numpy()[:, None], is_own.sum(0).numpy()[None]
+    both, n_seen, total = [], [], 0
+    for there in seen:
+        total = len(there)
+        counts = torch.stack([there[pictures].sum(0) for pictures in own], 1)
+        both.append(counts.double().numpy())
+        n_seen.append(there.sum(0).double().numpy())
+    together, seen_in = np.concatenate(both), np.concatenate(n_seen)[:, None]
+    n_own = np.array([len(pictures) for pictures in own], dtype=float)[None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        on_own, others = both / n_own, (n_seen - both) / (total - n_own)
-    p = hypergeom.sf(both - 1, total, n_seen, n_own)
-    return Company(torch.from_numpy(on_own), torch.from_numpy(others), torch.from_numpy(false_discovery(p)))
+        on_own, others = together / n_own, (seen_in - together) / (total - n_own)
+    rate = false_discovery(hypergeom.sf(together - 1, total, seen_in, n_own))
+    return Company(torch.from_numpy(on_own), torch.from_numpy(others), torch.from_numpy(rate))
 
 
 def false_discovery(p: np.ndarray) -> np.ndarray:
