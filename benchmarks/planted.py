@@ -20,11 +20,12 @@ from results import FOLDER, write_results
 
 import clipattr as ca
 from clipattr.discovery.before_after import wilson
+from clipattr_data import models_dir
 from clipattr_data.build import NULL, STUDIES, build_one
-from clipattr_data.effects import measure
+from clipattr_data.effects import measure, save
 from clipattr_data.train import recipe_of, train
 from clipattr_data.truth import Truth, judge
-from clipattr_data.world import CAUSES, World
+from clipattr_data.world import CAUSES, Plant, World
 
 ENOUGH = 4  # learnt plants of each kind that a variant needs to be judged
 MINIMUM = 100  # learnt plants over all variants
@@ -75,12 +76,23 @@ class Tally:
         return {prefix + name: value for name, value in figures.items()}
 
 
+def learnt_plants(study: ca.Study, world: World) -> list[Plant]:
+    """The plants that re-rendering shows the model to have learnt, over 200 pairs each; a bundled model brings them."""
+    if not world.plants:
+        return []
+    folder = models_dir() / world.name
+    if not folder.exists():  # a fresh world
+        folder = FRESH / world.name
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "effects.json").exists():
+        save(measure(study.model, world), folder)
+    rows = json.loads((folder / "effects.json").read_text(encoding="utf-8"))
+    return [plant for plant, row in zip(world.plants, rows, strict=True) if row["learnt"]]
+
+
 def examine(study: ca.Study, world: World, n: int, tally: Tally, baselines: bool) -> None:
     """Audit one study and hold every finding against the truth."""
-    learnt = []
-    if world.plants:
-        frame = measure(study.model, world, n)
-        learnt = [plant for plant, ok in zip(world.plants, frame.learnt, strict=True) if ok]
+    learnt = learnt_plants(study, world)
     tally.learnt.update(plant.kind for plant in learnt)
     truth, findings = Truth(study.model, study.dictionary, world), ca.audit(study)
     matched = {}
@@ -153,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one variant, fewer scenes for each check")
     parser.add_argument("--fresh", type=int, nargs="*", default=[], help="seeds of worlds to make and judge")
-    parser.add_argument("--scenes", type=int, default=200, help="rendered for each check")
+    parser.add_argument("--scenes", type=int, default=200, help="rendered to check each finding")
     parser.add_argument("--baselines", action="store_true", help="also judge simpler ways to choose suspects")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
