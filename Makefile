@@ -10,8 +10,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-# probes.py needs the lesion study, which is not bundled yet.
-BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py baselines.py probes.py),$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py baselines.py),$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test bench lab docs data lint clean
 .DELETE_ON_ERROR:

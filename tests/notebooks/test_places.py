@@ -116,7 +116,7 @@ def test_an_old_or_newer_study_is_refused_with_what_to_do(tmp_path):
 
     import clipattr
 
-    for schema, advice in ((0, "[Bb]uild the study again|[Bb]uild it again"), (99, "update clipattr")):
+    for schema, advice in ((0, "Make it again: clipattr study"), (99, "update clipattr")):
         folder = tmp_path / f"schema-{schema}"
         folder.mkdir()
         (folder / "study.json").write_text(json.dumps({"schema": schema, "files": {}}))
