@@ -43,12 +43,12 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# One pytest run, so that its last line is the whole verdict; before it the coverage of clipattr/, by module where
-# something is missing. Notebooks are executed; cells that ask for it (NBVAL_CHECK_OUTPUT) have their outputs compared
-# too.
+# One pytest run, and after it the coverage of clipattr/, by module where something is missing. Notebooks are executed;
+# cells that ask for it (NBVAL_CHECK_OUTPUT) have their outputs compared too.
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-		--nbval-sanitize-with notebooks/sanitize.cfg --cov --cov-report=term tests $(NOTEBOOKS)
+	@$(BIN)/python -m coverage run -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with notebooks/sanitize.cfg tests $(NOTEBOOKS); status=$$?; \
+		$(BIN)/python -m coverage report; exit $$status
 
 bench: $(VENV)/.stamp-dev
 	@failed=; for file in $(BENCHMARKS); do \

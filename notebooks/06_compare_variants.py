@@ -63,4 +63,4 @@ share = sum(prompt in planted["picture-world-a"] for prompt in only_a) / max(1, 
 print(f"{share:.0%} of variant a's own findings speak of prompts that were planted there.")
 
 # %% [markdown]
-# **Next:** [09_panels](09_panels.ipynb) does all of this with the mouse.
+# **Next:** [07_prompts_or_probes](07_prompts_or_probes.ipynb) asks what a fitted classifier makes of such things.
