@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -155,6 +156,10 @@ class Study:
     def evaluator_embeddings(self) -> np.ndarray:
         """(pictures, embed) float16, memory-mapped, unit length."""
         return load_array(self.path / "evaluator.npy", self._count("pictures"))
+
+    def seen(self, rows: np.ndarray) -> Tensor:
+        """Some pictures as the evaluator embeds them, (rows, embed) float32."""
+        return torch.from_numpy(np.asarray(self.evaluator_embeddings[rows], dtype=np.float32))
 
     @cached_property
     def examples(self) -> Examples:

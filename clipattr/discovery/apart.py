@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.company import company
-from clipattr.discovery.sight import BLOCK, shown, ways
+from clipattr.discovery.sight import BLOCK, gap, shown, ways
 
 if TYPE_CHECKING:
     from clipattr.discovery.reliance import Half, Reliance
 
 FEW = 5  # pictures below which nothing is said
-LOOKALIKE = (
-    0.4  # of the way to a prompt's best pictures, on the meaning's other ones: it is seen there as well
-)
+LOOKALIKE = 0.4  # of the way to a prompt's best pictures, on the meaning's other ones: seen there as well
 SAME = 0.98  # cosine of two texts that mean the same to the evaluator
 INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
 ALIKE = 0.5  # share of one mean strength that another must reach
@@ -169,7 +167,7 @@ def company_families(
         discovery_rate, least_lift, least_reliance: as in the audit's settings.
     """
     study = reliance.study
-    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[half.rows], dtype=np.float32))
+    pictures = study.seen(half.rows)
     vocabulary = study.vocabulary_embeddings.float()
     comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
     likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
@@ -183,9 +181,8 @@ def company_families(
         if not words:
             continue
         meanings = torch.stack([meant[number].float(), *vocabulary[words]])
-        clear, seen = ways(pictures, meanings), shown(pictures, meanings)
-        is_own = torch.zeros(len(pictures), dtype=torch.bool)
-        is_own[half.own[number]] = True
+        clear = ways(pictures, meanings)
+        seen, is_own = clear > gap(clear), half.is_own(number)
         meetings = {
             word: meeting
             for place, word in enumerate(words, start=1)

@@ -27,10 +27,11 @@ from clipattr.discovery.expectations import (
     prompt_embeddings,
     read_prompts,
 )
-from clipattr.discovery.findings import Finding, Findings
+from clipattr.discovery.findings import Finding, Findings, Interval
 from clipattr.discovery.kinds import is_constituent, kind_of
 from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
 from clipattr.discovery.reliance import Half, Reliance
+from clipattr.discovery.statistics import above_zero, normal_above
 from clipattr.discovery.writing import rises
 from clipattr.errors import StudyError
 from clipattr.tasks import Engine, Here
@@ -255,22 +256,16 @@ def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
     the pictures that show the family stand out by their contrast.
     """
     effect = evidence.causal_effect
-    error = (effect.high - effect.low) / (2 * 1.96)
-    if not math.isfinite(error):
-        return 0.0
-    exceeds = _above(effect.value - settings.least_effect, error)
+    exceeds = above_zero(
+        Interval(*(value - settings.least_effect for value in (effect.value, effect.low, effect.high)))
+    )
     if reason != "company":
         return exceeds * evidence.separation
     n = max(1, evidence.own_pictures)
     lift = evidence.shown - evidence.shown_elsewhere
-    return exceeds * _above(
+    return exceeds * normal_above(
         lift - settings.least_lift / 2, math.sqrt(max(evidence.shown * (1 - evidence.shown), 1 / n) / n)
     )
-
-
-def _above(value: float, error: float) -> float:
-    """Probability that a normal estimate with this error truly lies above zero."""
-    return 0.5 * (1 + math.erf(value / max(error, 1e-9) / math.sqrt(2)))
 
 
 def _finding(

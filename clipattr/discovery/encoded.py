@@ -47,6 +47,15 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def seen(self, study: Study) -> Tensor:
+        """(pictures, embed) float32, unit length: as the study's evaluator embeds them; other pictures are encoded."""
+        if self.rows is not None:
+            return study.seen(self.rows)
+        parts = [
+            study.evaluator.encode_image(pixels[0]) for _, pixels in self.images.batches(study.evaluator)
+        ]
+        return torch.cat(parts).float().cpu()
+
 
 def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None) -> Encoded:
     """Activations, codes and embeddings of some pictures.

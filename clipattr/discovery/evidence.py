@@ -19,9 +19,8 @@ from torch import Tensor
 from clipattr.discovery.apart import meet
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
-from clipattr.discovery.sight import BEST, shown, ways
-from clipattr.discovery.statistics import auc, interval
-from clipattr.meaning import clarity
+from clipattr.discovery.sight import BEST, gap, shown, ways
+from clipattr.discovery.statistics import auc, clarity_of, interval
 from clipattr.sites import activations
 
 if TYPE_CHECKING:
@@ -93,10 +92,7 @@ class Witness:
         """
         self.reliance, self.half = reliance, half
         self.contrast = reliance.contrasts(half)  # (pictures, prompts)
-        rows = reliance.study.evaluator_embeddings[half.rows]
-        self.pictures = torch.from_numpy(
-            np.asarray(rows, dtype=np.float32)
-        )  # the evaluator's, (pictures, embed)
+        self.pictures = reliance.study.seen(half.rows)  # the evaluator's, (pictures, embed)
         self.prompt_text, self.family_meaning = prompt_text, family_meaning
         self._focus: dict[int, float] = {}
 
@@ -151,9 +147,8 @@ class Witness:
     def beside(self, family: int, prompt: int) -> float:
         """Share of the prompt's own pictures that show the family's meaning and the prompt itself as well."""
         meanings = torch.stack([self.prompt_text[prompt], self.family_meaning[family]])
-        way, seen = ways(self.pictures, meanings), shown(self.pictures, meanings)
-        is_own = torch.zeros(len(way), dtype=torch.bool)
-        is_own[self.half.own[prompt]] = True
+        way = ways(self.pictures, meanings)
+        seen, is_own = way > gap(way), self.half.is_own(prompt)
         meeting = meet(is_own, seen[:, 1], seen[:, 0], way[:, 1], way[:, 0])
         if meeting is None:
             return math.nan
@@ -209,8 +204,7 @@ class Witness:
             return None
         own, others = self.half.own[prompt], self.concerned(family, prompt, on_own=False)
         active = self.strength(family) > 0
-        is_own = torch.zeros_like(active)
-        is_own[own] = True
+        is_own = self.half.is_own(prompt)
         single, family_positive, all_positive = self.single(pictures, family, prompt)
         contrast = self.contrast[:, prompt]
         own_level = contrast[own].mean().item() if len(own) else math.nan
@@ -236,16 +230,11 @@ class Witness:
             else math.nan,
             separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
             share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
-            clarity=self._clarity(self.reliance.where_strong(self.half, family, 20)),
+            clarity=clarity_of(self.pictures[self.reliance.where_strong(self.half, family, 20)]),
             shown=float(shows[own].float().mean()) if len(own) else math.nan,
             shown_elsewhere=float(shows[not_own].float().mean()) if not_own.any() else math.nan,
             beside=self.beside(family, prompt),
         )
-
-    def _clarity(self, numbers: Tensor) -> float:
-        if len(numbers) < 2:
-            return math.nan
-        return float(clarity(self.pictures[numbers].sum(0, keepdim=True), torch.tensor([len(numbers)]))[0])
 
 
 def occlusions(picture: Image.Image) -> list[Image.Image]:

@@ -46,7 +46,7 @@ def own_pictures(study: Study, pictures: Encoded, names: Sequence[str]) -> tuple
     own = F.one_hot(numbers.clamp_min(0), len(names)).bool() & (numbers >= 0)[:, None]
     unknown, missing = numbers < 0, torch.nonzero(~own.any(0)).flatten().tolist()
     if missing or unknown.any():
-        seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[pictures.rows], dtype=np.float32))
+        seen = pictures.seen(study)
         text = study.evaluator.encode_text(list(names)).float()
         similar = seen @ text.T
         numbers = torch.where(unknown, (similar - similar.mean(0)).argmax(1), numbers)
@@ -63,7 +63,7 @@ def _presence(study: Study, pictures: Encoded, removal: Removal, among: Tensor) 
     of the model. Their sum is steadier than either.
     """
     strength = summed_codes(pictures.codes, list(removal.latents))
-    seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[pictures.rows], dtype=np.float32))
+    seen = pictures.seen(study)
     words = study.vocabulary.words
     if removal.label in words:
         meaning = study.vocabulary_embeddings[words.index(removal.label)]

@@ -41,7 +41,7 @@ def standardised(study: Study, rows: np.ndarray, words: Tensor) -> Tensor:
 
     A picture's mean over the words is taken off first: some pictures are more like any text than others.
     """
-    pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[rows], dtype=np.float32))
+    pictures = study.seen(rows)
     similar = pictures @ words.float().T
     # The mean over a few hundred words is the same for every block of a long vocabulary.
     similar = similar - (pictures @ study.vocabulary_embeddings.float().mean(0))[:, None]

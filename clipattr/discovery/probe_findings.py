@@ -27,9 +27,8 @@ from clipattr.discovery.expectations import expected_share, family_means
 from clipattr.discovery.findings import Finding, Interval
 from clipattr.discovery.naming import Family, family_meanings, named_families
 from clipattr.discovery.probes import Probe
-from clipattr.discovery.statistics import interval
+from clipattr.discovery.statistics import above_zero, clarity_of, interval
 from clipattr.errors import StudyError
-from clipattr.meaning import clarity
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -128,8 +127,8 @@ def probe_findings(
                 causal_effect=ablated,
                 share=float(portions[family, number]),
                 alignment=float(aligned[family, number]),
-                clarity=_clarity(study, group.latents),
-                confidence=_above_zero(compared) * _above_zero(ablated),
+                clarity=_clarity(study, top[:20]),
+                confidence=above_zero(compared) * above_zero(ablated),
                 examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
                 evidence={
                     "concerns": "a probe",
@@ -155,10 +154,7 @@ def presences(study: Study, pictures: Encoded, groups: Sequence[Family], means: 
     Args:
         means: (families, embed), the evaluator's mean example of each; used where no word fits.
     """
-    if pictures.rows is None:
-        seen = _seen(study, pictures)
-    else:
-        seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[pictures.rows], dtype=np.float32))
+    seen = pictures.seen(study)
     meanings = family_meanings(study, groups, means)
     everything = torch.ones(len(pictures), dtype=torch.bool)
     columns = []
@@ -216,29 +212,10 @@ def _holds(amount: Interval, bound: float) -> bool:
     return amount.value >= bound and amount.low >= bound / 2
 
 
-def _seen(study: Study, pictures: Encoded) -> Tensor:
-    """The evaluator's embeddings of pictures that are not the study's."""
-    parts = [
-        study.evaluator.encode_image(pixels[0]) for _, pixels in pictures.images.batches(study.evaluator)
-    ]
-    return torch.cat(parts).float().cpu()
-
-
 def _in_gaps(amount: Interval, gap: float) -> Interval:
     return Interval(amount.value / gap, amount.low / gap, amount.high / gap)
 
 
-def _above_zero(amount: Interval) -> float:
-    """Probability that a normal estimate truly lies above zero."""
-    error = (amount.high - amount.low) / (2 * 1.96)
-    if not math.isfinite(error):
-        return 0.0
-    return 0.5 * (1 + math.erf(amount.value / max(error, 1e-9) / math.sqrt(2)))
-
-
-def _clarity(study: Study, latents: Sequence[int]) -> float:
-    rows = study.examples.of(latents[0])[:20]
-    if len(rows) < 2:
-        return 0.0
-    seen = torch.from_numpy(np.asarray(study.evaluator_embeddings[np.asarray(rows)], dtype=np.float32))
-    return float(clarity(seen.sum(0, keepdim=True), torch.tensor([len(rows)]))[0])
+def _clarity(study: Study, rows: Sequence[int]) -> float:
+    """Of examples; 0 below two, since the clarity of a single picture is not defined."""
+    return clarity_of(study.seen(np.asarray(rows))) if len(rows) > 1 else 0.0

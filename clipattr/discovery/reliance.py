@@ -43,6 +43,16 @@ class Half:
     strength: Any
     own: list[Tensor]
 
+    def is_own(self, prompt: int) -> Tensor:
+        """(pictures,) bool: which pictures are the prompt's."""
+        mask = torch.zeros(len(self.rows), dtype=torch.bool)
+        mask[self.own[prompt]] = True
+        return mask
+
+    def others(self) -> Tensor:
+        """(pictures, prompts) float: 1 where a picture is not the prompt's own."""
+        return 1.0 - torch.stack([self.is_own(prompt) for prompt in range(len(self.own))], 1).float()
+
 
 class Reliance:
     """Exact reliances of prompts on families, for one study.
@@ -122,7 +132,7 @@ class Reliance:
         missing = [i for i, prompt in enumerate(self.prompts) if prompt.text.casefold() not in by_label]
         chosen: dict[int, Tensor] = {}
         if missing:
-            pictures = torch.from_numpy(np.asarray(self.study.evaluator_embeddings[rows], dtype=np.float32))
+            pictures = self.study.seen(rows)
             found = most_like(pictures, prompt_text, OWN)
             chosen = {i: found[i] for i in missing}
         return [
@@ -194,13 +204,11 @@ class Reliance:
         Returns:
             (families, prompts) raw cosine; NaN where fewer than `FEW` such pictures are.
         """
-        is_own = torch.zeros_like(contrast)
-        for number, own in enumerate(half.own):
-            is_own[own, number] = 1.0
+        not_own = half.others()
         result = torch.full((len(self.families), len(self.prompts)), float("nan"))
         for number in range(len(self.families)):
             strong = self.where_strong(half, number)
-            others = 1.0 - is_own[strong]
+            others = not_own[strong]
             count = others.sum(0)
             level = (contrast[strong] * others).sum(0) / count.clamp_min(1)
             result[number] = torch.where(count >= FEW, level, result[number])
@@ -213,9 +221,7 @@ class Reliance:
             (families, prompts) raw cosine, over pictures that clearly show the family and are not the prompt's own;
             NaN where fewer than `FEW` such pictures are.
         """
-        is_own = torch.zeros(len(half.rows), len(self.prompts))
-        for number, own in enumerate(half.own):
-            is_own[own, number] = 1.0
+        not_own = half.others()
         result = torch.full((len(self.families), len(self.prompts)), float("nan"))
         for number, family in enumerate(self.families):
             strong = self.where_strong(half, number)
@@ -225,7 +231,7 @@ class Reliance:
             fall = self.tail.exact_group(self.acts(half, strong), codes, [family])[
                 :, 0
             ]  # (pictures, prompts)
-            others = 1.0 - is_own[strong]
+            others = not_own[strong]
             count = others.sum(0)
             mean = (fall.float() * others).sum(0) / count.clamp_min(1)
             result[number] = torch.where(count >= FEW, mean, result[number])

@@ -28,7 +28,7 @@ def study():
         rows=np.arange(PICTURES),
         codes=SimpleNamespace(rows=lambda rows: SparseCodes.from_dense(codes[rows])),
         dense=codes,
-        evaluator_embeddings=pictures.numpy(),
+        seen=lambda rows: pictures[rows],
         vocabulary_embeddings=words,
         vocabulary=SimpleNamespace(words=[f"word {i}" for i in range(WORDS)], groups=["things"] * WORDS),
         examples=SimpleNamespace(counts=counts, values=torch.rand(LATENTS, 5)),

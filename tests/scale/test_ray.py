@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery import Settings, audit
+from clipattr.discovery import audit
 from clipattr.errors import DataError
 
 if os.environ.get("CI") == "true":
@@ -76,7 +76,7 @@ def refuse(shared, item):
     raise DataError(f"no {item}")
 
 
-def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch):
+def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch, everything_counts):
     from clipattr.study import build_study
 
     for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
@@ -93,18 +93,10 @@ def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypa
                 for name, given in (("one", None), ("two", engine))
             )
         assert one.hash == two.hash
-        low = Settings(
-            expected=2,
-            followed=2,
-            least_surprise=-9,
-            least_effect=-1,
-            least_reliance=-1,
-            least_separation=0,
-            least_lift=-1,
-            discovery_rate=2,
-        )
         alone, spread = (
-            audit(one, ["a", "b", "seven"], settings=low, progress=False, engine=given).to_json()
+            audit(
+                one, ["a", "b", "seven"], settings=everything_counts, progress=False, engine=given
+            ).to_json()
             for given in (None, engine)
         )
         assert alone == spread and json.loads(alone)["findings"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipattr.collecting import collect_activations
-from clipattr.discovery import Settings, audit
+from clipattr.discovery import audit
 from clipattr.study import build_study
 
 
@@ -86,20 +86,12 @@ def test_a_store_is_the_same_bytes_wherever_its_shards_are_encoded(tiny_model, t
         assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
 
 
-def test_an_audit_finds_the_same_wherever_its_suspicions_are_measured(tiny_model, tmp_path):
+def test_an_audit_finds_the_same_wherever_its_suspicions_are_measured(
+    tiny_model, tmp_path, everything_counts
+):
     study = build(tiny_model, tmp_path / "study", None)
-    low = Settings(
-        expected=2,
-        followed=2,
-        least_surprise=-9,
-        least_effect=-1,
-        least_reliance=-1,
-        least_separation=0,
-        least_lift=-1,
-        discovery_rate=2,
-    )
     one, two = (
-        audit(study, PROMPTS, settings=low, progress=False, engine=engine).to_json()
+        audit(study, PROMPTS, settings=everything_counts, progress=False, engine=engine).to_json()
         for engine in (None, Elsewhere())
     )
     assert one == two and json.loads(one)["findings"]
