@@ -216,24 +216,13 @@ def study_card(
 def scene_factors(images: Any, rows: Sequence[int] | np.ndarray) -> tuple[list[str], np.ndarray | None]:
     """What is truly in rendered pictures: the factors' names, and (rows, factors) of 0 and 1.
 
-    Objects by name, backgrounds, written words and watermarks; those in fewer than 10 pictures, or missing in fewer
-    than 10, are left out. No names and None where pictures are not rendered.
+    Every scene names its own (`factors`); those in fewer than 10 pictures, or missing in fewer than 10, are left out.
+    No names and None where pictures are not rendered.
     """
     try:
-        scenes = [images[int(row)].scene for row in rows]
+        contents = [images[int(row)].scene.factors() for row in rows]
     except DataError:
         return [], None
-    contents = [
-        {
-            *filter(None, (scene.main, *scene.companions)),
-            *(
-                f"{part} {value}"
-                for part in ("context", "word", "watermark")
-                if (value := getattr(scene, part))
-            ),
-        }
-        for scene in scenes
-    ]
     names = sorted(set().union(*contents))
     truth = np.array([[name in content for name in names] for content in contents], np.float32)
     counts = truth.sum(0)

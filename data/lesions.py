@@ -107,6 +107,10 @@ class Lesion:
         """Where taking the part out changes the picture, (64, 64) bool; nowhere if it is not there."""
         return (self.render() != self.without(part).render()).any(axis=2)
 
+    def factors(self) -> frozenset[str]:
+        """What is in the picture, by name: the diagnosis, signs, artefacts and the tone of the skin."""
+        return frozenset({self.main, *self.signs, *self.artefacts, self.skin})
+
     def to_json(self) -> str:
         """One line of JSON; the field `lesion` tells it from a scene of the picture world."""
         fields = {"lesion": self.signs, "artefacts": self.artefacts, "skin": self.skin, "seed": self.seed}

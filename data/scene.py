@@ -152,6 +152,12 @@ class Scene:
             tuple(Placed(*item) for item in objects), self.context, self.word, word_mask, self.watermark
         )
 
+    def factors(self) -> frozenset[str]:
+        """What is in the picture, by name: objects; by kind and name the background, the word and the watermark."""
+        kinds = ("context", "word", "watermark")
+        told = [f"{kind} {getattr(self, kind)}" for kind in kinds if getattr(self, kind)]
+        return frozenset(filter(None, (self.main, *self.companions, *told)))
+
     def to_json(self) -> str:
         """One line of JSON, without the parts that are absent."""
         filled = {key: value for key, value in asdict(self).items() if value not in (None, (), [])}
@@ -211,17 +217,12 @@ class _Assets:
             for n in range(len(self.sprite_names))
         ]
         textures = _pixels("textures.png")
-        self.texture_side = textures.shape[0] // len(self.texture_names)
-        self.texture_variants = textures.shape[1] // self.texture_side
+        self.texture_side = tall = textures.shape[0] // len(self.texture_names)
+        self.texture_variants = textures.shape[1] // tall
         # Doubled in both directions: a crop may start anywhere and wraps round.
         self.textures = [
             [
-                np.tile(
-                    textures[row * self.texture_side :, v * self.texture_side :][
-                        : self.texture_side, : self.texture_side
-                    ],
-                    (2, 2, 1),
-                )
+                np.tile(textures[row * tall :, v * tall :][:tall, :tall], (2, 2, 1))
                 for v in range(self.texture_variants)
             ]
             for row in range(len(self.texture_names))

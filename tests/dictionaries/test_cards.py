@@ -174,6 +174,19 @@ def test_true_factors_are_read_off_the_scenes(tmp_path):
     assert scene_factors(plain, range(2)) == ([], None)
 
 
+def test_true_factors_of_lesions_are_diagnosis_signs_artefacts_and_skin(tmp_path):
+    from clipattr.images import Images
+
+    ill = {"lesion": ["several colours", "irregular border"], "artefacts": ["ruler"], "skin": "dark skin"}
+    scenes = [ill] * 10 + [{"lesion": ["several colours"], "artefacts": ["hair"]}] * 11
+    lines = [json.dumps({"id": str(n), "scene": scene}) for n, scene in enumerate(scenes)]
+    (tmp_path / "scenes.jsonl").write_text("\n".join(lines) + "\n")
+    names, truth = scene_factors(Images.open(f"scenes:{tmp_path / 'scenes.jsonl'}"), range(21))
+    told = ["dark skin", "hair", "irregular border", "medium skin", "melanoma", "nevus", "ruler"]
+    assert names == told, "several colours are in every picture and tell nothing"
+    assert truth[0].tolist() == [1, 0, 1, 0, 1, 0, 1] and truth[-1].tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
 def test_a_card_is_saved_and_opened(oracle, tmp_path):
     made, acts, _ = oracle
     card = make_card(made, acts, controls={"neurons": neurons(64, k=4)}, keep=False)
