@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_mb
 from pieces import Pieces, add_arguments
 from results import write_results
 from torch.nn import functional
@@ -217,8 +218,6 @@ class Noise:
 
 def stream_child(n: int) -> None:
     """Child process: stream attributions of n pictures to disk, print the peak memory."""
-    import resource
-
     import open_clip
 
     torch.manual_seed(0)
@@ -232,8 +231,7 @@ def stream_child(n: int) -> None:
         found = stream(model, Noise(n), target, folder + "/out", dictionary=dictionary, batch=256, shard=2048)
         seconds = time.perf_counter() - start
         assert len(found) == n
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mb": peak, "pictures_per_second": n / seconds}))
+    print(json.dumps({"peak_mb": peak_mb(), "pictures_per_second": n / seconds}))
 
 
 def streaming(quick: bool) -> list[dict[str, Any]]:

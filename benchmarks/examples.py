@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_mb
 from PIL import Image
 from results import FOLDER, write_results
 from scipy.stats import mannwhitneyu, spearmanr
@@ -169,8 +170,6 @@ def memory_growth(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
 
 def stream(n: int) -> None:
     """Child process: collect examples and totals from n synthetic pictures, print the peak memory."""
-    import resource
-
     examples, totals = Examples(LATENTS, M), Totals(LATENTS, EMBED)
     vectors = torch.nn.functional.normalize(torch.randn(2048, EMBED), dim=1)
     for start in range(0, n, 2048):
@@ -178,7 +177,7 @@ def stream(n: int) -> None:
         codes = synthetic(size, start)
         examples.update(codes, start)
         totals.update(codes, vectors[:size])
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"peak_mb": peak_mb()}))
 
 
 def collectors(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
