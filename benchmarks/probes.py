@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.plot:
         draw(frame).savefig(arguments.plot)
 
-    known = Causes(model, study.dictionary, world, 50 if quick else 100)
+    known = Causes(model, world, 50 if quick else 100)
     rows = []
     for name in shortcuts:
         some = materials[name]
@@ -72,9 +72,9 @@ def main() -> None:
                 row |= mended(study, probe, row.pop("chosen"), training, some)
                 rows.append(row)
                 print(
-                    f"{name:15} {kind:8} effect {row['effect']:+.2f}, relied on {row['relied']}, found "
-                    f"{row['causes']}, false {row['false']}; worst group {row['before']:.2f} → {row['after']:.2f} "
-                    f"(weights projected: {row['projected']:.2f}; never led astray: {aim.worst:.2f})"
+                    f"{name:15} {kind:8} effect {row['effect']:+.2f}, relied on {row['relied']}, found {row['found']}, "
+                    f"false {row['false']}, nameless {row['nameless']}; worst group {row['before']:.2f} → "
+                    f"{row['after']:.2f} (weights projected: {row['projected']:.2f}; never led astray: {aim.worst:.2f})"
                 )
     led_rows = [row for row in rows if row["probe"] == "led"]
     at_most = frame[frame.strength == 1.0].groupby("method")[["accuracy", "worst"]].mean()
@@ -95,6 +95,7 @@ def main() -> None:
         "shortcut_probes": len(rows),
         "shortcut_false": float(np.mean([row["false"] for row in rows])),
         "shortcut_false_most": max(row["false"] for row in rows),
+        "findings_without_a_name": float(np.mean([row["nameless"] for row in rows])),
         "repair_gain_worst_group": float(np.mean(gains)),
         "repair_cost_average": float(np.mean([r["before_accuracy"] - r["after_accuracy"] for r in led_rows])),
         "repair_short_of_straight": float(np.mean([r["straight_worst"] - r["after"] for r in led_rows])),
@@ -121,12 +122,15 @@ def audited(
 ) -> dict[str, Any]:
     """What an audit finds in a probe, beside what the probe relies on by re-rendering.
 
-    A finding is false if it speaks of something that decides nothing, and on which the probe does not rely either. That
-    a probe rests on signs is right, whether or not the audit expected it.
+    What a finding is about is told by drawing pictures again, never by its label. It is false if it speaks of something
+    that decides nothing, and on which the probe does not rely either. That a probe rests on signs is right, whether or
+    not the audit expected it. Findings without a word and without a cause are counted as nameless.
     """
-    relied = {part for part, some in materials.items() if some.judge(probe).relied}
+    effects = {part: some.judge(probe) for part, some in materials.items()}
+    relied = {part for part, effect in effects.items() if effect.relied}
     findings = list(ca.audit_probe(study, probe=probe).findings())
-    causes = [_tone(known.of(finding.latents)) for finding in findings]
+    directions = ca.directions_of(study, findings).T if findings else []
+    causes = [_tone(known.of(direction)) for direction in directions]
     idle = [
         finding.evidence["group"] in DECIDES_NOTHING or cause in SHORTCUTS
         for finding, cause in zip(findings, causes, strict=True)
@@ -136,6 +140,8 @@ def audited(
         "found": sorted(relied & set(causes)),
         "findings": [finding.label for finding in findings],
         "causes": causes,
+        "effects": {part: round(effect.effect, 3) for part, effect in effects.items()},
+        "nameless": sum(f.label is None and cause is None for f, cause in zip(findings, causes, strict=True)),
         "false": sum(i and cause not in relied for i, cause in zip(idle, causes, strict=True)),
         # What an analyst would take out: by their names alone, whatever re-rendering says.
         "chosen": [finding for finding in findings if finding.evidence["group"] in DECIDES_NOTHING],

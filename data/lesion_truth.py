@@ -3,7 +3,7 @@
 An effect is told in *diagnoses*: the mean change of the margin melanoma − nevus when the part is there, over the
 difference of that margin between melanomas and nevi without it. At 1 the part speaks as loudly as the lesion itself.
 A classifier relies on a part if the lower bound of the effect's 95 % interval reaches `RELIED`, for or against.
-Start at `reliance`; `Causes` tells which part a family of latents stands for.
+Start at `reliance`; `Causes` tells which part a finding is about.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from .train import to_pixels
 from .world import TEST
 
 if TYPE_CHECKING:
-    from clipattr.dictionaries import Dictionary
     from clipattr.models import Model
 
 RELIED = 0.1  # diagnoses
-MATCHED = 0.5  # share of a family's codes that may be left without its cause
-CLEARLY = 0.1  # of the codes
+MATCHED = 0.7  # cosine of a direction with what a part does to embeddings
 LOOKS = {look: sign for sign, look in OPPOSITES.items()}
-UNSEEN = 700_000  # first index of the lesions on which families are judged; probes are judged on earlier ones
+UNSEEN = 700_000  # first index of the lesions that judge directions; probes are judged on earlier ones
 
 
 @dataclass(frozen=True)
@@ -109,38 +107,28 @@ def counterfactual(lesion: Lesion, part: str) -> tuple[Lesion, Lesion]:
 
 
 class Causes:
-    """Which part of the picture a family of latents stands for: the one whose removal silences it.
+    """Which part of the picture a direction of the embedding stands for: the one whose removal moves it that way.
+
+    What a finding is about is told by its direction and not by its latents: a part to which no latent is devoted is
+    carried by latents that stand for other things too, and its removal silences none of them.
 
     Args:
         n: lesions drawn for each part, with it and without.
     """
 
-    def __init__(self, model: Model, dictionary: Dictionary, world: LesionWorld, n: int = 100):
+    def __init__(self, model: Model, world: LesionWorld, n: int = 100):
         lesions = [world.scene(index, TEST) for index in range(UNSEEN, UNSEEN + n)]
-        self.sums = {}
+        self.shifts = {}
         for part in world.words:
             sides = zip(*(counterfactual(lesion, part) for lesion in lesions), strict=True)
-            self.sums[part] = tuple(_codes(model, dictionary, side).sum(0) for side in sides)
+            there, gone = (embed_lesions(model, side) for side in sides)
+            self.shifts[part] = (there - gone).mean(0)
 
-    def kept(self, latents: Sequence[int], part: str) -> float:
-        """Share of the latents' summed codes that is left without the part; 1 if they are silent with it."""
-        there, gone = (float(side[list(latents)].sum()) for side in self.sums[part])
-        return gone / there if there > 0 else 1.0
-
-    def of(self, latents: Sequence[int]) -> str | None:
-        """The part that leaves least of the codes, if at most `MATCHED`.
-
-        Taking all signs at once silences more than one sign does: a diagnosis counts only where it is clearly better.
-        """
-        part = min((p for p in self.sums if p not in CLASSES), key=lambda p: self.kept(latents, p))
-        whole = min(CLASSES, key=lambda p: self.kept(latents, p))
-        best = whole if self.kept(latents, whole) + CLEARLY < self.kept(latents, part) else part
-        return best if self.kept(latents, best) <= MATCHED else None
-
-
-@torch.no_grad()
-def _codes(model: Model, dictionary: Dictionary, lesions: Sequence[Lesion]) -> torch.Tensor:
-    from clipattr import Site, activations
-
-    pixels = to_pixels(np.stack([lesion.render() for lesion in lesions]))
-    return dictionary.encode(activations(model, pixels, Site("image.-1.cls")).float()).to_dense()
+    def of(self, direction: torch.Tensor) -> str | None:
+        """The part that moves embeddings most nearly along a direction (embed,), if at a cosine of `MATCHED`."""
+        cosine = {
+            part: float(torch.cosine_similarity(shift, direction, dim=0))
+            for part, shift in self.shifts.items()
+        }
+        best = max(cosine, key=lambda part: cosine[part])
+        return best if cosine[best] >= MATCHED else None

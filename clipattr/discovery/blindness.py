@@ -2,8 +2,8 @@
 
 A probe that is fitted anew on embeddings without a direction cannot lean on it, however closely it went with the
 classes in training; and it learns whatever else tells the classes, which a probe that was led astray has hardly done.
-A direction is how far the embedding moves, among a study's pictures of one class that are alike in all else the
-dictionary has a word for, when a family shows. Owns these directions. Ignores fitting (`fitting.py`) and repairs that
+A direction is how far the embedding moves, among a study's pictures of one class that are alike in all else there is a
+word for, when a thing shows. Owns these directions. Ignores fitting (`fitting.py`) and repairs that
 need no training set (`repair.py`). Start at `directions_of`.
 """
 
@@ -12,59 +12,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.encoded import encoded
-from clipattr.discovery.erasure import within_classes
-from clipattr.discovery.expectations import family_means
+from clipattr.discovery.comparison import FEW, change, enough
+from clipattr.discovery.factors import learning_pictures
 from clipattr.discovery.findings import Finding
-from clipattr.discovery.naming import Family, named_families
-from clipattr.discovery.probe_findings import ALIKE, FEW, presences
+from clipattr.discovery.presence import looked_for, shown_family, shown_words
 from clipattr.discovery.removals import removals_of
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
     from clipattr.study import Study
 
-PICTURES = 20_000  # of the study's that directions are learnt from, at most
-
 
 def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor:
-    """How the embedding moves with each finding's family, (embed, findings) float32.
+    """How the embedding moves with what each finding is about, (embed, findings) float32.
 
     Args:
         study: where the findings come from; its pictures that are not held out are looked at.
 
     Raises:
-        StudyError: findings of another model or dictionary. TargetError: none at all. DataError: a family that hardly
+        StudyError: findings of another model or dictionary. TargetError: none at all. DataError: a thing that hardly
             any picture shows, or lacks.
     """
     removals = removals_of(study, findings, None, "prompts")
-    rows = study.rows if len(study.rows) else np.arange(len(study.images))
-    pictures = encoded(study, rows=rows[:: -(-len(rows) // PICTURES)])
+    pictures = learning_pictures(study)
+    seen = pictures.seen(study)
     labels = [label or "" for label in pictures.images.columns["label"]]
     place = {name: number for number, name in enumerate(sorted(set(labels)))}
     classes = torch.tensor([place[label] for label in labels])
-    known = [family for family in named_families(study) if family.label is not None]
-    asked = [Family(list(removal.latents), removal.label, None) for removal in removals]
-    groups = [*asked, *known]
-    shown = presences(study, pictures, groups, family_means(study, [group.latents for group in groups]))
-    for removal, count in zip(removals, shown.sum(0).tolist(), strict=False):
-        if min(count, len(shown) - count) < FEW:
-            raise DataError(
-                f"{count} of {len(shown)} pictures show {removal.label or list(removal.latents)[:6]}: what it does to "
-                f"an embedding cannot be told from fewer than {FEW} with it or without. Add pictures to the study."
-            )
-    x = within_classes(shown.double(), classes)
-    moved = within_classes(pictures.embeddings, classes)
-    unit = x / x.norm(dim=0).clamp_min(1e-9)
+    vocabulary = study.vocabulary.words
+    others = shown_words(study, seen, looked_for(study, place))
+    moved = pictures.embeddings.double()
     found = []
-    for number in range(len(asked)):
-        others = ((unit.T @ unit[:, number]).abs() < ALIKE).nonzero().flatten()
-        design = torch.cat([x[:, [number]], x[:, others[others >= len(asked)]]], 1)
-        found.append((torch.linalg.pinv(design, rtol=1e-9) @ moved)[0])
+    for removal in removals:
+        if removal.label in vocabulary:
+            own = shown_words(study, seen, [vocabulary.index(removal.label)])[:, 0]
+        else:
+            own = shown_family(pictures, removal.latents)
+        if not enough(own):
+            raise DataError(
+                f"{float(own.sum()):.0f} of {len(own)} pictures show {removal.label or list(removal.latents)[:6]}: "
+                f"what it does to an embedding cannot be told from fewer than {FEW} with it or without. Add pictures "
+                "to the study."
+            )
+        found.append(change(classes, own, others) @ moved)
     return torch.stack(found, 1).float()
 
 

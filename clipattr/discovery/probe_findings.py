@@ -1,31 +1,34 @@
-"""Probe findings: families of latents that a classifier rests on, and that its class does not explain.
+"""Probe findings: what a classifier rests on, and its class does not explain, with the latents that carry it.
 
-Two witnesses must agree on a family. *Ablation*: on pictures that show it, taking it out of the activation lets the
-class's margin fall. *Comparison*: among pictures of one class that are alike in all else the dictionary has a word for,
-those that show it have a higher margin. The first says that the classifier reads the family, the second that what the
-family stands for moves the decision that far; a latent may stand for several things, and a thing may come with others,
-but seldom both the same way. Amounts are told in gaps: 1 is what tells the class's own pictures from others.
-Owns this measurement. Ignores accuracy and single latents (`probe_audit.py`). Start at `probe_findings`.
+Two witnesses must agree on a thing. *Comparison*: among pictures of one class that are alike in all else there is a
+word for, those that show it have a higher margin. *Ablation*: taking the latents that carry it out of the activation
+lets the margin fall on pictures that show it. The first says how far the thing moves the decision, and rests on the
+evaluator's eyes alone; the second that the classifier reads it from what the model saw, and not from something that
+happens to come along. Amounts are told in gaps: 1 is what tells the class's own pictures from others.
+
+Every word that the evaluator can look for is a candidate, whether or not a latent is devoted to it; and every family of
+latents that follows no word. Owns this measurement. Ignores accuracy and single latents (`probe_audit.py`). Start at
+`probe_findings`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
-from clipattr.discovery.encoded import Encoded, summed_codes
-from clipattr.discovery.erasure import standardised, within_classes
+from clipattr.discovery.carriers import Carriers
+from clipattr.discovery.comparison import comparison, same, simultaneous
+from clipattr.discovery.encoded import Encoded
 from clipattr.discovery.expectations import expected_share, family_means
 from clipattr.discovery.findings import Finding, Interval
-from clipattr.discovery.naming import Family, family_meanings, named_families
+from clipattr.discovery.naming import named_families
+from clipattr.discovery.presence import looked_for, shown_family, shown_words
 from clipattr.discovery.probes import Probe
 from clipattr.discovery.statistics import above_zero, clarity_of, interval
 from clipattr.errors import StudyError
@@ -33,179 +36,218 @@ from clipattr.errors import StudyError
 if TYPE_CHECKING:
     from clipattr.study import Study
 
-UNEXPECTED = 0.5  # a family is expected if the class describes it at least this well, against its best word
-FEW = 5  # pictures that must show a family, and lack it, for a comparison
-CONTROLS = 40  # other families at most that are held equal in a comparison: those that say most of the margin
-ALIKE = (
-    0.4  # correlation within classes, of either sign, from which two families are one thing or its opposite
-)
+UNEXPECTED = 0.5  # a thing is expected if the class describes it at least this well, against its best word
 EXAMPLES = 12
+CLEAREST = 20  # examples whose likeness is told
+BATCH = 512  # pictures a step
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What makes a reliance of a probe worth reporting, in gaps; no interval may reach below half of it.
+    """What makes a reliance of a probe worth reporting, in gaps.
 
     Attributes:
-        compared: between pictures of one class with the family and without. ablated: fall when the family is ablated on
-            pictures that show it.
+        compared: between pictures of one class with the thing and without; the interval, held for all candidates of a
+            sort at once, may not reach below half of it.
+        ablated: fall when the carriers are ablated on pictures that show the thing; the interval may not reach below
+            half of it.
     """
 
     compared: float = 0.1
-    ablated: float = 0.03
+    ablated: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A thing that a class may rest on: `word` is its place among those looked for, None for a family without one."""
+
+    word: int | None
+    family: tuple[int, ...]
+    label: str | None
+    group: str | None
+    shown: Tensor  # (pictures,)
+    mean: Tensor  # (embed,) of the evaluator
+
+
+@dataclass(frozen=True)
+class _Reliance:
+    candidate: _Candidate
+    number: int  # of the class
+    latents: tuple[int, ...]
+    compared: Interval
+    ablated: Interval
+    indistinct: tuple[str, ...] = ()
 
 
 def probe_findings(
     study: Study, probe: Probe, pictures: Encoded, truth: Tensor, bounds: Bounds | None = None
 ) -> list[Finding]:
-    """Families that a probe rests on and that no class of that name should, largest causal effect first.
+    """What a probe rests on and no class of that name should, largest comparison first.
 
     Args:
         pictures: to measure on, of this study's model. truth: (pictures,) the number of each one's class.
 
     Returns:
-        findings. Reliance and effects are raw cosines with the direction of the class's margin, whose length in logits
-        is `evidence["logits_per_cosine"]`; `evidence` holds both witnesses in gaps, with intervals.
+        findings; their latents are the carriers. Reliance and effects are raw cosines with the direction of the class's
+        margin, whose length in logits is `evidence["logits_per_cosine"]`; `evidence` holds both witnesses in gaps, with
+        intervals, and as `indistinct` other words for which these pictures say the same.
 
     Raises:
         StudyError: no latent has an example.
     """
     bounds = bounds or Bounds()
-    groups = named_families(study)
-    if not groups:
+    if not bool((study.examples.counts > 0).any()):
         raise StudyError("No latent of this study has an example: there is nothing to find.")
-    means = family_means(study, [group.latents for group in groups])
-    text = study.evaluator.encode_text(list(probe.names)).float()
-    share, aligned = expected_share(means, text, study.vocabulary_embeddings, study.empty_embedding)
     weights, constants = probe.margins()
     length = weights.norm(dim=0)
     weights = weights / length.clamp_min(1e-12)
     margins = pictures.embeddings @ weights + constants / length.clamp_min(1e-12)  # raw cosine
     tail = ClosedFormTail(study.model, study.dictionary, weights)
-    there = presences(study, pictures, groups, means)
-    classes = [number for number in range(len(probe.names)) if 0 < int((truth == number).sum()) < len(truth)]
-    gaps = {
-        number: float(margins[truth == number, number].mean() - margins[truth != number, number].mean())
-        for number in classes
-    }
-    carried = torch.zeros(len(groups), len(probe.names))
-    kept: list[tuple[int, int, Interval, Interval]] = []
-    for family, group in enumerate(groups):
-        fall = tail.exact_group(pictures.acts, pictures.codes, [group.latents])[
-            :, 0
-        ].float()  # (pictures, classes)
-        for number in classes:
-            carried[family, number] = fall[truth == number, number].mean()
-            # A class that is not told from the others rests on nothing.
-            if gaps[number] <= 0 or share[family, number] >= UNEXPECTED:
-                continue
-            ablated = interval(fall[there[:, family], number])
-            if not _holds(ablated, bounds.ablated * gaps[number]):
-                continue
-            compared = comparison(margins[:, number], truth, there, family)
-            if _holds(compared, bounds.compared * gaps[number]):
-                kept.append((family, number, ablated, compared))
-    positive = carried.clamp_min(0)
-    portions = positive / positive.sum(0).clamp_min(1e-9)
-    found = []
-    for family, number, ablated, compared in kept:
-        group, gap = groups[family], gaps[number]
-        rows = torch.nonzero(there[:, family]).flatten()
-        fixed = pictures.codes.rows(rows).to_fixed()
-        inside = torch.isin(fixed.indices.long(), torch.as_tensor(group.latents)) & (fixed.values != 0)
-        aim = tail.aimed_at(weights[:, [number]])
-        single = (aim.exact(pictures.acts[rows], fixed)[..., 0] * inside).sum(1)
-        top = study.examples.of(group.latents[0])
-        found.append(
-            Finding(
-                prompt=probe.names[number],
-                latents=tuple(group.latents),
-                label=group.label,
-                kind="unknown",
-                kind_probability=0.0,
-                reliance=interval(single),
-                causal_effect=ablated,
-                share=float(portions[family, number]),
-                alignment=float(aligned[family, number]),
-                clarity=_clarity(study, top[:20]),
-                confidence=above_zero(compared) * above_zero(ablated),
-                examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
-                evidence={
-                    "concerns": "a probe",
-                    "group": group.group,
-                    "pictures": len(rows),
-                    "pictures_without": len(there) - len(rows),
-                    "compared": asdict(_in_gaps(compared, gap)),
-                    "ablated": asdict(_in_gaps(ablated, gap)),
-                    "gap": gap,
-                    "logits_per_cosine": float(length[number]),
-                },
-            )
-        )
-    return sorted(found, key=lambda f: -f.causal_effect.value)
-
-
-def presences(study: Study, pictures: Encoded, groups: Sequence[Family], means: Tensor) -> Tensor:
-    """Which pictures show which family, (pictures, families) bool: by its codes and by the evaluator, in equal parts.
-
-    Codes see what the model uses, and are weak where much else is in the picture; the evaluator sees the thing, and
-    knows nothing of the model. Each family's pictures fall into two heaps by the sum, which `split` tells apart.
-
-    Args:
-        means: (families, embed), the evaluator's mean example of each; used where no word fits.
-    """
+    words = looked_for(study, probe.names)
+    carriers = Carriers(study, words, tail)
     seen = pictures.seen(study)
-    meanings = family_meanings(study, groups, means)
-    everything = torch.ones(len(pictures), dtype=torch.bool)
-    columns = []
-    for group, meaning in zip(groups, meanings, strict=True):
-        codes = summed_codes(pictures.codes, group.latents)
-        fits = seen @ (meaning - F.normalize(seen.mean(0), dim=0))
-        columns.append(split(standardised(codes, everything) + standardised(fits, everything)))
-    return torch.stack(columns, 1)
+    others = shown_words(study, seen, words)
+    text = study.evaluator.encode_text(list(probe.names)).float()
+    found: list[Finding] = []
+    sorts = (_with_word(study, words, others, carriers), _without_word(study, pictures))
+    for number in range(len(probe.names)):
+        own = truth == number
+        gap = (
+            float(margins[own, number].mean() - margins[~own, number].mean())
+            if 0 < own.sum() < len(own)
+            else 0.0
+        )
+        if gap <= 0:  # a class that is not told from the others rests on nothing
+            continue
+        kept: list[_Reliance] = []
+        for candidates in sorts:
+            unexpected = _unexpected(study, candidates, text[[number]])
+            measured = [
+                (some, comparison(margins[:, number], truth, some.shown, others)) for some in unexpected
+            ]
+            for some, compared in measured:
+                if not _holds(simultaneous(compared, len(measured)), bounds.compared * gap):
+                    continue
+                latents = some.family if some.word is None else tuple(carriers.of(some.word, number))
+                if not latents:
+                    continue
+                fall = tail.exact_group(pictures.acts, pictures.codes, [latents])[:, 0, number].float()
+                ablated = interval(fall[some.shown > 0.5])
+                if _holds(ablated, bounds.ablated * gap):
+                    kept.append(_Reliance(some, number, latents, compared, ablated))
+        share = _shares(tail, pictures, own, number)
+        for reliance in _distinct(kept, truth):
+            found.append(
+                _finding(study, probe, pictures, reliance, tail, carriers, share, gap, float(length[number]))
+            )
+    return sorted(found, key=lambda f: -f.evidence["compared"]["value"])
 
 
-def split(values: Tensor) -> Tensor:
-    """The upper of the two heaps that values (pictures,) fall into with the least variance within (Otsu 1979)."""
-    ordered = values.double().sort().values
-    n = len(ordered)
-    if n < 2 or ordered[0] == ordered[-1]:
-        return torch.zeros(n, dtype=torch.bool)
-    below = torch.arange(1, n, dtype=torch.float64)
-    sums = ordered.cumsum(0)
-    between = below * (n - below) * (sums[:-1] / below - (sums[-1] - sums[:-1]) / (n - below)).square()
-    return values.double() > ordered[int(between.argmax())]
+def _with_word(study: Study, words: Sequence[int], shown: Tensor, carriers: Carriers) -> list[_Candidate]:
+    vocabulary = study.vocabulary
+    return [
+        _Candidate(
+            place, (), vocabulary.words[n], vocabulary.groups[n], shown[:, place], carriers.meaning(place)
+        )
+        for place, n in enumerate(words)
+    ]
 
 
-def comparison(margin: Tensor, classes: Tensor, there: Tensor, family: int) -> Interval:
-    """How much higher the margin of a picture that shows a family is, all else alike, with its 95 % interval.
+def _without_word(study: Study, pictures: Encoded) -> list[_Candidate]:
+    """Families of latents that follow no word."""
+    groups = [group for group in named_families(study) if group.label not in study.vocabulary.words]
+    means = family_means(study, [group.latents for group in groups])
+    return [
+        _Candidate(None, tuple(group.latents), group.label, None, shown_family(pictures, group.latents), mean)
+        for group, mean in zip(groups, means, strict=True)
+    ]
 
-    Least squares on the family, the class and the other families that say most of the margin; the interval is robust to
-    unequal spread (HC1). Families that nearly always come along, or never, are the same thing or its opposite, and are
-    not held equal. Infinitely wide where fewer than `FEW` pictures show the family, or lack it.
 
-    Args:
-        margin, classes: (pictures,). there: (pictures, families) bool.
+def _unexpected(study: Study, candidates: Sequence[_Candidate], text: Tensor) -> list[_Candidate]:
+    """Those that a class, (1, embed) by the evaluator's text, does not explain."""
+    if not candidates:
+        return []
+    means = torch.stack([some.mean for some in candidates])
+    share, _ = expected_share(means, text, study.vocabulary_embeddings, study.empty_embedding)
+    return [some for some, part in zip(candidates, share[:, 0].tolist(), strict=True) if part < UNEXPECTED]
+
+
+def _distinct(kept: Sequence[_Reliance], truth: Tensor) -> list[_Reliance]:
+    """Of things that these pictures do not tell apart only the one that moves the margin most, with all words.
+
+    What has a word comes first: a family of latents that goes with it adds nothing.
     """
-    shown = int(there[:, family].sum())
-    if min(shown, len(there) - shown) < FEW:
-        return Interval(0.0, -math.inf, math.inf)
-    y = within_classes(margin, classes)
-    x = within_classes(there.double(), classes)
-    x = x / x.square().mean(0).sqrt().clamp_min(1e-9)
-    alike = (x.T @ x[:, family] / len(x)).abs()
-    says = (x.T @ y).abs() * (alike < ALIKE)
-    others = says.argsort(descending=True)[: min(CONTROLS, int((says > 0).sum()))]
-    own = within_classes(there[:, [family]].double(), classes)
-    design = torch.cat([own, x[:, others]], 1)
-    inverse = torch.linalg.pinv(design.T @ design, hermitian=True, rtol=1e-9)
-    slopes = inverse @ (design.T @ y)
-    freedom = max(len(y) - design.shape[1] - len(classes.unique()), 1)
-    weighted = design * (y - design @ slopes)[:, None]
-    variance = (inverse @ (weighted.T @ weighted) @ inverse)[0, 0] * len(y) / freedom
-    half = 1.96 * float(variance.clamp_min(0).sqrt())
-    value = float(slopes[0])
-    return Interval(value, value - half, value + half)
+    told: list[_Reliance] = []
+    for one in sorted(kept, key=lambda r: (r.candidate.word is None, -r.compared.value)):
+        for place, other in enumerate(told):
+            if same(one.candidate.shown, other.candidate.shown, truth):
+                if one.candidate.word is not None:
+                    told[place] = replace(other, indistinct=(*other.indistinct, one.candidate.label or ""))
+                break
+        else:
+            told.append(one)
+    return told
+
+
+def _finding(
+    study: Study,
+    probe: Probe,
+    pictures: Encoded,
+    reliance: _Reliance,
+    tail: ClosedFormTail,
+    carriers: Carriers,
+    share: Tensor,
+    gap: float,
+    length: float,
+) -> Finding:
+    some, number, latents = reliance.candidate, reliance.number, reliance.latents
+    rows = torch.nonzero(some.shown > 0.5).flatten()
+    fixed = pictures.codes.rows(rows).to_fixed()
+    inside = torch.isin(fixed.indices.long(), torch.as_tensor(latents)) & (fixed.values != 0)
+    single = (tail.exact(pictures.acts[rows], fixed)[..., number] * inside).sum(1)
+    text = study.evaluator.encode_text([probe.names[number]]).float()
+    _, aligned = expected_share(some.mean[None], text, study.vocabulary_embeddings, study.empty_embedding)
+    if some.word is None:
+        top = [int(row) for row in study.examples.of(latents[0])[:CLEAREST]]
+    else:
+        top = carriers.examples(some.word, latents, CLEAREST)
+    return Finding(
+        prompt=probe.names[number],
+        latents=latents,
+        label=some.label,
+        kind="unknown",
+        kind_probability=0.0,
+        reliance=interval(single),
+        causal_effect=reliance.ablated,
+        share=float(share[list(latents)].sum()),
+        alignment=float(aligned[0, 0]),
+        # The clarity of a single picture is not defined.
+        clarity=clarity_of(study.seen(np.asarray(top))) if len(top) > 1 else 0.0,
+        confidence=above_zero(reliance.compared) * above_zero(reliance.ablated),
+        examples=tuple(study.images.ids[row] for row in top[:EXAMPLES]),
+        evidence={
+            "concerns": "a probe",
+            "group": some.group,
+            "indistinct": list(reliance.indistinct),
+            "pictures": len(rows),
+            "pictures_without": len(pictures) - len(rows),
+            "compared": asdict(_in_gaps(reliance.compared, gap)),
+            "ablated": asdict(_in_gaps(reliance.ablated, gap)),
+            "gap": gap,
+            "logits_per_cosine": length,
+        },
+    )
+
+
+def _shares(tail: ClosedFormTail, pictures: Encoded, own: Tensor, number: int) -> Tensor:
+    """(latents,): of the positive evidence for a class on its own pictures."""
+    rows = torch.nonzero(own).flatten()
+    total = torch.zeros(tail.n_latents, dtype=torch.float64)
+    for some in rows.split(BATCH):
+        codes = pictures.codes.rows(some).to_fixed()
+        effect = tail.exact(pictures.acts[some], codes)[..., number].double().flatten()
+        total.index_add_(0, codes.indices.long().flatten(), effect)
+    return total.clamp_min(0) / total.clamp_min(0).sum().clamp_min(1e-12)
 
 
 def _holds(amount: Interval, bound: float) -> bool:
@@ -214,8 +256,3 @@ def _holds(amount: Interval, bound: float) -> bool:
 
 def _in_gaps(amount: Interval, gap: float) -> Interval:
     return Interval(amount.value / gap, amount.low / gap, amount.high / gap)
-
-
-def _clarity(study: Study, rows: Sequence[int]) -> float:
-    """Of examples; 0 below two, since the clarity of a single picture is not defined."""
-    return clarity_of(study.seen(np.asarray(rows))) if len(rows) > 1 else 0.0

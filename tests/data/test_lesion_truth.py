@@ -113,17 +113,22 @@ def test_a_counterfactual_takes_the_part_away_and_nothing_that_is_not_tied_to_it
                 assert changed - {part} <= opposite
 
 
-def test_the_cause_of_a_family_is_the_part_whose_removal_silences_it(monkeypatch):
+def test_the_cause_of_a_direction_is_the_part_that_moves_embeddings_along_it(monkeypatch):
     words = WORLD.words
 
-    def codes(model, dictionary, lesions):
-        """One latent a word that fires on exactly that; the last fires on everything."""
+    def embedded(model, lesions):
+        """Each word has a direction of its own, ink half of ruler's too; one direction belongs to none."""
         rows = [[float(word in WORLD.contents(lesion)) for word in words] + [1.0] for lesion in lesions]
-        return torch.tensor(rows)
+        codes = torch.tensor(rows)
+        codes[:, words.index("ruler")] += 0.5 * codes[:, words.index("ink mark")]
+        return codes
 
-    monkeypatch.setattr(lesion_truth, "_codes", codes)
-    causes = lesion_truth.Causes(None, None, WORLD, 60)
-    for latent, word in enumerate(words):
-        assert causes.of([latent]) == word
-    assert causes.of([len(words)]) is None
-    assert causes.kept([words.index("ruler"), len(words)], "ruler") == pytest.approx(0.5)
+    monkeypatch.setattr(lesion_truth, "embed_lesions", embedded)
+    causes = lesion_truth.Causes(None, WORLD, 60)
+    for part in ("ruler", "ink mark", "gel bubbles", "dark skin"):
+        lesions = [WORLD.scene(index) for index in range(300)]
+        there, gone = zip(*(counterfactual(lesion, part) for lesion in lesions), strict=True)
+        direction = (embedded(None, there) - embedded(None, gone)).mean(0)
+        assert causes.of(direction) == causes.of(7 * direction) == part
+        assert causes.of(-direction) != part
+    assert causes.of(torch.eye(len(words) + 1)[-1]) is None

@@ -1,6 +1,7 @@
 """What makes a finding about a probe, and what a probe is made blind to: each against a slow formula."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ import torch
 
 import clipattr as ca
 from clipattr.discovery.blindness import remover
-from clipattr.discovery.probe_findings import FEW, comparison, split
+from clipattr.discovery.carriers import RISES, Carriers
+from clipattr.discovery.comparison import FEW, change, comparison, enough, same, simultaneous
+from clipattr.discovery.findings import Interval
+from clipattr.discovery.presence import looked_for, upper_heap
+from clipattr.discovery.probe_findings import _distinct
 
 
 def things(n=400):
@@ -19,46 +24,104 @@ def things(n=400):
     second = np.where(rng.random(n) < 0.3, first, rng.random(n) < 0.5)
     there = np.stack([first, second, rng.random(n) < 0.3], 1)
     margin = 10.0 * classes + there @ [2.0, 5.0, 0.0] + rng.normal(size=n) * (1 + first)
-    return margin, classes, there
+    return tuple(torch.from_numpy(part) for part in (margin, classes, there.astype(float)))
 
 
 def test_a_comparison_is_least_squares_with_class_and_company_held_equal():
     margin, classes, there = things()
-    found = comparison(*(torch.from_numpy(part) for part in (margin, classes, there)), 0)
-    design = np.concatenate([there.astype(float), np.eye(3)[classes]], 1)
-    slopes = np.linalg.lstsq(design, margin, rcond=None)[0]
+    found = comparison(margin, classes, there[:, 0], there)
+    design = np.concatenate([there.numpy(), np.eye(3)[classes.numpy()]], 1)
+    slopes = np.linalg.lstsq(design, margin.numpy(), rcond=None)[0]
     assert found.value == pytest.approx(slopes[0]) and abs(found.value - 2.0) < 0.5
-    rest = margin - design @ slopes
+    rest = margin.numpy() - design @ slopes
     bread = np.linalg.inv(design.T @ design)
     meat = sum(r * r * np.outer(row, row) for r, row in zip(rest, design, strict=True))
     spread = (bread @ meat @ bread)[0, 0] * len(margin) / (len(margin) - design.shape[1])
     assert found.high - found.value == pytest.approx(1.96 * math.sqrt(spread))
 
 
+def test_a_change_is_the_same_slope_for_any_quantity():
+    margin, classes, there = things()
+    slope = change(classes, there[:, 0], there) @ torch.stack([margin, 3 * margin + 10.0 * classes], 1)
+    value = comparison(margin, classes, there[:, 0], there).value
+    assert slope.tolist() == pytest.approx([value, 3 * value])
+
+
 def test_a_comparison_without_both_sides_knows_nothing():
-    there = torch.zeros(20, 1, dtype=torch.bool)
-    there[: FEW - 1] = True
-    assert comparison(torch.randn(20), torch.zeros(20, dtype=torch.long), there, 0).low == -math.inf
+    own = torch.zeros(20)
+    own[: FEW - 1] = 1
+    assert not enough(own) and not enough(1 - own)
+    assert comparison(torch.randn(20), torch.zeros(20, dtype=torch.long), own, own[:, None]).low == -math.inf
 
 
 def test_one_things_opposite_is_not_held_equal():
-    margin, classes, there = (torch.from_numpy(part) for part in things())
-    both = torch.cat([there, ~there[:, [0]]], 1)
-    assert comparison(margin, classes, both, 0).value == pytest.approx(
-        comparison(margin, classes, there, 0).value
-    )
+    margin, classes, there = things()
+    both = torch.cat([there, 1 - there[:, [0]]], 1)
+    alone = comparison(margin, classes, there[:, 0], there)
+    assert comparison(margin, classes, there[:, 0], both).value == pytest.approx(alone.value)
+    assert not same(there[:, 0], 1 - there[:, 0], classes) and not same(there[:, 0], there[:, 2], classes)
+    assert same(there[:, 0], (there[:, 0] + 0.1 * there[:, 2]), classes)
 
 
-def test_two_heaps_are_told_apart_where_they_vary_least_within():
-    values = torch.cat([torch.randn(70), 4 + torch.randn(30)])
-    best = min(values.tolist(), key=lambda bound: _within(values.numpy(), bound))
-    assert split(values).tolist() == [value > best for value in values.tolist()]
-    assert not split(torch.ones(5)).any()
+def test_an_interval_that_many_hold_at_once_is_students_table_of_bonferroni():
+    wide = simultaneous(Interval(1.0, 0.02, 1.98), 100)
+    assert wide.value - wide.low == pytest.approx(0.5 * 3.4808, rel=1e-4)  # the normal's 0.99975 quantile
+    assert simultaneous(Interval(1.0, 0.02, 1.98), 1).low == pytest.approx(0.02, abs=1e-4)
 
 
-def _within(values, bound):
-    heaps = [values[values <= bound], values[values > bound]]
-    return sum(len(heap) * heap.var() for heap in heaps if len(heap))
+@pytest.mark.parametrize(("share", "apart"), [(0.3, 3.0), (0.5, 2.5), (0.06, 5.0)])
+def test_a_picture_shows_a_thing_as_surely_as_two_normal_heaps_say(share, apart):
+    generator = torch.Generator().manual_seed(2)
+    above = torch.rand(4000, generator=generator) < share
+    values = 0.1 + 0.02 * (torch.randn(4000, generator=generator) * (1 + above) + apart * above)
+    sure = upper_heap(torch.stack([values, torch.full_like(values, 0.3)], 1))
+    x = (values.double() - 0.1) / 0.02
+    true = share * torch.exp(-((x - apart) ** 2) / 8) / 2
+    true = true / (true + (1 - share) * torch.exp(-(x**2) / 2))
+    true[x < x[true.argmin()]] = true.min()  # a wide heap would claim the lowest values too
+    assert float((sure[:, 0] - true).abs().mean()) < 0.03
+    assert (sure[:, 0][values.argsort()].diff() >= 0).all()
+    assert not sure[:, 1].any(), "what never varies shows nothing"
+
+
+def test_words_of_classes_are_not_looked_for():
+    study = SimpleNamespace(vocabulary=SimpleNamespace(words=["ruler", "Melanoma", "hair"]))
+    assert looked_for(study, ["melanoma", "nevus"]) == [0, 2]
+
+
+def test_a_carrier_rises_with_the_thing_and_lifts_the_class():
+    """Against least squares latent by latent, in the bundled lesion study."""
+    study = ca.open_study("lesions")
+    words = looked_for(study, ["melanoma", "nevus"])
+    weights = study.model.encode_text(["melanoma", "nevus"]).float().T
+    weights = weights - weights.flip(1)
+    carriers = Carriers(study, words, ca.attribution.ClosedFormTail(study.model, study.dictionary, weights))
+    word = [study.vocabulary.words[n] for n in words].index("vignette")
+    codes = carriers.pictures.codes.to_dense().double()
+    slopes = change(carriers.classes, carriers.shown[:, word], carriers.shown) @ codes
+    found = carriers.of(word, 0)
+    assert found and (slopes[found] > 0).all() and (carriers._lift[found, 0] > 0).all()
+    assert not set(found) & set(carriers.of(word, 1)), "what lifts one of two classes lowers the other"
+    weight = change(carriers.classes, carriers.shown[:, word], carriers.shown)
+    for latent in found[:3]:
+        spread = (weight.square() * (codes[:, latent] - codes[:, latent].mean()).square()).sum().sqrt()
+        assert slopes[latent] / spread == pytest.approx(carriers._rises[word][latent]) and RISES > 3
+        assert slopes[latent] / spread >= RISES
+    shown = carriers.examples(word, found, 12)
+    assert len(shown) == 12 and all(study.images[row].scene.shows("vignette") for row in shown)
+
+
+def test_what_pictures_do_not_tell_apart_is_told_once_and_a_word_comes_first():
+    _, truth, there = things()
+
+    def reliance(label, word, shown, value):
+        some = SimpleNamespace(label=label, word=word, shown=shown)
+        return ca.discovery.probe_findings._Reliance(some, 0, (1,), Interval(value, 0, 1), Interval(0, 0, 0))
+
+    kept = [reliance("hair", 0, there[:, 0], 0.3), reliance("fur", 1, there[:, 0], 0.5)]
+    kept += [reliance(None, None, there[:, 0], 0.9), reliance("ruler", 2, there[:, 2], 0.2)]
+    told = _distinct(kept, truth)
+    assert [(one.candidate.label, one.indistinct) for one in told] == [("fur", ("hair",)), ("ruler", ())]
 
 
 def test_a_blind_probe_is_the_one_fitted_without_the_direction():

@@ -1,0 +1,95 @@
+"""Carriers: the latents through which a thing that a picture shows reaches a classifier.
+
+A latent carries a thing for a class if its code is higher on pictures that show the thing, all else alike, and if it
+lifts the class's margin where it is active. So even a thing to which no latent is devoted has carriers: it is spread
+over several. They are chosen on a study's finding half, and measured on other pictures.
+Owns this choice. Ignores how much they carry (`probe_findings.py`). Start at `Carriers.of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.attribution import ClosedFormTail
+from clipattr.discovery.comparison import change, enough
+from clipattr.discovery.encoded import summed_codes
+from clipattr.discovery.factors import learning_pictures
+from clipattr.discovery.presence import shown_words
+
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+RISES = 4.0  # standard errors by which a code is higher with the thing; by chance one latent in 30,000
+MOST = 50  # latents
+BATCH = 512  # pictures a step
+
+
+class Carriers:
+    """Latents that carry things that have a word.
+
+    Args:
+        words: numbers of the words, in the vocabulary. tail: aimed at the classes' margins.
+    """
+
+    def __init__(self, study: Study, words: Sequence[int], tail: ClosedFormTail):
+        self.pictures = learning_pictures(study)
+        self.seen = self.pictures.seen(study)
+        self.shown = shown_words(study, self.seen, words)
+        labels = [label or "" for label in self.pictures.images.columns["label"]]
+        place = {name: number for number, name in enumerate(sorted(set(labels)))}
+        self.classes = torch.tensor([place[label] for label in labels])
+        self._codes = self.pictures.codes.to_scipy().tocsr().astype(np.float64)
+        self._squares = self._codes.multiply(self._codes).tocsr()
+        self._means = np.asarray(self._codes.mean(0)).ravel()
+        self._lift = self._lifts(study, tail)
+        self._rises: dict[int, np.ndarray] = {}
+
+    def of(self, word: int, number: int) -> list[int]:
+        """Carriers of a thing for a class, those that rise most surely with it first.
+
+        Args:
+            word: its place among the words. number: of the class.
+        """
+        if word not in self._rises:
+            self._rises[word] = self._sureness(word)
+        rises = np.where(self._lift[:, number].numpy() > 0, self._rises[word], -np.inf)
+        order = np.argsort(-rises, kind="stable")[:MOST]
+        return [int(latent) for latent in order if rises[latent] >= RISES]
+
+    def examples(self, word: int, latents: Sequence[int], n: int) -> list[int]:
+        """Rows of the study's pictures that show a thing, those on which its carriers are most active first."""
+        strength = summed_codes(self.pictures.codes, list(latents)).double() * (self.shown[:, word] > 0.5)
+        order = strength.argsort(descending=True, stable=True)[:n].tolist()
+        rows = np.asarray(self.pictures.rows)
+        return [int(rows[place]) for place in order if strength[place] > 0]
+
+    def meaning(self, word: int) -> Tensor:
+        """(embed,): the evaluator's mean picture that shows a thing."""
+        weight = self.shown[:, word].float()
+        return (weight @ self.seen) / weight.sum().clamp_min(1e-9)
+
+    def _sureness(self, word: int) -> np.ndarray:
+        """By how many standard errors each code is higher with a thing, all else alike, (latents,)."""
+        own = self.shown[:, word]
+        if not enough(own):
+            return np.full(len(self._means), -np.inf)
+        weights = change(self.classes, own, self.shown).numpy()
+        squared = weights**2
+        # The spread that each code has anyway (a score test): sums over active entries are all it takes.
+        variance = squared @ self._squares - 2 * self._means * (squared @ self._codes)
+        variance = variance + self._means**2 * squared.sum()
+        return (weights @ self._codes) / np.sqrt(np.maximum(variance, 1e-18))
+
+    def _lifts(self, study: Study, tail: ClosedFormTail) -> Tensor:
+        """Mean exact ablation of each latent, (latents, classes) float64."""
+        total = torch.zeros(study.dictionary.n_latents, tail.n_targets, dtype=torch.float64)
+        for some in torch.arange(len(self.pictures)).split(BATCH):
+            codes = self.pictures.codes.rows(some).to_fixed()
+            effect = tail.exact(self.pictures.acts[some], codes).double().flatten(0, 1)
+            total.index_add_(0, codes.indices.long().flatten(), effect)
+        return total / len(self.pictures)
