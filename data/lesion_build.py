@@ -24,7 +24,7 @@ from .train import train
 from .world import HOLDOUT, STUDY
 
 AUDITED, EVALUATOR = "lesions", "lesions-evaluator"
-PICTURES, HELD_BACK = 2500, 2000
+PICTURES, HELD_BACK = 2000, 1000
 DICTIONARY = DictionaryPlan(pictures=20_000, latents=512, active=12, epochs=40)
 DIGITS = 7  # of a weight, of fp16's eleven
 GLOSSES = {"diagnosis": "what the lesion is", "sign": "speaks for melanoma", "look": "speaks for a nevus"}
