@@ -18,7 +18,8 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "reason": (
         "suspected because",
         "",
-        "company: it comes with the prompt; part: of its name; stands out: by score",
+        "company: it comes with the prompt; covered: as well, and falls silent when its place is covered; "
+        "part: of its name; stands out: by score",
     ),
     "concerns": ("measured on", "", ""),
     "pictures": ("pictures measured", "", ""),
@@ -60,6 +61,11 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "the prompt as well",
         "percent",
         "share of those own pictures that show the prompt too; near 0\u00a0%: something else stands in its place",
+    ),
+    "left_covered": (
+        "left when covered",
+        "percent",
+        "share of the family's strength left when a window covers the place where the evaluator sees its meaning",
     ),
     "writing": (
         "writing",

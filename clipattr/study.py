@@ -54,16 +54,7 @@ if TYPE_CHECKING:
 
 SILENT = "(silent)"
 UNNAMED = "(no aligned label)"
-SCORES = (
-    "clarity",
-    "clarity_error",
-    "monosemanticity",
-    "meanings",
-    "mixture",
-    "frequency",
-    "mean_top",
-    "triage",
-)
+SCORES = "clarity clarity_error monosemanticity meanings mixture frequency mean_top triage".split()
 
 
 class Study:

@@ -3,13 +3,14 @@
 What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
 them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
 that fires for both senses of one word follows the word as well; only pictures that carry the word's label, and do not
-show what the word means, tell. Owns that choice of latents; what comes with a prompt is `company`'s.
+show what the word means, tell. And one that fires for candles beside books alone follows neither; covering the book
+tells. Owns that choice of latents; what comes with a prompt is `company`'s, covering pictures `covering`'s.
 Start at `company_families`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.company import company
+from clipattr.discovery.covering import Covered, Covering
 from clipattr.discovery.sight import BLOCK, gap, shown, ways
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ ALIKE = 0.5  # share of one mean strength that another must reach
 MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
 CLEAR = 3.0  # times as strong on pictures of the meaning as on pictures of neither
 CARRIES = 0.05  # share of a family's reliance below which a latent is left out
+CHANCE = 0.01  # of a latent being this much weaker without the meaning, if it did not matter
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Apart:
         prompt: its number. word: number of the meaning's word in the vocabulary.
         latents: the one that carries most first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
+        covered: whether covering the meaning in pictures chose the latents; else how they fire on different pictures.
     """
 
     prompt: int
     word: int
     latents: list[int]
     carried: float
+    covered: bool
 
 
 def mean_strength(codes: Any, pictures: Tensor, few: int = FEW) -> np.ndarray:
@@ -99,7 +104,7 @@ def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
     may have learnt both. Beside the prompt: latents that lose half of their strength on own pictures without the
     meaning; where nearly all own pictures have it, those that respond more to the meaning without the prompt than to
     the prompt without the meaning. In either case latents that respond to the meaning alone clearly more than to
-    neither.
+    neither, or whose loss without it is no chance (Mann-Whitney): such a latent may fire for both together alone.
 
     Args:
         codes: (pictures, latents) scipy CSR.
@@ -121,24 +126,61 @@ def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
         fits |= alone >= with_it
     alone = np.nan_to_num(alone)
     clearer = (alone - neither) / np.maximum(alone + neither, 1e-9)
-    return fits & (alone > CLEAR * neither), clearer
+    responds = alone > CLEAR * neither
+    if not meeting.instead:
+        loses = lost_without(codes, own & there, own & ~there, fits & ~responds)
+        responds, clearer = responds | loses, np.where(loses, np.maximum(clearer, 0.0) + 1e-3, clearer)
+    return fits & responds, clearer
+
+
+def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray) -> np.ndarray:
+    """Which of some latents are weaker without a meaning than chance would have them, (latents,) bool.
+
+    Args:
+        codes: (pictures, latents) scipy CSR. with_it, without: (pictures,) bool. among: (latents,) bool.
+    """
+    from scipy.stats import mannwhitneyu
+
+    lost = np.zeros(codes.shape[1], dtype=bool)
+    asked = np.flatnonzero(among)
+    if len(asked) and with_it.sum() >= FEW and without.sum() >= 3:
+        groups = (
+            codes[torch.nonzero(some).flatten().numpy()][:, asked].toarray() for some in (with_it, without)
+        )
+        lost[asked] = mannwhitneyu(*groups, alternative="greater", method="asymptotic").pvalue < CHANCE
+    return lost
+
+
+def silenced(
+    covered: Covered, fits: np.ndarray | bool = False, clearer: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds the latents that covering a meaning silences to those that stand for it, and ranks them before all others.
+
+    Args:
+        fits, clearer: (latents,), what `stands_for` says.
+    """
+    silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
+    return fits | silent, np.where(silent, 1 + covered.lost, clearer)
 
 
 def families_apart(
-    codes: Any, prompt: int, meetings: Mapping[int, Meeting], carried: Mapping[int, Tensor]
+    prompt: int,
+    standing: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    carried: Mapping[int, Tensor],
+    covered: Collection[int] = (),
 ) -> list[Apart]:
     """The families of one prompt, one for each meaning that comes with it.
 
     A latent that could stand for several meanings stands for the one to which it responds most clearly.
 
     Args:
-        codes: (pictures, latents) scipy CSR.
-        meetings: by word. carried: by word, (latents,) mean single-latent ablation on the prompt's own pictures that
-            show the word; what does not lift the prompt there is left out.
+        standing: by word, what `stands_for` or `silenced` says of the latents. carried: by word, (latents,) mean
+            single-latent ablation on the prompt's own pictures that show the word; what does not lift the prompt there
+            is left out. covered: words whose latents covering chose.
     """
-    best, belongs = np.zeros(codes.shape[1]), np.full(codes.shape[1], -1)
-    for word, meeting in meetings.items():
-        fits, clearer = stands_for(codes, meeting)
+    n_latents = len(next(iter(carried.values())))
+    best, belongs = np.zeros(n_latents), np.full(n_latents, -1)
+    for word, (fits, clearer) in standing.items():
         better = fits & (carried[word].numpy() > 0) & (clearer > best)
         best[better], belongs[better] = clearer[better], word
     found = []
@@ -147,7 +189,7 @@ def families_apart(
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
-            found.append(Apart(prompt, word, kept, float(share[kept].sum())))
+            found.append(Apart(prompt, word, kept, float(share[kept].sum()), word in covered))
     return found
 
 
@@ -158,16 +200,18 @@ def company_families(
     discovery_rate: float,
     least_lift: float,
     least_reliance: float,
+    covered_pictures: int,
 ) -> list[Apart]:
     """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
 
     Args:
         half: whose pictures decide.
         meant: (prompts, embed), what the evaluator takes the prompts to mean.
-        discovery_rate, least_lift, least_reliance: as in the audit's settings.
+        discovery_rate, least_lift, least_reliance, covered_pictures: as in the audit's settings.
     """
     study = reliance.study
     pictures = study.seen(half.rows)
+    covering = Covering(study, half.rows, pictures, covered_pictures)
     vocabulary = study.vocabulary_embeddings.float()
     comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
     likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
@@ -183,14 +227,23 @@ def company_families(
         meanings = torch.stack([meant[number].float(), *vocabulary[words]])
         clear = ways(pictures, meanings)
         seen, is_own = clear > gap(clear), half.is_own(number)
-        meetings = {
-            word: meeting
-            for place, word in enumerate(words, start=1)
-            if (meeting := meet(is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0]))
-        }
-        if not meetings:
+        standing, covered = {}, set()
+        for place, word in enumerate(words, start=1):
+            meeting = meet(is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0])
+            without = None
+            if meeting is None or not meeting.instead:
+                without = covering.cover(
+                    is_own & seen[:, place], clear[:, place], meanings[0], meanings[place]
+                )
+            if meeting is not None:
+                standing[word] = stands_for(codes, meeting)
+            if without is not None:
+                covered.add(word)
+                standing[word] = silenced(without, *standing.get(word, ()))
+        covering.forget()
+        if not standing:
             continue
-        carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in meetings]])
-        families = families_apart(codes, number, meetings, dict(zip(meetings, carried, strict=True)))
+        carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in standing]])
+        families = families_apart(number, standing, dict(zip(standing, carried, strict=True)), covered)
         found += [family for family in families if family.carried >= least_reliance]
     return found

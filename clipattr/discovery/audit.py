@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.discovery.apart import company_families
+from clipattr.discovery.apart import ALIKE, company_families
 from clipattr.discovery.evidence import Evidence, Witness
 from clipattr.discovery.expectations import (
     Prompt,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 
+COMPANY = ("company", "covered")  # reasons that speak of what comes with a prompt
+
+
 @dataclass(frozen=True)
 class Settings:
     """What makes a reliance worth reporting.
@@ -59,6 +62,8 @@ class Settings:
         least_effect: raw cosine; the lower bound of the causal effect on the measuring half must reach it.
         least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
             contrast stands out from other pictures'.
+        covered_pictures: in how many of a prompt's pictures a meaning that comes with it is covered, to see which
+            latents that silences; below 5 it is not asked. Costs the evaluator ten forward passes each.
         written_pictures: on how many pictures a prompt with a finding about writing is written, to see whether that
             lifts it and whether another word would; 0 asks not.
     """
@@ -71,6 +76,7 @@ class Settings:
     least_reliance: float = 0.005
     least_effect: float = 0.02
     least_separation: float = 0.6
+    covered_pictures: int = 8
     written_pictures: int = 24
 
 
@@ -132,10 +138,19 @@ def audit(
         ),
     )
     found = company_families(
-        reliance, finding_half, meant, settings.discovery_rate, settings.least_lift, settings.least_reliance
+        reliance,
+        finding_half,
+        meant,
+        settings.discovery_rate,
+        settings.least_lift,
+        settings.least_reliance,
+        settings.covered_pictures,
     )
     suspects = [
-        *((len(groups) + number, family.prompt, "company") for number, family in enumerate(found)),
+        *(
+            (len(groups) + number, family.prompt, "covered" if family.covered else "company")
+            for number, family in enumerate(found)
+        ),
         *suspicions(clues, settings),
     ]
     vocabulary = study.vocabulary
@@ -144,7 +159,8 @@ def audit(
     means = family_means(study, reliance.families)
     _, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
     _, measuring_half = reliance.halves(meant)
-    witness = Witness(reliance, measuring_half, meant, family_meanings(study, groups, means))
+    meanings = family_meanings(study, groups, means)
+    witness = Witness(reliance, measuring_half, meant, meanings, settings.covered_pictures)
     kept: dict[tuple[int, int], tuple[Evidence, str]] = {}
     measured = (engine or Here()).map(measured_suspect, (witness, settings), suspects)
     with tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress) as bar:
@@ -186,13 +202,16 @@ def audit(
 def measured_suspect(shared: tuple[Witness, Settings], suspect: tuple[int, int, str]) -> Evidence | None:
     """What the measuring half says of one suspicion: the evidence that confirms it, or None."""
     (witness, settings), (family, prompt, reason) = shared, suspect
-    evidence = witness.gather(family, prompt, on_own=reason == "company")
-    if reason == "company" and (evidence is None or not evidence.causal_effect.low > 0):
+    comes_along = reason in COMPANY
+    evidence = witness.gather(family, prompt, on_own=comes_along)
+    if reason == "covered" and evidence is not None and evidence.causal_effect.low >= settings.least_effect:
+        evidence = replace(evidence, left=witness.left(family, prompt))
+    if comes_along and evidence is not None and not evidence.causal_effect.low > 0:
         return None  # it comes along, and is not used
     if evidence is None or not holds(evidence, reason, settings):
         # Where prompt and company are never apart, one latent may stand for both: the company's own latents then
         # say little on the prompt's pictures, and what they do elsewhere decides.
-        evidence = witness.gather(family, prompt, on_own=False) if reason == "company" else None
+        evidence = witness.gather(family, prompt, on_own=False) if comes_along else None
     return evidence if evidence is not None and holds(evidence, reason, settings) else None
 
 
@@ -243,8 +262,10 @@ def holds(evidence: Evidence, reason: str, settings: Settings) -> bool:
     """Whether the measuring half confirms a suspicion."""
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
-    if reason == "company":
-        return evidence.shown - evidence.shown_elsewhere >= settings.least_lift / 2
+    if reason in COMPANY:
+        # Half of what the finding half had to show: that many more, and that far down when covered.
+        silenced = not evidence.left > 1 - ALIKE / 2
+        return silenced and evidence.shown - evidence.shown_elsewhere >= settings.least_lift / 2
     return evidence.separation >= settings.least_separation and evidence.standing > 0
 
 
@@ -259,7 +280,7 @@ def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
     exceeds = above_zero(
         Interval(*(value - settings.least_effect for value in (effect.value, effect.low, effect.high)))
     )
-    if reason != "company":
+    if reason not in COMPANY:
         return exceeds * evidence.separation
     n = max(1, evidence.own_pictures)
     lift = evidence.shown - evidence.shown_elsewhere
@@ -298,6 +319,7 @@ def _finding(
         "shown": evidence.shown,
         "shown_elsewhere": evidence.shown_elsewhere,
         "beside": evidence.beside,
+        "left_covered": evidence.left,
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,
         "separation": evidence.separation,

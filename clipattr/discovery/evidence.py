@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.apart import meet
+from clipattr.discovery.covering import Covering, windows
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
 from clipattr.discovery.sight import BEST, gap, shown, ways
@@ -26,7 +26,7 @@ from clipattr.sites import activations
 if TYPE_CHECKING:
     from clipattr.study import Study
 
-STEPS = 3  # windows across and down, each half the picture's side, when asking where a family sits
+STEPS, HALF = 3, 0.5  # windows across and down, and their side, when asking where a family sits
 OCCLUDED = 6  # pictures occluded for one family
 
 
@@ -58,6 +58,8 @@ class Evidence:
             the same for all other pictures.
         beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1; near 0 where
             the meaning stands in the prompt's place.
+        left: share of the family's summed codes that is left on own pictures when the place where the evaluator sees
+            the meaning is covered; NaN where it has no place of its own, or that was not asked.
     """
 
     on_own: bool
@@ -77,24 +79,34 @@ class Evidence:
     shown: float
     shown_elsewhere: float
     beside: float
+    left: float = math.nan
     focus: float = math.nan
 
 
 class Witness:
     """Measures families against prompts on one half of a study; what several findings need is computed once."""
 
-    def __init__(self, reliance: Reliance, half: Half, prompt_text: Tensor, family_meaning: Tensor) -> None:
+    def __init__(
+        self,
+        reliance: Reliance,
+        half: Half,
+        prompt_text: Tensor,
+        family_meaning: Tensor,
+        covered_pictures: int = 0,
+    ) -> None:
         """Prepare one half.
 
         Args:
             prompt_text: (prompts, embed), family_meaning: (families, embed): what the evaluator takes the prompts and
                 the families to mean, unit length.
+            covered_pictures: how many are covered to see whether a family depends on its meaning's place.
         """
         self.reliance, self.half = reliance, half
         self.contrast = reliance.contrasts(half)  # (pictures, prompts)
         self.pictures = reliance.study.seen(half.rows)  # the evaluator's, (pictures, embed)
         self.prompt_text, self.family_meaning = prompt_text, family_meaning
         self._focus: dict[int, float] = {}
+        self._covering = Covering(reliance.study, half.rows, self.pictures, covered_pictures)
 
     def strength(self, family: int) -> Tensor:
         """(pictures,) summed codes of a family."""
@@ -155,6 +167,14 @@ class Witness:
         there = meeting.meaning & is_own
         return float(meeting.prompt[there].float().mean()) if there.sum() >= FEW else math.nan
 
+    def left(self, family: int, prompt: int) -> float:
+        """Share of a family's codes that covering its meaning leaves on the prompt's own pictures."""
+        meaning = self.family_meaning[family]
+        shows = self.half.is_own(prompt) & self.shows(family)
+        covered = self._covering.cover(shows, self.pictures @ meaning, self.prompt_text[prompt], meaning)
+        self._covering.forget()
+        return math.nan if covered is None else float(covered.left(self.reliance.families[family]))
+
     def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
         """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do.
 
@@ -183,7 +203,7 @@ class Witness:
         if not len(numbers):
             return math.nan
         pictures = [study.images[int(row)].load() for row in self.half.rows[numbers.numpy()]]
-        covered = [version for picture in pictures for version in occlusions(picture)]
+        covered = [version for picture in pictures for version in windows(picture, STEPS, HALF)]
         left = self._strength_of(covered, family).view(len(pictures), -1)  # first column: nothing covered
         lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
         return float(lost.amax(1).mean())
@@ -235,18 +255,3 @@ class Witness:
             shown_elsewhere=float(shows[not_own].float().mean()) if not_own.any() else math.nan,
             beside=self.beside(family, prompt),
         )
-
-
-def occlusions(picture: Image.Image) -> list[Image.Image]:
-    """The picture, and copies with one window (half as wide and high, overlapping) filled with the mean colour."""
-    pixels = np.asarray(picture.convert("RGB"))
-    mean = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
-    high, wide = pixels.shape[:2]
-    versions: list[Any] = [pixels]
-    for row in range(STEPS):
-        for column in range(STEPS):
-            top, left = round(row * high / (STEPS + 1)), round(column * wide / (STEPS + 1))
-            covered = pixels.copy()
-            covered[top : top + -(-high // 2), left : left + -(-wide // 2)] = mean
-            versions.append(covered)
-    return [Image.fromarray(version) for version in versions]

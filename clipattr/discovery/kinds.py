@@ -57,6 +57,8 @@ def degrees(
     # should rest on (context, companion), or in its place (another sense, another look).
     with_it = _ramp(evidence.shown - evidence.shown_elsewhere, 0.1, 0.4)
     beside = 0.5 if math.isnan(evidence.beside) else evidence.beside
+    if not math.isnan(evidence.left):  # it has a place of its own
+        beside = 1.0
     accompanies = thing * with_it * beside
     # A second sense passes for the prompt without what the prompt should rest on. Where nothing says that both go by
     # one word, a thing that merely looks alike must pass almost entirely to be called a sense.

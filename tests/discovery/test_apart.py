@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from clipattr.discovery.apart import families_apart, meet, stands_for
+from clipattr.discovery.apart import families_apart, lost_without, meet, silenced, stands_for
+from clipattr.discovery.covering import Covered
 
 N = 600
 OWN, BESIDE, ALONE, TWIN = slice(0, 60), slice(0, 48), slice(100, 150), slice(200, 260)
@@ -87,12 +88,41 @@ def test_a_latent_goes_to_the_meaning_it_responds_to_most_and_must_lift_the_prom
     assert other is not None
     table = codes([(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)])
     share = torch.tensor([0.02, 0.06, -0.01])
-    found = families_apart(table, 3, {7: lemon, 8: other}, {7: share, 8: share})
+    standing = {7: stands_for(table, lemon), 8: stands_for(table, other)}
+    found = families_apart(3, standing, {7: share, 8: share})
     assert [(family.word, family.latents) for family in found] == [(7, [1, 0])]
     assert found[0].prompt == 3 and found[0].carried == pytest.approx(0.08)
 
 
 def test_latents_that_carry_next_to_nothing_are_left_out():
     table = codes([(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)])
-    found = families_apart(table, 0, {1: beside()}, {1: torch.tensor([1.0, 0.01])})
+    found = families_apart(0, {1: stands_for(table, beside())}, {1: torch.tensor([1.0, 0.01])})
     assert found[0].latents == [0]
+
+
+def test_a_latent_for_both_together_stands_for_the_company_if_its_loss_without_is_no_chance():
+    together = [(BESIDE, 20.0), (slice(48, 60), 6.0)]  # silent for lemons alone and for banjos elsewhere
+    fits, clearer = stands_for(codes(together), beside())
+    assert fits.tolist() == [True] and clearer[0] > 0
+
+
+def test_a_loss_on_two_pictures_or_by_chance_is_none():
+    steady = np.random.default_rng(0).uniform(5, 9, 60)
+    dense = np.zeros((N, 2), dtype=np.float32)
+    dense[:60, 0], dense[:48, 1] = steady, 9.0
+    both = np.array([True, True])
+    assert lost_without(csr_array(dense), mask(BESIDE), mask(slice(48, 60)), both).tolist() == [False, True]
+    assert not lost_without(csr_array(dense), mask(BESIDE), mask(slice(48, 50)), both).any()
+    assert not lost_without(csr_array(dense), mask(BESIDE), mask(slice(48, 60)), ~both).any()
+
+
+def test_what_covering_silences_stands_for_the_meaning_and_ranks_first():
+    covered = Covered(np.array([10.0, 10, 5, 0]), np.array([1.0, 9, 2, 3]), np.array([8, 8, 1, 0]), 0.8, 0.0)
+    assert covered.left()[:3].tolist() == [0.1, 0.9, 0.4] and np.isnan(covered.left()[3])
+    assert covered.left([0, 1]) == 0.5 and np.isnan(covered.left([3]))
+    fits, clearer = silenced(covered, np.array([False, False, False, True]), np.array([0.0, 0.0, 0.0, 0.7]))
+    assert fits.tolist() == [True, False, False, True]  # the third fired once: that may be chance
+    assert clearer.tolist() == [1.8, 0.0, 0.0, 0.7]
+    share = torch.tensor([0.1, 0.1, 0.1, 0.1])
+    found = families_apart(0, {5: (fits, clearer)}, {5: share}, covered={5})
+    assert found[0].latents == [0, 3] and found[0].covered

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from clipattr.discovery.evidence import Evidence, occlusions
+from clipattr.discovery.evidence import Evidence
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.kinds import is_constituent, kind_of
 from clipattr.discovery.statistics import auc, interval
@@ -102,16 +102,3 @@ def test_an_interval_by_hand_and_its_width_without_data():
     assert found.value == pytest.approx(2.0)
     assert found.high - found.value == pytest.approx(1.96 / 3**0.5)
     assert interval(torch.tensor([1.0])).low == -math.inf
-
-
-def test_occlusion_covers_every_pixel_in_windows_of_a_quarter():
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (64, 50, 3), dtype=np.uint8)
-    whole, *covered = [np.asarray(version) for version in occlusions(Image.fromarray(pixels))]
-    assert (whole == pixels).all() and len(covered) == 9
-    changed = np.array([(version != pixels).any(-1) for version in covered])
-    assert changed.any(0).mean() > 0.99
-    assert changed.mean((1, 2)) == pytest.approx(np.full(9, 0.25), abs=0.02)
