@@ -52,9 +52,17 @@ from clipattr.tasks import Engine
 if TYPE_CHECKING:
     import pandas as pd
 
-SILENT = "(silent)"
-UNNAMED = "(no aligned label)"
-SCORES = "clarity clarity_error monosemanticity meanings mixture frequency mean_top triage".split()
+SILENT, UNNAMED = "(silent)", "(no aligned label)"
+SCORES = (
+    "clarity",
+    "clarity_error",
+    "monosemanticity",
+    "meanings",
+    "mixture",
+    "frequency",
+    "mean_top",
+    "triage",
+)
 
 
 class Study:
@@ -219,8 +227,7 @@ class Study:
 
     def rename(self, latent: int, name: str | None) -> None:
         """Give a latent a name, kept in the folder; None or "" takes it back. StudyError if nothing can be written."""
-        count = self.manifest["counts"]["latents"]
-        if not 0 <= int(latent) < count:
+        if not 0 <= int(latent) < (count := self.manifest["counts"]["latents"]):
             raise StudyError(f"There is no latent {latent}; they are numbered 0 to {count - 1}.")
         names = dict(self.names)
         if name and name.strip():
@@ -254,7 +261,6 @@ class Study:
         labels, scores = self.labels, self.scores
         shown = [*self.vocabulary.display, None]
         best = [shown[word] for word in labels.word_top[:, 0].tolist()]
-        live = (self.examples.counts > 0).tolist()
         aligned = labels.aligned.tolist()
         columns: dict[str, Any] = {
             "latent": range(len(labels)),
@@ -266,13 +272,12 @@ class Study:
             "auc_error": labels.auc_error.numpy(),
         }
         columns |= {name: scores[name].numpy() for name in SCORES if name in scores}
-        columns["nearest"] = scores["nearest"][:, 0].numpy()
-        columns["nearest_cosine"] = scores["nearest_cosine"][:, 0].numpy()
-        for name in ("evidence", "contrast"):
-            columns[f"label_{name}"] = [shown[word] for word in scores[f"word_{name}"].tolist()]
-        names = self.names
+        columns |= {name: scores[name][:, 0].numpy() for name in ("nearest", "nearest_cosine")}
+        for by in ("evidence", "contrast"):
+            columns[f"label_{by}"] = [shown[word] for word in scores[f"word_{by}"].tolist()]
+        live, given = (self.examples.counts > 0).tolist(), self.names
         columns["name"] = [
-            names.get(latent) or ((label if fits else UNNAMED) if alive else SILENT)
+            given.get(latent) or ((label if fits else UNNAMED) if alive else SILENT)
             for latent, (label, fits, alive) in enumerate(zip(best, aligned, live, strict=True))
         ]
         return pd.DataFrame(columns)
