@@ -261,13 +261,12 @@ class Study:
         labels, scores = self.labels, self.scores
         shown = [*self.vocabulary.display, None]
         best = [shown[word] for word in labels.word_top[:, 0].tolist()]
-        aligned = labels.aligned.tolist()
         columns: dict[str, Any] = {
             "latent": range(len(labels)),
             "label": best,
             "alignment": labels.alignment_top[:, 0].numpy(),
             "margin": labels.margin.numpy(),
-            "aligned": aligned,
+            "aligned": (aligned := labels.aligned.tolist()),
             "auc": labels.auc.numpy(),
             "auc_error": labels.auc_error.numpy(),
         }
