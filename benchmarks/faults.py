@@ -153,10 +153,12 @@ class Cluster:
         if fault == "cancelled cell":
             os.kill(os.getpid(), signal.SIGINT)
             return
+        titles = {
+            process: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
+        }
+        # Not Ray's own agents, which bear such titles too: a machine without them leaves the cluster.
         workers = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if "ray::" in " ".join(process.info["cmdline"] or []) and os.getpid() != process.pid
+            process for process, title in titles.items() if title.startswith("ray::") and "Agent" not in title
         ]
         for process in chance.sample(workers, min(1, len(workers))):
             with contextlib.suppress(psutil.Error):

@@ -94,6 +94,10 @@ def build(
                 made = (model, evaluator, images, vocabulary, site, dictionary, settings)
                 _build(place, old, plan, *made, workers, engine, progress)
     except (OSError, SafetensorError) as error:
+        if isinstance(error, IsADirectoryError) and error.filename2 is not None:
+            wrong = str(error.filename2)
+            told = f"{wrong!r} should be a file and is a folder; delete {wrong!r}"
+            raise StudyError(f"The study {str(folder)!r} could not be written: {told}. {ADVICE}") from error
         raise StudyError(f"The study {str(folder)!r} could not be written ({error}). {ADVICE}") from error
 
 

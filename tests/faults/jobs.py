@@ -175,16 +175,17 @@ def child(verb, root, out, said, setting):
         clipattr.models.Model.encode_image = poor
     status = DONE
     try:
-        JOBS[verb](root, out)
-    except KeyboardInterrupt:
+        try:
+            JOBS[verb](root, out)
+        except ClipattrError as error:
+            said.send(f"{type(error).__name__}: {error}")
+            status = REFUSED
+        except Exception as error:
+            said.send(f"{type(error).__name__}: {error}")
+            status = FAULT
+        said.close()
+    except KeyboardInterrupt:  # wherever it comes, also when all is done
         status = 130
-    except ClipattrError as error:
-        said.send(f"{type(error).__name__}: {error}")
-        status = REFUSED
-    except BaseException as error:
-        said.send(f"{type(error).__name__}: {error}")
-        status = FAULT
-    said.close()
     os._exit(status)
 
 

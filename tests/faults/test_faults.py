@@ -159,3 +159,26 @@ def test_a_flipped_bit_in_a_finished_store_is_found(jobs, undisturbed, tmp_path)
     shard.write_bytes(bytes(data))
     with pytest.raises(jobs.ClipattrError, match="damaged"):
         ActivationStore.open(tmp_path / "store").check()
+
+
+def test_a_folder_in_the_place_of_an_unfinished_file_is_named_as_what_to_delete(
+    jobs, undisturbed, monkeypatch
+):
+    root, results = undisturbed
+    out = root / "study-folder" / "out"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.clipattr.building.Workplace, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.JOBS["study"](root, out)
+    wrong = out.with_name("out.building") / "activations.npy"
+    wrong.unlink()
+    wrong.mkdir()
+    status, said = jobs.run("study", root, out)
+    assert status == jobs.REFUSED and f"is a folder; delete {str(wrong)!r}" in said, said
+    wrong.rmdir()
+    assert jobs.run("study", root, out) == (jobs.DONE, "")
+    assert jobs.digests(out) == results["study"][0]
