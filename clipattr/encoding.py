@@ -188,7 +188,7 @@ def gather(images: Images, folder: Path, target: Path, *, shard: int = 1024) -> 
     with (target / "thumbnails.bin.part").open("wb") as blob:
         for file, head in zip(files, heads, strict=True):
             tensors = load_file(file)
-            if head["digest"] != _digest(tensors):
+            if head["digest"] != _digest(tensors, head):
                 file.unlink()
                 raise DamagedShard(f"The shard {file} is damaged and was removed.")
             for name, dtype in ARRAYS.items():
@@ -298,8 +298,8 @@ def _write(shard: _Shard, images: Images, folder: Path, size: int) -> None:
         "skipped": shard.skipped,
         "signatures": _signatures(images, shard.number, size),
         "smallest": shard.smallest,
-        "digest": _digest(tensors),
     }
+    head["digest"] = _digest(tensors, head)
     file = _file(folder, shard.number)
     part = file.with_suffix(".part")
     save_file(tensors, part, {"head": json.dumps(head)})
@@ -310,17 +310,18 @@ def _is_done(images: Images, folder: Path, number: int, size: int) -> bool:
     file = _file(folder, number)
     try:
         head = _head(file)
-        return head["signatures"] == _signatures(images, number, size) and head["digest"] == _digest(
-            load_file(file)
-        )
+        whole = head["digest"] == _digest(load_file(file), head)
+        return whole and head["signatures"] == _signatures(images, number, size)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         if file.is_dir() and not file.is_symlink():
             raise DataError(f"{str(file)!r} should be a shard and is a folder; remove it.") from None
         return False
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(tensors: dict[str, Tensor], head: dict[str, Any]) -> str:
+    """Over the tensors and all else that a shard's head says."""
+    told = {name: value for name, value in head.items() if name != "digest"}
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())

@@ -239,6 +239,25 @@ def test_only_the_shard_of_a_changed_picture_is_encoded_again_on_resume(
     )
 
 
+def test_a_shard_whose_list_of_skipped_pictures_was_damaged_is_encoded_again(
+    tiny_model, evaluator, tmp_path, monkeypatch
+):
+    (tmp_path / "p").mkdir()
+    for index in range(30):
+        paint(index).save(tmp_path / "p" / f"{index:02d}.png")
+    (tmp_path / "p" / "broken.png").write_bytes(b"no picture")
+    arguments = {"path": tmp_path / "s", "vocabulary": WORDS, "evaluator": evaluator, **SMALL}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("clipattr.building.gather", interrupt)
+        build_study(tiny_model, tmp_path / "p", **arguments)
+    file = tmp_path / "s.building" / "shards" / "000001.safetensors"
+    before = file.read_bytes()
+    assert before.count(b"broken.png") == 1
+    file.write_bytes(before.replace(b"broken.png", b"brokem.png"))
+    study = build_study(tiny_model, tmp_path / "p", **arguments)
+    assert [name for name, _ in study.manifest["skipped"]] == ["broken.png"]
+
+
 def test_the_finished_study_is_opened_and_another_is_not_overwritten(
     finished, tiny_model, evaluator, pictures, tmp_path, monkeypatch
 ):
