@@ -293,6 +293,19 @@ def loss_gap(steps: int, batch: int, n_latents: int) -> tuple[float, float, floa
     return ours, theirs, abs(ours - theirs) / theirs
 
 
+def peer_losses(name: str, steps: int, batch: int) -> tuple[float, float]:
+    """Last losses of ours and of a peer on the same batches, ours with an encoder as short as peers begin with.
+
+    Where a loss stands after few steps is mostly where it began: peers leave their encoder's rows as `nn.Linear` made
+    them, 1/sqrt(3) long, and ours are of length 1.
+    """
+    run, ours = sparse_step(LATENTS, "auto")
+    run.parameters["encoder"].mul_(3**-0.5)
+    theirs, acts = peers(LATENTS)[name], planted(steps * batch, seed=3)
+    tail = [(ours(x), theirs(x)) for x in acts.split(batch)][-max(1, steps // 10) :]
+    return statistics.mean(pair[0] for pair in tail), statistics.mean(pair[1] for pair in tail)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 rounds and a smaller loss comparison")
@@ -343,6 +356,16 @@ def main() -> None:
     }
     if other:
         figures["speedup_over_best_peer"] = ratio(other)
+        plain = [name for name in other if "autocast" not in name]
+        if plain:
+            figures["speedup_over_best_peer_float32"] = ratio(plain)
+        best = min(other, key=lambda name: median[name])
+        if size == LATENTS:
+            loss, peer_loss = pieces.piece(
+                f"losses of {best}", [best, count, batch], partial(peer_losses, best, count, batch)
+            )
+            print(f"loss after {count} steps from a shorter encoder: ours {loss:.5f}, {best} {peer_loss:.5f}")
+            figures["relative_loss_gap_best_peer"] = abs(loss - peer_loss) / peer_loss
     print(f"loss after {count} steps: sparse {sparse_loss:.5f}, dense {dense_loss:.5f}")
     for name, value in figures.items():
         print(f"{name:28s} {value:10.4f}")
