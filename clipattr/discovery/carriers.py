@@ -9,6 +9,7 @@ Owns this choice. Ignores how much they carry (`probe_findings.py`). Start at `C
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ from clipattr.discovery.presence import shown_words
 if TYPE_CHECKING:
     from clipattr.study import Study
 
-RISES = 4.0  # standard errors by which a code is higher with the thing; by chance one latent in 30,000
+BY_CHANCE = 1.0  # latents of a dictionary that may pass for rising with a thing
 MOST = 50  # latents
 BATCH = 512  # pictures a step
 
@@ -46,6 +47,7 @@ class Carriers:
         self._codes = self.pictures.codes.to_scipy().tocsr().astype(np.float64)
         self._squares = self._codes.multiply(self._codes).tocsr()
         self._means = np.asarray(self._codes.mean(0)).ravel()
+        self.rise = NormalDist().inv_cdf(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
         self._lift = self._lifts(study, tail)
         self._rises: dict[int, np.ndarray] = {}
 
@@ -59,7 +61,7 @@ class Carriers:
             self._rises[word] = self._sureness(word)
         rises = np.where(self._lift[:, number].numpy() > 0, self._rises[word], -np.inf)
         order = np.argsort(-rises, kind="stable")[:MOST]
-        return [int(latent) for latent in order if rises[latent] >= RISES]
+        return [int(latent) for latent in order if rises[latent] >= self.rise]
 
     def examples(self, word: int, latents: Sequence[int], n: int) -> list[int]:
         """Rows of the study's pictures that show a thing, those on which its carriers are most active first."""
