@@ -33,6 +33,7 @@ ALIKE = 0.5  # share of one mean strength that another must reach
 MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
 CLEAR = 3.0  # times as strong on pictures of the meaning as on pictures of neither
 CARRIES = 0.05  # share of a family's reliance below which a latent is left out
+PURELY = 0.25  # of its strength on pictures with both, for the meaning alone
 CHANCE = 0.01  # of a latent being this much weaker without the meaning, if it did not matter
 
 
@@ -97,7 +98,23 @@ def meet(
     return Meeting(is_own, sees, sees_prompt, instead) if instead or alike < LOOKALIKE else None
 
 
-def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Standing:
+    """Which latents stand for a meaning, and how surely; each (latents,).
+
+    Attributes:
+        fits: bool. clearer: how much clearer each responds to the meaning alone than to neither, −1 to 1; above 1 for
+            those that covering the meaning silences.
+        purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together, or
+            fall silent when it is covered. Any other may be the prompt's own.
+    """
+
+    fits: np.ndarray
+    clearer: np.ndarray
+    purely: np.ndarray
+
+
+def stands_for(codes: Any, meeting: Meeting) -> Standing:
     """Which latents stand for the meaning rather than for the prompt.
 
     In the prompt's place: latents at least half as strong there as on the other part of its own pictures; one latent
@@ -108,9 +125,6 @@ def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         codes: (pictures, latents) scipy CSR.
-
-    Returns:
-        (latents,) bool; and how much clearer each responds to the meaning alone than to neither, −1 to 1.
     """
     own, there, prompt = meeting.is_own, meeting.meaning, meeting.prompt
     neither = np.nan_to_num(mean_strength(codes, ~there & ~prompt & ~own))
@@ -130,7 +144,7 @@ def stands_for(codes: Any, meeting: Meeting) -> tuple[np.ndarray, np.ndarray]:
     if not meeting.instead:
         loses = lost_without(codes, own & there, own & ~there, fits & ~responds)
         responds, clearer = responds | loses, np.where(loses, np.maximum(clearer, 0.0) + 1e-3, clearer)
-    return fits & responds, clearer
+    return Standing(fits & responds, clearer, fits & responds & (alone >= PURELY * np.nan_to_num(with_it)))
 
 
 def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray) -> np.ndarray:
@@ -151,41 +165,46 @@ def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray
     return lost
 
 
-def silenced(
-    covered: Covered, fits: np.ndarray | bool = False, clearer: np.ndarray | float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Adds the latents that covering a meaning silences to those that stand for it, and ranks them before all others.
+def silenced(covered: Covered, otherwise: Standing | None) -> Standing:
+    """What covering a meaning says of the latents, before what `stands_for` says.
 
-    Args:
-        fits, clearer: (latents,), what `stands_for` says.
+    Covering names the latents that a meaning has on these pictures; that others fire for it elsewhere adds to them.
     """
     silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
-    return fits | silent, np.where(silent, 1 + covered.lost, clearer)
+    if otherwise is None:
+        return Standing(silent, np.where(silent, 1 + covered.lost, 0.0), silent)
+    clearer = np.where(silent, 1 + covered.lost, otherwise.clearer)
+    return Standing(otherwise.fits | silent, clearer, otherwise.purely | silent)
 
 
 def families_apart(
     prompt: int,
-    standing: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    standing: Mapping[int, Standing],
     carried: Mapping[int, Tensor],
+    enough: float,
     covered: Collection[int] = (),
 ) -> list[Apart]:
     """The families of one prompt, one for each meaning that comes with it.
 
-    A latent that could stand for several meanings stands for the one to which it responds most clearly.
+    A latent that could stand for several meanings stands for the one to which it responds most clearly. Where those
+    that purely stand for a meaning carry enough for a finding, its family is made of them.
 
     Args:
         standing: by word, what `stands_for` or `silenced` says of the latents. carried: by word, (latents,) mean
             single-latent ablation on the prompt's own pictures that show the word; what does not lift the prompt there
-            is left out. covered: words whose latents covering chose.
+            is left out. enough: raw cosine. covered: words whose latents covering chose.
     """
     n_latents = len(next(iter(carried.values())))
     best, belongs = np.zeros(n_latents), np.full(n_latents, -1)
-    for word, (fits, clearer) in standing.items():
-        better = fits & (carried[word].numpy() > 0) & (clearer > best)
-        best[better], belongs[better] = clearer[better], word
+    for word, some in standing.items():
+        better = some.fits & (carried[word].numpy() > 0) & (some.clearer > best)
+        best[better], belongs[better] = some.clearer[better], word
     found = []
     for word, share in carried.items():
         latents = np.flatnonzero(belongs == word)
+        purely = latents[standing[word].purely[latents]]
+        if share[purely].sum() >= enough:
+            latents = purely
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
@@ -200,6 +219,7 @@ def company_families(
     discovery_rate: float,
     least_lift: float,
     least_reliance: float,
+    enough: float,
     covered_pictures: int,
 ) -> list[Apart]:
     """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
@@ -208,6 +228,7 @@ def company_families(
         half: whose pictures decide.
         meant: (prompts, embed), what the evaluator takes the prompts to mean.
         discovery_rate, least_lift, least_reliance, covered_pictures: as in the audit's settings.
+        enough: raw cosine that latents which purely stand for a meaning must carry to be its family.
     """
     study = reliance.study
     pictures = study.seen(half.rows)
@@ -239,11 +260,13 @@ def company_families(
                 standing[word] = stands_for(codes, meeting)
             if without is not None:
                 covered.add(word)
-                standing[word] = silenced(without, *standing.get(word, ()))
+                standing[word] = silenced(without, standing.get(word))
         covering.forget()
         if not standing:
             continue
         carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in standing]])
-        families = families_apart(number, standing, dict(zip(standing, carried, strict=True)), covered)
+        families = families_apart(
+            number, standing, dict(zip(standing, carried, strict=True)), enough, covered
+        )
         found += [family for family in families if family.carried >= least_reliance]
     return found

@@ -144,6 +144,7 @@ def audit(
         settings.discovery_rate,
         settings.least_lift,
         settings.least_reliance,
+        settings.least_effect,
         settings.covered_pictures,
     )
     suspects = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from clipattr.discovery.apart import families_apart, lost_without, meet, silenced, stands_for
+from clipattr.discovery.apart import Standing, families_apart, lost_without, meet, silenced, stands_for
 from clipattr.discovery.covering import Covered
 
 N = 600
@@ -48,9 +48,10 @@ def test_a_latent_of_the_company_stands_for_it_and_one_of_the_prompt_does_not():
     own = [(OWN, 9.0), (TWIN, 9.0), (ALONE, 0.1)]
     quiet = [(slice(300, 310), 5.0)]
     both = [(BESIDE, 20.0), (slice(48, 60), 6.0), (ALONE, 1.0)]  # fires for the two together
-    fits, clearer = stands_for(codes(pure, own, quiet, both), beside())
-    assert fits.tolist() == [True, False, False, True]
-    assert clearer[0] == pytest.approx(1.0)
+    some = stands_for(codes(pure, own, quiet, both), beside())
+    assert some.fits.tolist() == [True, False, False, True]
+    assert some.purely.tolist() == [True, False, False, False]
+    assert some.clearer[0] == pytest.approx(1.0)
 
 
 def test_where_the_company_is_never_missing_other_pictures_decide():
@@ -59,7 +60,7 @@ def test_where_the_company_is_never_missing_other_pictures_decide():
     assert meeting is not None
     context = [(OWN, 8.0), (ALONE, 3.0)]
     prompt = [(OWN, 8.0), (ALONE, 1.0), (TWIN, 3.0)]
-    assert stands_for(codes(context, prompt), meeting)[0].tolist() == [True, False]
+    assert stands_for(codes(context, prompt), meeting).fits.tolist() == [True, False]
 
 
 def test_a_lookalike_is_no_company():
@@ -79,7 +80,7 @@ def test_a_lookalike_in_the_prompts_place_counts():
     tiger = [(tigers, 7.0), (ALONE, 7.0)]
     lion = [(lions, 7.0), (tigers, 1.0)]
     either = [(OWN, 7.0), (ALONE, 3.0)]
-    assert stands_for(codes(tiger, lion, either), meeting)[0].tolist() == [True, False, True]
+    assert stands_for(codes(tiger, lion, either), meeting).fits.tolist() == [True, False, True]
 
 
 def test_a_latent_goes_to_the_meaning_it_responds_to_most_and_must_lift_the_prompt():
@@ -89,21 +90,21 @@ def test_a_latent_goes_to_the_meaning_it_responds_to_most_and_must_lift_the_prom
     table = codes([(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)])
     share = torch.tensor([0.02, 0.06, -0.01])
     standing = {7: stands_for(table, lemon), 8: stands_for(table, other)}
-    found = families_apart(3, standing, {7: share, 8: share})
+    found = families_apart(3, standing, {7: share, 8: share}, enough=1.0)
     assert [(family.word, family.latents) for family in found] == [(7, [1, 0])]
     assert found[0].prompt == 3 and found[0].carried == pytest.approx(0.08)
 
 
 def test_latents_that_carry_next_to_nothing_are_left_out():
     table = codes([(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)])
-    found = families_apart(0, {1: stands_for(table, beside())}, {1: torch.tensor([1.0, 0.01])})
+    found = families_apart(0, {1: stands_for(table, beside())}, {1: torch.tensor([1.0, 0.01])}, enough=9.0)
     assert found[0].latents == [0]
 
 
 def test_a_latent_for_both_together_stands_for_the_company_if_its_loss_without_is_no_chance():
     together = [(BESIDE, 20.0), (slice(48, 60), 6.0)]  # silent for lemons alone and for banjos elsewhere
-    fits, clearer = stands_for(codes(together), beside())
-    assert fits.tolist() == [True] and clearer[0] > 0
+    some = stands_for(codes(together), beside())
+    assert some.fits.tolist() == [True] and some.clearer[0] > 0
 
 
 def test_a_loss_on_two_pictures_or_by_chance_is_none():
@@ -120,9 +121,21 @@ def test_what_covering_silences_stands_for_the_meaning_and_ranks_first():
     covered = Covered(np.array([10.0, 10, 5, 0]), np.array([1.0, 9, 2, 3]), np.array([8, 8, 1, 0]), 0.8, 0.0)
     assert covered.left()[:3].tolist() == [0.1, 0.9, 0.4] and np.isnan(covered.left()[3])
     assert covered.left([0, 1]) == 0.5 and np.isnan(covered.left([3]))
-    fits, clearer = silenced(covered, np.array([False, False, False, True]), np.array([0.0, 0.0, 0.0, 0.7]))
-    assert fits.tolist() == [True, False, False, True]  # the third fired once: that may be chance
-    assert clearer.tolist() == [1.8, 0.0, 0.0, 0.7]
-    share = torch.tensor([0.1, 0.1, 0.1, 0.1])
-    found = families_apart(0, {5: (fits, clearer)}, {5: share}, covered={5})
-    assert found[0].latents == [0, 3] and found[0].covered
+    elsewhere = Standing(np.arange(4) == 3, np.array([0.0, 0.0, 0.0, 0.7]), np.zeros(4, dtype=bool))
+    some = silenced(covered, elsewhere)
+    assert some.fits.tolist() == [True, False, False, True]  # the third fired once: that may be chance
+    assert some.clearer.tolist() == [1.8, 0.0, 0.0, 0.7] and some.purely.tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert silenced(covered, None).fits.tolist() == [True, False, False, False]
+
+
+def test_latents_that_purely_stand_for_a_meaning_are_its_family_if_they_carry_enough():
+    some = Standing(np.array([True, True]), np.array([0.9, 0.8]), np.array([True, False]))
+    share = {5: torch.tensor([0.03, 0.1])}
+    assert families_apart(0, {5: some}, share, enough=0.02)[0].latents == [0]
+    made = families_apart(0, {5: some}, share, enough=0.05, covered={5})[0]
+    assert made.latents == [1, 0] and made.covered and made.carried == pytest.approx(0.13)
