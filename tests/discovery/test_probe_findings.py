@@ -11,9 +11,12 @@ import clipattr as ca
 from clipattr.discovery.blindness import remover
 from clipattr.discovery.carriers import Carriers
 from clipattr.discovery.comparison import FEW, change, comparison, enough, same, simultaneous
+from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.presence import looked_for, upper_heap
 from clipattr.discovery.probe_findings import _distinct
+from clipattr_data.lesion_world import LesionWorld
+from clipattr_data.robustness import material
 
 
 def things(n=400):
@@ -141,3 +144,26 @@ def test_a_blind_probe_is_the_one_fitted_without_the_direction():
     assert torch.allclose(x.double() @ remover(directions), less.double())
     with pytest.raises(ca.DataError, match="directions of embeddings"):
         ca.fit_probe(x, labels, blind_to=torch.zeros(3, 12))
+
+
+def test_a_shortcut_that_a_probe_took_is_found_by_name_as_far_as_drawing_again_says_and_blinded():
+    study = ca.open_study("lesions")
+    shown = np.array([study.images[int(row)].scene.shows("coloured patch") for row in study.rows])
+    ill = np.array([study.images[int(row)].label == "melanoma" for row in study.rows])
+    pictures = encoded(study, rows=study.rows[shown == ill])  # every melanoma has a patch, no nevus has
+    labels = pictures.images.columns["label"]
+    probe = ca.fit_probe(pictures.embeddings, labels, strength=10.0, calibrate=False)
+    drawn = material(study.model, LesionWorld.open("lesions-evaluator"), "coloured patch", pool=2, judged=60)
+    found = ca.audit_probe(study, probe=probe).findings()[0]
+    assert (found.prompt, found.label) == ("melanoma", "coloured patch")
+    compared, true = found.evidence["compared"], drawn.judge(probe)
+    assert true.relied and compared["value"] == pytest.approx(true.effect, rel=0.2)
+    assert found.evidence["ablated"]["low"] > 0 and 0 < found.share < 1
+    blind = ca.fit_probe(
+        pictures.embeddings,
+        labels,
+        strength=10.0,
+        calibrate=False,
+        blind_to=ca.directions_of(study, found),
+    )
+    assert abs(drawn.judge(blind).effect) < 0.1 < drawn.judge(blind).worst - true.worst
