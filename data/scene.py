@@ -154,8 +154,7 @@ class Scene:
 
     def factors(self) -> frozenset[str]:
         """What is in the picture, by name: objects; by kind and name the background, the word and the watermark."""
-        kinds = ("context", "word", "watermark")
-        told = [f"{kind} {getattr(self, kind)}" for kind in kinds if getattr(self, kind)]
+        told = (f"{kind} {name}" for kind in ("context", "word", "watermark") if (name := vars(self)[kind]))
         return frozenset(filter(None, (self.main, *self.companions, *told)))
 
     def to_json(self) -> str:
