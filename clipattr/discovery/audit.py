@@ -63,7 +63,7 @@ class Settings:
         least_separation: of a family suspected without company: area under the ROC curve by which its pictures'
             contrast stands out from other pictures'.
         covered_pictures: in how many of a prompt's pictures a meaning that comes with it is covered, to see which
-            latents that silences; below 5 it is not asked. Costs the evaluator ten forward passes each.
+            latents that silences; below 5 it is not asked. Costs the evaluator nine forward passes each.
         written_pictures: on how many pictures a prompt with a finding about writing is written, to see whether that
             lifts it and whether another word would; 0 asks not.
     """

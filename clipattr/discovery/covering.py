@@ -91,15 +91,13 @@ class Covering:
         numbers = numbers[clearly[numbers].argsort(descending=True, stable=True)][: self.pictures]
         aims = torch.stack([meaning, prompt]).float()
         everywhere = self.seen @ aims.T
-        average = everywhere.mean(0)
-        excess = (everywhere[numbers].mean(0) - average).clamp_min(1e-9)
+        excess = (everywhere[numbers].mean(0) - everywhere.mean(0)).clamp_min(1e-9)
         chosen, falls = [], []
         for number in numbers.tolist():
-            pictures, seen = self._covered(number)
-            similar = (seen @ aims.T - average) / excess  # (1 + windows, 2)
-            fall = similar[0] - similar[1:]
+            covered, seen = self._covered(number)
+            fall = (everywhere[number] - seen @ aims.T) / excess  # (windows, 2)
             best = int((fall[:, 0] - fall[:, 1].clamp_min(0)).argmax())
-            chosen.append(pictures[1 + best])
+            chosen.append(covered[best])
             falls.append(fall[best])
             if len(falls) == FIRST and float(torch.stack(falls)[:, 0].mean()) < LOCAL / 2:
                 return None
@@ -118,11 +116,11 @@ class Covering:
         return np.asarray(study.dictionary.encode(acts.float()).to_scipy().sum(0)).ravel()
 
     def _covered(self, number: int) -> tuple[list[Image.Image], Tensor]:
-        """The picture and its covered copies, and what the evaluator sees of each, (1 + windows, embed)."""
+        """Covered copies of a picture, and what the evaluator sees of each, (windows, embed)."""
         if number not in self._windows:
-            pictures = windows(self.study.images[int(self.rows[number])].load())
-            pixels = torch.stack([self.study.evaluator.prepare(picture) for picture in pictures])
-            self._windows[number] = pictures, self.study.evaluator.encode_image(pixels).float().cpu()
+            _, *covered = windows(self.study.images[int(self.rows[number])].load())
+            pixels = torch.stack([self.study.evaluator.prepare(picture) for picture in covered])
+            self._windows[number] = covered, self.study.evaluator.encode_image(pixels).float().cpu()
         return self._windows[number]
 
 
