@@ -93,13 +93,13 @@ class Covering:
         everywhere = self.seen @ aims.T
         excess = (everywhere[numbers].mean(0) - everywhere.mean(0)).clamp_min(1e-9)
         chosen, falls = [], []
-        for number in numbers.tolist():
-            covered, seen = self._covered(number)
-            fall = (everywhere[number] - seen @ aims.T) / excess  # (windows, 2)
-            best = int((fall[:, 0] - fall[:, 1].clamp_min(0)).argmax())
-            chosen.append(covered[best])
-            falls.append(fall[best])
-            if len(falls) == FIRST and float(torch.stack(falls)[:, 0].mean()) < LOCAL / 2:
+        for some in (numbers[:FIRST], numbers[FIRST:]):
+            for number, (covered, seen) in zip(some.tolist(), self._covered(some.tolist()), strict=True):
+                fall = (everywhere[number] - seen @ aims.T) / excess  # (windows, 2)
+                best = int((fall[:, 0] - fall[:, 1].clamp_min(0)).argmax())
+                chosen.append(covered[best])
+                falls.append(fall[best])
+            if float(torch.stack(falls)[:, 0].mean()) < LOCAL / 2:
                 return None
         lost, lost_prompt = torch.stack(falls).mean(0).tolist()
         if lost < LOCAL or lost_prompt > SPARED * lost:
@@ -115,13 +115,15 @@ class Covering:
         acts = torch.cat([activations(study.model, some, study.site) for some in pixels.split(BATCH)])
         return np.asarray(study.dictionary.encode(acts.float()).to_scipy().sum(0)).ravel()
 
-    def _covered(self, number: int) -> tuple[list[Image.Image], Tensor]:
-        """Covered copies of a picture, and what the evaluator sees of each, (windows, embed)."""
-        if number not in self._windows:
-            _, *covered = windows(self.study.images[int(self.rows[number])].load())
-            pixels = torch.stack([self.study.evaluator.prepare(picture) for picture in covered])
-            self._windows[number] = covered, self.study.evaluator.encode_image(pixels).float().cpu()
-        return self._windows[number]
+    def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
+        """For each picture its covered copies, and what the evaluator sees of them, (windows, embed)."""
+        missing = [number for number in numbers if number not in self._windows]
+        copies = [windows(self.study.images[int(self.rows[number])].load())[1:] for number in missing]
+        if missing:
+            pixels = torch.stack([self.study.evaluator.prepare(copy) for some in copies for copy in some])
+            seen = self.study.evaluator.encode_image(pixels).float().cpu().split(STEPS * STEPS)
+            self._windows |= dict(zip(missing, zip(copies, seen, strict=True), strict=True))
+        return [self._windows[number] for number in numbers]
 
 
 def windows(picture: Image.Image, steps: int = STEPS, side: float = SIDE) -> list[Image.Image]:

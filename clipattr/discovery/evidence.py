@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 STEPS, HALF = 3, 0.5  # windows across and down, and their side, when asking where a family sits
-OCCLUDED = 6  # pictures occluded for one family
+OCCLUDED = 4  # pictures occluded for one family
 
 
 @dataclass(frozen=True)
