@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from clipattr.discovery.company import company
 from clipattr.discovery.covering import Covered, Covering
@@ -221,6 +222,7 @@ def company_families(
     least_reliance: float,
     enough: float,
     covered_pictures: int,
+    progress: bool = False,
 ) -> list[Apart]:
     """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
 
@@ -229,6 +231,7 @@ def company_families(
         meant: (prompts, embed), what the evaluator takes the prompts to mean.
         discovery_rate, least_lift, least_reliance, covered_pictures: as in the audit's settings.
         enough: raw cosine that latents which purely stand for a meaning must carry to be its family.
+        progress: show a bar.
     """
     study = reliance.study
     pictures = study.seen(half.rows)
@@ -236,7 +239,8 @@ def company_families(
     vocabulary = study.vocabulary_embeddings.float()
     comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
     likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
-    for number, prompt in enumerate(reliance.prompts):
+    bar = tqdm(reliance.prompts, desc="company", unit="prompt", disable=not progress)
+    for number, prompt in enumerate(bar):
         words = [
             word
             for word in comes.of(number, discovery_rate, least_lift)

@@ -146,6 +146,7 @@ def audit(
         settings.least_reliance,
         settings.least_effect,
         settings.covered_pictures,
+        progress,
     )
     suspects = [
         *(

@@ -57,6 +57,17 @@ def test_an_unplanted_prompt_has_no_finding_about_its_own_pictures(findings):
     ]
 
 
+def test_a_companion_that_is_hardly_ever_missing_is_found_by_covering_it(study, labels):
+    settings = [Settings(covered_pictures=pictures) for pictures in (8, 0)]
+    covering, blind = (
+        of(ca.audit(study, ["candle"], settings=some, background=labels, progress=False), "candle", "book")
+        for some in settings
+    )
+    assert covering is not None and covering.kind == "companion" and covering.evidence["reason"] == "covered"
+    assert covering.evidence["left_covered"] < 0.5 and covering.causal_effect.low > 0.1
+    assert blind is None
+
+
 def measured(study, finding):
     """Held-back pictures labelled with the prompt that show the family's word and on which it is active."""
     pictures = torch.from_numpy(np.asarray(study.evaluator_embeddings[study.holdout_rows], dtype=np.float32))

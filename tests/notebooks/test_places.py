@@ -17,7 +17,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"clipattr", "clipattr_widgets", "clipattr_data"}
 # They come with what is asked for: torchvision, timm, huggingface_hub (with yaml) with open_clip; joblib with
 # scikit-learn; traitlets with ipywidgets.
-BROUGHT = {"torchvision", "timm", "huggingface_hub", "transformers", "traitlets", "IPython", "scipy", "joblib", "yaml"}
+BROUGHT = {
+    "torchvision",
+    "timm",
+    "huggingface_hub",
+    "transformers",
+    "traitlets",
+    "IPython",
+    "scipy",
+    "joblib",
+    "yaml",
+}
 # Asked for by name where they are used, with a sentence that says how to install them; or there in Jupyter alone.
 GUARDED = {
     "ray",
