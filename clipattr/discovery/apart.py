@@ -10,7 +10,7 @@ Start at `company_families`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,13 @@ class Standing:
             those that covering the meaning silences.
         purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together, or
             fall silent when it is covered. Any other may be the prompt's own.
+        covered: whether the meaning has a place of its own, and covering it has spoken.
     """
 
     fits: np.ndarray
     clearer: np.ndarray
     purely: np.ndarray
+    covered: bool = False
 
 
 def stands_for(codes: Any, meeting: Meeting) -> Standing:
@@ -173,9 +175,9 @@ def silenced(covered: Covered, otherwise: Standing | None) -> Standing:
     """
     silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
     if otherwise is None:
-        return Standing(silent, np.where(silent, 1 + covered.lost, 0.0), silent)
+        return Standing(silent, np.where(silent, 1 + covered.lost, 0.0), silent, covered=True)
     clearer = np.where(silent, 1 + covered.lost, otherwise.clearer)
-    return Standing(otherwise.fits | silent, clearer, otherwise.purely | silent)
+    return Standing(otherwise.fits | silent, clearer, otherwise.purely | silent, covered=True)
 
 
 def families_apart(
@@ -183,7 +185,6 @@ def families_apart(
     standing: Mapping[int, Standing],
     carried: Mapping[int, Tensor],
     enough: float,
-    covered: Collection[int] = (),
 ) -> list[Apart]:
     """The families of one prompt, one for each meaning that comes with it.
 
@@ -193,7 +194,7 @@ def families_apart(
     Args:
         standing: by word, what `stands_for` or `silenced` says of the latents. carried: by word, (latents,) mean
             single-latent ablation on the prompt's own pictures that show the word; what does not lift the prompt there
-            is left out. enough: raw cosine. covered: words whose latents covering chose.
+            is left out. enough: raw cosine.
     """
     n_latents = len(next(iter(carried.values())))
     best, belongs = np.zeros(n_latents), np.full(n_latents, -1)
@@ -209,7 +210,7 @@ def families_apart(
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
-            found.append(Apart(prompt, word, kept, float(share[kept].sum()), word in covered))
+            found.append(Apart(prompt, word, kept, float(share[kept].sum()), standing[word].covered))
     return found
 
 
@@ -235,7 +236,6 @@ def company_families(
     """
     study = reliance.study
     pictures = study.seen(half.rows)
-    covering = Covering(study, half.rows, pictures, covered_pictures)
     vocabulary = study.vocabulary_embeddings.float()
     comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
     likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
@@ -252,7 +252,7 @@ def company_families(
         meanings = torch.stack([meant[number].float(), *vocabulary[words]])
         clear = ways(pictures, meanings)
         seen, is_own = clear > gap(clear), half.is_own(number)
-        standing, covered = {}, set()
+        covering, standing = Covering(study, half.rows, pictures, covered_pictures), {}
         for place, word in enumerate(words, start=1):
             meeting = meet(is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0])
             without = None
@@ -263,14 +263,10 @@ def company_families(
             if meeting is not None:
                 standing[word] = stands_for(codes, meeting)
             if without is not None:
-                covered.add(word)
                 standing[word] = silenced(without, standing.get(word))
-        covering.forget()
         if not standing:
             continue
         carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in standing]])
-        families = families_apart(
-            number, standing, dict(zip(standing, carried, strict=True)), enough, covered
-        )
+        families = families_apart(number, standing, dict(zip(standing, carried, strict=True)), enough)
         found += [family for family in families if family.carried >= least_reliance]
     return found

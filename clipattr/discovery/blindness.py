@@ -39,11 +39,9 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
     removals = removals_of(study, findings, None, "prompts")
     pictures = learning_pictures(study)
     seen = pictures.seen(study)
-    labels = [label or "" for label in pictures.images.columns["label"]]
-    place = {name: number for number, name in enumerate(sorted(set(labels)))}
-    classes = torch.tensor([place[label] for label in labels])
+    classes, names = pictures.classes()
     vocabulary = study.vocabulary.words
-    others = shown_words(study, seen, looked_for(study, place))
+    others = shown_words(study, seen, looked_for(study, names))
     moved = pictures.embeddings.double()
     found = []
     for removal in removals:

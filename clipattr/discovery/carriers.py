@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.comparison import change, enough
-from clipattr.discovery.encoded import summed_codes
+from clipattr.discovery.encoded import exact_sums, summed_codes
 from clipattr.discovery.factors import learning_pictures
 from clipattr.discovery.presence import shown_words
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 BY_CHANCE = 1.0  # latents of a dictionary that may pass for rising with a thing
 MOST = 50  # latents
-BATCH = 512  # pictures a step
 
 
 class Carriers:
@@ -41,14 +40,14 @@ class Carriers:
         self.pictures = learning_pictures(study)
         self.seen = self.pictures.seen(study)
         self.shown = shown_words(study, self.seen, words)
-        labels = [label or "" for label in self.pictures.images.columns["label"]]
-        place = {name: number for number, name in enumerate(sorted(set(labels)))}
-        self.classes = torch.tensor([place[label] for label in labels])
+        self.classes, _ = self.pictures.classes()
         self._codes = self.pictures.codes.to_scipy().tocsr().astype(np.float64)
         self._squares = self._codes.multiply(self._codes).tocsr()
         self._means = np.asarray(self._codes.mean(0)).ravel()
         self.rise = NormalDist().inv_cdf(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
-        self._lift = self._lifts(study, tail)
+        self._lift, _ = exact_sums(
+            tail, self.pictures, torch.arange(len(self.pictures))
+        )  # (latents, classes)
         self._rises: dict[int, np.ndarray] = {}
 
     def of(self, word: int, number: int) -> list[int]:
@@ -86,12 +85,3 @@ class Carriers:
         variance = squared @ self._squares - 2 * self._means * (squared @ self._codes)
         variance = variance + self._means**2 * squared.sum()
         return (weights @ self._codes) / np.sqrt(np.maximum(variance, 1e-18))
-
-    def _lifts(self, study: Study, tail: ClosedFormTail) -> Tensor:
-        """Mean exact ablation of each latent, (latents, classes) float64."""
-        total = torch.zeros(study.dictionary.n_latents, tail.n_targets, dtype=torch.float64)
-        for some in torch.arange(len(self.pictures)).split(BATCH):
-            codes = self.pictures.codes.rows(some).to_fixed()
-            effect = tail.exact(self.pictures.acts[some], codes).double().flatten(0, 1)
-            total.index_add_(0, codes.indices.long().flatten(), effect)
-        return total / len(self.pictures)

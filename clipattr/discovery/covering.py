@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipattr.sites import activations
+from clipattr.discovery.encoded import activations_of
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -28,7 +28,6 @@ FEW = 5  # pictures below which nothing is said
 FIRST = 3  # of them tell whether to go on
 LOCAL = 0.35  # of what the evaluator sees of a meaning goes with one window, if it has a place of its own
 SPARED = 0.25  # of that may go of the prompt
-BATCH = 128  # pictures a step
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ class Covered:
 
 
 class Covering:
-    """Covers pictures of one half of a study; what the evaluator sees of a covered picture is computed once.
+    """Covers pictures of one half of a study; what the evaluator sees of a covered picture is computed once and kept.
+
+    So make one for each prompt, whose meanings share pictures.
 
     Args:
         rows: (pictures,) rows of the half in the study's arrays. seen: (pictures, embed), the evaluator's.
@@ -68,10 +69,6 @@ class Covering:
     def __init__(self, study: Study, rows: np.ndarray, seen: Tensor, pictures: int) -> None:
         self.study, self.rows, self.seen, self.pictures = study, rows, seen, pictures
         self._windows: dict[int, tuple[list[Image.Image], Tensor]] = {}
-
-    def forget(self) -> None:
-        """Drop what was computed, when none of the next meanings concerns the same pictures."""
-        self._windows.clear()
 
     def cover(self, shows: Tensor, clearly: Tensor, prompt: Tensor, meaning: Tensor) -> Covered | None:
         """Cover a meaning where it is seen.
@@ -106,14 +103,8 @@ class Covering:
             return None
         whole = self.study.codes.rows(torch.from_numpy(self.rows[numbers.numpy()])).to_scipy()
         before, active = (np.asarray(counted.sum(0)).ravel() for counted in (whole, whole > 0))
-        return Covered(before, self._codes(chosen), active, lost, lost_prompt)
-
-    def _codes(self, pictures: list[Image.Image]) -> np.ndarray:
-        """(latents,) summed codes of pictures that are not in the study."""
-        study = self.study
-        pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
-        acts = torch.cat([activations(study.model, some, study.site) for some in pixels.split(BATCH)])
-        return np.asarray(study.dictionary.encode(acts.float()).to_scipy().sum(0)).ravel()
+        codes = self.study.dictionary.encode(activations_of(self.study, chosen)).to_scipy()
+        return Covered(before, np.asarray(codes.sum(0)).ravel(), active, lost, lost_prompt)
 
     def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
         """For each picture its covered copies, and what the evaluator sees of them, (windows, embed)."""

@@ -1,28 +1,34 @@
 """Pictures as a study's model sees them: activations, codes and embeddings, from the study's arrays where it has them.
 
-Owns where these come from: stored rows cost nothing, other pictures are encoded once. Ignores what is done with them.
+Owns where these come from: stored rows cost nothing, other pictures are encoded once; and the sums over them that
+several modules need. Ignores what is done with them.
 Start at `encoded`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError, SiteError
 from clipattr.images import Images
-from clipattr.sites import capture, continue_from
+from clipattr.sites import activations, capture, continue_from
 
 if TYPE_CHECKING:
+    from clipattr.attribution import ClosedFormTail
     from clipattr.study import Study
 
 BLOCK = 2048  # rows a step
 BATCH = 64  # pictures encoded at a time
+ALTERED = 128  # pictures that are no file's, encoded at a time
+ABLATED = 512  # pictures ablated at a time
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,33 @@ class Encoded:
             study.evaluator.encode_image(pixels[0]) for _, pixels in self.images.batches(study.evaluator)
         ]
         return torch.cat(parts).float().cpu()
+
+    def classes(self) -> tuple[Tensor, list[str]]:
+        """Number of each picture's label, (pictures,), and the labels in order; no label is one of its own, ""."""
+        labels = [label or "" for label in self.images.columns["label"]]
+        names = sorted(set(labels))
+        place = {name: number for number, name in enumerate(names)}
+        return torch.tensor([place[label] for label in labels]), names
+
+
+def activations_of(study: Study, pictures: Sequence[Image.Image]) -> Tensor:
+    """(pictures, width) float32 at the study's site, of pictures that are no file's: covered or written on."""
+    pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
+    return torch.cat([activations(study.model, some, study.site).float() for some in pixels.split(ALTERED)])
+
+
+def exact_sums(tail: ClosedFormTail, pictures: Encoded, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact single-latent ablations summed over some pictures, and their squares, each (latents, targets) float64."""
+    total = torch.zeros(tail.n_latents, tail.n_targets, dtype=torch.float64)
+    square = torch.zeros_like(total)
+    for some in rows.split(ABLATED):
+        codes = pictures.codes.rows(some).to_fixed()
+        # Unused places are exactly zero.
+        effect = tail.exact(pictures.acts[some], codes).double().flatten(0, 1)
+        index = codes.indices.long().flatten()
+        total.index_add_(0, index, effect)
+        square.index_add_(0, index, effect.square())
+    return total, square
 
 
 def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None) -> Encoded:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from clipattr.discovery.apart import meet
 from clipattr.discovery.covering import Covering, windows
+from clipattr.discovery.encoded import activations_of, summed_codes
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
 from clipattr.discovery.sight import BEST, gap, shown, ways
 from clipattr.discovery.statistics import auc, clarity_of, interval
-from clipattr.sites import activations
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -106,7 +106,7 @@ class Witness:
         self.pictures = reliance.study.seen(half.rows)  # the evaluator's, (pictures, embed)
         self.prompt_text, self.family_meaning = prompt_text, family_meaning
         self._focus: dict[int, float] = {}
-        self._covering = Covering(reliance.study, half.rows, self.pictures, covered_pictures)
+        self.covered_pictures = covered_pictures
 
     def strength(self, family: int) -> Tensor:
         """(pictures,) summed codes of a family."""
@@ -171,8 +171,8 @@ class Witness:
         """Share of a family's codes that covering its meaning leaves on the prompt's own pictures."""
         meaning = self.family_meaning[family]
         shows = self.half.is_own(prompt) & self.shows(family)
-        covered = self._covering.cover(shows, self.pictures @ meaning, self.prompt_text[prompt], meaning)
-        self._covering.forget()
+        covering = Covering(self.reliance.study, self.half.rows, self.pictures, self.covered_pictures)
+        covered = covering.cover(shows, self.pictures @ meaning, self.prompt_text[prompt], meaning)
         return math.nan if covered is None else float(covered.left(self.reliance.families[family]))
 
     def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
@@ -211,11 +211,8 @@ class Witness:
     def _strength_of(self, pictures: list[Image.Image], family: int) -> Tensor:
         """(pictures,) summed codes of a family on pictures that are not in the study."""
         study = self.reliance.study
-        pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
-        acts = torch.cat([activations(study.model, some, study.site) for some in pixels.split(128)])
-        codes = study.dictionary.encode(acts.float()).to_fixed()
-        inside = torch.isin(codes.indices.long(), torch.as_tensor(self.reliance.families[family]))
-        return (codes.values * inside).sum(1)
+        codes = study.dictionary.encode(activations_of(study, pictures))
+        return summed_codes(codes, self.reliance.families[family])
 
     def gather(self, family: int, prompt: int, on_own: bool) -> Evidence | None:
         """All evidence for one suspicion but its focus, which costs forward passes; None for too few pictures."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.before_after import wilson
-from clipattr.discovery.encoded import Encoded, encoded, names_given
+from clipattr.discovery.encoded import Encoded, encoded, exact_sums, names_given
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.fitting import fit_probe
 from clipattr.discovery.probe_findings import Bounds, probe_findings
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from clipattr.study import Study
-
-BATCH = 512  # pictures a step
 
 
 @dataclass(frozen=True)
@@ -241,16 +239,7 @@ def _by_latent(study: Study, probe: Probe, prompts: Probe, pictures: Encoded, tr
         if not len(rows):
             continue
         aim = tail.aimed_at(columns[:, number].contiguous())
-        total = torch.zeros(study.dictionary.n_latents, 2, dtype=torch.float64)
-        square = torch.zeros_like(total)
-        for some in rows.split(BATCH):
-            codes = pictures.codes.rows(some).to_fixed()
-            effect = (
-                aim.exact(pictures.acts[some], codes).double().flatten(0, 1)
-            )  # unused places are exactly zero
-            index = codes.indices.long().flatten()
-            total.index_add_(0, index, effect)
-            square.index_add_(0, index, effect.square())
+        total, square = exact_sums(aim, pictures, rows)
         n = len(rows)
         mean = total / n
         half = 1.96 * ((square / n - mean.square()).clamp_min(0) / max(n - 1, 1)).sqrt()

@@ -24,7 +24,7 @@ from torch import Tensor
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.carriers import Carriers
 from clipattr.discovery.comparison import comparison, same, simultaneous
-from clipattr.discovery.encoded import Encoded
+from clipattr.discovery.encoded import Encoded, exact_sums
 from clipattr.discovery.expectations import expected_share, family_means
 from clipattr.discovery.findings import Finding, Interval
 from clipattr.discovery.naming import named_families
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 UNEXPECTED = 0.5  # a thing is expected if the class describes it at least this well, against its best word
 EXAMPLES = 12
 CLEAREST = 20  # examples whose likeness is told
-BATCH = 512  # pictures a step
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class _Reliance:
     candidate: _Candidate
     number: int  # of the class
     latents: tuple[int, ...]
+    alignment: float
     compared: Interval
     ablated: Interval
     indistinct: tuple[str, ...] = ()
@@ -123,18 +123,20 @@ def probe_findings(
         for candidates in sorts:
             unexpected = _unexpected(study, candidates, text[[number]])
             measured = [
-                (some, comparison(margins[:, number], truth, some.shown, others)) for some in unexpected
+                (some, aligned, comparison(margins[:, number], truth, some.shown, others))
+                for some, aligned in unexpected
             ]
-            for some, compared in measured:
+            for some, aligned, compared in measured:
                 if not _holds(simultaneous(compared, len(measured)), bounds.compared * gap):
                     continue
                 latents = some.family if some.word is None else tuple(carriers.of(some.word, number))
                 if not latents:
                     continue
-                fall = tail.exact_group(pictures.acts, pictures.codes, [latents])[:, 0, number].float()
-                ablated = interval(fall[some.shown > 0.5])
+                rows = torch.nonzero(some.shown > 0.5).flatten()
+                fall = tail.exact_group(pictures.acts[rows], pictures.codes.rows(rows), [latents])
+                ablated = interval(fall[:, 0, number].float())
                 if _holds(ablated, bounds.ablated * gap):
-                    kept.append(_Reliance(some, number, latents, compared, ablated))
+                    kept.append(_Reliance(some, number, latents, aligned, compared, ablated))
         share = _shares(tail, pictures, own, number)
         for reliance in _distinct(kept, truth):
             found.append(
@@ -163,13 +165,16 @@ def _without_word(study: Study, pictures: Encoded) -> list[_Candidate]:
     ]
 
 
-def _unexpected(study: Study, candidates: Sequence[_Candidate], text: Tensor) -> list[_Candidate]:
-    """Those that a class, (1, embed) by the evaluator's text, does not explain."""
+def _unexpected(
+    study: Study, candidates: Sequence[_Candidate], text: Tensor
+) -> list[tuple[_Candidate, float]]:
+    """Those that a class, (1, embed) by the evaluator's text, does not explain, and their alignment with it."""
     if not candidates:
         return []
     means = torch.stack([some.mean for some in candidates])
-    share, _ = expected_share(means, text, study.vocabulary_embeddings, study.empty_embedding)
-    return [some for some, part in zip(candidates, share[:, 0].tolist(), strict=True) if part < UNEXPECTED]
+    share, aligned = expected_share(means, text, study.vocabulary_embeddings, study.empty_embedding)
+    judged = zip(candidates, share[:, 0].tolist(), aligned[:, 0].tolist(), strict=True)
+    return [(some, fits) for some, part, fits in judged if part < UNEXPECTED]
 
 
 def _distinct(kept: Sequence[_Reliance], truth: Tensor) -> list[_Reliance]:
@@ -205,8 +210,6 @@ def _finding(
     fixed = pictures.codes.rows(rows).to_fixed()
     inside = torch.isin(fixed.indices.long(), torch.as_tensor(latents)) & (fixed.values != 0)
     single = (tail.exact(pictures.acts[rows], fixed)[..., number] * inside).sum(1)
-    text = study.evaluator.encode_text([probe.names[number]]).float()
-    _, aligned = expected_share(some.mean[None], text, study.vocabulary_embeddings, study.empty_embedding)
     if some.word is None:
         top = [int(row) for row in study.examples.of(latents[0])[:CLEAREST]]
     else:
@@ -220,7 +223,7 @@ def _finding(
         reliance=interval(single),
         causal_effect=reliance.ablated,
         share=float(share[list(latents)].sum()),
-        alignment=float(aligned[0, 0]),
+        alignment=reliance.alignment,
         # The clarity of a single picture is not defined.
         clarity=clarity_of(study.seen(np.asarray(top))) if len(top) > 1 else 0.0,
         confidence=above_zero(reliance.compared) * above_zero(reliance.ablated),
@@ -241,13 +244,8 @@ def _finding(
 
 def _shares(tail: ClosedFormTail, pictures: Encoded, own: Tensor, number: int) -> Tensor:
     """(latents,): of the positive evidence for a class on its own pictures."""
-    rows = torch.nonzero(own).flatten()
-    total = torch.zeros(tail.n_latents, dtype=torch.float64)
-    for some in rows.split(BATCH):
-        codes = pictures.codes.rows(some).to_fixed()
-        effect = tail.exact(pictures.acts[some], codes)[..., number].double().flatten()
-        total.index_add_(0, codes.indices.long().flatten(), effect)
-    return total.clamp_min(0) / total.clamp_min(0).sum().clamp_min(1e-12)
+    positive = exact_sums(tail, pictures, torch.nonzero(own).flatten())[0][:, number].clamp_min(0)
+    return positive / positive.sum().clamp_min(1e-12)
 
 
 def _holds(amount: Interval, bound: float) -> bool:

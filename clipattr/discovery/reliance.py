@@ -208,10 +208,7 @@ class Reliance:
         result = torch.full((len(self.families), len(self.prompts)), float("nan"))
         for number in range(len(self.families)):
             strong = self.where_strong(half, number)
-            others = not_own[strong]
-            count = others.sum(0)
-            level = (contrast[strong] * others).sum(0) / count.clamp_min(1)
-            result[number] = torch.where(count >= FEW, level, result[number])
+            result[number] = _mean_where(contrast[strong], not_own[strong])
         return result
 
     def effects_elsewhere(self, half: Half) -> Tensor:
@@ -231,8 +228,11 @@ class Reliance:
             fall = self.tail.exact_group(self.acts(half, strong), codes, [family])[
                 :, 0
             ]  # (pictures, prompts)
-            others = not_own[strong]
-            count = others.sum(0)
-            mean = (fall.float() * others).sum(0) / count.clamp_min(1)
-            result[number] = torch.where(count >= FEW, mean, result[number])
+            result[number] = _mean_where(fall.float(), not_own[strong])
         return result
+
+
+def _mean_where(values: Tensor, there: Tensor) -> Tensor:
+    """Column means over the pictures where `there` is 1, both (pictures, columns); NaN over fewer than `FEW`."""
+    count = there.sum(0)
+    return torch.where(count >= FEW, (values * there).sum(0) / count.clamp_min(1), float("nan"))

@@ -12,14 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from clipattr.discovery.encoded import activations_of
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import Half, Reliance
 from clipattr.discovery.statistics import interval
-from clipattr.sites import activations
 
 FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
 SIZES = (5, 6, 8)  # picture height over letter height
@@ -99,7 +98,4 @@ def rises(reliance: Reliance, half: Half, prompts: Sequence[int], n_pictures: in
 
 def _contrasts(reliance: Reliance, prompt: int, pictures: Sequence[Image.Image]) -> Tensor:
     """(pictures,) contrast of one prompt."""
-    study = reliance.study
-    pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
-    acts = torch.cat([activations(study.model, some, study.site).float() for some in pixels.split(128)])
-    return reliance.tail.values(acts)[:, prompt]
+    return reliance.tail.values(activations_of(reliance.study, pictures))[:, prompt]

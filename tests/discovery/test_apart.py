@@ -1,5 +1,7 @@
 """Latents of a meaning that comes with a prompt: a small collection in which it is known which latent reads what."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -137,5 +139,5 @@ def test_latents_that_purely_stand_for_a_meaning_are_its_family_if_they_carry_en
     some = Standing(np.array([True, True]), np.array([0.9, 0.8]), np.array([True, False]))
     share = {5: torch.tensor([0.03, 0.1])}
     assert families_apart(0, {5: some}, share, enough=0.02)[0].latents == [0]
-    made = families_apart(0, {5: some}, share, enough=0.05, covered={5})[0]
+    made = families_apart(0, {5: replace(some, covered=True)}, share, enough=0.05)[0]
     assert made.latents == [1, 0] and made.covered and made.carried == pytest.approx(0.13)

@@ -76,7 +76,7 @@ def test_what_is_all_over_the_picture_has_no_place_to_cover(study):
             assert covered(study, plant.prompt, plant.cause) is None, plant
 
 
-def test_pictures_are_seen_once_until_forgotten(monkeypatch):
+def test_pictures_are_seen_once_by_one_covering():
     asked = []
 
     def encode(pixels):
@@ -87,15 +87,13 @@ def test_pictures_are_seen_once_until_forgotten(monkeypatch):
         prepare=lambda picture: torch.from_numpy(np.asarray(picture) / 255).float(), encode_image=encode
     )
     pictures = [SimpleNamespace(load=lambda: Image.new("RGB", (8, 8), (200, 10, 10)))] * 5
-    covering = Covering(
-        SimpleNamespace(images=pictures, evaluator=evaluator), np.arange(5), torch.eye(5)[:, :4], 5
-    )
+    study = SimpleNamespace(images=pictures, evaluator=evaluator)
+    covering, another = (Covering(study, np.arange(5), torch.eye(5)[:, :4], 5) for _ in range(2))
     everywhere, clearly = torch.ones(5, dtype=torch.bool), torch.arange(5.0)
     for _ in range(2):
         assert (
             covering.cover(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1]) is None
         )  # nothing changes when covered
     assert asked == [27]
-    covering.forget()
-    covering.cover(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1])
+    another.cover(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1])
     assert asked == [27, 27]

@@ -120,7 +120,8 @@ def test_what_pictures_do_not_tell_apart_is_told_once_and_a_word_comes_first():
 
     def reliance(label, word, shown, value):
         some = SimpleNamespace(label=label, word=word, shown=shown)
-        return ca.discovery.probe_findings._Reliance(some, 0, (1,), Interval(value, 0, 1), Interval(0, 0, 0))
+        compared = Interval(value, 0, 1)
+        return ca.discovery.probe_findings._Reliance(some, 0, (1,), 0.0, compared, Interval(0, 0, 0))
 
     kept = [reliance("hair", 0, there[:, 0], 0.3), reliance("fur", 1, there[:, 0], 0.5)]
     kept += [reliance(None, None, there[:, 0], 0.9), reliance("ruler", 2, there[:, 2], 0.2)]
