@@ -10,7 +10,7 @@ Start at `company_families`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +46,15 @@ class Apart:
         prompt: its number. word: number of the meaning's word in the vocabulary.
         latents: the one that carries most first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
-        covered: whether covering the meaning in pictures chose the latents; else how they fire on different pictures.
+        reason: what chose the latents: "company", how they fire on different pictures; "covered", that covering the
+            meaning silences them; "written", that writing the prompt wakes them.
     """
 
     prompt: int
     word: int
     latents: list[int]
     carried: float
-    covered: bool
+    reason: str
 
 
 def mean_strength(codes: Any, pictures: Tensor, few: int = FEW) -> np.ndarray:
@@ -210,16 +211,39 @@ def families_apart(
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
-            found.append(Apart(prompt, word, kept, float(share[kept].sum()), standing[word].covered))
+            reason = "covered" if standing[word].covered else "company"
+            found.append(Apart(prompt, word, kept, float(share[kept].sum()), reason))
     return found
+
+
+def words_along(
+    reliance: Reliance, half: Half, meant: Tensor, discovery_rate: float, least_lift: float
+) -> list[list[int]]:
+    """For every prompt the numbers of the words that come with it, and do not mean the same.
+
+    Args:
+        half, meant: as for `company_families`. discovery_rate, least_lift: as in the audit's settings.
+    """
+    study = reliance.study
+    pictures, vocabulary = study.seen(half.rows), study.vocabulary_embeddings.float()
+    comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
+    likeness = meant.float() @ vocabulary.T
+    return [
+        [
+            word
+            for word in comes.of(number, discovery_rate, least_lift)
+            if study.vocabulary.words[word].casefold() != prompt.text.casefold()
+            and likeness[number, word] < SAME
+        ]
+        for number, prompt in enumerate(reliance.prompts)
+    ]
 
 
 def company_families(
     reliance: Reliance,
     half: Half,
     meant: Tensor,
-    discovery_rate: float,
-    least_lift: float,
+    along: Sequence[Sequence[int]],
     least_reliance: float,
     enough: float,
     covered_pictures: int,
@@ -230,26 +254,19 @@ def company_families(
     Args:
         half: whose pictures decide.
         meant: (prompts, embed), what the evaluator takes the prompts to mean.
-        discovery_rate, least_lift, least_reliance, covered_pictures: as in the audit's settings.
+        along: for each prompt the numbers of the words that come with it.
+        least_reliance, covered_pictures: as in the audit's settings.
         enough: raw cosine that latents which purely stand for a meaning must carry to be its family.
         progress: show a bar.
     """
     study = reliance.study
     pictures = study.seen(half.rows)
     vocabulary = study.vocabulary_embeddings.float()
-    comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
-    likeness, codes, found = meant.float() @ vocabulary.T, reliance.codes(half.rows), []
-    bar = tqdm(reliance.prompts, desc="company", unit="prompt", disable=not progress)
-    for number, prompt in enumerate(bar):
-        words = [
-            word
-            for word in comes.of(number, discovery_rate, least_lift)
-            if study.vocabulary.words[word].casefold() != prompt.text.casefold()
-            and likeness[number, word] < SAME
-        ]
+    codes, found = reliance.codes(half.rows), []
+    for number, words in enumerate(tqdm(along, desc="company", unit="prompt", disable=not progress)):
         if not words:
             continue
-        meanings = torch.stack([meant[number].float(), *vocabulary[words]])
+        meanings = torch.stack([meant[number].float(), *vocabulary[list(words)]])
         clear = ways(pictures, meanings)
         seen, is_own = clear > gap(clear), half.is_own(number)
         covering, standing = Covering(study, half.rows, pictures, covered_pictures), {}

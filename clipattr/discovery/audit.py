@@ -1,10 +1,11 @@
 """The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
 
 Chooses suspects on one half of a study and keeps those that the other half confirms by exact ablation. A family of
-latents is suspected in one of three ways: it stands for a meaning that the evaluator sees on the prompt's pictures
-more often than elsewhere (company); or the prompt does not describe it, and its word is part of the prompt (part), or
-pictures that show it without the prompt score for the prompt as hardly any others do (stands out). Owns that order of
-things; reliance, expectation, company, evidence and kinds live in their own modules. Start at `audit`.
+latents is suspected in one of four ways: it stands for a meaning that the evaluator sees on the prompt's pictures
+more often than elsewhere (company); that meaning is writing, and writing the prompt on other pictures wakes it
+(written); or the prompt does not describe it, and its word is part of the prompt (part), or pictures that show it
+without the prompt score for the prompt as hardly any others do (stands out). Owns that order of things; reliance,
+expectation, company, evidence and kinds live in their own modules. Start at `audit`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.discovery.apart import ALIKE, company_families
+from clipattr.discovery.apart import ALIKE, company_families, words_along
 from clipattr.discovery.evidence import Evidence, Witness
 from clipattr.discovery.expectations import (
     Prompt,
@@ -28,11 +29,11 @@ from clipattr.discovery.expectations import (
     read_prompts,
 )
 from clipattr.discovery.findings import Finding, Findings, Interval
-from clipattr.discovery.kinds import is_constituent, kind_of
+from clipattr.discovery.kinds import WRITING, constituents, is_constituent, kind_of
 from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
-from clipattr.discovery.reliance import Half, Reliance
+from clipattr.discovery.reliance import Reliance
 from clipattr.discovery.statistics import above_zero, normal_above
-from clipattr.discovery.writing import rises
+from clipattr.discovery.writing import Rise, reading_families
 from clipattr.errors import StudyError
 from clipattr.tasks import Engine, Here
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 
-COMPANY = ("company", "covered")  # reasons that speak of what comes with a prompt
+COMPANY = ("company", "covered", "written")  # reasons that speak of what comes with a prompt
+WRITTEN_ON = "other pictures with the prompt written on them"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Settings:
             its best word.
         followed: or if the evaluator's similarity to the prompt follows it over the pictures at least this well,
             against the word that follows it best.
+        followed_part: the same for a family whose word is part of the prompt, whose text shares that word.
         least_lift: how much more often a meaning must be seen on the prompt's pictures than elsewhere, as a difference
             of shares, to be suspected as company; half of it must be left on the measuring half.
         discovery_rate: false-discovery rate of that company over all pairs of meaning and prompt.
@@ -64,12 +67,14 @@ class Settings:
             contrast stands out from other pictures'.
         covered_pictures: in how many of a prompt's pictures a meaning that comes with it is covered, to see which
             latents that silences; below 5 it is not asked. Costs the evaluator nine forward passes each.
-        written_pictures: on how many pictures a prompt with a finding about writing is written, to see whether that
-            lifts it and whether another word would; 0 asks not.
+        written_pictures: a prompt whose pictures show writing is written on so many pictures of other things, to see
+            whether that lifts it and whether another word would, and on twice as many to find the latents that read
+            it; 0 asks not. It must lift the prompt by half of `least_effect`: a model has not learnt these faces.
     """
 
     expected: float = 0.5
     followed: float = 0.65
+    followed_part: float = 0.8
     least_lift: float = 0.3
     discovery_rate: float = 0.01
     least_surprise: float = 3.5
@@ -77,7 +82,7 @@ class Settings:
     least_effect: float = 0.02
     least_separation: float = 0.6
     covered_pictures: int = 8
-    written_pictures: int = 24
+    written_pictures: int = 192
 
 
 def audit(
@@ -114,7 +119,8 @@ def audit(
         raise StudyError(
             "audit names what models rely on; this study has no vocabulary. Build it with vocabulary=..."
         )
-    groups = named_families(study)
+    parts = constituents([prompt.text for prompt in asked], study.vocabulary.words)
+    groups = named_families(study, wanted=parts)
     if not groups:
         raise StudyError(
             "No latent of this study has an example: its dictionary never fires on these pictures."
@@ -137,34 +143,42 @@ def audit(
             ]
         ),
     )
+    along = words_along(reliance, finding_half, meant, settings.discovery_rate, settings.least_lift)
     found = company_families(
         reliance,
         finding_half,
         meant,
-        settings.discovery_rate,
-        settings.least_lift,
+        along,
         settings.least_reliance,
         settings.least_effect,
         settings.covered_pictures,
         progress,
     )
+    vocabulary = study.vocabulary
+    writing = {
+        number for number, group in enumerate(vocabulary.groups) if (group or "").casefold() in WRITING
+    }
+    if settings.written_pictures:
+        shown = ((prompt, word) for prompt, words in enumerate(along) for word in words if word in writing)
+        found += reading_families(reliance, finding_half, shown, settings.written_pictures, progress)
     suspects = [
-        *(
-            (len(groups) + number, family.prompt, "covered" if family.covered else "company")
-            for number, family in enumerate(found)
-        ),
+        *((len(groups) + number, family.prompt, family.reason) for number, family in enumerate(found)),
         *suspicions(clues, settings),
     ]
-    vocabulary = study.vocabulary
     groups += [Family(f.latents, vocabulary.words[f.word], vocabulary.groups[f.word]) for f in found]
     reliance = reliance.with_more([family.latents for family in found])
     means = family_means(study, reliance.families)
     _, aligned = expected_share(means, meant, study.vocabulary_embeddings, study.empty_embedding)
     _, measuring_half = reliance.halves(meant)
     meanings = family_meanings(study, groups, means)
-    witness = Witness(reliance, measuring_half, meant, meanings, settings.covered_pictures)
+    witness = Witness(
+        reliance, measuring_half, meant, meanings, settings.covered_pictures, settings.written_pictures
+    )
+    reads = frozenset(
+        number for number, group in enumerate(groups) if (group.group or "").casefold() in WRITING
+    )
     kept: dict[tuple[int, int], tuple[Evidence, str]] = {}
-    measured = (engine or Here()).map(measured_suspect, (witness, settings), suspects)
+    measured = (engine or Here()).map(measured_suspect, (witness, reads, settings), suspects)
     with tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress) as bar:
         for (family, prompt, reason), evidence in zip(suspects, measured, strict=True):
             bar.update()
@@ -184,7 +198,6 @@ def audit(
         )
         for (family, prompt), (evidence, reason) in kept.items()
     ]
-    findings = _with_rises(findings, reliance, measuring_half, settings)
     findings.sort(key=lambda f: (-f.causal_effect.value, f.prompt, f.latents))
     about = {
         "model": study.manifest["model"],
@@ -201,11 +214,25 @@ def audit(
     return Findings(findings, study, about)
 
 
-def measured_suspect(shared: tuple[Witness, Settings], suspect: tuple[int, int, str]) -> Evidence | None:
+def measured_suspect(
+    shared: tuple[Witness, frozenset[int], Settings], suspect: tuple[int, int, str]
+) -> Evidence | None:
     """What the measuring half says of one suspicion: the evidence that confirms it, or None."""
-    (witness, settings), (family, prompt, reason) = shared, suspect
+    (witness, reads, settings), (family, prompt, reason) = shared, suspect
+    rise = None
+    if family in reads and settings.written_pictures:
+        rise = witness.writing.rise(prompt, witness.reliance.families[family])
+        if rise is None or not (rise.written.low >= settings.least_effect / 2 and rise.before <= ALIKE):
+            return None
+    evidence = _measured(witness, settings, family, prompt, reason)
+    return None if evidence is None else replace(evidence, rise=rise)
+
+
+def _measured(witness: Witness, settings: Settings, family: int, prompt: int, reason: str) -> Evidence | None:
     comes_along = reason in COMPANY
     evidence = witness.gather(family, prompt, on_own=comes_along)
+    if reason == "written":
+        return evidence if evidence is not None and along_still(evidence, settings) else None
     if reason == "covered" and evidence is not None and evidence.causal_effect.low >= settings.least_effect:
         evidence = replace(evidence, left=witness.left(family, prompt))
     if comes_along and evidence is not None and not evidence.causal_effect.low > 0:
@@ -247,7 +274,8 @@ class Clues:
 
 def suspicions(clues: Clues, settings: Settings) -> list[tuple[int, int, str]]:
     """(family, prompt, reason) worth measuring without company; the reasons are "part" and "stands out"."""
-    unexpected = (clues.share < settings.expected) & (clues.followed < settings.followed)
+    followed = torch.where(clues.parts, settings.followed_part, settings.followed)
+    unexpected = (clues.share < settings.expected) & (clues.followed < followed)
     # Half of what the measuring half must show: the finding half only raises suspicions.
     moves = clues.elsewhere.nan_to_num(nan=0.0) >= settings.least_effect / 2
     known = unexpected & clues.levels.isfinite()
@@ -265,10 +293,13 @@ def holds(evidence: Evidence, reason: str, settings: Settings) -> bool:
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
     if reason in COMPANY:
-        # Half of what the finding half had to show: that many more, and that far down when covered.
-        silenced = not evidence.left > 1 - ALIKE / 2
-        return silenced and evidence.shown - evidence.shown_elsewhere >= settings.least_lift / 2
+        return not evidence.left > 1 - ALIKE / 2 and along_still(evidence, settings)
     return evidence.separation >= settings.least_separation and evidence.standing > 0
+
+
+def along_still(evidence: Evidence, settings: Settings) -> bool:
+    """Whether a meaning comes with the prompt on the measuring half at least half as clearly as it had to before."""
+    return evidence.shown - evidence.shown_elsewhere >= settings.least_lift / 2
 
 
 def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
@@ -278,10 +309,10 @@ def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
     meaning is seen on the prompt's pictures more often than elsewhere by at least half of `least_lift`, or how well
     the pictures that show the family stand out by their contrast.
     """
-    effect = evidence.causal_effect
-    exceeds = above_zero(
-        Interval(*(value - settings.least_effect for value in (effect.value, effect.low, effect.high)))
-    )
+    effect, least = effect_of(evidence, reason), settings.least_effect
+    if reason == "written":
+        least /= 2
+    exceeds = above_zero(Interval(*(value - least for value in (effect.value, effect.low, effect.high))))
     if reason not in COMPANY:
         return exceeds * evidence.separation
     n = max(1, evidence.own_pictures)
@@ -289,6 +320,11 @@ def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
     return exceeds * normal_above(
         lift - settings.least_lift / 2, math.sqrt(max(evidence.shown * (1 - evidence.shown), 1 / n) / n)
     )
+
+
+def effect_of(evidence: Evidence, reason: str) -> Interval:
+    """What the cause does to the prompt's contrast: what ablating the family takes, or what writing the prompt adds."""
+    return evidence.rise.written if reason == "written" and evidence.rise else evidence.causal_effect
 
 
 def _finding(
@@ -312,7 +348,11 @@ def _finding(
     ]
     told = {
         "reason": reason,
-        "concerns": "the prompt's own pictures" if evidence.on_own else "other pictures that show it",
+        "concerns": WRITTEN_ON
+        if reason == "written"
+        else "the prompt's own pictures"
+        if evidence.on_own
+        else "other pictures that show it",
         "pictures": len(evidence.pictures),
         "presence": evidence.presence,
         "presence_elsewhere": evidence.presence_elsewhere,
@@ -322,6 +362,7 @@ def _finding(
         "shown_elsewhere": evidence.shown_elsewhere,
         "beside": evidence.beside,
         "left_covered": evidence.left,
+        **_told(evidence.rise, evidence.causal_effect),
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,
         "separation": evidence.separation,
@@ -336,7 +377,7 @@ def _finding(
         kind=kind,
         kind_probability=probability,
         reliance=evidence.reliance,
-        causal_effect=evidence.causal_effect,
+        causal_effect=effect_of(evidence, reason),
         share=evidence.share,
         alignment=aligned,
         clarity=_finite_or_zero(evidence.clarity),
@@ -346,21 +387,15 @@ def _finding(
     )
 
 
-def _with_rises(findings: list[Finding], reliance: Reliance, half: Half, settings: Settings) -> list[Finding]:
-    """Adds to each typography finding what writing the prompt on other pictures does."""
-    numbers = {prompt.text: number for number, prompt in enumerate(reliance.prompts)}
-    concerned = sorted({numbers[f.prompt] for f in findings if f.kind == "typography"})
-    found = rises(reliance, half, concerned, settings.written_pictures)
-    told = {
-        reliance.prompts[number].text: {"written": asdict(rise.written), "specific": asdict(rise.specific)}
-        for number, rise in found.items()
+def _told(rise: Rise | None, ablated: Interval) -> dict[str, object]:
+    """What writing the prompt on other pictures does, for a finding about writing."""
+    if rise is None:
+        return {}
+    return {
+        "writing": {"written": asdict(rise.written), "specific": asdict(rise.specific)},
+        "before_written": rise.before,
+        "ablated": asdict(ablated),
     }
-    return [
-        replace(f, evidence={**f.evidence, "writing": _finite(told[f.prompt])})
-        if f.kind == "typography" and f.prompt in told
-        else f
-        for f in findings
-    ]
 
 
 def _finite_or_zero(value: float) -> float:

@@ -13,7 +13,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
@@ -45,9 +44,7 @@ class Carriers:
         self._squares = self._codes.multiply(self._codes).tocsr()
         self._means = np.asarray(self._codes.mean(0)).ravel()
         self.rise = NormalDist().inv_cdf(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
-        self._lift, _ = exact_sums(
-            tail, self.pictures, torch.arange(len(self.pictures))
-        )  # (latents, classes)
+        self._lift, _ = exact_sums(tail, self.pictures.acts, self.pictures.codes)  # (latents, classes)
         self._rises: dict[int, np.ndarray] = {}
 
     def of(self, word: int, number: int) -> list[int]:

@@ -7,8 +7,9 @@ Start at `encoded`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,21 +71,23 @@ class Encoded:
         return torch.tensor([place[label] for label in labels]), names
 
 
-def activations_of(study: Study, pictures: Sequence[Image.Image]) -> Tensor:
+def activations_of(study: Study, pictures: Iterable[Image.Image]) -> Tensor:
     """(pictures, width) float32 at the study's site, of pictures that are no file's: covered or written on."""
-    pixels = torch.stack([study.model.prepare(picture) for picture in pictures])
-    return torch.cat([activations(study.model, some, study.site).float() for some in pixels.split(ALTERED)])
+    source, parts = iter(pictures), []
+    while some := [study.model.prepare(picture) for picture in islice(source, ALTERED)]:
+        parts.append(activations(study.model, torch.stack(some), study.site).float())
+    return torch.cat(parts)
 
 
-def exact_sums(tail: ClosedFormTail, pictures: Encoded, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact single-latent ablations summed over some pictures, and their squares, each (latents, targets) float64."""
+def exact_sums(tail: ClosedFormTail, acts: Tensor, codes: SparseCodes) -> tuple[Tensor, Tensor]:
+    """Exact single-latent ablations summed over pictures, and their squares, each (latents, targets) float64."""
     total = torch.zeros(tail.n_latents, tail.n_targets, dtype=torch.float64)
     square = torch.zeros_like(total)
-    for some in rows.split(ABLATED):
-        codes = pictures.codes.rows(some).to_fixed()
+    for some in torch.arange(len(acts)).split(ABLATED):
+        fixed = codes.rows(some).to_fixed()
         # Unused places are exactly zero.
-        effect = tail.exact(pictures.acts[some], codes).double().flatten(0, 1)
-        index = codes.indices.long().flatten()
+        effect = tail.exact(acts[some], fixed).double().flatten(0, 1)
+        index = fixed.indices.long().flatten()
         total.index_add_(0, index, effect)
         square.index_add_(0, index, effect.square())
     return total, square

@@ -22,6 +22,7 @@ from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import FEW, Half, Reliance
 from clipattr.discovery.sight import BEST, gap, shown, ways
 from clipattr.discovery.statistics import auc, clarity_of, interval
+from clipattr.discovery.writing import Rise, Writing
 
 if TYPE_CHECKING:
     from clipattr.study import Study
@@ -60,6 +61,7 @@ class Evidence:
             the meaning stands in the prompt's place.
         left: share of the family's summed codes that is left on own pictures when the place where the evaluator sees
             the meaning is covered; NaN where it has no place of its own, or that was not asked.
+        rise: what writing the prompt on other pictures does; None where that was not asked.
     """
 
     on_own: bool
@@ -80,6 +82,7 @@ class Evidence:
     shown_elsewhere: float
     beside: float
     left: float = math.nan
+    rise: Rise | None = None
     focus: float = math.nan
 
 
@@ -93,6 +96,7 @@ class Witness:
         prompt_text: Tensor,
         family_meaning: Tensor,
         covered_pictures: int = 0,
+        written_pictures: int = 0,
     ) -> None:
         """Prepare one half.
 
@@ -100,6 +104,7 @@ class Witness:
             prompt_text: (prompts, embed), family_meaning: (families, embed): what the evaluator takes the prompts and
                 the families to mean, unit length.
             covered_pictures: how many are covered to see whether a family depends on its meaning's place.
+            written_pictures: how many other pictures a prompt is written on.
         """
         self.reliance, self.half = reliance, half
         self.contrast = reliance.contrasts(half)  # (pictures, prompts)
@@ -107,6 +112,7 @@ class Witness:
         self.prompt_text, self.family_meaning = prompt_text, family_meaning
         self._focus: dict[int, float] = {}
         self.covered_pictures = covered_pictures
+        self.writing = Writing(reliance, half, written_pictures)
 
     def strength(self, family: int) -> Tensor:
         """(pictures,) summed codes of a family."""
@@ -178,13 +184,14 @@ class Witness:
     def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
         """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do.
 
-        Of the prompt's own, those in which the evaluator sees the family's meaning as well, if they are enough.
+        Of the prompt's own, those in which the evaluator sees the family's meaning as well, if they are enough; and
+        where the family hardly ever fires, those in which the meaning is seen.
         """
         if on_own:
             own = self.half.own[prompt]
-            active = own[self.strength(family)[own] > 0]
-            showing = active[self.shows(family)[active]]
-            return showing if len(showing) >= FEW else active
+            active, showing = self.strength(family)[own] > 0, self.shows(family)[own]
+            choices = (own[some] for some in (active & showing, active, showing))
+            return next((some for some in choices if len(some) >= FEW), own[active])
         shown = self.reliance.where_strong(self.half, family)
         return shown[~torch.isin(shown, self.half.own[prompt])]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from clipattr.discovery.evidence import Evidence
 
@@ -38,6 +39,28 @@ def is_constituent(label: str, prompt: str) -> bool:
         return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
     word = whole[0]
     return len(part) == 1 and len(part[0]) >= 3 and (word.startswith(part[0]) or word.endswith(part[0]))
+
+
+def constituents(prompts: Sequence[str], words: Sequence[str]) -> list[int]:
+    """Numbers of the words that are a part of some prompt, as `is_constituent` has it, for long lists of both."""
+    numbers: dict[tuple[str, ...], list[int]] = {}
+    for number, word in enumerate(words):
+        numbers.setdefault(tuple(words_of(word)), []).append(number)
+    found: set[int] = set()
+    for whole in {tuple(words_of(prompt)) for prompt in prompts}:
+        n = len(whole)
+        parts: list[tuple[str, ...]] = [
+            whole[a:b] for a in range(n) for b in range(a + 1, n + 1) if b - a < n
+        ]
+        if n == 1:
+            parts = [(part,) for cut in range(1, len(whole[0])) for part in (whole[0][:cut], whole[0][cut:])]
+        found.update(
+            number
+            for part in parts
+            for number in numbers.get(part, ())
+            if is_constituent(words[number], " ".join(whole))
+        )
+    return sorted(found)
 
 
 def degrees(

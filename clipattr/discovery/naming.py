@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clipattr.study import Study
 
 FOLLOWS = 0.15  # correlation from which a word names a latent
+NEARLY = 0.8  # of the best word's correlation, to be a follower of another word as well
 PICTURES = 20_000  # at most so many are looked at
 WORDS = 512  # words a step
 FEW = 10  # active pictures below which nothing is said of a latent
@@ -104,18 +105,21 @@ def followed_share(study: Study, rows: np.ndarray, strength: Any, texts: Tensor)
     return correlations(strength, standardised(study, rows, texts)) / best.clamp_min(1e-3)[:, None]
 
 
-def named_families(study: Study, rows: np.ndarray | None = None) -> list[Family]:
+def named_families(study: Study, rows: np.ndarray | None = None, wanted: Sequence[int] = ()) -> list[Family]:
     """The study's families, strongest latent first in each.
 
     A name that the analyst gave to a latent wins over the vocabulary, and is a family of its own name.
 
     Args:
         rows: pictures that decide on names; default those of the study's finding half.
+        wanted: numbers of words that shall have a family even where other words follow its latents a little better;
+            such families come last, and share latents with others.
     """
     live = study.examples.counts > 0
     if not bool(live.any()):
         return []
-    correlation, word = followed_words(study, study.rows if rows is None else rows)
+    rows = study.rows if rows is None else rows
+    correlation, word = followed_words(study, rows)
     vocabulary, grouped = study.vocabulary, dict[object, Family]()
     nameless = []
     for latent in torch.nonzero(live).flatten().tolist():
@@ -128,10 +132,25 @@ def named_families(study: Study, rows: np.ndarray | None = None) -> list[Family]
         grouped.setdefault(label, Family([], label, group)).latents.append(latent)
     for number, part in enumerate(families(study, latents=nameless) if nameless else ()):
         grouped[number] = Family(list(part), None, None)
+    found = list(grouped.values())
+    follow = _followers(study, rows, wanted, correlation) & live[:, None]
+    for number, latents in zip(wanted, follow.T, strict=True):
+        label = vocabulary.words[number]
+        members = torch.nonzero(latents).flatten().tolist()
+        if members and (label not in grouped or set(members) != set(grouped[label].latents)):
+            found.append(Family(members, label, vocabulary.groups[number]))
     strength = study.examples.values.float().sum(1)
-    for family in grouped.values():
+    for family in found:
         family.latents.sort(key=lambda latent: (-float(strength[latent]), latent))
-    return list(grouped.values())
+    return found
+
+
+def _followers(study: Study, rows: np.ndarray, words: Sequence[int], best: Tensor) -> Tensor:
+    """(latents, words) bool: which latents follow a word, and nearly as well as they follow any, (latents,)."""
+    rows = rows[:: -(-len(rows) // PICTURES)]
+    codes = study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr()
+    follows = correlations(codes, standardised(study, rows, study.vocabulary_embeddings[list(words)]))
+    return (follows >= FOLLOWS) & (follows >= NEARLY * best[:, None])
 
 
 def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:

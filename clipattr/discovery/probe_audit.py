@@ -239,7 +239,7 @@ def _by_latent(study: Study, probe: Probe, prompts: Probe, pictures: Encoded, tr
         if not len(rows):
             continue
         aim = tail.aimed_at(columns[:, number].contiguous())
-        total, square = exact_sums(aim, pictures, rows)
+        total, square = exact_sums(aim, pictures.acts[rows], pictures.codes.rows(rows))
         n = len(rows)
         mean = total / n
         half = 1.96 * ((square / n - mean.square()).clamp_min(0) / max(n - 1, 1)).sqrt()

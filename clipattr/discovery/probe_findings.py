@@ -244,7 +244,8 @@ def _finding(
 
 def _shares(tail: ClosedFormTail, pictures: Encoded, own: Tensor, number: int) -> Tensor:
     """(latents,): of the positive evidence for a class on its own pictures."""
-    positive = exact_sums(tail, pictures, torch.nonzero(own).flatten())[0][:, number].clamp_min(0)
+    rows = torch.nonzero(own).flatten()
+    positive = exact_sums(tail, pictures.acts[rows], pictures.codes.rows(rows))[0][:, number].clamp_min(0)
     return positive / positive.sum().clamp_min(1e-12)
 
 

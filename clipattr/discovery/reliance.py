@@ -174,12 +174,14 @@ class Reliance:
         Returns:
             (things, latents) summed single-latent exact ablation, raw cosine; zero where no own picture shows it.
         """
-        total = torch.zeros(shows.shape[1], self.study.dictionary.n_latents + 1)  # the last: empty places
+        n_latents = self.study.dictionary.n_latents
+        total = torch.zeros(shows.shape[1], n_latents + 1)  # the last: empty places
         own = half.own[prompt]
         for some in own.split(BATCH):
             if not len(some):
                 continue
             latent, effect = self.effects(half, some, [prompt])
+            latent = torch.where(latent < 0, n_latents, latent)
             for thing, there in enumerate(shows[some].T):
                 total[thing].index_add_(0, latent[there].flatten(), effect[there].flatten().float())
         return total[:, :-1] / shows[own].sum(0).clamp_min(1)[:, None]

@@ -1,21 +1,27 @@
-"""Written words: does writing a prompt on pictures of other things lift it, and does it matter which word it is?
+"""Written words: does writing a prompt on pictures of other things lift it, through which latents, and does it matter
+which word it is?
 
 What a collection shows of written words, it shows beside the things they name. So every word in question is written on
-the same pictures of other things, in several faces, sizes, places and colours. Start at `rises`.
+the same pictures of other things, in several faces, sizes, places and colours: a latent that wakes there reads, one
+that fires for the thing does not. Owns what is written and what it does. Start at `Writing`, and `reading_families`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from clipattr.discovery.encoded import activations_of
+from clipattr.discovery.apart import ALIKE, CARRIES, FEW, Apart
+from clipattr.discovery.encoded import activations_of, exact_sums, summed_codes
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import Half, Reliance
 from clipattr.discovery.statistics import interval
@@ -24,6 +30,8 @@ FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaV
 SIZES = (5, 6, 8)  # picture height over letter height
 PLACES = (0.1, 0.5, 0.9)
 COMPARED = 6  # other prompts that are written in a prompt's place
+MORE = 2  # times as many pictures to find reading latents on as to measure what they do
+OFTEN = 0.02  # share of the written pictures on which a latent must fire to be a reader
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,13 @@ class Rise:
     Attributes:
         written: against the same pictures without a word.
         specific: against other prompts written in its place: the part that follows from which word it is.
+        before: share of a family's summed codes that is there without the word; NaN where it never fires with it.
         pictures: how many were written on.
     """
 
     written: Interval
     specific: Interval
+    before: float
     pictures: int
 
 
@@ -64,38 +74,87 @@ def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     return copy
 
 
-def rises(reliance: Reliance, half: Half, prompts: Sequence[int], n_pictures: int) -> dict[int, Rise]:
-    """Write prompts on pictures that are not their own.
+class Writing:
+    """Prompts written on pictures of one half of a study that are not their own; each prompt is written once.
 
     Args:
-        half: whose pictures are written on.
-        prompts: their numbers.
-        n_pictures: on how many each is written; 0 asks nothing.
+        half: whose pictures are written on. n_pictures: on how many each prompt is written.
     """
-    study, found = reliance.study, {}
-    for prompt in prompts if n_pictures else ():
-        numbers = np.setdiff1d(np.arange(len(half.rows)), half.own[prompt].numpy())
-        if not len(numbers):
-            continue
-        chosen = numbers[np.linspace(0, len(numbers) - 1, min(n_pictures, len(numbers))).astype(int)]
-        pictures = [study.images[int(row)].load() for row in half.rows[chosen]]
+
+    def __init__(self, reliance: Reliance, half: Half, n_pictures: int) -> None:
+        self.reliance, self.half, self.n_pictures = reliance, half, n_pictures
+        self._after: dict[int, Tensor] = {}
+
+    def numbers(self, prompt: int) -> np.ndarray:
+        """Which pictures of the half a prompt is written on."""
+        others = np.setdiff1d(np.arange(len(self.half.rows)), self.half.own[prompt].numpy())
+        return others[np.linspace(0, len(others) - 1, min(self.n_pictures, len(others))).astype(int)]
+
+    def after(self, prompt: int) -> Tensor:
+        """Activations of the pictures with the prompt written on them, (pictures, width)."""
+        if prompt not in self._after:
+            self._after[prompt] = self._written(prompt, [self.reliance.prompts[prompt].text])
+        return self._after[prompt]
+
+    def _written(self, prompt: int, texts: Sequence[str]) -> Tensor:
+        study = self.reliance.study
+        rows = self.half.rows[self.numbers(prompt)].tolist()
+        return activations_of(
+            study, (written(study.images[row].load(), texts[n % len(texts)], n) for n, row in enumerate(rows))
+        )
+
+    def readers(self, prompt: int) -> tuple[list[int], float]:
+        """Latents that writing a prompt wakes and that lift it then, the one that carries most first.
+
+        Returns:
+            latents; and what they carry, raw cosine: their summed single-latent ablation on the written pictures.
+        """
+        reliance, numbers = self.reliance, self.numbers(prompt)
+        if len(numbers) < FEW:
+            return [], 0.0
+        acts = self.after(prompt)
+        codes = reliance.study.dictionary.encode(acts)
+        tail = reliance.tail.aimed_at(reliance.columns[:, [prompt]])
+        carried = (exact_sums(tail, acts, codes)[0][:, 0] / len(acts)).numpy()
+        after, before = codes.to_scipy(), reliance.codes(self.half.rows[numbers])
+        strength, without = (np.asarray(some.sum(0)).ravel() for some in (after, before))
+        fires = np.asarray((after > 0).sum(0)).ravel() >= max(3, OFTEN * len(acts))
+        wakes = np.flatnonzero(fires & (without <= ALIKE * strength) & (carried > 0))
+        ordered = wakes[np.argsort(-carried[wakes], kind="stable")]
+        kept = [int(j) for j in ordered if carried[j] >= CARRIES * carried[wakes].sum()]
+        return kept, float(carried[kept].sum())
+
+    def rise(self, prompt: int, family: Sequence[int]) -> Rise | None:
+        """What writing a prompt does to its contrast and to a family; None where there is too little to write on."""
+        reliance, numbers = self.reliance, self.numbers(prompt)
+        if len(numbers) < FEW:
+            return None
         text = reliance.prompts[prompt].text
         others = [other.text for other in reliance.prompts if other.text != text]
         others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
-        before, after, instead = (
-            _contrasts(reliance, prompt, versions)
-            for versions in (
-                pictures,
-                [written(picture, text, n) for n, picture in enumerate(pictures)],
-                [written(p, others[n % len(others)], n) for n, p in enumerate(pictures)]
-                if others
-                else pictures,
-            )
-        )
-        found[prompt] = Rise(interval(after - before), interval(after - instead), len(pictures))
+        acts = self.after(prompt)
+        before = reliance.acts(self.half, torch.from_numpy(numbers))
+        instead = self._written(prompt, others) if others else before
+        level, without, other = (reliance.tail.values(some)[:, prompt] for some in (acts, before, instead))
+        fired = summed_codes(reliance.study.dictionary.encode(acts), family).sum().item()
+        there = summed_codes(reliance.study.codes.rows(torch.from_numpy(self.half.rows[numbers])), family)
+        share = there.sum().item() / fired if fired > 0 else math.nan
+        return Rise(interval(level - without), interval(level - other), share, len(numbers))
+
+
+def reading_families(
+    reliance: Reliance, half: Half, asked: Iterable[tuple[int, int]], n_pictures: int, progress: bool = False
+) -> list[Apart]:
+    """The latents through which a prompt is read where it is written, one family for each prompt.
+
+    Args:
+        half: whose pictures are written on.
+        asked: prompts whose pictures show writing, and the vocabulary's word for that.
+        n_pictures: as in the audit's settings; the more are needed, the rarer a reader fires.
+    """
+    writing, found = Writing(reliance, half, MORE * n_pictures), []
+    for prompt, word in tqdm(list(asked), desc="writing", unit="prompt", disable=not progress):
+        latents, carried = writing.readers(prompt)
+        if latents:
+            found.append(Apart(prompt, word, latents, carried, "written"))
     return found
-
-
-def _contrasts(reliance: Reliance, prompt: int, pictures: Sequence[Image.Image]) -> Tensor:
-    """(pictures,) contrast of one prompt."""
-    return reliance.tail.values(activations_of(reliance.study, pictures))[:, prompt]

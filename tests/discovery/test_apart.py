@@ -140,4 +140,4 @@ def test_latents_that_purely_stand_for_a_meaning_are_its_family_if_they_carry_en
     share = {5: torch.tensor([0.03, 0.1])}
     assert families_apart(0, {5: some}, share, enough=0.02)[0].latents == [0]
     made = families_apart(0, {5: replace(some, covered=True)}, share, enough=0.05)[0]
-    assert made.latents == [1, 0] and made.covered and made.carried == pytest.approx(0.13)
+    assert made.latents == [1, 0] and made.reason == "covered" and made.carried == pytest.approx(0.13)
