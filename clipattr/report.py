@@ -22,6 +22,7 @@ from clipattr.report_pictures import SHOWN_PICTURES, PagePictures
 from clipattr.report_values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
 from clipattr.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 
+WHEN_WRITTEN = "the prompt is written on pictures of other things"
 SECTIONS = (
     100  # findings that get a section; more are in the table only, or no browser would open the page with joy
 )
@@ -105,15 +106,17 @@ def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
         return f"No unexpected reliance was found for any{among and among.replace(' of', ' of')} prompt."
     prompts = len({f.prompt for f in found})
     first = found[0]
+    label = name_html(first.label or NO_LABEL)
+    when = WHEN_WRITTEN if first.by_writing else f"<strong>{label}</strong> is switched off inside the model"
     return (
         f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}. The strongest: the "
-        f"score for <strong>{name_html(first.prompt)}</strong> {_moves(first.causal_effect)} when "
-        f"<strong>{name_html(first.label or NO_LABEL)}</strong> is switched off inside the model."
+        f"score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
     )
 
 
-def _moves(effect: Interval) -> str:
-    verb = "falls" if effect.value >= 0 else "rises"
+def _moves(finding: Finding) -> str:
+    effect = finding.causal_effect
+    verb = "falls" if (effect.value >= 0) is not finding.by_writing else "rises"
     return f"{verb} by {points(abs(effect.value)).lstrip('+')} points"
 
 
@@ -288,6 +291,8 @@ def _measured(f: Finding) -> str:
     prompt = visible(f.prompt, 40)
     if "prompt_examples" not in f.evidence:
         return f"Pictures labelled “{prompt}”"
+    if f.by_writing:
+        return f"Pictures of “{prompt}” with writing"
     own = str(f.evidence.get("concerns", "")).startswith("the prompt's own")
     return (
         f"Where it was measured: pictures of “{prompt}”"
@@ -298,9 +303,10 @@ def _measured(f: Finding) -> str:
 
 def _sentence(f: Finding) -> str:
     effect = f.causal_effect
+    when = WHEN_WRITTEN if f.by_writing else "this family is switched off"
     told = (
-        f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(effect)}</strong> "
-        f"({span(effect.low, effect.high)}) when this family is switched off. "
+        f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(f)}</strong> "
+        f"({span(effect.low, effect.high)}) when {when}. "
     )
     if f.label:
         told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"

@@ -19,7 +19,7 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "suspected because",
         "",
         "company: it comes with the prompt; covered: as well, and falls silent when its place is covered; "
-        "part: of its name; stands out: by score",
+        "written: as well, and wakes when the prompt is written; part: of its name; stands out: by score",
     ),
     "concerns": ("measured on", "", ""),
     "pictures": ("pictures measured", "", ""),
@@ -71,6 +71,16 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "writing",
         "points",
         "rise of the score when the prompt is written on other pictures, and beyond other words written there",
+    ),
+    "before_written": (
+        "without the writing",
+        "percent",
+        "share of the family's strength that was there before the prompt was written",
+    ),
+    "ablated": (
+        "switched off",
+        "points",
+        "fall of the score on the prompt's own pictures without this family",
     ),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (

@@ -26,7 +26,7 @@ AUDITED = ("picture-world-a", "picture-world-b", "picture-world-c")
 NULL = "picture-world-null"  # trained without plants; its study is built when a benchmark asks for it
 MODELS = (EVALUATOR, *AUDITED, NULL)
 STUDIES = {"picture-world": AUDITED[0]} | {name: name for name in AUDITED[1:]}  # study: model
-DICTIONARY = DictionaryPlan(pictures=40_000, latents=2048, active=8, epochs=60)
+DICTIONARY = DictionaryPlan(pictures=40_000, latents=1024, active=8, epochs=60)
 PICTURES = {"picture-world": (6000, 3000)}  # for finding and for measuring
 FEWER = (3600, 1800)  # in every other study, so that all of them stay small
 

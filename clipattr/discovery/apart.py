@@ -58,10 +58,12 @@ class Apart:
 
 
 def mean_strength(codes: Any, pictures: Tensor, few: int = FEW) -> np.ndarray:
-    """(latents,) mean code over some pictures, (all,) bool; NaN where they are fewer than `few`."""
-    if pictures.sum() < few:
+    """(latents,) mean code over some pictures, (all,) bool or weights; NaN where these come to less than `few`."""
+    total = float(pictures.sum())
+    if total < few:
         return np.full(codes.shape[1], np.nan)
-    return np.asarray(codes[torch.nonzero(pictures).flatten().numpy()].mean(0)).ravel()
+    chosen = torch.nonzero(pictures).flatten()
+    return np.asarray(codes[chosen.numpy()].T @ (pictures[chosen].double().numpy() / total)).ravel()
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,24 @@ class Meeting:
 
     Attributes:
         is_own: the prompt's own pictures. meaning: those that show the meaning. prompt: those that show the prompt.
+        without: how surely each does not show the meaning, 0 to 1: the evaluator misses it in some that have it.
         instead: the prompt's own pictures fall into two, and one part shows the meaning in the prompt's place.
     """
 
     is_own: Tensor
     meaning: Tensor
     prompt: Tensor
+    without: Tensor
     instead: bool
 
 
 def meet(
-    is_own: Tensor, sees: Tensor, sees_prompt: Tensor, way: Tensor, way_prompt: Tensor
+    is_own: Tensor,
+    sees: Tensor,
+    sees_prompt: Tensor,
+    way: Tensor,
+    way_prompt: Tensor,
+    without: Tensor | None = None,
 ) -> Meeting | None:
     """How a prompt and a meaning meet; None where the evaluator merely takes one for the other.
 
@@ -91,13 +100,15 @@ def meet(
     Args:
         is_own, sees, sees_prompt: (pictures,) bool, the prompt's own pictures, where the meaning and where the prompt
             is seen; way, way_prompt: (pictures,) how clearly, as `sight.ways` has it.
+        without: (pictures,) how surely the meaning is missing, 0 to 1; default 1 wherever it is not seen.
     """
     elsewhere = sees & ~is_own
     alike = float(way_prompt[elsewhere].mean()) if elsewhere.sum() >= FEW else 0.0
     if alike >= LOOKALIKE:
         sees, sees_prompt = sees & (way > way_prompt), sees_prompt & (way_prompt >= way)
     instead = float((sees & ~sees_prompt)[is_own].float().mean()) >= INSTEAD
-    return Meeting(is_own, sees, sees_prompt, instead) if instead or alike < LOOKALIKE else None
+    without = (~sees).double() if without is None else without
+    return Meeting(is_own, sees, sees_prompt, without, instead) if instead or alike < LOOKALIKE else None
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,10 @@ def stands_for(codes: Any, meeting: Meeting) -> Standing:
         fits = with_it >= ALIKE * np.nan_to_num(mean_strength(codes, own & prompt & ~there))
     else:
         alone = mean_strength(codes, there & ~prompt & ~own)
-        with_it, without = mean_strength(codes, own & there), mean_strength(codes, own & ~there, few=2)
+        with_it, without = (
+            mean_strength(codes, own & there),
+            mean_strength(codes, own * meeting.without, few=1),
+        )
         prompt_alone = np.nan_to_num(mean_strength(codes, prompt & ~there & ~own))
         fits = np.where(np.isnan(without), alone >= MORE * prompt_alone, ALIKE * with_it >= without)
         fits |= alone >= with_it
@@ -268,10 +282,13 @@ def company_families(
             continue
         meanings = torch.stack([meant[number].float(), *vocabulary[list(words)]])
         clear = ways(pictures, meanings)
-        seen, is_own = clear > gap(clear), half.is_own(number)
+        bounds, is_own = gap(clear), half.is_own(number)
+        seen, missing = clear > bounds, (1 - clear / bounds).clamp(0, 1)
         covering, standing = Covering(study, half.rows, pictures, covered_pictures), {}
         for place, word in enumerate(words, start=1):
-            meeting = meet(is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0])
+            meeting = meet(
+                is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0], missing[:, place]
+            )
             without = None
             if meeting is None or not meeting.instead:
                 without = covering.cover(

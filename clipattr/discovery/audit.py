@@ -29,11 +29,11 @@ from clipattr.discovery.expectations import (
     read_prompts,
 )
 from clipattr.discovery.findings import Finding, Findings, Interval
-from clipattr.discovery.kinds import WRITING, constituents, is_constituent, kind_of
+from clipattr.discovery.kinds import constituents, is_constituent, kind_of
 from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
 from clipattr.discovery.reliance import Reliance
 from clipattr.discovery.statistics import above_zero, normal_above
-from clipattr.discovery.writing import Rise, reading_families
+from clipattr.discovery.writing import WRITING, reading_families, writing_words
 from clipattr.errors import StudyError
 from clipattr.tasks import Engine, Here
 
@@ -155,10 +155,8 @@ def audit(
         progress,
     )
     vocabulary = study.vocabulary
-    writing = {
-        number for number, group in enumerate(vocabulary.groups) if (group or "").casefold() in WRITING
-    }
     if settings.written_pictures:
+        writing = writing_words(study)
         shown = ((prompt, word) for prompt, words in enumerate(along) for word in words if word in writing)
         found += reading_families(reliance, finding_half, shown, settings.written_pictures, progress)
     suspects = [
@@ -189,7 +187,7 @@ def audit(
         _finding(
             witness,
             groups[family],
-            asked[prompt].text,
+            prompt,
             evidence,
             float(aligned[family, prompt]),
             family,
@@ -330,7 +328,7 @@ def effect_of(evidence: Evidence, reason: str) -> Interval:
 def _finding(
     witness: Witness,
     group: Family,
-    prompt: str,
+    prompt: int,
     evidence: Evidence,
     aligned: float,
     family: int,
@@ -339,9 +337,9 @@ def _finding(
 ) -> Finding:
     evidence = replace(evidence, focus=witness.focus(family))  # costly, so only for what became a finding
     study = witness.reliance.study
-    words = study.vocabulary.words
-    prompt_group = study.vocabulary.groups[words.index(prompt)] if prompt in words else None
-    kind, probability = kind_of(evidence, prompt, group.label, group.group, prompt_group)
+    text, words = witness.reliance.prompts[prompt].text, study.vocabulary.words
+    prompt_group = study.vocabulary.groups[words.index(text)] if text in words else None
+    kind, probability = kind_of(evidence, text, group.label, group.group, prompt_group)
     rows = study.examples.of(group.latents[0])[:12]
     pictures = evidence.pictures[
         witness.strength(family)[evidence.pictures].argsort(descending=True, stable=True)
@@ -362,7 +360,7 @@ def _finding(
         "shown_elsewhere": evidence.shown_elsewhere,
         "beside": evidence.beside,
         "left_covered": evidence.left,
-        **_told(evidence.rise, evidence.causal_effect),
+        **_told_of_writing(witness, evidence, prompt, reason),
         "elsewhere": asdict(evidence.elsewhere),
         "standing": evidence.standing,
         "separation": evidence.separation,
@@ -371,7 +369,7 @@ def _finding(
         "prompt_examples": [study.images.ids[int(row)] for row in witness.half.rows[pictures[:12].numpy()]],
     }
     return Finding(
-        prompt=prompt,
+        prompt=text,
         latents=tuple(group.latents),
         label=group.label,
         kind=kind,
@@ -387,15 +385,17 @@ def _finding(
     )
 
 
-def _told(rise: Rise | None, ablated: Interval) -> dict[str, object]:
-    """What writing the prompt on other pictures does, for a finding about writing."""
-    if rise is None:
+def _told_of_writing(witness: Witness, evidence: Evidence, prompt: int, reason: str) -> dict[str, object]:
+    if evidence.rise is None:
         return {}
-    return {
-        "writing": {"written": asdict(rise.written), "specific": asdict(rise.specific)},
-        "before_written": rise.before,
-        "ablated": asdict(ablated),
+    told: dict[str, object] = {
+        "writing": {
+            "written": asdict(evidence.rise.written),
+            "specific": asdict(witness.writing.specific(prompt)),
+        },
+        "before_written": evidence.rise.before,
     }
+    return {**told, "ablated": asdict(evidence.causal_effect)} if reason == "written" else told
 
 
 def _finite_or_zero(value: float) -> float:

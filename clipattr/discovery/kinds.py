@@ -12,13 +12,10 @@ import re
 from collections.abc import Sequence
 
 from clipattr.discovery.evidence import Evidence
+from clipattr.discovery.writing import WRITING
 
 DOUBT = 0.25  # the weight of "unknown"
-MARKS, WRITING, PLACES = (
-    {"mark", "marks", "watermark"},
-    {"writing", "text"},
-    {"place", "places", "background"},
-)
+MARKS, PLACES = {"mark", "marks", "watermark"}, {"place", "places", "background"}
 
 
 def words_of(text: str) -> list[str]:

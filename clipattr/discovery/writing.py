@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,31 +25,34 @@ from clipattr.discovery.apart import ALIKE, CARRIES, FEW, Apart
 from clipattr.discovery.encoded import activations_of, exact_sums, summed_codes
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import Half, Reliance
+from clipattr.discovery.sight import shown
 from clipattr.discovery.statistics import interval
 
+if TYPE_CHECKING:
+    from clipattr.study import Study
+
+WRITING = {"writing", "text"}  # groups of the vocabulary's words for it
+
 FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
-SIZES = (5, 6, 8)  # picture height over letter height
+SIZES = (4, 5, 6)  # picture height over letter height
 PLACES = (0.1, 0.5, 0.9)
-COMPARED = 6  # other prompts that are written in a prompt's place
+COMPARED = 5  # other prompts that are written in a prompt's place
+EVERY = 3  # on every so many of its pictures
 MORE = 2  # times as many pictures to find reading latents on as to measure what they do
 OFTEN = 0.02  # share of the written pictures on which a latent must fire to be a reader
 
 
 @dataclass(frozen=True)
 class Rise:
-    """What writing a prompt does to its contrast, raw cosine, each with its interval over pictures.
+    """What writing a prompt on pictures does to it and to a family.
 
     Attributes:
-        written: against the same pictures without a word.
-        specific: against other prompts written in its place: the part that follows from which word it is.
-        before: share of a family's summed codes that is there without the word; NaN where it never fires with it.
-        pictures: how many were written on.
+        written: rise of the prompt's contrast, raw cosine, over the same pictures without a word.
+        before: share of the family's summed codes that is there without the word; NaN where it never fires with it.
     """
 
     written: Interval
-    specific: Interval
     before: float
-    pictures: int
 
 
 @lru_cache(maxsize=64)
@@ -74,8 +78,16 @@ def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     return copy
 
 
+def writing_words(study: Study) -> list[int]:
+    """Numbers of the vocabulary's words for writing itself."""
+    groups = study.vocabulary.groups
+    return [number for number, group in enumerate(groups) if (group or "").casefold() in WRITING]
+
+
 class Writing:
-    """Prompts written on pictures of one half of a study that are not their own; each prompt is written once.
+    """Prompts written on pictures of one half of a study: not on their own, nor where the evaluator sees writing.
+
+    Each prompt is written once.
 
     Args:
         half: whose pictures are written on. n_pictures: on how many each prompt is written.
@@ -85,22 +97,29 @@ class Writing:
         self.reliance, self.half, self.n_pictures = reliance, half, n_pictures
         self._after: dict[int, Tensor] = {}
 
+    @cached_property
+    def bare(self) -> np.ndarray:
+        """Numbers of the pictures without writing; all where the vocabulary has no word for it."""
+        study = self.reliance.study
+        words = study.vocabulary_embeddings[writing_words(study)]
+        return np.flatnonzero(~shown(study.seen(self.half.rows), words).any(1).numpy())
+
     def numbers(self, prompt: int) -> np.ndarray:
         """Which pictures of the half a prompt is written on."""
-        others = np.setdiff1d(np.arange(len(self.half.rows)), self.half.own[prompt].numpy())
+        others = np.setdiff1d(self.bare, self.half.own[prompt].numpy())
         return others[np.linspace(0, len(others) - 1, min(self.n_pictures, len(others))).astype(int)]
 
     def after(self, prompt: int) -> Tensor:
         """Activations of the pictures with the prompt written on them, (pictures, width)."""
         if prompt not in self._after:
-            self._after[prompt] = self._written(prompt, [self.reliance.prompts[prompt].text])
+            self._after[prompt] = self._written(prompt, [self.reliance.prompts[prompt].text], 1)
         return self._after[prompt]
 
-    def _written(self, prompt: int, texts: Sequence[str]) -> Tensor:
+    def _written(self, prompt: int, texts: Sequence[str], every: int) -> Tensor:
         study = self.reliance.study
-        rows = self.half.rows[self.numbers(prompt)].tolist()
+        rows = list(enumerate(self.half.rows[self.numbers(prompt)].tolist()))[::every]
         return activations_of(
-            study, (written(study.images[row].load(), texts[n % len(texts)], n) for n, row in enumerate(rows))
+            study, (written(study.images[row].load(), texts[n % len(texts)], n) for n, row in rows)
         )
 
     def readers(self, prompt: int) -> tuple[list[int], float]:
@@ -129,17 +148,22 @@ class Writing:
         reliance, numbers = self.reliance, self.numbers(prompt)
         if len(numbers) < FEW:
             return None
-        text = reliance.prompts[prompt].text
-        others = [other.text for other in reliance.prompts if other.text != text]
+        acts, study = self.after(prompt), reliance.study
+        without = reliance.acts(self.half, torch.from_numpy(numbers))
+        fired = summed_codes(study.dictionary.encode(acts), family).sum().item()
+        there = summed_codes(study.codes.rows(torch.from_numpy(self.half.rows[numbers])), family).sum().item()
+        return Rise(self._above(prompt, acts, without), there / fired if fired > 0 else math.nan)
+
+    def specific(self, prompt: int) -> Interval:
+        """Rise of a prompt's contrast over other prompts written in its place: what follows from which word it is."""
+        text, after = self.reliance.prompts[prompt].text, self.after(prompt)[::EVERY]
+        others = [other.text for other in self.reliance.prompts if other.text != text]
         others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
-        acts = self.after(prompt)
-        before = reliance.acts(self.half, torch.from_numpy(numbers))
-        instead = self._written(prompt, others) if others else before
-        level, without, other = (reliance.tail.values(some)[:, prompt] for some in (acts, before, instead))
-        fired = summed_codes(reliance.study.dictionary.encode(acts), family).sum().item()
-        there = summed_codes(reliance.study.codes.rows(torch.from_numpy(self.half.rows[numbers])), family)
-        share = there.sum().item() / fired if fired > 0 else math.nan
-        return Rise(interval(level - without), interval(level - other), share, len(numbers))
+        return self._above(prompt, after, self._written(prompt, others, EVERY) if others else after)
+
+    def _above(self, prompt: int, acts: Tensor, without: Tensor) -> Interval:
+        level, other = (self.reliance.tail.values(some)[:, prompt] for some in (acts, without))
+        return interval(level - other)
 
 
 def reading_families(

@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from clipattr.discovery.apart import Standing, families_apart, lost_without, meet, silenced, stands_for
+from clipattr.discovery.apart import (
+    Standing,
+    families_apart,
+    lost_without,
+    mean_strength,
+    meet,
+    silenced,
+    stands_for,
+)
 from clipattr.discovery.covering import Covered
 
 N = 600
@@ -54,6 +62,20 @@ def test_a_latent_of_the_company_stands_for_it_and_one_of_the_prompt_does_not():
     assert some.fits.tolist() == [True, False, False, True]
     assert some.purely.tolist() == [True, False, False, False]
     assert some.clearer[0] == pytest.approx(1.0)
+
+
+def test_a_picture_in_which_the_company_was_overlooked_says_little_of_what_is_without_it():
+    lemon, banjo = mask(BESIDE, ALONE), mask(OWN, TWIN)
+    overlooked, missing = slice(56, 60), slice(48, 56)
+    surely = (~lemon).double()
+    surely[overlooked] = 0.1
+    latent = [(BESIDE, 8.0), (overlooked, 8.0), (missing, 3.0), (ALONE, 4.0)]
+    strength = mean_strength(codes(latent), mask(OWN) * surely, few=1)
+    assert strength[0] == pytest.approx((8 * 3.0 + 4 * 0.1 * 8.0) / 8.4)
+    assert np.isnan(mean_strength(codes(latent), mask(OWN) * surely / 9, few=1))
+    for without, fits in ((None, False), (surely, True)):
+        meeting = meet(mask(OWN), lemon, banjo, way(lemon), way(banjo), without)
+        assert meeting is not None and stands_for(codes(latent), meeting).fits[0] == fits
 
 
 def test_where_the_company_is_never_missing_other_pictures_decide():

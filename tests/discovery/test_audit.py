@@ -57,6 +57,15 @@ def test_an_unplanted_prompt_has_no_finding_about_its_own_pictures(findings):
     ]
 
 
+def test_a_finding_about_writing_is_proved_by_writing_and_silent_where_nothing_is_written(study, labels):
+    found = ca.audit(study, ["camera", "house"], background=labels, progress=False)
+    about = of(found, "camera", "a written word")
+    assert about is not None and about.kind == "typography" and of(found, "house", "a written word") is None
+    assert about.evidence["before_written"] < 0.5 and about.evidence["writing"]["written"]["low"] > 0.01
+    if about.evidence["reason"] == "written":
+        assert about.causal_effect.value == about.evidence["writing"]["written"]["value"]
+
+
 def test_a_companion_that_is_hardly_ever_missing_is_found_by_covering_it(study, labels):
     settings = [Settings(covered_pictures=pictures) for pictures in (8, 0)]
     covering, blind = (
@@ -205,6 +214,13 @@ def test_a_part_of_the_word_is_suspected_if_it_moves_the_prompt():
     part = at(0, 1, 1.0).bool()
     assert suspicions(clues(parts=part), Settings()) == []
     assert suspicions(clues(parts=part, elsewhere=at(0, 1, 0.05)), Settings()) == [(0, 1, "part")]
+
+
+def test_a_part_may_be_followed_by_the_prompts_text_a_little_more_than_another_word():
+    moving = {"elsewhere": at(0, 1, 0.05), "followed": at(0, 1, 0.7)}
+    assert suspicions(clues(parts=at(0, 1, 1.0).bool(), **moving), Settings()) == [(0, 1, "part")]
+    expected = {**moving, "followed": at(0, 1, 0.85)}
+    assert suspicions(clues(parts=at(0, 1, 1.0).bool(), **expected), Settings()) == []
 
 
 def test_what_stands_out_elsewhere_is_suspected_if_it_moves_the_prompt():

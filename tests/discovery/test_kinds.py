@@ -8,7 +8,7 @@ import torch
 
 from clipattr.discovery.evidence import Evidence
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.kinds import is_constituent, kind_of
+from clipattr.discovery.kinds import constituents, is_constituent, kind_of
 from clipattr.discovery.statistics import auc, interval
 
 NOTHING = Interval(0.0, 0.0, 0.0)
@@ -86,6 +86,26 @@ def test_what_was_not_measured_does_not_decide():
 )
 def test_constituents_are_whole_words_or_ends_of_a_word(label, prompt, part):
     assert is_constituent(label, prompt) is part
+
+
+def test_constituents_of_long_lists_are_those_that_each_pair_alone_gives():
+    prompts = ["hot dog", "butterfly", "sea horse", "dog", "polar bear cub", "", "Rain-bow", "elephant"]
+    words = [
+        "dog",
+        "Butter",
+        "fly",
+        "bear",
+        "polar bear",
+        "bear cub",
+        "rain",
+        "horse",
+        "ant",
+        "an",
+        "",
+        "hot dog",
+    ]
+    slow = [n for n, word in enumerate(words) if any(is_constituent(word, prompt) for prompt in prompts)]
+    assert constituents(prompts, words) == slow and len(slow) >= 8
 
 
 def test_the_area_under_the_curve_by_hand():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.discovery.naming import FEW, followed_words, named_families, standardised
+from clipattr.discovery.naming import FEW, FOLLOWS, NEARLY, followed_words, named_families, standardised
 
 PICTURES, WORDS, LATENTS, EMBED = 300, 7, 12, 16
 
@@ -69,6 +69,31 @@ def test_a_latent_active_on_too_few_pictures_has_no_word(study):
     quiet[torch.nonzero(quiet[:, 0])[FEW - 1 :, 0], 0] = 0
     study.codes.rows = lambda rows: SparseCodes.from_dense(quiet[rows])
     assert followed_words(study, study.rows)[0][0].item() == 0
+
+
+def test_a_wanted_word_has_all_its_followers_even_where_another_word_follows_them_better(study):
+    first, second = study.vocabulary_embeddings[:2]
+    study.vocabulary_embeddings[1] = torch.nn.functional.normalize(first + 0.5 * (first - second), dim=0)
+    words = [study.vocabulary.words[0], study.vocabulary.words[1]]
+    correlation = {
+        word: np.corrcoef(
+            study.dense[:, 0].numpy(),
+            standardised(study, study.rows, study.vocabulary_embeddings)[:, number].numpy(),
+        )[0, 1]
+        for number, word in enumerate(words)
+    }
+    better, other = sorted(words, key=lambda word: -correlation[word])
+    assert correlation[other] > NEARLY * correlation[better] > FOLLOWS
+    plain = {family.label: family.latents for family in named_families(study) if family.label}
+    assert 0 in plain[better] and 0 not in plain.get(other, [])
+    wanted = named_families(study, wanted=[words.index(other)])
+    assert wanted[-1].label == other and 0 in wanted[-1].latents
+    assert {family.label: family.latents for family in wanted[:-1] if family.label} == plain
+
+
+def test_a_wanted_word_that_has_its_family_gets_no_second_one(study):
+    plain = named_families(study)
+    assert len(named_families(study, wanted=[4])) == len(plain)
 
 
 def test_a_name_given_by_the_analyst_wins(study):

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 import clipattr as ca
+from clipattr.discovery.encoded import activations_of
 from clipattr.discovery.expectations import Prompt
 from clipattr.discovery.reliance import Reliance
-from clipattr.discovery.writing import rises, written
+from clipattr.discovery.writing import Writing, reading_families, writing_words, written
 from clipattr_data.world import World
 
 
@@ -21,7 +22,7 @@ def setting():
     )
     prompts = [Prompt(text) for text in (planted, *world.neutral[:3])]
     reliance = Reliance(study, prompts, study.model.encode_text(sorted(world.vocabulary)), [[0]])
-    return reliance, reliance.halves(study.evaluator.encode_text([p.text for p in prompts]))[1]
+    return reliance, *reliance.halves(study.evaluator.encode_text([p.text for p in prompts]))
 
 
 def test_the_same_number_writes_the_same_picture_and_words_differ():
@@ -40,26 +41,69 @@ def test_a_long_text_stays_inside_the_picture():
 
 
 def test_writing_a_planted_word_lifts_it_and_writing_another_prompt_does_not(setting):
-    found = rises(*setting, [0, 1, 2, 3], 32)
+    reliance, _, half = setting
+    writing = Writing(reliance, half, 48)
+    found = [writing.rise(number, [0]) for number in range(4)]
     assert found[0].written.low > 0.01
-    assert np.mean([found[number].written.value for number in (1, 2, 3)]) < found[0].written.value / 2
+    assert np.mean([rise.written.value for rise in found[1:]]) < found[0].written.value / 2
 
 
 def test_the_rise_is_the_mean_difference_through_the_model(setting):
-    reliance, half = setting
-    study = reliance.study
-    numbers = np.setdiff1d(np.arange(len(half.rows)), half.own[1].numpy())
-    rows = half.rows[numbers[np.linspace(0, len(numbers) - 1, 5).astype(int)]]
-    pictures = [study.images[int(row)].load() for row in rows]
+    reliance, _, half = setting
+    study, writing = reliance.study, Writing(reliance, half, 5)
+    pictures = [study.images[int(row)].load() for row in half.rows[writing.numbers(1)]]
 
     def contrast(versions):
         pixels = torch.stack([study.model.prepare(version) for version in versions])
         return study.model.encode_image(pixels) @ reliance.columns[:, 1]
 
     text = reliance.prompts[1].text
-    slow = contrast([written(p, text, n) for n, p in enumerate(pictures)]) - contrast(pictures)
-    assert rises(reliance, half, [1], 5)[1].written.value == pytest.approx(slow.mean().item(), abs=1e-5)
+    level = contrast([written(p, text, n) for n, p in enumerate(pictures)])
+    slow = level - contrast(pictures)
+    # The study keeps its pictures' activations in half precision.
+    assert writing.rise(1, [0]).written.value == pytest.approx(slow.mean().item(), abs=5e-4)
+    others = [prompt.text for prompt in reliance.prompts if prompt.text != text]
+    instead = contrast([written(pictures[n], others[n % 3], n) for n in (0, 3)])
+    assert writing.specific(1).value == pytest.approx((level[[0, 3]] - instead).mean().item(), abs=1e-5)
 
 
-def test_no_pictures_or_no_prompts_ask_nothing(setting):
-    assert rises(*setting, [0], 0) == {} and rises(*setting, [], 8) == {}
+def test_words_are_written_where_none_stands_and_not_on_the_prompts_own_pictures(setting):
+    reliance, _, half = setting
+    study, writing = reliance.study, Writing(reliance, half, 400)
+    numbers = writing.numbers(0)
+    assert len(numbers) == len(set(numbers.tolist())) == 400
+    assert not set(numbers.tolist()) & set(half.own[0].tolist())
+    assert [study.vocabulary.words[word] for word in writing_words(study)] == ["a written word"]
+    words = [study.images[int(row)].scene.word for row in half.rows]
+    among = np.mean([words[n] is not None for n in numbers])
+    assert np.mean([word is not None for word in words]) > 0.05 > 10 * among
+
+
+def test_readers_wake_when_the_prompt_is_written_and_carry_what_single_ablation_says(setting):
+    reliance, half, held_back = setting
+    study, writing = reliance.study, Writing(reliance, half, 384)
+    latents, carried = writing.readers(0)
+    assert latents and carried > 0
+    rows = half.rows[writing.numbers(0)]
+    pictures = [study.images[int(row)].load() for row in rows]
+    acts = activations_of(study, [written(p, reliance.prompts[0].text, n) for n, p in enumerate(pictures)])
+    after = study.dictionary.encode(acts).to_dense()[:, latents]
+    before = study.codes.rows(torch.from_numpy(rows)).to_dense()[:, latents]
+    assert (before.sum(0) <= 0.5 * after.sum(0)).all() and ((after > 0).float().mean(0) >= 0.02).all()
+    whole = reliance.tail.values(acts)[:, 0]
+    single = [
+        (whole - reliance.tail.values(acts - after[:, [n]] * study.dictionary.decoder[j])[:, 0]).mean().item()
+        for n, j in enumerate(latents)
+    ]
+    assert sum(single) == pytest.approx(carried, rel=1e-3) and single == sorted(single, reverse=True)
+    (family,) = reading_families(reliance, half, [(0, 7)], 192)
+    assert (family.prompt, family.word, family.reason) == (0, 7, "written") and family.latents == latents
+    # What was chosen on one half holds on the other.
+    assert Writing(reliance, held_back, 192).rise(0, latents).before < 0.5
+
+
+def test_with_nothing_to_write_on_nothing_is_said(setting):
+    reliance, half, _ = setting
+    writing = Writing(reliance, half, 2)
+    assert writing.rise(0, [0]) is None and writing.readers(0) == ([], 0.0)
+    assert reading_families(reliance, half, [(0, 7)], 1) == []
