@@ -219,7 +219,8 @@ def _guide(found: Sequence[Finding]) -> str:
         "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
         "every prompt alike does not count.",
         "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
-        "in choosing it. The bracket is a 95\u00a0% interval.",
+        "in choosing it; for a finding about writing, where it says so, how far it rises when the prompt is written on "
+        "them. The bracket is a 95\u00a0% interval.",
         "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
         "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
         "Near zero or below: they do not.",

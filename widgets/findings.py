@@ -186,10 +186,11 @@ def repaired_html(done: Repaired) -> str:
 def about_html(finding: Any, verdict: str) -> str:
     """A finding in words."""
     kind, says = KIND_WORDS.get(finding.kind, (finding.kind, ""))
+    does = "Writing it brings the prompt" if finding.by_writing else "Ablating it costs the prompt"
     said = "" if verdict == "open" else f' <span class="clipattr-badge">{markup(verdict)}</span>'
     return (
         f'<h3 class="clipattr-title">{markup(finding.prompt, 60)} rests on '
         f"{markup(finding.label or 'something no word fits', 60)}{said}</h3>"
-        f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. Ablating it costs the prompt '
+        f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. {does} '
         f"<b>{markup(finding.causal_effect.points())}</b> points on held-back pictures.</div>"
     )

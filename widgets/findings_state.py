@@ -28,7 +28,7 @@ COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "label", "label": "rests on"},
     {"key": "kind", "label": "kind"},
     {"key": "effect", "label": "causal effect", "numeric": True, "tip": "fall of the prompt's contrast, in points, "
-     "when the whole family is ablated on held-back pictures"},
+     "when the whole family is ablated on held-back pictures; or its rise when it is written on them"},
     {"key": "reliance", "label": "reliance", "numeric": True, "tip": "mean exact ablation of single latents"},
     {"key": "share", "label": "share", "numeric": True, "tip": "of the positive evidence for the prompt"},
     {"key": "alignment", "label": "aligned", "numeric": True, "tip": "of the family with the prompt by the evaluator"},

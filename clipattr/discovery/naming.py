@@ -133,10 +133,9 @@ def named_families(study: Study, rows: np.ndarray | None = None, wanted: Sequenc
     for number, part in enumerate(families(study, latents=nameless) if nameless else ()):
         grouped[number] = Family(list(part), None, None)
     found = list(grouped.values())
-    follow = _followers(study, rows, wanted, correlation) & live[:, None]
-    for number, latents in zip(wanted, follow.T, strict=True):
+    for number, members in _followers(study, rows, wanted, correlation):
         label = vocabulary.words[number]
-        members = torch.nonzero(latents).flatten().tolist()
+        members = [latent for latent in members if live[latent]]
         if members and (label not in grouped or set(members) != set(grouped[label].latents)):
             found.append(Family(members, label, vocabulary.groups[number]))
     strength = study.examples.values.float().sum(1)
@@ -145,12 +144,19 @@ def named_families(study: Study, rows: np.ndarray | None = None, wanted: Sequenc
     return found
 
 
-def _followers(study: Study, rows: np.ndarray, words: Sequence[int], best: Tensor) -> Tensor:
-    """(latents, words) bool: which latents follow a word, and nearly as well as they follow any, (latents,)."""
+def _followers(
+    study: Study, rows: np.ndarray, words: Sequence[int], best: Tensor
+) -> list[tuple[int, list[int]]]:
+    """For each word the latents that follow it nearly as well as they follow any, `best` (latents,)."""
+    if not words:
+        return []
     rows = rows[:: -(-len(rows) // PICTURES)]
     codes = study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr()
     follows = correlations(codes, standardised(study, rows, study.vocabulary_embeddings[list(words)]))
-    return (follows >= FOLLOWS) & (follows >= NEARLY * best[:, None])
+    members = (follows >= FOLLOWS) & (follows >= NEARLY * best[:, None])
+    return [
+        (word, torch.nonzero(some).flatten().tolist()) for word, some in zip(words, members.T, strict=True)
+    ]
 
 
 def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:

@@ -210,6 +210,17 @@ def test_effects_below_zero_and_numbers_that_are_missing_are_told(finding):
     assert "rises by 10.0 points" in text and "nan" not in text.lower() and "(no word for it)" in text
 
 
+def test_a_finding_by_writing_says_what_writing_adds_and_no_other_does(finding):
+    evidence = {"reason": "written", "concerns": "other pictures with the prompt written on them"}
+    by_writing = finding(evidence=evidence, kind="typography")
+    page = report.page(Findings([by_writing]))
+    assert by_writing.by_writing and not finding().by_writing
+    assert page.count("rises by 30.0 points") == 2 == page.count("the prompt is written on pictures of other things")
+    assert "switched off inside the model" not in page and "when this family is switched off" not in page
+    plain = report.page(Findings([finding(kind="typography")]))
+    assert plain.count("falls by 30.0 points") == 2 and "is written on pictures" not in plain
+
+
 def test_what_was_audited_is_listed_in_a_fixed_order(findings):
     findings.about["model"] = {"reference": "tiny", "hash": "0123"}
     findings.about["settings"] = {"seed": 3, "least_effect": 0.02}
