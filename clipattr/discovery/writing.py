@@ -39,6 +39,7 @@ PLACES = (0.1, 0.5, 0.9)
 COMPARED = 5  # other prompts that are written in a prompt's place
 EVERY = 3  # on every so many of its pictures
 MORE = 2  # times as many pictures to find reading latents on as to measure what they do
+REMEMBERED = 32  # written prompts
 OFTEN = 0.02  # share of the written pictures on which a latent must fire to be a reader
 
 
@@ -87,7 +88,7 @@ def writing_words(study: Study) -> list[int]:
 class Writing:
     """Prompts written on pictures of one half of a study: not on their own, nor where the evaluator sees writing.
 
-    Each prompt is written once.
+    What was written last is remembered.
 
     Args:
         half: whose pictures are written on. n_pictures: on how many each prompt is written.
@@ -112,6 +113,8 @@ class Writing:
     def after(self, prompt: int) -> Tensor:
         """Activations of the pictures with the prompt written on them, (pictures, width)."""
         if prompt not in self._after:
+            while len(self._after) >= REMEMBERED:
+                del self._after[next(iter(self._after))]
             self._after[prompt] = self._written(prompt, [self.reliance.prompts[prompt].text], 1)
         return self._after[prompt]
 
