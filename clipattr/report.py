@@ -309,7 +309,9 @@ def _sentence(f: Finding) -> str:
         f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(f)}</strong> "
         f"({span(effect.low, effect.high)}) when {when}. "
     )
-    if f.label:
+    if f.by_writing:
+        told += "Its latents wake when it is written; what else they respond to is shown below"
+    elif f.label:
         told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
     else:
         told += "The evaluator finds no word for its examples"

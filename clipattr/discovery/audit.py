@@ -351,7 +351,7 @@ def _finding(
         else "the prompt's own pictures"
         if evidence.on_own
         else "other pictures that show it",
-        "pictures": len(evidence.pictures),
+        "pictures": len(witness.writing.numbers(prompt)) if reason == "written" else len(evidence.pictures),
         "presence": evidence.presence,
         "presence_elsewhere": evidence.presence_elsewhere,
         "seen": evidence.seen,
