@@ -19,6 +19,8 @@ from clipattr.discovery.encoded import Encoded, encoded, family_directions, summ
 from clipattr.discovery.erasure import FEW, Factors, direction, standardised
 from clipattr.discovery.expectations import most_like
 from clipattr.discovery.removals import Removal
+from clipattr.discovery.sight import shown
+from clipattr.discovery.writing import moved_by_writing, writing_words
 from clipattr.sites import continue_from
 
 if TYPE_CHECKING:
@@ -84,35 +86,64 @@ def factors_of(
     numbers: Tensor,
     names: Sequence[str],
 ) -> Factors:
-    """Directions and levels of some families, learnt from pictures of other classes where there are any."""
-    directions, presences, lows, highs = [], [], [], []
-    for removal in removals:
-        active = summed_codes(pictures.codes, list(removal.latents)) > 0
-        among = ~own
-        if removal.label is not None:
-            thing = [n for n, name in enumerate(names) if name.casefold() == removal.label.casefold()]
-            among = among & ~torch.isin(numbers, torch.tensor(thing, dtype=numbers.dtype))
-        if int((among & active).sum()) >= FEW:
-            presence = _presence(study, pictures, removal, among)
-            found = direction(pictures.embeddings, presence, numbers.clamp_min(0), among)
-        else:
-            # Only the class itself shows the family: its own latents are all that tells the factor from the class.
-            presence = _presence(study, pictures, removal, torch.ones_like(own))
-            without = embeddings_without(study, pictures, removal.latents)
-            moved = (pictures.embeddings - without)[active]
-            level = (
-                (presence[active].mean() - presence[~active].mean()) if (~active).any() else torch.tensor(1.0)
-            )
-            found = moved.mean(0) / level.clamp_min(1e-3) if len(moved) else torch.zeros(moved.shape[1])
-        outside = presence[~own] if (~own).any() else presence
-        inside = presence[own & active]
-        directions.append(found)
-        presences.append(presence)
-        lows.append(outside.median())
-        highs.append(torch.maximum(inside.median() if len(inside) else outside.max(), outside.quantile(0.95)))
+    """Directions and levels of some families.
+
+    Args:
+        own: (pictures,) bool, pictures of the class that is to be freed of them. numbers, names: every picture's class.
+    """
+    found = [
+        _writing(study, pictures, removal, own) or _taught(study, pictures, removal, own, numbers, names)
+        for removal in removals
+    ]
+    directions, presences, lows, highs = zip(*found, strict=True)
     return Factors(
         torch.stack(directions, 1), torch.stack(presences, 1), torch.stack(lows), torch.stack(highs)
     )
+
+
+def _taught(
+    study: Study, pictures: Encoded, removal: Removal, own: Tensor, numbers: Tensor, names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Direction, presence and its two levels of a family, learnt from pictures of other classes where there are any."""
+    active = summed_codes(pictures.codes, list(removal.latents)) > 0
+    among = ~own
+    if removal.label is not None:
+        thing = [n for n, name in enumerate(names) if name.casefold() == removal.label.casefold()]
+        among = among & ~torch.isin(numbers, torch.tensor(thing, dtype=numbers.dtype))
+    if int((among & active).sum()) >= FEW:
+        presence = _presence(study, pictures, removal, among)
+        found = direction(pictures.embeddings, presence, numbers.clamp_min(0), among)
+    else:
+        # Only the class itself shows the family: its own latents are all that tells the factor from the class.
+        presence = _presence(study, pictures, removal, torch.ones_like(own))
+        without = embeddings_without(study, pictures, removal.latents)
+        moved = (pictures.embeddings - without)[active]
+        level = (presence[active].mean() - presence[~active].mean()) if (~active).any() else torch.tensor(1.0)
+        found = moved.mean(0) / level.clamp_min(1e-3) if len(moved) else torch.zeros(moved.shape[1])
+    outside = presence[~own] if (~own).any() else presence
+    inside = presence[own & active]
+    high = torch.maximum(inside.median() if len(inside) else outside.max(), outside.quantile(0.95))
+    return found, presence, outside.median(), high
+
+
+def _writing(
+    study: Study, pictures: Encoded, removal: Removal, own: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Direction, presence and its two levels of a prompt written in pictures; None for any other factor.
+
+    Writing can be added to any picture, so that nothing else moves along with it.
+    """
+    words = [number for number in writing_words(study) if study.vocabulary.words[number] == removal.label]
+    if not words or removal.prompt is None:
+        return None
+    seen, text = pictures.seen(study), study.vocabulary_embeddings[words].float()
+    there = shown(seen, text)[:, 0]
+    if int((~there & ~own).sum()) < FEW or int(there.sum()) < FEW:
+        return None
+    presence = standardised((seen @ text.T)[:, 0], ~own)
+    low, high = presence[~there].median(), presence[there].median()
+    moved = moved_by_writing(study, pictures, removal.prompt, ~there & ~own)
+    return moved / (high - low).clamp_min(1e-3), presence, low, high
 
 
 def embeddings_without(study: Study, pictures: Encoded, latents: Sequence[int]) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clipattr.discovery.apart import ALIKE, CARRIES, FEW, Apart
-from clipattr.discovery.encoded import activations_of, exact_sums, summed_codes
+from clipattr.discovery.encoded import Encoded, activations_of, exact_sums, summed_codes
 from clipattr.discovery.findings import Interval
 from clipattr.discovery.reliance import Half, Reliance
 from clipattr.discovery.sight import shown
@@ -40,6 +40,7 @@ COMPARED = 5  # other prompts that are written in a prompt's place
 EVERY = 3  # on every so many of its pictures
 MORE = 2  # times as many pictures to find reading latents on as to measure what they do
 REMEMBERED = 32  # written prompts
+LEARNT_FROM = 128  # pictures written on to learn how writing moves an embedding
 OFTEN = 0.02  # share of the written pictures on which a latent must fire to be a reader
 
 
@@ -167,6 +168,19 @@ class Writing:
     def _above(self, prompt: int, acts: Tensor, without: Tensor) -> Interval:
         level, other = (self.reliance.tail.values(some)[:, prompt] for some in (acts, without))
         return interval(level - other)
+
+
+def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -> Tensor:
+    """How far writing a text on pictures moves their embeddings on average, (embed,).
+
+    Args:
+        pictures: of the study. bare: (pictures,) bool, those that may be written on; `LEARNT_FROM` of them are.
+    """
+    places = torch.nonzero(bare).flatten()
+    places = places[torch.linspace(0, len(places) - 1, min(LEARNT_FROM, len(places))).long()]
+    changed = (written(pictures.images[int(place)].load(), text, n) for n, place in enumerate(places))
+    after = study.model.encode_image(torch.stack([study.model.prepare(picture) for picture in changed]))
+    return (after.float().cpu() - pictures.embeddings[places]).mean(0)
 
 
 def reading_families(
