@@ -64,12 +64,13 @@ def repaired(study: ca.Study, world: World, n: int) -> list[dict[str, Any]]:
     findings = ca.audit(study, progress=False)
     truth = Truth(study.model, study.dictionary, world, pictures=500)
     wanted = [finding for finding in findings if finding.prompt in {plant.prompt for plant in learnt}]
-    found: dict[Plant, ca.Finding] = {}
+    found: dict[Plant, tuple[float, ca.Finding]] = {}
     for finding, verdict in zip(wanted, judge(truth, wanted, learnt, CHOSEN), strict=True):
-        if verdict.plant is not None:
-            found.setdefault(verdict.plant, finding)
+        # Where several findings of a prompt lose strength without the cause, the one that loses most speaks of it.
+        if verdict.plant is not None and verdict.kept < found.get(verdict.plant, (1.0, finding))[0]:
+            found[verdict.plant] = verdict.kept, finding
     rows = []
-    for plant, finding in found.items():
+    for plant, (_, finding) in found.items():
         made = measured(study, finding, tested(world, plant, n), plant)
         rows.append(
             {"study": study.path.name, "kind": plant.kind, "prompt": plant.prompt, "cause": plant.cause}
