@@ -1,5 +1,7 @@
 """Words written on pictures: how they are written, and what that does to a prompt."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,14 @@ def test_with_nothing_to_write_on_nothing_is_said(setting):
     writing = Writing(reliance, half, 2)
     assert writing.rise(0, [0]) is None and writing.readers(0) == ([], 0.0)
     assert reading_families(reliance, half, [(0, 7)], 1) == []
+
+
+def test_an_empty_place_of_a_code_carries_nothing(setting, monkeypatch):
+    reliance, _, _ = setting
+    latent = torch.tensor([[0, -1], [5, 0], [-1, -1]])
+    effect = torch.tensor([[0.2, 9.0], [0.1, 0.4], [9.0, 9.0]])[..., None]
+    monkeypatch.setattr(reliance, "effects", lambda half, some, prompts: (latent[some], effect[some]))
+    half = SimpleNamespace(own=[torch.arange(3)])
+    carried = reliance.carried(half, 0, torch.ones(3, 1, dtype=torch.bool))[0]
+    assert carried[[0, 5]].tolist() == pytest.approx([0.6 / 3, 0.1 / 3])
+    assert carried.sum().item() == pytest.approx(0.7 / 3)
