@@ -1,8 +1,8 @@
 """The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
 
-Chooses suspects on one half of a study and keeps those that the other half confirms by exact ablation. A family of
-latents is suspected in one of four ways: it stands for a meaning that the evaluator sees on the prompt's pictures
-more often than elsewhere (company); that meaning is writing, and writing the prompt on other pictures wakes it
+Chooses suspects on one half of a study and keeps those that the other half confirms, by exact ablation or by writing.
+A family of latents is suspected in one of four ways: it stands for a meaning that the evaluator sees on the prompt's
+pictures more often than elsewhere (company); that meaning is writing, and writing the prompt on other pictures wakes it
 (written); or the prompt does not describe it, and its word is part of the prompt (part), or pictures that show it
 without the prompt score for the prompt as hardly any others do (stands out). Owns that order of things; reliance,
 expectation, company, evidence and kinds live in their own modules. Start at `audit`.
@@ -33,7 +33,7 @@ from clipattr.discovery.kinds import constituents, is_constituent, kind_of
 from clipattr.discovery.naming import Family, family_meanings, followed_share, named_families
 from clipattr.discovery.reliance import Reliance
 from clipattr.discovery.statistics import above_zero, normal_above
-from clipattr.discovery.writing import WRITING, reading_families, writing_words
+from clipattr.discovery.writing import is_writing, reading_families, writing_words
 from clipattr.errors import StudyError
 from clipattr.tasks import Engine, Here
 
@@ -69,7 +69,7 @@ class Settings:
             latents that silences; below 5 it is not asked. Costs the evaluator nine forward passes each.
         written_pictures: a prompt whose pictures show writing is written on so many pictures of other things, to see
             whether that lifts it and whether another word would, and on twice as many to find the latents that read
-            it; 0 asks not. It must lift the prompt by half of `least_effect`: a model has not learnt these faces.
+            it; 0 asks not.
     """
 
     expected: float = 0.5
@@ -83,6 +83,11 @@ class Settings:
     least_separation: float = 0.6
     covered_pictures: int = 8
     written_pictures: int = 192
+
+    @property
+    def least_rise(self) -> float:
+        """Raw cosine by which writing must lift a prompt, half of `least_effect`, as no model has learnt our faces."""
+        return self.least_effect / 2
 
 
 def audit(
@@ -172,9 +177,7 @@ def audit(
     witness = Witness(
         reliance, measuring_half, meant, meanings, settings.covered_pictures, settings.written_pictures
     )
-    reads = frozenset(
-        number for number, group in enumerate(groups) if (group.group or "").casefold() in WRITING
-    )
+    reads = frozenset(number for number, family in enumerate(groups) if is_writing(family.group))
     kept: dict[tuple[int, int], tuple[Evidence, str]] = {}
     measured = (engine or Here()).map(measured_suspect, (witness, reads, settings), suspects)
     with tqdm(total=len(suspects), desc="audit", unit="suspect", disable=not progress) as bar:
@@ -220,7 +223,7 @@ def measured_suspect(
     rise = None
     if family in reads and settings.written_pictures:
         rise = witness.writing.rise(prompt, witness.reliance.families[family])
-        if rise is None or not (rise.written.low >= settings.least_effect / 2 and rise.before <= ALIKE):
+        if rise is None or not (rise.written.low >= settings.least_rise and rise.before <= ALIKE):
             return None
     evidence = _measured(witness, settings, family, prompt, reason)
     return None if evidence is None else replace(evidence, rise=rise)
@@ -291,6 +294,7 @@ def holds(evidence: Evidence, reason: str, settings: Settings) -> bool:
     if not evidence.causal_effect.low >= settings.least_effect:
         return False
     if reason in COMPANY:
+        # Half of what the finding half had to show is silenced when covered.
         return not evidence.left > 1 - ALIKE / 2 and along_still(evidence, settings)
     return evidence.separation >= settings.least_separation and evidence.standing > 0
 
@@ -307,9 +311,8 @@ def confidence(evidence: Evidence, reason: str, settings: Settings) -> float:
     meaning is seen on the prompt's pictures more often than elsewhere by at least half of `least_lift`, or how well
     the pictures that show the family stand out by their contrast.
     """
-    effect, least = effect_of(evidence, reason), settings.least_effect
-    if reason == "written":
-        least /= 2
+    effect = effect_of(evidence, reason)
+    least = settings.least_rise if reason == "written" else settings.least_effect
     exceeds = above_zero(Interval(*(value - least for value in (effect.value, effect.low, effect.high))))
     if reason not in COMPANY:
         return exceeds * evidence.separation

@@ -80,10 +80,19 @@ def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     return copy
 
 
+def is_writing(group: str | None) -> bool:
+    """Whether a group of the vocabulary is that of writing itself."""
+    return (group or "").casefold() in WRITING
+
+
 def writing_words(study: Study) -> list[int]:
     """Numbers of the vocabulary's words for writing itself."""
-    groups = study.vocabulary.groups
-    return [number for number, group in enumerate(groups) if (group or "").casefold() in WRITING]
+    return [number for number, group in enumerate(study.vocabulary.groups) if is_writing(group)]
+
+
+def _evenly(numbers: np.ndarray, n: int) -> np.ndarray:
+    """At most `n` of some numbers, evenly spread."""
+    return numbers[np.linspace(0, len(numbers) - 1, min(n, len(numbers))).astype(int)]
 
 
 class Writing:
@@ -108,8 +117,7 @@ class Writing:
 
     def numbers(self, prompt: int) -> np.ndarray:
         """Which pictures of the half a prompt is written on."""
-        others = np.setdiff1d(self.bare, self.half.own[prompt].numpy())
-        return others[np.linspace(0, len(others) - 1, min(self.n_pictures, len(others))).astype(int)]
+        return _evenly(np.setdiff1d(self.bare, self.half.own[prompt].numpy()), self.n_pictures)
 
     def after(self, prompt: int) -> Tensor:
         """Activations of the pictures with the prompt written on them, (pictures, width)."""
@@ -176,11 +184,10 @@ def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -
     Args:
         pictures: of the study. bare: (pictures,) bool, those that may be written on; `LEARNT_FROM` of them are.
     """
-    places = torch.nonzero(bare).flatten()
-    places = places[torch.linspace(0, len(places) - 1, min(LEARNT_FROM, len(places))).long()]
+    places = _evenly(np.flatnonzero(bare.numpy()), LEARNT_FROM)
     changed = (written(pictures.images[int(place)].load(), text, n) for n, place in enumerate(places))
     after = study.model.encode_image(torch.stack([study.model.prepare(picture) for picture in changed]))
-    return (after.float().cpu() - pictures.embeddings[places]).mean(0)
+    return (after.float().cpu() - pictures.embeddings[torch.from_numpy(places)]).mean(0)
 
 
 def reading_families(
