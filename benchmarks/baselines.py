@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import clipattr as ca
-from clipattr.discovery import Finding, Interval
+from clipattr.discovery.findings import Finding, Interval
 from clipattr.discovery.audit import Settings, default_background
 from clipattr.discovery.expectations import expected_share, family_means, prompt_embeddings, read_prompts
 from clipattr.discovery.naming import named_families

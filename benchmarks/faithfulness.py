@@ -28,7 +28,8 @@ from pieces import Pieces, add_arguments
 from results import write_results
 
 import clipattr
-from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast, faithfulness
+from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast
+from clipattr.attribution.faithfulness import faithfulness
 from clipattr.attribution.faithfulness import default_methods, randomisation
 from clipattr.attribution.statistics import interval, pearson, sign_flip, spearman
 from clipattr.dictionaries import neurons, pca, random_sae

@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from clipattr.discovery import audit
+    from clipattr.discovery.audit import audit
     from clipattr.study import open_study
 
     page = Path(arguments.out) / DEMO_REPORT
@@ -161,7 +161,7 @@ def _study(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    from clipattr.discovery import audit
+    from clipattr.discovery.audit import audit
     from clipattr.discovery.findings import Findings
     from clipattr.gate import over_limit
     from clipattr.study import open_study
@@ -247,7 +247,8 @@ def _attribute(arguments: argparse.Namespace) -> int:
 
 
 def _faithfulness(arguments: argparse.Namespace) -> int:
-    from clipattr.attribution import VocabularyContrast, faithfulness
+    from clipattr.attribution import VocabularyContrast
+    from clipattr.attribution.faithfulness import faithfulness
     from clipattr.study import open_study
 
     study = open_study(arguments.study)

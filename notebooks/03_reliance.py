@@ -23,7 +23,8 @@ import torch
 
 import clipattr as ca
 from clipattr import plots
-from clipattr.attribution import VocabularyContrast, faithfulness, firing_map, overlay
+from clipattr.attribution import VocabularyContrast, firing_map, overlay
+from clipattr.attribution.faithfulness import faithfulness
 
 study = ca.open_study("picture-world")
 picture = next(picture for picture in study.holdout if picture.label == "rabbit")

@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 
 import clipattr as ca
-from clipattr.attribution import VocabularyContrast, faithfulness
+from clipattr.attribution import VocabularyContrast
+from clipattr.attribution.faithfulness import faithfulness
 from clipattr.attribution.targets import LinearTarget
 
 study = ca.open_study("picture-world")

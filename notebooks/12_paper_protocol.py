@@ -32,7 +32,7 @@ import pandas as pd
 
 import clipattr as ca
 from clipattr import plots
-from clipattr.attribution import faithfulness
+from clipattr.attribution.faithfulness import faithfulness
 
 paper = ca.presets.paper
 pd.Series({name: str(value) for name, value in paper.settings().items()}, name=paper.source).to_frame()

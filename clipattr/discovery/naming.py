@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.meaning import families
+from clipattr.meaning.families import families
 
 if TYPE_CHECKING:
     from clipattr.study import Study

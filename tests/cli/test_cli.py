@@ -295,7 +295,8 @@ def test_errors_of_bad_values_are_data_errors():
 
 def test_faithfulness_prints_writes_and_draws_what_the_function_measures(study_dir, tmp_path, capsys):
     from clipattr import open_study
-    from clipattr.attribution import VocabularyContrast, faithfulness
+    from clipattr.attribution import VocabularyContrast
+    from clipattr.attribution.faithfulness import faithfulness
 
     plot, prompts = tmp_path / "methods.png", tmp_path / "prompts.txt"
     prompts.write_text("kite\nbat\n")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import clipattr as ca
-from clipattr.discovery import Findings, Settings
+from clipattr.discovery.audit import Settings
+from clipattr.discovery.findings import Findings
 from clipattr.discovery.audit import Clues, suspicions, told_already
 from clipattr.discovery.expectations import expected_share, most_like, read_prompts
 from clipattr.discovery.naming import Family

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
 import clipattr as ca
-from clipattr.discovery import Finding, Findings, Interval
+from clipattr.discovery.findings import Finding, Findings, Interval
 from clipattr.discovery.compare import _causes, compare, correlations, pairs
 
 

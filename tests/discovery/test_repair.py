@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest
 
 import clipattr as ca
-from clipattr.discovery import Finding, Findings, Interval
+from clipattr.discovery.findings import Finding, Findings, Interval
 from clipattr.discovery.before_after import before_after, wilson
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.erasure import Factors, direction, freed, spread_within

@@ -27,7 +27,7 @@ import clipattr.building
 import clipattr.models
 from clipattr.attribution.stream import stream
 from clipattr.dictionaries.code_store import encode_store
-from clipattr.discovery import Settings
+from clipattr.discovery.audit import Settings
 from clipattr.errors import ClipattrError
 
 WORDS = ["red", "green", "blue", "night", "a <b>striped</b> thing"]

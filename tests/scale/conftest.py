@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipattr.discovery import Settings
+from clipattr.discovery.audit import Settings
 
 
 @pytest.fixture

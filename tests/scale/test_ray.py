@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery import audit
+from clipattr.discovery.audit import audit
 from clipattr.errors import DataError
 
 if os.environ.get("CI") == "true":

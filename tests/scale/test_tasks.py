@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipattr.collecting import collect_activations
-from clipattr.discovery import audit
+from clipattr.discovery.audit import audit
 from clipattr.study import build_study
 
 
