@@ -32,7 +32,7 @@ from torch.nn import functional
 
 import clipattr
 from clipattr.attribution import ClosedFormTail, ProbeLogit, Splice, stream
-from clipattr.attribution.attribute import read_site
+from clipattr.attribution.compute import read_site
 from clipattr.dictionaries import TopK
 from clipattr.sites import Site, continue_from
 

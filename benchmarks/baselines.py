@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 import clipattr as ca
+from clipattr.discovery.audit.expectations import (
+    expected_share,
+    family_means,
+    prompt_embeddings,
+    read_prompts,
+)
+from clipattr.discovery.audit.naming import named_families
+from clipattr.discovery.audit.reliance import Half, Reliance
+from clipattr.discovery.audit.run import Settings, default_background
 from clipattr.discovery.findings import Finding, Interval
-from clipattr.discovery.audit import Settings, default_background
-from clipattr.discovery.expectations import expected_share, family_means, prompt_embeddings, read_prompts
-from clipattr.discovery.naming import named_families
-from clipattr.discovery.reliance import Half, Reliance
 
 CLEAR, UNALIGNED = 0.4, 0.05  # clarity and alignment of the reference's outlier filter
 

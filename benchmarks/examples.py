@@ -29,10 +29,10 @@ from results import FOLDER, write_results
 from scipy.stats import mannwhitneyu, spearmanr
 
 from clipattr.dictionaries import SparseCodes, random_sae
-from clipattr.encoding import encode, gather
-from clipattr.images import Images
+from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples, by_latent
 from clipattr.meaning.scores import Totals
+from clipattr.studies.encode import encode, gather
 
 LATENTS, K, M, WIDTH, EMBED = 30_000, 64, 20, 768, 512
 LONGEST = 240  # seconds after which the pass is not repeated again
@@ -100,7 +100,7 @@ def pass_over_encode(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]
     """
     import open_clip
 
-    from clipattr.models import load_model
+    from clipattr.models.loading import load_model
 
     models = []
     for seed in (0, 1):
@@ -240,7 +240,7 @@ def labels(studies: list[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     kept of latents with a true factor and of those that mix.
     """
     from clipattr.errors import StudyError
-    from clipattr.study import open_study
+    from clipattr.studies.study import open_study
 
     rows: list[dict[str, Any]] = []
     figures: dict[str, float] = {}

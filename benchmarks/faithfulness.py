@@ -29,8 +29,7 @@ from results import write_results
 
 import clipattr
 from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast
-from clipattr.attribution.faithfulness import faithfulness
-from clipattr.attribution.faithfulness import default_methods, randomisation
+from clipattr.attribution.faithfulness import default_methods, faithfulness, randomisation
 from clipattr.attribution.statistics import interval, pearson, sign_flip, spearman
 from clipattr.dictionaries import neurons, pca, random_sae
 from clipattr.sites import activations

@@ -104,7 +104,7 @@ class Cluster:
     """Two Ray workers, to one of which something happens."""
 
     def __init__(self, undisturbed: Undisturbed) -> None:
-        from clipattr.scale import Ray
+        from clipattr.execution.ray import Ray
 
         self.undisturbed, self.engine = undisturbed, Ray(workers=2)
         self.seconds: dict[str, float] = {}

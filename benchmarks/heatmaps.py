@@ -26,7 +26,7 @@ from clipattr.attribution import (
     occlusion_map,
     read_site,
 )
-from clipattr.attribution.heatmaps import mass_inside, points_inside
+from clipattr.attribution.maps import mass_inside, points_inside
 from clipattr.attribution.statistics import interval
 from clipattr.dictionaries import neurons
 from clipattr.sites import Site

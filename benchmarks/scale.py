@@ -35,9 +35,9 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
     import open_clip
 
     import clipattr
-    import clipattr.building
+    import clipattr.studies.build
     from clipattr.dictionaries import random_sae
-    from clipattr.scale import Ray
+    from clipattr.execution.ray import Ray
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
     model, evaluator = (clipattr.load_model(clip) for clip in clips)
     generator = np.random.default_rng(0)
     dictionary = random_sae(torch.randn(4096, 256), n_latents=LATENTS, k=K)
-    clipattr.building.SHARD = 64
+    clipattr.studies.build.SHARD = 64
     seconds, hashes = {}, {}
     with tempfile.TemporaryDirectory() as place, Ray(workers=2) as two:
         images = [Path(place) / f"{number:06d}.jpg" for number in range(pictures)]
@@ -103,10 +103,10 @@ def watched() -> list[float]:
 
 def later_stages(pictures: int, said: multiprocessing.connection.Connection) -> None:
     """In a process of its own: codes and examples of so many made-up activations, from disk to disk."""
-    from clipattr.building import PART, collect_part, encode_block
     from clipattr.dictionaries import random_sae
     from clipattr.meaning.summary import merged
-    from clipattr.study_files import ArrayWriter, CodesWriter
+    from clipattr.studies.build import PART, collect_part, encode_block
+    from clipattr.studies.format import ArrayWriter, CodesWriter
 
     torch.set_num_threads(1)
     peak = watched()

@@ -26,7 +26,8 @@ from results import write_results
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.store import ActivationStore
+from clipattr.sites import Site
+from clipattr.storage.activations import ActivationStore
 
 WIDTH, K, LATENTS, BATCH, SHARD = 768, 64, 30_000, 4096, 8192
 
@@ -39,7 +40,7 @@ def filled(path: Path, rows: int, shuffle: int | None) -> ActivationStore:
     store = ActivationStore.create(
         path,
         model,
-        "image.-1.cls",
+        {"image.-1.cls": Site("image.-1.cls").shape(model)},
         pictures=rows,
         fingerprint="random",
         batch=64,

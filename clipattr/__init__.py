@@ -12,17 +12,17 @@ __version__ = "0.1.0"
 
 CONTENTS = {
     # models and sites
-    "load_model": "models",
-    "list_models": "models",
-    "Model": "models",
+    "load_model": "models.loading",
+    "list_models": "models.loading",
+    "Model": "models.loading",
     "Site": "sites",
     "capture": "sites",
     "replace": "sites",
     "activations": "sites",
     "continue_from": "sites",
     # store
-    "ActivationStore": "store",
-    "collect_activations": "collecting",
+    "ActivationStore": "storage.activations",
+    "collect_activations": "studies.collect",
     # parts
     "SparseCodes": "dictionaries",
     "Dictionary": "dictionaries",
@@ -35,9 +35,9 @@ CONTENTS = {
     "kmeans": "dictionaries",
     "train_saes": "dictionaries",
     "convert": "dictionaries",
-    "Card": "cards",
-    "make_card": "cards",
-    "study_card": "cards",
+    "Card": "studies.cards",
+    "make_card": "studies.cards",
+    "study_card": "studies.cards",
     # reliance
     "Similarity": "attribution",
     "Contrast": "attribution",
@@ -53,7 +53,7 @@ CONTENTS = {
     "METHODS": "attribution",
     "register_method": "attribution",
     "ablate": "attribution",
-    "faithfulness": "attribution",
+    "faithfulness": "attribution.faithfulness",
     "FunctionTarget": "attribution",
     "intervene": "attribution",
     "set_to": "attribution",
@@ -61,41 +61,41 @@ CONTENTS = {
     "group_effects": "attribution",
     "pairwise": "attribution",
     # pictures and meaning
-    "Images": "images",
-    "ImageRecord": "images",
-    "open_table": "tables",
-    "Table": "tables",
-    "HAM10000_CLASSES": "tables",
+    "Images": "images.collection",
+    "ImageRecord": "images.collection",
+    "open_table": "images.tables",
+    "Table": "images.tables",
+    "HAM10000_CLASSES": "images.tables",
     "Vocabulary": "meaning",
     "Examples": "meaning",
     "Labels": "meaning",
     "label_latents": "meaning",
     "alignment": "meaning",
     "clarity": "meaning",
-    "families": "meaning",
+    "families": "meaning.families",
     "find": "meaning",
     # studies
-    "build_study": "study",
-    "open_study": "study",
-    "Study": "study",
-    "Ray": "scale",
-    "plan_study": "plan",
+    "build_study": "studies.study",
+    "open_study": "studies.study",
+    "Study": "studies.study",
+    "Ray": "execution.ray",
+    "plan_study": "studies.plan",
     # surprise
-    "audit": "discovery",
-    "Prompt": "discovery",
-    "explore": "discovery",
-    "Finding": "discovery",
-    "Findings": "discovery",
-    "compare": "discovery",
-    "Comparison": "discovery",
-    "repair": "discovery",
-    "Repair": "discovery",
-    "Probe": "discovery",
-    "fit_probe": "discovery",
-    "fit_sparse_probe": "discovery",
-    "audit_probe": "discovery",
-    "directions_of": "discovery",
-    "ProbeAudit": "discovery",
+    "audit": "discovery.audit.run",
+    "Prompt": "discovery.audit.expectations",
+    "explore": "reporting.panels",
+    "Finding": "discovery.findings",
+    "Findings": "discovery.findings",
+    "compare": "discovery.compare",
+    "Comparison": "discovery.compare",
+    "repair": "discovery.repair.repair",
+    "Repair": "discovery.repair.repair",
+    "Probe": "discovery.probes.probe",
+    "fit_probe": "discovery.probes.fitting",
+    "fit_sparse_probe": "discovery.probes.fitting",
+    "audit_probe": "discovery.probes.audit",
+    "directions_of": "discovery.probes.null_space",
+    "ProbeAudit": "discovery.probes.audit",
     # errors
     "ClipattrError": "errors",
     "ModelError": "errors",
@@ -107,7 +107,7 @@ CONTENTS = {
 }
 
 # Modules that are public as such: `ca.presets.paper`.
-MODULES = ("presets",)
+MODULES = {"presets": "studies.presets"}
 
 __all__ = ["__version__", *CONTENTS]
 
@@ -115,7 +115,7 @@ __all__ = ["__version__", *CONTENTS]
 def __getattr__(name: str) -> Any:
     """Import a public name on first use and keep it."""
     if name in MODULES:
-        return import_module(f"clipattr.{name}")
+        return import_module(f"clipattr.{MODULES[name]}")
     if name not in CONTENTS:
         raise AttributeError(f"module 'clipattr' has no attribute {name!r}; dir(clipattr) lists what it has.")
     value = getattr(import_module(f"clipattr.{CONTENTS[name]}"), name)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from clipattr.errors import SiteError
-from clipattr.models import Model
-from clipattr.towers import Tower
+from clipattr.models.loading import Model
+from clipattr.models.towers import Tower
 
 TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
 

@@ -23,7 +23,7 @@ from .world import WORLDS, Plant, World
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clipattr.models import Model
+    from clipattr.models.loading import Model
 
 LEARNT = 0.02  # raw cosine
 

@@ -21,7 +21,7 @@ from .train import to_pixels
 from .world import TEST
 
 if TYPE_CHECKING:
-    from clipattr.models import Model
+    from clipattr.models.loading import Model
 
 RELIED = 0.1  # diagnoses
 MATCHED = 0.7  # cosine of a direction with what a part does to embeddings

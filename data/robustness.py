@@ -22,8 +22,8 @@ from .world import TRAIN
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clipattr.discovery.probes import Probe
-    from clipattr.models import Model
+    from clipattr.discovery.probes.probe import Probe
+    from clipattr.models.loading import Model
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 POOL = 2_000_000_000  # first index of the lesions that probes are fitted on: no model was trained on them
@@ -180,7 +180,7 @@ def draw(
     Args:
         quantities: column to axis label; default worst group, accuracy and reliance.
     """
-    from clipattr.plots import BLUE, GREY, INK, ORANGE, Chart
+    from clipattr.display.plots import BLUE, GREY, INK, ORANGE, Chart
 
     shown = quantities or {
         "worst": "accuracy in the worst group",

@@ -22,7 +22,7 @@ from .world import STUDY, TEST, Draws, Plant, World
 if TYPE_CHECKING:
     from clipattr.dictionaries import Dictionary
     from clipattr.discovery.findings import Finding
-    from clipattr.models import Model
+    from clipattr.models.loading import Model
 
 UNSEEN = 500_000  # first index of the test scenes used here; effects are measured on earlier ones
 Pairs = Sequence[tuple[Scene, Scene]]

@@ -77,8 +77,8 @@ def page(room: str, names: list[str]) -> str:
     about = about.replace("*", r"\*").replace("|", r"\|")
     text = f"{title}\n{'=' * len(title)}\n\n``clipattr.{room}``: {about}\n"
     if room == "presets":
-        text += "\n.. autodata:: clipattr.presets.paper\n   :no-value:\n"
-        text += "\n.. autoclass:: clipattr.presets.Protocol\n   :members:\n"
+        text += "\n.. autodata:: clipattr.studies.presets.paper\n   :no-value:\n"
+        text += "\n.. autoclass:: clipattr.studies.presets.Protocol\n   :members:\n"
     for name in names:
         value = getattr(clipattr, name)
         if isinstance(value, type):

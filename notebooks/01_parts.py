@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 import clipattr as ca
-from clipattr.cards import factor_scores, scene_factors, study_card
+from clipattr.studies.cards import factor_scores, scene_factors, study_card
 
 study = ca.open_study("picture-world")
 acts = torch.from_numpy(np.asarray(study.activations[study.rows], np.float32))

@@ -23,8 +23,9 @@ import torch
 
 import clipattr as ca
 from clipattr import plots
-from clipattr.attribution import VocabularyContrast, firing_map, overlay
+from clipattr.attribution import VocabularyContrast, firing_map
 from clipattr.attribution.faithfulness import faithfulness
+from clipattr.display.plots import overlay
 
 study = ca.open_study("picture-world")
 picture = next(picture for picture in study.holdout if picture.label == "rabbit")
@@ -78,7 +79,7 @@ plots.gallery(shown, ["rabbit", *strongest["label"]], side=1.6)
 # picture that the object fills. Equal shares would mean that the map knows nothing of the object.
 
 # %%
-from clipattr.attribution.heatmaps import mass_inside
+from clipattr.attribution.maps import mass_inside
 
 rows = {}
 for thing in picture.scene.truth().objects:

@@ -20,7 +20,7 @@
 
 # %%
 import clipattr as ca
-from clipattr.discovery.audit import Settings
+from clipattr.discovery.audit.run import Settings
 
 one, other = ca.open_study("picture-world"), ca.open_study("picture-world-c")
 # No pictures are covered or written on, which takes a third of the time; 04 does both.

@@ -1,8 +1,9 @@
-"""House rules that a program can check: the order of the rooms, headers, sizes, lint and types."""
+"""House rules that a program can check: no circle of imports, the order of the rooms, headers, sizes, lint, types."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,86 +11,162 @@ import pytest
 import clipattr
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("clipattr", "widgets", "data")
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LONGEST = 450
+PACKAGES = {"clipattr": "clipattr", "widgets": "clipattr_widgets", "data": "clipattr_data"}
+FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in PACKAGES}
+MODULES = sorted(path for files in FILES.values() for path in files)
+LONGEST = 400  # lines of a module
+LONGER = {
+    "clipattr/attribution/result.py": 435,
+    "clipattr/attribution/splice.py": 408,
+    "clipattr/attribution/targets.py": 410,
+    "clipattr/dictionaries/sae.py": 449,
+    "clipattr/images/collection.py": 438,
+    "clipattr/images/tables.py": 406,
+    "clipattr/meaning/labels.py": 419,
+    "clipattr/models/loading.py": 404,
+    "clipattr/studies/build.py": 444,
+    "clipattr/studies/cards.py": 414,
+    "clipattr/studies/study.py": 449,
+    "clipattr/discovery/audit/run.py": 415,
+    "clipattr/discovery/repair/repair.py": 402,
+    "data/scene.py": 449,
+    "widgets/explorer_state.py": 440,
+    "widgets/map_state.py": 403,
+}  # modules that are being divided; the list only shrinks
 
-# A room imports only rooms on an earlier line, or of its own line.
+# A room imports only rooms on an earlier line.
 ROOMS = """
-errors wording documents arrays tasks
-plots
-weights towers models
+errors statistics
+display
+storage
+models
 sites
-pictures sources images splits tables
-shards store collecting
+images
+execution
 dictionaries
 attribution
 meaning
-cards
-study building workplace encoding study_files
-presets
-discovery gate
-report_pictures report_values
-report scale plan
-terminal arguments
-jobs serve
+studies
+discovery
+reporting
 cli
 """
-# What users write as methods: `findings.report(path)`.
-BRIDGES = {("discovery", "report")}
 RANK = {room: rank for rank, line in enumerate(ROOMS.split("\n")) for room in line.split()}
+# What users write on results, `findings.report(path)` and `ca.explore(study)`: imported when called.
+BRIDGES = {
+    ("clipattr.discovery.findings", "clipattr.reporting.page"),
+    ("clipattr.reporting.panels", "clipattr_widgets"),
+    ("clipattr.dictionaries.sae", "clipattr.dictionaries.checkpoints.check"),
+    ("clipattr_widgets.compare", "clipattr_widgets.explorer"),
+}
 
 
+def name_of(path):
+    """Dotted name of a module, e.g. clipattr.storage.files; a package goes by its folder's name."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts[0] = PACKAGES[parts[0]]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+@cache
 def imports(path):
-    """(line, dotted name) of each import, also inside functions; imports for type checkers do not count."""
+    """{dotted module: line} of each import of our own modules, also inside functions; not those for type checkers."""
     tree = ast.parse(path.read_text())
-    guards = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    ]
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     idle = {id(inner) for guard in guards for inner in ast.walk(guard)}
+    found = {}
     for node in ast.walk(tree):
         if id(node) in idle:
             continue
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "clipattr":
-            for alias in node.names:
-                yield node.lineno, f"clipattr.{clipattr.CONTENTS.get(alias.name, alias.name)}"
-        elif isinstance(node, ast.ImportFrom):
-            yield node.lineno, node.module or ""
+            names = [
+                f"clipattr.{clipattr.CONTENTS.get(a.name, clipattr.MODULES.get(a.name, a.name))}"
+                for a in node.names
+            ]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` is an import of the module
+            names = [
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in NAMES else node.module
+                for a in node.names
+            ]
+        else:
+            continue
+        found |= {name: node.lineno for name in names if name in NAMES}
+    return found
 
 
-def imported_rooms(path):
-    """(line, room) for each import of a room."""
-    return [(line, name.split(".")[1]) for line, name in imports(path) if name.startswith("clipattr.")]
+def room_of(name):
+    return name.split(".")[1] if name.startswith("clipattr.") else name
 
 
-def test_every_room_has_its_place():
-    found = {path.stem for path in (ROOT / "clipattr").glob("*.py")} - {"__init__"}
-    found |= {path.parent.name for path in (ROOT / "clipattr").glob("*/*.py")}
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_no_module_imports_itself_in_a_circle(folder):
+    graph = {name_of(path): set(imports(path)) for path in FILES[folder]}
+    for one, other in BRIDGES:
+        graph.get(one, set()).discard(other)
+    assert not (found := circle(graph)), " -> ".join(found)
+
+
+def circle(graph):
+    """The modules of one circle in import order, [] if there is none (depth-first search)."""
+    done = set()
+
+    def visit(name, trail):
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done or name not in graph:
+            return []
+        for other in sorted(graph[name]):
+            if found := visit(other, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_every_room_has_its_place_and_the_top_stays_empty():
+    top = {path.stem for path in (ROOT / "clipattr").glob("*.py")}
+    assert len(top) <= 5, sorted(top)
+    found = (top - {"__init__"}) | {path.parent.name for path in (ROOT / "clipattr").glob("*/*.py")}
     assert found <= set(RANK), f"give {sorted(found - set(RANK))} a line in ROOMS"
 
 
 def test_a_room_imports_only_rooms_before_it():
     wrong = []
-    for path in sorted((ROOT / "clipattr").rglob("*.py")):
-        room = path.relative_to(ROOT / "clipattr").parts[0].removesuffix(".py")
-        if room == "__init__":
+    for path in FILES["clipattr"]:
+        name = name_of(path)
+        if name == "clipattr":
             continue
-        for line, other in imported_rooms(path):
-            if RANK.get(other, 0) > RANK.get(room, 0) and (room, other) not in BRIDGES:
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {other}")
+        for other, line in imports(path).items():
+            if (
+                not other.startswith("clipattr.")
+                or (name, other) in BRIDGES
+                or room_of(other) == room_of(name)
+            ):
+                continue
+            if RANK[room_of(other)] >= RANK[room_of(name)]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {other}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_the_bridge_of_discovery_and_the_command_line_know_the_panels():
-    users = set()
-    for path in (ROOT / "clipattr").rglob("*.py"):
-        if any(name.startswith("clipattr_widgets") for _, name in imports(path)):
-            users.add(path.relative_to(ROOT / "clipattr").parts[0])
-    assert users <= {"discovery", "cli.py"}
+def test_only_the_bridge_and_the_command_line_know_the_panels():
+    users = {
+        name_of(path)
+        for path in FILES["clipattr"]
+        if any(other.startswith("clipattr_widgets") for other in imports(path))
+    }
+    assert {room_of(user) for user in users} <= {"reporting", "cli"}, users
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -98,7 +175,8 @@ def test_a_module_says_what_it_owns_and_stays_readable(path):
     assert ast.get_docstring(ast.parse(text)), (
         "a module starts with what it owns, what it ignores, where to start"
     )
-    assert text.count("\n") < LONGEST, "one noun, one file: this one holds several"
+    longest = LONGER.get(str(path.relative_to(ROOT)), LONGEST)
+    assert text.count("\n") <= longest, "one noun, one file: this one holds several"
     assert path.stem != "utils", "a small function lives beside its only caller"
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipattr.wording import kind_word
+from clipattr.display.wording import kind_word
 from clipattr_widgets.desk import Card, Measured
 from clipattr_widgets.text import plain, shown, signed
 

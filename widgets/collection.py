@@ -261,7 +261,8 @@ def heat_of(desk: Desk, pictures: list[Any], latent: int) -> np.ndarray | None:
     """Where pictures drive a latent, (m, h, w) in [0, 1]; None where the site has no such map."""
     import torch
 
-    from clipattr.attribution.heatmaps import code_map, firing_map
+    from clipattr.attribution.heatmaps import firing_map
+    from clipattr.attribution.maps import code_map
     from clipattr.errors import SiteError
     from clipattr.sites import Site, activations
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
-from clipattr.wording import kind_word
+from clipattr.display.wording import kind_word
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Desk, PanelError

@@ -280,7 +280,7 @@ class Desk:
             target: from `target`.
             method: a name in `clipattr.METHODS`; None for the default.
         """
-        from clipattr.attribution.attribute import explain_splice
+        from clipattr.attribution.compute import explain_splice
         from clipattr.attribution.splice import Splice
 
         study = self.study
@@ -311,7 +311,7 @@ class Desk:
 
     def read(self, picture: "int | Image.Image") -> tuple[Any, Any]:
         """Activations of a picture at the site, and what later blocks need of it (or None); kept for a few pictures."""
-        from clipattr.attribution.attribute import read_site
+        from clipattr.attribution.compute import read_site
         from clipattr.sites import Site
 
         key = int(picture) if isinstance(picture, int | np.integer) else None
@@ -369,7 +369,7 @@ def read_upload(data: bytes, name: str) -> Image.Image:
     Raises:
         PanelError: it is no picture, or a broken one.
     """
-    from clipattr.pictures import read_picture
+    from clipattr.images.decoding import read_picture
 
     try:
         return read_picture(bytes(data))

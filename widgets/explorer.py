@@ -12,7 +12,7 @@ import ipywidgets as W
 from PIL import Image
 
 from clipattr.errors import DataError
-from clipattr.pictures import read_picture
+from clipattr.images.decoding import read_picture
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import error_html, status_html, takeaway
 from clipattr_widgets.desk import PanelError, by_model

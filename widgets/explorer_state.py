@@ -429,7 +429,7 @@ class ExplorerState(Changes):
         if self.scales:
             lines += [
                 "",
-                "from clipattr.attribution.attribute import splices",
+                "from clipattr.attribution.compute import splices",
                 "",
                 "[(_, splice)] = splices(study, picture, target)",
                 "amounts = splice.amounts.clone()",

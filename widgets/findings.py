@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr.wording import KIND_WORDS, kind_word
+from clipattr.display.wording import KIND_WORDS, kind_word
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
 from clipattr_widgets.findings_state import COLUMNS, HOWS, REPAIR_COLUMNS, FindingsState, Repaired
 from clipattr_widgets.panel import Panel

@@ -11,8 +11,8 @@ from typing import Any
 
 import traitlets as T
 
+from clipattr.display.wording import is_number, kind_word, percent, points, span
 from clipattr.errors import ClipattrError
-from clipattr.wording import is_number, kind_word, percent, points, span
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
@@ -202,7 +202,7 @@ class FindingsState(T.HasTraits):
             return
 
         def work() -> Repaired:
-            from clipattr.discovery.repair import repair
+            from clipattr.discovery.repair.repair import repair
 
             done = repair(study, found, how=how)
             return Repaired(done.about, len(found), done.evaluate())

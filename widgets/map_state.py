@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
+from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
-from clipattr.wording import kind_word
 from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Card, Desk, PanelError, read_upload
 from clipattr_widgets.explorer_state import words_of

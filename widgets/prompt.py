@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr.wording import kind_word, points
+from clipattr.display.wording import kind_word, points
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, DataTable, Gallery

@@ -1,6 +1,6 @@
 """The panels as a served page shows them: a study opened for others, read-only unless said otherwise.
 
-Owns what the one cell of a served page does. Ignores the server (`clipattr.serve`). Start at `served`.
+Owns what the one cell of a served page does. Ignores the server (`clipattr.cli.serve`). Start at `served`.
 """
 
 import warnings

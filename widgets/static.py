@@ -278,7 +278,7 @@ def _plain(text: str, limit: int) -> str:
 
 def plain_bars_figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
     """The latents of a bar list as a figure."""
-    from clipattr.plots import signed_bars
+    from clipattr.display.plots import signed_bars
 
     latents = [row for row in rows if row["part"] == "latent"]
     rest = {row["label"]: row["value"] for row in rows if row["part"] == "part"}
@@ -306,7 +306,7 @@ def gallery_figure(shelf: Any) -> Any:
 
 def findings_figure(findings: Sequence[Any], rows: Sequence[dict[str, Any]]) -> Any:
     """The findings in view as bars of their causal effects."""
-    from clipattr.plots import signed_bars
+    from clipattr.display.plots import signed_bars
 
     few = [findings[row["id"]] for row in rows[:15]]
     names = [f"{f.prompt} ← {f.label or '(no word for it)'}" for f in few]

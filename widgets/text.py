@@ -1,14 +1,14 @@
 """Text from outside (labels, file names, prompts, notes) as panels show it.
 
-Owns the lengths that fit a panel and the HTML escaping; what a line may hold is `clipattr.wording`'s rule. Start at
-`shown`; `markup` is the same for HTML.
+Owns the lengths that fit a panel and the HTML escaping; which characters a line may hold is decided in
+`clipattr.display.wording`. Start at `shown`; `markup` is the same for HTML.
 """
 
 import html
 import math
 
-from clipattr.wording import signed as _signed
-from clipattr.wording import visible
+from clipattr.display.wording import signed as _signed
+from clipattr.display.wording import visible
 
 LABEL_LENGTH = 80
 TIP_LENGTH = 400

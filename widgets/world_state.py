@@ -298,7 +298,7 @@ def weigh(desk: Desk, scene: Any, target: Any) -> tuple[Measured, list[Cause]]:
     """The scene's attribution, and each cause's effect by rendering, by attribution and by name."""
     import torch
 
-    from clipattr.attribution.attribute import read_site
+    from clipattr.attribution.compute import read_site
     from clipattr.attribution.methods import find_method
     from clipattr.attribution.splice import Splice
     from clipattr.sites import Site, continue_from

@@ -3,16 +3,17 @@
 Owns targets, the closed-form tail, methods, results, interventions and faithfulness. Start at `attribute`.
 """
 
-from clipattr.attribution.attribute import attribute, explain_splice, mean_codes, read_site, splices
-from clipattr.attribution.faithfulness import Faithfulness, faithfulness, randomisation, randomised
-from clipattr.attribution.heatmaps import attribution_map, code_map, firing_map, occlusion_map, overlay
+from clipattr.attribution.compute import attribute, explain_splice, mean_codes, read_site, splices
+from clipattr.attribution.faithfulness import Faithfulness, randomisation, randomised
+from clipattr.attribution.heatmaps import firing_map, occlusion_map
 from clipattr.attribution.interactions import group_effects, pairwise
 from clipattr.attribution.interventions import ablate, intervene, scale, set_to, transplant
+from clipattr.attribution.maps import attribution_map, code_map
 from clipattr.attribution.methods import METHODS, Method, register_method
 from clipattr.attribution.paths import integrate, shapley_values
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
-from clipattr.attribution.stream import Attributions, stream
+from clipattr.attribution.streaming import Attributions, stream
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import (
     Contrast,
@@ -50,14 +51,12 @@ __all__ = [
     "attribution_map",
     "code_map",
     "explain_splice",
-    "faithfulness",
     "firing_map",
     "group_effects",
     "integrate",
     "intervene",
     "mean_codes",
     "occlusion_map",
-    "overlay",
     "pairwise",
     "randomisation",
     "randomised",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clipattr.attribution.attribute import placed_splices
+from clipattr.attribution.compute import placed_splices
 from clipattr.attribution.methods import METHODS, find_method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.splice import Splice
@@ -256,7 +256,7 @@ class Faithfulness:
 
     def plot(self, measure: str = "rank_correlation") -> Any:
         """Means and intervals of every method for one measure."""
-        from clipattr.plots import BLUE, INK, Chart
+        from clipattr.display.plots import BLUE, INK, Chart
 
         found = [
             (method, self.summary(method, measure))

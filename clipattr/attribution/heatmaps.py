@@ -1,24 +1,19 @@
 """Heatmaps: where in the picture a latent fires, and where a target's evidence lies.
 
-Owns maps over the grid of patches and their comparison with true masks. For a class-token latent, two ways: gradient ×
-activation of its code with respect to the patch tokens of an earlier block (fast), and occlusion, which takes patches
-out of the picture and looks at the code again (slow, causal). For a patch latent its map is its codes. Ignores drawing
-beyond `overlay`. Start at `firing_map`.
+Owns the maps that need the model. For a class-token latent there are two: gradient × activation of its code with
+respect to the patch tokens of an earlier block (fast), and occlusion, which paints patches over and encodes the picture
+again (slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from clipattr.attribution.attribute import parts_of
-from clipattr.attribution.interventions import amounts_of
-from clipattr.attribution.result import Attribution
-from clipattr.dictionaries.codes import SparseCodes
-from clipattr.errors import DataError, SiteError
+from clipattr.attribution.compute import parts_of
+from clipattr.dictionaries.codes import SparseCodes, amounts_of
+from clipattr.errors import SiteError
 from clipattr.sites import Site, activations, capture, continue_from
 
 
@@ -123,76 +118,3 @@ def occlusion_map(
         after = torch.cat([codes_of(part) for part in covered.split(batch)])
         result[number] = (before - after).T.to(result)
     return result.view(len(pixels), len(wanted), rows, columns)
-
-
-def code_map(codes: SparseCodes, latents: Sequence[int] | Tensor, grid: tuple[int, int]) -> Tensor:
-    """Codes of patch latents laid out over the picture: (pictures, latents, rows, columns).
-
-    Raises:
-        DataError: the number of rows is no multiple of the grid.
-    """
-    rows, columns = grid
-    if len(codes) % (rows * columns):
-        raise DataError(f"{len(codes)} rows of codes do not fill grids of {rows} × {columns} patches.")
-    amounts = amounts_of(codes, latents)
-    return amounts.view(-1, rows, columns, amounts.shape[1]).permute(0, 3, 1, 2)
-
-
-def attribution_map(attribution: Attribution, *, latent: int | None = None, target: int = 0) -> Tensor:
-    """Attributions at patch sites over the picture, of one latent or summed over all: (pictures, rows, columns).
-
-    Raises:
-        SiteError: the attribution was not made at patch tokens.
-    """
-    if attribution.grid is None:
-        raise SiteError(
-            f"attributions at {attribution.site} have no place in the picture. Attribute at patches, e.g. "
-            "site='image.-2.patches', or see which patches drive a latent with firing_map(...)."
-        )
-    values = attribution.values[..., target]
-    if latent is not None:
-        values = values * (attribution.codes.indices == latent)
-    return values.sum(1).view(len(attribution), *attribution.grid)
-
-
-def mass_inside(maps: Tensor, masks: Tensor | np.ndarray) -> Tensor:
-    """Share of a map's positive mass inside true masks, NaN for maps without any.
-
-    Args:
-        maps: (batch, rows, columns). masks: (batch, H, W), true where the thing is; brought to the grid by area.
-    """
-    inside = _to_grid(masks, maps)
-    positive = maps.clamp_min(0)
-    total = positive.sum((1, 2))
-    return torch.where(total > 0, (positive * inside).sum((1, 2)) / total, torch.nan)
-
-
-def points_inside(maps: Tensor, masks: Tensor | np.ndarray) -> Tensor:
-    """Pointing game: whether the patch with the largest value touches the true mask, (batch,) of 0 and 1."""
-    inside = _to_grid(masks, maps).flatten(1)
-    place = maps.flatten(1).argmax(1, keepdim=True)
-    return (inside.gather(1, place)[:, 0] > 0).to(maps.dtype)
-
-
-def _to_grid(masks: Tensor | np.ndarray, maps: Tensor) -> Tensor:
-    masks = torch.as_tensor(masks)
-    if masks.ndim != 3 or len(masks) != len(maps):
-        raise DataError(f"{len(maps)} maps need as many masks, (batch, H, W); got {tuple(masks.shape)}.")
-    return torch.nn.functional.adaptive_avg_pool2d(masks[:, None].to(maps), (maps.shape[1], maps.shape[2]))[
-        :, 0
-    ]
-
-
-def overlay(picture: Image.Image, heat: Tensor | np.ndarray, *, strength: float = 0.65) -> Image.Image:
-    """A picture under a map: positive values in warm, negative in cold, 0 clear. The map's largest |value| is full."""
-    heat = np.asarray(heat, dtype=np.float32)
-    if heat.ndim != 2:
-        raise DataError(f"one map (rows, columns) goes over one picture; got {heat.shape}.")
-    largest = float(np.abs(heat).max()) or 1.0
-    scaled = Image.fromarray(heat / largest).resize(picture.size, Image.Resampling.BICUBIC)
-    level = np.clip(np.asarray(scaled), -1, 1)[..., None]
-    warm, cold = np.array([200, 60, 20], dtype=np.float32), np.array([20, 80, 200], dtype=np.float32)
-    base = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    alpha = strength * np.abs(level)
-    mixed = base * (1 - alpha) + np.where(level > 0, warm, cold) * alpha
-    return Image.fromarray(mixed.round().astype(np.uint8))

@@ -15,35 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.attribution.attribute import parts_of
-from clipattr.dictionaries.codes import SparseCodes
+from clipattr.attribution.compute import parts_of
+from clipattr.dictionaries.codes import SparseCodes, amounts_of
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, replace
 
 Change = Callable[[Tensor], Tensor]
-
-
-def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:
-    """How strongly given latents are active: (rows, latents), 0 where they are not.
-
-    Raises:
-        DictionaryError: a latent that the dictionary does not have, or one named twice.
-    """
-    wanted = torch.as_tensor(latents, device=codes.values.device).long().flatten()
-    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < codes.n_latents:
-        raise DictionaryError(
-            f"latents {int(wanted.min())} to {int(wanted.max())} were asked for; the dictionary has "
-            f"{codes.n_latents}, counted from 0."
-        )
-    if len(wanted.unique()) < len(wanted):
-        raise DictionaryError(f"a latent is named twice among {wanted.tolist()[:10]}. Name each once.")
-    column = torch.full((codes.n_latents,), -1, device=wanted.device)
-    column[wanted] = torch.arange(len(wanted), device=wanted.device)
-    entries = column[codes.indices.reshape(-1).long()]
-    values, rows = codes.values.reshape(-1), codes.row_of_entries()
-    found = (entries >= 0) & (values != 0)
-    result = values.new_zeros(len(codes), len(wanted))
-    return result.index_put_((rows[found], entries[found]), values[found], accumulate=True)
 
 
 @contextmanager

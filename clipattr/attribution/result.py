@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
-from clipattr.documents import discard, parse_json, schema_complaint
 from clipattr.errors import DataError, TargetError
+from clipattr.storage.documents import discard, parse_json, schema_complaint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ class Attribution:
 
     def plot(self, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None) -> Any:
         """Signed bars of the n strongest latents with bias, error and gap below; see `plots.attribution_bars`."""
-        from clipattr.plots import attribution_bars
+        from clipattr.display.plots import attribution_bars
 
         return attribution_bars(self, n, picture=picture, target=target, title=title)
 
@@ -220,7 +220,7 @@ class Attribution:
         Raises:
             TargetError: the method does not add up, or did not here.
         """
-        from clipattr.plots import waterfall_steps
+        from clipattr.display.plots import waterfall_steps
 
         steps = self.waterfall(n, picture=picture, target=target)
         own = self.units[target] if self.units else self.unit
@@ -241,9 +241,9 @@ class Attribution:
         """
         from PIL import Image
 
-        from clipattr.attribution.heatmaps import attribution_map, overlay
+        from clipattr.attribution.maps import attribution_map
         from clipattr.attribution.pixels import picture_in
-        from clipattr.plots import gallery
+        from clipattr.display.plots import gallery, overlay
 
         heat = attribution_map(self, latent=latent, target=target)[self._picture(picture)]
         shown = picture_in(image)

@@ -15,7 +15,7 @@ from clipattr.dictionaries.objective import OBJECTIVES
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import KINDS, Dictionary, load_dictionary
 from clipattr.dictionaries.topk import GroupMax, TopK
-from clipattr.dictionaries.train import train_sae, train_saes
+from clipattr.dictionaries.training import train_sae, train_saes
 
 __all__ = [
     "FORMATS",

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.documents import discard, read_json, schema_complaint, sweep
 from clipattr.errors import DictionaryError
-from clipattr.shards import MANIFEST, differences, digest, locked, write_text
+from clipattr.storage.documents import discard, read_json, schema_complaint, sweep
+from clipattr.storage.shards import MANIFEST, differences, digest, locked, write_text
 
 FORMAT, SCHEMA = "clipattr-codes", 1
 

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipattr.documents import parse_json, schema_complaint
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import parse_json, schema_complaint
 
 SCHEMA = 1
 
@@ -320,3 +320,26 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:
+    """How strongly given latents are active: (rows, latents), 0 where they are not.
+
+    Raises:
+        DictionaryError: a latent that the dictionary does not have, or one named twice.
+    """
+    wanted = torch.as_tensor(latents, device=codes.values.device).long().flatten()
+    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < codes.n_latents:
+        raise DictionaryError(
+            f"latents {int(wanted.min())} to {int(wanted.max())} were asked for; the dictionary has "
+            f"{codes.n_latents}, counted from 0."
+        )
+    if len(wanted.unique()) < len(wanted):
+        raise DictionaryError(f"a latent is named twice among {wanted.tolist()[:10]}. Name each once.")
+    column = torch.full((codes.n_latents,), -1, device=wanted.device)
+    column[wanted] = torch.arange(len(wanted), device=wanted.device)
+    entries = column[codes.indices.reshape(-1).long()]
+    values, rows = codes.values.reshape(-1), codes.row_of_entries()
+    found = (entries >= 0) & (values != 0)
+    result = values.new_zeros(len(codes), len(wanted))
+    return result.index_put_((rows[found], entries[found]), values[found], accumulate=True)

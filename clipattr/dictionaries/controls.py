@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.dictionaries.batches import as_source, even_batch
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary, register_kind
-from clipattr.dictionaries.sources import as_source, even_batch
 from clipattr.dictionaries.topk import TopK
 from clipattr.errors import DictionaryError
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum, chunk_rows, matmul_dtype
-from clipattr.documents import discard, read_json, schema_complaint, sweep
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import discard, read_json, schema_complaint, sweep
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"

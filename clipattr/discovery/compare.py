@@ -3,7 +3,7 @@
 Owns the matching of latents across models and of findings across audits. Latents are matched one to one by how their
 codes rise and fall together over the same pictures; a finding is another model's too if that model has one about the
 same prompt with the same word, or with a family that fires on the same pictures. Ignores how findings are made
-(`audit.py`). Start at `compare`.
+(`audit/run.py`). Start at `compare`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Finding, Findings
+from clipattr.display.wording import NO_LABEL, visible
 from clipattr.errors import DataError, StudyError
-from clipattr.wording import NO_LABEL, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clipattr.discovery.expectations import Prompt
-    from clipattr.plots import Chart
-    from clipattr.study import Study
+    from clipattr.discovery.audit.expectations import Prompt
+    from clipattr.display.plots import Chart
+    from clipattr.studies.study import Study
 
 LEAST = 0.3  # correlation from which two latents may be a pair
 SAME_CAUSE = 0.5  # correlation of two families' summed codes from which they are one cause
@@ -211,7 +211,7 @@ def _findings(
     progress: bool,
 ) -> list[Findings]:
     if findings is None:
-        from clipattr.discovery.audit import audit
+        from clipattr.discovery.audit.run import audit
 
         return [audit(study, prompts, progress=progress) for study in studies]
     made = list(findings)

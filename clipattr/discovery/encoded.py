@@ -19,12 +19,12 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError, SiteError
-from clipattr.images import Images
+from clipattr.images.collection import Images
 from clipattr.sites import activations, capture, continue_from
 
 if TYPE_CHECKING:
     from clipattr.attribution import ClosedFormTail
-    from clipattr.study import Study
+    from clipattr.studies.study import Study
 
 BLOCK = 2048  # rows a step
 BATCH = 64  # pictures encoded at a time

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from clipattr.documents import json_text, read_json, schema_complaint
 from clipattr.errors import DataError
+from clipattr.storage.documents import json_text, read_json, schema_complaint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clipattr.study import Study
+    from clipattr.studies.study import Study
 
 KINDS = ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label", "unknown")
 SCHEMA = 1
@@ -215,7 +215,7 @@ class Findings(Sequence[Finding]):
         return cls([Finding.from_dict(item) for item in listed], study, about)
 
     def report(self, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
-        """Write one self-contained HTML page, with the still forms of panels where given; see `clipattr.report`."""
-        from clipattr.report import write_report
+        """Write one self-contained HTML page, with still forms of `panels` if given; see `clipattr.reporting.page`."""
+        from clipattr.reporting.page import write_report
 
         return write_report(self, path, panels)

@@ -6,7 +6,6 @@ a latent for).
 """
 
 from clipattr.meaning.examples import Examples, example_places, quantile_examples, strongest_token
-from clipattr.meaning.families import families
 from clipattr.meaning.labels import (
     Labels,
     alignment,
@@ -29,7 +28,6 @@ __all__ = [
     "clarity",
     "example_places",
     "examples_of_use",
-    "families",
     "find",
     "label_by_contrast",
     "label_by_evidence",

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from clipattr.errors import DataError
-from clipattr.images import ImageRecord
+from clipattr.images.collection import ImageRecord
+from clipattr.images.decoding import to_picture
 from clipattr.meaning.labels import alignment
 from clipattr.meaning.vocabulary import empty_prompt
-from clipattr.pictures import to_picture
 
 if TYPE_CHECKING:
     import pandas as pd

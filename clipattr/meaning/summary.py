@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.execution.engine import Engine, Here
 from clipattr.meaning.examples import Examples, quantile_examples
 from clipattr.meaning.labels import (
     Labels,
@@ -33,7 +34,6 @@ from clipattr.meaning.scores import (
     triage,
     usual_cosine,
 )
-from clipattr.tasks import Engine, Here
 
 JUDGED = 20_000  # pictures at most on which labels are validated
 NAMED = 4096  # latents named together; sums over other numbers of them may differ in last digits

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.documents import write_rows
 from clipattr.errors import DataError
+from clipattr.storage.documents import write_rows
 
 GENERAL = "general"
 IMAGENET = "imagenet21k"

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import clipattr
-from clipattr.attribution.heatmaps import mass_inside, points_inside
+from clipattr.attribution.maps import mass_inside, points_inside
 
 
 def load_benchmark(monkeypatch):

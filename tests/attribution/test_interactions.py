@@ -5,10 +5,10 @@ import torch
 
 import clipattr
 from clipattr.attribution import ProbeLogit, Splice
-from clipattr.attribution.attribute import read_site
+from clipattr.attribution.compute import read_site
 from clipattr.attribution.interactions import group_effects, pairwise, strongest
-from clipattr.attribution.interventions import ablate, amounts_of, intervene, scale, set_to, transplant
-from clipattr.dictionaries.codes import SparseCodes
+from clipattr.attribution.interventions import ablate, intervene, scale, set_to, transplant
+from clipattr.dictionaries.codes import SparseCodes, amounts_of
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site
 

@@ -20,7 +20,7 @@ from clipattr.attribution import (
     register_method,
     shapley_values,
 )
-from clipattr.attribution.attribute import read_site
+from clipattr.attribution.compute import read_site
 from clipattr.attribution.targets import FunctionTarget, as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DictionaryError, SiteError, TargetError
@@ -392,7 +392,7 @@ def test_many_pictures_share_one_table_and_one_embedding_of_the_prompts(
     embedded = []
     plain = type(exact_model).encode_text
     # The function shares the module's name, so the module is looked up by path.
-    monkeypatch.setattr(importlib.import_module("clipattr.attribution.attribute"), "_MANY", 2)
+    monkeypatch.setattr(importlib.import_module("clipattr.attribution.compute"), "_MANY", 2)
     monkeypatch.setattr(type(exact_model), "encode_text", lambda *given: embedded.append(1) or plain(*given))
     many = attribute(exact_model, pictures, "kite", dictionary=directions, batch=1)
     torch.testing.assert_close(few.values, many.values, atol=1e-9, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipattr.attribution import Attribution, attribute
-from clipattr.attribution.attribute import align_with, labels_of
+from clipattr.attribution.compute import align_with, labels_of
 from clipattr.attribution.targets import Contrast, as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError, TargetError

@@ -110,7 +110,7 @@ def test_pictures_that_cannot_be_read_do_not_shift_where_a_stream_goes_on(tiny_m
     from PIL import Image
 
     from clipattr.dictionaries import random_sae
-    from clipattr.images import Images
+    from clipattr.images.collection import Images
 
     (tmp_path / "pictures").mkdir()
     for number in range(9):

@@ -5,7 +5,7 @@ import torch
 
 import clipattr
 from clipattr.attribution import METHODS, FunctionTarget, ProbeLogit, Splice, explain_splice
-from clipattr.attribution.attribute import read_site
+from clipattr.attribution.compute import read_site
 from clipattr.sites import Site, activations, continue_from, replace, versions_from
 
 BEFORE_LAST = Site("image.-2.cls")
@@ -133,7 +133,7 @@ def test_every_method_says_the_same_with_and_without_sharing(exact_model, direct
 
 
 def test_a_block_of_another_kind_is_not_taken_apart(exact_model):
-    from clipattr.towers import _reading
+    from clipattr.models.towers import _reading
 
     assert exact_model.image_tower.reading is not None
     assert _reading(torch.nn.Identity()) is None

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from clipattr.serve import serving
+from clipattr.cli.serve import serving
 
 pytestmark = pytest.mark.browser
 

@@ -74,7 +74,7 @@ def model_dir(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def study_dir(model_dir, scenes, tmp_path_factory):
     """A study of those scenes by the tiny model, built by the command line itself."""
-    from clipattr.cli import main
+    from clipattr.cli.main import main
 
     folder = tmp_path_factory.mktemp("studies") / "tiny.study"
     words = folder.parent / "words.txt"

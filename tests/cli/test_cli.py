@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from clipattr.arguments import parser
-from clipattr.cli import VERBS, main
+from clipattr.cli.arguments import parser
+from clipattr.cli.main import VERBS, main
 from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
 
 
 def test_help_fits_a_screen_and_loads_nothing_heavy():
     code = (
-        "import sys; from clipattr.cli import main; main(['--help']); "
+        "import sys; from clipattr.cli.main import main; main(['--help']); "
         "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'open_clip', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
@@ -256,16 +256,16 @@ def test_a_picture_is_named_by_id_number_or_file(study_dir, tmp_path, capsys):
 def test_demo_prints_the_table_and_names_report_and_notebook(
     audited, study_dir, tmp_path, monkeypatch, capsys
 ):
-    import clipattr.study
+    import clipattr.studies.study
 
-    real = clipattr.study.open_study
+    real = clipattr.studies.study.open_study
     opened = []
 
     def open_bundled(name):
         opened.append(name)
         return real(study_dir)
 
-    monkeypatch.setattr(clipattr.study, "open_study", open_bundled)
+    monkeypatch.setattr(clipattr.studies.study, "open_study", open_bundled)
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
@@ -279,7 +279,7 @@ def test_demo_prints_the_table_and_names_report_and_notebook(
 
 @pytest.mark.parametrize("line", ["models", "--completion bash", "--help"])
 def test_a_closed_pipe_is_no_error(line):
-    code = f"import sys; from clipattr.cli import main; sys.exit(main({line.split()}))"
+    code = f"import sys; from clipattr.cli.main import main; sys.exit(main({line.split()}))"
     # The shell's own status is that of head, so the program's is printed.
     command = f'{{ {sys.executable} -c "{code}"; echo $? >&2; }} | head -1'
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
@@ -287,7 +287,7 @@ def test_a_closed_pipe_is_no_error(line):
 
 
 def test_errors_of_bad_values_are_data_errors():
-    from clipattr.terminal import check_target
+    from clipattr.cli.terminal import check_target
 
     with pytest.raises(DataError, match="only --json"):
         check_target("-", "html")

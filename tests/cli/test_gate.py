@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipattr.cli.gate import over_limit
 from clipattr.discovery.findings import Findings, Interval
-from clipattr.gate import over_limit
 
 
 def effects(found):

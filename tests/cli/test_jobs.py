@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipattr import ActivationStore, load_dictionary, load_model, train_sae
-from clipattr.arguments import parser
-from clipattr.cli import VERBS, main
+from clipattr.cli.arguments import parser
+from clipattr.cli.main import VERBS, main
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
-from clipattr.cards import Card, factor_scores, make_card, scene_factors, stability, verdict
 from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca, train_sae
-from clipattr.dictionaries.sources import LiveActivations
+from clipattr.dictionaries.batches import LiveActivations
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, activations, continue_from
+from clipattr.studies.cards import Card, factor_scores, make_card, scene_factors, stability, verdict
 from clipattr_data import studies_dir
 
 
@@ -159,7 +159,7 @@ def test_training_from_a_live_model_equals_training_from_its_activations(tiny_mo
 
 
 def test_true_factors_are_read_off_the_scenes(tmp_path):
-    from clipattr.images import Images
+    from clipattr.images.collection import Images
 
     scenes = [{"main": "bat", "context": "beach"}] * 10 + [{"main": "kite", "word": "bat"}] * 11
     lines = [json.dumps({"id": str(n), "scene": scene}) for n, scene in enumerate([*scenes, {"main": "owl"}])]
@@ -175,7 +175,7 @@ def test_true_factors_are_read_off_the_scenes(tmp_path):
 
 
 def test_true_factors_of_lesions_are_diagnosis_signs_artefacts_and_skin(tmp_path):
-    from clipattr.images import Images
+    from clipattr.images.collection import Images
 
     ill = {"lesion": ["several colours", "irregular border"], "artefacts": ["ruler"], "skin": "dark skin"}
     scenes = [ill] * 10 + [{"lesion": ["several colours"], "artefacts": ["hair"]}] * 11

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from clipattr.discovery.apart import (
+from clipattr.discovery.audit.occlusion import Covered
+from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,
     lost_without,
@@ -16,7 +17,6 @@ from clipattr.discovery.apart import (
     silenced,
     stands_for,
 )
-from clipattr.discovery.covering import Covered
 
 N = 600
 OWN, BESIDE, ALONE, TWIN = slice(0, 60), slice(0, 48), slice(100, 150), slice(200, 260)

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import clipattr as ca
-from clipattr.discovery.audit import Settings
+from clipattr.discovery.audit.expectations import expected_share, most_like, read_prompts
+from clipattr.discovery.audit.naming import Family
+from clipattr.discovery.audit.presence import shown
+from clipattr.discovery.audit.run import Clues, Settings, suspicions, told_already
 from clipattr.discovery.findings import Findings
-from clipattr.discovery.audit import Clues, suspicions, told_already
-from clipattr.discovery.expectations import expected_share, most_like, read_prompts
-from clipattr.discovery.naming import Family
-from clipattr.discovery.sight import shown
 
 PROMPTS = ["rabbit", "tractor", "kite", "egg plant", "camel", "house"]
 

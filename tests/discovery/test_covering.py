@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import clipattr as ca
-from clipattr.discovery.covering import Covering, windows
-from clipattr.discovery.expectations import prompt_embeddings, read_prompts
-from clipattr.discovery.sight import gap, ways
+from clipattr.discovery.audit.expectations import prompt_embeddings, read_prompts
+from clipattr.discovery.audit.occlusion import Covering, windows
+from clipattr.discovery.audit.presence import gap, ways
 from clipattr_data.world import World
 
 

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from clipattr.discovery.evidence import Evidence
+from clipattr.discovery.audit.evidence import Evidence
+from clipattr.discovery.audit.kinds import constituents, is_constituent, kind_of
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.kinds import constituents, is_constituent, kind_of
 from clipattr.discovery.statistics import auc, interval
 
 NOTHING = Interval(0.0, 0.0, 0.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipattr.dictionaries import SparseCodes
-from clipattr.discovery.naming import FEW, FOLLOWS, NEARLY, followed_words, named_families, standardised
+from clipattr.discovery.audit.naming import FEW, FOLLOWS, NEARLY, followed_words, named_families, standardised
 
 PICTURES, WORDS, LATENTS, EMBED = 300, 7, 12, 16
 
@@ -43,12 +43,12 @@ def lengths(monkeypatch, study):
     )
     # Grouping what no word fits is tested with the families themselves.
     monkeypatch.setattr(
-        "clipattr.discovery.naming.families", lambda study, latents: [[latent] for latent in latents]
+        "clipattr.discovery.audit.naming.families", lambda study, latents: [[latent] for latent in latents]
     )
 
 
 def test_the_correlation_is_numpys(study, monkeypatch):
-    monkeypatch.setattr("clipattr.discovery.naming.WORDS", 3)  # several blocks
+    monkeypatch.setattr("clipattr.discovery.audit.naming.WORDS", 3)  # several blocks
     similar = standardised(study, study.rows, study.vocabulary_embeddings).numpy()
     best, word = followed_words(study, study.rows)
     for latent in range(11):

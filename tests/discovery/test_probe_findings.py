@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import clipattr as ca
-from clipattr.discovery.blindness import remover
-from clipattr.discovery.carriers import Carriers
-from clipattr.discovery.comparison import FEW, change, comparison, enough, same, simultaneous
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.presence import looked_for, upper_heap
-from clipattr.discovery.probe_findings import _distinct
+from clipattr.discovery.probes.findings import _distinct
+from clipattr.discovery.probes.matching import FEW, change, comparison, enough, same, simultaneous
+from clipattr.discovery.probes.mediators import Carriers
+from clipattr.discovery.probes.null_space import remover
+from clipattr.discovery.probes.presence import looked_for, upper_heap
 from clipattr_data.lesion_world import LesionWorld
 from clipattr_data.robustness import material
 

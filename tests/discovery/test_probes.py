@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 import clipattr as ca
 from clipattr.dictionaries import SparseCodes
-from clipattr.discovery.fitting import fit_probe, fit_sparse_probe
-from clipattr.discovery.probe_audit import audit_probe
-from clipattr.discovery.probe_findings import Bounds
-from clipattr.discovery.probes import Probe
-from clipattr.discovery.repair import repair
+from clipattr.discovery.probes.audit import audit_probe
+from clipattr.discovery.probes.findings import Bounds
+from clipattr.discovery.probes.fitting import fit_probe, fit_sparse_probe
+from clipattr.discovery.probes.probe import Probe
+from clipattr.discovery.repair.repair import repair
 
 
 def clouds(n=240, classes=3, seed=0):

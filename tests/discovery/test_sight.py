@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery.sight import FEW, NEARLY, gap, least_error, shown, ways
+from clipattr.discovery.audit.presence import FEW, NEARLY, gap, least_error, shown, ways
 
 
 def slow_bound(values, low, high):

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import clipattr as ca
+from clipattr.discovery.audit.expectations import Prompt
+from clipattr.discovery.audit.reliance import Reliance
+from clipattr.discovery.audit.text_insertion import Writing, reading_families, writing_words, written
 from clipattr.discovery.encoded import activations_of
-from clipattr.discovery.expectations import Prompt
-from clipattr.discovery.reliance import Reliance
-from clipattr.discovery.writing import Writing, reading_families, writing_words, written
 from clipattr_data.world import World
 
 

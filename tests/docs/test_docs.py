@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import clipattr
-from clipattr.arguments import EXITS, parser
+from clipattr.cli.arguments import EXITS, parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

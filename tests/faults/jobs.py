@@ -23,18 +23,18 @@ import torch
 from PIL import Image
 
 import clipattr
-import clipattr.building
-import clipattr.models
-from clipattr.attribution.stream import stream
+import clipattr.models.loading
+import clipattr.studies.build
+from clipattr.attribution.streaming import stream
 from clipattr.dictionaries.code_store import encode_store
-from clipattr.discovery.audit import Settings
+from clipattr.discovery.audit.run import Settings
 from clipattr.errors import ClipattrError
 
 WORDS = ["red", "green", "blue", "night", "a <b>striped</b> thing"]
 PICTURES = 60
 VERBS = ("study", "encode", "train", "codes", "attribute", "audit")
 DONE, REFUSED, FAULT = 0, 2, 70
-clipattr.building.SHARD, clipattr.building.BLOCK, clipattr.building.PART = 10, 16, 24
+clipattr.studies.build.SHARD, clipattr.studies.build.BLOCK, clipattr.studies.build.PART = 10, 16, 24
 
 
 def small_clip(width, embed, seed):
@@ -165,14 +165,14 @@ def child(verb, root, out, said, setting):
         time.time = lambda: real() + setting.clock * (1 + next(looks))
         time.time_ns = lambda: int(time.time() * 1e9)
     if setting.memory is not None:
-        whole = clipattr.models.Model.encode_image
+        whole = clipattr.models.loading.Model.encode_image
 
         def poor(model, pixels, *rest, **options):
             if len(pixels) > setting.memory:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
             return whole(model, pixels, *rest, **options)
 
-        clipattr.models.Model.encode_image = poor
+        clipattr.models.loading.Model.encode_image = poor
     status = DONE
     try:
         try:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.store import ActivationStore
-from clipattr.study import open_study
+from clipattr.storage.activations import ActivationStore
+from clipattr.studies.study import open_study
 
 SAMPLE = [
     ("study", "kill -9", 1),
@@ -47,13 +47,13 @@ def test_a_study_stays_whole_while_another_is_built_over_it(jobs, undisturbed, t
     before = root / "study-good" / "out"
     jobs.shutil.copytree(before, tmp_path / "out")
     settings = {"vocabulary": ["owl"], "evaluator": jobs.EVALUATOR, "n_latents": 32, "k": 4, "examples": 5}
-    original = jobs.clipattr.building.Workplace.publish
+    original = jobs.clipattr.studies.build.Workplace.publish
 
     def killed(*_):
         raise KeyboardInterrupt
 
     for moment in (killed, original):
-        jobs.clipattr.building.Workplace.publish = moment
+        jobs.clipattr.studies.build.Workplace.publish = moment
         try:
             jobs.clipattr.build_study(
                 jobs.MODEL, root / "pictures", path=tmp_path / "out", batch=4, workers=1, overwrite=True,
@@ -62,7 +62,7 @@ def test_a_study_stays_whole_while_another_is_built_over_it(jobs, undisturbed, t
         except KeyboardInterrupt:
             assert jobs.digests(tmp_path / "out") == jobs.digests(before)
         finally:
-            jobs.clipattr.building.Workplace.publish = original
+            jobs.clipattr.studies.build.Workplace.publish = original
     assert open_study(tmp_path / "out").vocabulary.words == ["owl"]
 
 
@@ -70,7 +70,7 @@ def test_a_study_stays_whole_while_another_is_built_over_it(jobs, undisturbed, t
 def test_a_swap_that_was_killed_between_its_renames_is_finished_or_taken_back(
     jobs, undisturbed, tmp_path, moment
 ):
-    from clipattr.workplace import Workplace, locked
+    from clipattr.studies.folder import Workplace, locked
 
     root, _ = undisturbed
     old, new = tmp_path / "out", tmp_path / "out.building"
@@ -136,7 +136,7 @@ def test_a_step_that_memory_does_not_suffice_for_is_an_error_that_keeps_the_chec
 
 
 def test_a_batch_is_halved_until_it_fits_and_its_pieces_stay_in_order():
-    from clipattr.tasks import in_halves
+    from clipattr.execution.engine import in_halves
 
     def work(some):
         if some.stop - some.start > 3:
@@ -171,7 +171,7 @@ def test_a_folder_in_the_place_of_an_unfinished_file_is_named_as_what_to_delete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.clipattr.building.Workplace, "publish", killed)
+        patch.setattr(jobs.clipattr.studies.build.Workplace, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             jobs.JOBS["study"](root, out)
     wrong = out.with_name("out.building") / "activations.npy"

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from clipattr.discovery.findings import Findings
 from clipattr.errors import ClipattrError
-from clipattr.images import Images
+from clipattr.images.collection import Images
 from clipattr.meaning import Vocabulary
 
 odd = st.sampled_from(
@@ -217,7 +217,7 @@ def findings(data, folder):
 
 
 def model_config(data, folder):
-    from clipattr.weights import find_weights
+    from clipattr.models.weights import find_weights
 
     (folder / "open_clip_config.json").write_bytes(data)
     (folder / "open_clip_model.safetensors").write_bytes(save({"x": torch.zeros(2)}))
@@ -256,7 +256,7 @@ def codes(data, folder):
 
 
 def store(data, folder):
-    from clipattr.store import ActivationStore
+    from clipattr.storage.activations import ActivationStore
 
     (folder / "manifest.json").write_bytes(data)
     ActivationStore.open(folder)
@@ -279,7 +279,7 @@ def attribution(data, folder):
 
 
 def attributions(data, folder):
-    from clipattr.attribution.stream import Attributions
+    from clipattr.attribution.streaming import Attributions
 
     place = first("attributions", folder)
     (place / "attributions.json").write_bytes(data)
@@ -297,7 +297,7 @@ def code_store(data, folder):
 
 
 def probe(data, folder):
-    from clipattr.discovery.probes import Probe
+    from clipattr.discovery.probes.probe import Probe
 
     name, content = data
     place = first("probe", folder)
@@ -313,7 +313,7 @@ def training_checkpoint(data, folder):
 
 
 def study(data, folder):
-    from clipattr.study import open_study
+    from clipattr.studies.study import open_study
 
     name, content = data
     place = first("study", folder)
@@ -334,7 +334,7 @@ def study(data, folder):
 def prompt(text, folder):
     import open_clip
 
-    from clipattr.models import load_model
+    from clipattr.models.loading import load_model
 
     if "model" not in _MADE:
         sizes = CONFIG["model_cfg"] | {"text_cfg": CONFIG["model_cfg"]["text_cfg"] | {"vocab_size": 49408}}
@@ -346,7 +346,7 @@ def file_name(text, folder):
     """A picture of any name: listed, read, written into a study's table and found again."""
     if "/" in text:
         return
-    from clipattr.study_files import read_pictures, write_pictures
+    from clipattr.studies.format import read_pictures, write_pictures
 
     (folder / "pictures").mkdir()
     try:
@@ -376,7 +376,7 @@ def report(text, folder):
 
 
 def command(words, folder):
-    from clipattr.cli import main
+    from clipattr.cli.main import main
 
     if any(word.startswith("/") or Path(word[:200]).is_dir() for word in words):
         return  # a real place of this machine

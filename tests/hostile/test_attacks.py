@@ -18,12 +18,12 @@ from PIL import Image
 from clipattr.dictionaries import load_dictionary, load_sae
 from clipattr.discovery.findings import Findings
 from clipattr.errors import ClipattrError, DataError, DictionaryError, ModelError, StudyError
-from clipattr.images import Images
+from clipattr.images.collection import Images
+from clipattr.images.decoding import PictureError, read_picture
 from clipattr.meaning import Vocabulary
-from clipattr.pictures import PictureError, read_picture
-from clipattr.report import write_report
-from clipattr.study import open_study
-from clipattr.weights import find_weights
+from clipattr.models.weights import find_weights
+from clipattr.reporting.page import write_report
+from clipattr.studies.study import open_study
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -195,7 +195,7 @@ def test_a_prompt_of_any_kind_is_embedded_or_refused(tiny_model, text):
 
 
 def test_texts_with_every_kind_of_line_end_come_back_from_a_table(tmp_path):
-    from clipattr.study_files import read_pictures, write_pictures
+    from clipattr.studies.format import read_pictures, write_pictures
 
     (tmp_path / "pictures").mkdir()
     for name in ("a\rb", "c\nd", 'e,"f', "\u2028g", "\x1b[31m"):
@@ -216,8 +216,8 @@ def test_directions_of_writing_and_control_characters_are_shown_as_codes(fuzz, t
 
 
 def test_names_that_are_no_unicode_stay_in_studies_and_files_of_results(fuzz, tiny_model, tmp_path):
-    from clipattr.cli import main
-    from clipattr.study import build_study
+    from clipattr.cli.main import main
+    from clipattr.studies.study import build_study
 
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -258,7 +258,7 @@ def test_names_that_are_no_unicode_stay_in_studies_and_files_of_results(fuzz, ti
 
 @pytest.fixture(scope="session")
 def study_folder(tiny_model, tmp_path_factory):
-    from clipattr.study import build_study
+    from clipattr.studies.study import build_study
 
     pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(24)]
     path = tmp_path_factory.mktemp("study") / "s"
@@ -296,7 +296,7 @@ def test_a_study_whose_files_lead_out_of_its_folder_is_refused(copied, name):
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/hostname", "a\0b", "", None, 7])
 def test_a_stream_whose_shards_lead_out_of_its_folder_is_refused(fuzz, tmp_path, name):
-    from clipattr.attribution.stream import Attributions
+    from clipattr.attribution.streaming import Attributions
 
     place = fuzz.first("attributions", tmp_path)
     manifest = json.loads((place / "attributions.json").read_text())
@@ -387,7 +387,7 @@ def _own_sizes(folder):
 
 
 def test_what_is_written_to_a_device_or_pipe_does_not_replace_it(tmp_path):
-    from clipattr.terminal import write
+    from clipattr.cli.terminal import write
 
     (tmp_path / "null").symlink_to("/dev/null")
     write("{}", str(tmp_path / "null"))

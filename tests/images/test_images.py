@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from clipattr.errors import DataError
-from clipattr.images import Images, hold_out
-from clipattr.pictures import PictureError
+from clipattr.images.collection import Images, hold_out
+from clipattr.images.decoding import PictureError
 
 
 def save(path, colour=(10, 20, 30), size=(8, 6)):

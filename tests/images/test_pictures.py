@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr.pictures import PictureError, difference_hash, read_picture, thumbnail_bytes
+from clipattr.images.decoding import PictureError, difference_hash, read_picture, thumbnail_bytes
 
 
 def pixels(seed=0, height=12, width=16):
@@ -110,7 +110,7 @@ def test_a_bomb_is_refused_before_it_is_decoded():
 def test_a_giant_picture_is_decoded_at_draft_size_and_beyond_the_limit_refused(monkeypatch):
     data = encoded(Image.new("L", (12_000, 6_000), 90), "JPEG")
     assert read_picture(data, draft=224).size == (1500, 750)  # an eighth, the smallest that JPEG decodes to
-    monkeypatch.setattr("clipattr.pictures.MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr("clipattr.images.decoding.MAX_PIXELS", 1_000_000)
     with pytest.raises(PictureError, match="too many pixels"):
         read_picture(encoded(Image.new("L", (2000, 2000)), "PNG"))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipattr import HAM10000_CLASSES, Images, open_table
 from clipattr.errors import DataError
-from clipattr.splits import split_by_unit, units_of
+from clipattr.images.splits import split_by_unit, units_of
 
 
 def picture(path, size=4):

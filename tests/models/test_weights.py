@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import clipattr
 from clipattr import ModelError, load_model
-from clipattr.weights import hash_weights
+from clipattr.models.weights import hash_weights
 
 
 def rewrite(folder, change):

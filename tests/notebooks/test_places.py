@@ -112,10 +112,10 @@ def test_offline_a_model_that_is_not_here_is_a_sentence_with_advice(tmp_path):
 
 
 def test_on_a_read_only_place_the_command_line_says_where_it_cannot_write(tmp_path, monkeypatch, capsys):
-    import clipattr.terminal
-    from clipattr.cli import main
+    import clipattr.cli.terminal
+    from clipattr.cli.main import main
 
-    monkeypatch.setattr(clipattr.terminal.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(clipattr.cli.terminal.os, "access", lambda path, mode: False)
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 2
     assert "is not writable" in capsys.readouterr().err and not list(tmp_path.iterdir())

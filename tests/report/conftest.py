@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipattr.discovery.findings import KINDS, Finding, Findings, Interval
-from clipattr.images import Images
+from clipattr.images.collection import Images
 
 
 def make_finding(number=0, **changes):

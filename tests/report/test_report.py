@@ -11,7 +11,7 @@ from PIL import Image
 from clipattr import report, report_pictures
 from clipattr.discovery.findings import Findings, Interval
 from clipattr.errors import DataError
-from clipattr.images import Images
+from clipattr.images.collection import Images
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from clipattr.discovery.findings import KINDS
-from clipattr.plots import KIND_MARKS
-from clipattr.wording import KIND_WORDS, percent, points, signed, span, visible
+from clipattr.display.plots import KIND_MARKS
+from clipattr.display.wording import KIND_WORDS, percent, points, signed, span, visible
 
 
 def test_marks_that_turn_text_round_are_shown_as_code_points():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipattr.discovery.audit import Settings
+from clipattr.discovery.audit.run import Settings
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from clipattr.cli import main
+from clipattr.cli.main import main
 from clipattr.errors import DataError
-from clipattr.plan import JPEG, THUMBNAIL, plan_study
+from clipattr.studies.plan import JPEG, THUMBNAIL, plan_study
 
 RATES = {
     "decode": 50.0,
@@ -21,13 +21,13 @@ RATES = {
 @pytest.fixture
 def measured(monkeypatch):
     """Rates as if measured: encoding both models 10 pictures a second."""
-    monkeypatch.setattr("clipattr.plan._decode_rate", lambda model, seconds: RATES["decode"])
-    monkeypatch.setattr("clipattr.plan._encode_rate", lambda model, batch, seconds: RATES["encode"])
+    monkeypatch.setattr("clipattr.studies.plan._decode_rate", lambda model, seconds: RATES["decode"])
+    monkeypatch.setattr("clipattr.studies.plan._encode_rate", lambda model, batch, seconds: RATES["encode"])
     monkeypatch.setattr(
-        "clipattr.plan._dictionary_rates",
+        "clipattr.studies.plan._dictionary_rates",
         lambda *sizes: {name: RATES[name] for name in ("codes", "examples")},
     )
-    monkeypatch.setattr("clipattr.plan._disk_rate", lambda: RATES["disk_bytes"])
+    monkeypatch.setattr("clipattr.studies.plan._disk_rate", lambda: RATES["disk_bytes"])
 
 
 def rows(plan):
@@ -77,7 +77,7 @@ def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monke
     def hasty(*models, **settings):
         return real(*models, **settings, seconds=0.01, batch=2)
 
-    monkeypatch.setattr("clipattr.plan.plan_study", hasty)
+    monkeypatch.setattr("clipattr.studies.plan.plan_study", hasty)
     told = tmp_path / "plan.json"
     arguments = [
         "plan",

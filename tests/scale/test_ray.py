@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery.audit import audit
+from clipattr.discovery.audit.run import audit
 from clipattr.errors import DataError
 
 if os.environ.get("CI") == "true":
@@ -26,7 +26,7 @@ SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "bat
 def engine():
     import ray
 
-    from clipattr.scale import Ray
+    from clipattr.execution.ray import Ray
 
     with Ray(workers=2) as engine:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
@@ -77,10 +77,10 @@ def refuse(shared, item):
 
 
 def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch, everything_counts):
-    from clipattr.study import build_study
+    from clipattr.studies.study import build_study
 
     for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
-        monkeypatch.setattr(f"clipattr.building.{name}", value)
+        monkeypatch.setattr(f"clipattr.studies.build.{name}", value)
     pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(40)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def test_a_slow_worker_does_not_hold_up_the_other_and_keeps_its_place(engine, tm
 
 
 def test_no_more_work_is_under_way_than_there_are_workers(engine, tmp_path):
-    from clipattr.scale import Ray
+    from clipattr.execution.ray import Ray
 
     one = Ray(workers=1)  # of the same cluster, which has two cores
     assert set(one.map(crowd, str(tmp_path), range(6))) == {1}
@@ -126,7 +126,7 @@ def test_workers_are_as_important_as_whoever_waits_for_them(engine):
 
 
 def test_workers_that_keep_dying_are_an_error_that_says_what_to_do(engine, monkeypatch):
-    monkeypatch.setattr("clipattr.scale.RETRIES", 1)  # every worker takes seconds to come
+    monkeypatch.setattr("clipattr.execution.ray.RETRIES", 1)  # every worker takes seconds to come
     with pytest.raises(DataError, match=r"(?s)died 2 times.*fewer workers"):
         list(engine.map(die, None, [0]))
 
@@ -137,7 +137,7 @@ def test_an_error_in_a_worker_is_that_error_here(engine):
 
 
 def test_absurd_numbers_of_workers_are_refused():
-    from clipattr.scale import Ray
+    from clipattr.execution.ray import Ray
 
     with pytest.raises(DataError, match="at least one worker"):
         Ray(workers=0)

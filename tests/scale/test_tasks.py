@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.collecting import collect_activations
-from clipattr.discovery.audit import audit
-from clipattr.study import build_study
+from clipattr.discovery.audit.run import audit
+from clipattr.studies.collect import collect_activations
+from clipattr.studies.study import build_study
 
 
 class Elsewhere:

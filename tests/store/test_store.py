@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.collecting import collect_activations
 from clipattr.dictionaries import train_sae
 from clipattr.errors import DataError, DictionaryError
-from clipattr.shards import block_orders, gather
 from clipattr.sites import activations
-from clipattr.store import ActivationStore
+from clipattr.storage.activations import ActivationStore
+from clipattr.storage.shards import block_orders, gather
+from clipattr.studies.collect import collect_activations
 
 PICTURES = 22
 
@@ -117,7 +117,7 @@ def test_a_store_mixed_on_writing_holds_the_same_rows_and_says_where_each_comes_
     everything = plain.at("image.-2.patches").read(0, PICTURES * 16)
     torch.testing.assert_close(patches.read(0, len(patches)), everything[rows])
     # Blocks of whole rows, several to a batch.
-    monkeypatch.setattr("clipattr.store.BLOCK_BYTES", 10 * 64 * 4)
+    monkeypatch.setattr("clipattr.storage.activations.BLOCK_BYTES", 10 * 64 * 4)
     batches = list(patches.shuffled(44, seed=1))
     assert torch.equal(
         torch.cat(batches)[:, 0].sort().values, patches.read(0, len(patches))[:, 0].sort().values
@@ -161,14 +161,14 @@ def test_the_pooled_output_is_kept_beside_other_sites(tiny_model, pictures, tmp_
 
 
 def test_an_empty_store_is_refused_before_training(tiny_model, tmp_path):
-    store = ActivationStore.create(tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x")
+    store = ActivationStore.create(tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=8, fingerprint="x")
     with pytest.raises(DictionaryError, match="needs activations"):
         train_sae(store, n_latents=80, k=2, steps=1, progress=False)
 
 
 def test_shapes_that_do_not_fit_are_refused(tiny_model, tmp_path):
     store = ActivationStore.create(
-        tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x", batch=4, shard_pictures=4
+        tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=8, fingerprint="x", batch=4, shard_pictures=4
     )
     with pytest.raises(DataError, match=r"must be 64 wide; got shape \(8, 32\)"):
         store.write_shard({"image.-1.cls": torch.zeros(8, 32)}, [])
@@ -226,7 +226,7 @@ def test_damage_is_found_and_named(tiny_model, pictures, tmp_path):
 @pytest.mark.parametrize(("value", "advice"), [(float("nan"), "check the model"), (1e5, "float32")])
 def test_values_that_float16_cannot_hold_name_shard_and_row(tiny_model, tmp_path, value, advice):
     store = ActivationStore.create(
-        tmp_path, tiny_model, "image.-1.cls", pictures=8, fingerprint="x", batch=4, shard_pictures=4
+        tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=8, fingerprint="x", batch=4, shard_pictures=4
     )
     acts = torch.zeros(4, 64)
     store.write_shard({"image.-1.cls": acts}, [])
@@ -237,7 +237,9 @@ def test_values_that_float16_cannot_hold_name_shard_and_row(tiny_model, tmp_path
 
 
 def test_a_full_disk_leaves_whole_shards_only(tiny_model, tmp_path, monkeypatch):
-    store = ActivationStore.create(tmp_path, tiny_model, "image.-1.cls", pictures=4, fingerprint="x", batch=4)
+    store = ActivationStore.create(
+        tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=4, fingerprint="x", batch=4
+    )
 
     class Full(np.ndarray):
         def tofile(self, file, *args):

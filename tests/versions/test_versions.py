@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import clipattr as ca
-from clipattr.attribution.stream import Attributions
+from clipattr.attribution.streaming import Attributions
 from clipattr.dictionaries import load_dictionary
 from clipattr.dictionaries.code_store import CodeStore
 from clipattr.discovery.findings import Findings
-from clipattr.discovery.probes import Probe
+from clipattr.discovery.probes.probe import Probe
 from clipattr.errors import ClipattrError
 
 

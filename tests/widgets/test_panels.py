@@ -335,7 +335,7 @@ def test_on_a_read_only_disk_a_name_is_refused_in_words_and_all_else_works(fresh
     def full(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("clipattr.study.write_json", full)
+    monkeypatch.setattr("clipattr.studies.study.write_json", full)
     panel = ExplorerPanel(fresh_study, prompt="kite")
     panel.rename.value = "mine"
     assert "Read-only file system" in panel.notice.value and panel.bars.rows
@@ -343,7 +343,7 @@ def test_on_a_read_only_disk_a_name_is_refused_in_words_and_all_else_works(fresh
 
 
 def test_a_repair_shows_accuracy_before_and_after_beside_what_was_taken_out(study, panels, monkeypatch):
-    room = import_module("clipattr.discovery.repair")
+    room = import_module("clipattr.discovery.repair.repair")
     row = {"measure": "accuracy", "pictures": 40, "unit": "share", "before": 0.8, "before_low": 0.7,
            "before_high": 0.9, "after": 0.85, "after_low": 0.75, "after_high": 0.95, "change": 0.05,
            "change_low": -0.01, "change_high": 0.11}  # fmt: skip

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors_bytes
 from torch import Tensor
 
-from clipattr.documents import parse_json, read_json
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import parse_json, read_json
 
 WEIGHT_NAMES = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "sae.pt", "weights.pt", "sparse_autoencoder_final.pt",

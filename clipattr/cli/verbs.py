@@ -1,0 +1,165 @@
+"""Jobs: the verbs that prepare a study piece by piece, for those who want to reuse or replace a piece.
+
+Owns `encode`, `train` and `convert` of the command line. Like every verb they compute nothing themselves: each calls
+the function that a notebook calls, and prints what came out. Start at `JOBS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipattr.cli.arguments import OK
+from clipattr.cli.terminal import emit, print_table, say
+from clipattr.display.wording import visible
+from clipattr.storage.documents import json_text
+
+
+def encode(arguments: argparse.Namespace) -> int:
+    """Pictures to a store of activations."""
+    from clipattr.models.loading import load_model
+    from clipattr.studies.collect import collect_activations
+
+    sites = arguments.site or ["image.-1.cls"]
+    with engine_of(arguments) as engine:
+        store = collect_activations(
+            load_model(arguments.model),
+            arguments.images,
+            sites,
+            arguments.out,
+            batch=arguments.batch,
+            progress=not arguments.quiet,
+            engine=engine,
+        )
+    for note in store.notes:
+        say(f"note: {note}")
+    for name, reason in store.skipped[:5]:
+        say(f"left out {visible(name, 80)}: {visible(reason, 120)}")
+    record = {
+        "store": str(store.path),
+        "sites": sites,
+        "activations": len(store),
+        "width": store.width,
+        "fingerprint": store.fingerprint,
+        "skipped": store.skipped,
+    }
+    where, out = shlex.quote(str(store.path)), shlex.quote(f"{store.path}.sae")
+    text = (
+        f"{len(store):,} activations of {store.width} numbers at {', '.join(sites)}; "
+        f"{len(store.skipped):,} pictures left out\n"
+        f"Next: clipattr train {where} --out {out} --latents {8 * store.width} --k 32"
+    )
+    return _told(arguments, record, text)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """A store of activations to a dictionary; checkpoints lie in a folder beside it until it is finished."""
+    from clipattr.dictionaries import train_sae
+    from clipattr.storage.activations import ActivationStore
+
+    out = Path(arguments.out)
+    made = train_sae(
+        ActivationStore.open(arguments.store, arguments.site),
+        n_latents=arguments.latents,
+        k=arguments.k,
+        kind=arguments.kind,
+        steps=arguments.steps,
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        checkpoint=out.with_name(out.name + ".checkpoint"),
+        progress=not arguments.quiet,
+    )
+    if os.environ.get("RANK", "0") != "0":  # another process of torchrun writes
+        return OK
+    made.save(out)
+    return _told(arguments, _described(made, out), _introduced(made, out))
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Another project's file to a dictionary in the own format."""
+    from clipattr.dictionaries import convert as convert_file
+
+    given = {"site": arguments.site} if arguments.site else {}
+    given |= dict(arguments.set)
+    made = convert_file(arguments.file, arguments.out, arguments.format, **given)
+    return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """What a study will cost, from ten seconds of measuring."""
+    from clipattr.models.loading import load_model
+    from clipattr.studies.plan import plan_study
+
+    say("measuring for about ten seconds")
+    made = plan_study(
+        load_model(arguments.model),
+        load_model(arguments.evaluator) if arguments.evaluator else None,
+        pictures=arguments.pictures,
+        n_latents=arguments.latents,
+        k=arguments.k,
+        examples=arguments.examples,
+        words=arguments.words,
+        steps=arguments.steps,
+        workers=arguments.workers,
+    )
+    emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    columns = ("stage", "hours", "workers", "disk GB", "memory GB", "network GB")
+    rows = [
+        (row.stage, f"{row.hours:,.2f}", str(row.workers), f"{row.disk_gb:,.1f}", f"{row.memory_gb:,.1f}",
+         f"{row.network_gb:,.1f}")
+        for row in made.table.itertuples(index=False)
+    ]  # fmt: skip
+    total = ("all", f"{made.seconds / 3600:,.2f}", "", f"{made.disk / 1e9:,.1f}", "", "")
+    print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
+    print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
+    return OK
+
+
+def engine_of(arguments: argparse.Namespace) -> Any:
+    """Where a verb computes: Ray if it was asked for, else this process."""
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if arguments.ray or arguments.ray_address:
+        from clipattr.execution.ray import Ray
+
+        return Ray(arguments.ray, address=arguments.ray_address, threads=arguments.threads or 1)
+    return contextlib.nullcontext()
+
+
+def _described(made: Any, out: Path) -> dict[str, Any]:
+    return {
+        "dictionary": str(out),
+        "hash": made.hash,
+        "kind": made.kind,
+        "latents": made.n_latents,
+        "width": made.width,
+        "k": made.k,
+        "site": made.site,
+        "info": made.info,
+    }
+
+
+def _introduced(made: Any, out: Path) -> str:
+    fvu = made.info.get("fvu")
+    unexplained = f", {fvu * 100:.1f} % of the variance unexplained" if isinstance(fvu, float) else ""
+    return (
+        f"{made!r}{unexplained}\nNext: clipattr study MODEL IMAGES --out STUDY --sae {shlex.quote(str(out))}"
+    )
+
+
+def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> int:
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    print(text, file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return OK
+
+
+JOBS = {"encode": encode, "train": train, "convert": convert, "plan": plan}

@@ -1,0 +1,306 @@
+"""Families for a prompt and a meaning that comes with it: latents that fire for the meaning where the prompt is not.
+
+What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
+them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
+that fires for both senses of one word follows the word as well; only pictures that carry the word's label, and do not
+show what the word means, tell. And one that fires for candles beside books alone follows neither; covering the book
+tells. Owns that choice of latents; what comes with a prompt is `company`'s, covering pictures `covering`'s.
+Start at `company_families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from clipattr.discovery.audit.cooccurrence import company
+from clipattr.discovery.audit.occlusion import Covered, Covering
+from clipattr.discovery.audit.presence import BLOCK, gap, shown, ways
+
+if TYPE_CHECKING:
+    from clipattr.discovery.audit.reliance import Half, Reliance
+
+FEW = 5  # pictures below which nothing is said
+LOOKALIKE = 0.4  # of the way to a prompt's best pictures, on the meaning's other ones: seen there as well
+SAME = 0.98  # cosine of two texts that mean the same to the evaluator
+INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
+ALIKE = 0.5  # share of one mean strength that another must reach
+MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
+CLEAR = 3.0  # times as strong on pictures of the meaning as on pictures of neither
+CARRIES = 0.05  # share of a family's reliance below which a latent is left out
+PURELY = 0.25  # of its strength on pictures with both, for the meaning alone
+CHANCE = 0.01  # of a latent being this much weaker without the meaning, if it did not matter
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Latents through which a meaning speaks for a prompt.
+
+    Attributes:
+        prompt: its number. word: number of the meaning's word in the vocabulary.
+        latents: the one that carries most first.
+        carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
+        reason: what chose the latents: "company", how they fire on different pictures; "covered", that covering the
+            meaning silences them; "written", that writing the prompt wakes them.
+    """
+
+    prompt: int
+    word: int
+    latents: list[int]
+    carried: float
+    reason: str
+
+
+def mean_strength(codes: Any, pictures: Tensor, few: int = FEW) -> np.ndarray:
+    """(latents,) mean code over some pictures, (all,) bool or weights; NaN where these come to less than `few`."""
+    total = float(pictures.sum())
+    if total < few:
+        return np.full(codes.shape[1], np.nan)
+    chosen = torch.nonzero(pictures).flatten()
+    return np.asarray(codes[chosen.numpy()].T @ (pictures[chosen].double().numpy() / total)).ravel()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where a prompt and a meaning that comes with it are seen, each (pictures,) bool.
+
+    Attributes:
+        is_own: the prompt's own pictures. meaning: those that show the meaning. prompt: those that show the prompt.
+        without: how surely each does not show the meaning, 0 to 1: the evaluator misses it in some that have it.
+        instead: the prompt's own pictures fall into two, and one part shows the meaning in the prompt's place.
+    """
+
+    is_own: Tensor
+    meaning: Tensor
+    prompt: Tensor
+    without: Tensor
+    instead: bool
+
+
+def meet(
+    is_own: Tensor,
+    sees: Tensor,
+    sees_prompt: Tensor,
+    way: Tensor,
+    way_prompt: Tensor,
+    without: Tensor | None = None,
+) -> Meeting | None:
+    """How a prompt and a meaning meet; None where the evaluator merely takes one for the other.
+
+    Things that look alike are seen together as well. They are told from company by the meaning's other pictures: a
+    banjo is not seen on other pictures of lemons, but a lion on other pictures of tigers. Such a lookalike still counts
+    where it stands in the prompt's place, that is where it is seen more clearly than the prompt.
+
+    Args:
+        is_own, sees, sees_prompt: (pictures,) bool, the prompt's own pictures, where the meaning and where the prompt
+            is seen; way, way_prompt: (pictures,) how clearly, as `sight.ways` has it.
+        without: (pictures,) how surely the meaning is missing, 0 to 1; default 1 wherever it is not seen.
+    """
+    elsewhere = sees & ~is_own
+    alike = float(way_prompt[elsewhere].mean()) if elsewhere.sum() >= FEW else 0.0
+    if alike >= LOOKALIKE:
+        sees, sees_prompt = sees & (way > way_prompt), sees_prompt & (way_prompt >= way)
+    instead = float((sees & ~sees_prompt)[is_own].float().mean()) >= INSTEAD
+    without = (~sees).double() if without is None else without
+    return Meeting(is_own, sees, sees_prompt, without, instead) if instead or alike < LOOKALIKE else None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which latents stand for a meaning, and how surely; each (latents,).
+
+    Attributes:
+        fits: bool. clearer: how much clearer each responds to the meaning alone than to neither, −1 to 1; above 1 for
+            those that covering the meaning silences.
+        purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together, or
+            fall silent when it is covered. Any other may be the prompt's own.
+        covered: whether the meaning has a place of its own, and covering it has spoken.
+    """
+
+    fits: np.ndarray
+    clearer: np.ndarray
+    purely: np.ndarray
+    covered: bool = False
+
+
+def stands_for(codes: Any, meeting: Meeting) -> Standing:
+    """Which latents stand for the meaning rather than for the prompt.
+
+    In the prompt's place: latents at least half as strong there as on the other part of its own pictures; one latent
+    may have learnt both. Beside the prompt: latents that lose half of their strength on own pictures without the
+    meaning; where nearly all own pictures have it, those that respond more to the meaning without the prompt than to
+    the prompt without the meaning. In either case latents that respond to the meaning alone clearly more than to
+    neither, or whose loss without it is no chance (Mann-Whitney): such a latent may fire for both together alone.
+
+    Args:
+        codes: (pictures, latents) scipy CSR.
+    """
+    own, there, prompt = meeting.is_own, meeting.meaning, meeting.prompt
+    neither = np.nan_to_num(mean_strength(codes, ~there & ~prompt & ~own))
+    if meeting.instead:
+        alone = mean_strength(codes, there & ~prompt)
+        with_it = mean_strength(codes, own & there & ~prompt)
+        fits = with_it >= ALIKE * np.nan_to_num(mean_strength(codes, own & prompt & ~there))
+    else:
+        alone = mean_strength(codes, there & ~prompt & ~own)
+        with_it, without = (
+            mean_strength(codes, own & there),
+            mean_strength(codes, own * meeting.without, few=1),
+        )
+        prompt_alone = np.nan_to_num(mean_strength(codes, prompt & ~there & ~own))
+        fits = np.where(np.isnan(without), alone >= MORE * prompt_alone, ALIKE * with_it >= without)
+        fits |= alone >= with_it
+    alone = np.nan_to_num(alone)
+    clearer = (alone - neither) / np.maximum(alone + neither, 1e-9)
+    responds = alone > CLEAR * neither
+    if not meeting.instead:
+        loses = lost_without(codes, own & there, own & ~there, fits & ~responds)
+        responds, clearer = responds | loses, np.where(loses, np.maximum(clearer, 0.0) + 1e-3, clearer)
+    return Standing(fits & responds, clearer, fits & responds & (alone >= PURELY * np.nan_to_num(with_it)))
+
+
+def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray) -> np.ndarray:
+    """Which of some latents are weaker without a meaning than chance would have them, (latents,) bool.
+
+    Args:
+        codes: (pictures, latents) scipy CSR. with_it, without: (pictures,) bool. among: (latents,) bool.
+    """
+    from scipy.stats import mannwhitneyu
+
+    lost = np.zeros(codes.shape[1], dtype=bool)
+    asked = np.flatnonzero(among)
+    if len(asked) and with_it.sum() >= FEW and without.sum() >= 3:
+        groups = (
+            codes[torch.nonzero(some).flatten().numpy()][:, asked].toarray() for some in (with_it, without)
+        )
+        lost[asked] = mannwhitneyu(*groups, alternative="greater", method="asymptotic").pvalue < CHANCE
+    return lost
+
+
+def silenced(covered: Covered, otherwise: Standing | None) -> Standing:
+    """What covering a meaning says of the latents, before what `stands_for` says.
+
+    Covering names the latents that a meaning has on these pictures; that others fire for it elsewhere adds to them.
+    """
+    silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
+    if otherwise is None:
+        return Standing(silent, np.where(silent, 1 + covered.lost, 0.0), silent, covered=True)
+    clearer = np.where(silent, 1 + covered.lost, otherwise.clearer)
+    return Standing(otherwise.fits | silent, clearer, otherwise.purely | silent, covered=True)
+
+
+def families_apart(
+    prompt: int,
+    standing: Mapping[int, Standing],
+    carried: Mapping[int, Tensor],
+    enough: float,
+) -> list[Apart]:
+    """The families of one prompt, one for each meaning that comes with it.
+
+    A latent that could stand for several meanings stands for the one to which it responds most clearly. Where those
+    that purely stand for a meaning carry enough for a finding, its family is made of them.
+
+    Args:
+        standing: by word, what `stands_for` or `silenced` says of the latents. carried: by word, (latents,) mean
+            single-latent ablation on the prompt's own pictures that show the word; what does not lift the prompt there
+            is left out. enough: raw cosine.
+    """
+    n_latents = len(next(iter(carried.values())))
+    best, belongs = np.zeros(n_latents), np.full(n_latents, -1)
+    for word, some in standing.items():
+        better = some.fits & (carried[word].numpy() > 0) & (some.clearer > best)
+        best[better], belongs[better] = some.clearer[better], word
+    found = []
+    for word, share in carried.items():
+        latents = np.flatnonzero(belongs == word)
+        purely = latents[standing[word].purely[latents]]
+        if share[purely].sum() >= enough:
+            latents = purely
+        ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
+        kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
+        if kept:
+            reason = "covered" if standing[word].covered else "company"
+            found.append(Apart(prompt, word, kept, float(share[kept].sum()), reason))
+    return found
+
+
+def words_along(
+    reliance: Reliance, half: Half, meant: Tensor, discovery_rate: float, least_lift: float
+) -> list[list[int]]:
+    """For every prompt the numbers of the words that come with it, and do not mean the same.
+
+    Args:
+        half, meant: as for `company_families`. discovery_rate, least_lift: as in the audit's settings.
+    """
+    study = reliance.study
+    pictures, vocabulary = study.seen(half.rows), study.vocabulary_embeddings.float()
+    comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
+    likeness = meant.float() @ vocabulary.T
+    return [
+        [
+            word
+            for word in comes.of(number, discovery_rate, least_lift)
+            if study.vocabulary.words[word].casefold() != prompt.text.casefold()
+            and likeness[number, word] < SAME
+        ]
+        for number, prompt in enumerate(reliance.prompts)
+    ]
+
+
+def company_families(
+    reliance: Reliance,
+    half: Half,
+    meant: Tensor,
+    along: Sequence[Sequence[int]],
+    least_reliance: float,
+    enough: float,
+    covered_pictures: int,
+    progress: bool = False,
+) -> list[Apart]:
+    """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
+
+    Args:
+        half: whose pictures decide.
+        meant: (prompts, embed), what the evaluator takes the prompts to mean.
+        along: for each prompt the numbers of the words that come with it.
+        least_reliance, covered_pictures: as in the audit's settings.
+        enough: raw cosine that latents which purely stand for a meaning must carry to be its family.
+        progress: show a bar.
+    """
+    study = reliance.study
+    pictures = study.seen(half.rows)
+    vocabulary = study.vocabulary_embeddings.float()
+    codes, found = reliance.codes(half.rows), []
+    for number, words in enumerate(tqdm(along, desc="company", unit="prompt", disable=not progress)):
+        if not words:
+            continue
+        meanings = torch.stack([meant[number].float(), *vocabulary[list(words)]])
+        clear = ways(pictures, meanings)
+        bounds, is_own = gap(clear), half.is_own(number)
+        seen, missing = clear > bounds, (1 - clear / bounds).clamp(0, 1)
+        covering, standing = Covering(study, half.rows, pictures, covered_pictures), {}
+        for place, word in enumerate(words, start=1):
+            meeting = meet(
+                is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0], missing[:, place]
+            )
+            without = None
+            if meeting is None or not meeting.instead:
+                without = covering.cover(
+                    is_own & seen[:, place], clear[:, place], meanings[0], meanings[place]
+                )
+            if meeting is not None:
+                standing[word] = stands_for(codes, meeting)
+            if without is not None:
+                standing[word] = silenced(without, standing.get(word))
+        if not standing:
+            continue
+        carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in standing]])
+        families = families_apart(number, standing, dict(zip(standing, carried, strict=True)), enough)
+        found += [family for family in families if family.carried >= least_reliance]
+    return found

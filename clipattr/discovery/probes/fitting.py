@@ -1,0 +1,294 @@
+"""Fitting: linear probes on embeddings and sparse ones on codes, with scikit-learn.
+
+Owns what is learnt from labelled pictures: strength by cross-validation, classes counted alike, logits at the
+temperature that suits pictures left out. Ignores what a probe is (`probes.py`). Start at `fit_probe`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.discovery.encoded import encoded, names_given
+from clipattr.discovery.probes.null_space import remover
+from clipattr.discovery.probes.probe import Probe
+from clipattr.errors import DataError
+
+STRENGTHS = tuple(10.0**power for power in range(-2, 5))  # scikit-learn's C; embeddings have unit length
+FEWEST = 2  # pictures a class needs to be told from another
+
+
+def fit_probe(
+    source: Any,
+    labels: Sequence[str | None] | None = None,
+    *,
+    penalty: str = "l2",
+    strength: float | None = None,
+    balanced: bool = True,
+    calibrate: bool = True,
+    folds: int = 5,
+    weights: Sequence[float] | None = None,
+    blind_to: Tensor | None = None,
+    model_hash: str | None = None,
+    seed: int = 0,
+) -> Probe:
+    """Fit a multinomial logistic regression on embeddings.
+
+    Args:
+        source: (pictures, embed) unit-length embeddings; or a study, whose pictures that are not held out are taken.
+        labels: one a picture, None for pictures to leave out; a study's own where left out.
+        penalty: "l2" or "l1".
+        strength: scikit-learn's C, large is weak; where None the smallest whose cross-validated log-loss is within
+            one standard error of the best.
+        balanced: classes count alike, however many pictures each has.
+        calibrate: bring the logits to the temperature that suits pictures left out in cross-validation.
+        folds: of the cross-validation; fewer where a class has fewer pictures.
+        weights: how much each picture counts.
+        blind_to: (embed, n) directions that the probe must not use, of `directions_of`.
+
+    Raises:
+        DataError: numbers that do not match, fewer than two classes, a class with a single picture, or embeddings that
+            are not finite.
+    """
+    if penalty not in ("l1", "l2"):
+        raise DataError(f"the penalty is 'l1' or 'l2'; got {penalty!r}.")
+    embeddings, labels, model_hash = _material(source, labels, model_hash)
+    kept, names, y = _classes(labels)
+    each = _weights(y, None if weights is None else np.asarray(weights, dtype=float)[kept], balanced)
+    x = embeddings[kept].double().numpy()
+    if blind_to is not None:
+        if blind_to.ndim != 2 or len(blind_to) != x.shape[1]:
+            raise DataError(
+                f"blind_to holds directions of embeddings, ({x.shape[1]}, n); got {tuple(blind_to.shape)}."
+            )
+        x = x @ remover(blind_to).numpy()
+    coef, intercept, about = _best(x, y, each, penalty, strength, folds, seed, calibrate)
+    if blind_to is not None:  # the fit leaves what it never saw at zero, up to its tolerance
+        coef = coef @ remover(blind_to).numpy()
+    about |= {"kind": "logistic", "balanced": balanced}
+    about |= {} if blind_to is None else {"blind_to_directions": blind_to.shape[1]}
+    weights_, bias = torch.from_numpy(coef).float(), torch.from_numpy(intercept).float()
+    return Probe(tuple(names), weights_, bias, model_hash, about)
+
+
+@dataclass(frozen=True)
+class SparseProbe:
+    """A linear classifier on codes that uses few latents: `logit_c = Σ_j w_cj a_j + b_c`.
+
+    Attributes:
+        names: the classes. weights: (classes, latents) float32, mostly zero. bias: (classes,).
+    """
+
+    names: tuple[str, ...]
+    weights: Tensor
+    bias: Tensor
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> list[int]:
+        """The latents that any class uses."""
+        return torch.nonzero((self.weights != 0).any(0)).flatten().tolist()
+
+    def logits(self, codes: Any) -> Tensor:
+        """`SparseCodes` of pictures to (pictures, classes)."""
+        return torch.from_numpy(codes.to_scipy() @ self.weights.numpy().T) + self.bias
+
+    def top(self, name: str, n: int = 10) -> list[tuple[int, float]]:
+        """Latents that speak for a class and their weights, strongest first."""
+        row = self.weights[self.names.index(name)]
+        best = row.topk(min(n, int((row > 0).sum())))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def fit_sparse_probe(
+    source: Any,
+    labels: Sequence[str | None] | None = None,
+    *,
+    strength: float | None = None,
+    balanced: bool = True,
+    folds: int = 5,
+    seed: int = 0,
+) -> SparseProbe:
+    """Fit an L1 logistic regression on codes: which few latents tell the classes apart?
+
+    Args:
+        source: `SparseCodes`, or a study, whose pictures that are not held out are taken.
+        labels, strength, balanced, folds, seed: as for `fit_probe`. Each latent counts in units of its largest code.
+
+    Raises:
+        DataError: as `fit_probe`.
+    """
+    if hasattr(source, "to_scipy"):
+        codes, given = source, labels
+    else:
+        codes = source.codes.rows(torch.from_numpy(source.rows))
+        given = labels or [source.images.columns["label"][row] for row in source.rows.tolist()]
+    if given is None or len(given) != len(codes):
+        raise DataError(
+            f"{len(given or [])} labels for the codes of {len(codes)} pictures: one each is needed."
+        )
+    kept, names, y = _classes(given)
+    sparse = codes.to_scipy().astype(np.float64)
+    largest = np.asarray(abs(sparse).max(0).todense()).ravel()
+    scale = 1 / np.where(largest > 0, largest, 1)
+    x = sparse[kept].multiply(scale).tocsr()
+    x.indices, x.indptr = (
+        x.indices.astype(np.int32),
+        x.indptr.astype(np.int32),
+    )  # scikit-learn takes no others
+    coef, intercept, about = _best(x, y, _weights(y, None, balanced), "l1", strength, folds, seed, True)
+    made = torch.from_numpy(coef * scale).float()
+    return SparseProbe(tuple(names), made, torch.from_numpy(intercept).float(), about)
+
+
+def _classes(labels: Sequence[str | None]) -> tuple[list[int], list[str], np.ndarray]:
+    """Which pictures have a label, the classes, and the class number of each of those pictures."""
+    kept = [number for number, label in enumerate(labels) if label]
+    counts: dict[str, int] = {}
+    for number in kept:
+        counts[str(labels[number])] = counts.get(str(labels[number]), 0) + 1
+    names = sorted(counts)
+    if len(names) < 2:
+        raise DataError(
+            f"a probe tells classes apart; the labels hold {len(names)} ({', '.join(names) or 'none at all'}). Add "
+            "pictures of another class."
+        )
+    rare = [name for name in names if counts[name] < FEWEST]
+    if rare:
+        raise DataError(
+            f"{len(rare)} class(es) have fewer than {FEWEST} pictures, e.g. {rare[0]!r}. Leave them out (label None) "
+            "or add pictures."
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return kept, names, np.array([place[str(labels[number])] for number in kept])
+
+
+def _weights(y: np.ndarray, given: np.ndarray | None, balanced: bool) -> np.ndarray:
+    """How much each picture counts: as given, and classes alike where asked."""
+    each = np.ones(len(y)) if given is None else given
+    if not balanced:
+        return each
+    share = np.bincount(y, weights=each)
+    return each * (each.sum() / (len(share) * np.maximum(share, 1e-12)))[y]
+
+
+def _best(
+    x: Any, y: np.ndarray, each: np.ndarray, penalty: str, strength: float | None, folds: int, seed: int,
+    calibrate: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
+    """coef (classes, columns) and intercept (classes,) at the best strength, at left-out pictures' temperature."""
+    if strength is not None and not calibrate:  # nothing to learn from pictures left out
+        about: dict[str, Any] = {
+            "penalty": penalty,
+            "strength": strength,
+            "pictures": len(y),
+            "temperature": 1.0,
+        }
+        return *_fit(x, y, each, penalty, strength), about
+    folds = max(2, min(folds, int(np.bincount(y).min())))
+    losses: dict[float, float] = {}
+    left_out: dict[float, np.ndarray] = {}
+    for c in STRENGTHS if strength is None else (strength,):
+        left_out[c] = _left_out(x, y, each, penalty, c, folds, seed)
+        losses[c] = _log_loss(left_out[c], y, each)
+    best = min(losses, key=lambda c: (losses[c], c))
+    # The weakest that is no worse than chance explains: on separable pictures the loss falls without end.
+    bound = losses[best] + _standard_error(left_out[best], y, each)
+    chosen = min(c for c in losses if losses[c] <= bound)
+    coef, intercept = _fit(x, y, each, penalty, chosen)
+    sharpness = _sharpness(left_out[chosen], y, each) if calibrate else 1.0
+    about = {
+        "penalty": penalty, "strength": chosen, "pictures": len(y), "temperature": 1 / sharpness,
+        "cross_validated_log_loss": {str(c): loss for c, loss in losses.items()},
+    }  # fmt: skip
+    return coef * sharpness, intercept * sharpness, about
+
+
+def _material(
+    source: Any, labels: Sequence[str | None] | None, model_hash: str | None
+) -> tuple[Tensor, list[str | None], str | None]:
+    if isinstance(source, Tensor | np.ndarray):
+        embeddings = torch.as_tensor(source).detach().cpu()
+        if labels is None:
+            raise DataError("embeddings alone say nothing of classes: give labels, one a picture.")
+    else:
+        pictures = encoded(source, rows=source.rows)
+        given = names_given(labels, pictures, "label")
+        if given is None:
+            raise DataError("the study's pictures have no labels: give labels, one a picture.")
+        embeddings, labels, model_hash = pictures.embeddings, given, source.model.weights_hash
+    if embeddings.ndim != 2 or len(labels) != len(embeddings):
+        raise DataError(
+            f"{len(labels)} labels for embeddings of shape {tuple(embeddings.shape)}: one row a label."
+        )
+    if not torch.isfinite(embeddings).all():
+        raise DataError("some embeddings are not finite. Leave those pictures out.")
+    return embeddings, list(labels), model_hash
+
+
+def _fit(x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """coef (classes, embed) and intercept (classes,), also for two classes."""
+    # lbfgs knows no L1; saga does, and is slower. Since scikit-learn 1.8 the penalty is told by l1_ratio.
+    from sklearn import __version__ as version
+    from sklearn.linear_model import LogisticRegression
+
+    ratio = 1.0 if penalty == "l1" else 0.0
+    recent = tuple(int(part) for part in version.split(".")[:2]) >= (1, 8)
+    told: dict[str, Any] = {"l1_ratio": ratio} if recent else {"penalty": penalty}
+    solver = "saga" if penalty == "l1" else "lbfgs"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of iterations: the cross-validated loss judges the result
+        made = LogisticRegression(C=c, solver=solver, max_iter=1000, tol=1e-4, random_state=0, **told)
+        made.fit(x, y, sample_weight=each)
+    coef, intercept = made.coef_, made.intercept_
+    if len(coef) == 1:
+        return np.concatenate([-coef / 2, coef / 2]), np.concatenate([-intercept / 2, intercept / 2])
+    return coef, intercept
+
+
+def _left_out(
+    x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float, folds: int, seed: int
+) -> np.ndarray:
+    """Logits of every picture by a probe that has not seen it, (pictures, classes)."""
+    from sklearn.model_selection import StratifiedKFold
+
+    logits = np.zeros((len(y), y.max() + 1))
+    for seen, unseen in StratifiedKFold(folds, shuffle=True, random_state=seed).split(y, y):
+        coef, intercept = _fit(x[seen], y[seen], each[seen], penalty, c)
+        logits[unseen] = x[unseen] @ coef.T + intercept
+    return logits
+
+
+def _log_loss(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
+    return float((_surprisals(logits, y) * each).sum() / each.sum())
+
+
+def _standard_error(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
+    """Of the log-loss, pictures being independent."""
+    loss = _surprisals(logits, y)
+    return float(np.sqrt((each**2 * (loss - _log_loss(logits, y, each)) ** 2).sum()) / each.sum())
+
+
+def _surprisals(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    from scipy.special import log_softmax
+
+    return -log_softmax(logits, axis=1)[np.arange(len(y)), y]
+
+
+def _sharpness(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
+    """What to multiply logits by, at most 1, so that their softmax means what it says; found on left-out pictures.
+
+    Never sharper than fitted: where every left-out picture is right, sharper would always look better.
+    """
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda power: _log_loss(logits * np.exp(power), y, each), bounds=(-4, 0), method="bounded"
+    )
+    return float(np.exp(found.x))

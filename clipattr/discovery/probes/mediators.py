@@ -1,0 +1,84 @@
+"""Carriers: the latents through which a thing that a picture shows reaches a classifier.
+
+A latent carries a thing for a class if its code is higher on pictures that show the thing, all else alike, and if it
+lifts the class's margin where it is active. So even a thing to which no latent is devoted has carriers: it is spread
+over several. They are chosen on a study's finding half, and measured on other pictures.
+Owns this choice. Ignores how much they carry (`findings.py`). Start at `Carriers.of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from clipattr.attribution import ClosedFormTail
+from clipattr.discovery.encoded import exact_sums, summed_codes
+from clipattr.discovery.probes.matching import change, enough
+from clipattr.discovery.probes.presence import shown_words
+from clipattr.discovery.repair.directions import learning_pictures
+
+if TYPE_CHECKING:
+    from clipattr.studies.study import Study
+
+BY_CHANCE = 1.0  # latents of a dictionary that may pass for rising with a thing
+MOST = 50  # latents
+
+
+class Carriers:
+    """Latents that carry things that have a word.
+
+    Args:
+        words: numbers of the words, in the vocabulary. tail: aimed at the classes' margins.
+    """
+
+    def __init__(self, study: Study, words: Sequence[int], tail: ClosedFormTail):
+        self.pictures = learning_pictures(study)
+        self.seen = self.pictures.seen(study)
+        self.shown = shown_words(study, self.seen, words)
+        self.classes, _ = self.pictures.classes()
+        self._codes = self.pictures.codes.to_scipy().tocsr().astype(np.float64)
+        self._squares = self._codes.multiply(self._codes).tocsr()
+        self._means = np.asarray(self._codes.mean(0)).ravel()
+        self.rise = NormalDist().inv_cdf(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
+        self._lift, _ = exact_sums(tail, self.pictures.acts, self.pictures.codes)  # (latents, classes)
+        self._rises: dict[int, np.ndarray] = {}
+
+    def of(self, word: int, number: int) -> list[int]:
+        """Carriers of a thing for a class, those that rise most surely with it first.
+
+        Args:
+            word: its place among the words. number: of the class.
+        """
+        if word not in self._rises:
+            self._rises[word] = self._sureness(word)
+        rises = np.where(self._lift[:, number].numpy() > 0, self._rises[word], -np.inf)
+        order = np.argsort(-rises, kind="stable")[:MOST]
+        return [int(latent) for latent in order if rises[latent] >= self.rise]
+
+    def examples(self, word: int, latents: Sequence[int], n: int) -> list[int]:
+        """Rows of the study's pictures that show a thing, those on which its carriers are most active first."""
+        strength = summed_codes(self.pictures.codes, list(latents)).double() * (self.shown[:, word] > 0.5)
+        order = strength.argsort(descending=True, stable=True)[:n].tolist()
+        rows = np.asarray(self.pictures.rows)
+        return [int(rows[place]) for place in order if strength[place] > 0]
+
+    def meaning(self, word: int) -> Tensor:
+        """(embed,): the evaluator's mean picture that shows a thing."""
+        weight = self.shown[:, word].float()
+        return (weight @ self.seen) / weight.sum().clamp_min(1e-9)
+
+    def _sureness(self, word: int) -> np.ndarray:
+        """By how many standard errors each code is higher with a thing, all else alike, (latents,)."""
+        own = self.shown[:, word]
+        if not enough(own):
+            return np.full(len(self._means), -np.inf)
+        weights = change(self.classes, own, self.shown).numpy()
+        squared = weights**2
+        # The spread that each code has anyway (a score test): sums over active entries are all it takes.
+        variance = squared @ self._squares - 2 * self._means * (squared @ self._codes)
+        variance = variance + self._means**2 * squared.sum()
+        return (weights @ self._codes) / np.sqrt(np.maximum(variance, 1e-18))

@@ -1,0 +1,71 @@
+"""Blindness: directions of the embedding that findings stand for, and pictures seen without them.
+
+A probe that is fitted anew on embeddings without a direction cannot lean on it, however closely it went with the
+classes in training; and it learns whatever else tells the classes, which a probe that was led astray has hardly done.
+A direction is how far the embedding moves, among a study's pictures of one class that are alike in all else there is a
+word for, when a thing shows. Owns these directions. Ignores fitting (`fitting.py`) and repairs that
+need no training set (`discovery/repair`). Start at `directions_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipattr.discovery.findings import Finding
+from clipattr.discovery.probes.matching import FEW, change, enough
+from clipattr.discovery.probes.presence import looked_for, shown_family, shown_words
+from clipattr.discovery.repair.directions import learning_pictures
+from clipattr.discovery.repair.removals import removals_of
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    from clipattr.studies.study import Study
+
+
+def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor:
+    """How the embedding moves with what each finding is about, (embed, findings) float32.
+
+    Args:
+        study: where the findings come from; its pictures that are not held out are looked at.
+
+    Raises:
+        StudyError: findings of another model or dictionary. TargetError: none at all. DataError: a thing that hardly
+            any picture shows, or lacks.
+    """
+    removals = removals_of(study, findings, None, "prompts")
+    pictures = learning_pictures(study)
+    seen = pictures.seen(study)
+    classes, names = pictures.classes()
+    vocabulary = study.vocabulary.words
+    others = shown_words(study, seen, looked_for(study, names))
+    moved = pictures.embeddings.double()
+    found = []
+    for removal in removals:
+        if removal.label in vocabulary:
+            own = shown_words(study, seen, [vocabulary.index(removal.label)])[:, 0]
+        else:
+            own = shown_family(pictures, removal.latents)
+        if not enough(own):
+            raise DataError(
+                f"{float(own.sum()):.0f} of {len(own)} pictures show {removal.label or list(removal.latents)[:6]}: "
+                f"what it does to an embedding cannot be told from fewer than {FEW} with it or without. Add pictures "
+                "to the study."
+            )
+        found.append(change(classes, own, others) @ moved)
+    return torch.stack(found, 1).float()
+
+
+def remover(directions: Tensor) -> Tensor:
+    """(embed, embed): embeddings times this are without the directions (embed, n); symmetric.
+
+    Directions that are nearly the same count once.
+    """
+    d = directions.double()
+    d = d / d.norm(dim=0).clamp_min(1e-12)
+    basis, size, _ = torch.linalg.svd(d, full_matrices=False)
+    basis = basis[:, size > 1e-3 * size.max().clamp_min(1e-12)]
+    return torch.eye(len(d), dtype=torch.float64) - basis @ basis.T

@@ -1,0 +1,248 @@
+"""Probes: linear classifiers on a model's image embeddings, fitted, brought along, or made of prompts.
+
+Owns the classifier as a value and the files it is read from. Zero-shot prompts are the same kind of classifier, so that
+whatever is measured for one is measured for the other. Ignores fitting (`fitting.py`), what a probe relies on
+(`audit.py`) and how it is mended (`discovery/repair`). Start at `Probe`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.attribution import ProbeLogit
+from clipattr.display.wording import visible
+from clipattr.errors import DataError, TargetError
+from clipattr.storage.documents import json_text, read_json, schema_complaint
+
+SCHEMA = 1
+WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier on unit-length image embeddings: `logit_c = <e, w_c> + b_c`, softmax over classes.
+
+    Attributes:
+        names: the classes, no two alike. weights: (classes, embed) float32. bias: (classes,) float32.
+        model_hash: of the model whose embeddings it reads; None if nobody said.
+        about: how it came about, JSON-like.
+    """
+
+    names: tuple[str, ...]
+    weights: Tensor
+    bias: Tensor
+    model_hash: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or not len(self.names) == len(self.weights) == len(self.bias) >= 2:
+            raise TargetError(
+                f"a probe has at least two classes, each with a name, a row of weights and a bias; got "
+                f"{len(self.names)} names, weights {tuple(self.weights.shape)}, bias {tuple(self.bias.shape)}."
+            )
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise TargetError(f"the probe has two classes called {twice!r}. Give every class its own name.")
+        if not (torch.isfinite(self.weights).all() and torch.isfinite(self.bias).all()):
+            raise TargetError("the probe's weights hold numbers that are not finite. Fit it again.")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:4]) + (", …" if len(self.names) > 4 else "")
+        return f"<Probe: {len(self.names)} classes ({shown}) on {self.weights.shape[1]} numbers>"
+
+    @classmethod
+    def of_prompts(
+        cls, model: Any, prompts: Sequence[str] | Mapping[str, str], templates: Sequence[str] = ("{}",)
+    ) -> Probe:
+        """The zero-shot classifier of a model: weights are text embeddings times the model's own temperature.
+
+        Args:
+            prompts: class names, each its own prompt; or class names with the prompt of each.
+        """
+        texts = dict(prompts) if isinstance(prompts, Mapping) else {name: name for name in prompts}
+        with torch.no_grad():
+            weights = model.logit_scale * model.encode_text(list(texts.values()), tuple(templates))
+        about = {"kind": "prompts", "prompts": list(texts.values()), "templates": list(templates)}
+        bias = torch.zeros(len(texts))
+        return cls(tuple(texts), weights.float().cpu(), bias, model.weights_hash, about)
+
+    def index(self, name: str) -> int:
+        """Number of a class; TargetError if the probe has none of that name."""
+        if name not in self.names:
+            raise TargetError(f"the classifier has no class {name!r}; it has {', '.join(self.names[:12])}.")
+        return self.names.index(name)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """(pictures, embed) of unit length to (pictures, classes)."""
+        if embeddings.shape[-1] != self.weights.shape[1]:
+            raise TargetError(
+                f"the probe reads {self.weights.shape[1]} numbers a picture, the embeddings have "
+                f"{embeddings.shape[-1]}. Use the model that it was fitted on."
+            )
+        return embeddings @ self.weights.to(embeddings).T + self.bias.to(embeddings)
+
+    def predict(self, embeddings: Tensor) -> list[str]:
+        """The class of each picture."""
+        return [self.names[number] for number in self.logits(embeddings).argmax(-1).tolist()]
+
+    def probabilities(self, embeddings: Tensor) -> Tensor:
+        """Softmax over the classes, (pictures, classes)."""
+        return self.logits(embeddings).softmax(-1)
+
+    def margins(self) -> tuple[Tensor, Tensor]:
+        """Each class against the mean of the others: weights (embed, classes) and constants (classes,).
+
+        What decides between classes; the part common to all logits is gone. For two classes it is their difference.
+        """
+        n = len(self.names)
+        others = (self.weights.sum(0) - self.weights) / (n - 1)
+        return (self.weights - others).T, self.bias - (self.bias.sum() - self.bias) / (n - 1)
+
+    def target(self, *classes: str) -> ProbeLogit:
+        """What to attribute: the margin of some classes (all where none is named) over the mean of the others."""
+        which = [self.index(name) for name in classes] if classes else list(range(len(self.names)))
+        weights, constants = self.margins()
+        return ProbeLogit(weights.T[which], constants[which], names=[self.names[number] for number in which])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write classifier.safetensors and classifier.json; `Probe.open` reads them again."""
+        from safetensors.torch import save_file
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        partial = place / f"{WEIGHTS}.partial"
+        save_file({"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}, str(partial))
+        os.replace(partial, place / WEIGHTS)
+        content = {
+            "schema": SCHEMA, "classes": list(self.names), "model_hash": self.model_hash,
+            "reads": "unit-length image embeddings e; logits = e @ weights.T + bias; softmax over classes",
+            "about": dict(self.about),
+        }  # fmt: skip
+        partial = place / f"{ABOUT}.partial"
+        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, place / ABOUT)
+        return place
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        names: Sequence[str] | None = None,
+        model: Any = None,
+        trust_pickle: bool = False,
+    ) -> Probe:
+        """Read a probe that somebody else fitted.
+
+        Args:
+            path: a folder that `save` wrote; weights as .safetensors; a torch state dict (.pt, .pth, .bin), opened
+                weights-only; or a scikit-learn classifier as a pickle (.pkl, .pickle, .joblib).
+            names: of the classes, in the order of the rows; numbers where left out and the file has none.
+            model: whose embeddings it reads, to be checked from then on.
+            trust_pickle: a pickle runs whatever code its author wrote. It is refused unless you say that you trust it.
+
+        Raises:
+            DataError: unreadable, refused, or without anything like (classes, embed) weights.
+        """
+        place = Path(path)
+        if place.is_dir():
+            return cls._open_folder(place)
+        if not place.is_file():
+            raise DataError(f"there is no probe at {place}: neither a file nor a folder.")
+        if place.suffix in (".pkl", ".pickle", ".joblib"):
+            weights, bias, found = _unpickled(place, trust_pickle)
+        else:
+            weights, bias = _linear_layer(_tensors(place), place)
+            found = None
+        if len(weights) == 1:  # two classes in one row, as scikit-learn writes them
+            weights, bias = torch.cat([-weights / 2, weights / 2]), torch.cat([-bias / 2, bias / 2])
+        called = names if names is not None else found
+        called = tuple(str(name) for name in (called or range(len(weights))))
+        if len(called) != len(weights):
+            raise DataError(f"{place} has {len(weights)} classes; {len(called)} names were given.")
+        hashed = None if model is None else model.weights_hash
+        if model is not None and weights.shape[1] != model.embed_dim:
+            raise DataError(
+                f"{place} reads {weights.shape[1]} numbers a picture, {model.reference} gives {model.embed_dim}. Use "
+                "the model that the probe was fitted on."
+            )
+        return cls(called, weights, bias, hashed, {"kind": "file", "file": place.name})
+
+    @classmethod
+    def _open_folder(cls, place: Path) -> Probe:
+        try:
+            content = read_json(place / ABOUT)
+            schema, classes = content["schema"], [str(name) for name in content["classes"]]
+            hashed, about = content["model_hash"], dict(content["about"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{place} holds no probe that can be read: {error!r}.") from error
+        if told := schema_complaint(place / ABOUT, schema, SCHEMA, "fit the Probe again and save it"):
+            raise DataError(told)
+        held = _tensors(place / WEIGHTS)
+        if set(held) != {"weights", "bias"}:
+            raise DataError(f"{place / WEIGHTS} must hold weights and bias; it holds {sorted(held)}.")
+        weights, bias = held["weights"].float(), held["bias"].float()
+        if weights.ndim != 2 or bias.shape != (len(classes),) or len(weights) != len(classes):
+            raise DataError(
+                f"{place} has {len(classes)} classes, weights {tuple(weights.shape)} and bias {tuple(bias.shape)}."
+            )
+        return cls(tuple(classes), weights, bias, None if hashed is None else str(hashed), about)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(str(file))
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for damage and for more than tensors
+        raise DataError(
+            f"{file} could not be read as tensors ({visible(str(error), 120)}). Save the probe's weights as "
+            "safetensors."
+        ) from error
+    if isinstance(held, Mapping):
+        held = {str(key): value for key, value in held.items() if isinstance(value, Tensor)}
+    if not isinstance(held, dict) or not held:
+        raise DataError(f"{file} holds no named tensors: save a state dict.")
+    return held
+
+
+def _linear_layer(held: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
+    """The one matrix among some tensors, and the vector that goes with it."""
+    matrices = {name: value for name, value in held.items() if value.ndim == 2}
+    if len(matrices) != 1:
+        shapes = {name: tuple(value.shape) for name, value in held.items()}
+        raise DataError(
+            f"{file} must hold one matrix of weights (classes, embed), and may hold one bias; got {shapes}."
+        )
+    weights = next(iter(matrices.values())).detach().float()
+    vectors = [value for value in held.values() if value.ndim == 1 and len(value) == len(weights)]
+    bias = vectors[0].detach().float() if vectors else torch.zeros(len(weights))
+    return weights, bias
+
+
+def _unpickled(file: Path, trusted: bool) -> tuple[Tensor, Tensor, list[str] | None]:
+    if not trusted:
+        raise DataError(
+            f"{file} is a pickle: opening it runs whatever code its author put there, so it was not opened. Save "
+            "coef_ and intercept_ as safetensors, or pass trust_pickle=True if you made the file yourself."
+        )
+    import joblib
+
+    try:
+        model = joblib.load(file)
+        weights = torch.as_tensor(np.atleast_2d(model.coef_), dtype=torch.float32)
+        bias = torch.as_tensor(np.atleast_1d(model.intercept_), dtype=torch.float32).expand(len(weights))
+    except Exception as error:
+        raise DataError(f"{file} holds no linear classifier with coef_ and intercept_: {error}.") from error
+    classes = getattr(model, "classes_", None)
+    return weights, bias.clone(), None if classes is None else [str(name) for name in classes]

@@ -1,0 +1,1 @@
+"""Repair: remove an unexpected reliance from a model or a classifier, and measure what changed."""

@@ -1,0 +1,159 @@
+"""Factors: what a family of latents stands for in the embedding, learnt from a study's pictures.
+
+Owns which pictures teach it, how much of it each picture shows, and its direction. Ignores what is done to a classifier
+with it (`erasure.py`). Start at `factors_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.attribution import ablate
+from clipattr.discovery.audit.expectations import most_like
+from clipattr.discovery.audit.presence import shown
+from clipattr.discovery.audit.text_insertion import moved_by_writing, writing_words
+from clipattr.discovery.encoded import Encoded, encoded, family_directions, summed_codes
+from clipattr.discovery.repair.erasure import FEW, Factors, direction, standardised
+from clipattr.discovery.repair.removals import Removal
+from clipattr.sites import continue_from
+
+if TYPE_CHECKING:
+    from clipattr.studies.study import Study
+
+PICTURES = 20_000  # of the study's that a direction is learnt from, at most
+OWN = 100  # pictures chosen by the evaluator for a class that no label names
+BLOCK = 2048  # rows a step
+
+
+def learning_pictures(study: Study) -> Encoded:
+    rows = study.rows if len(study.rows) else np.arange(len(study.images))
+    return encoded(study, rows=rows[:: -(-len(rows) // PICTURES)])
+
+
+def own_pictures(study: Study, pictures: Encoded, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The class of each picture, and which are each class's own.
+
+    Returns:
+        numbers: (pictures,) of a class, by the label or, without one, by the evaluator. own: (pictures, classes) bool.
+    """
+    labels = pictures.images.columns["label"]
+    place = {name.casefold(): number for number, name in enumerate(names)}
+    numbers = torch.tensor([place.get((label or "").casefold(), -1) for label in labels])
+    own = F.one_hot(numbers.clamp_min(0), len(names)).bool() & (numbers >= 0)[:, None]
+    unknown, missing = numbers < 0, torch.nonzero(~own.any(0)).flatten().tolist()
+    if missing or unknown.any():
+        seen = pictures.seen(study)
+        text = study.evaluator.encode_text(list(names)).float()
+        similar = seen @ text.T
+        numbers = torch.where(unknown, (similar - similar.mean(0)).argmax(1), numbers)
+        for number, chosen in enumerate(most_like(seen, text, OWN)):
+            if number in missing:
+                own[chosen, number] = True
+    return numbers, own
+
+
+def _presence(study: Study, pictures: Encoded, removal: Removal, among: Tensor) -> Tensor:
+    """How much of a family each picture shows, (pictures,): by its codes and by the evaluator, in equal parts.
+
+    Codes see what the model uses, and fire on more than the factor; the evaluator sees the factor, and knows nothing
+    of the model. Their sum is steadier than either.
+    """
+    strength = summed_codes(pictures.codes, list(removal.latents))
+    seen = pictures.seen(study)
+    words = study.vocabulary.words
+    if removal.label in words:
+        meaning = study.vocabulary_embeddings[words.index(removal.label)]
+    else:
+        index = torch.as_tensor(removal.latents)
+        weight = study.examples.values.float().sum(1)[index].clamp_min(1e-12)
+        meaning = (study.labels.mean_embedding.float()[index] * weight[:, None]).sum(0)
+        meaning = meaning / meaning.norm().clamp_min(1e-12) - F.normalize(seen.mean(0), dim=0)
+    fits = seen @ F.normalize(meaning.float(), dim=0)
+    return standardised(strength, among) + standardised(fits, among)
+
+
+def factors_of(
+    study: Study,
+    pictures: Encoded,
+    removals: Sequence[Removal],
+    own: Tensor,
+    numbers: Tensor,
+    names: Sequence[str],
+) -> Factors:
+    """Directions and levels of some families.
+
+    Args:
+        own: (pictures,) bool, pictures of the class that is to be freed of them. numbers, names: every picture's class.
+    """
+    found = [
+        _writing(study, pictures, removal, own) or _taught(study, pictures, removal, own, numbers, names)
+        for removal in removals
+    ]
+    directions, presences, lows, highs = zip(*found, strict=True)
+    return Factors(
+        torch.stack(directions, 1), torch.stack(presences, 1), torch.stack(lows), torch.stack(highs)
+    )
+
+
+def _taught(
+    study: Study, pictures: Encoded, removal: Removal, own: Tensor, numbers: Tensor, names: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Direction, presence and its two levels of a family, learnt from pictures of other classes where there are any."""
+    active = summed_codes(pictures.codes, list(removal.latents)) > 0
+    among = ~own
+    if removal.label is not None:
+        thing = [n for n, name in enumerate(names) if name.casefold() == removal.label.casefold()]
+        among = among & ~torch.isin(numbers, torch.tensor(thing, dtype=numbers.dtype))
+    if int((among & active).sum()) >= FEW:
+        presence = _presence(study, pictures, removal, among)
+        found = direction(pictures.embeddings, presence, numbers.clamp_min(0), among)
+    else:
+        # Only the class itself shows the family: its own latents are all that tells the factor from the class.
+        presence = _presence(study, pictures, removal, torch.ones_like(own))
+        without = embeddings_without(study, pictures, removal.latents)
+        moved = (pictures.embeddings - without)[active]
+        level = (presence[active].mean() - presence[~active].mean()) if (~active).any() else torch.tensor(1.0)
+        found = moved.mean(0) / level.clamp_min(1e-3) if len(moved) else torch.zeros(moved.shape[1])
+    outside = presence[~own] if (~own).any() else presence
+    inside = presence[own & active]
+    high = torch.maximum(inside.median() if len(inside) else outside.max(), outside.quantile(0.95))
+    return found, presence, outside.median(), high
+
+
+def _writing(
+    study: Study, pictures: Encoded, removal: Removal, own: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Direction, presence and its two levels of a prompt written in pictures; None for any other factor.
+
+    Writing can be added to any picture, so that nothing else moves along with it.
+    """
+    words = [number for number in writing_words(study) if study.vocabulary.words[number] == removal.label]
+    if not words or removal.prompt is None:
+        return None
+    seen, text = pictures.seen(study), study.vocabulary_embeddings[words].float()
+    there = shown(seen, text)[:, 0]
+    if int((~there & ~own).sum()) < FEW or int(there.sum()) < FEW:
+        return None
+    presence = standardised((seen @ text.T)[:, 0], ~own)
+    low, high = presence[~there].median(), presence[there].median()
+    moved = moved_by_writing(study, pictures, removal.prompt, ~there & ~own)
+    return moved / (high - low).clamp_min(1e-3), presence, low, high
+
+
+def embeddings_without(study: Study, pictures: Encoded, latents: Sequence[int]) -> Tensor:
+    """(pictures, embed) unit length: embeddings with some latents ablated, exactly."""
+    model, site = study.model, study.site
+    with torch.no_grad():
+        if site.index(model) == model.image_blocks - 1 and model.tail_is_closed_form:
+            acts = pictures.acts - family_directions(study.dictionary, pictures.codes, list(latents))
+            return torch.cat([continue_from(model, site, some).float().cpu() for some in acts.split(BLOCK)])
+        with ablate(study, list(latents)):
+            return torch.cat(
+                [model.encode_image(pixels[0]).float().cpu() for _, pixels in pictures.images.batches(model)]
+            )

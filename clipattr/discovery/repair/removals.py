@@ -1,0 +1,79 @@
+"""Removals: which latents are to be taken out of whose score, read from findings or from what a caller writes.
+
+Owns the check that findings and latents are this study's. Ignores how they are taken out (`repair.py`). Start at
+`removals_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clipattr.discovery.findings import Finding, Findings
+from clipattr.errors import StudyError, TargetError
+
+if TYPE_CHECKING:
+    from clipattr.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One family to take out, of one prompt's score (None: of all)."""
+
+    prompt: str | None
+    latents: tuple[int, ...]
+    label: str | None
+
+
+def removals_of(
+    study: Study, findings: Any, prompts: str | Sequence[str] | None, scope: str
+) -> list[Removal]:
+    """What to take out of what, each latent known and every finding this study's."""
+    if isinstance(findings, Findings):
+        for part, here in (("model", study.manifest["model"]), ("dictionary", study.dictionary.hash)):
+            there = findings.about.get(part, here)
+            if _hash(there) != _hash(here):
+                raise StudyError(
+                    f"the findings are of the {part} {_told(there)}, the study is of {_told(here)}. Audit this study, "
+                    "or open the one that was audited."
+                )
+    wanted = [prompts] if isinstance(prompts, str) else None if prompts is None else list(prompts)
+    items = [findings] if isinstance(findings, Finding) else list(findings)
+    if not items:
+        raise TargetError("there is nothing to repair: no finding and no latent was given.")
+    findings = [item for item in items if isinstance(item, Finding)]
+    if len(findings) == len(items):
+        made = [
+            Removal(f.prompt, tuple(f.latents), f.label)
+            for f in findings
+            if wanted is None or f.prompt in wanted
+        ]
+        if not made:
+            raise TargetError(f"none of the {len(items)} findings is about {wanted}.")
+    elif findings:
+        raise TargetError("give findings or latents, not both at once.")
+    else:
+        latents = tuple(int(item) for item in items if not isinstance(item, Finding))
+        if wanted is None and scope == "prompts":
+            raise TargetError(
+                "which prompts shall no longer see these latents? Give prompts=[...], or scope='model' for all."
+            )
+        everywhere: list[str | None] = [None]
+        made = [Removal(prompt, latents, None) for prompt in wanted or everywhere]
+    count = study.dictionary.n_latents
+    for removal in made:
+        if not removal.latents or not all(0 <= latent < count for latent in removal.latents):
+            raise StudyError(
+                f"a finding names the latents {list(removal.latents)[:6]}; the dictionary of {study.path.name!r} has "
+                f"{count}, from 0. Findings go with the study that they were found in."
+            )
+    return made
+
+
+def _hash(value: Any) -> Any:
+    return value.get("hash") if isinstance(value, dict) else value
+
+
+def _told(value: Any) -> str:
+    return f"{value['reference']} (weights {value['hash']})" if isinstance(value, dict) else str(value)

@@ -1,0 +1,363 @@
+"""Plots: figures for notebooks, papers and READMEs. They draw numbers that others have computed.
+
+Owns colours, marks and layout. Every function returns a `Chart`, a matplotlib figure that shows itself in a notebook;
+pyplot and its global state are never touched. Sign and kind are told by position, shape and text as well as by colour.
+Start at `signed_bars`, `reliance_map` or `gallery`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from clipattr.display.wording import NO_LABEL, kind_word, signed, visible
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from clipattr.attribution.result import Attribution
+    from clipattr.discovery.findings import Finding
+
+BLUE, ORANGE, GREY, INK, FAINT = "#2f6db3", "#c8641b", "#8a8f98", "#22252a", "#d9dce1"
+DPI = 110
+LABEL_LENGTH = 34
+# One shape a kind, so that a map can be read without colour.
+KIND_MARKS = {
+    "polysemy": "o",
+    "compound": "s",
+    "typography": "P",
+    "watermark": "X",
+    "context": "^",
+    "companion": "D",
+    "coarse_label": "v",
+    "unknown": "*",
+}
+
+
+class Chart(Figure):
+    """A matplotlib figure without pyplot: shows itself in a notebook, and is saved with `savefig`.
+
+    Drawings show themselves as PNG; figures made of pictures as JPEG, which is a tenth of the size.
+    """
+
+    def __init__(self, width: float, height: float, *, of_pictures: bool = False, **options: Any) -> None:
+        super().__init__(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained", **options)
+        FigureCanvasAgg(self)
+        self.of_pictures = of_pictures
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.of_pictures else self.png()
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.jpeg() if self.of_pictures else None
+
+    def png(self) -> bytes:
+        """The figure as PNG bytes, without anything that changes from run to run."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def jpeg(self) -> bytes:
+        """The figure as JPEG bytes."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="jpeg", pil_kwargs={"quality": 86, "optimize": True})
+        return buffer.getvalue()
+
+
+def signed_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    *,
+    rest: Mapping[str, float] | None = None,
+    notes: Sequence[str] | None = None,
+    unit: str = "points",
+    title: str | None = None,
+) -> Chart:
+    """Horizontal bars to both sides of zero, the first on top.
+
+    Args:
+        names: what each bar stands for.
+        values: one a bar, in `unit`, as they are to be shown.
+        rest: further bars in grey below a line: what is no latent (bias, error, gap).
+        notes: a few characters beside each name, for instance an alignment.
+        unit: named on the axis.
+
+    Raises:
+        DataError: names, values or notes differ in number, or there is nothing to draw.
+    """
+    below = dict(rest or {})
+    if not names and not below:
+        raise DataError("no bars to draw: names and rest are both empty")
+    if len(names) != len(values) or (notes is not None and len(notes) != len(names)):
+        raise DataError(
+            f"{len(names)} names, {len(values)} values and {len(notes or names)} notes: one each is needed"
+        )
+    labels = [visible(name, LABEL_LENGTH) for name in names]
+    if notes is not None:
+        labels = [f"{label}  {visible(note, 24)}" for label, note in zip(labels, notes, strict=True)]
+    labels += [visible(name, LABEL_LENGTH) for name in below]
+    lengths = [float(value) for value in (*values, *below.values())]
+    chart = Chart(7.2, 0.7 + 0.27 * len(labels) + (0.3 if title else 0))
+    axes = chart.add_subplot()
+    rows = [row + (0.45 if row >= len(names) and names else 0) for row in range(len(labels))]
+    colours = [BLUE if value >= 0 else ORANGE for value in lengths[: len(names)]] + [GREY] * len(below)
+    bars = axes.barh(rows, lengths, height=0.68, color=colours, zorder=2)
+    for number, (bar, value) in enumerate(zip(bars, lengths, strict=True)):
+        if value < 0 and number < len(names):
+            bar.set_hatch("////")
+            bar.set_edgecolor("white")
+        axes.annotate(
+            signed(value),
+            (value, rows[number]),
+            xytext=(4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+        )
+    if below and names:
+        axes.axhline(len(names) - 0.28, color=FAINT, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=3)
+    axes.set_yticks(rows, labels=labels, fontsize=9, parse_math=False)
+    axes.set_ylim(rows[-1] + 0.6, -0.6)
+    axes.margins(x=0.14)
+    axes.set_xlabel(unit, fontsize=9, color=INK)
+    _plain(axes, grid="x")
+    _title(axes, title)
+    return chart
+
+
+def attribution_bars(
+    attribution: Attribution, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None
+) -> Chart:
+    """The `n` latents that move one target most on one picture, then bias, error and the gap that remains.
+
+    Cosines are shown in points (× 100), others in their own unit. Methods that only rank have no rows for the rest.
+    """
+    rows = attribution.top(n, picture=picture, target=target)
+    ranks_only = attribution.unit == "rank only"
+    own = attribution.unit if ranks_only or not attribution.units else attribution.units[target]
+    scale, unit = (100.0, "points") if own == "cosine" else (1.0, own)
+    rest = {}
+    if not ranks_only:
+        for name in ("bias", "error", "gap"):
+            rest[name] = float(getattr(attribution, name)[picture, target]) * scale
+    names = [
+        label if isinstance(label, str) and label else f"latent {latent}"
+        for label, latent in zip(rows["label"], rows["latent"], strict=True)
+    ]
+    return signed_bars(
+        names, [float(v) * scale for v in rows["attribution"]], rest=rest, unit=unit, title=title
+    )
+
+
+def waterfall_steps(
+    names: Sequence[str], changes: Sequence[float], *, unit: str = "points", title: str | None = None
+) -> Chart:
+    """Bars that each start where the one above ended; the last level is marked and written out.
+
+    Args:
+        names: what each step is. changes: one a step, in `unit`; the first starts at 0.
+
+    Raises:
+        DataError: names and changes differ in number, or there are none.
+    """
+    if not names or len(names) != len(changes):
+        raise DataError(
+            f"{len(names)} names and {len(changes)} changes: one each, and at least one, is needed"
+        )
+    chart = Chart(7.2, 0.8 + 0.29 * len(names) + (0.3 if title else 0))
+    axes = chart.add_subplot()
+    level = 0.0
+    for row, change in enumerate(changes):
+        first = row == 0
+        axes.barh(
+            row, change, left=level, height=0.66, zorder=2, color=GREY if first else BLUE if change >= 0 else ORANGE,
+            hatch="////" if change < 0 and not first else None, edgecolor="white" if change < 0 and not first else None,
+        )  # fmt: skip
+        axes.annotate(
+            signed(change), (max(level, level + change), row), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8.5, color=INK,
+        )  # fmt: skip
+        level += change
+        if row + 1 < len(names):
+            axes.plot([level, level], [row - 0.33, row + 1.33], color=GREY, linewidth=0.8, zorder=3)
+    axes.axvline(level, color=INK, linewidth=0.8, linestyle=":", zorder=1)
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    labels = [visible(name, LABEL_LENGTH) for name in names]
+    axes.set_yticks(range(len(names)), labels=labels, fontsize=9, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.margins(x=0.14)
+    axes.set_xlabel(f"{unit}; dotted: the target, {level:.1f}", fontsize=9, color=INK)
+    _plain(axes, grid="x")
+    _title(axes, title)
+    return chart
+
+
+def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | None = None) -> Chart:
+    """Findings by alignment (what the family looks like) and causal effect (what it does), one shape a kind.
+
+    Up and to the left is what an audit looks for: the prompt owes much to something that does not look like it.
+    Lines are 95 % intervals of the causal effect. The `name` strongest findings are named.
+
+    Raises:
+        DataError: no findings.
+    """
+    found = sorted(findings, key=lambda f: -f.causal_effect.value)
+    if not found:
+        raise DataError("no findings to draw")
+    chart = Chart(7.6, 4.8)
+    axes = chart.add_subplot()
+    for kind, mark in KIND_MARKS.items():
+        group = [f for f in found if f.kind == kind]
+        if not group:
+            continue
+        x = [f.alignment * 100 for f in group]
+        y = [f.causal_effect.value * 100 for f in group]
+        low = [max(f.causal_effect.value - f.causal_effect.low, 0) * 100 for f in group]
+        high = [max(f.causal_effect.high - f.causal_effect.value, 0) * 100 for f in group]
+        axes.errorbar(x, y, [low, high], fmt="none", ecolor=GREY, elinewidth=0.9, zorder=1)
+        size = 95 if mark == "*" else 52
+        face = (
+            GREY
+            if kind == "unknown"
+            else BLUE
+            if kind in ("polysemy", "compound", "coarse_label")
+            else ORANGE
+        )
+        axes.scatter(
+            x,
+            y,
+            s=size,
+            marker=mark,
+            color=face,
+            edgecolor="white",
+            linewidth=0.8,
+            label=kind_word(kind),
+            zorder=3,
+        )
+    taken: list[tuple[float, float]] = []
+    span_x = max(f.alignment for f in found) - min(f.alignment for f in found) or 1.0
+    span_y = max(f.causal_effect.high for f in found) - min(f.causal_effect.low for f in found) or 1.0
+    for finding in found[: max(name, 0)]:
+        place = (finding.alignment / span_x, finding.causal_effect.value / span_y)
+        if any(abs(place[0] - x) < 0.22 and abs(place[1] - y) < 0.045 for x, y in taken):
+            continue  # two names on top of each other help nobody; the table has both
+        taken.append(place)
+        to_the_left = finding.alignment > min(f.alignment for f in found) + 0.6 * span_x
+        axes.annotate(
+            f"{visible(finding.prompt, 18)} ← {visible(finding.label or NO_LABEL, 18)}",
+            (finding.alignment * 100, finding.causal_effect.value * 100),
+            xytext=(-7 if to_the_left else 7, 3),
+            textcoords="offset points",
+            ha="right" if to_the_left else "left",
+            fontsize=8,
+            color=INK,
+            parse_math=False,
+        )
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.margins(x=0.16, y=0.1)
+    axes.set_xlabel(
+        "alignment of the family with the prompt, points (left: does not look like it)", fontsize=9
+    )
+    axes.set_ylabel("causal effect, points", fontsize=9)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    _plain(axes, grid="both")
+    _title(axes, title)
+    return chart
+
+
+def gallery(
+    pictures: Sequence[Any],
+    captions: Sequence[str] | None = None,
+    *,
+    columns: int = 8,
+    side: float = 1.05,
+    title: str | None = None,
+) -> Chart:
+    """Pictures in rows, captions below.
+
+    Args:
+        pictures: PIL images or (h, w, 3) uint8 arrays.
+        captions: one a picture.
+        columns: pictures a row.
+        side: inches a picture.
+
+    Raises:
+        DataError: no pictures, or another number of captions.
+    """
+    if not len(pictures):
+        raise DataError("no pictures to draw")
+    if captions is not None and len(captions) != len(pictures):
+        raise DataError(f"{len(pictures)} pictures but {len(captions)} captions")
+    if columns < 1:
+        raise DataError(f"a gallery has at least one column; got {columns}")
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    row_height = side + (0.26 if captions is not None else 0.06)
+    chart = Chart(
+        max(columns * (side + 0.06), 2.2), rows * row_height + (0.32 if title else 0), of_pictures=True
+    )
+    grid = chart.subplots(rows, columns, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if number >= len(pictures):
+            continue
+        axes.imshow(_pixels(pictures[number]), interpolation="lanczos")
+        if captions is not None:
+            axes.set_title(
+                visible(captions[number], 20),
+                fontsize=8,
+                color=INK,
+                y=-0.02,
+                va="top",
+                pad=0,
+                parse_math=False,
+            )
+    if title:
+        chart.suptitle(visible(title, 100), fontsize=10.5, color=INK, x=0.01, ha="left", parse_math=False)
+    return chart
+
+
+def _pixels(picture: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+
+
+def _plain(axes: Axes, grid: str) -> None:
+    for edge in ("top", "right", "left"):
+        axes.spines[edge].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(length=0, labelsize=8.5, colors=INK)
+    axes.grid(axis=grid, color=FAINT, linewidth=0.7, alpha=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+
+
+def _title(axes: Axes, title: str | None) -> None:
+    if title:
+        axes.set_title(visible(title, 90), fontsize=10.5, color=INK, loc="left", parse_math=False)
+
+
+def overlay(picture: Image.Image, heat: Tensor | np.ndarray, *, strength: float = 0.65) -> Image.Image:
+    """A picture under a map: positive values in warm, negative in cold, 0 clear. The map's largest |value| is full."""
+    heat = np.asarray(heat, dtype=np.float32)
+    if heat.ndim != 2:
+        raise DataError(f"one map (rows, columns) goes over one picture; got {heat.shape}.")
+    largest = float(np.abs(heat).max()) or 1.0
+    scaled = Image.fromarray(heat / largest).resize(picture.size, Image.Resampling.BICUBIC)
+    level = np.clip(np.asarray(scaled), -1, 1)[..., None]
+    warm, cold = np.array([200, 60, 20], dtype=np.float32), np.array([20, 80, 200], dtype=np.float32)
+    base = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    alpha = strength * np.abs(level)
+    mixed = base * (1 - alpha) + np.where(level > 0, warm, cold) * alpha
+    return Image.fromarray(mixed.round().astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Execution: the same work done in this process or by Ray."""

@@ -1,0 +1,219 @@
+"""Reading one picture safely: any file or array in, an upright 8-bit RGB picture or a reason out.
+
+Owns the rules for odd files (truncated, CMYK, 16-bit, palette, animated, rotated, huge) and the fingerprint
+by which near-duplicates are found. Ignores where pictures come from; see `collection.py`. Start at
+`read_picture`.
+"""
+
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clipattr.errors import DataError
+
+# Formats whose decoders are compiled into Pillow. EPS and its like would start another program on the file.
+WANTED_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+Image.init()  # registers every decoder; which of them exist depends on how Pillow was built
+FORMATS = tuple(name for name in WANTED_FORMATS if name in Image.OPEN)
+SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".avif",
+        ".jp2",
+    ]
+)
+MAX_PIXELS = 100_000_000  # decoded; 300 MB as RGB
+MAX_BYTES = 512 * 2**20  # of a file
+MAX_ASPECT = 100.0  # beyond this, "resize the shorter side" makes a picture of gigabytes
+THUMBNAIL_SIDE = 112
+
+
+class PictureError(DataError):
+    """One picture cannot be read; the message is the reason, without the picture's name."""
+
+
+def read_picture(
+    source: str | Path | bytes | Image.Image | np.ndarray, *, draft: int | None = None
+) -> Image.Image:
+    """Read a picture as upright, 8-bit RGB.
+
+    Animated pictures give their first frame. Transparent pixels are laid on white. 16-bit greys are scaled,
+    not clipped. An EXIF rotation is applied.
+
+    Args:
+        source: a path, the bytes of a file, a picture, or an array (h, w, 3), (h, w) or (h, w, 4) of uint8,
+            or of floats in [0, 1].
+        draft: a JPEG may be decoded at a power-of-two fraction of its size as long as no side becomes shorter
+            than this many pixels; None decodes it whole. Other formats ignore it.
+
+    Raises:
+        PictureError: with the reason. Nothing else is raised for a broken file.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _decoded(source)
+    data = source if isinstance(source, bytes) else _read_bytes(Path(source))
+    if not data:
+        raise PictureError("the file is empty (0 bytes)")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if draft is not None:
+            picture.draft("RGB", (draft, draft))
+    except UnidentifiedImageError as error:
+        raise PictureError(f"not a picture in a known format ({_describe(data)})") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"too many pixels: {error}") from error
+    except Exception as error:  # Pillow's parsers raise nearly any class on a hostile file
+        raise PictureError(f"cannot be opened: {type(error).__name__}: {error}") from error
+    return _decoded(picture)
+
+
+def thumbnail_bytes(picture: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
+    """A small copy of a picture as the bytes of a file: JPEG, or PNG where the picture is already that
+    small."""
+    small = shrink(picture, side)
+    buffer = io.BytesIO()
+    if small.size == picture.size:
+        small.save(buffer, "PNG", optimize=True)
+    else:
+        small.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+def shrink(picture: Image.Image, side: int) -> Image.Image:
+    """The picture within side × side pixels, its proportions kept; never enlarged."""
+    scale = min(1.0, side / max(picture.size))
+    if scale == 1.0:
+        return picture
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def difference_hash(picture: Image.Image) -> int:
+    """64 bits, one per pair of horizontal neighbours in an 8 × 9 grey reduction: set where brightness rises.
+
+    Copies that were resized or compressed again differ in few bits. Plain pictures all give 0, so equality of
+    this hash alone proves nothing.
+    """
+    grey = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise PictureError("a folder, not a picture")
+        if not stat.S_ISREG(about.st_mode):  # a pipe would never end, nor would /dev/zero
+            raise PictureError("no plain file")
+        if about.st_size > MAX_BYTES:
+            raise PictureError(f"too large: {about.st_size:,} bytes, at most {MAX_BYTES:,} are read")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PictureError("no such file") from error
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise PictureError(f"no possible name of a file ({error})") from error
+
+
+def _describe(data: bytes) -> str:
+    head = data[:256]
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+    return "it holds text" if printable == len(head) else f"{len(data)} bytes starting {head[:8].hex(' ')}"
+
+
+def _decoded(picture: Image.Image) -> Image.Image:
+    _checked(picture)
+    try:
+        picture.load()
+        return _to_rgb(picture)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def _checked(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise PictureError(f"has no pixels ({width} × {height})")
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"too many pixels: {width} × {height}, at most {MAX_PIXELS:,} are decoded")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(f"too narrow: {width} × {height}, sides may differ {MAX_ASPECT:.0f}-fold at most")
+    return picture
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        upright = picture
+    mode = upright.mode
+    if mode == "RGB" and "transparency" not in upright.info:
+        return upright
+    if mode == "F" or mode.startswith("I"):
+        return _from_array(_unit_range(np.asarray(upright), mode))
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+        layered = upright.convert("RGBA")
+        page = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, layered).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _unit_range(values: np.ndarray, mode: str) -> np.ndarray:
+    """Deep greys as floats in [0, 1]; the range is that of the format, never that of the one picture."""
+    if mode == "F":
+        return values.astype(np.float32)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError(f"grey values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
+    return values.astype(np.float32) / np.float32(65535)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise PictureError(f"an array must be (h, w), (h, w, 3) or (h, w, 4); got {array.shape}")
+    if array.size == 0:
+        raise PictureError(f"has no pixels, shape {array.shape}")
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise PictureError("floating-point pixels must be finite and within [0, 1]")
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise PictureError(f"pixels must be uint8, or floats in [0, 1]; got {array.dtype}")
+    return _to_rgb(_checked(Image.fromarray(np.ascontiguousarray(array))))
+
+
+def to_picture(item: Any) -> Image.Image:
+    """A picture from what a data set hands out: a PIL picture, array, path, bytes, or channel-first
+    tensor."""
+    if isinstance(item, (str, Path, bytes, Image.Image, np.ndarray)):
+        return read_picture(item)
+    if hasattr(item, "detach") and hasattr(item, "ndim"):
+        array = item.detach().cpu().numpy()
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
+            array = array.transpose(1, 2, 0)
+        return read_picture(array)
+    if isinstance(item, dict) and ("bytes" in item or "path" in item):
+        return read_picture(item.get("bytes") or item.get("path") or b"")
+    raise PictureError(f"expected a picture, array or path; got {type(item).__name__}")

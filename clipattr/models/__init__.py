@@ -1,0 +1,1 @@
+"""Models: loading any CLIP, the structure of its towers, and reading weights without trusting them."""

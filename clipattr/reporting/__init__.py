@@ -1,0 +1,1 @@
+"""Reporting: findings as one self-contained HTML page."""

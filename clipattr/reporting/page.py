@@ -1,0 +1,353 @@
+"""Report: the findings of an audit as one HTML page that opens offline, prints, and can be sent to anybody.
+
+Owns the page (`report.html`, `report.css` beside this file) and how a finding is told there. Computes nothing: every
+number comes from the findings, every picture from their study. Everything that came from outside is escaped.
+Start at `write_report`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
+from clipattr.errors import DataError
+from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
+from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
+from clipattr.storage.documents import discard
+
+WHEN_WRITTEN = "the prompt is written on pictures of other things"
+SECTIONS = (
+    100  # findings that get a section; more are in the table only, or no browser would open the page with joy
+)
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding, Findings, Interval
+
+
+def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
+    """Write one self-contained page with the findings, strongest causal effect first.
+
+    Args:
+        panels: views to add at the end, heading to panel (or to a panel's `snapshot()`); their still forms are taken.
+
+    Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
+
+    Returns:
+        The path written. It is written under another name first, so a page is either whole or not there.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it, for instance {path / 'audit.html'}.")
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} for the report does not exist; create it first.")
+    text = page(findings, panels)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        discard(partial)
+        raise DataError(f"The report {path} could not be written: {error}") from error
+    return path
+
+
+def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
+    """The page as text; `panels` as for `write_report`."""
+    from clipattr import __version__
+
+    found = sorted(findings, key=lambda f: -f.causal_effect.value)
+    model = _model_name(findings.about)
+    heading = f"What {name_html(model)} relies on"
+    sheet = PagePictures(findings.study, found[:SECTIONS])
+    parts = {
+        "version": html.escape(__version__),
+        "style": _resource("report.css"),
+        "title": html.escape(f"What {visible(model, 60)} relies on · clipattr audit"),
+        "heading": heading,
+        "lede": _lede(found, findings.about),
+        "tiles": _tiles(_figures_of_page(found, findings.about)),
+        "summary": _summary(found, sheet),
+        "guide": _guide(found),
+        "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
+        "about": about_html(findings.about),
+    }
+    return Template(_resource("report.html")).substitute(parts)
+
+
+def _model_name(about: Mapping[str, Any]) -> str:
+    model = about.get("model")
+    if isinstance(model, Mapping):
+        model = model.get("reference")
+    return str(model) if model and model != "custom" else "this model"
+
+
+def _resource(name: str) -> str:
+    return resources.files("clipattr.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
+    audited = about.get("prompts_audited")
+    among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
+    if not found:
+        return f"No unexpected reliance was found for any{among and among.replace(' of', ' of')} prompt."
+    prompts = len({f.prompt for f in found})
+    first = found[0]
+    label = name_html(first.label or NO_LABEL)
+    when = WHEN_WRITTEN if first.by_writing else f"<strong>{label}</strong> is switched off inside the model"
+    return (
+        f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}. The strongest: the "
+        f"score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
+    )
+
+
+def _moves(finding: Finding) -> str:
+    effect = finding.causal_effect
+    verb = "falls" if (effect.value >= 0) is not finding.by_writing else "rises"
+    return f"{verb} by {points(abs(effect.value)).lstrip('+')} points"
+
+
+def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
+    """(what, number, note) as a row; the number and note are HTML already."""
+    cells = [
+        f"<div><dt>{html.escape(what)}</dt><dd>{number}{f'<small>{note}</small>' if note else ''}</dd></div>"
+        for what, number, note in figures
+    ]
+    return f'<dl class="tiles">{"".join(cells)}</dl>' if cells else ""
+
+
+def _figures_of_page(found: Sequence[Finding], about: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    figures = [("findings", f"{len(found):,}", "")]
+    for key, what in (("prompts_audited", "prompts audited"), ("pictures", "pictures in the study")):
+        if isinstance(about.get(key), int):
+            figures.append((what, f"{about[key]:,}", ""))
+    if found:
+        effect = found[0].causal_effect
+        sure = sum(f.confidence >= 0.9 for f in found)
+        figures.append(("strongest effect", points(effect.value), f"points, {span(effect.low, effect.high)}"))
+        figures.append(("confidence ≥ 90\u00a0%", f"{sure:,}", f"of {len(found):,} findings"))
+    return figures
+
+
+def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
+    if not found:
+        return ""
+    bounds = [b for f in found for b in (f.causal_effect.low, f.causal_effect.high, f.causal_effect.value)]
+    bounds = [b for b in bounds if math.isfinite(b)]
+    low, high = min(0.0, *bounds, 0.0), max(0.0, *bounds, 0.0) or 1.0
+    rows = []
+    for number, f in enumerate(found, 1):
+        effect = f.causal_effect
+        prompt, picture = name_html(f.prompt), ""
+        if number <= SECTIONS:
+            prompt, picture = f'<a href="#finding-{number}">{prompt}</a>', _first_picture(f, pictures)
+        rows.append(
+            f'<tr><td class="number">{number}</td><td class="name">{prompt}</td>'
+            f'<td><span class="cause">{picture}<span>{_label(f)}</span></span></td>'
+            f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span></td>'
+            f'<td class="number">{points(effect.value)}<br>'
+            f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
+            f'<td class="wide">{_effect_bar(effect, low, high)}</td>'
+            f'<td class="number">{points(f.reliance.value)}<br>'
+            f'<span class="interval">{span(f.reliance.low, f.reliance.high)}</span></td>'
+            f'<td class="number">{points(f.alignment)}</td>'
+            f'<td class="number">{percent(f.confidence)}</td></tr>'
+        )
+    note = ""
+    if len(found) > SECTIONS:
+        note = (
+            f'<p class="small">The {SECTIONS} strongest are told below, with pictures and evidence; the JSON '
+            f"holds the evidence of all {len(found):,}.</p>"
+        )
+    return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>
+<div class="scroll"><table>
+<thead><tr><th scope="col"><span class="soft">#</span></th><th scope="col">prompt</th><th scope="col">rests on</th>
+<th scope="col">kind</th><th scope="col" class="number">causal effect,<br>points</th>
+<th scope="col" class="wide">with its 95\u00a0% interval</th>
+<th scope="col" class="number">reliance,<br>points</th><th scope="col" class="number">alignment,<br>points</th>
+<th scope="col" class="number">confidence</th></tr></thead>
+<tbody>{"".join(rows)}</tbody></table></div>{note}</section>"""
+
+
+def _first_picture(finding: Finding, pictures: PagePictures) -> str:
+    """The family's strongest example, small, beside a name that says the same: no text of its own."""
+    for _, place in pictures.examples_of(finding)[:1]:
+        if place in pictures.uris:
+            return f'<img src="{pictures.uris[place]}" alt="">'
+    return ""
+
+
+def _label(finding: Finding) -> str:
+    return name_html(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
+
+
+def _effect_bar(effect: Interval, low: float, high: float) -> str:
+    """The value as a bar from zero with its interval, on a scale that all rows share. Its numbers stand beside it."""
+
+    def at(value: float) -> float:
+        inside = min(max(value, low), high) if value == value else 0.0
+        return round(2 + 196 * (inside - low) / (high - low), 1)
+
+    zero, value = at(0.0), at(effect.value)
+    falls = ' class="effect falls"' if effect.value < 0 else ' class="effect"'
+    return (
+        f'<svg{falls} viewBox="0 0 200 20" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="bar" x="{min(zero, value)}" y="5" width="{abs(value - zero):.1f}" height="10"/>'
+        f'<line class="line" x1="{at(effect.low)}" x2="{at(effect.high)}" y1="10" y2="10"/>'
+        f'<rect class="dot" x="{value - 1.5:.1f}" y="4" width="3" height="12"/>'
+        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/></svg>'
+    )
+
+
+def _guide(found: Sequence[Finding]) -> str:
+    terms = {
+        "What a finding says": "The score of a prompt owes much to a family of latents (parts of the picture's "
+        "embedding) that, by an independent model's judgement, does not look like what the prompt names.",
+        "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
+        "every prompt alike does not count.",
+        "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
+        "in choosing it; for a finding about writing, where it says so, how far it rises when the prompt is written on "
+        "them. The bracket is a 95\u00a0% interval.",
+        "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
+        "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
+        "Near zero or below: they do not.",
+        "Clarity": "How much the family's examples look alike: near 100\u00a0% one thing, near 0\u00a0% anything.",
+        "Share": "The family's part of all evidence that speaks for the prompt on these pictures.",
+        "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
+    }
+    for kind in dict.fromkeys(f.kind for f in found):
+        word, sentence = KIND_WORDS.get(kind, (kind_word(kind), ""))
+        terms[f"Kind: {word}"] = sentence[:1].upper() + sentence[1:] + "." if sentence else ""
+    items = "".join(
+        f"<div><dt>{html.escape(t)}</dt><dd>{html.escape(d)}</dd></div>" for t, d in terms.items()
+    )
+    return (
+        '<section class="guide" aria-labelledby="guide"><h2 id="guide">How to read this page</h2>'
+        f"<dl>{items}</dl></section>"
+    )
+
+
+def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
+    return "\n".join(_section(number, finding, pictures) for number, finding in enumerate(found, 1))
+
+
+def _views(panels: Mapping[str, Any]) -> str:
+    """The still forms of panels, which escape what came from outside themselves."""
+    views = {
+        heading: panel.snapshot() if hasattr(panel, "snapshot") else panel
+        for heading, panel in panels.items()
+    }
+    return "".join(
+        f'<section class="view"><h2>{name_html(heading)}</h2><div class="scroll">{view.html}</div></section>'
+        for heading, view in views.items()
+    )
+
+
+def _section(number: int, f: Finding, pictures: PagePictures) -> str:
+    tiles = [
+        (
+            "causal effect",
+            points(f.causal_effect.value),
+            f"points, {span(f.causal_effect.low, f.causal_effect.high)}",
+        ),
+        ("reliance", points(f.reliance.value), f"points, {span(f.reliance.low, f.reliance.high)}"),
+        ("share of evidence", percent(f.share), ""),
+        ("alignment", points(f.alignment), "points"),
+        ("clarity", percent(f.clarity), ""),
+        ("confidence", percent(f.confidence), ""),
+    ]
+    strips = _strip("What the family responds to", pictures.examples_of(f), pictures)
+    strips += _strip(_measured(f), pictures.pictures_of(f), pictures)
+    if pictures.study is None:
+        strips = '<p class="small">No study was given, so pictures are named only: ' + (
+            ", ".join(name_html(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
+        )
+        strips += ".</p>"
+    latents = ", ".join(str(int(j)) for j in f.latents[:40]) + ("…" if len(f.latents) > 40 else "")
+    return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
+<header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
+<h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
+<p class="say">{_sentence(f)}</p>{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
+{_tiles(tiles)}
+<div class="strips">{strips}</div>
+{evidence_html(f.evidence)}
+<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code></p>
+</section>"""
+
+
+def _measured(f: Finding) -> str:
+    prompt = visible(f.prompt, 40)
+    if "prompt_examples" not in f.evidence:
+        return f"Pictures labelled “{prompt}”"
+    if f.by_writing:
+        return f"Pictures of “{prompt}” with writing"
+    own = str(f.evidence.get("concerns", "")).startswith("the prompt's own")
+    return (
+        f"Where it was measured: pictures of “{prompt}”"
+        if own
+        else "Where it was measured: other pictures that show it"
+    )
+
+
+def _sentence(f: Finding) -> str:
+    effect = f.causal_effect
+    when = WHEN_WRITTEN if f.by_writing else "this family is switched off"
+    told = (
+        f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(f)}</strong> "
+        f"({span(effect.low, effect.high)}) when {when}. "
+    )
+    if f.by_writing:
+        told += "Its latents wake when it is written; what else they respond to is shown below"
+    elif f.label:
+        told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
+    else:
+        told += "The evaluator finds no word for its examples"
+    told += f"; their alignment with the prompt is {points(f.alignment)} points. "
+    _, sentence = KIND_WORDS.get(f.kind, ("", ""))
+    if sentence and f.kind != "unknown":
+        told += f"Most likely, {html.escape(sentence)}."
+    return told
+
+
+def _whole(what: str, text: str | None) -> str:
+    """The whole of a text too long for a heading, to unfold."""
+    if text is None or len(text) <= NAME_LENGTH:
+        return ""
+    return f'<details><summary>{what} in full</summary><div class="whole">{text_html(text)}</div></details>'
+
+
+def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures) -> str:
+    if not named:
+        return ""
+    items, missing = [], []
+    for name, place in named:
+        uri = pictures.uris.get(place) if place is not None else None
+        if uri is None or place is None:
+            missing.append(name)
+            continue
+        label = pictures.study.images.columns["label"][place]
+        told = visible(name, 80) + (f", labelled {visible(label, 60)}" if label is not None else "")
+        told = html.escape(told, quote=True)
+        items.append(f'<li><img src="{uri}" alt="{told}" title="{told}"></li>')
+    note = (
+        f'<p class="small">Not readable any more: {", ".join(name_html(m) for m in missing)}</p>'
+        if missing
+        else ""
+    )
+    return (
+        f'<figure><figcaption><h3>{html.escape(title)}</h3></figcaption><ul class="pictures">{"".join(items)}</ul>'
+        f"{note}</figure>"
+    )

@@ -1,0 +1,189 @@
+"""Values on a report's page: foreign text, numbers, evidence and settings as HTML that cannot act.
+
+Owns escaping and what known pieces of evidence are called. Ignores the page. Start at `text_html` and `evidence_html`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipattr.display.wording import is_number, percent, points, span, visible
+
+NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the rest unfolds
+TEXT_LENGTH = 20_000  # characters of one foreign text on the page
+# Evidence that audits attach: what to call it, its unit, and what it says. Unknown names are shown as they are.
+EVIDENCE: Mapping[str, tuple[str, str, str]] = {
+    "reason": (
+        "suspected because",
+        "",
+        "company: it comes with the prompt; covered: as well, and falls silent when its place is covered; "
+        "written: as well, and wakes when the prompt is written; part: of its name; stands out: by score",
+    ),
+    "concerns": ("measured on", "", ""),
+    "pictures": ("pictures measured", "", ""),
+    "presence": ("presence", "percent", "share of the prompt's own pictures on which the family is active"),
+    "presence_elsewhere": ("presence elsewhere", "percent", "share of other pictures on which it is active"),
+    "seen": (
+        "seen in them",
+        "percent",
+        "how much of the family's meaning the evaluator sees in the measured pictures; low: other reasons",
+    ),
+    "together": (
+        "beside the prompt's own",
+        "percent",
+        "share of the measured pictures in which the evaluator also sees the prompt",
+    ),
+    "elsewhere": (
+        "effect elsewhere",
+        "points",
+        "fall of the score on pictures that show the family but are not of the prompt",
+    ),
+    "standing": (
+        "standing",
+        "percent",
+        "their score over that of the prompt's own pictures; near 100\u00a0% the family alone passes for the prompt",
+    ),
+    "separation": (
+        "separation",
+        "",
+        "how well the family's strength tells which pictures score high (area under the ROC curve; 0.5 is chance)",
+    ),
+    "focus": (
+        "focus",
+        "percent",
+        "largest share of the family's strength that goes when a quarter of the picture is covered; low: spread out",
+    ),
+    "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
+    "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures in which it does"),
+    "beside": (
+        "the prompt as well",
+        "percent",
+        "share of those own pictures that show the prompt too; near 0\u00a0%: something else stands in its place",
+    ),
+    "left_covered": (
+        "left when covered",
+        "percent",
+        "share of the family's strength left when a window covers the place where the evaluator sees its meaning",
+    ),
+    "writing": (
+        "writing",
+        "points",
+        "rise of the score when the prompt is written on other pictures, and beyond other words written there",
+    ),
+    "before_written": (
+        "without the writing",
+        "percent",
+        "share of the family's strength that was there before the prompt was written",
+    ),
+    "ablated": (
+        "switched off",
+        "points",
+        "fall of the score on the prompt's own pictures without this family",
+    ),
+    "group": ("vocabulary group", "", ""),
+    "rerender_effect": (
+        "re-rendering",
+        "points",
+        "fall of the score when the cause is taken out of the picture itself: the truth of the picture world",
+    ),
+}
+SHOWN_ELSEWHERE = {"prompt_examples"}  # as pictures
+ABOUT = {
+    "model": "model",
+    "weights_hash": "weights",
+    "model_hash": "weights",
+    "evaluator": "evaluator",
+    "site": "site",
+    "dictionary": "dictionary",
+    "dictionary_hash": "dictionary (hash)",
+    "pictures": "pictures",
+    "pictures_finding": "pictures that raised suspicions",
+    "pictures_measuring": "pictures that measured them",
+    "families": "families of latents",
+    "prompts_audited": "prompts audited",
+    "vocabulary": "vocabulary",
+    "study": "study",
+    "settings": "settings",
+}
+
+
+def text_html(foreign: object, limit: int = TEXT_LENGTH) -> str:
+    """Foreign text as HTML that cannot act, hide or turn its surroundings round."""
+    return f'<bdi dir="auto">{html.escape(visible(foreign, limit), quote=True)}</bdi>'
+
+
+def name_html(foreign: object) -> str:
+    """A prompt or label as a heading or table shows it."""
+    return text_html(foreign, NAME_LENGTH)
+
+
+def evidence_html(evidence: Mapping[str, Any]) -> str:
+    """A finding's evidence as a list, with a line that says what each number means."""
+    rows = []
+    for key, value in evidence.items():
+        if key in SHOWN_ELSEWHERE:
+            continue
+        name, unit, why = EVIDENCE.get(key, (str(key).replace("_", " "), "", ""))
+        told = value_html(value, unit)
+        if told:
+            note = f'<dd class="why">{html.escape(why)}</dd>' if why else ""
+            rows.append(f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>{note}</div>")
+    if not rows:
+        return ""
+    return f'<div class="evidence"><h3>Evidence</h3><dl>{"".join(rows)}</dl></div>'
+
+
+def value_html(value: Any, unit: str = "") -> str:
+    """A piece of evidence or of the audit's settings as HTML; "" where there is nothing to show.
+
+    An object with value, low and high is an interval of raw cosine, shown in points unless `unit` says otherwise.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        if {"value", "low", "high"} <= set(value) and all(
+            is_number(value[k]) for k in ("value", "low", "high")
+        ):
+            if unit in ("", "points"):
+                return f"{points(value['value'])} points ({span(value['low'], value['high'])})"
+            middle, low, high = (value_html(value[k], unit) for k in ("value", "low", "high"))
+            return f"{middle} ({low} to {high})"
+        pairs = [(key, value_html(item)) for key, item in value.items()]
+        return ", ".join(f"{name_html(str(key).replace('_', ' '))} {told}" for key, told in pairs if told)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_number(value):
+        if unit == "points":
+            return f"{points(value)} points"
+        if unit == "percent":
+            return percent(value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        shown = [told for told in (value_html(item) for item in value[:12]) if told]
+        return ", ".join(shown) + (f" and {len(value) - 12:,} more" if len(value) > 12 else "")
+    return text_html(value)
+
+
+def about_html(about: Mapping[str, Any]) -> str:
+    """What was audited, known things first; "" where nothing is told."""
+    keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
+    rows = [
+        (ABOUT.get(key, str(key).replace("_", " ")), _model_html(about[key]) or value_html(about[key]))
+        for key in keys
+    ]
+    items = "".join(f"<dt>{name_html(what)}</dt><dd>{told}</dd>" for what, told in rows if told)
+    if not items:
+        return ""
+    return (
+        '<section class="about" aria-labelledby="about"><h2 id="about">What was audited</h2>'
+        f"<dl>{items}</dl></section>"
+    )
+
+
+def _model_html(told: Any) -> str:
+    """A model as studies tell of it (reference, hash and more); "" for anything else."""
+    if isinstance(told, Mapping) and {"reference", "hash"} <= set(told):
+        return f"{name_html(told['reference'])}, weights {name_html(told['hash'])}"
+    return ""

@@ -1,0 +1,397 @@
+"""Activations on disk: cut into shards, checksummed, resumable, memory-mapped.
+
+Owns the folder layout, writing shards, and reading in order or shuffled. Ignores where activations come from, which
+`studies/collect.py` knows, and what is trained on them. Start at `ActivationStore.open`.
+
+Layout: `manifest.json` (what it was made of), per site a folder of raw little-endian shards `00000.bin`, and per
+shard `00000.json` with row counts, checksums and skipped pictures, written last: a shard without it does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.errors import DataError
+from clipattr.storage.shards import (
+    BLOCK_BYTES,
+    DTYPES,
+    MANIFEST,
+    SCHEMA,
+    as_tensor,
+    batch_orders,
+    block_orders,
+    differences,
+    digest,
+    gather,
+    locked,
+    mixed,
+    read_manifest,
+    read_record,
+    write_array,
+    write_record,
+    write_text,
+)
+
+# Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
+POOLED = "image.pooled"
+
+
+class ActivationStore:
+    """A folder of activations of one model on one collection of pictures.
+
+    Rows are tokens: picture after picture, and within a picture token after token, unless the store was written mixed
+    (`shuffle`); `places` and `token_numbers` tell where each row comes from either way. One site is read at a time;
+    `at(site)` gives the same store at another site.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], site: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.site = site
+        self._maps: dict[int, Tensor] = {}
+        self.refresh()
+
+    # Making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        model: Any,
+        sites: Mapping[str, tuple[int, ...]],
+        *,
+        pictures: int,
+        fingerprint: str,
+        batch: int = 64,
+        dtype: str = "float16",
+        shard_pictures: int = 4096,
+        shuffle: int | None = None,
+        resume: bool = True,
+    ) -> ActivationStore:
+        """Make an empty store, or open one that was made with exactly these settings.
+
+        Args:
+            model: what was encoded with; its reference, weights_hash and preprocess_id are kept.
+            sites: shape of one picture's activation at each site, e.g. {"image.-1.cls": (512,)}.
+            pictures, fingerprint: size and fingerprint of the collection.
+            batch: pictures per forward pass; part of the manifest, since another size may change last digits.
+            shard_pictures: pictures per shard, rounded up to whole batches.
+            shuffle: a seed to mix with once, on writing: pictures over the whole store, rows within each shard.
+                Training then reads whole blocks, about as fast as in order. None keeps the given order.
+
+        Raises:
+            DataError: the folder holds a store of anything else (both values are named), or resume is False and it
+                holds one at all.
+        """
+        path = Path(path)
+        names = list(sites)
+        if not names:
+            raise DataError("A store needs at least one site; got none.")
+        if dtype not in DTYPES:
+            raise DataError(f"A store keeps float16 or float32; got dtype {dtype!r}.")
+        if pictures < 1 or batch < 1 or shard_pictures < 1:
+            raise DataError(f"A store needs pictures and a batch; got {pictures} pictures, batch {batch}.")
+        manifest = {
+            "schema": SCHEMA,
+            "format": "clipattr-store",
+            "model": model.reference,
+            "model_hash": model.weights_hash,
+            "preprocess": model.preprocess_id,
+            "sites": {
+                name: {"tokens": shape[0] if len(shape) == 2 else 1, "width": shape[-1]}
+                for name, shape in sites.items()
+            },
+            "dtype": dtype,
+            "pictures": pictures,
+            "fingerprint": fingerprint,
+            "batch": batch,
+            "shard_pictures": -(-min(shard_pictures, pictures) // batch) * batch,
+        }
+        if shuffle is not None:
+            manifest["shuffle"] = int(shuffle)
+        if (path / MANIFEST).exists():
+            if not resume:
+                raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
+            if told := differences(read_manifest(path), manifest):
+                raise DataError(f"The store in {path} is of something else ({told}): choose another.")
+            return cls(path, manifest, names[0])
+        for name in names:
+            (path / name).mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        return cls(path, manifest, names[0])
+
+    @classmethod
+    def open(cls, path: str | Path, site: object | None = None) -> ActivationStore:
+        """Open a store for reading, at one of its sites (default: the first).
+
+        Raises:
+            DataError: no store there, a damaged or newer one, or one without this site.
+        """
+        manifest = read_manifest(Path(path))
+        return cls(Path(path), manifest, next(iter(manifest["sites"]))).at(site)
+
+    def at(self, site: object | None) -> ActivationStore:
+        """The same store at another of its sites."""
+        name = self.site if site is None else str(site)
+        if name not in self.manifest["sites"]:
+            raise DataError(f"{self.path} holds {', '.join(self.manifest['sites'])}; got {name!r}.")
+        return self if name == self.site else ActivationStore(self.path, self.manifest, name)
+
+    # Reading
+
+    def __len__(self) -> int:
+        """Rows (tokens) stored so far at this site."""
+        return int(self._starts[-1])
+
+    @property
+    def width(self) -> int:
+        return int(self.manifest["sites"][self.site]["width"])
+
+    @property
+    def tokens(self) -> int:
+        """Rows per picture at this site."""
+        return int(self.manifest["sites"][self.site]["tokens"])
+
+    @property
+    def model_hash(self) -> str:
+        return str(self.manifest["model_hash"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the checksums of this site's shards."""
+        sums = [shard["files"][self.site]["sha256"] for shard in self.shards]
+        return hashlib.sha256("".join([self.site, *sums]).encode()).hexdigest()[:16]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has been encoded or skipped."""
+        return len(self.shards) * self.manifest["shard_pictures"] >= self.manifest["pictures"]
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(id, reason) of the pictures that could not be read."""
+        return [(name, reason) for shard in self.shards for name, reason in shard["skipped"]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of these activations should know."""
+        sizes = [shard["smallest"] for shard in self.shards if shard.get("smallest")]
+        told = "Memory did not suffice for the asked micro-batch in {} of {} shards; down to {} pictures were encoded "
+        told += "at a time there, which may change last digits."
+        return [told.format(len(sizes), len(self.shards), min(sizes))] if sizes else []
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64, one per row: which picture of the collection it comes from."""
+        order, parts = mixed(self.manifest["pictures"], self.shuffle), []
+        for number, shard in enumerate(self.shards):
+            places = order[shard["first"] : shard["last"]]
+            rows = np.repeat(places[~np.isin(places, shard["left_out"])], self.tokens)
+            parts.append(rows[mixed(len(rows), self.shuffle, number)])
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    @property
+    def token_numbers(self) -> np.ndarray:
+        """int64, one per row: which of its picture's tokens at this site it is."""
+        sizes = np.diff(self._starts).tolist()
+        parts = [mixed(rows, self.shuffle, number) % self.tokens for number, rows in enumerate(sizes)]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    @property
+    def shuffle(self) -> int | None:
+        """The seed that pictures and rows were mixed with on writing, None for the given order."""
+        return self.manifest.get("shuffle")
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop, (stop - start, width) float32."""
+        if not 0 <= start <= stop <= len(self):
+            raise DataError(f"Rows {start} to {stop} were asked of a store with {len(self)} rows.")
+        out = torch.empty(stop - start, self.width)
+        done = start
+        while done < stop:
+            shard = int(np.searchsorted(self._starts, done, side="right")) - 1
+            end = min(stop, int(self._starts[shard + 1]))
+            offset = int(self._starts[shard])
+            out[done - start : end - start] = self._tensor(shard)[done - offset : end - offset]
+            done = end
+        return out
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Some rows in ascending order of their number, (len(rows), width) float32."""
+        rows = np.sort(np.asarray(rows, dtype=np.int64))
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")
+        out = torch.empty(len(rows), self.width)
+        cuts = np.searchsorted(rows, self._starts)
+        for shard in np.flatnonzero(np.diff(cuts)).tolist():
+            first, last = int(cuts[shard]), int(cuts[shard + 1])
+            which = torch.from_numpy(rows[first:last] - int(self._starts[shard]))
+            gather(self._tensor(shard), which, out[first:last])
+        return out
+
+    def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
+        """Full float32 batches (batch, width) of one epoch from batch number `start` on.
+
+        Seed and epoch alone decide the order; every row comes once, but for those that fill no batch. Rows mixed on
+        writing are read in whole blocks (`block_orders`), others singly (`batch_orders`), which is much slower.
+        """
+        if self.shuffle is None:
+            for rows in itertools.islice(batch_orders(len(self), batch, seed, epoch), start, None):
+                yield self.take(rows)
+            return
+        # Half a batch at a time, so that few long copies fill it and its rows change company from epoch to epoch.
+        block = max(1, batch // 2, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
+        orders = block_orders(self._starts, batch, seed, epoch, block)
+        # No name here for what is yielded: it would keep one batch in memory while the next is made.
+        yield from map(self._joined, itertools.islice(orders, start, None))
+
+    def check(self) -> None:
+        """Read everything once, also what lies behind a shard that is missing.
+
+        Raises:
+            DataError: a shard whose size or checksum is not the recorded one, or NaN or infinite values; the first
+                such shard and row are named.
+        """
+        self.refresh()
+        for number in range(self._total):
+            shard = read_record(self._record(number))
+            for name, record in ({} if shard is None else shard["files"]).items():
+                file = self._file(number, name)
+                if not file.is_file() or digest(file) != record["sha256"]:
+                    raise DataError(
+                        f"Shard {file} is missing or damaged: delete {self._record(number)} and resume."
+                    )
+                width = self.manifest["sites"][name]["width"]
+                acts = np.fromfile(file, DTYPES[self.manifest["dtype"]]).reshape(-1, width)
+                bad = np.flatnonzero(~np.isfinite(acts).all(1))
+                if len(bad):
+                    raise DataError(f"Shard {file} holds NaN or infinite values, first in row {bad[0]}.")
+
+    # Writing
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other writers out for the duration; the lock goes with the process, however it ends.
+
+        Raises:
+            DataError: another process is writing this store.
+        """
+        return locked(self.path)
+
+    def write_shard(
+        self,
+        acts: dict[str, Tensor],
+        skipped: Sequence[tuple[int, str, str]],
+        *,
+        number: int | None = None,
+        smallest: int | None = None,
+    ) -> None:
+        """Write a shard: for every site the activations of its pictures, (pictures, width) or
+        (pictures, tokens, width), and the (place, id, reason) of those left out.
+
+        Args:
+            number: which shard (call `refresh` after the last one); None the next one.
+            smallest: pictures at a time, where memory did not suffice for a whole micro-batch.
+
+        Raises:
+            DataError: shapes that do not fit, NaN or infinite values (shard and row named; values beyond float16's
+                range become infinite), or a full disk.
+        """
+        known, number = number is not None, len(self.shards) if number is None else number
+        places = self.shard_places(number)
+        files = {}
+        for name, layout in self.manifest["sites"].items():
+            if acts[name].shape[-1] != layout["width"]:
+                shape = tuple(acts[name].shape)
+                raise DataError(f"Activations at {name} must be {layout['width']} wide; got shape {shape}.")
+            flat = acts[name].reshape(-1, layout["width"]).cpu().float().numpy()
+            expected = (len(places) - len(skipped)) * layout["tokens"]
+            if len(flat) != expected:
+                raise DataError(f"Shard {number} of {name} needs {expected} rows; got {len(flat)}.")
+            if self.shuffle is not None:
+                flat = flat[mixed(expected, self.shuffle, number)]
+            with np.errstate(over="ignore"):
+                array = flat.astype(DTYPES[self.manifest["dtype"]])
+            bad = np.flatnonzero(~np.isfinite(array).all(1))
+            if len(bad):
+                too_large = bool(np.isfinite(flat[bad[0]]).all())
+                advice = "use dtype='float32'" if too_large else "check the model's weights and dtype"
+                raise DataError(
+                    f"Activations at {name} are NaN or infinite in {self.manifest['dtype']}, first in shard {number}, "
+                    f"row {bad[0]}: {advice}."
+                )
+            file = self._file(number, name)
+            write_array(file, array)
+            files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
+        record: dict[str, Any] = {
+            "first": places.start,
+            "last": places.stop,
+            "left_out": [place for place, _, _ in skipped],
+            "skipped": [[name, reason] for _, name, reason in skipped],
+            "files": files,
+        }
+        if smallest is not None:
+            record["smallest"] = smallest
+        write_record(self._record(number), record)
+        if not known:  # whoever numbers the shards knows best when all are written
+            self.refresh()
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that have not been written, or of which nothing can be relied on."""
+        return [number for number in range(self._total) if read_record(self._record(number)) is None]
+
+    def shard_places(self, number: int) -> range:
+        """The pictures of a shard, as places in the order they are written in."""
+        size = self.manifest["shard_pictures"]
+        return range(number * size, min((number + 1) * size, self.manifest["pictures"]))
+
+    def refresh(self) -> None:
+        """Look again which shards there are."""
+        self.shards: list[dict[str, Any]] = []
+        while (record := read_record(self._record(len(self.shards)))) is not None:
+            self.shards.append(record)
+        rows = [shard["files"][self.site]["rows"] for shard in self.shards]
+        self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+
+    # Inside
+
+    @property
+    def _total(self) -> int:
+        return -(-self.manifest["pictures"] // self.manifest["shard_pictures"])
+
+    def _joined(self, pieces: list[tuple[int, int, int]]) -> Tensor:
+        sizes = [last - first for _, first, last in pieces]
+        out = torch.empty(sum(sizes), self.width)
+        for part, (shard, first, last) in zip(out.split(sizes), pieces, strict=True):
+            part.copy_(self._tensor(shard)[first:last])
+        return out
+
+    def _record(self, number: int) -> Path:
+        return self.path / f"{number:05d}.json"
+
+    def _file(self, number: int, site: str) -> Path:
+        return self.path / site / f"{number:05d}.bin"
+
+    def _tensor(self, number: int) -> Tensor:
+        """A shard's rows, mapped into memory: (rows, width) in the stored dtype."""
+        if number not in self._maps:
+            known, file = self.shards[number]["files"][self.site], self._file(number, self.site)
+            rows, dtype = known["rows"], DTYPES[self.manifest["dtype"]]
+            whole = file.is_file() and file.stat().st_size == rows * self.width * dtype.itemsize
+            if not whole or digest(file) != known["sha256"]:
+                what = "damaged" if whole else "missing or cut short"
+                raise DataError(f"Shard {file} is {what}: delete {self._record(number)} and resume.")
+            # A file without rows cannot be mapped.
+            array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
+            self._maps[number] = as_tensor(array).view(rows, self.width)
+        return self._maps[number]

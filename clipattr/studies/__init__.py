@@ -1,0 +1,1 @@
+"""Studies: one folder per audited model and picture collection; building, opening, planning and cards."""

@@ -1,0 +1,414 @@
+"""Cards: how good a dictionary is, measured the same way for every kind and beside untrained controls.
+
+Owns the figures and the verdict. Reconstruction figures stream over any number of rows in float64. Ignores how the
+dictionary was made. Start at `study_card` for a study's dictionary, at `make_card` for activations at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
+from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.kernels import bag_sum
+from clipattr.errors import DataError, DictionaryError
+from clipattr.meaning.scores import Totals
+from clipattr.sites import Site, continue_from
+from clipattr.storage.shards import write_text
+
+ROWS = 4096
+DENSE = 0.1
+# A factor in fewer pictures than this says little about a latent.
+RARE = 10
+# For each figure, whether more is better; the verdict compares these.
+HIGHER = {
+    "explained_variance": True,
+    "zero_shot_kept": True,
+    "recovered_over_zero": True,
+    "recovered_over_mean": True,
+    "similarity_change": False,
+    "monosemanticity": True,
+    "factor_auc": True,
+    "factor_f1": True,
+}
+
+
+@dataclass
+class Card:
+    """Figures of one dictionary, those of its controls, and where it fails to beat them.
+
+    figures: name to value; shares lie between 0 and 1, cosines are raw.
+    controls: the same figures by control.
+    verdict: one sentence per figure in which a control is as good or better; empty if the dictionary beats them all.
+    """
+
+    figures: dict[str, float]
+    controls: dict[str, dict[str, float]] = field(default_factory=dict)
+    verdict: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON (`Dictionary.card`)."""
+        return asdict(self)
+
+    def to_frame(self) -> Any:
+        """A pandas frame: one row per figure, one column per dictionary."""
+        import pandas as pd
+
+        return pd.DataFrame({"dictionary": self.figures, **self.controls})
+
+    def save(self, path: str | Path) -> None:
+        """Write the card as JSON."""
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+
+    @staticmethod
+    def open(path: str | Path) -> Card:
+        """Read what `save` wrote; DictionaryError for anything else."""
+        try:
+            return Card(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError) as error:
+            raise DictionaryError(f"{path} holds no card: {error}") from error
+
+    def __str__(self) -> str:
+        table = self.to_frame().to_string(float_format=lambda value: f"{value:.4f}")
+        return "\n".join([table, *self.verdict])
+
+
+def make_card(
+    dictionary: Dictionary,
+    acts: Tensor,
+    *,
+    model: Any = None,
+    site: str | Site | None = None,
+    context: Tensor | None = None,
+    text: Tensor | None = None,
+    labels: Tensor | Sequence[int] | None = None,
+    evaluator_embeddings: Tensor | np.ndarray | None = None,
+    factors: Tensor | np.ndarray | None = None,
+    seeds: Sequence[Dictionary] = (),
+    controls: bool | Mapping[str, Dictionary] = True,
+    keep: bool = True,
+) -> Card:
+    """Judge a dictionary on activations it was not trained on.
+
+    Args:
+        acts: (rows, width) activations at the dictionary's site.
+        model: the `Model` they come from, for figures of the spliced model.
+        site: defaults to the dictionary's own.
+        context: (rows, tokens, width), needed by `continue_from` at sites before the last block.
+        text: (prompts, embed) unit-length prompt embeddings; labels: (rows,) index of each row's right prompt.
+        evaluator_embeddings: (rows, embed) of an independent model, for monosemanticity.
+        factors: (rows, factors) of 0 and 1, the true factors of each picture.
+        seeds: dictionaries of the same shape from other seeds, for stability.
+        controls: True for neurons, PCA, random and k-means directions with as many active latents, False for none,
+            or dictionaries by name.
+        keep: store the card in `dictionary.card`, so that it is saved with it.
+
+    Raises:
+        DictionaryError: fewer than 2 rows, or companions of another length.
+    """
+    acts = torch.as_tensor(acts).float()
+    if len(acts) < 2:
+        raise DictionaryError(f"A card needs at least 2 rows of activations; got {len(acts)}.")
+    companions = {
+        "labels": labels,
+        "evaluator_embeddings": evaluator_embeddings,
+        "factors": factors,
+        "context": context,
+    }
+    for name, value in companions.items():
+        if value is not None and len(value) != len(acts):
+            raise DictionaryError(f"{name} has {len(value)} rows, the activations {len(acts)}.")
+    if labels is not None and text is None:
+        raise DictionaryError("labels need text, the prompt embeddings they number.")
+
+    def judged(one: Dictionary) -> dict[str, float]:
+        figures = reconstruction(one, acts)
+        codes = one.encode(acts, precision="auto")
+        if model is not None:
+            where = Site(site or one.site or "image.-1.cls")
+            figures |= spliced(one, acts, model, where, context=context, text=text, labels=labels)
+        if evaluator_embeddings is not None:
+            figures["monosemanticity"] = monosemanticity(codes, evaluator_embeddings)
+        if factors is not None:
+            auc, f1 = factor_scores(codes, factors)
+            figures |= {
+                "factor_auc": float(auc.max(0).values.mean()),
+                "factor_f1": float(f1.max(0).values.mean()),
+            }
+        return figures
+
+    card = Card(judged(dictionary))
+    if seeds:
+        matches = [stability(dictionary, other) for other in seeds]
+        card.figures["seed_stability"] = float(np.mean(matches))
+    beside = (
+        default_controls(dictionary, acts, card.figures["l0"]) if controls is True else dict(controls or {})
+    )
+    for name, control in beside.items():
+        if control.site is None:
+            control.site = dictionary.site
+        card.controls[name] = judged(control)
+    card.verdict = verdict(card)
+    if keep:
+        dictionary.card = card.to_dict()
+    return card
+
+
+def study_card(
+    study: Any,
+    dictionary: Dictionary | None = None,
+    *,
+    templates: Sequence[str] = ("{}",),
+    seeds: Sequence[Dictionary] = (),
+    keep: bool = True,
+) -> Card:
+    """Judge a dictionary on a study's held-out pictures (on all of them where none are held out).
+
+    Whatever the study knows goes in: its model where the site is at the last block, the pictures' labels as zero-shot
+    classes, the evaluator's embeddings, and for rendered pictures the true factors of every scene. Controls are fitted
+    on the other pictures.
+
+    Args:
+        dictionary: default the study's own. seeds, keep: see `make_card`.
+        templates: what zero-shot prompts are put into.
+
+    Raises:
+        DictionaryError: a study with several tokens per picture: flatten its activations and call `make_card`.
+    """
+    made = study.dictionary if dictionary is None else dictionary
+    if np.ndim(study.activations) != 2:
+        raise DictionaryError(
+            f"{study.site} has several tokens per picture: flatten study.activations and call make_card()."
+        )
+    held = study.holdout_rows if len(study.holdout_rows) else study.rows
+    acts = torch.from_numpy(np.asarray(study.activations[held], np.float32))
+    fitting = torch.from_numpy(np.asarray(study.activations[study.rows], np.float32))
+    extra: dict[str, Any] = {}
+    if study.site.index(study.model) == study.model.image_blocks - 1:
+        extra = {"model": study.model, "site": study.site}
+        named = [study.images[int(row)].label for row in held]
+        if all(named):
+            classes = sorted(set(named))
+            extra["text"] = study.model.encode_text(classes, tuple(templates)).float().cpu()
+            extra["labels"] = [classes.index(name) for name in named]
+    _, factors = scene_factors(study.images, held)
+    l0 = float(made.encode(acts).counts().float().mean())
+    return make_card(
+        made,
+        acts,
+        evaluator_embeddings=np.asarray(study.evaluator_embeddings[held], np.float32),
+        factors=factors,
+        seeds=seeds,
+        controls=default_controls(made, fitting, l0),
+        keep=keep,
+        **extra,
+    )
+
+
+def scene_factors(images: Any, rows: Sequence[int] | np.ndarray) -> tuple[list[str], np.ndarray | None]:
+    """What is truly in rendered pictures: the factors' names, and (rows, factors) of 0 and 1.
+
+    Every scene names its own (`factors`); those in fewer than 10 pictures, or missing in fewer than 10, are left out.
+    No names and None where pictures are not rendered.
+    """
+    try:
+        contents = [images[int(row)].scene.factors() for row in rows]
+    except DataError:
+        return [], None
+    names = sorted(set().union(*contents))
+    truth = np.array([[name in content for name in names] for content in contents], np.float32)
+    counts = truth.sum(0)
+    usual = (counts >= RARE) & (counts <= len(truth) - RARE)
+    return [name for name, keep in zip(names, usual, strict=True) if keep], truth[
+        :, usual
+    ] if usual.any() else None
+
+
+def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[str, Dictionary]:
+    """Untrained dictionaries with the same number of active latents, and of latents where that makes sense."""
+    width = dictionary.width
+    k = max(1, min(round(l0), width))
+    n_latents = max(dictionary.n_latents, k)
+    centres = min(n_latents, max(k, len(acts) // 4), 2048)
+    return {
+        "neurons": neurons(width, k=k),
+        "pca": pca(acts, k=k),
+        "random": random_sae(acts, n_latents, k),
+        "kmeans": kmeans(acts, max(centres, k), k),
+    }
+
+
+def reconstruction(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:
+    """FVU, explained variance, L0, dead and dense shares, shrinkage; float64, in pieces.
+
+    Dead: never active on these rows; dense: active on more than a tenth of them. Shrinkage: by how much
+    reconstructions (about the mean) are too short for their direction, 0 if just right, negative if too long.
+    """
+    mean = torch.zeros(dictionary.width, dtype=torch.float64)
+    for part in acts.split(ROWS):
+        mean += part.double().sum(0)
+    mean /= len(acts)
+    error = total = along = length = active = 0.0
+    fired = torch.zeros(dictionary.n_latents, dtype=torch.int64)
+    for part in acts.split(ROWS):
+        codes = dictionary.encode(part)
+        recon = dictionary.decode(codes).double() - mean
+        centred = part.double() - mean
+        error += float((centred - recon).square().sum())
+        total += float(centred.square().sum())
+        along += float((centred * recon).sum())
+        length += float(recon.square().sum())
+        active += float(codes.counts().sum())
+        fired += torch.bincount(codes.indices[codes.values != 0].long(), minlength=dictionary.n_latents)
+    if total == 0:
+        raise DictionaryError("All activations are equal: there is no variance to explain.")
+    fvu = error / total
+    return {
+        "fvu": fvu,
+        "explained_variance": 1 - fvu,
+        "l0": active / len(acts),
+        "dead_share": float((fired == 0).double().mean()),
+        "dense_share": float((fired > DENSE * len(acts)).double().mean()),
+        "shrinkage": 1 - length / along if along > 0 else float("nan"),
+    }
+
+
+@torch.no_grad()
+def spliced(
+    dictionary: Dictionary,
+    acts: Tensor,
+    model: Any,
+    site: Site,
+    *,
+    context: Tensor | None = None,
+    text: Tensor | None = None,
+    labels: Tensor | Sequence[int] | None = None,
+) -> dict[str, float]:
+    """What becomes of the model's output when reconstructions take the activations' place.
+
+    recovered_over_zero / _mean: 1 - d(reconstruction) / d(ablation), d the mean of 1 - cosine to the true embedding and
+    the ablation putting zeros or the mean there. similarity_change: mean |change| of cos(picture, prompt).
+    zero_shot, zero_shot_spliced, zero_shot_kept (their ratio): accuracy over the prompts.
+    """
+    mean = acts.double().mean(0).float()
+    distance = {"recon": 0.0, "zero": 0.0, "mean": 0.0}
+    change = right = right_spliced = 0.0
+    answers = None if labels is None else torch.as_tensor(labels)
+    for start in range(0, len(acts), ROWS):
+        part = acts[start : start + ROWS]
+        around = None if context is None else context[start : start + ROWS]
+
+        def embed(value: Tensor, around: Tensor | None = around) -> Tensor:
+            return continue_from(model, site, value, around).float().cpu()
+
+        true = embed(part)
+        recon = embed(dictionary.reconstruct(part))
+        for name, other in (
+            ("recon", recon),
+            ("zero", embed(torch.zeros_like(part))),
+            ("mean", embed(mean.expand_as(part))),
+        ):
+            distance[name] += float((1 - (true * other).sum(-1)).sum())
+        if text is not None:
+            before, after = true @ text.T, recon @ text.T
+            change += float((after - before).abs().mean(-1).sum())
+            if answers is not None:
+                expected = answers[start : start + ROWS]
+                right += float((before.argmax(-1) == expected).sum())
+                right_spliced += float((after.argmax(-1) == expected).sum())
+    figures = {
+        "recovered_over_zero": 1 - distance["recon"] / max(distance["zero"], 1e-12),
+        "recovered_over_mean": 1 - distance["recon"] / max(distance["mean"], 1e-12),
+    }
+    if text is not None:
+        figures["similarity_change"] = change / len(acts)
+    if answers is not None:
+        figures |= {
+            "zero_shot": right / len(acts),
+            "zero_shot_spliced": right_spliced / len(acts),
+            "zero_shot_kept": right_spliced / max(right, 1.0),
+        }
+    return figures
+
+
+def stability(one: Dictionary, other: Dictionary) -> float:
+    """Mean cosine between the directions of two dictionaries, matched one to one so that it is largest (Hungarian).
+
+    Raises:
+        DictionaryError: other shapes, or more latents than can be matched (8,192; match a sample of them).
+    """
+    if one.decoder.shape != other.decoder.shape or one.n_latents > 8192:
+        raise DictionaryError(
+            f"Stability compares dictionaries of one shape with at most 8192 latents; got {tuple(one.decoder.shape)} "
+            f"and {tuple(other.decoder.shape)}."
+        )
+    from scipy.optimize import linear_sum_assignment
+
+    cosines = (one.decoder @ other.decoder.T).cpu().numpy()
+    rows, columns = linear_sum_assignment(cosines, maximize=True)
+    return float(cosines[rows, columns].mean())
+
+
+def monosemanticity(codes: SparseCodes, embeddings: Tensor | np.ndarray) -> float:
+    """Mean over latents of the activation-weighted mean cosine between the pictures they are active on."""
+    totals = Totals(codes.n_latents, np.shape(embeddings)[1])
+    positive = SparseCodes(codes.indices, codes.values.clamp_min(0), codes.n_latents, codes.offsets)
+    totals.update(positive, embeddings)
+    return float(totals.monosemanticity().nanmean())
+
+
+def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """How well each latent alone tells each true factor, over active entries only.
+
+    Args:
+        factors: (rows, factors) of 0 and 1.
+
+    Returns:
+        (n_latents, factors) AUC of the activation (0.5 for a latent that knows nothing; 0.5 too for a factor that is
+        always or never there), and F1 of "active" or of "above half its maximum", whichever is larger.
+    """
+    truth = torch.as_tensor(factors).float()
+    if truth.shape[0] != len(codes):
+        raise DictionaryError(f"There are {truth.shape[0]} rows of factors and {len(codes)} rows of codes.")
+    rows, latents, values = codes.row_of_entries(), codes.indices.reshape(-1).long(), codes.values.reshape(-1)
+    keep = values > 0
+    rows, latents, values = rows[keep], latents[keep], values[keep]
+    # By latent, and within a latent by value.
+    order = torch.from_numpy(np.lexsort((values.numpy(), latents.numpy())))
+    rows, latents, values = rows[order].int(), latents[order], values[order]
+    counts = torch.bincount(latents, minlength=codes.n_latents)
+    offsets = torch.zeros(codes.n_latents + 1, dtype=torch.int32)
+    offsets[1:] = counts.cumsum(0)
+    silent = (len(codes) - counts).float()
+    rank = torch.arange(1, len(values) + 1) - offsets[latents] + silent[latents]
+    positives = truth.sum(0)
+    hits = bag_sum(truth, rows, torch.ones(len(rows)), offsets)
+    ranks = bag_sum(truth, rows, rank.float(), offsets) + (positives - hits) * (silent[:, None] + 1) / 2
+    pairs = positives * (len(codes) - positives)
+    auc = torch.where(pairs > 0, (ranks - positives * (positives + 1) / 2) / pairs.clamp_min(1), 0.5)
+    f1 = 2 * hits / (counts[:, None] + positives).clamp_min(1)
+    largest = values[(offsets[1:].long() - 1)[latents]]
+    strong = (values > largest / 2).float()
+    strong_hits = bag_sum(truth, rows, strong, offsets)
+    strong_counts = torch.zeros(codes.n_latents).index_add_(0, latents, strong)
+    return auc, torch.maximum(f1, 2 * strong_hits / (strong_counts[:, None] + positives).clamp_min(1))
+
+
+def verdict(card: Card) -> list[str]:
+    """One sentence per figure in which some control is at least as good."""
+    said = []
+    for name, higher in HIGHER.items():
+        own = card.figures.get(name, float("nan"))
+        for control, figures in card.controls.items():
+            other = figures.get(name, float("nan"))
+            if other >= own if higher else other <= own:
+                said.append(f"{name}: {control} does as well or better ({other:.4f} against {own:.4f}).")
+    return said

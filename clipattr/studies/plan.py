@@ -1,0 +1,249 @@
+"""Plan: what a study of so many pictures will cost on so many machines like this one, before it is begun.
+
+Owns a calibration of about ten seconds and the arithmetic from its rates to hours and bytes. Runs the functions that a
+study runs, on made-up pictures and activations. Start at `plan_study`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clipattr.models.loading import Model
+
+JPEG = (
+    110_000  # bytes of a picture of the web, 500 x 375: what the network carries where pictures lie elsewhere
+)
+THUMBNAIL = 4_000  # bytes, as studies keep them
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study: seconds on one worker and on all of them, bytes written, in memory and over the network."""
+
+    name: str
+    seconds: float
+    spread: bool
+    disk: float
+    memory: float
+    network: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study costs, stage by stage; `rates` are what was measured, per second on one worker."""
+
+    pictures: int
+    workers: int
+    stages: tuple[Stage, ...]
+    rates: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds / (self.workers if stage.spread else 1) for stage in self.stages)
+
+    @property
+    def disk(self) -> float:
+        """Bytes at the peak: shards and what is joined from them lie side by side until the study is finished."""
+        return sum(stage.disk for stage in self.stages)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per stage: hours with all workers, and gigabytes."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "stage": stage.name,
+                    "hours": stage.seconds / (self.workers if stage.spread else 1) / 3600,
+                    "workers": self.workers if stage.spread else 1,
+                    "disk_gb": stage.disk / 1e9,
+                    "memory_gb": stage.memory / 1e9,
+                    "network_gb": stage.network / 1e9,
+                }
+                for stage in self.stages
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "pictures": self.pictures, "workers": self.workers,
+            "hours": self.seconds / 3600, "disk_gb": self.disk / 1e9,
+            "stages": self.table.to_dict("records"), "rates_per_second": self.rates,
+        }  # fmt: skip
+
+
+def plan_study(
+    model: Model,
+    evaluator: Model | None = None,
+    *,
+    pictures: int,
+    n_latents: int = 30_000,
+    k: int = 64,
+    examples: int = 20,
+    words: int = 20_000,
+    steps: int = 20_000,
+    workers: int = 1,
+    batch: int = 64,
+    seconds: float = 10.0,
+) -> Plan:
+    """Estimate a study's time, disk, memory and network from a short calibration on this machine.
+
+    Args:
+        pictures, n_latents, k, examples, words, steps: of the study. steps: of training, 4,096 activations each.
+        workers: machines or processes like this one, each with the threads that torch has here.
+        seconds: for the calibration, shared by its five measurements; each runs at least once.
+
+    Raises:
+        DataError: nothing to plan for.
+    """
+    if min(pictures, n_latents, k, examples, words, steps, workers, batch) < 1 or k > n_latents:
+        raise DataError(
+            f"There is nothing to plan with {pictures} pictures, {n_latents} latents, k={k}, {workers} workers."
+        )
+    judge = model if evaluator is None else evaluator
+    width, embed = model.image_width, judge.embed_dim
+    share = seconds / 5
+    rates = {
+        "decode": _decode_rate(model, share),
+        "encode": _encode_rate(model, batch, share),
+        "evaluate": _encode_rate(judge, batch, share),
+        **_dictionary_rates(width, embed, n_latents, k, examples, share),
+        "disk_bytes": _disk_rate(),
+    }
+    entry = (2 if n_latents <= 2**16 else 4) + 2
+    encoded = pictures * (2 * width + 2 * embed + 8 + THUMBNAIL)
+    weights = sum(p.numel() * p.element_size() for m in (model, judge) for p in m.clip.parameters())
+    dictionary = n_latents * width * 8
+    sums = n_latents * (embed * 4 + examples * 16 + 24)
+    # A step's product over all latents dominates it; three products' worth with gradients and moments.
+    trained = min(steps * 4096, 10**12)
+    stages = (
+        Stage(
+            "decode and encode",
+            # Decoding runs beside encoding, in threads of its own.
+            pictures * max(1 / rates["decode"], 1 / rates["encode"] + 1 / rates["evaluate"]),
+            True,
+            encoded,
+            weights + 4 * batch * 3 * 4 * max(model.image_size) ** 2,
+            pictures * JPEG + encoded,
+        ),
+        Stage("join shards", 2 * encoded / rates["disk_bytes"], False, encoded, 2**24, encoded),
+        Stage(
+            "train the dictionary", 3 * trained / rates["codes"], False, 2 * dictionary, 4 * dictionary,
+            trained * 2 * width,
+        ),
+        Stage(
+            "codes", pictures / rates["codes"], True, pictures * k * entry, 2 * dictionary,
+            pictures * (2 * width + k * entry),
+        ),
+        Stage(
+            "examples", pictures / rates["examples"], True, n_latents * examples * 8, 2 * sums,
+            pictures * (k * entry + 2 * embed) + -(-pictures // 2**18) * sums,
+        ),
+        Stage(
+            "labels", n_latents * words * embed * 8 / 1e10, False, words * embed * 2 + n_latents * embed * 2,
+            words * embed * 4 + n_latents * (embed * 12 + 400), 0.0,
+        ),
+    )  # fmt: skip
+    return Plan(pictures, workers, stages, rates)
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Items per second of something that says how many it did; the first call only warms up."""
+    work()
+    begun, done = time.perf_counter(), 0
+    while done == 0 or time.perf_counter() - begun < seconds:
+        done += work()
+    return done / (time.perf_counter() - begun)
+
+
+def _decode_rate(model: Model, seconds: float) -> float:
+    """Pictures per second with as many threads as a study uses."""
+    from clipattr.images.collection import Images
+    from clipattr.images.decoding import difference_hash, thumbnail_bytes
+
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    images = Images.open([_read(file.getvalue())])
+
+    def prepare(_: Image.Image) -> int:
+        picture = _read(file.getvalue(), 2 * max(model.image_size))
+        model.prepare(picture)
+        return len(thumbnail_bytes(picture)) + difference_hash(picture) % 2
+
+    return _rate(lambda: len(list(images.stream(prepare, [0] * 16))), seconds)
+
+
+def _read(data: bytes, draft: int | None = None) -> Image.Image:
+    from clipattr.images.decoding import read_picture
+
+    return read_picture(data, draft=draft)
+
+
+def _encode_rate(model: Model, batch: int, seconds: float) -> float:
+    pixels = torch.zeros(batch, 3, *model.image_size)
+
+    def work() -> int:
+        with torch.no_grad():
+            model.encode_image(pixels)
+        return batch
+
+    return _rate(work, seconds)
+
+
+def _dictionary_rates(
+    width: int, embed: int, n_latents: int, k: int, examples: int, seconds: float
+) -> dict[str, float]:
+    """Codes per second, and pictures per second whose examples and sums are kept."""
+    from clipattr.dictionaries import SparseCodes, random_sae
+    from clipattr.meaning.summary import collect
+
+    generator = torch.Generator().manual_seed(0)
+    acts = torch.randn(1024, width, generator=generator)
+    dictionary = random_sae(acts, n_latents=n_latents, k=k)
+    codes = SparseCodes.cat([dictionary.encode(acts)] * 8)
+    embeddings = torch.nn.functional.normalize(
+        torch.randn(len(codes), embed, generator=generator), dim=-1
+    ).numpy()
+    none = np.zeros(len(codes), dtype=bool)
+
+    def coded() -> int:
+        return len(dictionary.encode(acts))
+
+    def kept() -> int:
+        collect([(0, codes)], embeddings, n_latents, held_out=none, repeats=none, m=examples)
+        return len(codes)
+
+    return {"codes": _rate(coded, seconds), "examples": _rate(kept, seconds)}
+
+
+def _disk_rate(size: int = 2**26) -> float:
+    """Bytes per second written to the disk below the current folder, or to the temporary one."""
+    place = Path.cwd() if os.access(Path.cwd(), os.W_OK) else None
+    data = os.urandom(2**20)
+    with tempfile.NamedTemporaryFile(dir=place) as file:
+        begun = time.perf_counter()
+        for _ in range(size // len(data)):
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return size / (time.perf_counter() - begun)
