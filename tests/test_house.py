@@ -57,7 +57,6 @@ BRIDGES = {
     ("clipattr.discovery.findings", "clipattr.reporting.page"),
     ("clipattr.reporting.panels", "clipattr_widgets"),
     ("clipattr.dictionaries.sae", "clipattr.dictionaries.checkpoints.check"),
-    ("clipattr_widgets.compare", "clipattr_widgets.explorer"),
 }
 
 
@@ -104,7 +103,7 @@ def room_of(name):
     return name.split(".")[1] if name.startswith("clipattr.") else name
 
 
-@pytest.mark.parametrize("folder", PACKAGES)
+@pytest.mark.parametrize("folder", ["clipattr", "data"])
 def test_no_module_imports_itself_in_a_circle(folder):
     graph = {name_of(path): set(imports(path)) for path in FILES[folder]}
     for one, other in BRIDGES:

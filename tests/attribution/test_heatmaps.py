@@ -7,15 +7,9 @@ from PIL import Image
 
 import clipattr
 from clipattr.attribution import attribute
-from clipattr.attribution.heatmaps import (
-    attribution_map,
-    code_map,
-    firing_map,
-    mass_inside,
-    occlusion_map,
-    overlay,
-    points_inside,
-)
+from clipattr.attribution.heatmaps import firing_map, occlusion_map
+from clipattr.attribution.maps import attribution_map, code_map, mass_inside, points_inside
+from clipattr.display.plots import overlay
 from clipattr.errors import DataError, SiteError
 from clipattr.sites import Site, continue_from
 
