@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import clipattr
-from clipattr import arguments
+from clipattr.cli import arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,19 +18,15 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "models": "Models",
     "sites": "Sites",
-    "store": "Activations on disk",
-    "collecting": "Collecting activations",
+    "images": "Pictures and their tables",
+    "storage": "Activations on disk",
+    "execution": "Several machines",
     "dictionaries": "Parts: dictionaries",
     "attribution": "Reliance: attribution",
-    "images": "Pictures",
-    "tables": "Pictures with a table",
     "meaning": "Meaning: examples, labels, scores",
-    "cards": "Quality cards",
-    "study": "Studies",
-    "scale": "Several machines",
-    "plan": "What a study will cost",
+    "studies": "Studies, cards, plans, presets",
     "discovery": "Surprise: audits and repair",
-    "presets": "Presets",
+    "reporting": "Panels and reports",
     "errors": "Errors",
 }
 
@@ -57,9 +53,8 @@ def put(file: Path, text: str) -> None:
 def reference() -> dict[str, str]:
     """One page per room with every public name, and a page that lists them."""
     rooms: dict[str, list[str]] = {}
-    for name, room in clipattr.CONTENTS.items():
-        rooms.setdefault(room, []).append(name)
-    rooms.setdefault("presets", [])
+    for name, module in clipattr.CONTENTS.items():
+        rooms.setdefault(module.split(".")[0], []).append(name)
     order = sorted(rooms, key=lambda room: (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), room))
     pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
     listed = "\n".join(f"   {room}" for room in order)
@@ -76,7 +71,7 @@ def page(room: str, names: list[str]) -> str:
     about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
     about = about.replace("*", r"\*").replace("|", r"\|")
     text = f"{title}\n{'=' * len(title)}\n\n``clipattr.{room}``: {about}\n"
-    if room == "presets":
+    if room == "studies":
         text += "\n.. autodata:: clipattr.studies.presets.paper\n   :no-value:\n"
         text += "\n.. autoclass:: clipattr.studies.presets.Protocol\n   :members:\n"
     for name in names:
@@ -90,7 +85,7 @@ def page(room: str, names: list[str]) -> str:
         text += f"\n.. {directive}:: clipattr.{name}\n"
         text += f"   {options}\n" if options else ""
         if directive == "data":
-            text += f"\n   {about_value(module, name)}\n"
+            text += f"\n   {about_value(name)}\n"
     more = [
         name for name in getattr(module, "__all__", ()) if name not in clipattr.CONTENTS and name[0].islower()
     ]
@@ -100,11 +95,11 @@ def page(room: str, names: list[str]) -> str:
     return text
 
 
-def about_value(module: object, name: str) -> str:
+def about_value(name: str) -> str:
     """What a table of the package is, in words of its type and keys."""
     value = getattr(clipattr, name)
     keys = ", ".join(f"``{key}``" for key in value) if hasattr(value, "__iter__") else repr(value)
-    return f"``{type(value).__name__}`` in ``{module.__name__}``, with {keys}."
+    return f"``{type(value).__name__}`` in ``clipattr.{clipattr.CONTENTS[name]}``, with {keys}."
 
 
 def command_line() -> dict[str, str]:

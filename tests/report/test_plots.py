@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipattr import plots
+from clipattr.display import plots
 from clipattr.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_negative_bars_differ_by_more_than_colour():
 
 def test_no_pyplot_is_loaded():
     code = (
-        "import sys; from clipattr import plots; plots.signed_bars(['a'], [1.0]).png(); "
+        "import sys; from clipattr.display import plots; plots.signed_bars(['a'], [1.0]).png(); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

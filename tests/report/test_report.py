@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr import report, report_pictures
 from clipattr.discovery.findings import Findings, Interval
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
+from clipattr.reporting import page as report
+from clipattr.reporting import pictures as report_pictures
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
 
