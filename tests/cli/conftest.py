@@ -101,7 +101,7 @@ def study_dir(model_dir, scenes, tmp_path_factory):
 @pytest.fixture
 def audited(monkeypatch, finding):
     """Replaces the audit; set `.findings` to what it shall return, read `.calls` for what it was asked."""
-    import clipattr.discovery
+    import clipattr.discovery.audit.run
 
     class Audited:
         findings = [finding()]
@@ -114,5 +114,5 @@ def audited(monkeypatch, finding):
 
     fake = Audited()
     fake.calls = []
-    monkeypatch.setattr(clipattr.discovery, "audit", fake, raising=False)
+    monkeypatch.setattr(clipattr.discovery.audit.run, "audit", fake, raising=False)
     return fake

@@ -69,7 +69,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_a_fault_of_ours_and_an_interruption_have_their_own_status(audited, study_dir, monkeypatch, capsys):
-    import clipattr.discovery
+    import clipattr.discovery.audit.run
 
     def fail(*_, **__):
         raise RuntimeError("odd")
@@ -77,9 +77,9 @@ def test_a_fault_of_ours_and_an_interruption_have_their_own_status(audited, stud
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clipattr.discovery, "audit", fail)
+    monkeypatch.setattr(clipattr.discovery.audit.run, "audit", fail)
     assert main(["audit", str(study_dir)]) == 70
-    monkeypatch.setattr(clipattr.discovery, "audit", interrupt)
+    monkeypatch.setattr(clipattr.discovery.audit.run, "audit", interrupt)
     assert main(["audit", str(study_dir)]) == 130
     err = capsys.readouterr().err
     assert "RuntimeError: odd" in err and "interrupted" in err and "Traceback" not in err
