@@ -21,7 +21,8 @@ from clipattr.discovery.audit.expectations import (
 from clipattr.discovery.audit.naming import named_families
 from clipattr.discovery.audit.reliance import Half, Reliance
 from clipattr.discovery.audit.run import Settings, default_background
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
+from clipattr.statistics import Interval
 
 CLEAR, UNALIGNED = 0.4, 0.05  # clarity and alignment of the reference's outlier filter
 

@@ -26,12 +26,13 @@ import torch
 from memory import peak_mb
 from PIL import Image
 from results import FOLDER, write_results
-from scipy.stats import mannwhitneyu, spearmanr
+from scipy.stats import spearmanr
 
 from clipattr.dictionaries import SparseCodes, random_sae
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples, by_latent
 from clipattr.meaning.scores import Totals
+from clipattr.statistics import auc
 from clipattr.studies.encode import encode, gather
 
 LATENTS, K, M, WIDTH, EMBED = 30_000, 64, 20, 768, 512
@@ -291,7 +292,7 @@ def auroc(high: list[float], low: list[float]) -> float:
     """Chance that one of the first is larger than one of the second, ties half; NaN without either."""
     if not high or not low:
         return float("nan")
-    return float(mannwhitneyu(high, low).statistic / (len(high) * len(low)))
+    return auc(np.array(high + low), np.arange(len(high) + len(low)) < len(high))
 
 
 def judged(study: Any, name: str) -> list[dict[str, Any]]:

@@ -30,9 +30,9 @@ from results import write_results
 import clipattr
 from clipattr.attribution import METHODS, Faithfulness, Splice, VocabularyContrast
 from clipattr.attribution.faithfulness import default_methods, faithfulness, randomisation
-from clipattr.attribution.statistics import interval, pearson, sign_flip, spearman
 from clipattr.dictionaries import neurons, pca, random_sae
 from clipattr.sites import activations
+from clipattr.statistics import bootstrap, pearson, sign_flip, spearman
 
 RANDOMISED = ("exact", "patching", "act_logit_lens", "energy")
 
@@ -236,7 +236,7 @@ def main() -> None:
             if method == "exact":
                 continue
             score = report.summary(method, "rank_correlation")
-            figures[f"{prefix}rank_correlation_{method}"] = number(score.mean)
+            figures[f"{prefix}rank_correlation_{method}"] = number(score.value)
             difference, p = report.compare("exact", method, "deletion")
             measure_name = "deletion, exact - method"
             rows.append(
@@ -252,7 +252,7 @@ def main() -> None:
             if row["measure"] == "re-rendering, over plants":
                 figures[f"{prefix}rerender_plants_{row['method']}"] = number(row["mean"])
     for method, values in chances.items():
-        figures[f"randomised_model_{method}"] = number(interval(torch.cat(values)).mean)
+        figures[f"randomised_model_{method}"] = number(bootstrap(torch.cat(values)).value)
     print(json.dumps(figures, indent=2))
     rows = [{key: number(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     figures = {key: number(value) for key, value in figures.items() if number(value) is not None}
@@ -264,7 +264,7 @@ def rendered_rows(found: dict[str, dict[str, torch.Tensor]]) -> list[dict[str, A
     correlation over plants."""
     rows: list[dict[str, Any]] = []
     for method, values in found.items():
-        score = interval(values["per_picture"][:, None])
+        score = bootstrap(values["per_picture"][:, None])
         rows.append({"measure": "re-rendering, over prompts", "method": method, **vars(score)})
         plants = spearman(values["own"], values["true"])
         rows.append({"measure": "re-rendering, over plants", "method": method, "mean": float(plants)})
@@ -272,7 +272,7 @@ def rendered_rows(found: dict[str, dict[str, torch.Tensor]]) -> list[dict[str, A
             difference = (found["exact"]["per_picture"] - values["per_picture"])[:, None]
             rows.append(
                 {"measure": "re-rendering, exact - method", "method": method}
-                | {**vars(interval(difference)), "p": sign_flip(difference)}
+                | {**vars(bootstrap(difference)), "p": sign_flip(difference)}
             )
     return rows
 

@@ -27,9 +27,9 @@ from clipattr.attribution import (
     read_site,
 )
 from clipattr.attribution.maps import mass_inside, points_inside
-from clipattr.attribution.statistics import interval
 from clipattr.dictionaries import neurons
 from clipattr.sites import Site
+from clipattr.statistics import bootstrap
 
 OCCLUDED = 128  # pictures whose patches are painted over one by one, which is slow
 
@@ -132,10 +132,10 @@ def main() -> None:
         ):
             if name == "uniform" and measure == "pointing":
                 continue  # it has no strongest patch
-            score = interval(values[:, None])
-            figures[f"{measure}_{name}"] = score.mean
+            score = bootstrap(values[:, None])
+            figures[f"{measure}_{name}"] = score.value
             rows.append({"map": name, "measure": measure, **vars(score)})
-            line += f" {score.mean:8.3f} [{score.low:.3f}, {score.high:.3f}]"
+            line += f" {score.value:8.3f} [{score.low:.3f}, {score.high:.3f}]"
         print(line)
     figures["area_of_objects"] = float(masks.mean())
     write_results("heatmaps", figures, rows, quick=arguments.quick)

@@ -19,7 +19,7 @@ from baselines import BASELINES
 from results import FOLDER, write_results
 
 import clipattr as ca
-from clipattr.discovery.repair.evaluation import wilson
+from clipattr.statistics import wilson
 from clipattr_data import models_dir
 from clipattr_data.build import NULL, STUDIES, build_one
 from clipattr_data.effects import measure, save

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clipattr.statistics import mean_interval
+
 from . import models_dir
 from .scene import Scene
 from .world import WORLDS, Plant, World
@@ -45,9 +47,8 @@ def contrasts(model: Model, vocabulary: Sequence[str]) -> torch.Tensor:
 
 def interval(differences: torch.Tensor) -> tuple[float, float, float]:
     """Mean and its 95 % normal interval, from independent paired differences (n,)."""
-    mean = differences.mean().item()
-    half = 1.96 * differences.std().item() / len(differences) ** 0.5
-    return mean, mean - half, mean + half
+    found = mean_interval(differences)
+    return found.value, found.low, found.high
 
 
 def effect(

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clipattr.statistics import Z
+
 from .lesion_world import CLASSES, OPPOSITES, LesionWorld, ProbeSet
 from .lesions import MALIGNANT, SIGNS, USUAL_SKIN, Lesion
 from .train import to_pixels
@@ -76,7 +78,7 @@ def reliance(margins: torch.Tensor | np.ndarray, pairs: ProbeSet) -> Reliance:
     gap = gone[malignant].mean() - gone[~malignant].mean()
     scale = abs(gap) if abs(gap) > 1e-12 else np.nan
     moved = (there - gone) / scale
-    half = 1.96 * moved.std(ddof=1) / len(moved) ** 0.5
+    half = Z * moved.std(ddof=1) / len(moved) ** 0.5
     right = (values > 0) == (pairs.labels == 1)
     groups = {str(name): float(right[pairs.groups == name].mean()) for name in np.unique(pairs.groups)}
     return Reliance(

@@ -130,7 +130,7 @@ pd.concat([wide[["deletion", "insertion"]] * 100, wide[["rank_correlation", "gro
 for other in ("patching", "act_logit_lens", "logit_lens", "energy"):
     difference, p = report.compare("exact", other, "deletion")
     low, high = difference.low * 100, difference.high * 100
-    print(f"exact − {other}: {difference.mean * 100:+.2f} points [{low:+.2f}, {high:+.2f}], p = {p:.4f}")
+    print(f"exact − {other}: {difference.value * 100:+.2f} points [{low:+.2f}, {high:+.2f}], p = {p:.4f}")
 
 # %% [markdown]
 # What came out here: energy does no better than chance, so a strong latent is not therefore an important one. The

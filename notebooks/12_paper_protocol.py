@@ -142,7 +142,7 @@ for other in ("act_logit_lens", "logit_lens", "energy", "random"):
     verdict = (
         "patching is faster" if low > 0 else f"{other} is faster" if high < 0 else "no difference to be seen"
     )
-    print(f"patching − {other}: {difference.mean * 100:+.2f} points [{low:+.2f}, {high:+.2f}]: {verdict}")
+    print(f"patching − {other}: {difference.value * 100:+.2f} points [{low:+.2f}, {high:+.2f}]: {verdict}")
 
 # %% [markdown]
 # An interval above zero means that patching's order lowers the score faster. The claim holds here for the plain logit

@@ -20,9 +20,9 @@ from clipattr.attribution.compute import placed_splices
 from clipattr.attribution.methods import METHODS, find_method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.splice import Splice
-from clipattr.attribution.statistics import Interval, interval, pearson, sign_flip, spearman_of_active
 from clipattr.attribution.targets import FunctionTarget, LinearTarget, ProbeLogit, Target
 from clipattr.errors import DataError
+from clipattr.statistics import Interval, bootstrap, pearson, per_picture, sign_flip, spearman_of_active
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,25 +234,26 @@ class Faithfulness:
 
     def summary(self, method: str, measure: str) -> Interval:
         """Mean over pictures with its clustered bootstrap interval."""
-        return interval(self.scores[method, measure])
+        return bootstrap(self.scores[method, measure])
 
     @property
     def table(self) -> pd.DataFrame:
         """One row per measure and method: mean, low, high (95 %), pictures."""
         import pandas as pd
 
-        rows = [
-            {"measure": measure, "method": method, **vars(self.summary(method, measure))}
-            for measure in MEASURES
-            for method in self.methods
-            if (method, measure) in self.scores
-        ]
-        return pd.DataFrame(rows)
+        rows = []
+        for measure in MEASURES:
+            for method in self.methods:
+                if (method, measure) in self.scores:
+                    found = self.summary(method, measure)
+                    pictures = len(per_picture(self.scores[method, measure]))
+                    rows.append((measure, method, found.value, found.low, found.high, pictures))
+        return pd.DataFrame(rows, columns=["measure", "method", "mean", "low", "high", "pictures"])
 
     def compare(self, one: str, two: str, measure: str) -> tuple[Interval, float]:
         """Paired difference `one - two` per picture with its interval, and the p-value of a sign-flip test."""
         difference = self.scores[one, measure] - self.scores[two, measure]
-        return interval(difference), sign_flip(difference)
+        return bootstrap(difference), sign_flip(difference)
 
     def plot(self, measure: str = "rank_correlation") -> Any:
         """Means and intervals of every method for one measure."""
@@ -268,9 +269,9 @@ class Faithfulness:
         scale = 1.0 if self.unit != "cosine" or measure in _CORRELATIONS else 100.0
         chart = Chart(6.4, 0.8 + 0.34 * len(found))
         axes = chart.add_subplot()
-        means = [scale * score.mean for _, score in found]
-        low = [scale * (score.mean - score.low) for _, score in found]
-        high = [scale * (score.high - score.mean) for _, score in found]
+        means = [scale * score.value for _, score in found]
+        low = [scale * (score.value - score.low) for _, score in found]
+        high = [scale * (score.high - score.value) for _, score in found]
         axes.errorbar(means, range(len(found)), xerr=[low, high], fmt="o", color=BLUE, capsize=3)
         axes.set_yticks(range(len(found)), labels=[method.replace("_", " ") for method, _ in found])
         axes.invert_yaxis()

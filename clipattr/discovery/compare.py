@@ -107,7 +107,7 @@ class Comparison:
         Raises:
             DataError: no study has a finding.
         """
-        from clipattr import plots
+        from clipattr.display import plots
 
         if not self.rows:
             raise DataError("there is nothing to draw: none of the studies has a finding.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from clipattr.errors import DataError
+from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
 
 if TYPE_CHECKING:
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 
 KINDS = ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label", "unknown")
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A measured value and the bounds of its 95 % interval, all in raw cosine."""
-
-    value: float
-    low: float
-    high: float
-
-    def points(self) -> str:
-        """For people: cosine × 100, as in "+12.3 (11.0 to 13.5)"."""
-        return f"{self.value * 100:+.1f} ({self.low * 100:.1f} to {self.high * 100:.1f})"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples, by_latent
+from clipattr.statistics import auc_error, rank_auc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -366,20 +367,9 @@ def validation_auc(
                     left = np.setdiff1d(np.arange(total), own[own >= 0].numpy())
                     active = np.flatnonzero(np.isin(left, active))
                     rank, total = rankdata(cosines[left, column]), len(left)
-                auc[latent], error[latent] = _auc(rank, active, total)
+                value = rank_auc(rank, active)
+                auc[latent], error[latent] = value, auc_error(value, len(active), total - len(active))
     return auc, error
-
-
-def _auc(rank: np.ndarray, active: np.ndarray, total: int) -> tuple[float, float]:
-    n, silent = len(active), total - len(active)
-    if n == 0 or silent == 0:
-        return float("nan"), float("nan")
-    value = (rank[active].sum() - n * (n + 1) / 2) / (n * silent)
-    one, two = value / (2 - value), 2 * value**2 / (1 + value)
-    variance = (value * (1 - value) + (n - 1) * (one - value**2) + (silent - 1) * (two - value**2)) / (
-        n * silent
-    )
-    return float(value), float(max(variance, 0.0) ** 0.5)
 
 
 def _best_words(

@@ -28,7 +28,8 @@ SECTIONS = (
 )
 
 if TYPE_CHECKING:
-    from clipattr.discovery.findings import Finding, Findings, Interval
+    from clipattr.discovery.findings import Finding, Findings
+    from clipattr.statistics import Interval
 
 
 def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:

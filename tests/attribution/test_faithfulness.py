@@ -21,8 +21,8 @@ from clipattr.attribution.faithfulness import (
     randomised,
     removal_curve,
 )
-from clipattr.attribution.statistics import interval, pearson, per_picture, sign_flip, spearman
 from clipattr.errors import DataError
+from clipattr.statistics import bootstrap, pearson, per_picture, sign_flip, spearman
 
 
 class Additive:
@@ -100,11 +100,11 @@ def test_spearman_equals_scipys_with_ties_and_is_undefined_without_variation():
 def test_intervals_resample_pictures_not_prompts():
     # Ten pictures with a hundred equal prompts each hold ten observations.
     base = torch.randn(10, 1, generator=torch.Generator().manual_seed(0))
-    few, many = interval(base), interval(base.expand(10, 100))
+    few, many = bootstrap(base), bootstrap(base.expand(10, 100))
     assert (few.low, few.high) == pytest.approx((many.low, many.high))
-    assert few.low < few.mean < few.high and few.pictures == 10
+    assert few.low < few.value < few.high
     assert per_picture(torch.tensor([[1.0, float("nan")], [float("nan")] * 2])).tolist() == [1.0]
-    assert interval(torch.full((2, 1), float("nan"))).pictures == 0
+    assert bootstrap(torch.full((2, 1), float("nan"))).value != 0
 
 
 def test_the_sign_flip_test_is_exact_on_a_case_worked_by_hand():
@@ -130,13 +130,13 @@ def test_the_suite_measures_every_method_and_ranks_the_truth_above_noise(tiny_mo
     finally:
         del METHODS["my_own"]
     assert len(report.table) == 4 * (len(MEASURES) - 2)  # neither deletion per class nor the randomised model
-    scores = {method: report.summary(method, "rank_correlation").mean for method in report.methods}
+    scores = {method: report.summary(method, "rank_correlation").value for method in report.methods}
     assert scores["exact"] == pytest.approx(1) and scores["my_own"] == pytest.approx(-1)
     assert scores["patching"] > 0.9
     for measure in ("deletion", "insertion", "group_effects"):
-        assert report.summary("exact", measure).mean > report.summary("my_own", measure).mean
+        assert report.summary("exact", measure).value > report.summary("my_own", measure).value
         difference, p = report.compare("exact", "my_own", measure)
-        assert difference.mean > 0 and 0 < p <= 1
+        assert difference.value > 0 and 0 < p <= 1
     labels = [label.get_text() for label in report.plot("deletion").axes[0].get_yticklabels()]
     assert labels == ["exact", "patching", "random", "my own"]
     with pytest.raises(DataError, match="there is no measure 'luck'"):
@@ -181,7 +181,7 @@ def test_the_suite_reports_the_randomised_model_where_asked(tiny_model, directio
     [(_, splice)] = splices(tiny_model, pictures.float(), ["kite", "bat"], dictionary=directions)
     expected = randomisation(splice, "patching")
     torch.testing.assert_close(report.scores["patching", "randomised_model"], expected, atol=1e-6, rtol=0)
-    assert report.summary("energy", "randomised_model").mean == pytest.approx(1)
+    assert report.summary("energy", "randomised_model").value == pytest.approx(1)
     assert len(report.plot("randomised_model").axes) == 1
 
 

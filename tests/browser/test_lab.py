@@ -18,7 +18,8 @@ ANSWERED = r"s => /change\s+[+−0]/.test(document.querySelector(s).innerText)"
 
 CELLS = (
     "import clipattr as ca\n"
-    "from clipattr.discovery import Finding, Interval\n"
+    "from clipattr.discovery.findings import Finding\n"
+    "from clipattr.statistics import Interval\n"
     "study = ca.open_study({path!r})\n"
     "labels = study.images.columns['label']\n"
     "latents = [int(j) for j in study.codes.rows(5).to_csr().indices[:4]]\n"

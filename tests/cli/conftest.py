@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from clipattr.discovery.findings import Finding, Findings, Interval
+from clipattr.discovery.findings import Finding, Findings
+from clipattr.statistics import Interval
 
 
 def make_finding(effect=0.2, **changes):

@@ -3,7 +3,8 @@
 import pytest
 
 from clipattr.cli.gate import over_limit
-from clipattr.discovery.findings import Findings, Interval
+from clipattr.discovery.findings import Findings
+from clipattr.statistics import Interval
 
 
 def effects(found):

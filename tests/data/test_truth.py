@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import clipattr as ca
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
+from clipattr.statistics import Interval
 from clipattr_data import models_dir
 from clipattr_data.build import AUDITED, EVALUATOR, NULL
 from clipattr_data.effects import contrasts, effect, interval, measure

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipattr.discovery.audit.cooccurrence import Company, company, false_discovery
+from clipattr.discovery.audit.cooccurrence import Company, company
+from clipattr.statistics import false_discovery
 
 
 def test_shares_and_chance_by_hand():

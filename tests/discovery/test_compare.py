@@ -9,7 +9,8 @@ from scipy.sparse import csr_array
 
 import clipattr as ca
 from clipattr.discovery.compare import _causes, compare, correlations, pairs
-from clipattr.discovery.findings import Finding, Findings, Interval
+from clipattr.discovery.findings import Finding, Findings
+from clipattr.statistics import Interval
 
 
 def sparse(seed, rows=300, columns=20, share=0.15):

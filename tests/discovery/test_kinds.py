@@ -8,8 +8,8 @@ import torch
 
 from clipattr.discovery.audit.evidence import Evidence
 from clipattr.discovery.audit.kinds import constituents, is_constituent, kind_of
-from clipattr.discovery.findings import Interval
-from clipattr.discovery.statistics import auc, interval
+from clipattr.statistics import Interval, auc
+from clipattr.statistics import mean_interval as interval
 
 NOTHING = Interval(0.0, 0.0, 0.0)
 BESIDE = Evidence(

@@ -9,12 +9,12 @@ import torch
 
 import clipattr as ca
 from clipattr.discovery.encoded import encoded
-from clipattr.discovery.findings import Interval
-from clipattr.discovery.probes.findings import _distinct
-from clipattr.discovery.probes.matching import FEW, change, comparison, enough, same, simultaneous
+from clipattr.discovery.probes.findings import _distinct, _Reliance
+from clipattr.discovery.probes.matching import FEW, change, comparison, enough, same
 from clipattr.discovery.probes.mediators import Carriers
 from clipattr.discovery.probes.null_space import remover
 from clipattr.discovery.probes.presence import looked_for, upper_heap
+from clipattr.statistics import Interval, simultaneous
 from clipattr_data.lesion_world import LesionWorld
 from clipattr_data.robustness import material
 
@@ -121,7 +121,7 @@ def test_what_pictures_do_not_tell_apart_is_told_once_and_a_word_comes_first():
     def reliance(label, word, shown, value):
         some = SimpleNamespace(label=label, word=word, shown=shown)
         compared = Interval(value, 0, 1)
-        return ca.discovery.probe_findings._Reliance(some, 0, (1,), 0.0, compared, Interval(0, 0, 0))
+        return _Reliance(some, 0, (1,), 0.0, compared, Interval(0, 0, 0))
 
     kept = [reliance("hair", 0, there[:, 0], 0.3), reliance("fur", 1, there[:, 0], 0.5)]
     kept += [reliance(None, None, there[:, 0], 0.9), reliance("ruler", 2, there[:, 2], 0.2)]

@@ -10,14 +10,14 @@ from scipy.stats import binomtest
 import clipattr as ca
 from clipattr.discovery.audit.text_insertion import written
 from clipattr.discovery.encoded import encoded
-from clipattr.discovery.findings import Finding, Findings, Interval
+from clipattr.discovery.findings import Finding, Findings
 from clipattr.discovery.probes.probe import Probe
 from clipattr.discovery.repair.directions import factors_of, learning_pictures, own_pictures
 from clipattr.discovery.repair.erasure import Factors, direction, freed, spread_within
-from clipattr.discovery.repair.evaluation import before_after, wilson
+from clipattr.discovery.repair.evaluation import before_after
 from clipattr.discovery.repair.removals import Removal
 from clipattr.discovery.repair.repair import repair
-from clipattr.discovery.statistics import auc
+from clipattr.statistics import Interval, auc, wilson
 
 
 @pytest.fixture(scope="module")

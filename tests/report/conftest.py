@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr.discovery.findings import KINDS, Finding, Findings, Interval
+from clipattr.discovery.findings import KINDS, Finding, Findings
 from clipattr.images.collection import Images
+from clipattr.statistics import Interval
 
 
 def make_finding(number=0, **changes):

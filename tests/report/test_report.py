@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr.discovery.findings import Findings, Interval
+from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.reporting import page as report
 from clipattr.reporting import pictures as report_pictures
+from clipattr.statistics import Interval
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
 

@@ -56,7 +56,8 @@ def fresh_study(study, tiny_model, tmp_path):
 @pytest.fixture(scope="session")
 def finding():
     """A function that makes a finding with plausible numbers."""
-    from clipattr.discovery.findings import Finding, Interval
+    from clipattr.discovery.findings import Finding
+    from clipattr.statistics import Interval
 
     def make(prompt="kite", latents=(1, 2), kind="context", effect=0.05, label="blue stripe", **more):
         span = Interval(effect, effect - 0.01, effect + 0.01)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import clipattr
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
+from clipattr.statistics import Interval
 from clipattr_widgets import FindingsState, LatentState, PromptState
 from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Desk, PanelError

@@ -13,8 +13,9 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import clipattr_widgets
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
 from clipattr.errors import ClipattrError
+from clipattr.statistics import Interval
 from clipattr_widgets import ExplorerPanel, FindingsPanel, LatentPanel, MapPanel, PromptPanel
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.statistics import false_discovery
+
 
 @dataclass(frozen=True)
 class Company:
@@ -59,13 +61,3 @@ def company(seen: Iterable[Tensor], own: Sequence[Tensor]) -> Company:
         on_own, others = together / n_own, (seen_in - together) / (total - n_own)
     rate = false_discovery(hypergeom.sf(together - 1, total, seen_in, n_own))
     return Company(torch.from_numpy(on_own), torch.from_numpy(others), torch.from_numpy(rate))
-
-
-def false_discovery(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p-values, of any shape."""
-    flat = p.ravel()
-    order = np.argsort(flat)
-    scaled = flat[order] * len(flat) / np.arange(1, len(flat) + 1)
-    adjusted = np.empty_like(flat)
-    adjusted[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1.0)
-    return adjusted.reshape(p.shape)

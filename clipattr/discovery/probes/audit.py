@@ -22,10 +22,10 @@ from clipattr.discovery.findings import Findings
 from clipattr.discovery.probes.findings import Bounds, probe_findings
 from clipattr.discovery.probes.fitting import fit_probe
 from clipattr.discovery.probes.probe import Probe
-from clipattr.discovery.repair.evaluation import wilson
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images.splits import HELD
 from clipattr.meaning import alignment
+from clipattr.statistics import Z, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,7 +242,7 @@ def _by_latent(study: Study, probe: Probe, prompts: Probe, pictures: Encoded, tr
         total, square = exact_sums(aim, pictures.acts[rows], pictures.codes.rows(rows))
         n = len(rows)
         mean = total / n
-        half = 1.96 * ((square / n - mean.square()).clamp_min(0) / max(n - 1, 1)).sqrt()
+        half = Z * ((square / n - mean.square()).clamp_min(0) / max(n - 1, 1)).sqrt()
         active = torch.nonzero(square.sum(1) > 0).flatten()
         share = mean.clamp_min(0) / mean.clamp_min(0).sum(0).clamp_min(1e-12)
         aligned = alignment(meaning[active], F.normalize(text[[number]], dim=1), study.empty_embedding)[:, 0]

@@ -25,13 +25,14 @@ from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.audit.expectations import expected_share, family_means
 from clipattr.discovery.audit.naming import named_families
 from clipattr.discovery.encoded import Encoded, exact_sums
-from clipattr.discovery.findings import Finding, Interval
-from clipattr.discovery.probes.matching import comparison, same, simultaneous
+from clipattr.discovery.findings import Finding
+from clipattr.discovery.probes.matching import comparison, same
 from clipattr.discovery.probes.mediators import Carriers
 from clipattr.discovery.probes.presence import looked_for, shown_family, shown_words
 from clipattr.discovery.probes.probe import Probe
-from clipattr.discovery.statistics import above_zero, clarity_of, interval
+from clipattr.discovery.statistics import clarity_of
 from clipattr.errors import StudyError
+from clipattr.statistics import Interval, above_zero, mean_interval, simultaneous
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
@@ -134,7 +135,7 @@ def probe_findings(
                     continue
                 rows = torch.nonzero(some.shown > 0.5).flatten()
                 fall = tail.exact_group(pictures.acts[rows], pictures.codes.rows(rows), [latents])
-                ablated = interval(fall[:, 0, number].float())
+                ablated = mean_interval(fall[:, 0, number].float())
                 if _holds(ablated, bounds.ablated * gap):
                     kept.append(_Reliance(some, number, latents, aligned, compared, ablated))
         share = _shares(tail, pictures, own, number)
@@ -220,7 +221,7 @@ def _finding(
         label=some.label,
         kind="unknown",
         kind_probability=0.0,
-        reliance=interval(single),
+        reliance=mean_interval(single),
         causal_effect=reliance.ablated,
         share=float(share[list(latents)].sum()),
         alignment=reliance.alignment,

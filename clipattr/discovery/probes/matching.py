@@ -9,13 +9,12 @@ thing (`presence.py`). Start at `comparison`.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-from clipattr.discovery.findings import Interval
 from clipattr.discovery.repair.erasure import within_classes
+from clipattr.statistics import Interval, Z
 
 FEW = 5  # pictures that must show a thing, and lack it
 CONTROLS = 40  # other things at most that are held equal
@@ -42,7 +41,7 @@ def comparison(margin: Tensor, classes: Tensor, own: Tensor, others: Tensor) -> 
     freedom = max(len(y) - design.shape[1] - len(classes.unique()), 1)
     weighted = design * (y - design @ slopes)[:, None]
     variance = (inverse @ (weighted.T @ weighted) @ inverse)[0, 0] * len(y) / freedom
-    half = 1.96 * float(variance.clamp_min(0).sqrt())
+    half = Z * float(variance.clamp_min(0).sqrt())
     value = float(slopes[0])
     return Interval(value, value - half, value + half)
 
@@ -77,10 +76,3 @@ def same(own: Tensor, other: Tensor, classes: Tensor) -> bool:
     x = within_classes(torch.stack([own, other], 1), classes)
     unit = x / x.norm(dim=0).clamp_min(1e-9)
     return float(unit[:, 0] @ unit[:, 1]) >= ALIKE
-
-
-def simultaneous(amount: Interval, trials: int) -> Interval:
-    """The interval that all of so many hold at 95 %, of one that alone does (Bonferroni)."""
-    factor = NormalDist().inv_cdf(1 - 0.025 / max(trials, 1)) / 1.96
-    low, high = (amount.value + factor * (end - amount.value) for end in (amount.low, amount.high))
-    return Interval(amount.value, low, high)

@@ -9,7 +9,6 @@ Owns this choice. Ignores how much they carry (`findings.py`). Start at `Carrier
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from clipattr.discovery.encoded import exact_sums, summed_codes
 from clipattr.discovery.probes.matching import change, enough
 from clipattr.discovery.probes.presence import shown_words
 from clipattr.discovery.repair.directions import learning_pictures
+from clipattr.statistics import normal_quantile
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
@@ -43,7 +43,7 @@ class Carriers:
         self._codes = self.pictures.codes.to_scipy().tocsr().astype(np.float64)
         self._squares = self._codes.multiply(self._codes).tocsr()
         self._means = np.asarray(self._codes.mean(0)).ravel()
-        self.rise = NormalDist().inv_cdf(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
+        self.rise = normal_quantile(1 - BY_CHANCE / max(len(self._means), 2))  # standard errors
         self._lift, _ = exact_sums(tail, self.pictures.acts, self.pictures.codes)  # (latents, classes)
         self._rises: dict[int, np.ndarray] = {}
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from clipattr.discovery.probes.probe import Probe
 from clipattr.errors import DataError
+from clipattr.statistics import mean_interval, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 5  # pictures below which a group is listed, but not called the worst
-Z = 1.96
 COLUMNS = ("measure", "pictures", "before", "before_low", "before_high", "after", "after_low", "after_high", "change",
            "change_low", "change_high", "unit")  # fmt: skip
 
@@ -167,16 +167,6 @@ def before_after(
     )
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share, right of n; not a number without any."""
-    if n == 0:
-        return math.nan, math.nan
-    share, z2 = right / n, Z * Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _filled(measure: str, n: int, spans: Sequence[tuple[float, float, float]], unit: str) -> dict[str, Any]:
     values = [number for span in spans for number in span]
     return dict(zip(COLUMNS, (measure, n, *values, unit), strict=True))
@@ -184,11 +174,8 @@ def _filled(measure: str, n: int, spans: Sequence[tuple[float, float, float]], u
 
 def _mean(values: Tensor) -> tuple[float, float, float]:
     """Mean and its 95 % normal interval over independent pictures."""
-    mean = float(values.double().mean())
-    if len(values) < 2:
-        return mean, -math.inf, math.inf
-    half = Z * float(values.double().std()) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+    found = mean_interval(values)
+    return found.value, found.low, found.high
 
 
 def _row(measure: str, hits: Tensor) -> dict[str, Any]:
