@@ -1,15 +1,14 @@
 """Sites: where in a model activations are read and replaced.
 
-Owns `Site`, the written form of a place, and every hook; what a tower consists of is read in towers.py. All others
-ask it for activations or hand them back. Knows nothing of dictionaries or targets.
+Owns every hook. The written form of a place is in models/places.py, what a tower consists of in models/towers.py, what
+follows its last block in models/tails.py. All other modules ask for activations here, or hand them back. Ignores
+dictionaries and targets.
 Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,110 +16,35 @@ from torch import Tensor, nn
 
 from clipattr.errors import SiteError
 from clipattr.models.loading import Model
-from clipattr.models.towers import Tower
-
-TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
-
-
-@dataclass(frozen=True, init=False)
-class Site:
-    """A place in the residual stream, written `tower.block.tokens`: the output of one block at some tokens.
-
-    `image.-1.cls` is the class token after the last image block; `.patches` are the other tokens row by row,
-    `.all` the class token followed by them. Negative blocks count from the end and stay as written, so
-    `image.-1.cls` and `image.11.cls` are different sites even where they name the same place.
-    `text.-1.eot` is part of the grammar; reading and replacing in the text tower is refused for now.
-
-    Raises:
-        SiteError: the text is not a site.
-    """
-
-    tower: str
-    block: int
-    tokens: str
-
-    def __init__(self, written: "str | Site"):
-        parts = re.fullmatch(r"(\w+)\.(-?\d+)\.(\w+)", str(written))
-        if parts is None:
-            advice = "a site is written tower.block.tokens, e.g. image.-1.cls"
-            if str(written).endswith((".pooled", ".embedding")):
-                advice = "for what comes out of a tower use model.encode_image or model.encode_text"
-            raise SiteError(f"{written!r} is not a site: {advice}.")
-        tower, block, tokens = parts[1], int(parts[2]), parts[3]
-        if tower not in TOKENS:
-            raise SiteError(f"{written!r} names the tower {tower!r}; there are {' and '.join(TOKENS)}.")
-        if tokens not in TOKENS[tower]:
-            raise SiteError(
-                f"{written!r} names the tokens {tokens!r}; the {tower} tower has {', '.join(TOKENS[tower])}."
-            )
-        object.__setattr__(self, "tower", tower)
-        object.__setattr__(self, "block", block)
-        object.__setattr__(self, "tokens", tokens)
-
-    def __str__(self) -> str:
-        return f"{self.tower}.{self.block}.{self.tokens}"
-
-    def __repr__(self) -> str:
-        return f"Site({str(self)!r})"
-
-    def index(self, model: Model) -> int:
-        """The block's number in this model, counted from 0.
-
-        Raises:
-            SiteError: the model has no such block or no class token, or no sites in that tower.
-        """
-        if self.tower != "image":
-            raise SiteError(
-                f"{self}: the text tower cannot be read or replaced yet; sites of the image tower can, "
-                "e.g. image.-1.cls."
-            )
-        n = model.image_blocks
-        if self.tokens == "cls" and not model.image_tower.has_class_token:
-            raise SiteError(
-                f"{self}: the image tower of {model.reference} has no class token. Its sites are "
-                f"image.{self.block}.patches and image.{self.block}.all."
-            )
-        if not -n <= self.block < n:
-            raise SiteError(f"{self}: {model.reference} has {n} image blocks, 0 to {n - 1} or -{n} to -1.")
-        return self.block % n
-
-    def shape(self, model: Model) -> tuple[int, ...]:
-        """Shape of one picture's activation here: (width,) for `cls`, else (tokens, width)."""
-        if self.tokens == "cls":
-            return (model.image_width,)
-        before = model.image_tower.prefix if self.tokens == "patches" else 0
-        return (model.image_tokens - before, model.image_width)
-
-    def reaches_embedding(self, model: Model) -> bool:
-        """Whether the embedding depends on the activation here: after the last block only pooled tokens
-        count."""
-        if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
-            return True
-        return self.tokens in model.image_tower.pooled
-
-    def needs_context(self, model: Model) -> bool:
-        """Whether the tokens that are not at this site take part in what follows it."""
-        if self.tokens == "all" or not self.reaches_embedding(model):
-            return False
-        return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
-
-    def read(self, stream: Tensor, model: Model) -> Tensor:
-        """The site's tokens out of all tokens of its block, (batch, tokens, width)."""
-        return _read(stream, self, model.image_tower)
+from clipattr.models.places import Site
+from clipattr.models.tower import Tower
 
 
 class Captured(dict[Site, Tensor]):
-    """Activations by site, of the latest forward pass; a site may be given in its written form."""
+    """Activations by site, of the latest forward pass; a site may be given in any of its spellings."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+
+    def _held(self, site: object) -> Site | None:
+        """The spelling under which a place is held, None if it is not."""
+        if not isinstance(site, str | Site):
+            return None
+        asked = Site(site)
+        if super().__contains__(asked):
+            return asked
+        return next((held for held in self if held.is_same(asked, self._model)), None)
 
     def __contains__(self, site: object) -> bool:
-        return super().__contains__(Site(site) if isinstance(site, str) else site)
+        return self._held(site) is not None
 
     def __getitem__(self, site: str | Site) -> Tensor:
-        site = Site(site)
-        if site not in self:
+        held_as = self._held(site)
+        if held_as is None:
             held = ", ".join(map(str, self)) or "none: no picture was encoded inside the with block"
-            raise SiteError(f"There are no activations for {site}; held are {held}.")
-        return super().__getitem__(site)
+            raise SiteError(f"There are no activations for {Site(site)}; held are {held}.")
+        return super().__getitem__(held_as)
 
 
 @contextmanager
@@ -129,23 +53,23 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     happens.
 
     `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
-    (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`. A `capture` inside a `replace`
-    sees what was put in; round it, what was there before.
+    (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`. A `capture` inside a
+    `replace` sees what was put in; around it, what was there before.
 
     Raises:
         SiteError: a site does not exist in this model.
     """
-    wanted = [(site, _block(model, site)) for site in map(Site, sites)]
-    acts = Captured()
+    wanted = [_Place(model, site) for site in map(Site, sites)]
+    acts = Captured(model)
 
-    def keep(site: Site, tower: Tower) -> Callable:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def keep(place: _Place) -> Callable:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # A copy, since a view of one token would keep all of them in memory.
-            acts[site] = _read(_batch_first(output, tower), site, tower).clone()
+            acts[place.site] = place.read(output).clone()
 
         return hook
 
-    with _hooks([(module, keep(site, model.image_tower)) for site, module in wanted]):
+    with _hooks([(place.module, keep(place)) for place in wanted]):
         yield acts
 
 
@@ -154,24 +78,22 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
     """Put other activations in at a site while this thread encodes pictures; the hook goes with the block.
 
     Args:
-        value: what to put in, or a function of what is there. Shape (batch, width) for `cls`, (batch, tokens,
-            width) otherwise, cast to the model's dtype. The activation itself leaves the output bit for bit
-            as it was; a tensor that requires a gradient gets one, and may change the output in its last
+        value: what to put in, or a function of what is there. Shape (batch, width) for `cls` and the embedding,
+            (batch, tokens, width) otherwise, cast to the model's dtype. The activation itself leaves the output bit
+            for bit as it was; a tensor that requires a gradient gets one, and may change the output in its last
             digit, since torch then takes another attention kernel.
 
     Raises:
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
-    site = Site(site)
-    module, tower = _block(model, site), model.image_tower
+    place = _Place(model, Site(site))
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        stream = _batch_first(output, tower)
-        old = _read(stream, site, tower)
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        old = place.read(output)
         new = value if isinstance(value, Tensor) else value(old)
-        return _batch_first(_write(stream, site, _fitting(new, old, site), tower), tower)
+        return place.write(output, _fitting(new, old, place.site))
 
-    with _hooks([(module, hook)]):
+    with _hooks([(place.module, hook)]):
         yield
 
 
@@ -180,26 +102,26 @@ class _Reached(Exception):
 
 
 def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
-    """Activations of pictures at one site; later blocks are not computed.
+    """Activations of pictures at one site; later blocks are not computed, nor anything that follows the tower.
 
     Args:
         pixels: (batch, 3, H, W), prepared by `model.prepare`.
 
     Returns:
-        (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`, in the model's dtype.
+        (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`, in the model's
+        dtype.
 
     Raises:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
-    site = Site(site)
-    module, tower = _block(model, site), model.image_tower
+    place = _Place(model, Site(site))
     found: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found.append(_read(_batch_first(output, tower), site, tower).clone())
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(place.read(output).clone())
         raise _Reached
 
-    with _hooks([(module, hook)]), suppress(_Reached):
+    with _hooks([(place.module, hook)]), suppress(_Reached):
         model.encode_image(pixels)
     return found[0]
 
@@ -209,7 +131,7 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     computed.
 
     Args:
-        acts: (batch, width) for `cls`, (batch, tokens, width) otherwise.
+        acts: (batch, width) for `cls` and the embedding, (batch, tokens, width) otherwise.
         context: (batch, tokens, width), the `all` activations at the same block, which give the tokens that
             `acts` does not. Needed wherever the other tokens still take part (`Site.needs_context`).
 
@@ -220,19 +142,21 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         SiteError: a shape does not fit, `context` is missing, or what the site holds cannot reach the
             embedding (patch tokens after the last block of a tower that pools by its class token).
     """
-    site, tower = Site(site), model.image_tower
-    index = site.index(model)
-    if not site.reaches_embedding(model):
-        other = "cls" if "cls" in tower.pooled else "patches"
-        raise SiteError(
-            f"{site}: after the last block only the {other} tokens reach the embedding of {model.reference}, "
-            f"so nothing here has any effect. Use image.{site.block}.{other} or an earlier block, "
-            f"e.g. image.-2.{site.tokens}."
-        )
+    site = Site(site)
+    site.require_reach(model)
     _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
+    return model.unit(features_from(model, site, acts, context))
+
+
+def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
+    """As `continue_from`, to the features before they are normalised, (batch, embed) in the model's dtype."""
+    site = Site(site)
     acts = acts.to(model.device, model.dtype)
+    if site.is_embedding:
+        return acts
+    tower, index = model.image_tower, site.index(model)
     if not site.needs_context(model):
-        return model.unit(tower.run(_alone(acts, site, tower), index))
+        return tower.run(_alone(acts, site, tower), index)
     if context is None:
         raise SiteError(
             f"{site}: {len(tower.blocks) - 1 - index} block(s) follow, then pooling by {tower.pooling}, in which the "
@@ -241,8 +165,8 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
     context = context.to(model.device, model.dtype)
     if site.tokens == "cls" and tower.reads_next(index):
-        return model.unit(tower.read_versions(acts[:, None], context))
-    return model.unit(tower.run(_write(context, site, acts, tower), index))
+        return tower.read_versions(acts[:, None], context)
+    return tower.run(_write(context, site, acts, tower), index)
 
 
 def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor) -> Tensor | None:
@@ -255,8 +179,11 @@ def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor)
         (batch, versions, embed), unit length; None where more than one block follows or it mixes the versions, so
         that nothing is shared.
     """
-    site, tower = Site(site), model.image_tower
-    if site.tokens != "cls" or not tower.reads_next(site.index(model)):
+    site = Site(site)
+    if site.tokens != "cls":
+        return None
+    tower = model.image_tower
+    if not tower.reads_next(site.index(model)):
         return None
     features = tower.read_versions(acts.to(model.device, model.dtype), context.to(model.device, model.dtype))
     return model.unit(features).view(*acts.shape[:2], -1)
@@ -271,21 +198,36 @@ def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
     return torch.cat([acts.new_zeros(len(acts), tower.prefix, acts.shape[2]), acts], dim=1)
 
 
-def _block(model: Model, site: Site) -> nn.Module:
-    """The module whose output the site is."""
-    return model.image_blocks_modules[site.index(model)]
+class _Place:
+    """A site in one model: the module whose output holds it, and how to read and write it there."""
+
+    def __init__(self, model: Model, site: Site) -> None:
+        self.model, self.site = model, site
+        self.tower: Tower | None = None
+        if site.is_embedding:
+            site.require_image()
+            self.module: nn.Module = model.visual
+        else:
+            self.module = model.image_blocks_modules[site.index(model)]
+            self.tower = model.image_tower
+
+    def read(self, output: Any) -> Tensor:
+        """The activations, (batch, width) or (batch, tokens, width)."""
+        if self.tower is None:
+            # Towers of generative models put out (features, tokens).
+            return output[0] if isinstance(output, tuple) else output
+        return self.site.read(_batch_first(output, self.tower), self.model)
+
+    def write(self, output: Any, acts: Tensor) -> Any:
+        """The module's output with other activations in it."""
+        if self.tower is None:
+            return (acts, *output[1:]) if isinstance(output, tuple) else acts
+        return _batch_first(_write(_batch_first(output, self.tower), self.site, acts, self.tower), self.tower)
 
 
 def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
     """Between the tower's own order and (batch, tokens, width), either way."""
     return stream if tower.batch_first else stream.transpose(0, 1)
-
-
-def _read(stream: Tensor, site: Site, tower: Tower) -> Tensor:
-    """The site's tokens out of (batch, tokens, width)."""
-    if site.tokens == "cls":
-        return stream[:, 0]
-    return stream[:, tower.prefix :] if site.tokens == "patches" else stream
 
 
 def _write(stream: Tensor, site: Site, acts: Tensor, tower: Tower) -> Tensor:
@@ -327,3 +269,15 @@ def _hooks(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+__all__ = [
+    "Captured",
+    "Site",
+    "activations",
+    "capture",
+    "continue_from",
+    "features_from",
+    "replace",
+    "versions_from",
+]

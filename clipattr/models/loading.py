@@ -24,8 +24,11 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from clipattr.errors import DataError, ModelError
-from clipattr.models.towers import Tower, read_tower
+from clipattr.errors import DataError, ModelError, SiteError
+from clipattr.models.places import Site
+from clipattr.models.tails import Tail
+from clipattr.models.tower import Tower
+from clipattr.models.towers import read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
@@ -175,14 +178,15 @@ class Model:
 
     @property
     def tail_is_closed_form(self) -> bool:
-        """Whether `image.-1.cls` is followed by nothing but LayerNorm, a linear projection, and normalising.
+        """Whether `image.-1.cls` has a closed-form tail. `Site.tail` answers the same for any site."""
+        try:
+            return self.tail("image.-1.cls") is not None
+        except SiteError:
+            return False
 
-        LayerNorm works on each token alone, so it makes no difference whether it comes before or after
-        pooling.
-        """
-        norm = self.ln_post
-        affine = norm is not None and norm.weight is not None and norm.bias is not None
-        return affine and isinstance(self.visual, VisionTransformer) and self.visual.pool_type == "tok"
+    def tail(self, site: str | Site) -> Tail | None:
+        """What follows a site where its effects have a closed form, None elsewhere; see `Site.tail`."""
+        return Site(site).tail(self)
 
     # encoding
 

@@ -119,7 +119,7 @@ def test_shuffling_the_batch_shuffles_the_result(acts, codes, tail):
 
 def test_a_large_batch_in_blocks_equals_rows_one_by_one(acts, codes, tail, monkeypatch):
     together = tail.effects(acts, codes)
-    monkeypatch.setattr("clipattr.attribution.tail._BLOCK_BYTES", 1)
+    monkeypatch.setattr("clipattr.attribution.tail.BLOCK_BYTES", 1)
     for one, two in zip(together, tail.effects(acts, codes), strict=True):
         torch.testing.assert_close(one, two, atol=1e-14, rtol=0)
 
@@ -175,12 +175,12 @@ def test_latents_that_were_not_prepared_are_refused_not_guessed(
 
 
 def test_misfits_of_width_and_tail_are_named(exact_model, directions, acts, weights, tail):
-    with pytest.raises(DictionaryError, match="directions have 5 numbers, the site 64"):
+    with pytest.raises(DictionaryError, match=r"directions have 5 numbers, the site image\.-1\.cls has 64"):
         ClosedFormTail(exact_model, SimpleNamespace(decoder=torch.ones(3, 5)), weights)
     with pytest.raises(TargetError, match=r"embed = 48; got \(7, 48\)"):
         ClosedFormTail(exact_model, directions, weights.T)
-    with pytest.raises(SiteError, match="another tail"):
-        ClosedFormTail(SimpleNamespace(tail_is_closed_form=False), directions, weights)
+    with pytest.raises(SiteError, match=r"image\.-2\.cls: custom has no closed form here.*image\.embedding"):
+        ClosedFormTail(exact_model, directions, weights, site="image.-2.cls")
     with pytest.raises(SiteError, match=r"shape \(batch, 64\); got \(4, 5\)"):
         tail.gradient(acts[:, :5], acts[:, None])
     with pytest.raises(DictionaryError, match="group 0 names latent 80"):

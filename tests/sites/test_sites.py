@@ -95,7 +95,9 @@ def test_a_site_cannot_be_changed():
         ("image.-1.cls\n", "tower.block.tokens"),
         ("audio.-1.cls", "there are image and text"),
         ("image.-1.eot", "cls, patches, all"),
-        ("image.pooled", "model.encode_image"),
+        ("image.pooled", "image.embedding before it is normalised"),
+        ("image.-1.embedding", "image.embedding before"),
+        ("audio.embedding", "there are image and text"),
         (None, "tower.block.tokens"),
     ],
 )
@@ -456,7 +458,9 @@ def test_attention_pooling_needs_the_context_at_the_last_block_too(small, pixels
 
 def test_last_block_patches_are_refused_with_the_site_to_use(tiny_model, pixels):
     acts = activations(tiny_model, pixels, "image.-1.patches")  # reading them is fine
-    with pytest.raises(SiteError, match=r"only the cls tokens reach.*Use image\.-1\.cls.*image\.-2\.patches"):
+    with pytest.raises(
+        SiteError, match=r"only the class token reaches.*Use image\.-1\.cls.*image\.-2\.patches"
+    ):
         continue_from(tiny_model, "image.-1.patches", acts)
 
 
@@ -469,7 +473,7 @@ def test_the_refused_site_has_indeed_no_effect(tiny_model, pixels):
 
 def test_a_mean_pooling_tower_refuses_its_last_class_token_instead(small):
     model = small(pool_type="avg")
-    with pytest.raises(SiteError, match="only the patches tokens reach"):
+    with pytest.raises(SiteError, match="only the mean over patches reaches"):
         continue_from(model, "image.-1.cls", torch.zeros(1, 64))
 
 
