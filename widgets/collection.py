@@ -117,10 +117,11 @@ class Collection:
         from clipattr.sites import Site
 
         site, model = Site(str(self.study.site)), self.study.model
-        if site.tokens != "cls" or site.index(model) != model.image_blocks - 1:
+        if not site.is_single or site.needs_context(model):
             raise PanelError(
-                "Questions about all pictures are answered from stored activations of the last block; this study is "
-                f"at {site}. Look at single pictures in the explorer, or build a study at image.-1.cls."
+                "Questions about all pictures are answered from stored activations behind which no block follows; this "
+                f"study is at {site}. Look at single pictures in the explorer, or build a study at image.-1.cls or "
+                "image.embedding."
             )
 
     def splice(self, rows: np.ndarray, target: Any) -> Any:

@@ -248,7 +248,7 @@ def _attribute(arguments: argparse.Namespace) -> int:
 
 def _faithfulness(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import VocabularyContrast
-    from clipattr.attribution.faithfulness import faithfulness
+    from clipattr.attribution.faithfulness import can_randomise, faithfulness
     from clipattr.studies.study import open_study
 
     study = open_study(arguments.study)
@@ -259,7 +259,7 @@ def _faithfulness(arguments: argparse.Namespace) -> int:
     # Evenly over the collection, which may be sorted by class.
     images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
     say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
-    randomise = study.model.image_tower.last_matrix is not None
+    randomise = can_randomise(study.model, study.site)
     found = faithfulness(study, images, VocabularyContrast(prompts, study.vocabulary), randomise=randomise)
     if arguments.plot:
         found.plot().savefig(arguments.plot)

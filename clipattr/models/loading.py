@@ -1,14 +1,12 @@
-"""Models: one wrapper round every CLIP that open_clip can build, wherever its weights come from.
+"""Models: one wrapper around every CLIP of open_clip and transformers, wherever its weights come from.
 
-Owns preprocessing, tokens and embeddings. Weights are found and read in
-weights.py, image towers in towers.py; hooks are the business of sites.py.
-Start at `load_model`.
+Owns preprocessing and embeddings. Weights are found and read in weights.py and huggingface.py, texts are embedded in
+text.py, image towers are read in towers.py; hooks are in sites.py. Start at `load_model`.
 """
 
 import copy
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +23,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipattr.errors import DataError, ModelError, SiteError
+from clipattr.models.huggingface import adapt, is_transformers
 from clipattr.models.places import Site
 from clipattr.models.tails import Tail
+from clipattr.models.text import embed_texts
 from clipattr.models.tower import Tower
 from clipattr.models.towers import read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
-TEXT_BATCH = 256
 
 
 class Model:
@@ -105,11 +104,18 @@ class Model:
         size: Any = self.visual.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Shape of one prepared picture: (3, height, width), but for towers that take packed patches."""
+        return tuple(getattr(self.clip, "pixel_shape", None) or (3, *self.image_size))
+
     @cached_property
     def embed_dim(self) -> int:
         """Length of the embeddings that pictures and texts share."""
         if isinstance(self.visual, VisionTransformer) and self.visual.proj is not None:
             return self.visual.proj.shape[1]
+        if told := getattr(self.clip, "embed_dim", None):
+            return int(told)
         blank = torch.zeros(1, 3, *self.image_size)
         with torch.no_grad():
             return self.encode_image(blank).shape[1]
@@ -241,10 +247,9 @@ class Model:
         Raises:
             ModelError: the tensor has another shape.
         """
-        height, width = self.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, height, width):
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != self.pixel_shape:
             raise ModelError(
-                f"{self.reference} takes pixels of shape (batch, 3, {height}, {width}); got "
+                f"{self.reference} takes pixels of shape (batch, {', '.join(map(str, self.pixel_shape))}); got "
                 f"{tuple(pixels.shape)}. Stack what model.prepare(picture) returns."
             )
         return self.unit(self.clip.encode_image(pixels.to(self.device, self.dtype)))  # type: ignore[operator]
@@ -263,24 +268,7 @@ class Model:
         Raises:
             ModelError: a template lacks `{}`, something is not a text, or no tokenizer is known.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        templates = [templates] if isinstance(templates, str) else list(templates)
-        for text in [*prompts, *templates]:
-            if not isinstance(text, str):
-                raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
-        if not templates or any("{}" not in template for template in templates):
-            raise ModelError(f"Every template needs {{}} where the prompt goes; got {templates}.")
-        if not prompts:
-            return torch.zeros(0, self.embed_dim, device=self.device)
-        texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-        tokens = self.tokenizer(texts, context_length=self.context_length)
-        self._warn_of_cut_texts(texts, tokens)
-        units = torch.cat(
-            [self.unit(self.clip.encode_text(part.to(self.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
-        )
-        if len(templates) == 1:
-            return units
-        return F.normalize(units.reshape(len(prompts), len(templates), -1).mean(1), dim=-1)
+        return embed_texts(self, prompts, templates)
 
     def unit(self, features: Any) -> Tensor:
         """What a tower returns, (batch, embed), at unit length and in at least float32."""
@@ -290,19 +278,6 @@ class Model:
             features = features.float()
         return F.normalize(features, dim=-1)
 
-    def _warn_of_cut_texts(self, texts: list[str], tokens: Tensor) -> None:
-        """Tokenizers cut long texts in silence; a label that lost its last words is worth a warning."""
-        if not isinstance(self.tokenizer, open_clip.SimpleTokenizer):
-            return
-        full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-        cut = [texts[i] for i in full if len(self.tokenizer.encode(texts[i])) + 2 > self.context_length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} text(s) are longer than the {self.context_length} tokens that {self.reference} "
-                f"takes and were cut, e.g. {cut[0][:80]!r}.",
-                stacklevel=3,
-            )
-
 
 def load_model(
     name: str | nn.Module | Model,
@@ -310,22 +285,24 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    tokenizer: Callable | None = None,
-    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    tokenizer: Any = None,
+    preprocess: Any = None,
 ) -> Model:
     """Load a CLIP with its weights. Without weights there is no model: nothing is ever left at random.
 
     Args:
         name: "NAME:PRETRAINED", or NAME with `pretrained`, as in open_clip ("ViT-B-32:openai");
             "local-dir:PATH" for a folder in open_clip's format; "hf-hub:ORG/REPO"; the name of a bundled
-            model; or an open_clip module, which is put in eval mode with gradients off and otherwise left as
-            it is. A `Model` comes back unchanged.
+            model; "hf:ORG/NAME" or "hf:PATH" for a model of transformers (CLIP, SigLIP, AltCLIP, …; needs the extra
+            `hf`); or an open_clip or transformers module, which is put in eval mode with gradients off and otherwise
+            left as it is. A `Model` comes back unchanged.
         pretrained: an open_clip tag, or a file with weights for NAME.
         device: default: the GPU if torch sees one, else the CPU; a module stays where it is.
         dtype: default: float32; a module keeps its own.
         tokenizer: for modules only: texts, context_length= to (n, context_length) ids, where open_clip's
-            default tokenizer does not fit.
-        preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself.
+            default tokenizer does not fit; or a tokenizer of transformers.
+        preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself; or a processor
+            of transformers.
 
     Raises:
         ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
@@ -339,9 +316,13 @@ def load_model(
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
     if not isinstance(name, str):
-        raise ModelError(f"A model is a string, an open_clip module or a Model; got {type(name).__name__}.")
+        raise ModelError(
+            f"A model is a string, a module of open_clip or transformers, or a Model; got {type(name).__name__}."
+        )
     found = find_weights(name, pretrained)
-    model = Model(found.clip, found.reference, make_tokenizer=found.make_tokenizer)
+    model = Model(
+        found.clip, found.reference, make_tokenizer=found.make_tokenizer, preprocess=found.preprocess
+    )
     if device is None and torch.cuda.is_available():
         device = "cuda"
     return _placed(model, device, dtype)
@@ -379,7 +360,10 @@ def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype 
     return moved
 
 
-def _wrap_module(clip: nn.Module, tokenizer: Callable | None, preprocess: Callable | None) -> Model:
+def _wrap_module(clip: nn.Module, tokenizer: Any, preprocess: Any) -> Model:
+    if is_transformers(clip):
+        adapted, making, pixels = adapt(clip, tokenizer, preprocess)
+        return Model(adapted, "custom", make_tokenizer=making, preprocess=pixels)
     needed = ("visual", "encode_image", "encode_text", "logit_scale")
     missing = [part for part in needed if not hasattr(clip, part)]
     if missing or not hasattr(clip.visual, "image_size"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 TOKEN, MEAN = "token", "mean"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tail:
     """The computation between a site and the unit-length embedding: pooling, LayerNorm, linear map, normalisation.
 
@@ -36,6 +36,9 @@ class Tail:
     norm_first: bool = False
     matrix: Tensor | None = None
     bias: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Tail({self.width}: {self.describe()})"
 
     def describe(self) -> str:
         """The steps in order, for people."""

@@ -71,7 +71,6 @@ def read_described(visual: Any, reference: str) -> Tower:
         tail = read_chain(chain, last.shape[2])
         with torch.no_grad():
             chain = chain if tail and same(tail.features(last[:, 0]), visual.finish(last)) else None
-    matrices = [parameter for parameter in visual.parameters() if parameter.ndim == 2]
     return Tower(
         visual=visual,
         blocks=blocks,
@@ -85,7 +84,7 @@ def read_described(visual: Any, reference: str) -> Tower:
         pooling=pooling,
         finish=visual.finish,
         extras=extras,
-        last_matrix=matrices[-1],
+        last_matrix=visual.last_matrix,
         chain=chain,
     )
 

@@ -71,6 +71,7 @@ def build(
             "latent that mixes two things will look clear and well named to it. Give an independent CLIP.",
             stacklevel=3,
         )
+    site = site.canonical(model)
     if dictionary is not None:
         _check_dictionary(dictionary, model, site)
     if settings["holdout"] is not None:
@@ -435,10 +436,17 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
             f"The dictionary was trained on the model with weights {dictionary.model_hash}; this study is of "
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
         )
-    if dictionary.site is not None and Site(dictionary.site).index(model) != site.index(model):
+    if dictionary.site is not None and not _fits(Site(dictionary.site), site, model):
         raise StudyError(f"The dictionary was trained at {dictionary.site}; the study's site is {site}.")
-    if dictionary.width != model.image_width:
+    if dictionary.width != site.width(model):
         raise DictionaryError(
-            f"The dictionary takes activations of width {dictionary.width}; {model.reference!r} has "
-            f"{model.image_width}."
+            f"The dictionary takes activations of width {dictionary.width}; {site} of {model.reference!r} has "
+            f"{site.width(model)}."
         )
+
+
+def _fits(trained: Site, site: Site, model: Model) -> bool:
+    """Whether a dictionary of one site may be used at another: the same block, whichever tokens it was trained on."""
+    if trained.is_embedding or site.is_embedding:
+        return trained.is_embedding and site.is_embedding
+    return trained.index(model) == site.index(model)

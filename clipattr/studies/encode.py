@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.errors import DataError, SiteError
+from clipattr.errors import DataError
 from clipattr.execution.engine import Engine, Here, in_halves
 from clipattr.images.collection import Images, preparer
 from clipattr.images.decoding import PictureError, difference_hash, thumbnail_bytes
@@ -103,12 +103,7 @@ def encode(
         DataError: activations too large for float16, or every picture broken.
     """
     site = Site(str(site))
-    if not site.reaches_embedding(model):
-        raise SiteError(
-            f"{site}: after the last block only the {model.image_tower.pooling} reaches the embedding of "
-            f"{model.reference}, so no latent there would have any effect. Build the study at an earlier block, e.g. "
-            f"image.-2.{site.tokens}."
-        )
+    site.require_reach(model)
     folder.mkdir(parents=True, exist_ok=True)
     engine = engine or Here()
     total = -(-len(images) // shard)
