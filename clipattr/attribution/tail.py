@@ -135,8 +135,10 @@ class ClosedFormTail(TailAlgebra):
 
     # effects of active latents
 
-    def rows_of(self, codes: Any, batch: int) -> tuple[Tensor, Tensor]:
-        """Table rows and amounts (float64) of active latents, each (rows, places)."""
+    def rows_of(self, codes: Any, acts: Tensor) -> tuple[Tensor, Tensor]:
+        """Table rows and amounts (float64) of active latents, each (rows, places): all of a picture's entries side by
+        side, but one line per token where tokens are rows of their own."""
+        batch = len(acts)
         indices, amounts = padded(codes)
         if codes.n_latents != self.n_latents:
             raise DictionaryError(
@@ -158,11 +160,11 @@ class ClosedFormTail(TailAlgebra):
                     "a latent is active that this tail was not prepared for. Leave out `active`."
                 )
             indices = indices.clamp_min(0)
-        return self._by_row(indices, batch), self._by_row(amounts, batch)
+        return self._by_row(indices, acts), self._by_row(amounts, acts)
 
-    def _by_row(self, entries: Tensor, batch: int) -> Tensor:
-        """(batch · tokens, places) to one line per row: all entries of a picture where tokens are averaged first."""
-        return entries if self.splits_tokens else entries.reshape(batch, -1)
+    def _by_row(self, entries: Tensor, acts: Tensor) -> Tensor:
+        rows = len(acts) * acts.shape[1] if self.splits_tokens else len(acts)
+        return entries.reshape(rows, -1)
 
     def dots(self, frame: Frame, indices: Tensor) -> list[Tensor]:
         """Dot products of every active direction with the frame's vectors, each (rows, places) float64."""
@@ -198,7 +200,7 @@ class ClosedFormTail(TailAlgebra):
             None where not asked for. Positive: the latent raises the target. Padding (amount 0) gets exactly 0.
         """
         acts = self.checked(acts)
-        indices, values = self.rows_of(codes, len(acts))
+        indices, values = self.rows_of(codes, acts)
         frame, share = self.frame(acts, self.weights), self.share(acts)
         amounts = values if amounts is None else amounts.reshape(values.shape).to(values)
         dots = self.resolved(frame, self.dots(frame, indices), self._ub[indices])
@@ -284,8 +286,8 @@ class ClosedFormTail(TailAlgebra):
             (batch, groups, n): `y(x) - y(x - sum over the group of a_j v_j)`.
         """
         acts = self.checked(acts)
-        indices, amounts = self.rows_of(codes, len(acts))
-        latents = self._by_row(padded(codes)[0].to(indices), len(acts))
+        indices, amounts = self.rows_of(codes, acts)
+        latents = self._by_row(padded(codes)[0].to(indices), acts)
         share = 1.0 if self.splits_tokens else self.share(acts)
         pooled = self.tail.pooled(acts)
         result = torch.empty(len(acts), len(groups), self.n_targets, dtype=self.dtype, device=acts.device)
