@@ -118,7 +118,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    from clipattr.studies.study import build_study
+    from clipattr.studies.start import build_study
 
     with engine_of(arguments) as engine:
         study = build_study(

@@ -193,3 +193,13 @@ class Site:
         if self.tokens == "cls":
             return stream[:, 0]
         return stream[:, model.image_tower.prefix :] if self.tokens == "patches" else stream
+
+
+def default_site(model: "Model") -> Site:
+    """Where a study of this model is built if nobody says: the class token after the last block where it is pooled with
+    a closed form behind it, else the embedding."""
+    site = Site("image.-1.cls")
+    try:
+        return site if site.tail(model) is not None else Site("image.embedding")
+    except SiteError:
+        return Site("image.embedding")

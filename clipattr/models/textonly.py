@@ -169,6 +169,6 @@ class TextEmbeddings(Model):
         close = difflib.get_close_matches(text, self.words, n=3)
         nearest = f" Nearest: {', '.join(close)}." if close else ""
         raise ModelError(
-            f"The text {text[:80]!r} is not among the {len(self.words):,} texts whose embeddings are known.{nearest} Add "
-            "its embedding to text_embeddings=, or build the study with model=NAME."
+            f"The text {text[:80]!r} is not among the {len(self.words):,} texts whose embeddings are known.{nearest} "
+            "Add its embedding to text_embeddings=, or build the study with model=NAME."
         )

@@ -23,6 +23,7 @@ from clipattr.meaning.scores import Totals
 from clipattr.meaning.summary import collect, merged, summarise
 from clipattr.meaning.vocabulary import Vocabulary, empty_prompt
 from clipattr.models.loading import Model
+from clipattr.models.textonly import FILE as TEXTS
 from clipattr.sites import Site
 from clipattr.studies.encode import DamagedShard, encode, gather, repeated
 from clipattr.studies.folder import ADVICE, Workplace, changed_files, locked
@@ -39,6 +40,7 @@ from clipattr.studies.format import (
     save_tensors,
     write_pictures,
 )
+from clipattr.studies.vectors import gather_vectors
 
 SHARD = 1024  # pictures
 BLOCK = 1024  # pictures whose codes are computed at a time
@@ -46,7 +48,7 @@ PART = (
     2**18
 )  # pictures whose examples and sums are gathered before they are merged; part of how floats are summed
 ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
-ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl")
+ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl", TEXTS)
 
 
 def build(
@@ -71,7 +73,8 @@ def build(
             "latent that mixes two things will look clear and well named to it. Give an independent CLIP.",
             stacklevel=3,
         )
-    site = site.canonical(model)
+    if settings.get("vectors") is None:
+        site = site.canonical(model)
     if dictionary is not None:
         _check_dictionary(dictionary, model, site)
     if settings["holdout"] is not None:
@@ -192,6 +195,7 @@ def _plan(
             "shard": SHARD,
             "draft": settings["draft"],
             "thumbnails": settings["thumbnails"],
+            **({"vectors": settings["vectors"].fingerprint} if settings.get("vectors") else {}),
         },
         "dictionary": parts,
         "meaning": {
@@ -255,7 +259,11 @@ def _encoded(
         manifest = read_manifest(folder)
         about = {"skipped": manifest["skipped"], "notes": manifest["images"]["notes"]}
     else:
-        kept = _gathered(work, images, model, evaluator, site, settings, workers, engine, progress)
+        if settings.get("vectors") is not None:
+            kept = gather_vectors(settings["vectors"], images, model, evaluator, work, batch=settings["batch"])
+            kept.notes += settings["space"]
+        else:
+            kept = _gathered(work, images, model, evaluator, site, settings, workers, engine, progress)
         write_pictures(kept, work, folder)
         present = set(kept.ids)
         skipped = [list(pair) for pair in images.skipped if pair[0] not in present]

@@ -1,7 +1,7 @@
 """Study: one folder that holds what is known about a model's latents at one site, and opens anywhere.
 
 Owns the folder's layout, its hashes, and who may open it. Ignores how the parts are computed (`build.py`)
-and what is done with them. Start at `open_study` and `build_study`.
+and what is done with them. Start at `open_study`; `build_study` is in start.py.
 
     study.json            schema, hashes of model, evaluator, dictionary, vocabulary, pictures and of every
     file pictures.csv          id, path relative to the folder, label, group, split; row i is row i of every
@@ -16,7 +16,6 @@ and what is done with them. Start at `open_study` and `build_study`.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,16 +27,15 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes, load_dictionary
 from clipattr.errors import StudyError
-from clipattr.execution.engine import Engine
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
+from clipattr.models.textonly import FILE, REFERENCE, TextEmbeddings
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
 from clipattr.storage.documents import read_json
-from clipattr.studies.build import build
 from clipattr.studies.encode import repeated
 from clipattr.studies.format import (
     SCHEMA,
@@ -48,6 +46,7 @@ from clipattr.studies.format import (
     read_thumbnail,
     write_json,
 )
+from clipattr.studies.vectors import pictures_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +134,12 @@ class Study:
             return stored
         places = np.array([self._images.index_of(name) for name in stored.ids])
         return Images(self._images.source, stored.ids, stored.columns, rows=self._images.rows[places])
+
+    @cached_property
+    def sees(self) -> np.ndarray:
+        """(pictures,) bool: which originals can be looked at. None of them where a study was built from embeddings
+        without paths; heat maps, occlusion and text insertion are then not to be had."""
+        return pictures_there(self.images)
 
     @cached_property
     def codes(self) -> SparseCodes:
@@ -318,6 +323,8 @@ class Study:
             other = "evaluator" if role == "model" else "model"
             if other in self._models and self._models[other].weights_hash == about["hash"]:
                 self._models[role] = self._models[other]
+            elif about["reference"] == REFERENCE:
+                self._models[role] = self._checked(role, TextEmbeddings.open(self.path / FILE))
             elif about["reference"] == "custom":
                 raise StudyError(
                     f"The study's {role} (weights {about['hash']}) was a module, which no name loads. Open the study "
@@ -365,85 +372,4 @@ def open_study(
     )
 
 
-def build_study(
-    model: Any,
-    images: Any,
-    *,
-    path: str | os.PathLike[str],
-    vocabulary: Any = "general",
-    evaluator: Any = None,
-    site: str | Site = "image.-1.cls",
-    dictionary: Any = None,
-    n_latents: int | None = None,
-    k: int | None = None,
-    examples: int = 20,
-    templates: tuple[str, ...] = ("{}",),
-    holdout: float | None = None,
-    training: Mapping[str, Any] | None = None,
-    batch: int = 64,
-    workers: int | None = None,
-    draft: bool = True,
-    thumbnails: bool | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-    seed: int = 0,
-    engine: Engine | None = None,
-) -> Study:
-    """Build a study, or what is missing of it, and open it.
-
-    The work is done in a folder beside `path` and renamed when complete. After an interruption the same call goes on
-    where it stopped and ends with the same bytes. If the finished study is there already, it is opened.
-
-    Args:
-        model: the audited model, anything `load_model` takes; images: anything `Images.open` takes.
-        vocabulary: anything `Vocabulary.open` takes.
-        evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
-            a model confuses it then also confuses when it names its own latents.
-        dictionary: a `Dictionary` or a folder of one; None trains a TopK SAE on the activations.
-        n_latents, k: of the SAE to train; by default from the width and the number of pictures.
-        examples: kept per latent. templates: for words, each with "{}".
-        holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
-            encoded, but take no part in training, examples and labels.
-        training: further settings for `train_sae`, e.g. {"steps": 4000}.
-        thumbnails: keep small copies; by default yes, unless the pictures are rendered from scenes.
-        overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
-            the same number of threads.
-
-    Raises:
-        StudyError: another study is at `path`, or the dictionary belongs to another model or site.
-        DataError: pictures or vocabulary unusable.
-    """
-    audited = load_model(model)
-    judge = audited if evaluator is None else load_model(evaluator)
-    pictures = Images.open(images)
-    folder = Path(path)
-    build(
-        folder,
-        audited,
-        judge,
-        pictures,
-        Vocabulary.open(vocabulary),
-        site=Site(str(site)),
-        dictionary=load_dictionary(dictionary) if isinstance(dictionary, (str, Path)) else dictionary,
-        settings={
-            "n_latents": n_latents,
-            "k": k,
-            "examples": examples,
-            "templates": sorted(templates),
-            "holdout": holdout,
-            "training": dict(training or {}),
-            "batch": batch,
-            "draft": draft,
-            "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,
-            "seed": seed,
-        },
-        workers=workers,
-        overwrite=overwrite,
-        progress=progress,
-        engine=engine,
-    )
-    return Study(folder, model=audited, evaluator=judge, images=pictures)
-
-
-__all__ = ["SCHEMA", "Study", "build_study", "open_study"]
+__all__ = ["SCHEMA", "Study", "open_study"]

@@ -4,6 +4,8 @@ Owns the copying of vectors into a study's arrays, fingerprints for near-duplica
 and text embeddings belong together. Ignores latents and words beyond that. Start at `gather_vectors`.
 """
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.errors import DataError, StudyError
+from clipattr.errors import DataError, ModelError
 from clipattr.images.collection import Images
 from clipattr.images.embeddings import Embeddings
 from clipattr.models.loading import Model
@@ -23,6 +25,7 @@ from clipattr.studies.format import ArrayWriter
 BLOCK = 8192  # rows copied at a time
 LARGEST = 65_504.0  # of float16
 SAMPLE = 4096  # rows that checks look at
+WORDS = 512  # of the vocabulary, for the same
 LOOKED_AT = 8  # pictures encoded again to see whether rows and pictures belong together
 SUBSPACE = 32  # leading directions of the text embeddings whose share of the pictures' variance is compared with chance
 
@@ -83,8 +86,8 @@ def gather_vectors(
             continue
         if np.abs(block).max() > LARGEST:
             raise DataError(
-                f"The embeddings reach {np.abs(block).max():.3g}, beyond float16 ({LARGEST:,.0f}). Divide all of them by "
-                "one number: no cosine changes."
+                f"The embeddings reach {np.abs(block).max():.3g}, beyond float16 ({LARGEST:,.0f}). Divide all of them "
+                "by one number: no cosine changes."
             )
         hashing = hashing or _SignHash(block)
         arrays["activations"].add(block)
@@ -99,6 +102,25 @@ def gather_vectors(
     found.notes = [*images.notes, f"Built from embeddings ({rows.state}), not from pictures."]
     found.notes += _recomputed(rows, images, model)
     return found
+
+
+def space_notes(given: VectorInput, images: Images, model: Model, words: Sequence[str]) -> list[str]:
+    """What a study says about whether its vectors and its texts share one space; warns where they seem not to.
+
+    Args:
+        words: of the vocabulary; a sample of them is embedded.
+    """
+    chosen = list(words)[:: max(1, len(words) // WORDS)][:WORDS]
+    if len(chosen) < 2:
+        return []
+    check = _space_of(given, images, model, model.encode_text(chosen))
+    if not check.is_plausible:
+        warnings.warn(
+            f"The embeddings and the texts of {model.reference} may come from different models, though their widths "
+            f"agree. {check}",
+            stacklevel=2,
+        )
+    return [str(check)]
 
 
 def _seen(
@@ -249,7 +271,7 @@ def check_space(vectors: Any, texts: Tensor, labels: Any = None, classes: Tensor
     return SpaceCheck(accuracy, low, chance, overlap, float(np.mean(drawn)), deviations)
 
 
-def space_of(given: VectorInput, images: Images, model: Model, words: Tensor) -> SpaceCheck:
+def _space_of(given: VectorInput, images: Images, model: Model, words: Tensor) -> SpaceCheck:
     """`check_space` of a study's vectors against its model's embeddings of the vocabulary and of the labels."""
     rows = given.embeddings
     step = max(1, len(rows) // SAMPLE)
@@ -261,6 +283,6 @@ def space_of(given: VectorInput, images: Images, model: Model, words: Tensor) ->
         return check_space(vectors, words)
     try:
         classes = model.encode_text(names)
-    except StudyError:
+    except ModelError:  # the labels are no texts that a table knows
         return check_space(vectors, words)
     return check_space(vectors, words, [names.index(name) if name else -1 for name in named], classes)
