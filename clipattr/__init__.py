@@ -50,6 +50,7 @@ CONTENTS = {
     "ImageSimilarity": "attribution",
     "as_target": "attribution",
     "ClosedFormTail": "attribution",
+    "summed_exact": "attribution.tail_sums",
     "attribute": "attribution",
     "Attribution": "attribution",
     "METHODS": "attribution",

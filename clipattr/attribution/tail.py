@@ -85,20 +85,20 @@ class ClosedFormTail(TailAlgebra):
             self._row = torch.full((self.n_latents,), -1, dtype=torch.long, device=device)
             self._row[active] = torch.arange(len(active), device=device)
             decoder = decoder.to(device)[active]
-        self._decoder = decoder.to(device, self.dtype).contiguous()
+        self.decoder = decoder.to(device, self.dtype).contiguous()
         self._prepare_latents()
         self._table_bytes = table_bytes
         self._aim(weights, constants)
 
     def _prepare_latents(self) -> None:
         """Per direction |v̄|², |v A|² and (v A)·b0, all float64 (n_latents,)."""
-        self._vv = torch.empty(len(self._decoder), dtype=torch.float64, device=self.device)
+        self._vv = torch.empty(len(self.decoder), dtype=torch.float64, device=self.device)
         self._uu, self._ub = torch.empty_like(self._vv), torch.empty_like(self._vv)
-        for start in range(0, len(self._decoder), 4096):
+        for start in range(0, len(self.decoder), 4096):
             rows = slice(start, start + 4096)
-            direction = self._decoder[rows].double()
+            direction = self.decoder[rows].double()
             self._vv[rows] = (direction - direction.mean(1, keepdim=True)).square().sum(1)
-            through = self.through(self._decoder[rows]).double()
+            through = self.through(self.decoder[rows]).double()
             self._uu[rows] = through.square().sum(1)
             self._ub[rows] = through @ self._offset
 
@@ -115,8 +115,8 @@ class ClosedFormTail(TailAlgebra):
             else constants.detach().to(self.weights)
         )
         self._through = self.weights if self._mix is None else self._mix @ self.weights  # A W, (width, n)
-        size = len(self._decoder) * self.n_targets * self.weights.element_size()
-        self._table = self._decoder @ self._through if size <= self._table_bytes else None
+        size = len(self.decoder) * self.n_targets * self.weights.element_size()
+        self._table = self.decoder @ self._through if size <= self._table_bytes else None
 
     @property
     def n_targets(self) -> int:
@@ -174,7 +174,7 @@ class ClosedFormTail(TailAlgebra):
         step = max(1, BLOCK_BYTES // max(1, k * self.tail.width * pair.element_size()))
         for start in range(0, rows, step):
             some = slice(start, start + step)
-            gathered = self._decoder.index_select(0, indices[some].flatten())
+            gathered = self.decoder.index_select(0, indices[some].flatten())
             torch.bmm(gathered.view(-1, k, self.tail.width), pair[some], out=found[some])
         return list(found.double().unbind(2))
 
@@ -242,7 +242,7 @@ class ClosedFormTail(TailAlgebra):
         flat = indices.flatten()
         if self._table is not None:
             return self._table.index_select(0, flat)
-        return self._decoder.index_select(0, flat) @ self._through
+        return self.decoder.index_select(0, flat) @ self._through
 
     def patching(self, acts: Tensor, codes: Any, *, amounts: Tensor | None = None) -> Tensor:
         """Attribution patching `a_j <dy/dx, v_j>`, (batch, k, n); see `effects`."""
@@ -296,7 +296,7 @@ class ClosedFormTail(TailAlgebra):
             inside = amounts * share * torch.isin(latents, member)
             moved = torch.cat(
                 [
-                    torch.bmm(weight[:, None].to(self.dtype), self._decoder[rows])[:, 0]
+                    torch.bmm(weight[:, None].to(self.dtype), self.decoder[rows])[:, 0]
                     for weight, rows in zip(inside.split(chunk), indices.split(chunk), strict=True)
                 ]
             ).view_as(pooled)

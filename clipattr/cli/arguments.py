@@ -20,6 +20,7 @@ DEMO_REPORT = "clipattr-demo.html"
 SHELLS = ("bash", "zsh", "tcsh")
 FILES = ("FILE", "OUT", "FINDINGS", "PICTURE", "IMAGES")  # placeholders that a shell completes with files
 FOLDERS = ("DIR", "STUDY", "STORE")
+MODEL_HELP = "NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, hf:ORG/NAME (transformers), or a bundled name"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,11 +150,23 @@ def parser() -> argparse.ArgumentParser:
         "clipattr study ViT-B-32:openai photos/ --out photos.study \\\n"
         "      --evaluator ViT-L-14:datacomp_xl_s13b_b90k --vocabulary words.txt --holdout 0.3",
     )
+    study.add_argument("model", metavar="MODEL", nargs="?", help=MODEL_HELP)
     study.add_argument(
-        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
+        "images",
+        metavar="IMAGES",
+        nargs="?",
+        help="folder, table (.csv with a column path), .tar, or scenes:FILE; left out with --embeddings",
     )
     study.add_argument(
-        "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
+        "--embeddings",
+        metavar="FILE",
+        help="what MODEL made of the pictures: .npy, .npz, .safetensors, .parquet, or clip-retrieval's folder",
+    )
+    study.add_argument(
+        "--evaluator-embeddings", metavar="FILE", help="what the evaluator made of the same rows"
+    )
+    study.add_argument(
+        "--text-embeddings", metavar="FILE", help="in place of MODEL: a .npz with words and vectors"
     )
     study.add_argument(
         "--out", metavar="DIR", required=True, help="folder of the study; an interrupted one goes on"
@@ -167,7 +180,8 @@ def parser() -> argparse.ArgumentParser:
         "--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"
     )
     study.add_argument(
-        "--site", default="image.-1.cls", help="where activations are read (default: %(default)s)"
+        "--site",
+        help="where activations are read (default: image.-1.cls where it is pooled, else image.embedding)",
     )
     study.add_argument("--latents", metavar="N", type=_whole, help="of the dictionary to train")
     study.add_argument("--k", metavar="K", type=_whole, help="active latents of the dictionary to train")
@@ -191,9 +205,7 @@ def parser() -> argparse.ArgumentParser:
         "keep a model's activations on disk; resumes",
         "clipattr encode ViT-B-32:openai photos/ --out photos.acts",
     )
-    encode.add_argument(
-        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
-    )
+    encode.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     encode.add_argument(
         "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
     )
@@ -201,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", required=True, help="folder of the store; an interrupted one goes on"
     )
     encode.add_argument(
-        "--site", action="append", help="where to read; several times for several (default: image.-1.cls)"
+        "--site", action="append", help="where to read; several times for several (default: as for study)"
     )
     encode.add_argument(
         "--batch", metavar="N", type=_whole, default=64, help="pictures at a time (default: %(default)s)"
@@ -245,9 +257,7 @@ def parser() -> argparse.ArgumentParser:
         "estimate a study's time, disk, memory and network",
         "clipattr plan ViT-H-14:laion2b_s32b_b79k --pictures 10000000 --workers 16",
     )
-    plan.add_argument(
-        "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
-    )
+    plan.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     plan.add_argument(
         "--evaluator", metavar="MODEL", help="the CLIP that names latents (default: the model itself)"
     )

@@ -24,12 +24,14 @@ from clipattr.storage.documents import json_text
 def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
     from clipattr.models.loading import load_model
+    from clipattr.models.places import default_site
     from clipattr.studies.collect import collect_activations
 
-    sites = arguments.site or ["image.-1.cls"]
+    model = load_model(arguments.model)
+    sites = arguments.site or [str(default_site(model))]
     with engine_of(arguments) as engine:
         store = collect_activations(
-            load_model(arguments.model),
+            model,
             arguments.images,
             sites,
             arguments.out,

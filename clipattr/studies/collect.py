@@ -138,7 +138,8 @@ def encode_shard(job: _Job, number: int, told: Callable[[int], object] = lambda 
 
 def _shapes(model: Model, sites: str | Site | Sequence[str | Site]) -> dict[str, tuple[int, ...]]:
     """Shape of one picture's activation at each site, by the site's written form."""
-    names = [str(site) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
+    written = [str(site) for site in ([sites] if isinstance(sites, (str, Site)) else sites)]
+    names = [name if name == POOLED else str(Site(name).canonical(model)) for name in written]
     if len(set(names)) < len(names):
         raise DataError(f"A store needs different sites; got {names}.")
     return {name: (model.embed_dim,) if name == POOLED else Site(name).shape(model) for name in names}
