@@ -16,14 +16,10 @@ FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in PACKAGES}
 MODULES = sorted(path for files in FILES.values() for path in files)
 LONGEST = 400  # lines of a module
 LONGER = {
-    "clipattr/attribution/result.py": 435,
-    "clipattr/attribution/splice.py": 408,
-    "clipattr/attribution/targets.py": 410,
     "clipattr/dictionaries/sae.py": 449,
     "clipattr/images/collection.py": 438,
     "clipattr/images/tables.py": 406,
     "clipattr/meaning/labels.py": 419,
-    "clipattr/models/loading.py": 404,
     "clipattr/studies/build.py": 444,
     "clipattr/studies/cards.py": 414,
     "clipattr/studies/study.py": 449,

@@ -6,7 +6,6 @@ show cosines in points (× 100). Ignores how the values came about. Start at `At
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.attribution.result_parts import LATER, PLAIN, TENSORS, check_shapes, digest_of, widened
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError, TargetError
 from clipattr.storage.documents import discard, parse_json, schema_complaint
@@ -308,8 +308,8 @@ class Attribution:
             return parts[0]
         places = max(part.values.shape[1] for part in parts)
         codes = SparseCodes(
-            torch.cat([_widened(part.codes.indices, places) for part in parts]),
-            torch.cat([_widened(part.codes.values, places) for part in parts]),
+            torch.cat([widened(part.codes.indices, places) for part in parts]),
+            torch.cat([widened(part.codes.values, places) for part in parts]),
             parts[0].codes.n_latents,
         )
         rows: dict[str, Any] = {
@@ -317,7 +317,7 @@ class Attribution:
             for name in ("y", "error", "bias", "gap", "y_baseline", "flagged")
         }
         labels = {latent: label for part in parts for latent, label in part.labels.items()}
-        values = torch.cat([_widened(part.values, places) for part in parts])
+        values = torch.cat([widened(part.values, places) for part in parts])
         pictures = [name for part in parts for name in part.pictures]
         return replace(parts[0], codes=codes, values=values, labels=labels, pictures=pictures, **rows)
 
@@ -331,10 +331,10 @@ class Attribution:
         from safetensors.torch import save_file
 
         path = Path(path)
-        meta = {name: getattr(self, name) for name in _PLAIN}
+        meta = {name: getattr(self, name) for name in PLAIN}
         meta |= {"schema": SCHEMA, "n_latents": self.codes.n_latents}
         meta["labels"] = {str(latent): label for latent, label in self.labels.items()}
-        tensors = {name: getattr(self, name).contiguous().clone() for name in _TENSORS}
+        tensors = {name: getattr(self, name).contiguous().clone() for name in TENSORS}
         tensors |= {
             "indices": self.codes.indices.contiguous(),
             "amounts": self.codes.values.contiguous().clone(),
@@ -363,7 +363,7 @@ class Attribution:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"cannot read an attribution from {path}: {error}.") from error
-        if "schema" not in meta or not {*_TENSORS, "indices", "amounts"} <= tensors.keys():
+        if "schema" not in meta or not {*TENSORS, "indices", "amounts"} <= tensors.keys():
             raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
         again = "attribute(...) or stream(...) with the same arguments"
         if told := schema_complaint(path, meta["schema"], SCHEMA, again):
@@ -371,15 +371,15 @@ class Attribution:
         try:
             if meta.get("digest", digest_of(tensors)) != digest_of(tensors):
                 raise ValueError("its numbers are not those that were written")
-            plain = {name: meta[name] for name in _PLAIN if name in meta or name not in _LATER}
-            plain = {**_LATER, **plain}
+            plain = {name: meta[name] for name in PLAIN if name in meta or name not in LATER}
+            plain = {**LATER, **plain}
             plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
             codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
             labels = {int(latent): str(label) for latent, label in meta["labels"].items()}
-            _check_shapes(plain, tensors)
+            check_shapes(plain, tensors)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
-        return Attribution(codes=codes, labels=labels, **plain, **{name: tensors[name] for name in _TENSORS})
+        return Attribution(codes=codes, labels=labels, **plain, **{name: tensors[name] for name in TENSORS})
 
     def _target(self, target: int) -> int:
         if not -self.n_targets <= target < self.n_targets:
@@ -390,46 +390,3 @@ class Attribution:
         if not -len(self) <= picture < len(self):
             raise IndexError(f"picture {picture} of {len(self)}.")
         return picture % len(self)
-
-
-_PLAIN = (
-    "unit", "names", "method", "site", "adds_up", "pictures", "tokens", "grid", "model_hash", "dictionary_hash",
-    "units",
-    "route",
-)  # fmt: skip
-_LATER = {"units": [], "route": ""}  # what the first files did not have
-_TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
-
-
-def digest_of(tensors: dict[str, Tensor]) -> str:
-    """32 hex digits over the numbers of some tensors, in the order of their names."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """ValueError or TypeError unless names and numbers are of as many pictures and targets."""
-    pictures, targets, tokens = len(plain["pictures"]), len(plain["names"]), plain["tokens"]
-    if not isinstance(tokens, int) or tokens < 1:
-        raise ValueError(f"{tokens!r:.40} tokens a picture")
-    if not all(isinstance(name, str) for name in (*plain["pictures"], *plain["names"], *plain["units"])):
-        raise ValueError("names that are no texts")
-    rows = tensors["indices"].shape
-    if tensors["values"].shape != (*rows, targets) or rows[0] != pictures * tokens or len(rows) != 2:
-        raise ValueError(
-            f"values of shape {tuple(tensors['values'].shape)} for {pictures} pictures, {targets} targets"
-        )
-    for name in _TENSORS[1:]:
-        if tensors[name].shape != (pictures, targets):
-            raise ValueError(
-                f"{name} has shape {tuple(tensors[name].shape)} for {pictures} pictures, {targets} targets"
-            )
-
-
-def _widened(rows: Tensor, places: int) -> Tensor:
-    """Rows padded with zeros to `places` in their second dimension."""
-    if rows.shape[1] == places:
-        return rows
-    return torch.cat([rows, rows.new_zeros(len(rows), places - rows.shape[1], *rows.shape[2:])], dim=1)

@@ -1,9 +1,9 @@
 """The splice: a batch at one site taken apart into latents, bias and error, and the targets as a function of the parts.
 
-Owns the two ways from activations to targets: the closed form behind `image.-1.cls`, and a forward pass from the site
-onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. Ignores which
-method asks. A *part* is one active latent at one token: at CLS sites parts are the k codes of a picture, at patch
-sites its tokens × k codes. Start at `Splice.slopes`, `Splice.ablated` and `Splice.states`.
+Owns the two ways from activations to targets: the closed form where the site has a tail, and a forward pass from the
+site onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. A *part* is
+one active latent at one token: k per picture, or tokens × k at sites of several tokens. Start at `Splice.slopes`,
+`Splice.ablated` and `Splice.states`.
 """
 
 from collections.abc import Callable, Sequence
@@ -152,9 +152,8 @@ class Splice:
             weights, constants = self._linear
         active = self.indices.unique()
         some = active if len(active) < self.dictionary.n_latents else None
-        return ClosedFormTail(
-            self.model, self.dictionary, weights, site=self.site, constants=constants, active=some
-        )
+        options: dict[str, Any] = {"site": self.site, "constants": constants, "active": some}
+        return ClosedFormTail(self.model, self.dictionary, weights, **options)
 
     @cached_property
     def merged_codes(self) -> SparseCodes:
@@ -216,11 +215,9 @@ class Splice:
                 result.append(
                     self.read(self.embeddings(self.acts[which] + change.to(self.acts.dtype), which))
                 )
-        return (
-            torch.cat(result).view(self.batch, m, -1)
-            if result
-            else self.y.new_zeros(self.batch, m, self.n_targets)
-        )
+        if not result:
+            return self.y.new_zeros(self.batch, m, self.n_targets)
+        return torch.cat(result).view(self.batch, m, -1)
 
     def _states_of_versions(self, amounts: Tensor) -> Tensor:
         assert self.context is not None
