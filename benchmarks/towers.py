@@ -19,6 +19,7 @@ import json
 import re
 import tempfile
 import time
+import traceback
 import warnings
 import zlib
 from pathlib import Path
@@ -279,7 +280,9 @@ def main() -> None:
             try:
                 row = check(name, Path(place))
             except Exception as error:  # every architecture has its line, whatever happens
-                row = {"name": name, "failed": f"{type(error).__name__}: {error}"[:300]}
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(last.filename).name}:{last.lineno}"
+                row = {"name": name, "failed": f"{type(error).__name__} ({where}): {error}"[:300]}
             rows.append(row)
             print(json.dumps(row), flush=True)
     good = [row for row in rows if "failed" not in row]
