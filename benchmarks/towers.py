@@ -115,13 +115,8 @@ def shallow():
     def create(name: str, **options: Any) -> Any:
         if (side := small_side(name)) is not None:
             options["img_size"] = side
-        for depth in (
-            {"depth": 2},
-            {"depths": (1, 1, 1, 1)},
-            {"layers": (1, 1, 1, 1)},
-            {"layers": (1,) * 5},
-            {},
-        ):
+        stages = 5 if name.endswith(("mci3", "mci4")) else 4
+        for depth in ({"depth": 2}, {"depths": (1,) * stages}, {"layers": (1,) * stages}, {}):
             with contextlib.suppress(TypeError, ValueError, AssertionError, IndexError):
                 return plain(name, **options, **depth)
         return plain(name, **options)

@@ -17,6 +17,8 @@ import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
 from PIL import Image
@@ -123,6 +125,9 @@ class Model:
     @property
     def context_length(self) -> int:
         """How many tokens the text tower takes, the begin and end marks included."""
+        if isinstance(getattr(self.clip, "text", None), HFTextEncoder):
+            # It tells how many positions it has, not how many it was trained with, and some kinds have no positions.
+            return int(getattr(self.tokenizer, "context_length", None) or DEFAULT_CONTEXT_LENGTH)
         return int(getattr(self.clip, "context_length", None) or self.clip.text.context_length)  # type: ignore
 
     @property

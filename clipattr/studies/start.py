@@ -21,7 +21,7 @@ from clipattr.models.textonly import TextEmbeddings
 from clipattr.sites import Site
 from clipattr.studies.build import build
 from clipattr.studies.study import Study
-from clipattr.studies.vectors import VectorInput, space_notes
+from clipattr.studies.vectors import VectorInput, require_width, space_notes
 
 
 def build_study(
@@ -152,4 +152,5 @@ def _asked(
     rows = open_embeddings(embeddings)
     other = None if evaluator_embeddings is None else open_embeddings(evaluator_embeddings, like=rows)
     audited = load_model(model) if text_embeddings is None else TextEmbeddings.open(text_embeddings)
+    require_width(rows, audited)
     return VectorInput(rows, other), audited, rows.images

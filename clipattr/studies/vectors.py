@@ -65,11 +65,7 @@ def gather_vectors(
             that would need pictures where there are none.
     """
     rows = given.embeddings
-    if rows.width != model.embed_dim:
-        raise DataError(
-            f"The embeddings have {rows.width} numbers a row, those of {model.reference} {model.embed_dim}. Give the "
-            "model that made them."
-        )
+    require_width(rows, model)
     seen, places = _seen(given, images, model, evaluator, batch)
     arrays = {
         "activations": ArrayWriter(work / "activations.npy", len(places), np.float16),
@@ -102,6 +98,15 @@ def gather_vectors(
     found.notes = [*images.notes, f"Built from embeddings ({rows.state}), not from pictures."]
     found.notes += _recomputed(rows, images, model)
     return found
+
+
+def require_width(rows: Embeddings, model: Model) -> None:
+    """DataError unless vectors are as wide as the model's embeddings."""
+    if rows.width != model.embed_dim:
+        raise DataError(
+            f"The embeddings have {rows.width} numbers a row, those of {model.reference} {model.embed_dim}. Give the "
+            "model that made them."
+        )
 
 
 def space_notes(given: VectorInput, images: Images, model: Model, words: Sequence[str]) -> list[str]:
@@ -196,18 +201,25 @@ def _recomputed(rows: Embeddings, images: Images, model: Model) -> list[str]:
     if not len(there):
         return []
     chosen = there[:: max(1, len(there) // LOOKED_AT)][:LOOKED_AT]
-    cosines = []
     with torch.no_grad():
-        for places, (pixels,) in images.batches([model], LOOKED_AT, places=chosen):
-            anew = model.encode_image(pixels).float().cpu().numpy()
-            kept = np.concatenate([rows.read(int(place), int(place) + 1) for place in places])
-            cosines += (anew * _unit(kept)).sum(1).tolist()
-    if not cosines:
-        return []
-    median = float(np.median(cosines))
-    told = f"{len(cosines)} pictures encoded anew agree with their rows to a cosine of {median:.3f} (median)."
-    if median < 0.9:
-        told += " Rows may be out of step with the paths, or come from another model or preprocessing."
+        found = list(images.batches([model], LOOKED_AT, places=chosen))
+        if not found:
+            return []
+        anew = torch.cat([model.encode_image(pixels) for _, (pixels,) in found]).float().cpu().numpy()
+    places = np.concatenate([some for some, _ in found])
+    # Also against the rows of other pictures: embeddings of one model lie close together, whatever they show.
+    others = np.setdiff1d(np.linspace(0, len(rows) - 1, 8 * LOOKED_AT).astype(int), places)
+    kept = _unit(np.concatenate([rows.read(int(row), int(row) + 1) for row in (*places, *others)]))
+    cosines = anew @ kept.T
+    own = np.diagonal(cosines)
+    nearest = int((cosines.argmax(1) == np.arange(len(places))).sum())
+    told = (
+        f"{len(own)} pictures encoded anew agree with their rows to a cosine of {np.median(own):.3f} (median), and "
+        f"{nearest} of them are nearest to their own row."
+    )
+    if 2 * nearest < len(own):
+        told += " Rows are out of step with the paths, or come from another model or preprocessing."
+        warnings.warn(told, stacklevel=2)
     return [told]
 
 

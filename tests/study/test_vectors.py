@@ -165,8 +165,9 @@ def test_paths_let_the_evaluator_see_and_rows_out_of_step_are_told(tiny_model, r
     assert good.sees.all() and "to a cosine of 1.000" in " ".join(good.manifest["images"]["notes"])
     assert good.images[3].load().size == (32, 32)
     moved = ca.Embeddings(rows[:12], paths=files)
+    assert "8 of them are nearest to their own row" in " ".join(good.manifest["images"]["notes"])
     wrong = build(tiny_model, embeddings=moved, path=tmp_path / "b", vocabulary=WORDS)
-    assert "out of step with the paths" in " ".join(wrong.manifest["images"]["notes"])
+    assert "Rows are out of step with the paths" in " ".join(wrong.manifest["images"]["notes"])
 
 
 def test_text_embeddings_of_another_model_show_in_the_space_check():
