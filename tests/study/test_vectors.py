@@ -108,7 +108,7 @@ def test_text_embeddings_stand_in_for_a_model(rows, tmp_path, tiny_model):
         ({"images": "folder", "embeddings": np.eye(3)}, "give one"),
         ({"embeddings": np.eye(3), "model": None}, "Give one of them"),
         ({"embeddings": np.eye(3), "text_embeddings": {"a": np.ones(3)}}, "Give one of them"),
-        ({"embeddings": np.eye(3), "site": "image.-1.cls"}, "needs the pictures"),
+        ({"embeddings": np.eye(48), "site": "image.-1.cls"}, "needs the pictures"),
     ),
 )
 def test_what_does_not_go_together_is_refused(given, told, tiny_model, tmp_path):
