@@ -6,7 +6,6 @@ Start at `activations` for reading, `replace` for intervening, `continue_from` f
 """
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from clipattr.errors import SiteError
+from clipattr.models.hooks import Reached, hooked
 from clipattr.models.loading import Model
+from clipattr.models.streams import RESIDUAL, STREAMS, Inside, continued, frame_streams, inside, tap
 from clipattr.models.towers import Tower
 
 TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
@@ -25,6 +26,10 @@ TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
 @dataclass(frozen=True, init=False)
 class Site:
     """A place in the residual stream, written `tower.block.tokens`: the output of one block at some tokens.
+
+    A place inside the block is written `tower.block.stream.tokens`, with the stream `attn_out` or `mlp_out` (what
+    attention or MLP adds), `resid_mid` (the stream between the two) or `mlp_in` (its LayerNorm, the MLP's input), e.g.
+    `image.3.mlp_out.all`.
 
     `image.-1.cls` is the class token after the last image block; `.patches` are the other tokens row by row,
     `.all` the class token followed by them. Negative blocks count from the end and stay as written, so
@@ -38,27 +43,42 @@ class Site:
     tower: str
     block: int
     tokens: str
+    stream: str
 
     def __init__(self, written: "str | Site"):
-        parts = re.fullmatch(r"(\w+)\.(-?\d+)\.(\w+)", str(written))
+        parts = re.fullmatch(r"(\w+)\.(-?\d+)(?:\.([a-z_]+))?\.(\w+)", str(written))
         if parts is None:
             advice = "a site is written tower.block.tokens, e.g. image.-1.cls"
             if str(written).endswith((".pooled", ".embedding")):
                 advice = "for what comes out of a tower use model.encode_image or model.encode_text"
             raise SiteError(f"{written!r} is not a site: {advice}.")
-        tower, block, tokens = parts[1], int(parts[2]), parts[3]
+        tower, block, stream, tokens = parts[1], int(parts[2]), parts[3] or RESIDUAL, parts[4]
         if tower not in TOKENS:
             raise SiteError(f"{written!r} names the tower {tower!r}; there are {' and '.join(TOKENS)}.")
         if tokens not in TOKENS[tower]:
             raise SiteError(
                 f"{written!r} names the tokens {tokens!r}; the {tower} tower has {', '.join(TOKENS[tower])}."
             )
+        if stream not in STREAMS or (stream != RESIDUAL and tower != "image"):
+            before = " What comes before a block is the output of the block before it." * (
+                stream == "resid_pre"
+            )
+            raise SiteError(
+                f"{written!r} names the stream {stream!r}; blocks of the image tower have {', '.join(STREAMS)}.{before}"
+            )
         object.__setattr__(self, "tower", tower)
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "tokens", tokens)
+        object.__setattr__(self, "stream", stream)
 
     def __str__(self) -> str:
-        return f"{self.tower}.{self.block}.{self.tokens}"
+        stream = "" if self.stream == RESIDUAL else f"{self.stream}."
+        return f"{self.tower}.{self.block}.{stream}{self.tokens}"
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the place is inside a block, not at its output."""
+        return self.stream != RESIDUAL
 
     def __repr__(self) -> str:
         return f"Site({str(self)!r})"
@@ -99,7 +119,10 @@ class Site:
         return self.tokens in model.image_tower.pooled
 
     def needs_context(self, model: Model) -> bool:
-        """Whether the tokens that are not at this site take part in what follows it."""
+        """Whether what follows depends on more than the activation here: on other tokens, or, inside a block, on the
+        stream that the activation is added to."""
+        if self.is_inside:
+            return self.reaches_embedding(model)
         if self.tokens == "all" or not self.reaches_embedding(model):
             return False
         return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
@@ -135,17 +158,18 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     Raises:
         SiteError: a site does not exist in this model.
     """
-    wanted = [(site, _block(model, site)) for site in map(Site, sites)]
     acts = Captured()
 
-    def keep(site: Site, tower: Tower) -> Callable:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def keep(site: Site, tower: Tower) -> tuple[nn.Module, Callable]:
+        module, pick = tap(_parts(model, site), site.stream)
+
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
             # A copy, since a view of one token would keep all of them in memory.
-            acts[site] = _read(_batch_first(output, tower), site, tower).clone()
+            acts[site] = _read(_batch_first(pick(inputs, output), tower), site, tower).clone()
 
-        return hook
+        return module, hook
 
-    with _hooks([(module, keep(site, model.image_tower)) for site, module in wanted]):
+    with hooked([keep(site, model.image_tower) for site in map(Site, sites)]):
         yield acts
 
 
@@ -163,20 +187,35 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
     site = Site(site)
-    module, tower = _block(model, site), model.image_tower
+    parts, tower = _parts(model, site), model.image_tower
+    module, pick = tap(parts, site.stream)
+    mid: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        stream = _batch_first(output, tower)
+    def changed(stream: Tensor) -> Tensor:
+        stream = _batch_first(stream, tower)
         old = _read(stream, site, tower)
         new = value if isinstance(value, Tensor) else value(old)
         return _batch_first(_write(stream, site, _fitting(new, old, site), tower), tower)
 
-    with _hooks([(module, hook)]):
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return changed(output)
+
+    if site.stream != "resid_mid":
+        with hooked([(module, hook)]):
+            yield
+        return
+    # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,
+    # and compute the rest of the block again.
+    assert isinstance(parts, Inside)
+
+    def keep(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+        mid[:] = [pick(inputs, output)]
+
+    def again(_module: nn.Module, _inputs: Any, _output: Tensor) -> Tensor:
+        return parts.finish(changed(mid.pop()))
+
+    with hooked([(module, keep), (parts.block, again)]):
         yield
-
-
-class _Reached(Exception):
-    """Ends a forward pass at the block that was asked for."""
 
 
 def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
@@ -192,16 +231,60 @@ def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
     site = Site(site)
-    module, tower = _block(model, site), model.image_tower
+    (module, pick), tower = tap(_parts(model, site), site.stream), model.image_tower
     found: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found.append(_read(_batch_first(output, tower), site, tower).clone())
-        raise _Reached
+    def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found.append(_read(_batch_first(pick(inputs, output), tower), site, tower).clone())
+        raise Reached
 
-    with _hooks([(module, hook)]), suppress(_Reached):
+    with hooked([(module, hook)]), suppress(Reached):
         model.encode_image(pixels)
     return found[0]
+
+
+def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Tensor, Tensor | None]:
+    """Activations at a site, and what `continue_from` needs beside them, from one pass that ends at the block.
+
+    Args:
+        pixels: (batch, 3, H, W), prepared by `model.prepare`.
+
+    Returns:
+        The activations, and (batch, tokens, width) or None: all tokens of the block's output; inside a block, the
+        stream that the activations are added to, with the other tokens as they are at that point.
+
+    Raises:
+        SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
+    """
+    site, tower = Site(site), model.image_tower
+    if not site.needs_context(model):
+        return activations(model, pixels, site), None
+    if not site.is_inside:
+        context = activations(model, pixels, f"{site.tower}.{site.block}.all")
+        return site.read(context, model), context
+    parts = _parts(model, site)
+    own, others = frame_streams(site.stream)
+    held: dict[str, Tensor] = {}
+
+    def keep(stream: str) -> tuple[nn.Module, Callable]:
+        module, pick = tap(parts, stream)
+
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+            held[stream] = _batch_first(pick(inputs, output), tower).clone()
+
+        return module, hook
+
+    def stop(_module: nn.Module, _inputs: Any, _output: Tensor) -> None:
+        raise Reached
+
+    assert isinstance(parts, Inside)
+    with (
+        hooked([*(keep(name) for name in {site.stream, own, others}), (parts.block, stop)]),
+        suppress(Reached),
+    ):
+        model.encode_image(pixels)
+    frame = _write(held[others], site, _read(held[own], site, tower), tower)
+    return _read(held[site.stream], site, tower).clone(), frame
 
 
 def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
@@ -210,8 +293,9 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
 
     Args:
         acts: (batch, width) for `cls`, (batch, tokens, width) otherwise.
-        context: (batch, tokens, width), the `all` activations at the same block, which give the tokens that
-            `acts` does not. Needed wherever the other tokens still take part (`Site.needs_context`).
+        context: (batch, tokens, width), the second value of `acts_and_context`: the tokens that `acts` does not give,
+            and inside a block what `acts` are added to. Needed where `Site.needs_context` says so. At the output of a
+            block it is the activations at `all` tokens.
 
     Returns:
         (batch, embed), unit length, at least float32.
@@ -240,6 +324,11 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         )
     _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
     context = context.to(model.device, model.dtype)
+    if site.is_inside:
+        parts = _parts(model, site)
+        assert isinstance(parts, Inside)
+        rows = acts[:, None] if site.tokens == "cls" else acts
+        return model.unit(tower.run(continued(parts, site.stream, rows, context, _own(site, tower)), index))
     if site.tokens == "cls" and tower.reads_next(index):
         return model.unit(tower.read_versions(acts[:, None], context))
     return model.unit(tower.run(_write(context, site, acts, tower), index))
@@ -256,7 +345,7 @@ def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor)
         that nothing is shared.
     """
     site, tower = Site(site), model.image_tower
-    if site.tokens != "cls" or not tower.reads_next(site.index(model)):
+    if site.is_inside or site.tokens != "cls" or not tower.reads_next(site.index(model)):
         return None
     features = tower.read_versions(acts.to(model.device, model.dtype), context.to(model.device, model.dtype))
     return model.unit(features).view(*acts.shape[:2], -1)
@@ -271,9 +360,15 @@ def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
     return torch.cat([acts.new_zeros(len(acts), tower.prefix, acts.shape[2]), acts], dim=1)
 
 
-def _block(model: Model, site: Site) -> nn.Module:
-    """The module whose output the site is."""
-    return model.image_blocks_modules[site.index(model)]
+def _parts(model: Model, site: Site) -> nn.Module | Inside:
+    """The block whose output the site is, or its parts for sites inside it."""
+    block = model.image_blocks_modules[site.index(model)]
+    return inside(block, model.reference, site) if site.is_inside else block
+
+
+def _own(site: Site, tower: Tower) -> slice:
+    """The site's tokens among all tokens."""
+    return {"cls": slice(0, 1), "patches": slice(tower.prefix, None), "all": slice(0, None)}[site.tokens]
 
 
 def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
@@ -305,25 +400,3 @@ def _fitting(new: Any, old: Tensor, site: Site) -> Tensor:
 def _check_shape(tensor: Tensor, expected: tuple[int, ...], site: Site, what: str) -> None:
     if tuple(tensor.shape) != expected:
         raise SiteError(f"{site}: {what} must have shape {expected}; got {tuple(tensor.shape)}.")
-
-
-@contextmanager
-def _hooks(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Forward hooks that act in this thread only and are gone afterwards, whatever happens in between.
-
-    A panel may encode in the background while a cell reads activations of the same model; each must see only
-    its own hooks, all the more since `activations` ends the pass that it is in.
-    """
-    owner = threading.get_ident()
-
-    def own(hook: Callable) -> Callable:
-        return lambda *given: hook(*given) if threading.get_ident() == owner else None
-
-    handles = []
-    try:
-        for module, hook in hooks:
-            handles.append(module.register_forward_hook(own(hook)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -21,7 +21,7 @@ from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DictionaryError
 from clipattr.models.loading import Model, load_model
-from clipattr.sites import Site, activations
+from clipattr.sites import Site, activations, acts_and_context
 
 # Full table of the closed form from this many pictures on; below, rows of the active latents alone.
 _MANY = 256
@@ -167,9 +167,7 @@ def placed_splices(
     wanted: Target = as_target(target)
     reference = baseline_codes(model, dictionary, site, baseline)
     tail = None
-    closed = site == Site("image.-1.cls") or (
-        site.tokens == "cls" and site.index(model) == model.image_blocks - 1
-    )
+    closed = site.tokens == "cls" and not site.is_inside and site.index(model) == model.image_blocks - 1
     if closed and model.tail_is_closed_form and isinstance(wanted, LinearTarget) and count(images) >= _MANY:
         weights, constants = wanted.linear(model)
         tail = ClosedFormTail(model, dictionary, weights, constants=constants)
@@ -181,6 +179,7 @@ def placed_splices(
         )
     for names, places, pixels in pixel_batches(model, images, batch, start):
         acts, context = read_site(model, pixels, site)
+        codes = _codes_of_inputs(model, dictionary, site, pixels)
         own = reference
         if reference is not None and len(reference) > rows:
             own = SparseCodes.cat(
@@ -188,7 +187,9 @@ def placed_splices(
             )
         elif reference is not None and len(reference) > 1:
             own = SparseCodes.cat([reference] * len(names))
-        splice = Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
+        splice = Splice(
+            model, dictionary, site, acts, wanted, codes=codes, reference=own, context=context, tail=tail
+        )
         yield names, places, splice
 
 
@@ -223,16 +224,33 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
             f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
             "Load the one that belongs to this model."
         )
-    return model, dictionary, Site(site or getattr(dictionary, "site", None) or "image.-1.cls")
+    place = site or getattr(dictionary, "site", None)
+    if place is None:
+        raise DictionaryError(
+            "the dictionary does not say where its activations were read. Pass site=, e.g. site='image.-1.cls'."
+        )
+    return model, dictionary, Site(place)
 
 
 def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:
     """Activations at a site, and all tokens of the block where the rest of the model needs them."""
     with torch.no_grad():
-        if not site.needs_context(model):
-            return activations(model, pixels, site), None
-        context = activations(model, pixels, Site(f"{site.tower}.{site.block}.all"))
-    return site.read(context, model), context
+        return acts_and_context(model, pixels, site)
+
+
+def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Tensor) -> SparseCodes | None:
+    """A transcoder's codes, which come from another site than the one that they are spliced into; else None."""
+    if getattr(dictionary, "input_site", None) is None:
+        return None
+    source = Site(dictionary.input_site)
+    if source.shape(model)[:-1] != site.shape(model)[:-1]:
+        raise DictionaryError(
+            f"the transcoder reads {source} and predicts {site}, which have different tokens. Pass the site with the "
+            f"tokens of {source}."
+        )
+    with torch.no_grad():
+        acts = activations(model, pixels, source)
+    return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 
 
 def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> SparseCodes | None:
@@ -246,8 +264,9 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
             "a baseline is None (code 0), a picture, or SparseCodes such as mean_codes(study.codes); got "
             f"{type(baseline).__name__}."
         )
+    source = Site(getattr(dictionary, "input_site", None) or site)
     acts = torch.cat(
-        [read_site(model, pixels, site)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
+        [read_site(model, pixels, source)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
     )
     return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 

@@ -133,7 +133,7 @@ class Splice:
     @property
     def is_closed_form(self) -> bool:
         """Whether the tail behind the site is LayerNorm, projection, normalisation."""
-        last = self.site.index(self.model) == self.model.image_blocks - 1
+        last = self.site.index(self.model) == self.model.image_blocks - 1 and not self.site.is_inside
         return last and self.site.tokens == "cls" and self.model.tail_is_closed_form
 
     @property
@@ -142,6 +142,7 @@ class Splice:
         return (
             self.context is not None
             and self.site.tokens == "cls"
+            and not self.site.is_inside
             and self.model.image_tower.reads_next(self.site.index(self.model))
         )
 
