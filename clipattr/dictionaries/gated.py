@@ -21,8 +21,9 @@ from clipattr.dictionaries.objective import (
     positive_entries,
     register_objective,
 )
+from clipattr.dictionaries.parameters import fitting
 from clipattr.dictionaries.relu import above
-from clipattr.dictionaries.sae import Dictionary, _fitting, register_kind
+from clipattr.dictionaries.sae import Dictionary, register_kind
 
 
 @register_kind
@@ -42,8 +43,8 @@ class Gated(Dictionary):
 
     def __init__(self, *, mag_gain: Tensor, mag_bias: Tensor, **core: Any) -> None:
         super().__init__(**core)
-        self.mag_gain = _fitting("mag_gain", mag_gain, (self.n_latents,))
-        self.mag_bias = _fitting("mag_bias", mag_bias, (self.n_latents,))
+        self.mag_gain = fitting("mag_gain", mag_gain, (self.n_latents,))
+        self.mag_bias = fitting("mag_bias", mag_bias, (self.n_latents,))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mag_gain": self.mag_gain, "mag_bias": self.mag_bias}

@@ -20,8 +20,9 @@ from clipattr.dictionaries.objective import (
     positive_entries,
     register_objective,
 )
+from clipattr.dictionaries.parameters import fitting
 from clipattr.dictionaries.relu import above
-from clipattr.dictionaries.sae import Dictionary, _fitting, register_kind
+from clipattr.dictionaries.sae import Dictionary, register_kind
 
 
 @register_kind
@@ -35,7 +36,7 @@ class JumpRelu(Dictionary):
 
     def __init__(self, *, threshold: Tensor, **core: Any) -> None:
         super().__init__(**core)
-        self.threshold = _fitting("threshold", threshold, (self.n_latents,))
+        self.threshold = fitting("threshold", threshold, (self.n_latents,))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"threshold": self.threshold}

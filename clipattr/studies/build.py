@@ -435,7 +435,13 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
             f"The dictionary was trained on the model with weights {dictionary.model_hash}; this study is of "
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
         )
-    if dictionary.site is not None and Site(dictionary.site).index(model) != site.index(model):
+    if dictionary.is_transcoder:
+        raise DictionaryError(
+            f"The dictionary is a transcoder from {dictionary.input_site} to {dictionary.site}: attribute(model, "
+            "images, target, dictionary=...) takes it, a study needs a dictionary of one site."
+        )
+    own = None if dictionary.site is None else Site(dictionary.site)
+    if own is not None and (own.index(model), own.stream) != (site.index(model), site.stream):
         raise StudyError(f"The dictionary was trained at {dictionary.site}; the study's site is {site}.")
     if dictionary.width != model.image_width:
         raise DictionaryError(

@@ -133,7 +133,7 @@ def make_card(
         figures = reconstruction(one, acts)
         codes = one.encode(acts, precision="auto")
         if model is not None:
-            where = Site(site or one.site or "image.-1.cls")
+            where = Site(_place(site, one))
             figures |= spliced(one, acts, model, where, context=context, text=text, labels=labels)
         if evaluator_embeddings is not None:
             figures["monosemanticity"] = monosemanticity(codes, evaluator_embeddings)
@@ -160,6 +160,15 @@ def make_card(
     if keep:
         dictionary.card = card.to_dict()
     return card
+
+
+def _place(site: Any, dictionary: Dictionary) -> Any:
+    place = site or dictionary.site
+    if place is None:
+        raise DictionaryError(
+            "The dictionary does not say where its activations were read. Pass site=, e.g. site='image.-1.cls'."
+        )
+    return place
 
 
 def study_card(

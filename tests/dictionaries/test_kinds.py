@@ -295,7 +295,7 @@ def test_controls_are_centred_scaled_and_repeatable():
         (lambda: make("topk").encode(torch.tensor([[0.0] * 12, [float("inf")] * 12])), "first in row 1"),
         (
             lambda: make("topk").decode(neurons(3).encode(torch.ones(1, 3))),
-            "count 3 latents, the dictionary 40",
+            "have 3 latents, the dictionary has 40",
         ),
         (lambda: pca(data(), 13), "12 principal components at most; got n_latents=13"),
         (lambda: kmeans(data(), 501), "1 to 500 centres"),

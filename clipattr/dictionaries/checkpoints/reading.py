@@ -1,6 +1,6 @@
-"""Reading files of other projects: tensors, configs and headers, with nothing in them ever executed.
+"""Reading files of other projects: tensors, configs and headers, without executing anything in them.
 
-Owns the finding of files, the safe unpickling and the view of what was found. Ignores what the keys mean. Start at
+Owns finding the files, safe unpickling, and the `Files` view of what was found. Does not interpret the names. Start at
 `read_files`.
 """
 
@@ -32,16 +32,15 @@ WEIGHT_NAMES = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "sae.pt", "weights.pt", "sparse_autoencoder_final.pt",
 )  # fmt: skip
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz")
-MOST_UNFOLDED = (
-    32  # times its size that a compressed file may unfold to; float weights hardly compress at all
-)
+# Largest ratio of unpacked to packed size. Float weights hardly compress, so a higher ratio is an attack.
+MOST_UNFOLDED = 32
 CONFIG_NAMES = ("cfg.json", "config.json", "cfg.yaml", "config.yaml")
 
 
 class Bag:
-    """Stands in for a class that is not known here: keeps what was stored, does nothing.
+    """Stands in for a class that is not known here: keeps the stored attributes and does nothing.
 
-    Made without arguments only; a file that *calls* an unknown name is refused with that name.
+    A bag is built without arguments; a file that *calls* an unknown name is refused, and the error gives that name.
     """
 
     stands_for = ""
@@ -63,14 +62,14 @@ class Bag:
 
 
 def _tensor_from_bytes(data: bytes) -> Any:
-    """A storage inside a plain pickle is itself a torch file."""
+    """A storage inside a plain pickle, which is a torch file itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A new function round an allowed one, so that a file cannot set attributes of the real one."""
+    """A wrapper of an allowed function, so that a file cannot set attributes of the function itself."""
 
     def call(*args: Any) -> Any:
         return function(*args)
@@ -79,7 +78,7 @@ def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rebuilt_object(cls: type, base: type, state: Any) -> Any:
-    """What `copyreg._reconstructor` does, for bags only."""
+    """`copyreg._reconstructor`, for bags only."""
     if not (isinstance(cls, type) and issubclass(cls, Bag)):
         raise DictionaryError(f"The file rebuilds {cls!r} by hand: refused, nothing was run.")
     return cls.__new__(cls)
@@ -92,7 +91,7 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _allowed(module: str, name: str) -> Any:
-    """What a file may name: tensor rebuilders, dtypes, arrays, plain containers. None for everything else."""
+    """What a name in a file stands for: tensor rebuilders, dtypes, arrays, plain containers; None for all others."""
     if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
         return found
     full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
@@ -129,7 +128,7 @@ def _plain_code(code: Any) -> str:
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Builds tensors, arrays and plain containers; unknown classes become bags, unknown calls are refused."""
+    """Builds tensors, arrays and plain containers. Unknown classes become bags, unknown calls are refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = _allowed(module, name)
@@ -139,7 +138,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 class _PickleModule:
-    """What `torch.load` takes as a pickle module, restricted."""
+    """The restricted pickle module that `torch.load` is given."""
 
     Unpickler = RestrictedUnpickler
 
@@ -149,11 +148,14 @@ class _PickleModule:
 
 
 def read_torch(data: bytes, name: str) -> Any:
-    """What a torch or pickle file holds; nothing in it is executed.
+    """The content of a torch or pickle file; nothing in it is executed.
+
+    Args:
+        data: the file's bytes. name: what errors call it.
 
     Raises:
-        DictionaryError: not such a file, cut short, a TorchScript archive, or one that calls unknown names (they are
-            given).
+        DictionaryError: not such a file, truncated, a TorchScript archive, or one that calls unknown names (the error
+            lists them).
     """
     if zipfile.is_zipfile(io.BytesIO(data)):
         try:
@@ -161,12 +163,12 @@ def read_torch(data: bytes, name: str) -> Any:
                 entries = archive.infolist()
         except Exception as error:  # zipfile raises several kinds for a damaged directory
             raise DictionaryError(f"{name} is a damaged archive: {error}") from error
-        # torch stores what it writes as it is; what unfolds a hundredfold is a bomb, not weights.
+        # torch writes its archives uncompressed, so a large ratio means a decompression bomb.
         if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
             raise DictionaryError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
         if any(entry.filename.endswith("constants.pkl") for entry in entries):
             raise DictionaryError(f"{name} is a TorchScript archive, that is a program: refused.")
-    # Whatever torch's own restricted reader dislikes (or warns of), ours decides below.
+    # Where torch's own restricted reader fails or warns, the one here decides.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -185,7 +187,7 @@ def read_torch(data: bytes, name: str) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """Bags as dicts, arrays as tensors, at any depth."""
+    """A value with bags replaced by dicts and arrays by tensors, at any depth."""
     if isinstance(value, Bag):
         return {name: as_plain(part) for name, part in vars(value).items()}
     if isinstance(value, dict):
@@ -208,8 +210,12 @@ def as_plain(value: Any) -> Any:
 class Files:
     """What was found at a path.
 
-    weights: the file; content: what it holds (tensors and plain data); tensors: its tensors by name, from whichever
-    level holds them; config: of a neighbouring file or inside; header: of files that begin with a line of JSON.
+    Attributes:
+        weights: the file. content: what it holds, tensors and plain data.
+        tensors: its tensors by name, from the level that holds the state dict.
+        config: its settings, from inside or from a file beside it.
+        header: the line of JSON that some files begin with, or the note in the header of our own safetensors files.
+        neighbours: the other files of its folder, by name.
     """
 
     weights: Path
@@ -221,11 +227,16 @@ class Files:
 
     @property
     def keys(self) -> set[str]:
+        """Names of the tensors."""
         return set(self.tensors)
 
 
 def read_files(path: str | Path, config: str | Path | None = None) -> Files:
-    """Find and read the weights at a path (a file, or a folder with one), and the config beside them.
+    """Find and read the weights at a path, and their settings.
+
+    Args:
+        path: a file, or a folder with one file of weights.
+        config: the file with the settings. Default: those inside the weights, else a file beside them.
 
     Raises:
         DictionaryError: nothing there, several candidates, or a file that cannot be read.
@@ -235,7 +246,7 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
     folder = weights.parent
     content, header = _content(weights)
     settings: dict[str, Any] = {}
-    # Some keep steps of a run in a folder of their own, below the config.
+    # Some projects keep the steps of a run in a subfolder of the one with the config.
     folders = [folder, folder.parent] if folder.name == "checkpoints" else [folder]
     places = [Path(config)] if config is not None else [f / name for f in folders for name in CONFIG_NAMES]
     for place in places:
@@ -252,9 +263,11 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
         ) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{weights} holds a {type(content).__name__}, not a dictionary of tensors.")
-    for name in ("cfg", "config"):
-        if isinstance(content.get(name), dict):
-            settings = {**settings, **content[name]}
+    inside = [content[name] for name in ("cfg", "config") if isinstance(content.get(name), dict)]
+    if inside and config is None:
+        settings = {}  # a file with settings of its own does not take those of whatever lies beside it
+    for table in reversed(inside):
+        settings = {**table, **settings} if config is not None else {**settings, **table}
     inner = content
     for name in ("state_dict", "model_state_dict", "autoencoder", "state_dict", "model", "ae"):
         if isinstance(inner.get(name), dict):
@@ -288,7 +301,7 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
         raise DictionaryError(f"{file} cannot be read: {error}") from error
     if file.suffix == ".safetensors":
         try:
-            return load_safetensors_bytes(data), None
+            return load_safetensors_bytes(data), _note(data)
         except SafetensorError as error:
             raise DictionaryError(f"{file} is damaged or cut short: {error}") from error
     if data[:1] == b"{":
@@ -299,6 +312,16 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
             raise DictionaryError(f"{file} begins like a JSON header that cannot be read: {error}") from error
         return read_torch(rest, str(file)), header
     return read_torch(data, str(file)), None
+
+
+def _note(data: bytes) -> dict[str, Any] | None:
+    """What `export_sae` noted in the header of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        note = parse_json(parse_json(data[8 : 8 + length])["__metadata__"]["clipattr"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return {"clipattr": note} if isinstance(note, dict) else None
 
 
 def _unzipped(file: Path, data: bytes) -> bytes:
