@@ -20,8 +20,8 @@ from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
-from clipattr.documents import discard
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import discard
 
 NOTE = "clipattr"  # key of our note in the header of a safetensors file
 NOTE_SCHEMA = 1

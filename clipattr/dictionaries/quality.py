@@ -125,8 +125,8 @@ def check_sae(
     >>> check.agrees, check.site
     (True, 'image.-1.cls')
     """
-    from clipattr.images import Images
-    from clipattr.models import load_model
+    from clipattr.images.collection import Images
+    from clipattr.models.loading import load_model
     from clipattr.sites import Site
 
     if dictionary.site is None:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clipattr.dictionaries.sae import CARD_FILE, CONFIG_FILE, KINDS, SCHEMA, WEIGHTS_FILE, Dictionary
-from clipattr.documents import read_json, schema_complaint
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import read_json, schema_complaint
 
 
 def load_dictionary(path: str | Path) -> Dictionary:

@@ -65,8 +65,8 @@ def inside(block: nn.Module, reference: str, site: object) -> Inside:
         return Inside(block, block.drop_path1, block.norm2, block.mlp, block.drop_path2, block.ls2)
     raise SiteError(
         f"{site}: the blocks of {reference} are {type(block).__name__}s, of which only the output is known; "
-        "sites there are written without a stream, e.g. image.-1.cls. Streams inside a block exist for open_clip's own vision "
-        "transformers and timm's plain ones."
+        "sites there are written without a stream, e.g. image.-1.cls. Streams inside a block exist for open_clip's own "
+        "vision transformers and timm's plain ones."
     )
 
 

@@ -36,8 +36,8 @@ from clipattr.dictionaries.checkpoints.reading import Files
 from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import GroupMax, TopK
-from clipattr.documents import read_json
 from clipattr.errors import DictionaryError
+from clipattr.storage.documents import read_json
 
 # SAELens: z = act((x~ - b_dec) W_enc + b_enc), x_hat~ = z W_dec + b_dec; pre-bias and x~ as its config says.
 

@@ -20,7 +20,7 @@ class Recorded(dict[str, Any]):
     >>> settings["k"], settings.get("inner").get("a")
     (4, 1)
     >>> list(settings.unread())
-    ['scale']
+    [('scale', 2.0)]
     """
 
     def __init__(self, content: dict[str, Any]) -> None:
@@ -38,13 +38,13 @@ class Recorded(dict[str, Any]):
         self.read.add(name)
         return super().get(name, default)
 
-    def unread(self) -> Iterator[str]:
-        """Dotted names of the keys that nobody read; of nested dicts only where the dict itself was read."""
+    def unread(self) -> Iterator[tuple[str, Any]]:
+        """Names and values that nobody read; those of nested dicts, as "outer.name", only where the dict was read."""
         for name, value in self.items():
             if name not in self.read:
-                yield name
+                yield name, value
             elif isinstance(value, Recorded):
-                yield from (f"{name}.{inner}" for inner in value.unread())
+                yield from ((f"{name}.{inner}", held) for inner, held in value.unread())
 
 
 # Words in the name of a setting that suggest it changes codes or reconstructions.
@@ -97,12 +97,8 @@ def suspicious(settings: Recorded, ignore: tuple[str, ...] = ()) -> list[str]:
         ignore: further names (patterns as in `fnmatch`) that the caller knows to be harmless.
     """
     found = []
-    for dotted in settings.unread():
-        *outer, name = dotted.split(".")
-        place: Any = settings
-        for part in outer:
-            place = dict.__getitem__(place, part)
-        value = dict.__getitem__(place, name)
+    for dotted, value in settings.unread():
+        name = dotted.rpartition(".")[2]
         empty = isinstance(value, Tensor) or value in (None, "", [], {})
         known = any(fnmatch(name, pattern) or fnmatch(dotted, pattern) for pattern in (*HARMLESS, *ignore))
         if not empty and not known and FORWARD.search(name):
