@@ -480,7 +480,8 @@ msae_case("msae, jumprelu", t(activation__log_threshold=np.log(THETA)), activati
 def dn_cbm(a, config, keywords, x):
     if len({a[name].tobytes() for name in a if "bias_reference" in name or name == "tied_bias"}) != 1:
         raise Undefined("biases")
-    bias, rows = a["tied_bias"][0], a["decoder._weight"][0].T
+    bias = next(a[name] for name in sorted(a) if "bias_reference" in name or name == "tied_bias")[0]
+    rows = a["decoder._weight"][0].T
     z = relu((x - bias) @ a["encoder._weight"][0].T + a["encoder._bias"][0])
     return scaled(z, rows), z @ rows + bias, "image.embedding"
 
@@ -705,7 +706,7 @@ lens_case(
 lens_case("saelens 6, gated", sl(b_gate=B_GATE, b_mag=B_MAG, r_mag=R_MAG), {"architecture": "gated"})
 lens_case(
     "saelens 6, batch topk in training",
-    sl(b_enc=B_ENC, topk_threshold=np.array(0.9, np.float64)),
+    sl(b_enc=B_ENC) | {"topk_threshold": torch.tensor(0.9, dtype=torch.float64)},
     {"architecture": "batchtopk", "k": K, "normalize_activations": "expected_average_only_in"},
     scale=0.6,
 )

@@ -84,7 +84,7 @@ def _by_layout(
 ) -> Dictionary:
     if layout == "matryoshka":
         core = standard_core(files, given)
-        groups = [int(size) for size in files.tensors["group_sizes"].flatten().tolist()]
+        groups = [whole_number(size, "group_sizes", files) for size in files.tensors["group_sizes"].flatten().tolist()]
         prefixes = [sum(groups[: i + 1]) for i in range(len(groups))]
         return Matryoshka(prefixes=prefixes, **_threshold(files, given, config), **core)
     if layout == "jumprelu":
@@ -119,7 +119,7 @@ def _by_layout(
 
 
 def _k(files: Files, config: dict[str, Any]) -> int:
-    held = whole_number(scalar(files, "k"), "k", files)
+    held = whole_number(scalar(files, "k", whole=True), "k", files)
     stated = config.get("k")
     if stated is not None and whole_number(stated, "trainer.k", files) != held:
         raise DictionaryError(

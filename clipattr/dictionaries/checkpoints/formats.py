@@ -21,10 +21,9 @@ from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
-from clipattr.errors import DictionaryError
+from clipattr.errors import ClipattrError, DictionaryError
 
 Given = dict[str, Any]
-_BOOL = torch.bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,15 @@ def read_strictly(known: Format, files: Files, given: Given, ignore: Sequence[st
     watched = Files(
         files.weights, content, tensors, config, None if files.header is None else header, files.neighbours
     )
-    made = known.read(watched, recorded)
+    try:
+        made = known.read(watched, recorded)
+    except ClipattrError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
+        raise DictionaryError(
+            f"{files.weights} cannot be read as {known.name}: a tensor or setting has another type or value than this "
+            f"format's ({type(error).__name__}: {error})."
+        ) from error
     spared = (*known.buffers, *ignore)
     outer = [
         name
@@ -162,10 +169,11 @@ def tensor(files: Files, name: str, shape: Sequence[int | None] | None = None) -
     return found.float()
 
 
-def scalar(files: Files, name: str) -> float:
-    """A tensor of one real number."""
+def scalar(files: Files, name: str, *, whole: bool = False) -> float:
+    """A tensor of one number without dimensions: a real one, or, with `whole`, one of any real type."""
     found = files.tensors[name]
-    if found.numel() != 1 or found.is_complex() or found.dtype == _BOOL:
+    fits = found.is_floating_point() or (whole and found.dtype not in (torch.bool, torch.complex64, torch.complex128))
+    if found.ndim or not fits:
         raise DictionaryError(
             f"Tensor {name!r} in {files.weights} should be one number; it holds {found.dtype} of shape "
             f"{tuple(found.shape)}."
