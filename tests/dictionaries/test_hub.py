@@ -1,4 +1,4 @@
-"""Dictionaries by name and from the hub: against a local server that speaks the hub's protocol, its cache, and offline."""
+"""Dictionaries by name and from the hub: a local server that speaks the hub's protocol, the cache, and offline."""
 
 import hashlib
 import io
@@ -166,6 +166,9 @@ def test_offline_the_cache_alone_is_used(server, monkeypatch):
 
 def test_an_interrupted_download_is_resumed(server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100
+    )  # what was received in full is kept
     server.cut["weights.pt"] = 1000
     made = load_sae("hf-hub:org/prisma")
     assert made.n_latents == N
@@ -204,8 +207,15 @@ def test_no_connection_is_said_and_does_not_crash(server, monkeypatch):
 @pytest.fixture
 def registered(server, monkeypatch):
     def put(**changed):
-        fields = {"name": "here:tiny/cls-3", "repository": "org/prisma", "format": "prisma", "model": "tiny",
-                  "source": "a page", "site": "image.3.cls", "promise": {"explained_variance": 0.8, "l0": 4.0}}  # fmt: skip
+        fields = {
+            "name": "here:tiny/cls-3",
+            "repository": "org/prisma",
+            "format": "prisma",
+            "model": "tiny",
+            "source": "a page",
+            "site": "image.3.cls",
+            "promise": {"explained_variance": 0.8, "l0": 4.0},
+        }
         entry = Entry(**{**fields, **changed})
         monkeypatch.setattr(registry, "_bundled", lambda: {entry.name: entry})
         return entry

@@ -98,7 +98,7 @@ def read_saelens(files: Files, given: Given) -> Dictionary:
             "belong together."
         )
     core = _saelens_scaled(files, given, core)
-    core["site"] = _saelens_site(config, metadata)
+    core |= _saelens_place(config, metadata)
     if architecture == "gated":
         return gated_from(files, core, "b_gate", "b_mag")
     if architecture in ("batchtopk", "matryoshka_batchtopk"):
@@ -153,13 +153,13 @@ def _saelens_scaled(files: Files, given: Given, core: dict[str, Any]) -> dict[st
     return scaled(core, positive_number(scale, "scale", files))
 
 
-def _saelens_site(config: dict[str, Any], metadata: dict[str, Any]) -> str | None:
-    """The site that `export_sae` noted. Other files name a hook but no tokens."""
-    noted = metadata.get("clipattr_site")
+def _saelens_place(config: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """Site and model as `export_sae` noted them. Other files name a hook but no tokens, which is no site."""
     for table in (config, metadata):
         for name in ("hook_name", "hook_point", "hook_layer", "hook_point_layer"):
             table.get(name)
-    return noted if isinstance(noted, str) else None
+    noted = {name: metadata.get(f"clipattr_{name}") for name in ("site", "model_hash")}
+    return {name: value for name, value in noted.items() if isinstance(value, str)}
 
 
 # sparsify: z = act((x - b_dec) W^T + b), x_hat = z W_dec + b_dec; one latent per row in both matrices. Transcoder: z =
