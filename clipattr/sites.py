@@ -197,11 +197,8 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         new = value if isinstance(value, Tensor) else value(old)
         return _batch_first(_write(stream, site, _fitting(new, old, site), tower), tower)
 
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return changed(output)
-
     if site.stream != "resid_mid":
-        with hooked([(module, hook)]):
+        with hooked([(module, lambda _module, _inputs, output: changed(output))]):
             yield
         return
     # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,

@@ -19,7 +19,6 @@ LONGER = {
     "clipattr/attribution/result.py": 435,
     "clipattr/attribution/splice.py": 408,
     "clipattr/attribution/targets.py": 410,
-    "clipattr/dictionaries/sae.py": 449,
     "clipattr/images/collection.py": 438,
     "clipattr/images/tables.py": 406,
     "clipattr/meaning/labels.py": 419,
@@ -56,7 +55,6 @@ RANK = {room: rank for rank, line in enumerate(ROOMS.split("\n")) for room in li
 BRIDGES = {
     ("clipattr.discovery.findings", "clipattr.reporting.page"),
     ("clipattr.reporting.panels", "clipattr_widgets"),
-    ("clipattr.dictionaries.sae", "clipattr.dictionaries.checkpoints.check"),
 }
 
 

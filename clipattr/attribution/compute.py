@@ -19,6 +19,7 @@ from clipattr.attribution.splice import Splice
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.placing import place_of
 from clipattr.errors import DictionaryError
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site, activations, acts_and_context
@@ -224,12 +225,7 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
             f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
             "Load the one that belongs to this model."
         )
-    place = site or getattr(dictionary, "site", None)
-    if place is None:
-        raise DictionaryError(
-            "the dictionary does not say where its activations were read. Pass site=, e.g. site='image.-1.cls'."
-        )
-    return model, dictionary, Site(place)
+    return model, dictionary, Site(place_of(dictionary, site))
 
 
 def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:

@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
         "--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"
     )
     study.add_argument(
-        "--site", default="image.-1.cls", help="where activations are read (default: %(default)s)"
+        "--site", help="where activations are read (default: the dictionary's site, else image.-1.cls)"
     )
     study.add_argument("--latents", metavar="N", type=_whole, help="of the dictionary to train")
     study.add_argument("--k", metavar="K", type=_whole, help="active latents of the dictionary to train")
@@ -233,12 +233,36 @@ def parser() -> argparse.ArgumentParser:
         "read another project's dictionary and save it as ours",
         "clipattr convert downloads/sae.pt --out photos.sae --set k=64 --site image.-1.cls",
     )
-    convert.add_argument("file", metavar="FILE", help="the weights, or a folder that holds them")
+    convert.add_argument(
+        "file",
+        metavar="FILE",
+        help="the weights, a folder with them, a name from `clipattr saes`, or hf-hub:ID",
+    )
     convert.add_argument("--out", metavar="DIR", required=True, help="folder of the dictionary")
     convert.add_argument("--format", default="auto", help="its format, where the keys do not tell")
     convert.add_argument("--site", help="where its activations were read, e.g. image.-1.cls")
     convert.add_argument("--set", metavar="NAME=VALUE", type=_setting, action="append", default=[], help="what the "
                          "file does not say; an error names what is missing")  # fmt: skip
+
+    saes = verb(
+        "saes",
+        "list the published dictionaries that load by name, or check one on your images",
+        "clipattr saes prisma:clip-b32-datacomp/cls-11 --images photos/",
+    )
+    saes.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="part of a name, model or site; with --images the dictionary to check",
+    )
+    saes.add_argument(
+        "--images", metavar="IMAGES", help="load the dictionary and check it on some of these images"
+    )
+    saes.add_argument(
+        "--model", metavar="MODEL", help="the model it belongs to (default: the one its publisher names)"
+    )
+    saes.add_argument("--site", help="where its activations are read, where neither file nor publisher says")
+    saes.add_argument("--offline", action="store_true", help="use what was downloaded before, and no network")
 
     plan = verb(
         "plan",

@@ -307,10 +307,9 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
 def _dictionary(path: str | None) -> Any:
     if path is None:
         return None
-    from clipattr.dictionaries import load_dictionary, load_sae
-    from clipattr.dictionaries.sae import CONFIG_FILE
+    from clipattr.dictionaries import load_sae
 
-    return load_dictionary(path) if (Path(path) / CONFIG_FILE).exists() else load_sae(path)
+    return load_sae(path)
 
 
 def _picture(study: Any, asked: str) -> Any:

@@ -1,7 +1,7 @@
 """Jobs: the verbs that prepare a study piece by piece, for those who want to reuse or replace a piece.
 
-Owns `encode`, `train` and `convert` of the command line. Like every verb they compute nothing themselves: each calls
-the function that a notebook calls, and prints what came out. Start at `JOBS`.
+Owns `encode`, `train`, `convert`, `saes` and `plan` of the command line. Like every verb they compute nothing
+themselves: each calls the function that a notebook calls, and prints what came out. Start at `JOBS`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clipattr.cli.arguments import OK
+from clipattr.cli.arguments import BAD_INPUT, OK
 from clipattr.cli.terminal import emit, print_table, say
 from clipattr.display.wording import visible
+from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 
 
@@ -82,13 +83,60 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Another project's file to a dictionary in the own format."""
+    """Another project's file, or a published dictionary, to a dictionary in the own format."""
     from clipattr.dictionaries import convert as convert_file
 
     given = {"site": arguments.site} if arguments.site else {}
     given |= dict(arguments.set)
     made = convert_file(arguments.file, arguments.out, arguments.format, **given)
     return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+
+
+def saes(arguments: argparse.Namespace) -> int:
+    """The published dictionaries, or the check of one of them on images."""
+    from clipattr.dictionaries import list_saes
+
+    if arguments.images:
+        return _check(arguments)
+    frame = list_saes(arguments.text)
+    emit(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
+    rows = [
+        (
+            row.name,
+            row.model,
+            row.site or "–",
+            _figure(row.explained_variance * 100, " %"),
+            _figure(row.l0, ""),
+        )
+        for row in frame.itertuples(index=False)
+    ]
+    columns = ("NAME", "model", "site", "variance explained", "L0")
+    print_table(columns, rows, sys.stderr if arguments.json == "-" else sys.stdout, numbers=(3, 4))
+    return OK
+
+
+def _figure(value: float, unit: str) -> str:
+    return "–" if value != value else f"{value:.4g}{unit}"
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from clipattr.dictionaries import check_sae, load_sae
+
+    if not arguments.text:
+        raise DataError("--images goes with a dictionary: a name from `clipattr saes`, hf-hub:ID, or a file.")
+    made = load_sae(arguments.text, site=arguments.site, offline=arguments.offline)
+    model = arguments.model or made.info.get("model")
+    if model is None:
+        raise DataError(f"{arguments.text} does not say which model it belongs to: give --model.")
+    check = check_sae(made, model, arguments.images)
+    record = {
+        "dictionary": repr(made), "site": check.site, "model": check.model, "agrees": check.agrees,
+        "figures": check.figures, "promise": check.promise, "alternatives": check.alternatives,
+        "reasons": check.reasons,
+    }  # fmt: skip
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    print(check, file=sys.stderr if arguments.json == "-" else sys.stdout)
+    return OK if check.agrees else BAD_INPUT
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -162,4 +210,4 @@ def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> i
     return OK
 
 
-JOBS = {"encode": encode, "train": train, "convert": convert, "plan": plan}
+JOBS = {"encode": encode, "train": train, "convert": convert, "saes": saes, "plan": plan}

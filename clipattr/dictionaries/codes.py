@@ -93,6 +93,13 @@ class SparseCodes:
         torch.cumsum(self.values != 0, 0, out=filled[1:])
         return filled[self.offsets[1:]] - filled[self.offsets[:-1]]
 
+    def starts(self) -> Tensor:
+        """int32 (batch + 1,): where each row's entries begin in storage order, and the end of the last row."""
+        if self.offsets is not None:
+            return self.offsets.to(torch.int32)
+        step = max(self.indices.shape[1], 1)
+        return torch.arange(0, self.indices.numel() + 1, step, dtype=torch.int32, device=self.device)
+
     def row_of_entries(self) -> Tensor:
         """int64, one per stored entry (padding included), in storage order: the row it belongs to."""
         if self.offsets is None:

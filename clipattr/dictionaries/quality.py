@@ -29,7 +29,7 @@ SPLICED = 64  # images whose output is computed with the reconstruction in place
 MOST_FVU_RATIO = 2.5  # measured FVU over promised FVU
 MOST_FVU_EXCESS = 0.10  # FVU that may be left in any case, for promises near 0
 MOST_L0_RATIO = 3.0  # of measured and promised L0, either way
-BETTER = 0.5  # an alternative that leaves less than this share of the FVU points to a misreading
+BETTER = 0.7  # an alternative that leaves less than this share of the FVU points to a misreading
 SMALL_FVU = 0.05  # below this FVU, alternatives are not compared
 
 

@@ -110,9 +110,7 @@ class Dictionary:
         info: dict[str, Any] | None = None,
     ) -> None:
         if decoder.ndim != 2 or 0 in decoder.shape:
-            raise DictionaryError(
-                f"The decoder must be (n_latents, width); got shape {tuple(decoder.shape)}."
-            )
+            raise DictionaryError(f"The decoder must be (n_latents, width); got {tuple(decoder.shape)}.")
         real("decoder", decoder)
         n_latents, width = decoder.shape
         zeros = decoder.new_zeros
@@ -122,9 +120,7 @@ class Dictionary:
         self.decoder = decoder
         self.bias = fitting("bias", zeros(width) if bias is None else bias, (width,))
         if encoder.ndim != 2:
-            raise DictionaryError(
-                f"The encoder must be (n_latents, width); got shape {tuple(encoder.shape)}."
-            )
+            raise DictionaryError(f"The encoder must be (n_latents, width); got {tuple(encoder.shape)}.")
         inner = width if input_site is None else int(encoder.shape[1])
         self.encoder = fitting("encoder", encoder, (n_latents, inner))
         none = encoder_bias is None
@@ -262,13 +258,7 @@ class Dictionary:
                 f"These codes have {codes.n_latents} latents, the dictionary has {self.n_latents}: they come from "
                 "another dictionary. Encode the activations with this one."
             )
-        if codes.offsets is None:
-            count = codes.indices.numel()
-            step = max(codes.indices.shape[1], 1)
-            offsets = torch.arange(0, count + 1, step, dtype=torch.int32, device=codes.device)
-        else:
-            offsets = codes.offsets.to(torch.int32)
-        summed = bag_sum(self.decoder, codes.indices.reshape(-1), codes.values.reshape(-1), offsets)
+        summed = bag_sum(self.decoder, codes.indices.reshape(-1), codes.values.reshape(-1), codes.starts())
         if not self.row_norm:
             return summed + self.bias
         if codes.row_stats is None:
@@ -318,8 +308,7 @@ class Dictionary:
 
     def to(self, device: torch.device | str) -> Dictionary:
         """A copy of the dictionary on another device."""
-        parts = {name: tensor.to(device) for name, tensor in self._all_tensors().items()}
-        return self._rebuilt(parts)
+        return self._rebuilt({name: tensor.to(device) for name, tensor in self._all_tensors().items()})
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `sae.safetensors` into a folder, completely or not at all.

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
+from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images, hold_out
@@ -435,14 +436,7 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
             f"The dictionary was trained on the model with weights {dictionary.model_hash}; this study is of "
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
         )
-    if dictionary.is_transcoder:
-        raise DictionaryError(
-            f"The dictionary is a transcoder from {dictionary.input_site} to {dictionary.site}: attribute(model, "
-            "images, target, dictionary=...) takes it, a study needs a dictionary of one site."
-        )
-    own = None if dictionary.site is None else Site(dictionary.site)
-    if own is not None and (own.index(model), own.stream) != (site.index(model), site.stream):
-        raise StudyError(f"The dictionary was trained at {dictionary.site}; the study's site is {site}.")
+    require_place(dictionary, model, site)
     if dictionary.width != model.image_width:
         raise DictionaryError(
             f"The dictionary takes activations of width {dictionary.width}; {model.reference!r} has "

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
-from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries import Dictionary, SparseCodes, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.kernels import bag_sum
+from clipattr.dictionaries.placing import place_of
 from clipattr.errors import DataError, DictionaryError
 from clipattr.meaning.scores import Totals
 from clipattr.sites import Site, continue_from
@@ -133,7 +133,7 @@ def make_card(
         figures = reconstruction(one, acts)
         codes = one.encode(acts, precision="auto")
         if model is not None:
-            where = Site(_place(site, one))
+            where = Site(place_of(one, site))
             figures |= spliced(one, acts, model, where, context=context, text=text, labels=labels)
         if evaluator_embeddings is not None:
             figures["monosemanticity"] = monosemanticity(codes, evaluator_embeddings)
@@ -160,15 +160,6 @@ def make_card(
     if keep:
         dictionary.card = card.to_dict()
     return card
-
-
-def _place(site: Any, dictionary: Dictionary) -> Any:
-    place = site or dictionary.site
-    if place is None:
-        raise DictionaryError(
-            "The dictionary does not say where its activations were read. Pass site=, e.g. site='image.-1.cls'."
-        )
-    return place
 
 
 def study_card(

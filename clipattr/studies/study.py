@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipattr.dictionaries import SparseCodes, load_dictionary
+from clipattr.dictionaries import SparseCodes, load_dictionary, load_sae
 from clipattr.errors import StudyError
 from clipattr.execution.engine import Engine
 from clipattr.images.collection import Images
@@ -372,7 +372,7 @@ def build_study(
     path: str | os.PathLike[str],
     vocabulary: Any = "general",
     evaluator: Any = None,
-    site: str | Site = "image.-1.cls",
+    site: str | Site | None = None,
     dictionary: Any = None,
     n_latents: int | None = None,
     k: int | None = None,
@@ -399,13 +399,14 @@ def build_study(
         vocabulary: anything `Vocabulary.open` takes.
         evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
             a model confuses it then also confuses when it names its own latents.
-        dictionary: a `Dictionary` or a folder of one; None trains a TopK SAE on the activations.
+        site: where activations are read; by default the dictionary's own, else "image.-1.cls".
+        dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
         n_latents, k: of the SAE to train; by default from the width and the number of pictures.
         examples: kept per latent. templates: for words, each with "{}".
         holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
             encoded, but take no part in training, examples and labels.
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
-        thumbnails: keep small copies; by default yes, unless the pictures are rendered from scenes.
+        thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are used again.
         engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
             the same number of threads.
@@ -417,15 +418,15 @@ def build_study(
     audited = load_model(model)
     judge = audited if evaluator is None else load_model(evaluator)
     pictures = Images.open(images)
-    folder = Path(path)
+    folder, parts = Path(path), load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
     build(
         folder,
         audited,
         judge,
         pictures,
         Vocabulary.open(vocabulary),
-        site=Site(str(site)),
-        dictionary=load_dictionary(dictionary) if isinstance(dictionary, (str, Path)) else dictionary,
+        site=Site(str(site or getattr(parts, "site", None) or "image.-1.cls")),
+        dictionary=parts,
         settings={
             "n_latents": n_latents,
             "k": k,

@@ -84,7 +84,10 @@ def _by_layout(
 ) -> Dictionary:
     if layout == "matryoshka":
         core = standard_core(files, given)
-        groups = [whole_number(size, "group_sizes", files) for size in files.tensors["group_sizes"].flatten().tolist()]
+        groups = [
+            whole_number(size, "group_sizes", files)
+            for size in files.tensors["group_sizes"].flatten().tolist()
+        ]
         prefixes = [sum(groups[: i + 1]) for i in range(len(groups))]
         return Matryoshka(prefixes=prefixes, **_threshold(files, given, config), **core)
     if layout == "jumprelu":

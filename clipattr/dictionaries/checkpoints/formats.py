@@ -172,7 +172,9 @@ def tensor(files: Files, name: str, shape: Sequence[int | None] | None = None) -
 def scalar(files: Files, name: str, *, whole: bool = False) -> float:
     """A tensor of one number without dimensions: a real one, or, with `whole`, one of any real type."""
     found = files.tensors[name]
-    fits = found.is_floating_point() or (whole and found.dtype not in (torch.bool, torch.complex64, torch.complex128))
+    fits = found.is_floating_point() or (
+        whole and found.dtype not in (torch.bool, torch.complex64, torch.complex128)
+    )
     if found.ndim or not fits:
         raise DictionaryError(
             f"Tensor {name!r} in {files.weights} should be one number; it holds {found.dtype} of shape "
@@ -234,7 +236,7 @@ def check_sizes(
     Raises:
         DictionaryError: naming the first field that disagrees.
     """
-    stated = [(name, size) for name in sizes] + [(name, width) for name in widths]
+    stated: list[tuple[str, float]] = [(name, size) for name in sizes] + [(name, width) for name in widths]
     stated += [(name, size / width) for name in factors]
     for name, held in stated:
         value = table.get(name)
