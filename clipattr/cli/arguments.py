@@ -109,8 +109,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     main = _Parser(
         prog="clipattr",
-        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.\n"
-        "clipattr VERB --help has an example of each.",
+        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.",
         epilog=EXITS,
         formatter_class=_Overview,
     )
@@ -123,7 +122,11 @@ def parser() -> argparse.ArgumentParser:
         help="print what completes words in it: " + ", ".join(SHELLS),
     )
     verbs = main.add_subparsers(
-        title="verbs", metavar="VERB [options]", dest="verb", required=True, parser_class=_Parser
+        title="verbs (clipattr VERB --help has an example of each)",
+        metavar="VERB [options]",
+        dest="verb",
+        required=True,
+        parser_class=_Parser,
     )
 
     def verb(name: str, about: str, example: str) -> argparse.ArgumentParser:
@@ -246,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
 
     saes = verb(
         "saes",
-        "list the published dictionaries that load by name, or check one on your images",
+        "list published dictionaries, or check one on your images",
         "clipattr saes prisma:clip-b32-datacomp/cls-11 --images photos/",
     )
     saes.add_argument(

@@ -100,18 +100,14 @@ def saes(arguments: argparse.Namespace) -> int:
         return _check(arguments)
     frame = list_saes(arguments.text)
     emit(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
-    rows = [
-        (
-            row.name,
-            row.model,
-            row.site or "–",
-            _figure(row.explained_variance * 100, " %"),
-            _figure(row.l0, ""),
-        )
-        for row in frame.itertuples(index=False)
-    ]
-    columns = ("NAME", "model", "site", "variance explained", "L0")
-    print_table(columns, rows, sys.stderr if arguments.json == "-" else sys.stdout, numbers=(3, 4))
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    for model, some in frame.groupby("model", sort=False):
+        rows = [
+            (row.name, row.site or "–", _figure(row.explained_variance * 100, " %"), _figure(row.l0, ""))
+            for row in some.itertuples(index=False)
+        ]
+        print(f"\nOf {model}:", file=out)
+        print_table(("NAME", "site", "variance explained", "L0"), rows, out, numbers=(2, 3))
     return OK
 
 

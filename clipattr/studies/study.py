@@ -408,8 +408,7 @@ def build_study(
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
         thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
-            the same number of threads.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: here. Bytes depend on the number of threads.
 
     Raises:
         StudyError: another study is at `path`, or the dictionary belongs to another model or site.

@@ -111,16 +111,15 @@ def test_spliced_figures_run_the_real_model(tiny_model):
         torch.randn(5, 48, generator=torch.Generator().manual_seed(0)), dim=1
     )
     labels = (continue_from(tiny_model, Site("image.-1.cls"), acts) @ text.T).argmax(1)
-    exact = make_card(
-        neurons(64), acts, model=tiny_model, text=text, labels=labels, controls=False, keep=False
-    ).figures
+    with pytest.raises(DictionaryError, match="does not say where its activations were read. Pass site="):
+        make_card(neurons(64), acts, model=tiny_model, controls=False)
+    at = {"model": tiny_model, "site": "image.-1.cls"}
+    exact = make_card(neurons(64), acts, text=text, labels=labels, controls=False, keep=False, **at).figures
     assert exact["recovered_over_zero"] == pytest.approx(1, abs=1e-4)
     assert exact["similarity_change"] == pytest.approx(0, abs=1e-6)
     assert exact["zero_shot"] == exact["zero_shot_kept"] == 1
     few = pca(acts, 1)
-    figures = make_card(
-        few, acts, model=tiny_model, text=text, labels=labels, controls=False, keep=False
-    ).figures
+    figures = make_card(few, acts, text=text, labels=labels, controls=False, keep=False, **at).figures
     after = continue_from(tiny_model, Site("image.-1.cls"), few.reconstruct(acts)) @ text.T
     assert figures["zero_shot_spliced"] == pytest.approx(float((after.argmax(1) == labels).float().mean()))
     assert figures["recovered_over_mean"] < 0.9

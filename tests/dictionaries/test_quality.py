@@ -92,7 +92,9 @@ def test_a_forgotten_normalisation_is_refused_and_named(tiny_model, pictures, pi
 def test_another_model_is_named(tiny_model, pictures, trained):
     parts = trained[0]._all_tensors()
     noise = torch.randn(parts["encoder"].shape, generator=torch.Generator().manual_seed(0))
-    made = trained[0]._rebuilt({**parts, "encoder": parts["encoder"] + noise}, info={"model": "ViT-B-32:other"})
+    made = trained[0]._rebuilt(
+        {**parts, "encoder": parts["encoder"] + noise}, info={"model": "ViT-B-32:other"}
+    )
     check = check_sae(made, tiny_model, pictures, promise={"explained_variance": 0.95, "l0": 30.0})
     assert any("its card names the model ViT-B-32:other" in reason for reason in check.reasons)
     assert any("8.0 latents are active per token; 30.0 are promised" in reason for reason in check.reasons)

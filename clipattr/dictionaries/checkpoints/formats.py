@@ -236,8 +236,9 @@ def check_sizes(
     Raises:
         DictionaryError: naming the first field that disagrees.
     """
-    stated: list[tuple[str, float]] = [(name, size) for name in sizes] + [(name, width) for name in widths]
-    stated += [(name, size / width) for name in factors]
+    stated: list[tuple[str, float]] = [(name, size / width) for name in factors]
+    stated += [(name, size) for name in sizes]
+    stated += [(name, width) for name in widths]
     for name, held in stated:
         value = table.get(name)
         if value in (None, 0):
