@@ -25,11 +25,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipattr.errors import DataError, ModelError
+from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.towers import Tower, read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
 TEXT_BATCH = 256
+# What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
+TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "transparency"})
 
 
 class Model:
@@ -195,35 +198,22 @@ class Model:
         """Turn one picture into the tensor that the image tower takes.
 
         Args:
-            picture: a PIL picture, an (H, W, 3) uint8 array, or the path of a file.
+            picture: a PIL picture, an array (see `clipattr.images.decoding.read_picture`), or the path of a file. It
+                is read as in a collection: turned upright, 16-bit greys scaled, transparent pixels laid on white.
 
         Returns:
             (3, H, W), on the CPU.
 
         Raises:
-            DataError: the file cannot be read, or the pixels are not 8-bit colour or grey.
+            DataError: the picture cannot be read; the message says why.
         """
-        if isinstance(picture, (str, Path)):
-            try:
-                with Image.open(picture) as opened:
-                    opened.load()
-                    picture = opened
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DataError(f"{picture}: not a readable picture ({error}).") from error
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise DataError(
-                    f"A picture as an array must be (H, W, 3) uint8; got {picture.shape} {picture.dtype}."
-                )
-            picture = Image.fromarray(np.ascontiguousarray(picture))
-        if not isinstance(picture, Image.Image):
-            raise DataError(f"A picture is a PIL image, an array or a path; got {type(picture).__name__}.")
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-            raise DataError(
-                f"The picture has mode {picture.mode!r}, more than 8 bits per channel; open it through "
-                "clipattr.Images, which scales it, or convert it to 8 bits first."
-            )
-        return self.preprocess(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        if isinstance(picture, Image.Image) and picture.mode == "RGB" and not TURNING & picture.info.keys():
+            return self.preprocess(picture)
+        try:
+            return self.preprocess(to_picture(picture))
+        except PictureError as error:
+            told = f"{picture}: " if isinstance(picture, (str, Path)) else ""
+            raise DataError(f"{told}not a readable picture ({error}).") from error
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Embed pictures.
