@@ -19,8 +19,6 @@ LONGER = {
     "clipattr/attribution/result.py": 435,
     "clipattr/attribution/splice.py": 408,
     "clipattr/attribution/targets.py": 410,
-    "clipattr/images/collection.py": 438,
-    "clipattr/images/tables.py": 406,
     "clipattr/meaning/labels.py": 419,
     "clipattr/models/loading.py": 404,
     "clipattr/studies/build.py": 444,
@@ -38,9 +36,9 @@ ROOMS = """
 errors statistics
 display
 storage
+images
 models
 sites
-images
 execution
 dictionaries
 attribution

@@ -27,7 +27,7 @@ def read_json(path: Path, largest: int = LARGEST) -> Any:
         raise ValueError("it is no plain file")
     if about.st_size > largest:
         raise ValueError(f"it has {about.st_size:,} bytes, at most {largest:,} are read")
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -6,31 +6,30 @@ Owns finding the files, safe unpickling, and the `Files` view of what was found.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
-import pickle
-import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors_bytes
 from torch import Tensor
 
-from clipattr.errors import DictionaryError
+from clipattr.errors import DataError, DictionaryError
+from clipattr.storage import unpickling
+from clipattr.storage.checkpoints import unwrapped
 from clipattr.storage.documents import parse_json, read_json
+from clipattr.storage.paths import user_path
+from clipattr.storage.unpickling import MOST_UNFOLDED, as_plain
 
 WEIGHT_NAMES = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "sae.pt", "weights.pt", "sparse_autoencoder_final.pt",
 )  # fmt: skip
+<<<<<<< HEAD
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz")
 # Largest ratio of unpacked to packed size. Float weights hardly compress, so a higher ratio is an attack.
 MOST_UNFOLDED = 32
@@ -204,6 +203,22 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     return value.item() if isinstance(value, np.generic) else value
+=======
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz", ".bin", ".npz")
+CONFIG_NAMES = ("cfg.json", "config.json", "cfg.yaml", "config.yaml")
+
+
+def read_torch(data: bytes, name: str) -> Any:
+    """The content of a torch or pickle file; nothing in it is executed (`storage.unpickling`).
+
+    Raises:
+        DictionaryError: not such a file, truncated, a TorchScript archive, or one that calls unknown names.
+    """
+    try:
+        return unpickling.read_torch(data, name)
+    except DataError as error:
+        raise DictionaryError(str(error)) from error
+>>>>>>> files
 
 
 @dataclass
@@ -241,14 +256,14 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
     Raises:
         DictionaryError: nothing there, several candidates, or a file that cannot be read.
     """
-    path = Path(path)
+    path = user_path(path)
     weights = _weights_file(path)
     folder = weights.parent
     content, header = _content(weights)
     settings: dict[str, Any] = {}
     # Some projects keep the steps of a run in a subfolder of the one with the config.
     folders = [folder, folder.parent] if folder.name == "checkpoints" else [folder]
-    places = [Path(config)] if config is not None else [f / name for f in folders for name in CONFIG_NAMES]
+    places = [user_path(config)] if config is not None else [f / name for f in folders for name in CONFIG_NAMES]
     for place in places:
         if place.is_file():
             settings = _config(place)
@@ -272,7 +287,7 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
     for name in ("state_dict", "model_state_dict", "autoencoder", "state_dict", "model", "ae"):
         if isinstance(inner.get(name), dict):
             inner = inner[name]
-    tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    tensors = unwrapped({name: value for name, value in inner.items() if isinstance(value, Tensor)})
     neighbours = {file.name: file for file in folder.iterdir() if file.is_file()}
     return Files(weights, content, tensors, settings, header, neighbours)
 
@@ -285,7 +300,7 @@ def _weights_file(path: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (path / name).is_file():
             return path / name
-    found = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES and file.name[0] != ".")
     if len(found) != 1:
         names = ", ".join(file.name for file in found[:8]) or "none"
         raise DictionaryError(f"{path} holds {len(found)} files that may be weights ({names}); name one.")
@@ -299,7 +314,9 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
             data = _unzipped(file, data)
     except (OSError, EOFError, zlib.error) as error:
         raise DictionaryError(f"{file} cannot be read: {error}") from error
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".npz":
+        return _arrays(file, data), None
+    if file.suffix.lower() == ".safetensors":
         try:
             return load_safetensors_bytes(data), _note(data)
         except SafetensorError as error:
@@ -314,6 +331,7 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
     return read_torch(data, str(file)), None
 
 
+<<<<<<< HEAD
 def _note(data: bytes) -> dict[str, Any] | None:
     """What `export_sae` noted in the header of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
@@ -322,6 +340,18 @@ def _note(data: bytes) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return {"clipattr": note} if isinstance(note, dict) else None
+=======
+def _arrays(file: Path, data: bytes) -> dict[str, Any]:
+    """The arrays of a NumPy archive, numbers only."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_UNFOLDED * len(data) + 2**20:
+                raise DictionaryError(f"{file} unfolds to far more than its own size: refused, not unpacked.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DictionaryError(f"{file} is no NumPy archive of numbers: {error}") from error
+>>>>>>> files
 
 
 def _unzipped(file: Path, data: bytes) -> bytes:
