@@ -29,181 +29,6 @@ from clipattr.storage.unpickling import MOST_UNFOLDED, as_plain
 WEIGHT_NAMES = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "sae.pt", "weights.pt", "sparse_autoencoder_final.pt",
 )  # fmt: skip
-<<<<<<< HEAD
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz")
-# Largest ratio of unpacked to packed size. Float weights hardly compress, so a higher ratio is an attack.
-MOST_UNFOLDED = 32
-CONFIG_NAMES = ("cfg.json", "config.json", "cfg.yaml", "config.yaml")
-
-
-class Bag:
-    """Stands in for a class that is not known here: keeps the stored attributes and does nothing.
-
-    A bag is built without arguments; a file that *calls* an unknown name is refused, and the error gives that name.
-    """
-
-    stands_for = ""
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Bag:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        raise DictionaryError(
-            f"The file asks to call {self.stands_for!r}, which is neither a tensor nor plain data: refused, nothing "
-            "was run. Load it where it was made and save its state dict as safetensors."
-        )
-
-    def __setstate__(self, state: Any) -> None:
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
-            if isinstance(part, dict):
-                self.__dict__.update({str(name): value for name, value in part.items()})
-
-
-def _tensor_from_bytes(data: bytes) -> Any:
-    """A storage inside a plain pickle, which is a torch file itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A wrapper of an allowed function, so that a file cannot set attributes of the function itself."""
-
-    def call(*args: Any) -> Any:
-        return function(*args)
-
-    return call
-
-
-def _rebuilt_object(cls: type, base: type, state: Any) -> Any:
-    """`copyreg._reconstructor`, for bags only."""
-    if not (isinstance(cls, type) and issubclass(cls, Bag)):
-        raise DictionaryError(f"The file rebuilds {cls!r} by hand: refused, nothing was run.")
-    return cls.__new__(cls)
-
-
-def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "ascii", "utf-8"):
-        raise DictionaryError(f"The file asks for the codec {encoding!r}: refused, nothing was run.")
-    return text.encode(encoding)
-
-
-def _allowed(module: str, name: str) -> Any:
-    """What a name in a file stands for: tensor rebuilders, dtypes, arrays, plain containers; None for all others."""
-    if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
-        return found
-    full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-    if full == "collections.OrderedDict":
-        return OrderedDict
-    if full in (
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-    ):
-        return _fresh(getattr(torch._utils, name))
-    functions: dict[str, Callable[..., Any]] = {
-        "torch.storage._load_from_bytes": _tensor_from_bytes,
-        "torch.device": lambda *parts: str(parts[0]),
-        "torch.Size": lambda sizes=(): tuple(sizes),
-        "copyreg._reconstructor": _rebuilt_object,
-        "_codecs.encode": _encoded,
-        "pathlib.Path": lambda *parts: "/".join(map(str, parts)),
-        "pathlib.PosixPath": lambda *parts: "/".join(map(str, parts)),
-        "pathlib.WindowsPath": lambda *parts: "/".join(map(str, parts)),
-        "numpy.core.multiarray._reconstruct": lambda cls, shape, kind: np.ndarray(0, np.int8),
-        "numpy.core.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
-        "numpy.dtype": lambda code, *_: np.dtype(_plain_code(code)),
-    }
-    if full in functions:
-        return _fresh(functions[full])
-    return None
-
-
-def _plain_code(code: Any) -> str:
-    if not isinstance(code, str) or code.lstrip("<>|=")[:1] not in "fiub":
-        raise DictionaryError(f"The file holds an array of type {code!r}; only numbers are read.")
-    return code
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Builds tensors, arrays and plain containers. Unknown classes become bags, unknown calls are refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _allowed(module, name)
-        if found is not None:
-            return found
-        return type("Bag", (Bag,), {"stands_for": f"{module}.{name}"})
-
-
-class _PickleModule:
-    """The restricted pickle module that `torch.load` is given."""
-
-    Unpickler = RestrictedUnpickler
-
-    @staticmethod
-    def load(file: Any, **options: Any) -> Any:
-        return RestrictedUnpickler(file, **options).load()
-
-
-def read_torch(data: bytes, name: str) -> Any:
-    """The content of a torch or pickle file; nothing in it is executed.
-
-    Args:
-        data: the file's bytes. name: what errors call it.
-
-    Raises:
-        DictionaryError: not such a file, truncated, a TorchScript archive, or one that calls unknown names (the error
-            lists them).
-    """
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                entries = archive.infolist()
-        except Exception as error:  # zipfile raises several kinds for a damaged directory
-            raise DictionaryError(f"{name} is a damaged archive: {error}") from error
-        # torch writes its archives uncompressed, so a large ratio means a decompression bomb.
-        if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
-            raise DictionaryError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
-        if any(entry.filename.endswith("constants.pkl") for entry in entries):
-            raise DictionaryError(f"{name} is a TorchScript archive, that is a program: refused.")
-    # Where torch's own restricted reader fails or warns, the one here decides.
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    try:
-        if data[:2] == b"PK" or b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." in data[:64]:
-            return torch.load(
-                io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PickleModule
-            )
-        return RestrictedUnpickler(io.BytesIO(data)).load()
-    except DictionaryError as error:
-        raise DictionaryError(f"{name}: {error}") from error
-    except Exception as error:
-        raise DictionaryError(
-            f"{name} is not a readable torch or pickle file, or is cut short: {error}"
-        ) from error
-
-
-def as_plain(value: Any) -> Any:
-    """A value with bags replaced by dicts and arrays by tensors, at any depth."""
-    if isinstance(value, Bag):
-        return {name: as_plain(part) for name, part in vars(value).items()}
-    if isinstance(value, dict):
-        return {str(name): as_plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_plain(part) for part in value]
-    if isinstance(value, Tensor):
-        plain = value.layout == torch.strided and value.device.type == "cpu"
-        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(
-                f"a tensor of shape {tuple(value.shape)} that the file does not hold the numbers of"
-            )
-        return value
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    return value.item() if isinstance(value, np.generic) else value
-=======
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".gz", ".bin", ".npz")
 CONFIG_NAMES = ("cfg.json", "config.json", "cfg.yaml", "config.yaml")
 
@@ -218,7 +43,6 @@ def read_torch(data: bytes, name: str) -> Any:
         return unpickling.read_torch(data, name)
     except DataError as error:
         raise DictionaryError(str(error)) from error
->>>>>>> files
 
 
 @dataclass
@@ -331,7 +155,6 @@ def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
     return read_torch(data, str(file)), None
 
 
-<<<<<<< HEAD
 def _note(data: bytes) -> dict[str, Any] | None:
     """What `export_sae` noted in the header of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
@@ -340,7 +163,8 @@ def _note(data: bytes) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return {"clipattr": note} if isinstance(note, dict) else None
-=======
+
+
 def _arrays(file: Path, data: bytes) -> dict[str, Any]:
     """The arrays of a NumPy archive, numbers only."""
     try:
@@ -351,7 +175,6 @@ def _arrays(file: Path, data: bytes) -> dict[str, Any]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DictionaryError(f"{file} is no NumPy archive of numbers: {error}") from error
->>>>>>> files
 
 
 def _unzipped(file: Path, data: bytes) -> bytes:
