@@ -27,7 +27,7 @@ def _polar(points: int, radii: tuple[float, ...], turn: float = -90.0) -> list[t
     ]
 
 
-Figure = Callable[[ImageDraw.ImageDraw], None]
+Figure = Callable[[ImageDraw.ImageDraw], object]
 FIGURES: dict[str, tuple[tuple[int, int, int], Figure]] = {
     "star mark": ((255, 225, 60), lambda d: d.polygon(_polar(10, (46, 19)), fill=255)),
     "ring mark": ((250, 250, 250), lambda d: d.ellipse((8, 8, 92, 92), outline=255, width=17)),
@@ -38,11 +38,11 @@ FIGURES: dict[str, tuple[tuple[int, int, int], Figure]] = {
     "triangle mark": ((255, 90, 40), lambda d: d.polygon(_polar(3, (50,)), fill=255)),
     "plus mark": (
         (60, 230, 90),
-        lambda d: (d.rectangle((38, 5, 62, 95), fill=255), d.rectangle((5, 38, 95, 62), fill=255)) and None,
+        lambda d: [d.rectangle(box, fill=255) for box in ((38, 5, 62, 95), (5, 38, 95, 62))],
     ),
     "crescent mark": (
         (230, 230, 255),
-        lambda d: (d.ellipse((8, 8, 92, 92), fill=255), d.ellipse((32, 2, 104, 74), fill=0)) and None,
+        lambda d: [d.ellipse((8, 8, 92, 92), fill=255), d.ellipse((32, 2, 104, 74), fill=0)],
     ),
     "bolt mark": (
         (255, 255, 120),
@@ -50,13 +50,10 @@ FIGURES: dict[str, tuple[tuple[int, int, int], Figure]] = {
     ),
     "bars mark": (
         (255, 80, 200),
-        lambda d: (
-            [
-                d.rectangle((x, 100 - h, x + 14, 96), fill=255)
-                for x, h in ((8, 35), (31, 60), (54, 80), (77, 98))
-            ]
-            and None
-        ),
+        lambda d: [
+            d.rectangle((x, 100 - h, x + 14, 96), fill=255)
+            for x, h in ((8, 35), (31, 60), (54, 80), (77, 98))
+        ],
     ),
 }
 
