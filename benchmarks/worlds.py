@@ -5,8 +5,11 @@
     python benchmarks/worlds.py train WORLD --out MODEL --photos PHOTOS [--device cuda] [--steps N | --seconds S]
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --device cuda --seconds 400
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --jobs 2 --seconds 36000   # on two CPU cores
-    python benchmarks/worlds.py pictures WORLD --out FOLDER --photos PHOTOS [--n 8000]
+    python benchmarks/worlds.py pictures WORLD --out FOLDER --photos PHOTOS [--n 6000]
+    python benchmarks/worlds.py study WORLD --models FOLDER --out FOLDER --photos PHOTOS [--n 6000] [--evaluator NAME]
     python benchmarks/worlds.py effects WORLD --model MODEL --photos PHOTOS
+    python benchmarks/worlds.py audit --only WORLD --out FOLDER --photos PHOTOS [--laws]     # one world a process
+    python benchmarks/worlds.py audit --out FOLDER --photos PHOTOS --round TITLE [--part choose]
 
 PHOTOS is a folder with one folder of photographs a category, needed by worlds named photos-…; the published figures
 come from 55 categories of Caltech 101 (doi 10.22002/D1.20086).
@@ -15,7 +18,6 @@ come from 55 categories of Caltech 101 (doi 10.22002/D1.20086).
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -26,41 +28,69 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from world_kit.drawing import draw_all, write_specs  # noqa: E402
 from world_kit.families import names, open_world  # noqa: E402
 from world_kit.photos import categories  # noqa: E402
-from world_kit.scene import STUDY  # noqa: E402
-from world_kit.world import SPECS, World  # noqa: E402
+from world_kit.studying import EVALUATORS, FORMS, PICTURES, build_forms, write_pictures  # noqa: E402
+from world_kit.world import SPECS  # noqa: E402
 
 WEAK, MIDDLE = 0.95, 0.98  # median word AUC at which an evaluator leaves a snapshot
 
 
-def write_pictures(world: World, folder: Path, n: int) -> None:
-    """PNG files, `labels.csv`, `contents.json`, `vocabulary.txt` and `prompts.txt`."""
-    from PIL import Image
+def audit(arguments: argparse.Namespace) -> None:
+    """Audit one world, or all of a part; and append a round of all results that are there."""
+    sys.modules["transformers"] = None  # type: ignore[assignment]
+    import torch
+    from results import FOLDER, about
+    from world_kit.auditing import audit_world
+    from world_kit.tally import add_round
 
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    rows, contents = [], {}
-    for i in range(n):
-        scene, name = world.scene(i, STUDY), f"{i:05d}.png"
-        Image.fromarray(world.pixels(i, STUDY)).save(folder / "images" / name, compress_level=1)
-        rows.append((name, world.label(scene)))
-        contents[name] = world.contents(scene)
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "label"), *rows])
-    (folder / "contents.json").write_text(json.dumps(contents), encoding="utf-8")
-    (folder / "vocabulary.txt").write_text("\n".join(world.vocabulary) + "\n", encoding="utf-8")
-    (folder / "prompts.txt").write_text("\n".join(world.prompts) + "\n", encoding="utf-8")
+    torch.set_num_threads(1)
+    out = arguments.out or Path("out")
+    store = out / "audits"
+    store.mkdir(parents=True, exist_ok=True)
+    ready = [name for name in names() if (out / "studies" / name / "plain" / "study.json").exists()]
+    chosen = [name for name in ready if arguments.part in name]
+    for name in [arguments.only] if arguments.only else chosen:
+        if arguments.only or not (store / f"{name}.json").exists():
+            world = open_world(name, arguments.photos)
+            result = audit_world(
+                world, out, arguments.forms, simpler=not arguments.bare, laws=arguments.laws, tell=said
+            )
+            text = json.dumps(result, default=float, indent=1)
+            (store / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    if arguments.round:
+        files = [store / f"{name}.json" for name in chosen]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        for name, value in add_round(FOLDER / "worlds.json", arguments.round, results, about()).items():
+            print(f"{name:60} {value:.3f}")
+
+
+def said(line: str) -> None:
+    """Print at once."""
+    print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=("list", "draw", "train", "train-all", "pictures", "effects"))
+    parser.add_argument(
+        "verb", choices=("list", "draw", "train", "train-all", "pictures", "study", "effects", "audit")
+    )
     parser.add_argument("world", nargs="?")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--models", type=Path, help="a folder of trained models, one folder a world")
+    parser.add_argument("--only", help="the world to audit; its result waits under --out for a round")
+    parser.add_argument("--round", help="title of the round that the results are appended as (audit)")
+    parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
+    parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=FORMS, help="of the studies")
+    parser.add_argument("--laws", action="store_true", help="also audit single prompts and another order")
+    parser.add_argument("--bare", action="store_true", help="no simpler ways beside the audit")
+    parser.add_argument(
+        "--evaluator", choices=EVALUATORS, default=EVALUATORS[0], help="of the family (study)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the descriptions (draw)")
-    parser.add_argument("--n", type=int, default=8000, help="pictures to write")
+    parser.add_argument("--n", type=int, default=PICTURES, help="pictures to write")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -97,11 +127,23 @@ def main() -> None:
             extra=["--pictures", str(arguments.pictures)] if arguments.pictures else None,
         )
         return
+    if arguments.verb == "audit":
+        audit(arguments)
+        return
     if arguments.world is None:
         parser.error(f"{arguments.verb} needs the name of a world; `list` shows them")
     world = open_world(arguments.world, arguments.photos)
     if arguments.verb == "pictures":
         write_pictures(world, arguments.out or Path("out") / world.name, arguments.n)
+        return
+    if arguments.verb == "study":
+        if arguments.models is None:
+            parser.error("study needs --models, the folder that train-all wrote")
+        forms = arguments.forms if arguments.evaluator == EVALUATORS[0] else FORMS[:1]
+        for path in build_forms(
+            world, arguments.models, arguments.out or Path("out"), arguments.n, arguments.evaluator, forms
+        ):
+            print(path)
         return
     if arguments.verb == "effects":
         from world_kit.effects import measure
