@@ -108,7 +108,7 @@ class Looks:
 
 
 def low_alignment(looks: Looks, n: int) -> list[Suspect]:
-    """The paper's way: what carries most (activation × logit lens) among clear latents little aligned with the prompt."""
+    """The paper's way: activation × logit lens among clear latents that are little aligned with the prompt."""
     clear = looks.study.latents["clarity"].to_numpy()[:, None] > CLEAR
     allowed = (looks.alignment < UNALIGNED) & clear & (looks.study.examples.counts.numpy() > 0)[:, None]
     return looks.best(looks.strength * looks.lens, allowed, n)

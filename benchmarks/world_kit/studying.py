@@ -92,10 +92,14 @@ def build_forms(
     made: list[Path] = []
     for form in sorted(forms, key=FORMS.index):
         target = place(out, world.name, form, evaluator)
-        if target in made:
+        if target in made or (target / "study.json").exists() and not (target / ".copied").exists():
             continue
         if target != first and not target.exists():
-            shutil.copytree(first, target)  # its encodings are used again
+            copy = target.with_name(target.name + ".copy")
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(first, copy)  # its encodings are used again
+            (copy / ".copied").touch()  # until its own words are in it
+            copy.rename(target)
         ca.build_study(
             model,
             pictures / "images",
@@ -104,9 +108,10 @@ def build_forms(
             evaluator=judge,
             dictionary=str(trained) if target.parent / "plain" != target else None,
             overwrite=target != first,
-            thumbnails=False,
+            thumbnails=(first / "thumbnails.npy").exists(),
             progress=False,
         )
+        (target / ".copied").unlink(missing_ok=True)
         made.append(target)
     return made
 
