@@ -16,7 +16,7 @@ import numpy as np
 from .effects import measure
 from .judging import Judge, Verdict, names_cause
 from .scene import Plant
-from .simpler import BASELINES, Looks
+from .simpler import BASELINES, Looks, Suspect
 from .studying import open_form, place
 from .world import World
 
@@ -201,35 +201,40 @@ def _word_area(study: Any, cause: str, there: np.ndarray) -> float | None:
 
 
 def simpler_ways(judge: Judge, study: Any, n: int) -> dict[str, dict[str, list[int]]]:
-    """For each simpler way and multiple of `n` suspects: plants found, suspects right, suspects named."""
+    """For each simpler way and multiple of `n` suspects: plants found; for as many as the audit also how many
+    suspects are right, and how many there are."""
     looks, result = Looks(study, judge.world.prompts), {}
     for name, way in BASELINES.items():
-        suspects = way(looks, n * max(TIMES))
         told: list[tuple[Plant | None, bool]] = []
-        for suspect in suspects:
-            if suspect.latents is None:
-                told.append(_by_word(judge, suspect.prompt, suspect.label))
-            else:
-                verdict = judge.judge(suspect.prompt, suspect.latents)
-                told.append((verdict.plant, verdict.right))
-        result[name] = {
-            str(times): [
-                len({plant for plant, _ in told[: n * times] if plant is not None}),
-                sum(right for _, right in told[: n * times]),
-                len(told[: n * times]),
-            ]
-            for times in TIMES
-        }
+        for number, suspect in enumerate(way(looks, n * max(TIMES))):
+            told.append(_verdict(judge, suspect, confirm=number < n))
+        result[name] = {}
+        for times in TIMES:
+            some = told[: n * times]
+            hits = len({plant for plant, _ in some if plant is not None})
+            counts = [hits, sum(right for _, right in some), len(some)] if times == 1 else [hits]
+            result[name][str(times)] = counts
     return result
 
 
-def _by_word(judge: Judge, prompt: str, label: str | None) -> tuple[Plant | None, bool]:
+def _verdict(judge: Judge, suspect: Suspect, confirm: bool) -> tuple[Plant | None, bool]:
+    """The plant that a suspect found, and whether it is right; only plants are asked for without `confirm`."""
+    if suspect.latents is None:
+        plant, right = _by_word(judge, suspect.prompt, suspect.label, confirm)
+        return plant, right
+    matched = judge.match(suspect.prompt, suspect.latents)
+    if matched is not None or not confirm:
+        return (matched.plant, True) if matched else (None, False)
+    return None, judge.confirm(suspect.prompt, suspect.latents).right
+
+
+def _by_word(judge: Judge, prompt: str, label: str | None, confirm: bool) -> tuple[Plant | None, bool]:
     """A suspect without latents: the plant that its word names, or whether that word's thing lifts the prompt."""
     for plant in judge.learnt:
         if plant.prompt == prompt and names_cause(label, judge.name_of(plant)):
             return plant, True
     cause = next((t for t in judge.things if names_cause(label, t) and not t.startswith("the word ")), None)
-    if cause is None or cause == prompt:
+    if cause is None or cause == prompt or not confirm:
         return None, False
     return None, judge.effect(prompt, cause, None).right
 

@@ -95,8 +95,8 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for one in many:
         for name, times in one.get("simpler", {}).items():
             for multiple, counts in times.items():
-                key = f"{name}_x{multiple}"
-                ways[key] = [a + b for a, b in zip(ways[key], counts, strict=True)]
+                for place, count in enumerate(counts):
+                    ways[f"{name}_x{multiple}"][place] += count
     for name, (hit, good, made) in ways.items():
         told |= {f"recall_of_{name}": _share(hit, len(plants)), f"precision_of_{name}": _share(good, made)}
     laws = [one["laws"] for one in many if "laws" in one]

@@ -46,7 +46,9 @@ def test_kept_effect_and_area_are_as_counted_by_hand():
     one = Pairs(np.array([[2.0, 0], [0, 4.0]]), np.array([[1.0, 0], [0, 1.0]]), np.array([[0.1], [0.3]]))
     assert one.kept([0, 1]) == pytest.approx(2 / 6) and one.kept([1]) == pytest.approx(0.25)
     mean, low, high = one.effect(0)
-    assert mean == pytest.approx(0.2) and low == pytest.approx(0.2 - 1.96 * np.std([0.1, 0.3], ddof=1) / 2**0.5)
+    assert mean == pytest.approx(0.2) and low == pytest.approx(
+        0.2 - 1.96 * np.std([0.1, 0.3], ddof=1) / 2**0.5
+    )
     assert high - mean == pytest.approx(mean - low)
     assert one.kept([]) == 1.0
     # Latent 1: 0 and 4 against 0 and 1: 4 wins over both, 0 ties and loses.
@@ -56,7 +58,12 @@ def test_kept_effect_and_area_are_as_counted_by_hand():
 def test_a_plant_is_matched_by_its_latents_alone(judge, monkeypatch):
     monkeypatch.setattr(Judge, "of_plant", lambda self, plant: pairs(2, 0.1, left=0.4))
     found = judge.match("boat", [2])
-    assert found is not None and found.right and found.plant is judge.learnt[0] and found.kept == pytest.approx(0.4)
+    assert (
+        found is not None
+        and found.right
+        and found.plant is judge.learnt[0]
+        and found.kept == pytest.approx(0.4)
+    )
     assert judge.match("boat", [1]) is None and judge.match("shark", [2]) is None
     monkeypatch.setattr(Judge, "of_plant", lambda self, plant: pairs(2, 0.1, left=0.6))
     assert judge.match("boat", [2]) is None
@@ -70,7 +77,8 @@ def test_cause_is_what_separates_the_family_best(judge):
 def test_confirming_needs_an_effect_and_a_fall_and_not_the_prompt_itself(judge, monkeypatch):
     monkeypatch.setattr(Judge, "_scenes", lambda self, prompt, cause, n, first: {"around": [()] * n})
     for lift, left, right in ((0.1, 0.2, True), (0.001, 0.2, False), (0.1, 0.7, False)):
-        monkeypatch.setattr(Judge, "_pairs", lambda self, key, scenes, p=pairs(2, lift, left): p)
+        drawn = pairs(2, lift, left)
+        monkeypatch.setattr(Judge, "_pairs", lambda self, key, scenes, drawn=drawn: drawn)
         assert judge.confirm("boat", [2]).right is right
     monkeypatch.setattr(Judge, "_pairs", lambda self, key, scenes: pairs(0, 0.1))
     assert not judge.confirm("boat", [0]).right  # the boat itself
@@ -108,12 +116,16 @@ def form(found: list[bool], right: list[bool], prompts: int = 10) -> dict:
         "findings": [
             {"right": r, "named": r and i > 0, "confidence": 0.8, "prompt": "p"} for i, r in enumerate(right)
         ],
-        "simpler": {"activation": {"1": [1, 2, 4], "2": [2, 2, 8], "4": [2, 2, 16]}},
+        "simpler": {"activation": {"1": [1, 2, 4], "2": [2], "4": [2]}},
     }
 
 
 def test_figures_pool_counts_and_not_shares():
-    a = {"world": "photos-choose-a", "truth": [], "forms": {"plain": form([True, False], [True, False, True])}}
+    a = {
+        "world": "photos-choose-a",
+        "truth": [],
+        "forms": {"plain": form([True, False], [True, False, True])},
+    }
     b = {"world": "photos-choose-b", "truth": [], "forms": {"plain": form([True, True], [True])}}
     null = {"world": "photos-choose-null", "truth": [], "forms": {"plain": form([], [False, True], 50)}}
     told = figures([a, b, null])
@@ -123,8 +135,15 @@ def test_figures_pool_counts_and_not_shares():
     assert told["choose.plain.brier"] == pytest.approx((3 * 0.04 + 0.64) / 4)
     assert told["choose.plain.brier_of_base_rate"] == pytest.approx(0.75 * 0.25)
     assert told["choose.plain.recall_of_activation_x1"] == 0.5
+    assert told["choose.plain.precision_of_activation_x1"] == 0.5
+    assert (
+        told["choose.plain.recall_of_activation_x4"] == 1.0
+        and "choose.plain.precision_of_activation_x4" not in told
+    )
     assert told["choose.plain.null_per_100"] == 2.0
-    assert told["choose.plain.null_per_100_high"] == pytest.approx(2 * 5.5716, rel=1e-3)  # Garwood's table, one event
+    assert told["choose.plain.null_per_100_high"] == pytest.approx(
+        2 * 5.5716, rel=1e-3
+    )  # Garwood's table, one event
     assert told["choose.plain.recall_typography_low"] < 0.5 < told["choose.plain.recall_typography_high"]
 
 
