@@ -1,0 +1,265 @@
+"""Audits one world in its forms and holds what comes out against the truth.
+
+Start at `audit_world`: its result is plain data, which `tally.figures` pools over worlds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .effects import measure
+from .judging import Judge, Verdict, names_cause
+from .scene import Plant
+from .simpler import BASELINES, Looks, Suspect
+from .studying import open_form, place
+from .world import World
+
+TIMES = (1, 2, 4)  # as many suspects as the audit, for the simpler ways
+SEEN = 0.75  # area under the ROC curve below which an evaluator, or every latent, is said not to see a cause
+FEW = 10  # pictures of a prompt that show the cause, below which that is why it is missed
+ALONE = 3  # prompts that are also audited alone
+
+
+def truth_of(world: World, out: Path, n: int = 200) -> list[dict[str, Any]]:
+    """The effect of every plant on the model as stored, measured once and kept beside the study."""
+    file = out / "studies" / world.name / "truth.json"
+    if file.exists():
+        return list(json.loads(file.read_text(encoding="utf-8")))
+    study = open_form(out, world.name, "plain")
+    rows = measure(world, study.model, n) if world.plants else []
+    file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def learnt_of(world: World, rows: Sequence[dict[str, Any]]) -> list[Plant]:
+    """The plants that the model has learnt."""
+    return [plant for plant, row in zip(world.plants, rows, strict=True) if row["learnt"]]
+
+
+def audit_world(
+    world: World,
+    out: Path,
+    forms: Sequence[str],
+    *,
+    simpler: bool = True,
+    laws: bool = False,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Audit a world in its forms.
+
+    Args:
+        world: with its studies under `out`.
+        out: as `build_forms` wrote it.
+        forms: those whose studies are there are audited.
+        simpler: whether to judge the simpler ways beside it.
+        laws: whether to audit again under changes that must not matter.
+        tell: called with a line now and then.
+
+    Returns:
+        world, the truth's rows, and for each form: findings, plants, prompts, seconds, simpler ways and laws.
+    """
+    truth = truth_of(world, out)
+    contents = json.loads((out / "pictures" / world.name / "contents.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = {"world": world.name, "truth": truth, "forms": {}}
+    judge: Judge | None = None
+    for form in forms:
+        if not (place(out, world.name, form) / "study.json").exists():
+            continue
+        study = open_form(out, world.name, form)
+        if judge is None:  # pictures, codes and dictionary are those of every form
+            judge = Judge(study, world, contents, learnt_of(world, truth))
+        result["forms"][form] = audit_form(judge, study, world, simpler=simpler, laws=laws, tell=tell)
+    return result
+
+
+def audit_form(
+    judge: Judge, study: Any, world: World, *, simpler: bool, laws: bool, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """One form's findings with verdicts, plants with why they were missed, simpler ways and laws."""
+    import clipattr as ca
+
+    start = time.perf_counter()
+    findings = list(ca.audit(study, world.prompts, progress=False))
+    seconds = time.perf_counter() - start
+    tell(f"{world.name}: {len(findings)} findings in {seconds:.0f} s")
+    verdicts = [judge.judge(f.prompt, f.latents) for f in findings]
+    rows = [
+        {
+            "prompt": finding.prompt,
+            "label": finding.label,
+            "kind": finding.kind,
+            "confidence": finding.confidence,
+            "causal_effect": finding.causal_effect.value,
+            **_told(verdict),
+            "named": verdict.right and names_cause(finding.label, verdict.cause),
+        }
+        for finding, verdict in zip(findings, verdicts, strict=True)
+    ]
+    plants = [_plant(plant, judge, study, findings, verdicts) for plant in judge.learnt]
+    tell(
+        f"{world.name}: {sum(p['found'] for p in plants)} of {len(plants)} found, "
+        f"{sum(r['right'] for r in rows)} of {len(rows)} right, {time.perf_counter() - start:.0f} s"
+    )
+    told: dict[str, Any] = {
+        "prompts": len(world.prompts),
+        "seconds": round(seconds, 1),
+        "findings": rows,
+        "plants": plants,
+    }
+    if simpler and judge.learnt:
+        told["simpler"] = simpler_ways(judge, study, max(len(findings), len(judge.learnt)))
+        tell(f"{world.name}: simpler ways judged, {time.perf_counter() - start:.0f} s")
+    if laws:
+        told["laws"] = held(study, world.prompts, findings)
+    return told
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "planted": verdict.plant.kind if verdict.plant else None,
+        "cause": verdict.cause,
+        "redrawn_effect": round(verdict.effect[0], 4),
+        "redrawn_low": round(verdict.effect[1], 4),
+        "kept": round(verdict.kept, 3),
+        "right": verdict.right,
+    }
+
+
+def _plant(
+    plant: Plant, judge: Judge, study: Any, findings: Sequence[Any], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """Whether a plant was found and how it was called, else why it was not."""
+    cause, pairs = judge.name_of(plant), judge.of_plant(plant)
+    own = np.array([label == plant.prompt for label in _labels(judge, plant)])
+    there = (
+        judge.shown[:, judge.things.index(cause)] > 0 if cause in judge.things else np.zeros(len(own), bool)
+    )
+    row: dict[str, Any] = {
+        "kind": plant.kind,
+        "form": plant.form,
+        "prompt": plant.prompt,
+        "cause": cause,
+        "rate": plant.rate,
+        "pictures": int((own & there).sum()),
+        "latent_area": round(pairs.latent_area(), 3),
+        "word_area": _word_area(study, cause, there),
+        "found": False,
+    }
+    mine = [(f, v) for f, v in zip(findings, verdicts, strict=True) if f.prompt == plant.prompt]
+    hits = [f for f, v in mine if v.plant == plant]
+    if hits:
+        return row | {
+            "found": True,
+            "label": hits[0].label,
+            "named": any(names_cause(f.label, cause) for f in hits),
+            "called": hits[0].kind,
+            "kind_right": hits[0].kind in plant.accepts,
+            "confidence": hits[0].confidence,
+        }
+    if row["latent_area"] < SEEN:
+        why = "no latent tells the cause"
+    elif row["pictures"] < FEW:
+        why = "too few pictures"
+    elif row["word_area"] is not None and row["word_area"] < SEEN:
+        why = "the evaluator does not see the cause"
+    elif not mine:
+        why = "nothing found for the prompt"
+    else:
+        near = min(mine, key=lambda pair: pairs.kept(pair[0].latents))[0]
+        why = f"found instead: {near.label} ({near.kind}), {pairs.kept(near.latents):.2f} kept"
+    return row | {"why": why}
+
+
+def _labels(judge: Judge, plant: Plant) -> list[str]:
+    """The prompt where a picture shows what it is planted in, by what the picture truly shows."""
+    mine = judge.world.concepts[plant.concept]
+    thing = judge.name_of(plant)
+    columns = [judge.things.index(t) for t in {mine, thing} if t in judge.things]
+    if plant.part is None or not columns:  # the cause is itself the main thing
+        return [plant.prompt] * len(judge.shown)
+    place = judge.things.index(mine) if mine in judge.things else columns[0]
+    return [plant.prompt if there else "" for there in judge.shown[:, place] > 0]
+
+
+def _word_area(study: Any, cause: str, there: np.ndarray) -> float | None:
+    """How well the evaluator's similarity to the cause's word tells the pictures that show it."""
+    from clipattr.statistics import auc
+
+    words = list(study.vocabulary.words)
+    word = "written word" if cause.startswith("the word ") else cause
+    if word not in words or not there.any() or there.all():
+        return None
+    column = study.vocabulary_embeddings[words.index(word)].numpy()
+    similar = np.asarray(study.evaluator_embeddings, dtype=np.float32) @ column
+    return round(float(auc(similar, there)), 3)
+
+
+def simpler_ways(judge: Judge, study: Any, n: int) -> dict[str, dict[str, list[int]]]:
+    """For each simpler way and multiple of `n` suspects: plants found; for as many as the audit also how many
+    suspects are right, and how many there are."""
+    looks, result = Looks(study, judge.world.prompts), {}
+    for name, way in BASELINES.items():
+        told: list[tuple[Plant | None, bool]] = []
+        for number, suspect in enumerate(way(looks, n * max(TIMES))):
+            told.append(_verdict(judge, suspect, confirm=number < n))
+        result[name] = {}
+        for times in TIMES:
+            some = told[: n * times]
+            hits = len({plant for plant, _ in some if plant is not None})
+            counts = [hits, sum(right for _, right in some), len(some)] if times == 1 else [hits]
+            result[name][str(times)] = counts
+    return result
+
+
+def _verdict(judge: Judge, suspect: Suspect, confirm: bool) -> tuple[Plant | None, bool]:
+    """The plant that a suspect found, and whether it is right; only plants are asked for without `confirm`."""
+    if suspect.latents is None:
+        plant, right = _by_word(judge, suspect.prompt, suspect.label, confirm)
+        return plant, right
+    matched = judge.match(suspect.prompt, suspect.latents)
+    if matched is not None or not confirm:
+        return (matched.plant, True) if matched else (None, False)
+    return None, judge.confirm(suspect.prompt, suspect.latents).right
+
+
+def _by_word(judge: Judge, prompt: str, label: str | None, confirm: bool) -> tuple[Plant | None, bool]:
+    """A suspect without latents: the plant that its word names, or whether that word's thing lifts the prompt."""
+    for plant in judge.learnt:
+        if plant.prompt == prompt and names_cause(label, judge.name_of(plant)):
+            return plant, True
+    cause = next((t for t in judge.things if names_cause(label, t) and not t.startswith("the word ")), None)
+    if cause is None or cause == prompt or not confirm:
+        return None, False
+    return None, judge.effect(prompt, cause, None).right
+
+
+def held(study: Any, prompts: Sequence[str], findings: Sequence[Any]) -> dict[str, Any]:
+    """Which changes that must not matter left the findings as they were."""
+    import clipattr as ca
+
+    every = [_key(f) for f in findings]
+    asked = list(dict.fromkeys(f.prompt for f in findings))[: ALONE - 1]
+    asked += [p for p in prompts if p not in asked][: ALONE - len(asked)]
+    alone = [
+        sorted(_key(f) for f in ca.audit(study, [p], progress=False)) == sorted(k for k in every if k[0] == p)
+        for p in asked
+    ]
+    turned = [_key(f) for f in ca.audit(study, list(reversed(prompts)), progress=False)]
+    return {"alone": [sum(alone), len(alone)], "order": sorted(turned) == sorted(every)}
+
+
+def _key(finding: Any) -> tuple[Any, ...]:
+    return (
+        finding.prompt,
+        tuple(finding.latents),
+        str(finding.label),
+        finding.kind,
+        round(finding.causal_effect.value, 5),
+        round(finding.confidence, 4),
+    )
