@@ -6,7 +6,6 @@ show cosines in points (× 100). Ignores how the values came about. Start at `At
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError, TargetError
-from clipattr.storage.documents import discard, parse_json, schema_complaint
+from clipattr.storage.documents import parse_json, schema_complaint
+from clipattr.storage.files import save_tensors, tensors_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -328,7 +328,6 @@ class Attribution:
             DataError: a full disk or a folder that cannot be written.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
         path = Path(path)
         meta = {name: getattr(self, name) for name in _PLAIN}
@@ -340,12 +339,9 @@ class Attribution:
             "amounts": self.codes.values.contiguous().clone(),
         }
         meta["digest"] = digest_of(tensors)
-        partial = path.with_name(path.name + ".partial")
         try:
-            save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
-            partial.replace(path)
+            save_tensors(path, tensors, {"clipattr_attribution": json.dumps(meta)})
         except (OSError, SafetensorError) as error:
-            discard(partial)
             raise DataError(f"{path} could not be written ({error}).") from error
 
     @staticmethod
@@ -403,10 +399,7 @@ _TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
 
 def digest_of(tensors: dict[str, Tensor]) -> str:
     """32 hex digits over the numbers of some tensors, in the order of their names."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(tensors, digits=32)
 
 
 def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:

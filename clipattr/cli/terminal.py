@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard
+from clipattr.storage.files import write_text
 
 WIDTH = 100  # columns a table may take
 
@@ -54,13 +54,7 @@ def write(text: str, target: str) -> None:
     if path.exists() and not path.is_file():  # /dev/null, a pipe: written to, never replaced
         path.write_text(text, encoding="utf-8")
         return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        discard(partial)
-        raise
+    write_text(path, text)
 
 
 def emit(text: str, target: str | None) -> None:

@@ -5,7 +5,6 @@ Start at `train_sae` to train one, `load_sae` to open a published one, `Dictiona
 
 from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints import FORMATS
-from clipattr.dictionaries.code_store import CodeStore, encode_store
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.export import export_sae
@@ -27,7 +26,6 @@ __all__ = [
     "KINDS",
     "OBJECTIVES",
     "BatchTopK",
-    "CodeStore",
     "Dictionary",
     "Directions",
     "Gated",
@@ -40,7 +38,6 @@ __all__ = [
     "TopK",
     "check_sae",
     "convert",
-    "encode_store",
     "export_sae",
     "kmeans",
     "list_saes",

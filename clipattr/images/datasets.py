@@ -4,7 +4,6 @@ Owns which part of a sample is the picture and where labels are kept, without de
 at `columns_of`; several data sets as the splits of one collection are the business of `opening.py`.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from clipattr.errors import DataError
 from clipattr.images.cells import class_names, column_texts, normal_name
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.images.sources import Source
+from clipattr.storage.files import digest_parts
 
 # Columns by what they hold, compared by `normal_name`; the first that is there wins.
 LABELS = ("label", "labels", "class", "class_name", "class_label", "category", "target", "fine_label", "y")
@@ -58,10 +58,8 @@ class DatasetSource(Source):
         """Of the whole data set: a sample of its pixels, since reading each picture again would take as long as
         encoding it."""
         if self._digest is None:
-            digest = hashlib.blake2b(digest_size=8)
-            for place in _evenly(np.arange(len(self.dataset))).tolist():
-                digest.update(self.pixels(place).encode())
-            self._digest = digest.hexdigest()
+            places = _evenly(np.arange(len(self.dataset))).tolist()
+            self._digest = digest_parts(self.pixels(place) for place in places)
         return self._digest
 
 

@@ -18,9 +18,7 @@ from clipattr.images.splits import HELD_NAMES, TRAIN_NAMES
 
 # Pictures that other programs read: a note names them, since their owner takes them for pictures.
 UNREAD = frozenset(
-    ".heic .heif .hif .heics .jxl .psd .psb .xcf .svg .eps .ai .pdf .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .orf "
-    ".rw2 .raf .pef .srw .x3f .3fr .iiq .erf .mrw .exr .hdr .tga .dcm .dicom .nii .nrrd .mha .svs .ndpi .mrxs .scn "
-    ".czi .lif .nd2 .ico .icns .wmf .emf .pcx .sgi .qoi .dds .fits .npy .mp4 .mov .avi .mkv .webm".split()
+    [".heic", ".heif", ".hif", ".heics", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".eps", ".ai", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".mrw", ".exr", ".hdr", ".tga", ".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2", ".ico", ".icns", ".wmf", ".emf", ".pcx", ".sgi", ".qoi", ".dds", ".fits", ".npy", ".mp4", ".mov", ".avi", ".mkv", ".webm"]
 )
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 COMPANIONS = ("._",)  # AppleDouble: macOS keeps a file's attributes in a file of this name

@@ -7,7 +7,6 @@ Start at `load_model`.
 
 import copy
 import functools
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from clipattr.errors import DataError, ModelError
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.towers import Tower, read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
+from clipattr.storage.files import digest
 
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
 TEXT_BATCH = 256
@@ -72,7 +72,7 @@ class Model:
             self.preprocess_id = json.dumps(config, sort_keys=True, separators=(",", ":"))
         else:
             self.preprocess = preprocess
-            self.preprocess_id = f"custom:{hashlib.sha256(_described(preprocess).encode()).hexdigest()[:16]}"
+            self.preprocess_id = f"custom:{digest(_described(preprocess), by='sha256')}"
         if weights_hash is not None:
             self.weights_hash = weights_hash
 

@@ -10,9 +10,7 @@ shard `00000.json` with row counts, checksums and skipped pictures, written last
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DataError
+from clipattr.storage.files import digest, file_digest
+from clipattr.storage.locks import locked
 from clipattr.storage.shards import (
     BLOCK_BYTES,
     DTYPES,
@@ -31,15 +31,13 @@ from clipattr.storage.shards import (
     batch_orders,
     block_orders,
     differences,
-    digest,
     gather,
-    locked,
     mixed,
     read_manifest,
     read_record,
     write_array,
+    write_document,
     write_record,
-    write_text,
 )
 
 # Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
@@ -127,9 +125,10 @@ class ActivationStore:
             return cls(path, manifest, names[0])
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
-        with locked(path):
-            write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        return cls(path, manifest, names[0])
+        made = cls(path, manifest, names[0])
+        with made.writing():
+            write_document(path / MANIFEST, manifest, indent=2)
+        return made
 
     @classmethod
     def open(cls, path: str | Path, site: object | None = None) -> ActivationStore:
@@ -171,7 +170,7 @@ class ActivationStore:
     def fingerprint(self) -> str:
         """16 hex digits over the checksums of this site's shards."""
         sums = [shard["files"][self.site]["sha256"] for shard in self.shards]
-        return hashlib.sha256("".join([self.site, *sums]).encode()).hexdigest()[:16]
+        return digest(self.site, *sums, by="sha256")
 
     @property
     def complete(self) -> bool:
@@ -268,7 +267,7 @@ class ActivationStore:
             shard = read_record(self._record(number))
             for name, record in ({} if shard is None else shard["files"]).items():
                 file = self._file(number, name)
-                if not file.is_file() or digest(file) != record["sha256"]:
+                if not file.is_file() or file_digest(file, "sha256", 64) != record["sha256"]:
                     raise DataError(
                         f"Shard {file} is missing or damaged: delete {self._record(number)} and resume."
                     )
@@ -286,7 +285,7 @@ class ActivationStore:
         Raises:
             DataError: another process is writing this store.
         """
-        return locked(self.path)
+        return locked(self.path / ".lock", f"writing the store in {self.path}", DataError)
 
     def write_shard(
         self,
@@ -332,7 +331,7 @@ class ActivationStore:
                 )
             file = self._file(number, name)
             write_array(file, array)
-            files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
+            files[name] = {"rows": len(array), "sha256": digest(array.data, by="sha256", digits=64)}
         record: dict[str, Any] = {
             "first": places.start,
             "last": places.stop,
@@ -388,7 +387,7 @@ class ActivationStore:
             known, file = self.shards[number]["files"][self.site], self._file(number, self.site)
             rows, dtype = known["rows"], DTYPES[self.manifest["dtype"]]
             whole = file.is_file() and file.stat().st_size == rows * self.width * dtype.itemsize
-            if not whole or digest(file) != known["sha256"]:
+            if not whole or file_digest(file, "sha256", 64) != known["sha256"]:
                 what = "damaged" if whole else "missing or cut short"
                 raise DataError(f"Shard {file} is {what}: delete {self._record(number)} and resume.")
             # A file without rows cannot be mapped.

@@ -6,10 +6,7 @@ store is written, of rows or whole blocks when it is read. Knows nothing of mode
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,11 +18,11 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard, read_json, schema_complaint
+from clipattr.storage.documents import read_json, schema_complaint
+from clipattr.storage.files import json_digest, write_text, written
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 # Rows that are permuted together: large enough to mix, small enough to stay in memory.
 WINDOW = 2**18
 # What is read in one go, at least, where rows were mixed on writing: shorter copies cost more to begin than to make.
@@ -75,7 +72,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
     try:
         record = read_json(file)
         told = record.pop("sum", None)
-        if told is not None and told != _digest(record):
+        if told is not None and told != json_digest(record, "sha256"):
             return None
         return record if isinstance(record["files"], dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,12 +81,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 def write_record(file: Path, record: dict[str, Any]) -> None:
     """Write what is known of a shard, with a checksum of its own."""
-    told = _digest(record)
-    write_text(file, json.dumps({**record, "sum": told}, sort_keys=True) + "\n")
-
-
-def _digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    write_document(file, {**record, "sum": json_digest(record, "sha256")})
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -98,32 +90,12 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "; ".join(f"{name}: {found.get(name)} there, {wanted.get(name)} asked" for name in names)
 
 
-def write_text(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
+def write_document(file: Path, content: dict[str, Any], **options: Any) -> None:
+    """Write a JSON file with sorted keys, complete or not at all; DataError where it cannot be written."""
     try:
-        with open(partial, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        write_text(file, json.dumps(content, sort_keys=True, **options) + "\n")
     except OSError as error:
-        discard(partial)
         raise DataError(f"{file} could not be written ({error}).") from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock file; DataError where another process does."""
-    with open(folder / LOCK, "a+") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not a POSIX system: no lock to be had
-            pass
-        except OSError as error:
-            raise DataError(f"Another process is writing the store in {folder}; wait for it.") from error
-        yield
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
@@ -132,12 +104,10 @@ def write_array(file: Path, array: np.ndarray) -> None:
     Raises:
         DataError: a full disk or a folder that cannot be written.
     """
-    partial = file.with_name(file.name + ".partial")
     try:
-        array.tofile(partial)
-        partial.replace(file)
+        with written(file) as partial:
+            array.tofile(partial)
     except OSError as error:
-        discard(partial)
         advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
         raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error
 
@@ -149,11 +119,6 @@ def temporary_folder() -> Path:
     """A folder that is removed when the process ends."""
     _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="clipattr-store-"))
     return Path(_TEMPORARY[-1].name)
-
-
-def digest(file: Path) -> str:
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:

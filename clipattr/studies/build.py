@@ -25,6 +25,7 @@ from clipattr.meaning.summary import collect, merged, summarise
 from clipattr.meaning.vocabulary import Vocabulary, empty_prompt
 from clipattr.models.loading import Model
 from clipattr.sites import Site
+from clipattr.storage.files import save_tensors, written
 from clipattr.studies.encode import DamagedShard, encode, gather, repeated
 from clipattr.studies.folder import ADVICE, Workplace, changed_files, locked
 from clipattr.studies.format import (
@@ -37,7 +38,6 @@ from clipattr.studies.format import (
     read_pictures,
     read_tokens,
     samples,
-    save_tensors,
     write_pictures,
 )
 
@@ -400,7 +400,8 @@ def _meaning(
     """Examples, labels and scores. Returns counts for the manifest."""
     n_latents, n_pictures = dictionary.n_latents, len(fit)
     repeats = repeated(work)
-    np.save(work / "repeats.npy", repeats)
+    with written(work / "repeats.npy") as partial, partial.open("wb") as file:
+        np.save(file, repeats)
     vocabulary.save(work / "vocabulary.csv")
     words = vocabulary.embed(evaluator, settings["templates"], cache=work / "words").half()
     empty = empty_prompt(evaluator, settings["templates"]).half()

@@ -13,8 +13,6 @@ and what is done with them. Start at `open_study` and `build_study`.
     names.json            names given by the analyst; the only file that changes after building
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -36,7 +34,8 @@ from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
-from clipattr.storage.documents import read_json
+from clipattr.storage.documents import read_json, write_json
+from clipattr.storage.files import file_digest, json_digest
 from clipattr.studies.build import build
 from clipattr.studies.encode import repeated
 from clipattr.studies.format import (
@@ -46,7 +45,6 @@ from clipattr.studies.format import (
     read_manifest,
     read_pictures,
     read_thumbnail,
-    write_json,
 )
 
 if TYPE_CHECKING:
@@ -103,8 +101,7 @@ class Study:
     @property
     def hash(self) -> str:
         """16 hex digits over every file but the given names: equal hashes, equal studies."""
-        rows = json.dumps(self.manifest["files"], sort_keys=True).encode()
-        return hashlib.blake2b(rows, digest_size=8).hexdigest()
+        return json_digest(self.manifest["files"])
 
     @property
     def site(self) -> Site:
@@ -299,12 +296,10 @@ class Study:
 
     def verify(self) -> None:
         """Compare every file with its hash in the manifest; StudyError names those that differ."""
-        from clipattr.studies.format import file_hash
-
         wrong = [
             name
             for name, (_, digest) in self.manifest["files"].items()
-            if file_hash(self.path / name) != digest
+            if file_digest(self.path / name) != digest
         ]
         if wrong:
             raise StudyError(f"{str(self.path)!r} is damaged: {', '.join(wrong)} changed since it was built.")
