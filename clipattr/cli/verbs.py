@@ -25,7 +25,7 @@ from clipattr.storage.documents import json_text
 def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
     from clipattr.models.loading import load_model
-    from clipattr.studies.collect import collect_activations
+    from clipattr.studies.encode import collect_activations
 
     sites = arguments.site or ["image.-1.cls"]
     with engine_of(arguments) as engine:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
-from clipattr.storage.shards import batch_orders
+from clipattr.storage.orders import batch_orders
 
 
 @runtime_checkable

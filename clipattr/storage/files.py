@@ -107,9 +107,7 @@ def json_digest(value: Any, by: str = "blake2b", digits: int = 16) -> str:
     return digest(json.dumps(value, sort_keys=True), by=by, digits=digits)
 
 
-def tensors_digest(
-    tensors: Mapping[str, Tensor], *before: str, by: str = "blake2b", digits: int = 16
-) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor], *before: str, by: str = "blake2b", digits: int = 16) -> str:
     """`digest` of some texts, and of the names and values of tensors in the order of their names."""
     values = (part for name in sorted(tensors) for part in (name, tensor_bytes(tensors[name])))
     return digest_parts(itertools.chain(before, values), by, digits)

@@ -1,7 +1,7 @@
 """Shards: the files an activation store is made of, written whole or not at all.
 
-Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled orders: of pictures and rows when a
-store is written, of rows or whole blocks when it is read. Knows nothing of models. Start at `read_manifest`.
+Owns the manifest's reading, the records of shards with their checksums, and arrays on disk. Knows nothing of models.
+Start at `read_manifest`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,35 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json, schema_complaint
-from clipattr.storage.files import json_digest, write_text, written
+from clipattr.storage.files import json_digest, save_tensors, write_text, written
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-# Rows that are permuted together: large enough to mix, small enough to stay in memory.
-WINDOW = 2**18
 # What is read in one go, at least, where rows were mixed on writing: shorter copies cost more to begin than to make.
 BLOCK_BYTES = 2**19
 DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+
+
+class DamagedShard(DataError):
+    """A shard is not what was written; removing its record makes it count as missing.
+
+    Attributes:
+        record: the file that says what the shard holds.
+    """
+
+    def __init__(self, file: Path, what: str, record: Path) -> None:
+        super().__init__(f"Shard {file} is {what}: delete {record} and resume.")
+        self.record = record
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -56,7 +66,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             sizes += [layout["tokens"], layout["width"]]
             if not name or set(name) & set("/\\\0") or name.startswith(".."):
                 raise ValueError(f"{name!r:.60} is no site")
-        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes) or not manifest["sites"]:
+        if "evaluator" in manifest and not isinstance(manifest["evaluator"]["hash"], str):
+            raise ValueError("an evaluator without a hash")
+        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes):
             raise ValueError("sizes that no store has")
         if manifest["dtype"] not in DTYPES:
             raise ValueError(f"dtype {manifest['dtype']!r:.60}")
@@ -121,71 +133,26 @@ def temporary_folder() -> Path:
     return Path(_TEMPORARY[-1].name)
 
 
-def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:
-    """Row numbers of each full batch of an epoch.
+def narrowed(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """float32 rows (n, width) in the dtype they are kept in.
 
-    Blocks of 64 rows come in random order; a window of them is permuted row by row. Both draws follow from seed and
-    epoch, so that any batch can be reached again without reading the ones before.
+    Raises:
+        DataError: NaN or infinite values; `where` and the first such row are named.
     """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    block = 64
-    starts = generator.permutation(-(-rows // block)) * block
-    carried = np.empty(0, dtype=np.int64)
-    per_window = max(window // block, -(-batch // block))
-    for first in range(0, len(starts), per_window):
-        order = (starts[first : first + per_window, None] + np.arange(block)).ravel()
-        order = np.concatenate([carried, generator.permutation(order[order < rows])])
-        whole = len(order) // batch * batch
-        yield from order[:whole].reshape(-1, batch)
-        carried = order[whole:]
+    with np.errstate(over="ignore"):
+        array = values.astype(DTYPES[dtype])
+    bad = np.flatnonzero(~np.isfinite(array).all(1))
+    if len(bad):
+        too_large = bool(np.isfinite(values[bad[0]]).all())
+        advice = "use dtype='float32'" if too_large else "check the model's weights and dtype"
+        raise DataError(f"{where}, row {bad[0]}: {advice}.")
+    return array
 
 
-def block_orders(
-    starts: np.ndarray, batch: int, seed: int, epoch: int, block: int
-) -> Iterator[list[tuple[int, int, int]]]:
-    """For each full batch of an epoch the pieces it is copied from: (shard, first, last), rows counted in the shard.
-
-    Shards are cut into blocks of `block` neighbouring rows, and the blocks come in an order that seed and epoch decide;
-    batches are cut from their sequence, so that every row comes once but for the few that fill no batch. Rows of one
-    block stay together: this is for stores whose rows were mixed on writing.
-
-    Args:
-        starts: (shards + 1,), the number of each shard's first row, and of all rows.
-    """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    sizes = np.diff(starts)
-    counts = -(-sizes // block)
-    shard = np.repeat(np.arange(len(sizes)), counts)
-    first = (np.arange(len(shard)) - np.repeat(np.cumsum(counts) - counts, counts)) * block
-    order = generator.permutation(len(shard))
-    shard, first = shard[order], first[order]
-    last = np.minimum(first + block, sizes[shard])
-    ends = np.cumsum(last - first)
-    for low in range(0, int(starts[-1]) // batch * batch, batch):
-        a, z = np.searchsorted(ends, [low, low + batch - 1], side="right")
-        pieces = [
-            list(piece) for piece in zip(*(x[a : z + 1].tolist() for x in (shard, first, last)), strict=True)
-        ]
-        pieces[-1][2] -= int(ends[z]) - (low + batch)
-        pieces[0][1] = int(last[a]) - (int(ends[a]) - low)
-        yield [(piece[0], piece[1], piece[2]) for piece in pieces]
-
-
-def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarray:
-    """int64 (rows,): the order in which pictures (shard None) or a shard's rows are written; given order for None."""
-    if shuffle is None:
-        return np.arange(rows, dtype=np.int64)
-    key = [shuffle] if shard is None else [shuffle, shard + 1]
-    return np.random.Generator(np.random.PCG64(key)).permutation(rows)
-
-
-def gather(table: Tensor, which: Tensor, out: Tensor, piece: int = 256) -> None:
-    """out[i] = table[which[i]], from float16 or float32 rows to float32 ones.
-
-    Rows are picked as integers, since torch copies half-precision rows value by value, and in pieces that are still in
-    the cache when they are widened.
-    """
-    wide = table.shape[1] * table.dtype.itemsize % 8 == 0
-    numbers = table.view(torch.int64 if wide else torch.int16)
-    for part, target in zip(which.split(piece), out.split(piece), strict=True):
-        target.copy_(numbers.index_select(0, part).view(table.dtype))
+def write_pictures(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write what a shard keeps of its pictures besides activations; DataError for a full disk."""
+    try:
+        save_tensors(file, tensors)
+    except (OSError, SafetensorError) as error:
+        advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
+        raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error

@@ -159,15 +159,26 @@ class ArrayWriter:
         self.path, self.rows, self.dtype = path, rows, np.dtype(dtype)
         self._place = contextlib.ExitStack()
         self._file = self._place.enter_context(self._place.enter_context(written(path)).open("wb"))
-        self._begun = False
+        self._head = 0  # bytes, known with the first rows
+        self._next = 0
 
     def add(self, rows: np.ndarray) -> None:
         """The next rows; all have the same shape."""
-        if not self._begun:
+        self.put(np.arange(self._next, self._next + len(rows)), rows)
+        self._next += len(rows)
+
+    def put(self, at: np.ndarray, rows: np.ndarray) -> None:
+        """Rows at these places, (n,) in any order; every place must be given once before `close`."""
+        if not self._head:
             head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
             np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.rows, *rows.shape[1:])})
-            self._begun = True
-        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+            self._head = self._file.tell()
+        order = np.argsort(at, kind="stable")
+        size = self.dtype.itemsize * int(np.prod(rows.shape[1:]))
+        for run in np.split(order, np.flatnonzero(np.diff(at[order]) != 1) + 1):
+            if len(run):
+                self._file.seek(self._head + int(at[run[0]]) * size)
+                self._file.write(np.ascontiguousarray(rows[run], dtype=self.dtype).tobytes())
 
     def close(self) -> None:
         """Give the file its name."""

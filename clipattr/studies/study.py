@@ -26,7 +26,7 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes, load_dictionary, load_sae
 from clipattr.errors import StudyError
-from clipattr.execution.engine import Engine
+from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
@@ -37,7 +37,6 @@ from clipattr.storage.arrays import load_array, load_tensors, reading, within
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import file_digest, json_digest
 from clipattr.studies.build import build
-from clipattr.studies.encode import repeated
 from clipattr.studies.format import (
     SCHEMA,
     bundled_study,
@@ -46,6 +45,8 @@ from clipattr.studies.format import (
     read_pictures,
     read_thumbnail,
 )
+from clipattr.studies.gathering import Request, store_at
+from clipattr.studies.join import repeated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -383,6 +384,7 @@ def build_study(
     progress: bool = True,
     seed: int = 0,
     engine: Engine | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Study:
     """Build a study, or what is missing of it, and open it.
 
@@ -403,41 +405,46 @@ def build_study(
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
         thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: here. Bytes depend on the number of threads.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
+            the same number of threads.
+        store: folder that `collect_activations` has filled from the same pictures with the same model. What it holds
+            is not encoded again: only the evaluator reads the pictures, and nobody does if the store was encoded with
+            this evaluator.
 
     Raises:
-        StudyError: another study is at `path`, or the dictionary belongs to another model or site.
+        StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
+            collection.
         DataError: pictures or vocabulary unusable.
     """
     audited = load_model(model)
     judge = audited if evaluator is None else load_model(evaluator)
     pictures = Images.open(images)
     folder, parts = Path(path), load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
-    build(
-        folder,
-        audited,
-        judge,
-        pictures,
-        Vocabulary.open(vocabulary),
-        site=Site(str(site or getattr(parts, "site", None) or "image.-1.cls")),
+    where = Site(str(site or getattr(parts, "site", None) or "image.-1.cls"))
+    request = Request(
+        model=audited,
+        evaluator=judge,
+        images=pictures,
+        vocabulary=Vocabulary.open(vocabulary),
+        site=where,
         dictionary=parts,
         settings={
             "n_latents": n_latents,
             "k": k,
             "examples": examples,
             "templates": sorted(templates),
-            "holdout": holdout,
             "training": dict(training or {}),
             "batch": batch,
             "draft": draft,
             "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,
             "seed": seed,
         },
+        engine=engine or Here(),
+        store=None if store is None else store_at(Path(store), audited, pictures, where),
         workers=workers,
-        overwrite=overwrite,
         progress=progress,
-        engine=engine,
     )
+    build(folder, request, holdout=holdout, overwrite=overwrite)
     return Study(folder, model=audited, evaluator=judge, images=pictures)
 
 

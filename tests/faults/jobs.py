@@ -25,6 +25,7 @@ from PIL import Image
 import clipattr
 import clipattr.models.loading
 import clipattr.studies.build
+import clipattr.studies.gathering
 from clipattr.attribution.streaming import stream
 from clipattr.discovery.audit.run import Settings
 from clipattr.errors import ClipattrError
@@ -33,7 +34,7 @@ WORDS = ["red", "green", "blue", "night", "a <b>striped</b> thing"]
 PICTURES = 60
 VERBS = ("study", "encode", "train", "attribute", "audit")
 DONE, REFUSED, FAULT = 0, 2, 70
-clipattr.studies.build.SHARD, clipattr.studies.build.BLOCK, clipattr.studies.build.PART = 10, 16, 24
+clipattr.studies.gathering.SHARD, clipattr.studies.build.BLOCK, clipattr.studies.build.PART = 10, 16, 24
 
 
 def small_clip(width, embed, seed):
