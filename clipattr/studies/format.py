@@ -20,8 +20,9 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import StudyError
-from clipattr.images.collection import COLUMNS, Images
+from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_picture
+from clipattr.images.opening import COLUMNS
 from clipattr.images.sources import FileSource, SceneSource, Source
 from clipattr.sites import Site
 from clipattr.storage.documents import json_text, read_json, schema_complaint, write_rows

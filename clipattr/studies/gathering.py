@@ -82,7 +82,11 @@ def store_at(path: Path, model: Model, images: Images, site: Site) -> Activation
         if name == str(site):
             return store.at(name)
         there = None if name == POOLED else Site(name)
-        if there and there.tokens == site.tokens and there.index(model) == site.index(model):
+        if there and (there.tokens, there.stream, there.index(model)) == (
+            site.tokens,
+            site.stream,
+            site.index(model),
+        ):
             return store.at(name)
     raise StudyError(
         f"The store in {str(path)!r} has {', '.join(store.manifest['sites'])}; the study's site is {site}. {again}"

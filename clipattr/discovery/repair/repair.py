@@ -380,7 +380,8 @@ def _model_config(reference: str) -> dict[str, Any]:
     """The model_cfg that open_clip builds this model from."""
     import open_clip
 
-    from clipattr.models.weights import CONFIG_NAME, LOCAL, bundled_models
+    from clipattr.models.configs import CONFIG_NAME, LOCAL
+    from clipattr.models.weights import bundled_models
 
     folder = bundled_models().get(reference)
     if reference.startswith(LOCAL):
