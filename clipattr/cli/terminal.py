@@ -3,12 +3,13 @@
 Owns how the command line puts things out. Ignores what they mean. Start at `print_table`.
 """
 
+import argparse
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from clipattr.errors import DataError
 from clipattr.storage.files import write_text
@@ -81,6 +82,11 @@ def check_target(target: str | None, option: str) -> None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this place is not writable.")
+
+
+def human(arguments: argparse.Namespace) -> TextIO:
+    """Where text for people goes: stdout, unless JSON has it."""
+    return sys.stderr if arguments.json == "-" else sys.stdout
 
 
 def say(text: str) -> None:

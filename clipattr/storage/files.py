@@ -13,9 +13,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTIAL = ".partial"  # suffix of a file that is being written
 TEMPORARY = ("*" + PARTIAL, ".tmp??????")  # what killed writers leave: ours, and those of safetensors

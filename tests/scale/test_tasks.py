@@ -33,7 +33,12 @@ SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "bat
 
 
 PROMPTS = ["a", "b", "a red thing", "night", "seven"]
-PARTS = {"studies.gathering.SHARD": 12, "studies.build.BLOCK": 16, "studies.build.PART": 24, "meaning.summary.NAMED": 10}
+PARTS = {
+    "studies.gathering.SHARD": 12,
+    "studies.build.BLOCK": 16,
+    "studies.build.PART": 24,
+    "meaning.summary.NAMED": 10,
+}
 
 
 @pytest.fixture
