@@ -1,7 +1,8 @@
-"""Codes on disk: the sparse codes of a whole store, shard by shard, at most 4 k + 16 bytes per row.
+"""Codes on disk: the sparse codes of a whole activation store in shards, at most 4 k + 16 bytes per row.
 
-Owns the folder: a manifest that names dictionary and activations, and safetensors shards of fp16 values with 16-bit
-indices where they fit. Memory holds one shard at a time; interrupted, the same call continues. Start at `encode_store`.
+Owns the folder: a manifest that names dictionary and activations, and safetensors shards of float16 values with 16-bit
+indices where they fit. One shard is in memory at a time; after an interruption the same call continues. Start at
+`encode_store`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ FORMAT, SCHEMA = "clipattr-codes", 1
 
 
 class CodeStore:
-    """The codes of a store's rows, read by row number."""
+    """The codes of an activation store's rows, read by row number.
+
+    Args:
+        path: the folder that `encode_store` wrote.
+
+    Raises:
+        DictionaryError: no manifest there, one of a newer schema, or a damaged one.
+
+    Example: see `encode_store`.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -49,6 +59,7 @@ class CodeStore:
 
     @property
     def n_latents(self) -> int:
+        """Latents of the dictionary that made the codes."""
         return int(self.manifest["n_latents"])
 
     @property
@@ -96,11 +107,14 @@ def encode_store(
     precision: str = "float32",
     progress: bool = True,
 ) -> CodeStore:
-    """Write the codes of every row of an activation store.
+    """Write the codes of every row of an activation store, or those that are missing.
 
     Args:
         store: an `ActivationStore`, or anything with `read(start, stop)`, a length and a `fingerprint`.
-        precision: see `Dictionary.encode`.
+        path: the folder. shard_rows: rows per file. precision: see `Dictionary.encode`. progress: show a bar.
+
+    Returns:
+        The store of codes.
 
     Raises:
         DictionaryError: an empty store, a full disk, or a folder with the codes of another dictionary or store.
