@@ -16,7 +16,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import (
@@ -29,11 +28,12 @@ from clipattr.cli.arguments import (
     OK,
     parser,
 )
-from clipattr.cli.terminal import check_target, emit, print_table, say, show_warning, write
+from clipattr.cli.terminal import check_target, emit, print_table, say, show_warning, tell, write
 from clipattr.cli.verbs import JOBS, engine_of
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
 from clipattr.errors import ClipattrError, DataError
 from clipattr.storage.documents import json_text
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
@@ -103,7 +103,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.audit.run import audit
     from clipattr.studies.study import open_study
 
-    page = Path(arguments.out) / DEMO_REPORT
+    page = user_path(arguments.out) / DEMO_REPORT
     check_target(str(page), "out")
     study = open_study(DEMO_STUDY)
     say(f"auditing {study!r}")
@@ -118,6 +118,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
+    from clipattr.studies.belonging import left_out
     from clipattr.studies.study import build_study
 
     with engine_of(arguments) as engine:
@@ -141,12 +142,7 @@ def _study(arguments: argparse.Namespace) -> int:
             engine=engine,
         )
     made = study.manifest
-    for note in (*made["images"]["notes"], *made["vocabulary"]["notes"]):
-        say(f"note: {note}")
-    if made["skipped"]:
-        say(f"{len(made['skipped']):,} pictures could not be read and were left out; the first:")
-        for name, reason in made["skipped"][:5]:
-            say(f"  {visible(name, 80)}: {visible(reason, 120)}")
+    tell(left_out(made))
     summary = {
         "study": str(study.path),
         "hash": study.hash,
@@ -164,7 +160,6 @@ def _audit(arguments: argparse.Namespace) -> int:
     from clipattr.cli.gate import over_limit
     from clipattr.discovery.audit.run import audit
     from clipattr.discovery.findings import Findings
-    from clipattr.studies.study import open_study
 
     if arguments.baseline and arguments.fail_above is None:
         raise DataError(
@@ -173,7 +168,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     # Read before the long work, so that a slip shows at once.
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     with engine_of(arguments) as engine:
         findings = audit(study, prompts, engine=engine)
     emit(findings.to_json(), arguments.json)
@@ -211,9 +206,8 @@ def _models(arguments: argparse.Namespace) -> int:
 
 def _attribute(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import Contrast, attribute
-    from clipattr.studies.study import open_study
 
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     target = Contrast(arguments.prompt, arguments.against) if arguments.against else arguments.prompt
     found = attribute(study, _picture(study, arguments.picture), target, method=arguments.method)
     if arguments.plot:
@@ -249,9 +243,8 @@ def _attribute(arguments: argparse.Namespace) -> int:
 def _faithfulness(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import VocabularyContrast
     from clipattr.attribution.faithfulness import faithfulness
-    from clipattr.studies.study import open_study
 
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     asked = _prompts(arguments)
     prompts = asked or list(study.vocabulary.words)[:8]
     held_back = study.holdout
@@ -292,14 +285,23 @@ def _serve(arguments: argparse.Namespace) -> int:
 # what verbs share
 
 
+def _opened(name: str) -> Any:
+    """A study, with a word on what it was built without."""
+    from clipattr.studies.belonging import left_out
+    from clipattr.studies.study import open_study
+
+    study = open_study(name)
+    tell(left_out(study.manifest))
+    return study
+
+
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:
     from clipattr.meaning import Vocabulary
 
     prompts = list(arguments.prompt or ())
     if arguments.prompts:
         listed = Vocabulary.open(arguments.prompts)
-        for note in listed.notes:
-            say(f"note: {note}")
+        tell(listed.notes)
         prompts += [word for word in listed.words if word not in prompts]
     return prompts or None
 
@@ -323,8 +325,8 @@ def _picture(study: Any, asked: str) -> Any:
                 f"The study has no picture {number}; they are numbered 0 to {len(study.images) - 1}."
             )
         return study.images[number]
-    if Path(asked).is_file():
-        return asked
+    if (path := user_path(asked)).is_file():
+        return path
     raise DataError(
         f"There is no picture {visible(asked, 80)!r}: neither an id of the study (they look like "
         f"{study.images.ids[0]!r}), nor a number, nor a file."

@@ -16,30 +16,32 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.cli.arguments import BAD_INPUT, OK
-from clipattr.cli.terminal import emit, print_table, say
+from clipattr.cli.terminal import emit, print_table, say, tell
 from clipattr.display.wording import visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
+from clipattr.storage.paths import full_path, user_path
 
 
 def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
+    from clipattr.images.collection import Images
     from clipattr.models.loading import load_model
     from clipattr.studies.collect import collect_activations
 
     sites = arguments.site or ["image.-1.cls"]
+    images = Images.open(arguments.images)
     with engine_of(arguments) as engine:
         store = collect_activations(
             load_model(arguments.model),
-            arguments.images,
+            images,
             sites,
             arguments.out,
             batch=arguments.batch,
             progress=not arguments.quiet,
             engine=engine,
         )
-    for note in store.notes:
-        say(f"note: {note}")
+    tell((*images.notes, *store.notes))
     for name, reason in store.skipped[:5]:
         say(f"left out {visible(name, 80)}: {visible(reason, 120)}")
     record = {
@@ -50,7 +52,9 @@ def encode(arguments: argparse.Namespace) -> int:
         "fingerprint": store.fingerprint,
         "skipped": store.skipped,
     }
-    where, out = shlex.quote(str(store.path)), shlex.quote(f"{store.path}.sae")
+    # The dictionary goes beside the store, also where that is the current folder.
+    beside = full_path(store.path) if store.path.name in ("", "..") else store.path
+    where, out = shlex.quote(str(store.path)), shlex.quote(f"{beside}.sae")
     text = (
         f"{len(store):,} activations of {store.width} numbers at {', '.join(sites)}; "
         f"{len(store.skipped):,} pictures left out\n"
@@ -64,7 +68,7 @@ def train(arguments: argparse.Namespace) -> int:
     from clipattr.dictionaries import train_sae
     from clipattr.storage.activations import ActivationStore
 
-    out = Path(arguments.out)
+    out = full_path(arguments.out)
     made = train_sae(
         ActivationStore.open(arguments.store, arguments.site),
         n_latents=arguments.latents,
@@ -88,8 +92,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
     given = {"site": arguments.site} if arguments.site else {}
     given |= dict(arguments.set)
-    made = convert_file(arguments.file, arguments.out, arguments.format, **given)
-    return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+    out = user_path(arguments.out)
+    made = convert_file(arguments.file, out, arguments.format, **given)
+    return _told(arguments, _described(made, out), _introduced(made, out))
 
 
 def saes(arguments: argparse.Namespace) -> int:

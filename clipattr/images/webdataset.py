@@ -58,7 +58,9 @@ class TarSource(Source):
         self.splits: list[str | None] = [None] * len(self.names)
         if len({*sides}) > 1 and None not in sides:
             self.splits = [sides[shard] for shard in shard_of]
-            told = sorted({f"{file.parent.name} as {side}" for file, side in zip(self.files, sides, strict=True)})
+            told = sorted(
+                {f"{file.parent.name} as {side}" for file, side in zip(self.files, sides, strict=True)}
+            )
             self.notes.append(f"Folders of shards named after splits give the split: {', '.join(told)}.")
         for why, counts in self._left_out.items():
             self.notes.append(f"{counts.total()} {why}: {first(counts)}.")
@@ -94,7 +96,9 @@ class TarSource(Source):
                     else:
                         self._left_out["members that are no pictures or labels were left out"][ending] += 1
         except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
-            advice = " Unpack it first: shards are read in place." if file.name.endswith((".gz", ".tgz")) else ""
+            advice = (
+                " Unpack it first: shards are read in place." if file.name.endswith((".gz", ".tgz")) else ""
+            )
             raise DataError(f"{str(file)!r} cannot be read as a tar of pictures: {error}.{advice}") from error
         plain_keys = {_key(name) for name in members if _key(name) == _stem(name)}
         for name, member in members.items():

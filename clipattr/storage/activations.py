@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DataError
+from clipattr.storage.paths import user_path
 from clipattr.storage.shards import (
     BLOCK_BYTES,
     DTYPES,
@@ -93,7 +94,7 @@ class ActivationStore:
             DataError: the folder holds a store of anything else (both values are named), or resume is False and it
                 holds one at all.
         """
-        path = Path(path)
+        path = user_path(path)
         names = list(sites)
         if not names:
             raise DataError("A store needs at least one site; got none.")
@@ -138,8 +139,9 @@ class ActivationStore:
         Raises:
             DataError: no store there, a damaged or newer one, or one without this site.
         """
-        manifest = read_manifest(Path(path))
-        return cls(Path(path), manifest, next(iter(manifest["sites"]))).at(site)
+        path = user_path(path)
+        manifest = read_manifest(path)
+        return cls(path, manifest, next(iter(manifest["sites"]))).at(site)
 
     def at(self, site: object | None) -> ActivationStore:
         """The same store at another of its sites."""

@@ -216,7 +216,8 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     old = read_manifest(folder)["plan"]
     if old != plan and not overwrite:
         differing = [
-            f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked"
+            (f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked")
+            + (" (other pictures, names, labels or splits)" if name == "images" else "")
             for part, values in plan.items()
             for name, value in values.items()
             if old.get(part, {}).get(name) != value
