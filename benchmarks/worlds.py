@@ -8,6 +8,7 @@
     python benchmarks/worlds.py pictures WORLD --out FOLDER --photos PHOTOS [--n 6000]
     python benchmarks/worlds.py study WORLD --models FOLDER --out FOLDER --photos PHOTOS [--n 6000] [--evaluator NAME]
     python benchmarks/worlds.py effects WORLD --model MODEL --photos PHOTOS
+    python benchmarks/worlds.py truth WORLD --out FOLDER --photos PHOTOS [--pairs 200]
     python benchmarks/worlds.py audit --only WORLD --out FOLDER --photos PHOTOS [--laws]     # one world a process
     python benchmarks/worlds.py audit --out FOLDER --photos PHOTOS --round TITLE [--part choose]
 
@@ -73,13 +74,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "verb", choices=("list", "draw", "train", "train-all", "pictures", "study", "effects", "audit")
+        "verb",
+        choices=("list", "draw", "train", "train-all", "pictures", "study", "effects", "truth", "audit"),
     )
     parser.add_argument("world", nargs="?")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--models", type=Path, help="a folder of trained models, one folder a world")
+    parser.add_argument("--pairs", type=int, default=200, help="drawn to measure a plant's effect (truth)")
     parser.add_argument("--only", help="the world to audit; its result waits under --out for a round")
     parser.add_argument("--round", help="title of the round that the results are appended as (audit)")
     parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
@@ -144,6 +147,12 @@ def main() -> None:
             world, arguments.models, arguments.out or Path("out"), arguments.n, arguments.evaluator, forms
         ):
             print(path)
+        return
+    if arguments.verb == "truth":
+        from world_kit.auditing import truth_of
+
+        for row in truth_of(world, arguments.out or Path("out"), arguments.pairs):
+            print(json.dumps(row))
         return
     if arguments.verb == "effects":
         from world_kit.effects import measure

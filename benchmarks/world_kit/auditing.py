@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from .effects import measure
-from .judging import Judge, Verdict, names_cause
+from .judging import LEFT, Judge, Verdict, names_cause
 from .scene import Plant
 from .simpler import BASELINES, Looks, Suspect
 from .studying import open_form, place
-from .world import World
+from .world import SPECS, World
 
 TIMES = (1, 2, 4)  # as many suspects as the audit, for the simpler ways
 SEEN = 0.75  # area under the ROC curve below which an evaluator, or every latent, is said not to see a cause
@@ -68,14 +68,38 @@ def audit_world(
     contents = json.loads((out / "pictures" / world.name / "contents.json").read_text(encoding="utf-8"))
     result: dict[str, Any] = {"world": world.name, "truth": truth, "forms": {}}
     judge: Judge | None = None
+    twins = twin_plants(world.name)
     for form in forms:
         if not (place(out, world.name, form) / "study.json").exists():
             continue
         study = open_form(out, world.name, form)
         if judge is None:  # pictures, codes and dictionary are those of every form
             judge = Judge(study, world, contents, learnt_of(world, truth))
-        result["forms"][form] = audit_form(judge, study, world, simpler=simpler, laws=laws, tell=tell)
+        told = audit_form(judge, study, world, simpler=simpler, laws=laws, tell=tell)
+        told["twins"] = [
+            {"twin": name, "prompt": plant.prompt, "found_here": _speaks_of(judge, plant, told["findings"])}
+            for name, plant in twins
+        ]
+        result["forms"][form] = told
     return result
+
+
+def twin_plants(name: str) -> list[tuple[str, Plant]]:
+    """The plants by which its twins differ from a world without plants."""
+    stem = name.removesuffix("null")
+    if stem == name:
+        return []
+    found = []
+    for file in sorted(SPECS.glob(f"{stem}twin-*.json")):
+        for plant in json.loads(file.read_text(encoding="utf-8"))["plants"]:
+            found.append((file.stem, Plant(**{**plant, "accepts": tuple(plant["accepts"])})))
+    return found
+
+
+def _speaks_of(judge: Judge, plant: Plant, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a finding of the plant's prompt stands on latents that fall when the plant's cause is left out."""
+    pairs = judge.of_plant(plant)
+    return any(pairs.kept(row["latents"]) <= LEFT for row in rows if row["prompt"] == plant.prompt)
 
 
 def audit_form(
@@ -96,6 +120,7 @@ def audit_form(
             "kind": finding.kind,
             "confidence": finding.confidence,
             "causal_effect": finding.causal_effect.value,
+            "latents": list(finding.latents),
             **_told(verdict),
             "named": verdict.right and names_cause(finding.label, verdict.cause),
         }
