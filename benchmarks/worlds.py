@@ -46,17 +46,14 @@ def audit(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     out = arguments.out or Path("out")
     store = out / "audits"
-    store.mkdir(parents=True, exist_ok=True)
     ready = [name for name in names() if (out / "studies" / name / "plain" / "study.json").exists()]
     chosen = [name for name in ready if arguments.part in name]
     for name in [arguments.only] if arguments.only else chosen:
         if arguments.only or not (store / f"{name}.json").exists():
             world = open_world(name, arguments.photos)
-            result = audit_world(
+            audit_world(
                 world, out, arguments.forms, simpler=not arguments.bare, laws=arguments.laws, tell=said
             )
-            text = json.dumps(result, default=float, indent=1)
-            (store / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     if arguments.round:
         files = [store / f"{name}.json" for name in chosen]
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
