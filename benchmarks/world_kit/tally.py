@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def groups_of(name: str) -> list[str]:
     return [name, *own]
 
 
-def figures(results: Iterable[Result]) -> dict[str, float]:
+def figures(results: Sequence[Result]) -> dict[str, float]:
     """Figures per pool and form, as POOL.FORM.FIGURE, with 95 % Wilson bounds of recall and precision."""
     pooled: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     nulls: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
@@ -45,8 +45,27 @@ def figures(results: Iterable[Result]) -> dict[str, float]:
         found |= {f"{group}.{form}.{name}": value for name, value in _planted(many).items()}
     for (group, form), many in nulls.items():
         found |= {f"{group}.{form}.{name}": value for name, value in _null(many).items()}
+    found |= _twins(results)
     found |= {f"{group}.labels_hidden_kept": kept_ / n for group, (kept_, n) in kept.items() if n}
     return found
+
+
+def _twins(results: Sequence[Result]) -> dict[str, float]:
+    """How many learnt differences between twins the audit finds, and how many of them also in the world without."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for result in results:
+        for form, told in result["forms"].items():
+            if "-twin-" in result["world"]:
+                counts[form][0] += len(told["plants"])
+                counts[form][1] += sum(plant["found"] for plant in told["plants"])
+            counts[form][2] += sum(twin["found_here"] for twin in told.get("twins", []))
+    names = ("learnt", "found", "found_in_null")
+    return {
+        f"twins.{form}.{name}": value
+        for form, three in counts.items()
+        if three[0]
+        for name, value in zip(names, three, strict=True)
+    }
 
 
 def kept_of(result: Result, kept: dict[str, list[int]]) -> None:
