@@ -85,7 +85,9 @@ def table(draw: random.Random, top: Path):
     columns = list(names)
     draw.shuffle(columns)
     if draw.random() < 0.3:
-        frame = pd.DataFrame({names[column].strip(): [row[column] or None for row in rows] for column in columns})
+        frame = pd.DataFrame(
+            {names[column].strip(): [row[column] or None for row in rows] for column in columns}
+        )
         frame = frame.convert_dtypes() if draw.random() < 0.5 else frame
         if draw.random() < 0.3:
             frame[names["label"].strip()] = frame[names["label"].strip()].astype("category")
@@ -105,7 +107,9 @@ def table(draw: random.Random, top: Path):
 def folder(draw: random.Random, top: Path):
     """(what to open, truth) of a folder: classes, splits, links, hidden and foreign files."""
     truth = {}
-    sides = draw.choice([[], ["train", "test"], ["Train", "val"], ["train2017", "val2017"], ["training_set", "test_set"]])
+    sides = draw.choice(
+        [[], ["train", "test"], ["Train", "val"], ["train2017", "val2017"], ["training_set", "test_set"]]
+    )
     classes = draw.choice([[], ["cat", "dog"], ["0", "1"], ["None", "nan"]])
     above = draw.choice([[], ["images"]]) if sides else []
     (top / "set").mkdir()
@@ -187,7 +191,10 @@ def losses(kind, draw: random.Random, top: Path, refused: Counter | None = None)
     for record in images:
         if kind is shard:
             where = record.id.split("/", 1)[1] if len(images.source.files) > 1 else record.id
-            key = (images.source.places[record._row][0], where.split("/", 1)[1] if where.startswith("00000/") else where)
+            key = (
+                images.source.places[record._row][0],
+                where.split("/", 1)[1] if where.startswith("00000/") else where,
+            )
         else:
             base = top / "set" if kind is folder else top
             key = Path(record.path).relative_to(base).as_posix()
@@ -228,7 +235,9 @@ def main() -> None:
             with file.open("w") as out:
                 out.write("id,path,label,split\n")
                 for row in range(rows):
-                    out.write(f"r{row:07d},{row % 100}.png,{row % 1000},{'test' if row % 5 == 0 else 'train'}\n")
+                    out.write(
+                        f"r{row:07d},{row % 100}.png,{row % 1000},{'test' if row % 5 == 0 else 'train'}\n"
+                    )
             begun = time.process_time()
             images = ca.Images.open(file)
             seconds[rows] = time.process_time() - begun

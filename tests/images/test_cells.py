@@ -8,7 +8,19 @@ import torch
 from clipattr.errors import DataError
 from clipattr.images.cells import cell_text, class_names, column_texts, is_missing, marker_note, normal_name
 
-MISSING = [None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), "", " ", "\ufeff", np.ma.masked]
+MISSING = [
+    None,
+    float("nan"),
+    np.nan,
+    np.float32("nan"),
+    pd.NA,
+    pd.NaT,
+    np.datetime64("NaT"),
+    "",
+    " ",
+    "\ufeff",
+    np.ma.masked,
+]
 PRESENT = [0, 0.0, False, np.bool_(False), np.int64(0), "nan", "None", "NA", "0", -1, "-1", b"x"]
 
 
@@ -74,6 +86,9 @@ def test_labels_that_look_like_markers_are_kept_and_noted():
     assert "'None' (2)" in marker_note(["None", "cat", "None"])[0] and not marker_note(["cat", None])
 
 
-@pytest.mark.parametrize("name", ["Image Path", " image_path", "IMAGE-PATH\u200b", "\ufeffimage  path", '"image path"', "Ｉmage path"])
+@pytest.mark.parametrize(
+    "name",
+    ["Image Path", " image_path", "IMAGE-PATH\u200b", "\ufeffimage  path", '"image path"', "Ｉmage path"],
+)
 def test_names_of_columns_are_compared_without_case_spaces_and_forms(name):
     assert normal_name(name) == "image_path"

@@ -21,7 +21,11 @@ def written(delimiter, ending="\n", header=HEADER, rows=ROWS):
 
 @pytest.mark.parametrize(
     ("delimiter", "encoding"),
-    [*itertools.product(",;\t|", ["utf-8", "utf-8-sig", "utf-16", "cp1252"]), (",", "utf-32"), (";", "utf-16-be")],
+    [
+        *itertools.product(",;\t|", ["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+        (",", "utf-32"),
+        (";", "utf-16-be"),
+    ],
 )
 def test_every_separator_and_encoding_gives_the_same_table(tmp_path, delimiter, encoding):
     file = tmp_path / "t.csv"
@@ -31,7 +35,9 @@ def test_every_separator_and_encoding_gives_the_same_table(tmp_path, delimiter, 
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
-@pytest.mark.parametrize("header", [[" path", "label ", "split"], ["\ufeffPath", "LABEL", "Split"], ['"path"', "label", "split"]])
+@pytest.mark.parametrize(
+    "header", [[" path", "label ", "split"], ["\ufeffPath", "LABEL", "Split"], ['"path"', "label", "split"]]
+)
 def test_line_endings_and_headers_of_other_systems(ending, header):
     table = parse_table(written(",", ending, header), "t.csv")
     assert table.names == HEADER and table.column("Label ") == [row[1] for row in ROWS]

@@ -22,7 +22,9 @@ from clipattr.images.collection import Images
 from clipattr.images.folders import split_name
 from clipattr.images.tables import open_table
 
-_spec = importlib.util.spec_from_file_location("files_benchmark", Path(__file__).parents[2] / "benchmarks" / "files.py")
+_spec = importlib.util.spec_from_file_location(
+    "files_benchmark", Path(__file__).parents[2] / "benchmarks" / "files.py"
+)
 generated = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generated)
 
@@ -33,7 +35,9 @@ def save(path, grey=9, **options):
     return path
 
 
-@pytest.mark.parametrize("kind", [generated.table, generated.folder, generated.shard], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [generated.table, generated.folder, generated.shard], ids=lambda kind: kind.__name__
+)
 @settings(max_examples=70, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_every_picture_has_its_label_and_split_or_a_note(kind, seed):
@@ -75,7 +79,9 @@ def test_folders_named_after_splits_are_splits(tmp_path, places, labels, splits)
     assert bool(images.notes) == (set(splits) != {None} or "test/cat/1" in places)
 
 
-@pytest.mark.parametrize("name", ["cat", "vault", "trainer", "testament", "developer", "evening", "bus", "values"])
+@pytest.mark.parametrize(
+    "name", ["cat", "vault", "trainer", "testament", "developer", "evening", "bus", "values"]
+)
 def test_classes_whose_names_begin_like_splits_are_classes(name):
     assert split_name(name) is None
 
@@ -121,14 +127,25 @@ def test_a_folders_own_metadata_gives_labels(tmp_path, way):
 
 
 @pytest.mark.parametrize(
-    "written", ["sub/Bild é.png", "./sub/Bild é.png", "sub\\Bild é.png", "SUB/BILD É.PNG", "sub/Bild é", "Bild é.png", " sub/Bild é.png"]
+    "written",
+    [
+        "sub/Bild é.png",
+        "./sub/Bild é.png",
+        "sub\\Bild é.png",
+        "SUB/BILD É.PNG",
+        "sub/Bild é",
+        "Bild é.png",
+        " sub/Bild é.png",
+    ],
 )
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_both_readers_of_tables_find_files_however_they_are_spelled(tmp_path, written, form):
     for number, name in enumerate(("Bild é", "b", "c", "d")):
         save(tmp_path / "sub" / f"{unicodedata.normalize(form, name)}.png", grey=number * 20)
     rows = [(written, "x"), ("sub/b.png", "y"), ("sub/c.png", "x"), ("sub/d.png", "y")]
-    (tmp_path / "t.csv").write_text("Image;Label\n" + "".join(f"{a};{b}\n" for a, b in rows), encoding="utf-8")
+    (tmp_path / "t.csv").write_text(
+        "Image;Label\n" + "".join(f"{a};{b}\n" for a, b in rows), encoding="utf-8"
+    )
     images, table = Images.open(tmp_path / "t.csv"), open_table(tmp_path)
     assert images.columns["label"] == table.images.columns["label"] == ["x", "y", "x", "y"]
     for one, other in zip(images, table.images, strict=True):
@@ -171,7 +188,9 @@ def test_parquet_keeps_pictures_and_names_of_classes(tmp_path):
     data = save(tmp_path / "x.png").read_bytes()
     table = pa.table({"image": [{"bytes": data, "path": f"{n}.png"} for n in range(3)], "label": [1, 0, -1]})
     features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
-    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "t.parquet")
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "t.parquet"
+    )
     images = Images.open(tmp_path / "t.parquet")
     assert images.ids == ["0.png", "1.png", "2.png"] and images.columns["label"] == ["dog", "cat", None]
     assert images[0].load().size == (4, 3)
@@ -285,8 +304,14 @@ def test_dotted_names_companions_and_upper_case_in_shards(tmp_path):
          ("img.8.png", data), ("._1.jpg", b"x"), ("notes.xml", b"x")],
     )  # fmt: skip
     images = Images.open(file)
-    assert dict(zip(images.ids, images.columns["label"], strict=True)) == {"1.jpg": "cat", "img.7.png": "dog", "img.8.png": None}
-    assert ".seg.png" in " ".join(images.notes).replace("'seg.png'", ".seg.png") and "xml" in " ".join(images.notes)
+    assert dict(zip(images.ids, images.columns["label"], strict=True)) == {
+        "1.jpg": "cat",
+        "img.7.png": "dog",
+        "img.8.png": None,
+    }
+    assert ".seg.png" in " ".join(images.notes).replace("'seg.png'", ".seg.png") and "xml" in " ".join(
+        images.notes
+    )
 
 
 def test_shards_of_one_name_are_told_apart_and_named_by_braces(tmp_path):
@@ -325,7 +350,7 @@ def test_a_picture_prepares_alike_by_path_and_in_a_collection(tmp_path, tiny_mod
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(np.dstack([noise, noise[:, :, 0]])).save(tmp_path / "clear.png")
-    Image.fromarray((noise[:, :, 0].astype(np.uint16) * 200)).save(tmp_path / "deep.png")
+    Image.fromarray(noise[:, :, 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
     Image.fromarray(noise).convert("CMYK").save(tmp_path / "press.jpg")
     Image.fromarray(noise).convert("P").save(tmp_path / "palette.gif")
     for record in Images.open(tmp_path):

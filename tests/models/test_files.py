@@ -35,12 +35,19 @@ class Averaged(torch.nn.Module):
         lambda s: s,
         lambda s: {"state_dict": {f"_orig_mod.{k}": v for k, v in s.items()}},
         lambda s: {"model": {f"module._orig_mod.{k}": v for k, v in s.items()}, "optimizer": {"state": {}}},
-        lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "epoch": np.int64(3), "best": np.float64(0.5)},
+        lambda s: {
+            "state_dict": {f"model.{k}": v for k, v in s.items()},
+            "epoch": np.int64(3),
+            "best": np.float64(0.5),
+        },
         lambda s: {"args": argparse.Namespace(model="tiny-clip", lr=1e-3), "state_dict": s},
         lambda s: {"model_state_dict": {k.replace("visual.", "visual._orig_mod."): v for k, v in s.items()}},
         lambda s: {"state_dict_ema": s, "step": 4},
         lambda s: {"n_averaged": torch.tensor(2), **{f"module.{k}": v for k, v in s.items()}},
-        lambda s: {"hyper_parameters": {"lr": np.float32(1)}, "state_dict": {f"net.{k}": v for k, v in s.items()}},
+        lambda s: {
+            "hyper_parameters": {"lr": np.float32(1)},
+            "state_dict": {f"net.{k}": v for k, v in s.items()},
+        },
     ],
 )
 def test_every_wrapping_of_a_checkpoint_loads_the_same_model(tmp_path, state, tiny_model, wrap):
@@ -99,7 +106,14 @@ def test_prefixes_come_off_only_where_every_name_has_them():
         ("ViT-B-32", "openai.pt", {}, set(), None, True),
         ("ViT-B-32", "vit_b_32-quickgelu-laion400m_e32-46683a32.pt", {}, set(), None, True),
         ("ViT-B-32", "laion2b_s34b_b79k.bin", {}, set(), None, False),
-        ("ViT-B-32", "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K/snapshots/x/w.safetensors", {}, set(), None, False),
+        (
+            "ViT-B-32",
+            "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K/snapshots/x/w.safetensors",
+            {},
+            set(),
+            None,
+            False,
+        ),
         ("ViT-B-32", "models--timm--vit_base_patch32_clip_224.openai/x/w.safetensors", {}, set(), None, True),
         ("ViT-B-32", "w.pt", {}, {"input_resolution", "context_length", "vocab_size"}, None, True),
         ("ViT-B-32", "w.pt", {"args": {"force_quick_gelu": True}}, set(), None, True),
@@ -126,7 +140,11 @@ def test_where_nothing_tells_the_activation_it_is_asked_for(tmp_path):
 
 def test_siglips_normalisation_comes_with_its_weights(tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"weights")
-    assert origin_of("ViT-B-16-SigLIP", tmp_path / "mine.pt", {}, set()).preprocessing["mean"] == (0.5, 0.5, 0.5)
+    assert origin_of("ViT-B-16-SigLIP", tmp_path / "mine.pt", {}, set()).preprocessing["mean"] == (
+        0.5,
+        0.5,
+        0.5,
+    )
 
 
 def test_the_reference_of_a_file_loads_the_same_model_again(tmp_path, registered, monkeypatch):
@@ -198,7 +216,9 @@ def test_templates_may_be_functions_as_open_clip_has_them(tiny_model):
     functions = open_clip.OPENAI_IMAGENET_TEMPLATES[:3]
     texts = template_texts(functions)
     assert all("{}" in text for text in texts)
-    torch.testing.assert_close(tiny_model.encode_text(["cat"], functions), tiny_model.encode_text(["cat"], texts))
+    torch.testing.assert_close(
+        tiny_model.encode_text(["cat"], functions), tiny_model.encode_text(["cat"], texts)
+    )
     with pytest.raises(ModelError, match="failed"):
         template_texts([lambda: "x"])
 
@@ -209,4 +229,6 @@ def test_a_function_has_one_name_in_every_process(tiny_model):
 
     ids = {load_model(tiny_model.clip, preprocess=prepare).preprocess_id for _ in range(2)}
     assert len(ids) == 1
-    assert load_model(tiny_model.clip, preprocess=lambda picture: torch.ones(3, 32, 32)).preprocess_id not in ids
+    assert (
+        load_model(tiny_model.clip, preprocess=lambda picture: torch.ones(3, 32, 32)).preprocess_id not in ids
+    )
