@@ -20,7 +20,6 @@ LONGER = {
     "clipattr/attribution/splice.py": 408,
     "clipattr/attribution/targets.py": 410,
     "clipattr/meaning/labels.py": 419,
-    "clipattr/models/loading.py": 404,
     "clipattr/studies/build.py": 444,
     "clipattr/studies/cards.py": 414,
     "clipattr/studies/study.py": 449,

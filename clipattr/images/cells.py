@@ -44,7 +44,7 @@ def is_missing(value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """A scalar without its wrapping: 0-dimensional arrays and tensors, and arrays of one element, as Python values."""
-    if isinstance(value, (str, bytes)) or value is None:
+    if isinstance(value, (str, bytes)) or value is None or value is np.ma.masked:
         return value
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()

@@ -67,7 +67,8 @@ class TarSource(Source):
 
     def _index(self, shard: int, file: Path, prefix: str) -> None:
         members: dict[str, tarfile.TarInfo] = {}
-        labels: dict[str, tuple[int, str | None]] = {}
+        labels: dict[str, tuple[int, str | None]] = {}  # by path up to the last dot
+        of_samples: dict[str, tuple[int, str | None]] = {}  # by path up to the first dot
         try:
             length = file.stat().st_size
             with tarfile.open(file, "r:") as tar:
@@ -90,9 +91,9 @@ class TarSource(Source):
                         data = tar.extractfile(member)
                         text = _label(ending, data.read() if data else b"")
                         rank = LABEL_ENDINGS.index(ending)
-                        for key in {_key(name), _stem(name)}:
-                            if text is not None and (key not in labels or rank <= labels[key][0]):
-                                labels[key] = (rank, text[0])
+                        for table, key in ((labels, _stem(name)), (of_samples, _key(name))):
+                            if text is not None and (key not in table or rank <= table[key][0]):
+                                table[key] = (rank, text[0])
                     else:
                         self._left_out["members that are no pictures or labels were left out"][ending] += 1
         except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
@@ -109,7 +110,9 @@ class TarSource(Source):
                 continue
             self.places.append((shard, member.offset_data, member.size))
             self.names.append(prefix + readable_name(name))
-            self.labels.append((labels.get(stem) or labels.get(key) or (0, None))[1])
+            # "001.meta.json" tells of "001.jpg", but "img.001.cls" nothing of "img.002.jpg".
+            own = labels.get(stem) or labels.get(key) or (of_samples.get(key) if key == stem else None)
+            self.labels.append(own[1] if own else None)
 
     @staticmethod
     def _is_companion(name: str, base: str) -> bool:

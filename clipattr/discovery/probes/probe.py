@@ -231,9 +231,7 @@ def numbers_in(values: Any, what: str) -> Tensor:
             values = [part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in values]
         try:
             array = np.asarray(values)
-            found = torch.from_numpy(
-                np.ascontiguousarray(array.astype(float) if array.dtype == object else array)
-            )
+            found = torch.from_numpy(np.array(array, dtype=float if array.dtype == object else None))
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{what} must be numbers, rows of one length; got {type(values).__name__} ({error})."
