@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .effects import measure
-from .judging import LEFT, Judge, Verdict, names_cause
+from .judging import Judge, Verdict, names_cause
 from .scene import Plant
 from .simpler import BASELINES, Looks, Suspect
 from .studying import open_form, place
@@ -116,7 +116,7 @@ def twin_plants(name: str) -> list[tuple[str, Plant]]:
 def _speaks_of(judge: Judge, plant: Plant, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a finding of the plant's prompt stands on latents that fall when the plant's cause is left out."""
     pairs = judge.of_plant(plant)
-    return any(pairs.kept(row["latents"]) <= LEFT for row in rows if row["prompt"] == plant.prompt)
+    return any(pairs.falls(row["latents"]) for row in rows if row["prompt"] == plant.prompt)
 
 
 def audit_form(judge: Judge, study: Any, world: World, tell: Callable[[str], None]) -> dict[str, Any]:

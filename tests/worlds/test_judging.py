@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu, norm, rankdata
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -69,9 +70,29 @@ def test_a_plant_is_matched_by_its_latents_alone(judge, monkeypatch):
     assert judge.match("boat", [2]) is None
 
 
+def test_a_fall_in_a_few_pictures_is_chance():
+    present = np.zeros((100, 2))
+    present[:2, 0], present[:, 1] = 5.0, 1.0
+    some = Pairs(present, np.zeros((100, 2)), np.zeros((100, 1)))
+    assert some.kept([0]) == 0.0 and not some.falls([0]) and some.falls([1]) and some.falls([0, 1])
+
+
 def test_cause_is_what_separates_the_family_best(judge):
     assert [judge.cause([j]) for j in (0, 1, 2)] == ["boat", "shark", "tint"]
     assert judge.cause([3]) is None  # noise
+    rare = np.where(np.arange(200) % 10 == 0, judge.shown[:, 1], 0.0)  # a tenth of the sharks
+    judge.codes = np.stack([rare, np.zeros(200)], 1)
+    assert judge.cause([0]) == "shark" and judge.cause([1]) is None
+
+
+def test_standard_error_of_a_rank_sum_allows_for_ties():
+    rng = np.random.default_rng(0)
+    values, there = np.floor(rng.random(300) * 4), rng.random(300) < 0.3
+    n, m = there.sum(), (~there).sum()
+    error = rankdata(values).std() * np.sqrt(300 / (n * m)) / 300
+    area = (rankdata(values)[there].sum() - n * (n + 1) / 2) / (n * m)
+    p = mannwhitneyu(values[there], values[~there], method="asymptotic", use_continuity=False).pvalue
+    assert 2 * norm.sf(abs(area - 0.5) / error) == pytest.approx(p, rel=0.01)
 
 
 def test_confirming_needs_an_effect_and_a_fall_and_not_the_prompt_itself(judge, monkeypatch):
