@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from world_kit import judging  # noqa: E402
 from world_kit.judging import Judge, Pairs, names_cause  # noqa: E402
 from world_kit.scene import Plant  # noqa: E402
-from world_kit.tally import add_round, figures, too_few  # noqa: E402
+from world_kit.tally import add_round, added_by_names, figures, too_few  # noqa: E402
 
 
 @pytest.fixture
@@ -172,6 +172,15 @@ def test_hidden_labels_are_held_against_what_labels_found():
     forms = {"labels": form([True, True], []), "plain": form([True, False], [])}
     told = figures([{"world": "rendered-report-a", "truth": [], "forms": forms}])
     assert told["rendered-report.labels_hidden_kept"] == 0.5
+
+
+def test_findings_that_more_names_add():
+    def rows(*many):
+        return {"findings": [{"prompt": p, "latents": list(latents)} for p, latents in many]}
+
+    plain = rows(("boat", (1, 2, 3)), ("shark", (4,)))
+    names = rows(("boat", (2, 3, 9)), ("boat", (7,)), ("shark", (4,)), ("tint", (4,)))
+    assert added_by_names({"forms": {"plain": plain, "names": names}}) == 2
 
 
 def test_rounds_are_appended(tmp_path):
