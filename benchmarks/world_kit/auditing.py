@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .effects import measure
-from .judging import Judge, Verdict, names_cause
+from .judging import LEFT, Judge, Verdict, names_cause
 from .scene import Plant
 from .simpler import BASELINES, Looks, Suspect
 from .studying import open_form, place
@@ -192,6 +192,7 @@ def _plant(
         "found": False,
     }
     mine = [(f, v) for f, v in zip(findings, verdicts, strict=True) if f.prompt == plant.prompt]
+    row["halved"] = any(pairs.kept(f.latents) <= LEFT for f, _ in mine)
     hits = [f for f, v in mine if v.plant == plant]
     if hits:
         return row | {

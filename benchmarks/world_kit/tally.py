@@ -115,6 +115,8 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "false_per_100": 100 * (len(rows) - len(right)) / max(1, sum(t["prompts"] for t in many)),
         "seconds": sum(t["seconds"] for t in many),
     }
+    if all("halved" in p for p in plants):
+        told["recall_without_chance_test"] = _share(sum(p["halved"] for p in plants), len(plants))
     told["recall_low"], told["recall_high"] = wilson(len(hits), len(plants))
     told["precision_low"], told["precision_high"] = wilson(len(right), len(rows))
     told |= _calibration(rows)

@@ -131,7 +131,7 @@ def form(found: list[bool], right: list[bool], prompts: int = 10) -> dict:
         "prompts": prompts,
         "seconds": 1.0,
         "plants": [
-            {"kind": k, "prompt": f"p{i}", "found": f, "named": f, "kind_right": f and i == 0}
+            {"kind": k, "prompt": f"p{i}", "found": f, "halved": True, "named": f, "kind_right": f and i == 0}
             for i, (k, f) in enumerate(zip(kinds, found, strict=False))
         ],
         "findings": [
@@ -152,6 +152,7 @@ def test_figures_pool_counts_and_not_shares():
     told = figures([a, b, null])
     assert told["photos-choose-a.plain.recall"] == 0.5 and told["photos-choose.plain.recall"] == 0.75
     assert told["choose.plain.precision"] == 0.75 and told["choose.plain.precision_by_name"] == 0.25
+    assert told["choose.plain.recall_without_chance_test"] == 1.0
     assert told["choose.plain.kind_accuracy"] == pytest.approx(2 / 3)
     assert told["choose.plain.brier"] == pytest.approx((3 * 0.04 + 0.64) / 4)
     assert told["choose.plain.brier_of_base_rate"] == pytest.approx(0.75 * 0.25)
