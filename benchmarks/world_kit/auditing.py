@@ -116,7 +116,7 @@ def twin_plants(name: str) -> list[tuple[str, Plant]]:
 def _speaks_of(judge: Judge, plant: Plant, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a finding of the plant's prompt stands on latents that fall when the plant's cause is left out."""
     pairs = judge.of_plant(plant)
-    return any(pairs.kept(row["latents"]) <= LEFT for row in rows if row["prompt"] == plant.prompt)
+    return any(pairs.falls(row["latents"]) for row in rows if row["prompt"] == plant.prompt)
 
 
 def audit_form(judge: Judge, study: Any, world: World, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -192,6 +192,7 @@ def _plant(
         "found": False,
     }
     mine = [(f, v) for f, v in zip(findings, verdicts, strict=True) if f.prompt == plant.prompt]
+    row["halved"] = any(pairs.kept(f.latents) <= LEFT for f, _ in mine)
     hits = [f for f, v in mine if v.plant == plant]
     if hits:
         return row | {

@@ -35,19 +35,36 @@ def figures(results: Sequence[Result]) -> dict[str, float]:
     pooled: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     nulls: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     kept: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    added: dict[str, int] = defaultdict(int)
     for result in results:
         for form, told in result["forms"].items():
             for group in groups_of(result["world"]):
                 (nulls if is_null(result["world"]) else pooled)[group, form].append(told)
         kept_of(result, kept)
+        if {"plain", "names"} <= set(result["forms"]):
+            for group in groups_of(result["world"]):
+                added[group] += added_by_names(result)
     found: dict[str, float] = {}
     for (group, form), many in pooled.items():
         found |= {f"{group}.{form}.{name}": value for name, value in _planted(many).items()}
     for (group, form), many in nulls.items():
         found |= {f"{group}.{form}.{name}": value for name, value in _null(many).items()}
     found |= _twins(results)
+    found |= {f"{group}.added_by_names": n for group, n in added.items()}
     found |= {f"{group}.labels_hidden_kept": kept_ / n for group, (kept_, n) in kept.items() if n}
     return found
+
+
+def added_by_names(result: Result) -> int:
+    """Findings that only a vocabulary with more names for every word brings: another prompt, or other latents."""
+    forms = result["forms"]
+    before: dict[str, list[set[int]]] = defaultdict(list)
+    for row in forms["plain"]["findings"]:
+        before[row["prompt"]].append(set(row["latents"]))
+    return sum(
+        not any(2 * len(old & set(row["latents"])) >= len(row["latents"]) for old in before[row["prompt"]])
+        for row in forms["names"]["findings"]
+    )
 
 
 def _twins(results: Sequence[Result]) -> dict[str, float]:
@@ -98,6 +115,8 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "false_per_100": 100 * (len(rows) - len(right)) / max(1, sum(t["prompts"] for t in many)),
         "seconds": sum(t["seconds"] for t in many),
     }
+    if all("halved" in p for p in plants):
+        told["recall_without_chance_test"] = _share(sum(p["halved"] for p in plants), len(plants))
     told["recall_low"], told["recall_high"] = wilson(len(hits), len(plants))
     told["precision_low"], told["precision_high"] = wilson(len(right), len(rows))
     told |= _calibration(rows)
