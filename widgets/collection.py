@@ -247,37 +247,3 @@ class Collection:
         shown = self.study.vocabulary.display
         pairs = zip(labels.word_top[latent].tolist(), labels.alignment_top[latent].tolist(), strict=True)
         return [(shown[word], value) for word, value in pairs if word >= 0]
-
-    # where in the picture
-
-    def heat(self, latent: int, rows: np.ndarray) -> np.ndarray | None:
-        """Where each of these pictures drives a latent, (m, h, w) in [0, 1], each scaled by its own largest value."""
-        if not len(rows):
-            return None
-        return heat_of(self.desk, [self.desk.picture(int(row)) for row in rows], latent)
-
-
-def heat_of(desk: Desk, pictures: list[Any], latent: int) -> np.ndarray | None:
-    """Where pictures drive a latent, (m, h, w) in [0, 1]; None where the site has no such map."""
-    import torch
-
-    from clipattr.attribution.heatmaps import firing_map
-    from clipattr.attribution.maps import code_map
-    from clipattr.errors import SiteError
-    from clipattr.sites import Site, activations
-
-    study, model, site = desk.study, desk.study.model, Site(desk.site)
-    pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)
-    try:
-        if site.tokens == "patches":
-            with torch.no_grad():
-                acts = activations(model, pixels, site)
-            codes = study.dictionary.encode(acts.reshape(-1, acts.shape[-1]))
-            maps = code_map(codes, [latent], model.grid)[:, 0]
-        else:
-            maps = firing_map(study, pixels, [latent])[:, 0]
-    except SiteError:
-        return None
-    positive = maps.detach().float().cpu().clamp_min(0)
-    largest = positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return (positive / largest).numpy()

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clipattr.errors import ClipattrError, DataError
+from clipattr.display.framing import Frame, frame_of
 from clipattr_widgets.text import shown
 
 MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
@@ -209,6 +210,26 @@ class Desk:
         places, values = np.asarray(held.indices[latent]), np.asarray(held.values[latent])
         keep = places >= 0
         return places[keep][:n], values[keep][:n]
+
+    def maps(self, pictures: Sequence[Image.Image], latent: int) -> Any:
+        """Where pictures drive a latent, as `LatentMaps`; None where the site has no such maps, or for no pictures.
+
+        All on one scale: 1 is the latent's largest activation in the study.
+        """
+        from clipattr.attribution import latent_maps
+
+        if not len(pictures):
+            return None
+        _, strongest = self.examples(latent, 1)
+        largest = float(strongest[0]) if len(strongest) else None
+        return latent_maps(self.study, pictures, latent, largest=largest)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """What the model sees of a picture of this size; the whole picture where the model is not to be had."""
+        try:
+            return frame_of(self.study.model, size)
+        except (ClipattrError, OSError):
+            return Frame()
 
     def rename(self, latent: int, name: str) -> None:
         """Give a latent a name of one's own; an empty one takes it back. Kept in the study."""

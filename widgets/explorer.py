@@ -277,9 +277,12 @@ class ExplorerPanel(Panel):
         state = self.state
         picture = state.pixels()
         caption = state.caption()
+        heat = state.heat
+        self.overlay.heat_scale = heat_scale(heat)
         self.overlay.show(
-            picture, alt=f"picture {caption}", caption=caption, heat=state.heat, shown=PICTURE_SIDE
-        )
+            picture, alt=f"picture {caption}", caption=caption, heat=None if heat is None else heat.maps[0],
+            frame=state.table.frame(picture.size) if picture else None, shown=PICTURE_SIDE,
+        )  # fmt: skip
         self.number.value = self._number_shown()
 
     def _draw_second(self) -> None:
@@ -287,7 +290,9 @@ class ExplorerPanel(Panel):
         self.second.layout.display = "none" if number < 0 else ""
         if number >= 0:
             caption = f"compared with {self.state.caption(number)}"
-            self.second.show(self.state.table.picture(number), alt=caption, caption=caption, shown=140)
+            picture = self.state.table.picture(number)
+            frame = self.state.table.frame(picture.size)
+            self.second.show(picture, alt=caption, caption=caption, frame=frame, shown=140)
 
     def _draw_chosen(self) -> None:
         self.bars.selected = self.state.latent
@@ -300,7 +305,8 @@ class ExplorerPanel(Panel):
             shelf.thumbnails,
             alt=shelf.alt,
             captions=shelf.captions,
-            heat=shelf.heat,
+            heat=shelf.heat.maps if shelf.heat else None,
+            frames=shelf.heat.frames if shelf.heat else None,
             title=shelf.title or "examples",
         )
         if card is None:
@@ -373,6 +379,13 @@ def method_options() -> list[tuple[str, str]]:
     from clipattr import METHODS
 
     return [("default", ""), *((name.replace("_", " "), name) for name in METHODS)]
+
+
+def heat_scale(heat: Any) -> str:
+    """What the end of a heat map's colour scale stands for."""
+    if heat is None or not heat.common:
+        return "strongest place of each picture"
+    return f"largest activation, {plain(heat.largest)}"
 
 
 def card_html(card: Any) -> str:

@@ -15,7 +15,6 @@ from PIL import Image
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
 from clipattr_widgets.changes import Changes
-from clipattr_widgets.collection import heat_of
 from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
@@ -366,10 +365,10 @@ class ExplorerState(Changes):
             self.heat = None
             return
         picture = self.pixels()
-        self.worker.submit("heat", lambda: heat_of(desk, [picture], latent), self._set_heat, self._failed)
+        self.worker.submit("heat", lambda: desk.maps([picture], latent), self._set_heat, self._failed)
 
     def _set_heat(self, heat: Any) -> None:
-        self.heat = None if heat is None else heat[0]
+        self.heat = heat
 
     def _set_examples(self, answer: tuple[Card, Shelf]) -> None:
         with self.hold_trait_notifications():

@@ -117,10 +117,14 @@ class LatentPanel(Panel):
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:
+        from clipattr_widgets.explorer import heat_scale
+
         shelf = self.state.shelf
+        self.gallery.heat_scale = heat_scale(shelf.heat)
         self.gallery.show(
-            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, heat=shelf.heat, title=shelf.title
-        )
+            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title,
+            heat=shelf.heat.maps if shelf.heat else None, frames=shelf.heat.frames if shelf.heat else None,
+        )  # fmt: skip
 
     def _draw_status(self) -> None:
         self.status.value = status_html(self.state.pending)

@@ -142,7 +142,8 @@ class LatentState(T.HasTraits):
             f"{title}, {i + 1}: picture {desk.picture_caption(int(row))}, {c}"
             for i, (row, c) in enumerate(zip(rows, captions, strict=True))
         ]
-        maps = collection.heat(latent, rows) if heat and desk.browse_only is None else None
+        wanted = heat and desk.browse_only is None
+        maps = desk.maps([desk.picture(int(row)) for row in rows], latent) if wanted else None
         thumbnails = tuple(desk.thumbnail(int(row)) for row in rows)
         return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
 

@@ -14,7 +14,8 @@ import numpy as np
 import traitlets as T
 from PIL import Image
 
-from clipattr_widgets.sprites import encode_jpeg, heat_bytes, sprite
+from clipattr.display.framing import Frame
+from clipattr_widgets.sprites import encode_jpeg, heat_bytes, in_cell, sprite
 
 _STATIC = files("clipattr_widgets") / "static"
 _CSS = (_STATIC / "panel.css").read_text(encoding="utf-8")
@@ -110,9 +111,20 @@ class Gallery(_Part):
     sprite = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
-        {"n": 0, "cols": 1, "px": 112, "shown": 92, "heat": 0, "gen": 0, "alt": [], "captions": []}
+        {
+            "n": 0,
+            "cols": 1,
+            "px": 112,
+            "shown": 92,
+            "heat": 0,
+            "gen": 0,
+            "alt": [],
+            "captions": [],
+            "frames": [],
+        }
     ).tag(sync=True)
     heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+    heat_scale = T.Unicode("strongest place").tag(sync=True)  # what the end of the colour scale stands for
     selected = T.Int(-1).tag(sync=True)
 
     def show(
@@ -122,6 +134,7 @@ class Gallery(_Part):
         alt: Sequence[str],
         captions: Sequence[str] = (),
         heat: np.ndarray | None = None,
+        frames: Sequence[Frame] | None = None,
         px: int = 112,
         shown: int = 92,
         title: str | None = None,
@@ -133,6 +146,7 @@ class Gallery(_Part):
             alt: n descriptions, what a screen reader says.
             captions: n short texts under the thumbnails, or none at all.
             heat: (n, h, h) in [0, 1], or None.
+            frames: n, what the model sees of each picture: where its heat is drawn. None: all of it.
             shown: side in CSS pixels.
 
         Raises:
@@ -143,6 +157,7 @@ class Gallery(_Part):
             ("alt", alt),
             ("captions", captions or alt),
             ("heat", alt if heat is None else heat),
+            ("frames", alt if frames is None else frames),
         ):
             if len(given) != count:
                 raise ValueError(f"{count} thumbnails came with {len(given)} {name}; give one for each.")
@@ -157,6 +172,8 @@ class Gallery(_Part):
                 "n": count, "cols": columns, "px": px, "shown": shown,
                 "heat": 0 if heat is None else int(heat.shape[-1]), "gen": self.meta["gen"] + 1,
                 "alt": list(alt), "captions": list(captions) or [""] * count,
+                "frames": [in_cell(frame, picture.size) for frame, picture in zip(
+                    frames or [Frame()] * count, thumbnails, strict=True)],
             }  # fmt: skip
 
 
@@ -167,9 +184,19 @@ class Overlay(_Part):
     picture = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
-        {"width": 1, "height": 1, "shown": 256, "heat": [0, 0], "gen": 0, "alt": "", "caption": ""}
+        {
+            "width": 1,
+            "height": 1,
+            "shown": 256,
+            "heat": [0, 0],
+            "gen": 0,
+            "alt": "",
+            "caption": "",
+            "frame": [0, 0, 1, 1],
+        }
     ).tag(sync=True)
     heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+    heat_scale = T.Unicode("strongest place").tag(sync=True)  # what the end of the colour scale stands for
 
     def show(
         self,
@@ -178,9 +205,16 @@ class Overlay(_Part):
         alt: str,
         caption: str = "",
         heat: np.ndarray | None = None,
+        frame: Frame | None = None,
         shown: int = 256,
     ) -> None:
-        """Draw this picture; None shows `empty_text` instead. `heat` is (h, w) in [0, 1]."""
+        """Draw this picture; None shows `empty_text` instead.
+
+        Args:
+            heat: (h, w) in [0, 1], drawn over what the model sees.
+            frame: what the model sees of the picture; None: all of it. Anything less is outlined.
+        """
+        frame = frame or Frame()
         width, height = picture.size if picture else (1, 1)
         with self.hold_sync():
             self.picture = encode_jpeg(picture, 2 * shown) if picture else b""
@@ -189,6 +223,7 @@ class Overlay(_Part):
                 "width": width, "height": height, "shown": shown,
                 "heat": [0, 0] if heat is None else [int(side) for side in heat.shape],
                 "gen": self.meta["gen"] + 1, "alt": alt, "caption": caption,
+                "frame": [frame.left, frame.top, frame.right, frame.bottom],
             }  # fmt: skip
 
 

@@ -5,8 +5,9 @@ Owns captions and descriptions of examples. Ignores how they are drawn. Start at
 
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
+
+from clipattr.attribution import LatentMaps
 
 from clipattr_widgets.desk import Card, Desk
 from clipattr_widgets.text import shown
@@ -21,7 +22,7 @@ class Shelf:
     alt: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
-    heat: np.ndarray | None = None
+    heat: LatentMaps | None = None
 
 
 def shelf_of(desk: Desk, latent: int, n: int = 20) -> tuple[Card, Shelf]:

@@ -118,6 +118,8 @@ def explain_splice(
         model_hash=splice.model.weights_hash,
         dictionary_hash=getattr(splice.dictionary, "hash", None),
         units=splice.target.units,
+        preprocess=splice.model.preprocess_id,
+        y_bias=splice.y_bias,
         route="closed form" if splice.tail is not None else "autograd from the site onward",
         align=align,
     )

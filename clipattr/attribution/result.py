@@ -50,6 +50,9 @@ class Attribution:
         model_hash, dictionary_hash: what made it.
         units: the unit of each target's `y`.
         route: "closed form", or "autograd from the site onward" where the tail behind the site is another.
+        preprocess: the model's `preprocess_id`, by which a map finds its place in a picture.
+        y_bias: (batch, n): the targets with all codes at their baseline and the error node taken out: what the bias
+            alone gives. NaN in results that were saved before this was kept.
     """
 
     codes: SparseCodes
@@ -73,11 +76,17 @@ class Attribution:
     dictionary_hash: str | None = None
     units: list[str] = field(default_factory=list)
     route: str = ""
+    preprocess: str = ""
+    y_bias: Tensor | None = None
     align: Callable[[Sequence[int], int], Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         """How many pictures."""
         return len(self.y)
+
+    def __post_init__(self) -> None:
+        if self.y_bias is None:
+            object.__setattr__(self, "y_bias", torch.full_like(self.y, torch.nan))
 
     @property
     def n_targets(self) -> int:
@@ -231,25 +240,31 @@ class Attribution:
     def plot_picture(
         self, image: Any, *, latent: int | None = None, picture: int = 0, target: int = 0
     ) -> Any:
-        """The picture, and under it the map of where the evidence lies; of all latents, or of one.
+        """The picture, and beside it the map of where the evidence lies; of all latents, or of one.
+
+        The map lies where the model looks: a centre crop is marked by greying the rest.
 
         Args:
             image: the picture itself (record, PIL or array): results keep names, not pixels.
 
         Raises:
             SiteError: attributed at a class token, which has no place in the picture.
+            DataError: what the model sees of the picture is not known, because its preprocessing is its own; lay the
+                map over with `overlay(picture, heat, frame=frame_of(model, picture.size))`.
         """
         from PIL import Image
 
         from clipattr.attribution.maps import attribution_map
         from clipattr.attribution.pixels import picture_in
+        from clipattr.display.framing import frame_of
         from clipattr.display.plots import gallery, overlay
 
         heat = attribution_map(self, latent=latent, target=target)[self._picture(picture)]
         shown = picture_in(image)
         shown = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
         what = "all latents" if latent is None else self.labels.get(latent) or f"latent {latent}"
-        return gallery([shown, overlay(shown, heat.cpu())], [self.pictures[picture], what], side=2.2)
+        drawn = overlay(shown, heat.cpu(), frame=frame_of(self.preprocess, shown.size))
+        return gallery([shown, drawn], [self.pictures[picture], what], side=2.2)
 
     def values_of(self, picture: int) -> Tensor:
         """(tokens, k, n) of one picture."""
@@ -313,8 +328,7 @@ class Attribution:
             parts[0].codes.n_latents,
         )
         rows: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("y", "error", "bias", "gap", "y_baseline", "flagged")
+            name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS[1:]
         }
         labels = {latent: label for part in parts for latent, label in part.labels.items()}
         values = torch.cat([_widened(part.values, places) for part in parts])
@@ -363,7 +377,7 @@ class Attribution:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"cannot read an attribution from {path}: {error}.") from error
-        if "schema" not in meta or not {*_TENSORS, "indices", "amounts"} <= tensors.keys():
+        if "schema" not in meta or not {*_TENSORS, "indices", "amounts"} <= tensors.keys() | {"y_bias"}:
             raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
         again = "attribute(...) or stream(...) with the same arguments"
         if told := schema_complaint(path, meta["schema"], SCHEMA, again):
@@ -376,6 +390,7 @@ class Attribution:
             plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
             codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
             labels = {int(latent): str(label) for latent, label in meta["labels"].items()}
+            tensors.setdefault("y_bias", torch.full_like(tensors["y"], torch.nan))
             _check_shapes(plain, tensors)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
@@ -395,10 +410,10 @@ class Attribution:
 _PLAIN = (
     "unit", "names", "method", "site", "adds_up", "pictures", "tokens", "grid", "model_hash", "dictionary_hash",
     "units",
-    "route",
+    "route", "preprocess",
 )  # fmt: skip
-_LATER = {"units": [], "route": ""}  # what the first files did not have
-_TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged")
+_LATER = {"units": [], "route": "", "preprocess": ""}  # what the first files did not have
+_TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged", "y_bias")
 
 
 def digest_of(tensors: dict[str, Tensor]) -> str:

@@ -114,11 +114,16 @@ def test_order_by_use_needs_a_prompt_and_says_so(latent_state):
     assert latent_state.shelf.captions and "kite" in latent_state.shelf.title
 
 
-def test_heat_maps_come_one_for_each_example(latent_state, study):
+def test_heat_maps_come_one_for_each_example_on_one_scale(latent_state, study):
     latent_state.heat = True
-    heat = latent_state.shelf.heat
-    assert list(heat.shape) == [len(latent_state.shelf.places), *study.model.grid]
-    assert heat.min() >= 0 and heat.max() <= 1
+    heat, shelf = latent_state.shelf.heat, latent_state.shelf
+    assert list(heat.maps.shape) == [len(shelf.places), *study.model.grid]
+    _, activations = latent_state.table.examples(latent_state.latent, len(shelf.places))
+    # The strongest place of each picture is its activation, as a share of the strongest picture's.
+    drawn, expected = heat.maps.max((1, 2)), activations / activations[0]
+    driven = drawn > 0  # a latent may be read from no patch in particular
+    assert driven.sum() > 3 and drawn[driven] == pytest.approx(expected[driven], abs=1e-3)
+    assert heat.largest == pytest.approx(activations[0]) and heat.common
 
 
 def test_words_neighbours_and_card_belong_to_the_latent(latent_state, study):

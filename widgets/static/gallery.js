@@ -17,6 +17,7 @@ function render({ model, el }) {
     thumb.picture = make("span", "clipattr-thumb-picture", { parent: thumb.button });
     thumb.image = make("span", "clipattr-thumb-image", { parent: thumb.picture });
     thumb.canvas = make("canvas", "clipattr-heat", { parent: thumb.picture, "aria-hidden": "true" });
+    thumb.crop = make("span", "clipattr-crop", { parent: thumb.picture, "aria-hidden": "true" });
     thumb.caption = make("bdi", "clipattr-thumb-caption", { parent: thumb.button, dir: "auto" });
     thumb.button.addEventListener("click", () => {
       move(i, false);
@@ -82,6 +83,8 @@ function render({ model, el }) {
       const mine = heat.subarray(i * side * side, (i + 1) * side * side);
       thumb.canvas.hidden = !side || mine.length < side * side;
       thumb.picture.classList.toggle("clipattr-heated", !thumb.canvas.hidden);
+      placeFrame(thumb.canvas, thumb.crop, meta.frames?.[i] ?? [0, 0, 1, 1]);
+      thumb.crop.hidden ||= thumb.canvas.hidden;
       if (!thumb.canvas.hidden) drawHeat(thumb.canvas, mine, side, side);
     });
     tools.row.hidden = !meta.heat || !meta.n;
@@ -100,7 +103,7 @@ function render({ model, el }) {
   }
 
   draw();
-  const stop = listen(model, { "change:meta": draw, "change:selected": mark, "change:heat_alpha": tools.show });
+  const stop = listen(model, { "change:meta": draw, "change:selected": mark, "change:heat_alpha": tools.show, "change:heat_scale": tools.show });
   tools.attach(root);
   return () => {
     stop();
