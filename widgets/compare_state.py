@@ -102,7 +102,7 @@ class CompareState(T.HasTraits):
 
     def audit(self) -> None:
         """Audit every study, in the worker; then show the findings."""
-        self.worker.submit("audit", self._audit, self._audited, self._failed)
+        self.worker.submit("audit", self._audit, self._audited, self._failed, long=True)
 
     def _audit(self) -> Any:
         import clipattr
@@ -144,7 +144,7 @@ class CompareState(T.HasTraits):
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
         ]
-        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed)
+        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed, long=True)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():

@@ -180,7 +180,7 @@ class FindingsState(T.HasTraits):
             self.error = words_of(error)
             return
         self.worker.submit(
-            "audit", lambda: clipattr.audit(study, progress=False), self._set_findings, self._failed
+            "audit", lambda: clipattr.audit(study, progress=False), self._set_findings, self._failed, long=True
         )
 
     def _set_findings(self, findings: Any) -> None:
@@ -207,7 +207,7 @@ class FindingsState(T.HasTraits):
             done = repair(study, found, how=how)
             return Repaired(done.about, len(found), done.evaluate())
 
-        self.worker.submit("repair", work, self._set_repaired, self._failed)
+        self.worker.submit("repair", work, self._set_repaired, self._failed, long=True)
 
     def _set_repaired(self, repaired: Repaired) -> None:
         with self.hold_trait_notifications():
@@ -259,6 +259,7 @@ class FindingsState(T.HasTraits):
             self.shelf, self.evidence = Shelf(), []
             return
         self.evidence = evidence_of(finding)
+        self.shelf = Shelf()  # pictures of another finding never stand under this one's heading
         desk = self.table
         self.worker.submit("look", lambda: examples_of(desk, finding), self._set_shelf, self._failed)
 

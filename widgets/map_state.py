@@ -219,7 +219,7 @@ class MapState(T.HasTraits):
             "quality": self._quality,
             "meaning": self._meaning,
         }
-        self.worker.submit("places", work[view], self._set_places, self._no_places)
+        self.worker.submit("places", work[view], self._set_places, self._no_places, long=True)
 
     def _set_places(self, places: Places) -> None:
         with self.hold_trait_notifications():

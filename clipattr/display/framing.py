@@ -1,8 +1,8 @@
 """Framing: which part of a picture a model sees.
 
-Owns the rectangle that a model's preprocessing keeps of a picture: all of it (squash), a centre crop (shortest side), or
-all of it with a margin (longest side). A map over the model's patches belongs into that rectangle. Ignores pixels and
-models beyond their preprocessing. Start at `frame_of`.
+Owns the rectangle that a model's preprocessing keeps of a picture: all of it (squash), a centre crop (shortest
+side), or all of it with a margin (longest side). A map over the model's patches belongs into that rectangle. Ignores
+pixels and models beyond their preprocessing. Start at `frame_of`.
 """
 
 import json

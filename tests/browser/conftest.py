@@ -284,8 +284,12 @@ async ([code, css, traits, bytes, width]) => {
   window.sent = [];
   const model = {
     get: (name) => traits[name],
-    set: (name, value) => { if (typeof name === "string") { traits[name] = value; heard[`change:${name}`]?.(); } },
-    save_changes: () => window.sent.push({ ...Object.fromEntries(Object.entries(traits).filter(([n]) => n === "selected")) }),
+    set: (name, value) => {
+      if (typeof name !== "string") return;
+      traits[name] = value;
+      heard[`change:${name}`]?.();
+    },
+    save_changes: () => {},
     send: (message) => window.sent.push(message),
     on: (event, act) => { heard[event] = act; },
     off: () => {},
