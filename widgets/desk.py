@@ -6,17 +6,19 @@ they are asked for. Start at `Desk.measure`.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from clipattr.errors import ClipattrError, DataError
 from clipattr.display.framing import Frame, frame_of
-from clipattr_widgets.text import shown
+from clipattr.errors import ClipattrError, DataError
+from clipattr.studies.collected import Collected
+from clipattr_widgets.text import plain, shown
 
 MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
 MAX_PROMPT = 2_000
@@ -49,19 +51,30 @@ class Card:
     margin: float
     auc: float
 
+    @property
+    def title(self) -> str:
+        """The name with the latent's number, since several latents may bear one name."""
+        return self.name if self.name.startswith("latent ") else f"{self.name} · {self.latent}"
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
     """One picture's attribution to one target, strongest |attribution| first.
 
-    `latents`, `activations`, `attributions` are (k,), the last in `unit`; `y`, `bias` and `error` are in `y_unit`.
-    `adds_up` says whether the attributions and what they leave complete `y`; `splice` answers what-if questions.
+    `latents`, `activations`, `attributions` are (k,), the last in `unit`; `fits` (k,) is the alignment with the prompt
+    by the evaluator, NaN where it is not to be had. `y = attributions.sum() + together + bias + error` in `y_unit`, as
+    in `ScoreParts`; the three are NaN for methods that only rank. `alone`: by latent, the exact fall of `y` when it
+    alone is taken out, where that is quick to compute. `adds_up` says that `together` is zero; `splice` answers what-if
+    questions.
     """
 
     latents: np.ndarray
     activations: np.ndarray
     attributions: np.ndarray
+    fits: np.ndarray
+    alone: Mapping[int, float]
     y: float
+    together: float
     bias: float
     error: float
     unit: str
@@ -88,6 +101,8 @@ class Desk:
         self.n_latents = int(study.dictionary.n_latents)
         self._frame: Any = None
         self._kept: dict[int, tuple[Any, Any]] = {}
+        self._aligned: tuple[Any, Any] | None = None
+        self._places: dict[str, int] | None = None
         self._thumbnail = lru_cache(4096)(self._read_thumbnail)
         self._target = lru_cache(64)(self._make_target)
 
@@ -104,22 +119,33 @@ class Desk:
         label = f" · {shown(record.label, 40)}" if record.label else ""
         return f"{index} · {shown(record.id, 60)}{label}"
 
-    def find_picture(self, text: str, after: int = -1) -> int:
+    def place_of(self, name: str) -> int | None:
+        """The number of the picture with this id, or None."""
+        if self._places is None:
+            self._places = {name: i for i, name in enumerate(self.study.images.ids)}
+        return self._places.get(name)
+
+    def find_picture(self, text: str, after: int = -1) -> tuple[int, str]:
         """The next picture whose number, id or label is or holds this text; the search wraps round.
+
+        Returns:
+            Its number, and which of how many it is: "2 of 41", or "" for a number.
 
         Raises:
             PanelError: there is none.
         """
         wanted = text.strip().lower()
         if wanted.isdecimal() and int(wanted) < self.n_pictures:
-            return int(wanted)
+            return int(wanted), ""
         images = self.study.images
-        labels = getattr(images, "columns", {}).get("label")
-        for step in range(1, self.n_pictures + 1):
-            index = (after + step) % self.n_pictures
-            label = labels[index] if labels else images[index].label
-            if wanted and (wanted in images.ids[index].lower() or wanted in (label or "").lower()):
-                return index
+        labels = getattr(images, "columns", {}).get("label") or [None] * self.n_pictures
+        hits = [
+            index
+            for index, (name, label) in enumerate(zip(images.ids, labels, strict=True))
+            if wanted and (wanted in name.lower() or wanted in (label or "").lower())
+        ]
+        if hits:
+            return _next(hits, after)
         raise PanelError(
             f"No picture has “{shown(text, 40)}” in its id or label; there are {self.n_pictures}."
         )
@@ -178,28 +204,29 @@ class Desk:
         return Card(latent, name or f"latent {latent}", label, fits, given, *numbers)
 
     def name_of(self, latent: int) -> str:
-        """A latent's name, else its label, else its number, fit to be shown."""
-        return shown(self.card(latent).name)
+        """A latent's name or label with its number, fit to be shown."""
+        return shown(self.card(latent).title)
 
-    def find_latent(self, text: str) -> int:
-        """The latent with this number, else the first whose name or label holds this text.
+    def find_latent(self, text: str, after: int = -1) -> tuple[int, str]:
+        """The latent with this number, else the next whose name or label holds this text; the search wraps round.
+
+        Returns:
+            Its number, and which of how many it is: "2 of 80", or "" for a number.
 
         Raises:
             PanelError: there is none.
         """
         wanted = text.strip().lower()
         if wanted.isdecimal():
-            return self.card(int(wanted)).latent
+            return self.card(int(wanted)).latent, ""
+        hits: set[int] = set()
         for column in ("name", "label"):
             if wanted and column in self.latents:
-                hit = (
-                    self.latents[column]
-                    .astype("string")
-                    .str.lower()
-                    .str.contains(wanted, regex=False, na=False)
-                )
-                if hit.any():
-                    return int(self.latents.index[hit.to_numpy()][0])
+                lower = self.latents[column].astype("string").str.lower()
+                hit = lower.str.contains(wanted, regex=False, na=False)
+                hits |= {int(j) for j in self.latents.index[hit.to_numpy()]}
+        if hits:
+            return _next(sorted(hits), after)
         raise PanelError(f"No latent has “{shown(text, 40)}” in its name or label.")
 
     def examples(self, latent: int, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -256,6 +283,38 @@ class Desk:
 
     # reliance
 
+    @cached_property
+    def collected(self) -> Collected:
+        """What is asked of all pictures of the study at once."""
+        return Collected(self.study)
+
+    def well_explained(self) -> int:
+        """A picture to begin with; 0 where none can be chosen."""
+        if self.browse_only is not None or not self.n_pictures:
+            return 0
+        try:
+            return self.collected.well_explained()
+        except (ClipattrError, OSError):
+            return 0
+
+    def standing(self, measured: Measured, target: Any, picture: int | None) -> str:
+        """How the score stands among other pictures and prompts, in words; "" where that is not known."""
+        splice = measured.splice
+        try:
+            embedding = splice.embeddings(splice.acts)[0]
+            found = self.collected.standing(measured.y, target, embedding, picture=picture)
+        except ClipattrError:
+            return ""  # a site whose stored activations do not give the embedding
+        parts = []
+        if found.pictures:
+            parts.append(f"higher than {found.below:.0%} of the other {found.pictures:,} pictures")
+        if found.label:
+            mean = found.label_mean * (100 if target.unit == "cosine" else 1)
+            parts.append(f"pictures labelled {shown(found.label, 30)} score {plain(mean)} on average")
+        if found.prompts > 1:
+            parts.append(f"place {found.rank} of {found.prompts} among the label words on this picture")
+        return "; ".join(parts)
+
     @property
     def browse_only(self) -> str | None:
         """Why nothing can be computed here (the model's weights are missing), or None."""
@@ -287,11 +346,10 @@ class Desk:
 
     def _make_target(self, prompt: str, against: str) -> Any:
         from clipattr.attribution import Contrast, Similarity
-        from clipattr.attribution.prompts import embed_prompts
 
-        # Embedded here, once: a target built on text would be embedded again for every picture.
-        rows = embed_prompts([prompt, against] if against else [prompt], self.study.model)
-        return Contrast(rows[:1], rows[1:]) if against else Similarity(rows[:1], names=[prompt])
+        target = Contrast(prompt, against) if against else Similarity(prompt)
+        target.linear(self.study.model)  # embedded once, and refused here where it cannot be
+        return target
 
     def measure(self, picture: "int | Image.Image", target: Any, method: str | None = None) -> Measured:
         """Attribute a target to the latents of one picture.
@@ -299,23 +357,43 @@ class Desk:
         Args:
             picture: its number in the study, or a picture from elsewhere.
             target: from `target`.
-            method: a name in `clipattr.METHODS`; None for the default.
+            method: a name in `clipattr.METHODS`; None for the one whose parts add up (`EXPLAINING`).
         """
-        from clipattr.attribution.compute import explain_splice
-        from clipattr.attribution.splice import Splice
+        from clipattr.attribution import EXPLAINING, Splice, explain_splice, score_parts
 
         study = self.study
         acts, context = self.read(picture)
         splice = Splice(study.model, study.dictionary, self.site, acts, target, context=context)
-        found = explain_splice(splice, method)
-        latents, activations, values = _by_latent(found)
-        order = np.argsort(-np.abs(values), kind="stable")
+        found = explain_splice(splice, method or EXPLAINING)
+        if found.unit == "rank only":
+            latents, activations, values = _ranked(found)
+            together = bias = error = math.nan
+        else:
+            parts = score_parts(found)
+            latents, activations, values = parts.latents, parts.activations, parts.values
+            together, bias, error = parts.together, parts.bias, parts.error
         return Measured(
-            latents[order], activations[order], values[order],
-            y=_first(found.y), bias=_first(found.bias), error=_first(found.error),
-            unit=found.unit, y_unit=target.unit, method=found.method,
-            adds_up=bool(found.adds_up and not found.flagged.any()), splice=splice,
+            latents, activations, values, fits=self.fits(latents, target), alone=_alone(splice),
+            y=float(found.y[0, 0]), together=together, bias=bias, error=error, unit=found.unit, y_unit=target.unit,
+            method=found.method, adds_up=bool(found.adds_up and not found.flagged.any()), splice=splice,
         )  # fmt: skip
+
+    def fits(self, latents: np.ndarray, target: Any) -> np.ndarray:
+        """Alignment of latents (k,) with a target's prompt by the evaluator, raw; NaN where it is not to be had."""
+        from clipattr.attribution.compute import align_with
+
+        try:
+            align = self._align(target) or align_with(self.study, target)
+            if align is not None and len(latents):
+                self._aligned = (target, align)
+                return np.asarray(align(latents.tolist(), 0), np.float64)
+        except (ClipattrError, OSError):
+            pass  # the evaluator's weights are missing: the column stays empty
+        return np.full(len(latents), math.nan)
+
+    def _align(self, target: Any) -> Any:
+        """The function that was made for this target last, which holds its embedded text."""
+        return self._aligned[1] if self._aligned and self._aligned[0] is target else None
 
     def after(self, measured: Measured, scales: Mapping[int, float]) -> float:
         """The target once the activations of these latents are multiplied by these factors (0 takes one out).
@@ -348,6 +426,12 @@ class Desk:
         return read
 
 
+def _next(hits: list[int], after: int) -> tuple[int, str]:
+    """The first hit behind a place, wrapping round, and which of how many it is."""
+    place = bisect_right(hits, after) % len(hits)
+    return hits[place], f"{place + 1} of {len(hits):,}"
+
+
 def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
     """For each model (or given name) its sites, as (what the site picker says, place in `desks`)."""
     groups: dict[str, list[tuple[str, int]]] = {}
@@ -361,18 +445,21 @@ def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
     return groups
 
 
-def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Active latents (k,), their strongest activation (k,) and their attribution (k,), summed over tokens."""
-    codes = found.codes.to_csr()
-    places = codes.indices.cpu().numpy().astype(np.int64)
-    strengths = codes.values.cpu().numpy().astype(np.float64)
-    values = np.asarray(found.values[..., 0].detach().cpu(), np.float64).ravel()
-    if len(values) != len(places):  # fixed k: padding has no entry in the compressed form
-        values = values[found.codes.values.cpu().numpy().ravel() != 0]
-    latents, group = np.unique(places, return_inverse=True)
-    strongest = np.zeros(len(latents))
-    np.maximum.at(strongest, group, strengths)
-    return latents, strongest, np.bincount(group, weights=values, minlength=len(latents))
+def _ranked(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Active latents (k,), activations and values of a method that only ranks, strongest first."""
+    latents, activations, values = (part.detach().cpu().double().numpy() for part in found.latents())
+    order = np.argsort(-np.abs(values), kind="stable")
+    return latents[order].astype(np.int64), activations[order], values[order]
+
+
+def _alone(splice: Any) -> dict[int, float]:
+    """By latent, the exact fall of the target when it alone is taken out; empty where that takes forward passes."""
+    if splice.tail is None:
+        return {}
+    fall = splice.ablated()[0, :, 0].detach().cpu().double().tolist()
+    return {
+        int(j): value for j, a, value in zip(splice.indices[0], splice.amounts[0], fall, strict=True) if a
+    }
 
 
 def reference_of(study: Any) -> str:
@@ -396,13 +483,6 @@ def read_upload(data: bytes, name: str) -> Image.Image:
         return read_picture(bytes(data))
     except DataError as error:
         raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error
-
-
-def _first(values: Any) -> float:
-    if values is None:
-        return math.nan
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    return float(flat[0]) if flat.size else math.nan
 
 
 def _number(value: Any) -> float:

@@ -113,7 +113,7 @@ class ExplorerPanel(Panel):
         )  # fmt: skip
         self.waterfall = W.ToggleButton(
             value=state.waterfall, description="waterfall", layout=W.Layout(width="84px"),
-            tooltip="stack the parts up to the score (only for methods whose parts add up)",
+            tooltip="stack the rows from zero up to the score",
         )  # fmt: skip
         small = W.Layout(width="34px")
         self.back = W.Button(description="◀", tooltip="previous picture", layout=small)
@@ -123,8 +123,10 @@ class ExplorerPanel(Panel):
             layout=W.Layout(width="136px"), style={"description_width": "48px"},
         )  # fmt: skip
         self.find = W.Text(
-            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="254px"),
+            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="150px"),
         )  # fmt: skip
+        self.find_next = W.Button(description="▸", tooltip="the next picture that fits", layout=small)
+        self.found = W.HTML()
         self.upload = W.FileUpload(
             accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
         )
@@ -145,8 +147,10 @@ class ExplorerPanel(Panel):
             placeholder="name this latent", continuous_update=False, layout=W.Layout(width="200px")
         )
         self.goto = W.Text(
-            placeholder="go to latent no.", continuous_update=False, layout=W.Layout(width="130px")
+            placeholder="latent no. or word", continuous_update=False, layout=W.Layout(width="140px")
         )
+        self.goto_next = W.Button(description="▸", tooltip="the next latent that fits", layout=small)
+        self.found_latent = W.HTML()
         self.take, self.drawer = takeaway(self)
 
         self.overlay = Overlay(empty_text="no picture", heat_alpha=0.45)
@@ -154,18 +158,21 @@ class ExplorerPanel(Panel):
         self.bars = BarList(title="latents by attribution", empty_text="no attribution to show")
         self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
+        self.standing = W.HTML()
 
         self._toolbar = W.HBox([self.model, self.site, self.method, self.status])
         prompts = W.HBox([self.prompt, self.against])
         side = W.VBox([
-            W.HBox([self.back, self.number, self.forth]), self.overlay, self.find,
+            W.HBox([self.back, self.number, self.forth]), self.overlay,
+            W.HBox([self.find, self.find_next, self.found]),
             W.HBox([self.upload, self.compare]), self.second,
         ])  # fmt: skip
         tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.reset, self.take])
-        main = W.VBox([prompts, self.score, tools, self.bars, self.facts])
+        main = W.VBox([prompts, self.score, self.standing, tools, self.bars, self.facts])
         self._body = W.HBox([side, main])
         self._details = W.VBox([
-            W.HBox([self.card, self.factor, self.rename, self.goto]), self.gallery,
+            W.HBox([self.card, self.factor, self.rename, self.goto, self.goto_next,
+                    self.found_latent]), self.gallery,
         ])  # fmt: skip
         for box, name in (
             (self._toolbar, "clipattr-toolbar"), (prompts, "clipattr-toolbar"), (tools, "clipattr-toolbar"),
@@ -185,25 +192,28 @@ class ExplorerPanel(Panel):
         self.number.observe(lambda change: self._picked(change["new"]), "value")
         self.back.on_click(lambda _: state.step(-1))
         self.forth.on_click(lambda _: state.step(1))
-        self.find.observe(lambda change: change["new"] and state.find(change["new"]), "value")
+        self.find.observe(lambda change: self._find(change["new"]), "value")
+        self.find_next.on_click(lambda _: self._find(self.find.value))
+        self.goto_next.on_click(lambda _: self._go(self.goto.value))
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.compare.observe(lambda change: state.compare_with(change["new"]), "value")
         self.undo.on_click(lambda _: state.undo())
         self.reset.on_click(lambda _: state.reset())
         self.factor.observe(lambda change: self._factor(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
-        self.goto.observe(lambda change: state.go_to_latent(change["new"]), "value")
+        self.goto.observe(lambda change: self._go(change["new"]), "value")
         self.bars.on("scale", lambda message: state.scale(int(message["id"]), float(message["factor"])))
         self.bars.on("undo", lambda _: state.undo())
         self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
         self.gallery.on("pick", lambda message: self._pick(int(message["i"])))
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_score, "now", "after", "scales", "gen")
+        self.watch(self._draw_standing, "standing")
         self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
         self.watch(self._draw_second, "compare", "desk")
         self.watch(self._draw_examples, "examples")
         self.watch(self._draw_chosen, "latent")
-        self.watch(self._draw_factor, "scales", "latent")
+        self.watch(self._draw_factor, "scales", "latent", "measured")
         self.watch(self._draw_status, "pending", "error", "note")
         self.watch(self._new_desk, "desk")
 
@@ -217,6 +227,17 @@ class ExplorerPanel(Panel):
     def _other_site(self, place: int | None) -> None:
         if place is not None and not self._filling:
             self.state.desk = place
+
+    def _find(self, text: str) -> None:
+        self.state.found_words = ""
+        if text:
+            self.state.find(text)
+        self.found.value = found_html(self.state.found_words)
+
+    def _go(self, text: str) -> None:
+        self.state.found_words = ""
+        self.state.go_to_latent(text)
+        self.found_latent.value = found_html(self.state.found_words)
 
     def _picked(self, number: int) -> None:
         if self.state.picture != UPLOAD or number != self._number_shown():
@@ -248,11 +269,13 @@ class ExplorerPanel(Panel):
     def _draw_rows(self) -> None:
         state = self.state
         self.bars.selected = state.latent
-        self.bars.show(state.rows, columns=state.columns, cut=state.stacked)
+        self.bars.show(state.rows, columns=state.columns)
         measured = state.measured
         facts = []
         if measured is not None:
             facts.append(f"<b>{len(measured.latents)}</b> latents active")
+            if state.check:
+                facts.append(f'<span class="clipattr-check">{markup(state.check, 100)}</span>')
         if state.note:
             facts.append(markup(state.note, 300))
         facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo")
@@ -272,6 +295,10 @@ class ExplorerPanel(Panel):
         cells = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in parts)
         self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{cells}</div>'
         self.undo.disabled, self.reset.disabled = not state.can_undo, not state.scales
+
+    def _draw_standing(self) -> None:
+        words = self.state.standing
+        self.standing.value = f'<div class="clipattr-note">{markup(words, 240)}</div>' if words else ""
 
     def _draw_picture(self) -> None:
         state = self.state
@@ -311,13 +338,17 @@ class ExplorerPanel(Panel):
         )
         if card is None:
             self.card.value = '<span class="clipattr-note">choose a latent to see its examples</span>'
+            self.rename.disabled = True
             return
+        self.rename.disabled = False
         self.rename.value = card.given or ""
         self.rename.placeholder = f"name latent {card.latent}"
-        self.card.value = card_html(card)
+        self.card.value = card_html(card, here=self.state.active)
 
     def _draw_factor(self) -> None:
-        self.factor.disabled = self.state.latent < 0
+        self.factor.disabled = not self.state.active
+        if self.state.card is not None:
+            self.card.value = card_html(self.state.card, here=self.state.active)
         self.factor.value = self.state.scales.get(self.state.latent, 1.0)
 
     def _draw_status(self) -> None:
@@ -375,10 +406,25 @@ def opened(study: Any) -> tuple[list[Any], list[str] | None]:
 
 
 def method_options() -> list[tuple[str, str]]:
-    """The method picker: the default, then every registered method."""
+    """The method picker: the default, methods in the score's unit, then those that only rank, controls last."""
     from clipattr import METHODS
+    from clipattr.attribution import EXPLAINING
 
-    return [("default", ""), *((name.replace("_", " "), name) for name in METHODS)]
+    said = [(f"default: {EXPLAINING.replace('_', ' ')}", "")]
+    order = sorted(METHODS.values(), key=lambda m: (m.control, not m.in_unit, not m.adds_up))
+    for method in order:
+        name = method.name.replace("_", " ")
+        kind = (
+            "control"
+            if method.control
+            else "adds up"
+            if method.adds_up
+            else ""
+            if method.in_unit
+            else "ranks"
+        )
+        said.append((f"{name} ({kind})" if kind else name, method.name))
+    return said
 
 
 def heat_scale(heat: Any) -> str:
@@ -388,10 +434,15 @@ def heat_scale(heat: Any) -> str:
     return f"largest activation, {plain(heat.largest)}"
 
 
-def card_html(card: Any) -> str:
-    """A latent's name and numbers in one line."""
+def found_html(words: str) -> str:
+    """Which hit of how many a search shows."""
+    return f'<span class="clipattr-note" role="status">{markup(words, 40)}</span>' if words else ""
+
+
+def card_html(card: Any, *, here: bool = True) -> str:
+    """A latent's name and numbers in one line; `here` False says that the picture in hand does not activate it."""
     facts = [
-        ("aligned", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
+        ("fits its label", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
         ("active in", f"{plain(card.frequency * 100, 1)} %"),
     ]  # fmt: skip
     spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
@@ -400,6 +451,8 @@ def card_html(card: Any) -> str:
         label = f"<span>label {markup(card.label, 40)}</span>"
     if not card.aligned:
         label += "<span>no word of the vocabulary fits it well</span>"
+    if not here:
+        label = "<span><b>not active in this picture</b></span>" + label
     return (
         f'<h3 class="clipattr-title">{markup(card.name, 60)} '
         f'<small class="clipattr-note">latent {card.latent}</small></h3>'

@@ -12,8 +12,9 @@ from typing import Any
 import traitlets as T
 from PIL import Image
 
+from clipattr.attribution import EXPLAINING, METHODS
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
+from clipattr_widgets.bar_rows import bar_rows, check_words, columns, factor_of, unit_name
 from clipattr_widgets.changes import Changes
 from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
@@ -45,7 +46,8 @@ class ExplorerState(Changes):
     Traits that are chosen: `desk` (which study), `picture` (number, or -1 for the uploaded one), `prompt`, `against`
     (rather than), `method`, `n_rows`, `latent` (chosen, -1 none), `compare` (second picture, -1 none), `waterfall`.
     Traits that follow: `measured`, `rows`, `columns`, `now` and `after` (the target, raw), `card`, `examples`;
-    `pending`, `error`, `note`; `gen` counts every new `rows`.
+    `pending`, `error`, `note`, `check` (what the rows sum to), `standing` (the score among other pictures and
+    prompts); `gen` counts every new `rows`.
     """
 
     desk = T.Int(0)
@@ -71,7 +73,11 @@ class ExplorerState(Changes):
     pending = T.Int(0)
     error = T.Unicode("")
     note = T.Unicode("")
+    check = T.Unicode("")
+    standing = T.Unicode("")
     gen = T.Int(0)
+
+    found_words = ""  # "2 of 41": the last search's hit among all
 
     def __init__(
         self,
@@ -92,7 +98,8 @@ class ExplorerState(Changes):
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
-        super().__init__(**({"prompt": self._first_prompt(int(chosen.get("picture", 0)))} | chosen))
+        self._asked_for = "latent" in chosen  # whether the chosen latent may be one that the picture lacks
+        super().__init__(**(self._opening(findings, chosen) | chosen))
         self.show_findings(findings)
         self.observe(self._changed_desk, "desk")
         self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
@@ -121,8 +128,22 @@ class ExplorerState(Changes):
         index = int(proposal["value"])
         return max(-1, min(index, self.table.n_pictures - 1))
 
+    def _opening(self, findings: Any, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Something to look at from the start: the strongest finding, else a picture that is well explained."""
+        desk = self.desks[0]
+        if "picture" in chosen or "prompt" in chosen:
+            return {"prompt": self._first_prompt(int(chosen.get("picture", 0)))}
+        ids = {name: i for i, name in enumerate(desk.study.images.ids)}
+        for finding in sorted(findings or (), key=lambda f: -f.causal_effect.value):
+            shown_in = [ids[name] for name in finding.examples if name in ids]
+            if shown_in:
+                first = {"picture": shown_in[0], "prompt": finding.prompt}
+                return first | ({"latent": int(finding.latents[0])} if "latent" not in chosen else {})
+        picture = desk.well_explained()
+        return {"picture": picture, "prompt": self._first_prompt(picture)}
+
     def _first_prompt(self, picture: int) -> str:
-        """Something to look at from the start: the picture's label, else the first label of a latent."""
+        """The picture's label, else the first label of a latent."""
         desk = self.desks[0]
         label = desk.study.images[picture].label if 0 <= picture < desk.n_pictures else None
         if label:
@@ -165,16 +186,18 @@ class ExplorerState(Changes):
             self.picture = UPLOAD
 
     def find(self, text: str) -> None:
-        """Go to the next picture whose number, id or label holds this text."""
+        """Go to the next picture whose number, id or label holds this text; says which of how many it is."""
         try:
-            self.picture = self.table.find_picture(text, self.picture)
+            self.picture, self.found_words = self.table.find_picture(text, self.picture)
+            self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 
     def compare_with(self, text: str) -> None:
         """Compare with the picture that has this number, id or label; nothing ends the comparison."""
         try:
-            self.compare = self.table.find_picture(text, self.picture) if text.strip() else -1
+            self.compare = self.table.find_picture(text, self.picture)[0] if text.strip() else -1
+            self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 
@@ -182,7 +205,10 @@ class ExplorerState(Changes):
         """Choose a latent by number, or the first whose name or label holds this text."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+                self._asked_for = self.pending > 0
+                self.error = ""
+                self._lay_out()
         except PanelError as error:
             self.error = words_of(error)
 
@@ -244,13 +270,27 @@ class ExplorerState(Changes):
         """Stop listening to work that is still going on."""
         self.worker.close()
 
-    def _changed_desk(self, _: Any = None) -> None:
+    def _changed_desk(self, change: Any) -> None:
+        """Another study: the same picture, by its id where the study holds it, else as one from outside."""
         self.forget_changes()
+        before = self.desks[change["old"]]
         self._kinds, self.latent = {}, -1
         with self.hold_trait_notifications():
-            self.picture = min(self.picture, self.table.n_pictures - 1)
             self.compare = -1
+            if self.picture != UPLOAD:
+                self.picture = self._same_picture(before, self.picture)
         self._ask()
+
+    def _same_picture(self, before: Desk, picture: int) -> int:
+        if not 0 <= picture < before.n_pictures:
+            return picture
+        name = before.study.images.ids[picture]
+        place = self.table.place_of(name)
+        if place is not None and self.table.thumbnail(place).tobytes() == before.thumbnail(picture).tobytes():
+            return place
+        self.uploaded, self.upload_name = before.picture(picture), name
+        self.upload_count += 1
+        return UPLOAD
 
     def _ask(self, _: Any = None) -> None:
         """Measure the picture in hand (and the one compared with), in the worker."""
@@ -285,12 +325,32 @@ class ExplorerState(Changes):
             self.error = ""
             self.measured, self.other = measured, other
             self.now, self.after = measured.y, after
-        if self.latent < 0 and len(measured.latents):
+        # A latent that is not in the picture has no bar: the strongest takes its place, unless it was asked for here.
+        if self.latent not in measured.latents and not self._asked_for and len(measured.latents):
             self.latent = int(measured.latents[0])
+        self._asked_for = False
+        self._ask_standing(measured)
         if self.scales == scales:
             self._lay_out()
         else:  # latents were changed while this was measured
             self._ask_after()
+
+    def _ask_standing(self, measured: Measured) -> None:
+        """How the score compares with the other pictures; after the bars, since it reads the whole collection."""
+        desk, prompt, against = self.table, self.prompt, self.against
+        picture = self.picture if self.picture != UPLOAD else None
+        self.standing = ""
+
+        def done(words: str) -> None:
+            if self.measured is measured:
+                self.standing = words
+
+        self.worker.submit(
+            "standing",
+            lambda: desk.standing(measured, desk.target(prompt, against), picture),
+            done,
+            self._failed,
+        )
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, ClipattrError):
@@ -317,8 +377,13 @@ class ExplorerState(Changes):
 
     @property
     def stacked(self) -> bool:
-        """Whether the rows are a waterfall: it is asked for, and the method's parts add up."""
-        return self.waterfall and self.measured is not None and self.measured.adds_up
+        """Whether the rows are a waterfall: it is asked for, and the method's values are in the score's unit."""
+        return self.waterfall and self.measured is not None and self.measured.unit == self.measured.y_unit
+
+    @property
+    def active(self) -> bool:
+        """Whether the chosen latent is active in the picture in hand, so that it can be scaled."""
+        return self.measured is not None and self.latent in self.measured.latents
 
     def _lay_out(self, _: Any = None) -> None:
         measured = self.measured
@@ -327,11 +392,14 @@ class ExplorerState(Changes):
         if measured is not None:
             rows = bar_rows(
                 measured, self.table.card, n=self.n_rows, scales=self.scales, kinds=self.kinds,
-                other=other, waterfall=self.waterfall,
+                other=other, waterfall=self.stacked,
             )  # fmt: skip
         with self.hold_trait_notifications():
-            self.columns = columns(measured.unit if measured else "cosine", other is not None)
+            self.columns = columns(
+                measured.unit if measured else "cosine", other is not None, prompt=self.prompt
+            )
             self.rows = rows
+            self.check = "" if measured is None else check_words(measured)
             self.note = self._note()
             self.gen += 1
 
@@ -341,12 +409,19 @@ class ExplorerState(Changes):
         present = set(self.measured.latents.tolist())
         absent = sum(j not in present for j in self.scales)
         notes = []
+        method = METHODS.get(self.method)
+        if method is not None and method.control:
+            notes.append(f"“{method.name}” is a control, no explanation: {shown(method.about, 120)}")
         if self.scales:
             notes.append(f"{len(self.scales)} latent{'s' * (len(self.scales) != 1)} changed")
         if absent:
             notes.append(f"{absent} of them not active in this picture")
-        if self.waterfall and not self.measured.adds_up:
-            notes.append(f"no waterfall: the parts of “{self.measured.method}” do not add up to the score")
+        if self.waterfall and not self.stacked:
+            notes.append(f"no waterfall: the values of “{self.measured.method}” rank latents and have no sum")
+        if self.latent >= 0 and not self.active:
+            notes.append(f"latent {self.latent} is not active in this picture")
+        if any(row.get("mark") for row in self.rows):
+            notes.append("≠ taken out alone, this latent changes the score the other way")
         if self.stacked and self.other is not None:
             notes.append("the waterfall is of the first picture alone")
         return "; ".join(notes)
@@ -411,7 +486,7 @@ class ExplorerState(Changes):
             picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
         prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
         target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
-        method = f", method={self.method!r}" if self.method else ""
+        method = f", method={self.method or EXPLAINING!r}"
         lines = [
             "import clipattr as ca",
             "",

@@ -180,7 +180,11 @@ class FindingsState(T.HasTraits):
             self.error = words_of(error)
             return
         self.worker.submit(
-            "audit", lambda: clipattr.audit(study, progress=False), self._set_findings, self._failed, long=True
+            "audit",
+            lambda: clipattr.audit(study, progress=False),
+            self._set_findings,
+            self._failed,
+            long=True,
         )
 
     def _set_findings(self, findings: Any) -> None:

@@ -10,7 +10,6 @@ import traitlets as T
 
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import factor_of
-from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Card, Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
@@ -52,7 +51,7 @@ class LatentState(T.HasTraits):
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = Collection(self.table)
+        self.collection = self.table.collected
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         super().__init__(**chosen)
         self.observe(self._ask, ["latent"])
@@ -67,7 +66,8 @@ class LatentState(T.HasTraits):
         """Choose a latent by number, name or label."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+                self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 

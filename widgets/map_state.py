@@ -13,7 +13,6 @@ import traitlets as T
 
 from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
-from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Card, Desk, PanelError, read_upload
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
@@ -91,7 +90,7 @@ class MapState(T.HasTraits):
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = Collection(self.table)
+        self.collection = self.table.collected
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self._kinds: dict[int, str] = {}
         super().__init__(**({"prompt": self._first_prompt(findings)} | chosen))
@@ -149,7 +148,7 @@ class MapState(T.HasTraits):
             if not text.strip():
                 self.lit, self.note = (), ""
                 return
-            place = self.table.find_picture(text)
+            place, _ = self.table.find_picture(text)
             row = self.table.study.codes.rows([place]).to_csr()
         except (ClipattrError, OSError) as error:
             self.error = words_of(error)
@@ -199,7 +198,8 @@ class MapState(T.HasTraits):
         """Choose a latent by number, name or label."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+                self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 

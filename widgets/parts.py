@@ -68,8 +68,9 @@ class BarList(_Part):
 
     A row is a dict: `id` int, `part` "latent" | "part" | "total", `label`, `value` (the bar's length and sign),
     `text` (the number shown), and optionally `start` (where the bar begins, for waterfalls), `scale` (1 untouched,
-    0 off), `other` and `other_text` (a second picture's bar), `activation`, `alignment`, `kind` (badge), `tip`,
-    `spoken` (what a screen reader says).
+    0 off), `other` and `other_text` (a second picture's bar), `activation`, `fits`, `alignment`, `kind` (badge),
+    `mark` (a sign before the number), `tip`, `spoken` (what a screen reader says). All bars share one axis with zero on
+    it; a row far longer than every latent is broken off, and marked.
 
     Messages: `{"kind": "scale", "id", "factor"}`, `{"kind": "undo"}`. `selected` is the id of the chosen latent.
     """
@@ -78,25 +79,21 @@ class BarList(_Part):
     rows = T.List(T.Dict()).tag(sync=True)
     columns = T.Dict().tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
-    cut = T.Bool(False).tag(sync=True)
     switches = T.Bool(True).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 
-    def show(
-        self, rows: Sequence[dict[str, Any]], *, columns: dict[str, str] | None = None, cut: bool = False
-    ) -> None:
+    def show(self, rows: Sequence[dict[str, Any]], *, columns: dict[str, str] | None = None) -> None:
         """Draw these rows.
 
         Args:
             rows: see the class.
-            columns: headings by key (`value`, `other`, `activation`, `alignment`), and `KEY_tip` for their tooltips.
-            cut: True starts the axis at the lowest bar instead of at zero (waterfalls).
+            columns: headings by key (`value`, `other`, `activation`, `fits`, `alignment`), and `KEY_tip` for their
+                tooltips. `value` is the unit that the axis names.
         """
         with self.hold_sync():
             self.rows = list(rows)
             if columns is not None:
                 self.columns = columns
-            self.cut = cut
             self.gen += 1
 
 

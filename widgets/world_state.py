@@ -138,7 +138,7 @@ class WorldState(T.HasTraits):
         """Begin anew with the scene of the study's picture with this number, id or label."""
         try:
             if text.strip():
-                self.scene = scene_of(self.table, self.table.find_picture(text))
+                self.scene = scene_of(self.table, self.table.find_picture(text)[0])
         except PanelError as error:
             self.error = words_of(error)
 

@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipattr.display.wording import NO_LABEL, kind_word, signed, visible
 from clipattr.display.framing import Frame
+from clipattr.display.wording import NO_LABEL, kind_word, signed, visible
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from clipattr.errors import DataError
 from clipattr.display.framing import Frame, frame_of
+from clipattr.errors import DataError
 
 
 class Prepared:

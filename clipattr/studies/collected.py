@@ -1,8 +1,9 @@
-"""Collection: what panels ask of all pictures of a study at once.
+"""Collected: what is asked of all pictures of a study at once.
 
-Owns the choice of pictures for a prompt, and means over pictures of what `clipattr.attribution` says of each. Works on
-the study's stored activations, so no picture is decoded or encoded again. Ignores drawing. Start at
-`Collection.rests_on`.
+Owns scores of all pictures, the place of one score among them, what a prompt rests on over the pictures that show it,
+and in which pictures a latent carries a prompt. Works on the study's stored activations, so no picture is decoded or
+encoded again; at sites before the last block, whose activations alone do not give the embedding, every question raises
+`SiteError`. Knows a study only by its attributes. Start at `Collected.rests_on`.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr.errors import DataError, SiteError
 
 CHUNK = 2048
 OWN = 100  # pictures that speak for a prompt
 USERS = 48  # pictures of a latent that are asked which prompts use it
 MAX_TEXTS = 400  # prompts that are asked whether they use a latent
 KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings are kept in memory
+OPENING_WORDS = (
+    24  # label words that are embedded to find a picture to begin with: a second or two on a large model
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +42,37 @@ class Reliances:
     unit: str
 
 
-class Collection:
-    """All pictures of one desk's study.
+@dataclass(frozen=True)
+class Standing:
+    """A score among others, so that it can be called high or low.
 
-    Raises:
-        PanelError: from every question, at a site whose activations alone do not give the embedding.
+    `below`: share of the study's other pictures that score lower; `pictures`: how many they are. `label`, `label_mean`:
+    the picture's label and the mean score of the pictures that bear it ("" and NaN without one). `rank` of `prompts`:
+    the prompt's place among itself and the study's label words on this picture, 1 the highest; 0 of 0 without labels.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.study = desk.study
+    below: float
+    pictures: int
+    label: str
+    label_mean: float
+    rank: int
+    prompts: int
+
+
+class Collected:
+    """All pictures of one study, as they are stored.
+
+    >>> import clipattr as ca
+    >>> collected = Collected(ca.open_study("picture-world"))
+    >>> scores = collected.scores(ca.Similarity("guitar"))
+    >>> scores.shape == (len(collected.study.images),)
+    True
+    """
+
+    def __init__(self, study: Any) -> None:
+        self.study = study
+        self.n_latents = int(study.dictionary.n_latents)
+        self.n_pictures = len(study.images)
 
     # pictures
 
@@ -87,7 +112,7 @@ class Collection:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _embeddings(self) -> Any:
-        if self.desk.n_pictures <= KEEP_EMBEDDINGS:
+        if self.n_pictures <= KEEP_EMBEDDINGS:
             return self._kept_embeddings
         return self._make_embeddings()
 
@@ -101,9 +126,9 @@ class Collection:
         from clipattr.sites import continue_from
 
         self._require_last_block()
-        for start in range(0, self.desk.n_pictures, CHUNK):
+        for start in range(0, self.n_pictures, CHUNK):
             with torch.no_grad():
-                rows = np.arange(start, min(start + CHUNK, self.desk.n_pictures))
+                rows = np.arange(start, min(start + CHUNK, self.n_pictures))
                 yield continue_from(self.study.model, self.study.site, self._acts(rows))
 
     def _acts(self, rows: np.ndarray) -> Any:
@@ -118,10 +143,75 @@ class Collection:
 
         site, model = Site(str(self.study.site)), self.study.model
         if site.tokens != "cls" or site.index(model) != model.image_blocks - 1:
-            raise PanelError(
+            raise SiteError(
                 "Questions about all pictures are answered from stored activations of the last block; this study is "
-                f"at {site}. Look at single pictures in the explorer, or build a study at image.-1.cls."
+                f"at {site}. Ask about single pictures, or build a study at image.-1.cls."
             )
+
+    def standing(self, score: float, target: Any, embedding: Any, *, picture: int | None = None) -> Standing:
+        """Where a picture's score stands among the other pictures, and its prompt among the study's label words.
+
+        Args:
+            score: the target of one picture, raw. embedding: that picture's, (embed,), unit length.
+            picture: its number in the study, if it is one of the study's.
+        """
+        scores = self.scores(target)
+        others = np.ones(len(scores), bool)
+        label, mean = "", float("nan")
+        labels = self.study.images.columns["label"]
+        if picture is not None:
+            others[picture] = False
+            label = (labels[picture] or "").replace("_", " ")
+        same = [i for i, word in enumerate(labels) if label and word == labels[picture]] if label else []
+        if same:
+            mean = float(scores[same].mean())
+        below = float((scores[others] < score).mean()) if others.any() else float("nan")
+        rank = prompts = 0
+        if self.label_words and target.unit == "cosine" and len(target.names) == 1:
+            import torch
+
+            with torch.no_grad():
+                rivals = self._label_rows.to(embedding) @ embedding
+            prompts, rank = len(rivals) + 1, 1 + int((rivals > score + 1e-6).sum())
+        return Standing(below, int(others.sum()), label, mean, rank, prompts)
+
+    @cached_property
+    def label_words(self) -> list[str]:
+        """The pictures' labels as prompts, without repeats, at most `MAX_TEXTS`."""
+        words = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
+        return list(dict.fromkeys(words))[:MAX_TEXTS]
+
+    @cached_property
+    def _label_rows(self) -> Any:
+        return self.study.model.encode_text(self.label_words)
+
+    def well_explained(self, n: int = 96) -> int:
+        """A picture to begin with: its latents carry most of the score of its own label, and no label scores higher.
+
+        Args:
+            n: pictures tried, evenly spread over the study.
+
+        Returns:
+            Its number; 0 where no picture has a label, or the site does not give the embedding.
+        """
+        labels = self.study.images.columns["label"]
+        labelled = [i for i, label in enumerate(labels) if label]
+        if not labelled:
+            return 0
+        rows = np.array(labelled)[np.unique(np.linspace(0, len(labelled) - 1, n).round().astype(int))]
+        words = list(dict.fromkeys(labels[row].replace("_", " ") for row in rows))[:OPENING_WORDS]
+        rows = np.array([row for row in rows if labels[row].replace("_", " ") in words])
+        from clipattr.attribution.targets import Similarity
+
+        try:
+            splice = self.splice(rows, Similarity(self.study.model.encode_text(words), names=words))
+        except SiteError:
+            return 0
+        own = np.array([words.index(labels[row].replace("_", " ")) for row in rows])
+        y, base = (part.float().cpu().numpy() for part in (splice.y, splice.y_reference))
+        at = np.arange(len(rows))
+        carried = np.where(y.argmax(1) == own, y[at, own] - base[at, own], -np.inf)
+        return int(rows[carried.argmax()])
 
     def splice(self, rows: np.ndarray, target: Any) -> Any:
         """Pictures of the study taken apart, from what is stored of them."""
@@ -147,16 +237,16 @@ class Collection:
         if rows is None:
             rows, chosen_by = self.chosen_for(prompt)
         if not len(rows):
-            raise PanelError("The study holds no pictures to ask.")
+            raise DataError("The study holds no pictures to ask.")
         splice = self.splice(rows, target)
         found = find_method(None, splice)(splice)[..., 0].cpu().numpy().astype(np.float64)
         active = (splice.amounts != 0).cpu().numpy()
         places = splice.indices.cpu().numpy()
         at = np.nonzero(active)
-        shape = (len(rows), self.desk.n_latents)
+        shape = (len(rows), self.n_latents)
         values = csr_array((found[at], (at[0], places[at])), shape=shape)
         means = np.asarray(values.sum(axis=0)).ravel() / len(rows)
-        present = np.bincount(places[at], minlength=self.desk.n_latents) / len(rows)
+        present = np.bincount(places[at], minlength=self.n_latents) / len(rows)
         latents = np.flatnonzero(present)
         latents = latents[np.argsort(-np.abs(means[latents]), kind="stable")]
         return Reliances(latents, means[latents], present[latents], rows, chosen_by, values, target.unit)
@@ -220,7 +310,7 @@ class Collection:
     def texts(self) -> list[str]:
         """Prompts to ask about: the pictures' labels, then the latents' labels, without repeats."""
         labels = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
-        frame = self.desk.latents
+        frame = self.study.latents
         words = frame.loc[frame["aligned"], "label"].dropna().tolist() if "aligned" in frame else []
         return list(dict.fromkeys([*labels, *words]))[:MAX_TEXTS]
 
@@ -238,7 +328,7 @@ class Collection:
         decoder = torch.as_tensor(self.study.dictionary.decoder)
         cosine = decoder @ decoder[latent]
         cosine[latent] = -2
-        values, latents = cosine.topk(min(n, self.desk.n_latents - 1))
+        values, latents = cosine.topk(min(n, self.n_latents - 1))
         return list(zip(latents.tolist(), values.tolist(), strict=True))
 
     def words(self, latent: int) -> list[tuple[str, float]]:
