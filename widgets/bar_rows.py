@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipattr.display.wording import kind_word
-from clipattr_widgets.desk import Card, Measured
+from clipattr_widgets.cards import Card
+from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
 
 REST, BIAS, ERROR, TOTAL, TOGETHER = -2, -3, -4, -6, -7
@@ -203,7 +204,8 @@ def _second(value: float) -> dict[str, Any]:
 def _stacked(rows: list[dict[str, Any]], total: dict[str, Any]) -> list[dict[str, Any]]:
     """What is no latent first, weak latents next, the strongest last: the eye ends where the score is."""
     at = 0.0
-    steps = rows[::-1]
+    constant = [row for row in rows if row["id"] in (BIAS, ERROR)]
+    steps = constant + [row for row in rows[::-1] if row["id"] not in (BIAS, ERROR)]
     for row in steps:
         row["start"], at = at, at + row["value"]
     return [*steps, total | {"start": 0.0}]

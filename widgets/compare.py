@@ -24,7 +24,7 @@ class ComparePanel(Panel):
     """
 
     def __init__(self, studies: Any = None, *, state: CompareState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         if state is None:
             found, names = opened(studies)

@@ -8,7 +8,6 @@ they are asked for. Start at `Desk.measure`.
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,70 +17,17 @@ from PIL import Image
 from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import ClipattrError, DataError
 from clipattr.studies.collected import Collected
+from clipattr_widgets.cards import Card, card_of
+from clipattr_widgets.measured import Measured, measure
 from clipattr_widgets.text import plain, shown
 
 MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
 MAX_PROMPT = 2_000
 KEPT_PICTURES = 32
-CARD_NUMBERS = ("alignment", "clarity", "frequency", "mean_top", "triage", "margin", "auc")
 
 
 class PanelError(ClipattrError, ValueError):
     """Something asked for in a panel cannot be shown; the message is what the panel says."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is known of one latent. Cosines are raw; a number that is not known is NaN.
-
-    `name` is what to show, `given` the analyst's own name; `aligned` False says that the label fits no better than
-    words fit random pictures.
-    """
-
-    latent: int
-    name: str
-    label: str | None
-    aligned: bool
-    given: str | None
-    alignment: float
-    clarity: float
-    frequency: float
-    mean_top: float
-    triage: float
-    margin: float
-    auc: float
-
-    @property
-    def title(self) -> str:
-        """The name with the latent's number, since several latents may bear one name."""
-        return self.name if self.name.startswith("latent ") else f"{self.name} · {self.latent}"
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One picture's attribution to one target, strongest |attribution| first.
-
-    `latents`, `activations`, `attributions` are (k,), the last in `unit`; `fits` (k,) is the alignment with the prompt
-    by the evaluator, NaN where it is not to be had. `y = attributions.sum() + together + bias + error` in `y_unit`, as
-    in `ScoreParts`; the three are NaN for methods that only rank. `alone`: by latent, the exact fall of `y` when it
-    alone is taken out, where that is quick to compute. `adds_up` says that `together` is zero; `splice` answers what-if
-    questions.
-    """
-
-    latents: np.ndarray
-    activations: np.ndarray
-    attributions: np.ndarray
-    fits: np.ndarray
-    alone: Mapping[int, float]
-    y: float
-    together: float
-    bias: float
-    error: float
-    unit: str
-    y_unit: str
-    method: str
-    adds_up: bool
-    splice: Any
 
 
 class Desk:
@@ -195,13 +141,7 @@ class Desk:
             row = self.latents.loc[latent]
         except KeyError:
             row = {}
-        label = _text(row.get("label"))
-        fits = bool(row.get("aligned", True))
-        name = given = _text(self.study.names.get(latent))
-        if name is None and label is not None:
-            name = label if fits else f"latent {latent} · {label}?"
-        numbers = [_number(row.get(key)) for key in CARD_NUMBERS]
-        return Card(latent, name or f"latent {latent}", label, fits, given, *numbers)
+        return card_of(latent, row, self.study.names.get(latent))
 
     def name_of(self, latent: int) -> str:
         """A latent's name or label with its number, fit to be shown."""
@@ -359,24 +299,12 @@ class Desk:
             target: from `target`.
             method: a name in `clipattr.METHODS`; None for the one whose parts add up (`EXPLAINING`).
         """
-        from clipattr.attribution import EXPLAINING, Splice, explain_splice, score_parts
+        from clipattr.attribution import Splice
 
         study = self.study
         acts, context = self.read(picture)
         splice = Splice(study.model, study.dictionary, self.site, acts, target, context=context)
-        found = explain_splice(splice, method or EXPLAINING)
-        if found.unit == "rank only":
-            latents, activations, values = _ranked(found)
-            together = bias = error = math.nan
-        else:
-            parts = score_parts(found)
-            latents, activations, values = parts.latents, parts.activations, parts.values
-            together, bias, error = parts.together, parts.bias, parts.error
-        return Measured(
-            latents, activations, values, fits=self.fits(latents, target), alone=_alone(splice),
-            y=float(found.y[0, 0]), together=together, bias=bias, error=error, unit=found.unit, y_unit=target.unit,
-            method=found.method, adds_up=bool(found.adds_up and not found.flagged.any()), splice=splice,
-        )  # fmt: skip
+        return measure(splice, method, lambda latents: self.fits(latents, target))
 
     def fits(self, latents: np.ndarray, target: Any) -> np.ndarray:
         """Alignment of latents (k,) with a target's prompt by the evaluator, raw; NaN where it is not to be had."""
@@ -445,23 +373,6 @@ def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
     return groups
 
 
-def _ranked(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Active latents (k,), activations and values of a method that only ranks, strongest first."""
-    latents, activations, values = (part.detach().cpu().double().numpy() for part in found.latents())
-    order = np.argsort(-np.abs(values), kind="stable")
-    return latents[order].astype(np.int64), activations[order], values[order]
-
-
-def _alone(splice: Any) -> dict[int, float]:
-    """By latent, the exact fall of the target when it alone is taken out; empty where that takes forward passes."""
-    if splice.tail is None:
-        return {}
-    fall = splice.ablated()[0, :, 0].detach().cpu().double().tolist()
-    return {
-        int(j): value for j, a, value in zip(splice.indices[0], splice.amounts[0], fall, strict=True) if a
-    }
-
-
 def reference_of(study: Any) -> str:
     """The name of a study's model, without loading it."""
     manifest = getattr(study, "manifest", None) or {}
@@ -483,14 +394,3 @@ def read_upload(data: bytes, name: str) -> Image.Image:
         return read_picture(bytes(data))
     except DataError as error:
         raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None

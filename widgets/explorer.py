@@ -5,23 +5,21 @@ Owns the layout and the wiring between `ExplorerState` and the parts. Holds no s
 
 from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-from PIL import Image
 
-from clipattr.errors import DataError
-from clipattr.images.decoding import read_picture
+from clipattr_widgets.captions import card_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import error_html, status_html, takeaway
-from clipattr_widgets.desk import PanelError, by_model
+from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
+from clipattr_widgets.opening import opened, picture_from_elsewhere
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
 from clipattr_widgets.static import Static, bars_figure, explorer_html
 from clipattr_widgets.tabs import Tabs
-from clipattr_widgets.text import markup, plain, shown
+from clipattr_widgets.text import markup, shown
 
 PICTURE_SIDE = 256
 
@@ -62,7 +60,7 @@ class ExplorerPanel(Panel):
             outside = None if isinstance(chosen.get("picture", 0), Integral) else chosen.pop("picture")
             state = ExplorerState(studies, names=names, findings=findings, **chosen)
             if outside is not None:
-                state.look_at(*_from_elsewhere(outside))
+                state.look_at(*picture_from_elsewhere(outside))
         self.state = state
         self._build()
         own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
@@ -377,84 +375,3 @@ class ExplorerPanel(Panel):
     def static(self) -> Static:
         self.state.settle()
         return Static(explorer_html(self.state), lambda: bars_figure(self.state), self.state.frame())
-
-
-def _from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
-    """A path or picture as a picture and what it is called."""
-    name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
-    try:
-        return read_picture(picture), name
-    except DataError as error:
-        raise PanelError(
-            f"picture={shown(str(picture), 120)} cannot be used: {error}. Give a number of the study, the path of a "
-            "picture, or a PIL.Image."
-        ) from error
-
-
-def opened(study: Any) -> tuple[list[Any], list[str] | None]:
-    """Studies and their names from what `explore` takes."""
-    import clipattr
-
-    def one(item: Any) -> Any:
-        return clipattr.open_study(item) if isinstance(item, str) or hasattr(item, "__fspath__") else item
-
-    if isinstance(study, dict):
-        return [one(item) for item in study.values()], [str(name) for name in study]
-    if isinstance(study, list | tuple):
-        return [one(item) for item in study], None
-    return [one(study)], None
-
-
-def method_options() -> list[tuple[str, str]]:
-    """The method picker: the default, methods in the score's unit, then those that only rank, controls last."""
-    from clipattr import METHODS
-    from clipattr.attribution import EXPLAINING
-
-    said = [(f"default: {EXPLAINING.replace('_', ' ')}", "")]
-    order = sorted(METHODS.values(), key=lambda m: (m.control, not m.in_unit, not m.adds_up))
-    for method in order:
-        name = method.name.replace("_", " ")
-        kind = (
-            "control"
-            if method.control
-            else "adds up"
-            if method.adds_up
-            else ""
-            if method.in_unit
-            else "ranks"
-        )
-        said.append((f"{name} ({kind})" if kind else name, method.name))
-    return said
-
-
-def heat_scale(heat: Any) -> str:
-    """What the end of a heat map's colour scale stands for."""
-    if heat is None or not heat.common:
-        return "strongest place of each picture"
-    return f"largest activation, {plain(heat.largest)}"
-
-
-def found_html(words: str) -> str:
-    """Which hit of how many a search shows."""
-    return f'<span class="clipattr-note" role="status">{markup(words, 40)}</span>' if words else ""
-
-
-def card_html(card: Any, *, here: bool = True) -> str:
-    """A latent's name and numbers in one line; `here` False says that the picture in hand does not activate it."""
-    facts = [
-        ("fits its label", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
-        ("active in", f"{plain(card.frequency * 100, 1)} %"),
-    ]  # fmt: skip
-    spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
-    label = ""
-    if card.label and card.label != card.name:
-        label = f"<span>label {markup(card.label, 40)}</span>"
-    if not card.aligned:
-        label += "<span>no word of the vocabulary fits it well</span>"
-    if not here:
-        label = "<span><b>not active in this picture</b></span>" + label
-    return (
-        f'<h3 class="clipattr-title">{markup(card.name, 60)} '
-        f'<small class="clipattr-note">latent {card.latent}</small></h3>'
-        f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
-    )

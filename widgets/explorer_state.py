@@ -12,27 +12,23 @@ from typing import Any
 import traitlets as T
 from PIL import Image
 
-from clipattr.attribution import EXPLAINING, METHODS
+from clipattr.attribution import METHODS
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, check_words, columns, factor_of, unit_name
+from clipattr_widgets.cards import Card
 from clipattr_widgets.changes import Changes
-from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
+from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.explorer_export import UPLOAD, code_of_view, first_view, frame_of_view
+from clipattr_widgets.measured import Measured
+from clipattr_widgets.picture_choice import PictureChoice, words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 log = logging.getLogger(__name__)
 
-UPLOAD = -1
 
-
-def words_of(error: Exception) -> str:
-    """An error as the panel says it: our own messages as they are, anything else with its kind."""
-    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
-    return shown(text, 600)
-
-
-class ExplorerState(Changes):
+class ExplorerState(Changes, PictureChoice):
     """Everything the explorer shows.
 
     Args:
@@ -77,8 +73,6 @@ class ExplorerState(Changes):
     standing = T.Unicode("")
     gen = T.Int(0)
 
-    found_words = ""  # "2 of 41": the last search's hit among all
-
     def __init__(
         self,
         studies: Sequence[Any],
@@ -99,7 +93,7 @@ class ExplorerState(Changes):
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
         self._asked_for = "latent" in chosen  # whether the chosen latent may be one that the picture lacks
-        super().__init__(**(self._opening(findings, chosen) | chosen))
+        super().__init__(**(first_view(self.desks[0], findings, chosen) | chosen))
         self.show_findings(findings)
         self.observe(self._changed_desk, "desk")
         self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
@@ -128,30 +122,6 @@ class ExplorerState(Changes):
         index = int(proposal["value"])
         return max(-1, min(index, self.table.n_pictures - 1))
 
-    def _opening(self, findings: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Something to look at from the start: the strongest finding, else a picture that is well explained."""
-        desk = self.desks[0]
-        if "picture" in chosen or "prompt" in chosen:
-            return {"prompt": self._first_prompt(int(chosen.get("picture", 0)))}
-        ids = {name: i for i, name in enumerate(desk.study.images.ids)}
-        for finding in sorted(findings or (), key=lambda f: -f.causal_effect.value):
-            shown_in = [ids[name] for name in finding.examples if name in ids]
-            if shown_in:
-                first = {"picture": shown_in[0], "prompt": finding.prompt}
-                return first | ({"latent": int(finding.latents[0])} if "latent" not in chosen else {})
-        picture = desk.well_explained()
-        return {"picture": picture, "prompt": self._first_prompt(picture)}
-
-    def _first_prompt(self, picture: int) -> str:
-        """The picture's label, else the first label of a latent."""
-        desk = self.desks[0]
-        label = desk.study.images[picture].label if 0 <= picture < desk.n_pictures else None
-        if label:
-            return str(label).replace("_", " ")
-        frame = desk.latents
-        labels = frame["label"].dropna().tolist() if "label" in frame else []
-        return str(labels[0]) if labels else ""
-
     def show_findings(self, findings: Any) -> None:
         """Mark the latents of these findings with their kind, each under its own prompt."""
         kinds: dict[str, dict[int, str]] = {}
@@ -167,40 +137,6 @@ class ExplorerState(Changes):
         """The kind of finding by latent, for the prompt in hand."""
         return self._kinds.get(self.prompt.strip().casefold(), {})
 
-    # pictures from elsewhere
-
-    def upload(self, data: bytes, name: str) -> None:
-        """Look at a file's bytes instead of a picture of the study; a broken file changes nothing but `error`."""
-        try:
-            self.look_at(read_upload(data, name), name)
-        except PanelError as error:
-            self.error = words_of(error)
-
-    def look_at(self, picture: Image.Image, name: str = "picture") -> None:
-        """Look at a picture from elsewhere."""
-        self.uploaded, self.upload_name = picture, name
-        self.upload_count += 1
-        if self.picture == UPLOAD:
-            self._ask()
-        else:
-            self.picture = UPLOAD
-
-    def find(self, text: str) -> None:
-        """Go to the next picture whose number, id or label holds this text; says which of how many it is."""
-        try:
-            self.picture, self.found_words = self.table.find_picture(text, self.picture)
-            self.error = ""
-        except PanelError as error:
-            self.error = words_of(error)
-
-    def compare_with(self, text: str) -> None:
-        """Compare with the picture that has this number, id or label; nothing ends the comparison."""
-        try:
-            self.compare = self.table.find_picture(text, self.picture)[0] if text.strip() else -1
-            self.error = ""
-        except PanelError as error:
-            self.error = words_of(error)
-
     def go_to_latent(self, text: str) -> None:
         """Choose a latent by number, or the first whose name or label holds this text."""
         try:
@@ -211,39 +147,6 @@ class ExplorerState(Changes):
                 self._lay_out()
         except PanelError as error:
             self.error = words_of(error)
-
-    def step(self, by: int) -> None:
-        """Go `by` pictures on; the ends meet."""
-        if self.table.n_pictures:
-            self.picture = (max(self.picture, -1 if by > 0 else 0) + by) % self.table.n_pictures
-
-    def caption(self, picture: int | None = None) -> str:
-        """What the picture is called."""
-        picture = self.picture if picture is None else picture
-        if picture == UPLOAD:
-            return (
-                f"from outside the study · {shown(self.upload_name, 60)}" if self.uploaded else "no picture"
-            )
-        return self.table.picture_caption(picture)
-
-    def source(self, picture: int | None = None) -> "int | Image.Image":
-        """What `Desk.measure` takes.
-
-        Raises:
-            PanelError: there is no picture.
-        """
-        picture = self.picture if picture is None else picture
-        if picture != UPLOAD:
-            return picture
-        if self.uploaded is None:
-            raise PanelError("No picture is chosen. Pick one of the study, or upload one.")
-        return self.uploaded
-
-    def pixels(self) -> Image.Image | None:
-        """The picture itself, or None where there is none."""
-        if self.picture == UPLOAD:
-            return self.uploaded
-        return self.table.picture(self.picture)
 
     def rename(self, latent: int, name: str) -> None:
         """Name a latent; kept in the study. A study that cannot be written says so in `error`."""
@@ -278,19 +181,8 @@ class ExplorerState(Changes):
         with self.hold_trait_notifications():
             self.compare = -1
             if self.picture != UPLOAD:
-                self.picture = self._same_picture(before, self.picture)
+                self.picture = self.same_picture(before, self.picture)
         self._ask()
-
-    def _same_picture(self, before: Desk, picture: int) -> int:
-        if not 0 <= picture < before.n_pictures:
-            return picture
-        name = before.study.images.ids[picture]
-        place = self.table.place_of(name)
-        if place is not None and self.table.thumbnail(place).tobytes() == before.thumbnail(picture).tobytes():
-            return place
-        self.uploaded, self.upload_name = before.picture(picture), name
-        self.upload_count += 1
-        return UPLOAD
 
     def _ask(self, _: Any = None) -> None:
         """Measure the picture in hand (and the one compared with), in the worker."""
@@ -464,51 +356,9 @@ class ExplorerState(Changes):
         }
 
     def frame(self) -> Any:
-        """All active latents as a table: latent, name, label, activation, attribution (raw), alignment, factor."""
-        import pandas as pd
-
-        measured = self.measured
-        fields = ["latent", "name", "label", "activation", "attribution", "alignment", "clarity", "factor"]
-        if measured is None:
-            return pd.DataFrame(columns=fields)
-        cards = [self.table.card(int(j)) for j in measured.latents]
-        rows = zip(cards, measured.activations, measured.attributions, strict=True)
-        data = [
-            (c.latent, c.name, c.label, a, r, c.alignment, c.clarity, self.scales.get(c.latent, 1.0))
-            for c, a, r in rows
-        ]
-        return pd.DataFrame(data, columns=fields)
+        """All active latents as a table; see `explorer_export.frame_of_view`."""
+        return frame_of_view(self)
 
     def code(self) -> str:
         """Python that computes what is on the screen, with public functions only."""
-        picture = f"study.images[{self.picture}]"
-        if self.picture == UPLOAD:
-            picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
-        prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
-        target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
-        method = f", method={self.method or EXPLAINING!r}"
-        lines = [
-            "import clipattr as ca",
-            "",
-            f"study = ca.open_study({self.table.opening})",
-            f"picture = {picture}",
-            f"target = {target}",
-            f"att = ca.attribute(study, picture, target{method})",
-            f"att.top({self.n_rows})",
-        ]
-        if self.compare >= 0:
-            lines.append(
-                f"ca.attribute(study, study.images[{self.compare}], target{method}).top({self.n_rows})"
-            )
-        if self.scales:
-            lines += [
-                "",
-                "from clipattr.attribution.compute import splices",
-                "",
-                "[(_, splice)] = splices(study, picture, target)",
-                "amounts = splice.amounts.clone()",
-                f"for latent, factor in {dict(sorted(self.scales.items()))!r}.items():",
-                "    amounts[splice.indices == latent] *= factor",
-                "after = float(splice.states(amounts[:, None]))",
-            ]
-        return "\n".join(lines)
+        return code_of_view(self)

@@ -30,7 +30,7 @@ class FindingsPanel(Panel):
     def __init__(
         self, study: Any = None, findings: Any = (), *, state: FindingsState | None = None, **chosen: Any
     ) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or FindingsState(opened(study)[0][0], findings, **chosen)
         narrow = {"description_width": "60px"}

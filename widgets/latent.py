@@ -35,7 +35,7 @@ class LatentPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: LatentState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or LatentState(opened(study)[0][0], **chosen)
         self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
@@ -86,7 +86,7 @@ class LatentPanel(Panel):
             self.state.latent = latent
 
     def _draw_known(self) -> None:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         state = self.state
         if state.card is None:
@@ -117,7 +117,7 @@ class LatentPanel(Panel):
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:
-        from clipattr_widgets.explorer import heat_scale
+        from clipattr_widgets.captions import heat_scale
 
         shelf = self.state.shelf
         self.gallery.heat_scale = heat_scale(shelf.heat)
@@ -131,7 +131,7 @@ class LatentPanel(Panel):
         self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         state = self.state
         state.settle()

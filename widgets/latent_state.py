@@ -10,7 +10,8 @@ import traitlets as T
 
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import factor_of
-from clipattr_widgets.desk import Card, Desk, PanelError
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed

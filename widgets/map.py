@@ -37,7 +37,7 @@ class MapPanel(Panel):
         own_latent_panel: bool = True,
         **chosen: Any,
     ) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or MapState(opened(study)[0][0], **chosen)
         self._own = own_latent_panel
@@ -162,7 +162,7 @@ class MapPanel(Panel):
         return f"{count:,} latents {what}" + (f", the first {len(state.rows)} listed" if state.hidden else "")
 
     def _draw_card(self) -> None:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         card, shelf = self.state.card, self.state.examples
         self.opener.disabled = card is None

@@ -13,7 +13,8 @@ import traitlets as T
 
 from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
-from clipattr_widgets.desk import Card, Desk, PanelError, read_upload
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk, PanelError, read_upload
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
@@ -199,7 +200,6 @@ class MapState(T.HasTraits):
         try:
             if text.strip():
                 self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
-                self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 

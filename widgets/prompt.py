@@ -31,7 +31,7 @@ class PromptPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: PromptState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or PromptState(opened(study)[0][0], **chosen)
         style = {"description_width": "74px"}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from clipattr.attribution import LatentMaps
-from clipattr_widgets.desk import Card, Desk
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk
 from clipattr_widgets.text import shown
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
-from clipattr_widgets.desk import Desk, Measured, PanelError
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 

@@ -1,7 +1,7 @@
 """The result: signed attributions of a batch, with what is not a latent (bias, error, gap) beside them.
 
-Owns `Attribution`: tables and words; files are written by `result_files.py`. Numbers are raw (cosine or logit units); `plot` and `explain`
-show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
+Owns `Attribution`: tables and words; `result_files.py` writes it. Numbers are raw (cosine or logit units); `plot` and
+`explain` show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
 """
 
 from __future__ import annotations

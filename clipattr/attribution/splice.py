@@ -245,14 +245,6 @@ class Splice:
         """(batch, n): the targets with every part at its baseline, bias and error kept."""
         return self.states(self.reference[:, None])[:, 0]
 
-    @cached_property
-    def y_bias(self) -> Tensor:
-        """(batch, n): the targets with every part at its baseline and without the error node."""
-        error, _ = self.nodes
-        with torch.no_grad():
-            left = self.acts - error + self.directions(self.reference - self.amounts).to(self.acts.dtype)
-            return self.read(self.embeddings(left))
-
     # slopes and ablations
 
     def slopes(self, amounts: Tensor | None = None) -> Tensor:
@@ -395,7 +387,7 @@ class Splice:
     def only(self, picture: int) -> "Splice":
         """The splice of one picture of the batch."""
         other = object.__new__(Splice)
-        kept = {"y", "y_reference", "y_bias", "merged_codes", "_unit_codes", "nodes"}
+        kept = {"y", "y_reference", "merged_codes", "_unit_codes", "nodes"}
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in kept})
         row = slice(picture, picture + 1)
         other.acts, other.batch, other._gradients = self.acts[row], 1, None

@@ -74,3 +74,83 @@ def test_heat_on_thumbnails_lies_in_the_crop_and_not_on_the_letterbox(wide_study
     expected = (left + third, top + third, right - third, bottom - third)
     assert box(page, "canvas.clipattr-heat") == pytest.approx(expected, abs=2)
     panel.close()
+
+
+def rows_on_the_axis(page):
+    """For each row: number shown, left and right end of its bar in the axis' own unit, whether it is marked as broken.
+
+    The unit is read off the ticks as a person would.
+    """
+    return page.page.evaluate(
+        """() => {
+          const value = (text) => Number(text.replace("≠", "").replace("+", "").replace("−", "-"));
+          const ticks = [...document.querySelectorAll(".clipattr-tick")].map((tick) => {
+            const box = tick.getBoundingClientRect();
+            return { value: value(tick.innerText), x: (box.left + box.right) / 2 };
+          });
+          const [a, b] = [ticks[0], ticks.at(-1)];
+          const unit = (x) => a.value + ((x - a.x) * (b.value - a.value)) / (b.x - a.x);
+          return [...document.querySelectorAll(".clipattr-bars-body .clipattr-bar-row")].map((row) => {
+            const bar = row.querySelector(".clipattr-fill").getBoundingClientRect();
+            return {
+              label: row.querySelector(".clipattr-bar-label").innerText,
+              value: value(row.querySelector(".clipattr-number").innerText),
+              left: unit(bar.left), right: unit(bar.right), pixel: (b.value - a.value) / (b.x - a.x),
+              broken: !row.querySelector(".clipattr-break").hidden,
+            };
+          });
+        }"""
+    )
+
+
+@pytest.fixture(scope="module")
+def tractor():
+    """The explorer on a picture of the bundled study, without a kernel."""
+    import clipattr
+
+    panel = clipattr.explore(clipattr.open_study("picture-world"), picture=15)
+    panel.state.settle()
+    yield panel
+    panel.close()
+
+
+@pytest.mark.parametrize("method", ["", "exact"])
+@pytest.mark.parametrize("waterfall", [False, True])
+def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(tractor, draw, screenshots, method, waterfall):
+    state = tractor.state
+    state.method, state.waterfall = method, waterfall
+    state.settle()
+    page = draw(tractor.bars)
+    rows = rows_on_the_axis(page)
+    *parts, score = rows
+    assert score["label"] == "score" and score["value"] == pytest.approx(100 * state.now, abs=0.01)
+    assert sum(row["value"] for row in parts) == pytest.approx(score["value"], abs=0.06)  # 0.005 each of the rows
+    at = 0.0
+    for row in rows:
+        start = at if waterfall and row is not score else 0.0
+        low, high = sorted((start, start + row["value"]))
+        slack = 2.5 * row["pixel"]
+        if row["broken"]:
+            assert not waterfall and high - low > row["right"] - row["left"] + slack
+        else:
+            assert (row["left"], row["right"]) == pytest.approx((low, high), abs=slack)
+        at += row["value"]
+    if method == "exact":
+        assert any(row["label"] == "several latents together" for row in rows)
+    page.page.screenshot(path=screenshots / f"bars-{method or 'default'}-{'waterfall' if waterfall else 'plain'}.png")
+
+
+def test_a_row_that_would_flatten_all_latents_is_broken_off_and_said_to_be(draw):
+    from clipattr_widgets import BarList
+
+    def row(number, value, part="latent"):
+        return {"id": number, "part": part, "label": str(number), "value": value, "text": f"{value:+.2f}", "scale": 1}
+
+    bars = BarList()
+    bars.show([row(1, 0.86), row(2, -0.4), row(-3, 71.6, "part"), row(-4, -15.9, "part")], columns={"value": "points"})
+    page = draw(bars)
+    rows = rows_on_the_axis(page)
+    assert [row["broken"] for row in rows] == [False, False, True, True]
+    assert "longer than drawn" in page.text(".clipattr-axis")
+    assert rows[0]["right"] == pytest.approx(0.86, abs=3 * rows[0]["pixel"])
+    assert rows[2]["right"] - rows[2]["left"] > rows[0]["right"] - rows[0]["left"]

@@ -132,7 +132,7 @@ function render({ model, el }) {
   /** Round numbers on the axis, zero among them, far enough apart to be read. */
   function drawTicks({ low, span, first, last }, unit, broken) {
     scale.replaceChildren();
-    const rough = span / 4;
+    const rough = span / 6;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = power * ([1, 2, 5, 10].find((n) => n * power >= rough) ?? 10);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
