@@ -48,6 +48,7 @@ class Desk:
         self._frame: Any = None
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._aligned: tuple[Any, Any] | None = None
+        self.layout: np.ndarray | None = None  # of the map's meaning view, once it was asked for
         self._places: dict[str, int] | None = None
         self._thumbnail = lru_cache(4096)(self._read_thumbnail)
         self._target = lru_cache(64)(self._make_target)

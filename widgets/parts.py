@@ -297,10 +297,12 @@ class Scatter(_Part):
 
         Args:
             xy: (n, 2); a point that is not finite is left out. None keeps the points and draws them anew.
-            groups: (n,) 0 plain, 1 lit, 2 marked.
+            groups: (n,) sums of 1 lit, 2 marked, 4 marked faintly, 8 chosen; where any is chosen the rest is dimmed.
             names: n texts for the tip, many of them alike; None keeps them.
             meta: `x` and `y` (names of the axes), `alt` (what a screen reader says), `legend` (what the groups are),
-                `plain` (True: axes without numbers).
+                `plain` (True: axes without numbers), `labels` ([point, text], drawn as far as they do not overlap),
+                `log_y` (True: y holds log₁₀ of what the ticks say),
+                `bent_y` (True: y is drawn linearly near zero and logarithmically far off).
         """
         with self.hold_sync():
             if xy is not None:

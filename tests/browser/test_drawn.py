@@ -116,7 +116,9 @@ def tractor():
 
 @pytest.mark.parametrize("method", ["", "exact"])
 @pytest.mark.parametrize("waterfall", [False, True])
-def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(tractor, draw, screenshots, method, waterfall):
+def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(
+    tractor, draw, screenshots, method, waterfall
+):
     state = tractor.state
     state.method, state.waterfall = method, waterfall
     state.settle()
@@ -124,7 +126,9 @@ def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(tractor, draw, s
     rows = rows_on_the_axis(page)
     *parts, score = rows
     assert score["label"] == "score" and score["value"] == pytest.approx(100 * state.now, abs=0.01)
-    assert sum(row["value"] for row in parts) == pytest.approx(score["value"], abs=0.06)  # 0.005 each of the rows
+    assert sum(row["value"] for row in parts) == pytest.approx(
+        score["value"], abs=0.06
+    )  # 0.005 each of the rows
     at = 0.0
     for row in rows:
         start = at if waterfall and row is not score else 0.0
@@ -137,20 +141,81 @@ def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(tractor, draw, s
         at += row["value"]
     if method == "exact":
         assert any(row["label"] == "several latents together" for row in rows)
-    page.page.screenshot(path=screenshots / f"bars-{method or 'default'}-{'waterfall' if waterfall else 'plain'}.png")
+    page.page.screenshot(
+        path=screenshots / f"bars-{method or 'default'}-{'waterfall' if waterfall else 'plain'}.png"
+    )
 
 
 def test_a_row_that_would_flatten_all_latents_is_broken_off_and_said_to_be(draw):
     from clipattr_widgets import BarList
 
     def row(number, value, part="latent"):
-        return {"id": number, "part": part, "label": str(number), "value": value, "text": f"{value:+.2f}", "scale": 1}
+        return {
+            "id": number,
+            "part": part,
+            "label": str(number),
+            "value": value,
+            "text": f"{value:+.2f}",
+            "scale": 1,
+        }
 
     bars = BarList()
-    bars.show([row(1, 0.86), row(2, -0.4), row(-3, 71.6, "part"), row(-4, -15.9, "part")], columns={"value": "points"})
+    bars.show(
+        [row(1, 0.86), row(2, -0.4), row(-3, 71.6, "part"), row(-4, -15.9, "part")],
+        columns={"value": "points"},
+    )
     page = draw(bars)
     rows = rows_on_the_axis(page)
     assert [row["broken"] for row in rows] == [False, False, True, True]
     assert "longer than drawn" in page.text(".clipattr-axis")
     assert rows[0]["right"] == pytest.approx(0.86, abs=3 * rows[0]["pixel"])
     assert rows[2]["right"] - rows[2]["left"] > rows[0]["right"] - rows[0]["left"]
+
+
+@pytest.fixture(scope="module")
+def map_panel():
+    """The map of the bundled study with findings of two prompts, one of them in view."""
+    import clipattr
+    from clipattr.discovery.findings import Finding, Interval
+    from clipattr_widgets import MapPanel
+
+    def finding(prompt, latents):
+        span = Interval(0.05, 0.04, 0.06)
+        return Finding(prompt, latents, "x", "context", 0.8, span, span, 0.4, 0.1, 0.6, 0.9, (), {})
+
+    found = [finding("tractor", (3, 9)), finding("mouse", (200,))]
+    panel = MapPanel(clipattr.open_study("picture-world"), prompt="tractor", findings=found)
+    panel.state.settle()
+    yield panel
+    panel.close()
+
+
+def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_bear_names(
+    map_panel, draw, screenshots
+):
+    page = draw(map_panel.scatter)
+    names = page.page.locator("text.clipattr-scatter-label")
+    boxes = names.evaluate_all(
+        "all => all.map((one) => { const b = one.getBBox(); return [b.x, b.y, b.width, b.height]; })"
+    )
+    assert len(boxes) >= 8
+    for i, (x, y, w, h) in enumerate(boxes):  # no name covers another
+        for u, v, a, b in boxes[i + 1 :]:
+            assert x + w <= u + 1 or u + a <= x + 1 or y + h <= v + 3 or v + b <= y + 3
+    legend = page.text(".clipattr-scatter-legend")
+    assert "in a finding of this prompt" in legend and "in a finding of another prompt" in legend
+    left, top, right, bottom = box(page, ".clipattr-scatter-stage canvas")
+    page.page.mouse.move(left + 60, top + 20)
+    page.page.mouse.down()
+    page.page.mouse.move((left + right) / 2, bottom - 60, steps=4)
+    page.page.mouse.up()
+    gen = page.page.evaluate("() => window.sent.length")
+    assert gen >= 0
+    map_panel.state.chosen = tuple(range(40))
+    page = draw(map_panel.scatter)
+    assert page.page.locator(".clipattr-scatter").get_attribute("data-chosen") == "40"
+    assert page.text(".clipattr-scatter-tally").startswith("40 chosen")
+    page.page.screenshot(path=screenshots / "map-chosen.png")
+    map_panel.state.chosen = ()
+    page = draw(map_panel.scatter)
+    page.page.screenshot(path=screenshots / "map.png")
