@@ -9,7 +9,7 @@ import numpy as np
 import traitlets as T
 
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import factor_of
+from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.cards import Card
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
@@ -131,14 +131,15 @@ class LatentState(T.HasTraits):
             rows, values = collection.by_use(latent, target, N_EXAMPLES)
             captions = [signed(value * factor_of(target.unit)) for value in values]
             title = f"pictures in which {name} carries most of “{shown(prompt, 40)}”"
+            title += f"; {unit_name(target.unit)} below each"
         elif order == "bands":
             rows, values = self._bands(latent)
             captions = [plain(value) for value in values]
-            title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter"
+            title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter; activation below each"
         else:
             rows, values = desk.examples(latent, N_EXAMPLES)
             captions = [plain(value) for value in values]
-            title = f"examples of {name}"
+            title = f"examples of {name}; activation below each"
         alt = [
             f"{title}, {i + 1}: picture {desk.picture_caption(int(row))}, {c}"
             for i, (row, c) in enumerate(zip(rows, captions, strict=True))

@@ -225,9 +225,13 @@ class Overlay(_Part):
 
 
 class DataTable(_Part):
-    """A sortable table; a row is `{"id": int, "cells": [text, …]}`, a column `{"key", "label", "numeric", "tip"}`.
+    """A table; a row is `{"id": int, "cells": [cell, …]}`, a column `{"key", "label", "numeric", "wraps", "tip"}`.
 
-    Messages: `{"kind": "sort", "key"}`. `selected` is the id of the chosen row.
+    A cell is a text, or `{"text", "value", "low", "high"}`, drawn as an interval on an axis that all such cells share.
+    Headers can be clicked where somebody listens to "sort".
+
+    Messages: `{"kind": "sort", "key"}`, and `{"kind": "key", "key", "id"}` for the keys in `letters`. `selected` is the
+    id of the chosen row.
     """
 
     _esm = _module("data_table.js")
@@ -235,8 +239,15 @@ class DataTable(_Part):
     rows = T.List(T.Dict()).tag(sync=True)
     sorted_by = T.Unicode("").tag(sync=True)
     falling = T.Bool(True).tag(sync=True)
+    sortable = T.Bool(False).tag(sync=True)
+    letters = T.Unicode("").tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
+
+    def on(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
+        """As for every part; listening to "sort" makes the headers buttons."""
+        super().on(kind, handler)
+        self.sortable = self.sortable or kind == "sort"
 
     def show(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import traitlets as T
 
 from clipattr.studies.collected import Reliances
-from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row
+from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row, unit_name
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
@@ -198,7 +198,7 @@ def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
         rows = [int(found.rows[i]) for i in order]
         numbers = [signed(carried[i] * factor) for i in order]
         shelf = Shelf(
-            title=f"pictures in which {name} carries most",
+            title=f"pictures in which {name} carries most; {unit_name(found.unit)} below each",
             thumbnails=tuple(desk.thumbnail(row) for row in rows),
             alt=tuple(
                 f"picture {desk.picture_caption(row)}: {name} carries {n}"
@@ -216,7 +216,7 @@ def top_shelf(desk: Desk, scores: np.ndarray, prompt: str, unit: str) -> Shelf:
     rows = np.argsort(-scores, kind="stable")[:N_TOP]
     numbers = [plain(scores[row] * factor_of(unit)) for row in rows]
     return Shelf(
-        title=f"highest scores for “{shown(prompt, 40)}”",
+        title=f"highest scores for “{shown(prompt, 40)}”; {unit_name(unit)} below each",
         thumbnails=tuple(desk.thumbnail(int(row)) for row in rows),
         alt=tuple(
             f"picture {desk.picture_caption(int(row))}, score {n}"

@@ -29,9 +29,9 @@ def shelf_of(desk: Desk, latent: int, n: int = 20) -> tuple[Card, Shelf]:
     """A latent's card and its top examples."""
     card = desk.card(latent)
     places, values = desk.examples(latent, n)
-    name = shown(card.name, 60)
+    name = shown(card.title, 60)
     return card, Shelf(
-        title=f"examples of {name}",
+        title=f"examples of {name}; activation below each",
         thumbnails=tuple(desk.thumbnail(int(i)) for i in places),
         alt=tuple(
             f"example {rank + 1} of {name}: picture {desk.picture_caption(int(i))}, activation {value:.2f}"

@@ -31,6 +31,9 @@ _CSS = """
 """
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
+
+
 class Static:
     """A still view.
 
@@ -106,7 +109,7 @@ def _csv_safe(table: "pd.DataFrame") -> "pd.DataFrame":
     """Text that a spreadsheet would run as a formula gets a quote in front."""
     safe = table.copy()
     for column in safe.select_dtypes(["object", "string"]):
-        safe[column] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" else v for v in safe[column]]
+        safe[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in safe[column]]
     return safe
 
 
@@ -169,7 +172,7 @@ def table_html(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td class="{kind}">{markup(cell, 60)}</td>'
+            f'<td class="{kind}">{markup(cell["text"] if isinstance(cell, dict) else cell, 60)}</td>'
             for cell, kind in zip(row["cells"], numeric, strict=True)
         )
         + "</tr>"

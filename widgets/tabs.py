@@ -93,6 +93,7 @@ class Tabs:
 
         made = FindingsState(self.state.table, self.findings or ())
         made.observe(self._audited, "audited")
+        made.observe(lambda _: self.state.refresh(), "renamed")
         made.observe(lambda _: self._looked_at(made.finding), "chosen")
         return FindingsPanel(state=made)
 

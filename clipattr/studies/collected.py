@@ -6,6 +6,7 @@ encoded again; at sites before the last block, whose activations alone do not gi
 `SiteError`. Knows a study only by its attributes. Start at `Collected.rests_on`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -274,6 +275,19 @@ class Collected:
         used = self._carried(latent, rows, target)[:, 0]
         order = np.argsort(-used, kind="stable")[:n]
         return rows[order], used[order]
+
+    def with_and_without(
+        self, latents: Sequence[int], rows: np.ndarray, target: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A target of some pictures as they are, and with a family of latents switched off; (rows,) each, raw."""
+        if not len(rows):
+            return np.zeros(0), np.zeros(0)
+        import torch
+
+        splice = self.splice(rows, target)
+        family = torch.isin(splice.indices, torch.as_tensor([int(j) for j in latents]).to(splice.indices))
+        after = splice.states((splice.amounts * ~family)[:, None])[:, 0, 0]
+        return tuple(part.float().cpu().numpy().astype(np.float64) for part in (splice.y[:, 0], after))
 
     def users(self, latent: int, n: int = 12) -> list[tuple[str, float]]:
         """Prompts that rest on a latent where it is active, and by how much (raw): mean over its strongest pictures.

@@ -284,7 +284,7 @@ def test_a_damaged_verdicts_file_is_named_and_not_overwritten(fresh_study):
 def test_examples_outside_the_study_are_never_opened(fresh_study):
     name = fresh_study.images.ids[3]
     state = FindingsState(fresh_study, [finding(examples=("/etc/passwd", "../../secret.png", name))])
-    assert state.shelf.places == (3,)
+    assert state.looked.found.places == (3,)
 
 
 def test_text_of_findings_is_shown_short_and_harmless(fresh_study):

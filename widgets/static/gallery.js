@@ -1,9 +1,10 @@
 // Thumbnails from one sprite, each with an optional heat map. One message brings a whole gallery.
 
 function render({ model, el }) {
-  const root = make("div", "clipattr-gallery", { parent: el, role: "listbox" });
+  const root = make("div", "clipattr-gallery", { parent: el });
   ownKeys(root);
-  const grid = make("div", "clipattr-gallery-grid", { parent: root, role: "presentation" });
+  const heading = make("div", "clipattr-note clipattr-gallery-title", { parent: root, "aria-hidden": "true" });
+  const grid = make("div", "clipattr-gallery-grid", { parent: root, role: "listbox" });
   const empty = make("div", "clipattr-empty", { parent: root });
   const tools = heatSlider(model);
   root.append(tools.row);
@@ -63,7 +64,8 @@ function render({ model, el }) {
     }
     const old = url;
     url = fresh;
-    root.setAttribute("aria-label", model.get("title"));
+    grid.setAttribute("aria-label", model.get("title"));
+    heading.textContent = meta.n ? model.get("title") : "";
     empty.textContent = meta.n ? "" : model.get("empty_text");
     while (thumbs.length > meta.n) thumbs.pop().button.remove();
     while (thumbs.length < meta.n) thumbs.push(newThumb(thumbs.length));
