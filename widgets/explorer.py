@@ -66,6 +66,8 @@ class ExplorerPanel(Panel):
         own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
         self.tabs = Tabs(state, findings, own) if tabs else None
         super().__init__([self.tabs.box] if self.tabs else own, state)
+        if self.tabs is not None:
+            self.tabs.changed = self.changed
         self._wire()
         for draw in (
             self._draw_score,
@@ -373,5 +375,7 @@ class ExplorerPanel(Panel):
     # static
 
     def static(self) -> Static:
+        if self.tabs is not None and self.tabs.in_front is not None:
+            return self.tabs.in_front.static()
         self.state.settle()
         return Static(explorer_html(self.state), lambda: bars_figure(self.state), self.state.frame())

@@ -148,6 +148,11 @@ class ExplorerState(Changes, PictureChoice):
         except PanelError as error:
             self.error = words_of(error)
 
+    def look_for(self, latent: int) -> None:
+        """Choose a latent that the picture in hand may lack; it stays chosen, and the panel says so."""
+        self._asked_for = self.pending > 0
+        self.latent = latent
+
     def rename(self, latent: int, name: str) -> None:
         """Name a latent; kept in the study. A study that cannot be written says so in `error`."""
         try:

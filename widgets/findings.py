@@ -141,11 +141,17 @@ class FindingsPanel(Panel):
         self.cancel.on_click(lambda _: state.cancel_audit())
         self.repair.on_click(lambda _: state.repair())
         self.note.observe(lambda change: self._noted(change["new"]), "value")
+        self.doors(self.gallery, lambda: state.looked.found)
+        self.doors(self.measured, lambda: state.looked.measured)
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_detail, "chosen", "gen")
         self.watch(self._draw_shelf, "looked")
         self.watch(self._draw_repaired, "repaired", "chosen", "gen")
         self.watch(self._draw_status, "pending", "error", "progress", "audited")
+
+    def shown_for(self) -> tuple[int, str]:
+        finding = self.state.finding
+        return (int(finding.latents[0]), finding.prompt) if finding is not None else (-1, "")
 
     def _judge_all(self, choice: str) -> None:
         if choice:

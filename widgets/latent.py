@@ -72,6 +72,7 @@ class LatentPanel(Panel):
         self.find.observe(lambda change: state.find(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
         self.nearest.observe(lambda change: self._go(change["new"]), "selected")
+        self.doors(self.gallery, lambda: state.shelf)
         self.watch(self._draw_known, "gen")
         self.watch(self._draw_users, "users")
         self.watch(self._draw_shelf, "shelf")

@@ -93,6 +93,7 @@ class MapPanel(Panel):
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
         self.opener.on_click(lambda _: self._open())
+        self.doors(self.gallery, lambda: state.examples)
         self.watch(self._draw_map, "gen")
         self.watch(self._draw_card, "card", "examples")
         self.watch(self._draw_chosen, "latent")

@@ -53,10 +53,12 @@ class Pulse(_Part):
 
     Args:
         patience: seconds that an answer may take.
+        still: class of the panel's still view, an output of its own that is hidden while the panel is alive.
     """
 
     _esm = _module("pulse.js")
     patience = T.Float(8.0, min=0.1).tag(sync=True)
+    still = T.Unicode("").tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)

@@ -69,6 +69,9 @@ class PromptPanel(Panel):
         self.link("prompt", self.prompt)
         self.link("against", self.against)
         self.bars.observe(lambda change: setattr(self.state, "latent", change["new"]), "selected")
+        self.doors(self.top, lambda: self.state.top)
+        for i, shelf in enumerate(self.sense_shelves):
+            self.doors(shelf, lambda i=i: self.state.senses[i].shelf)
         self.watch(self._draw, "gen")
         self.watch(self._draw_status, "pending", "error")
 

@@ -123,6 +123,7 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
         columns["value"],
         *(["other"] if other else []),
         columns["activation"],
+        columns["fits"],
         columns["alignment"],
     ]
     cells = "".join(f'<th scope="col"{" class=n" if i > 1 else ""}>{h}</th>' for i, h in enumerate(heads))
@@ -137,7 +138,7 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
             name += f" <small>×{row['scale']:g}</small>"
         if row.get("kind"):
             name += f" <small>[{html.escape(row['kind'])}]</small>"
-        keys = ["text", *(["other_text"] if other else []), "activation", "alignment"]
+        keys = ["text", *(["other_text"] if other else []), "activation", "fits", "alignment"]
         numbers = [row.get(key, "") for key in keys]
         tail = "".join(f'<td class="n">{html.escape(number)}</td>' for number in numbers)
         body.append(

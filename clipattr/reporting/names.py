@@ -46,8 +46,14 @@ class NameCheck:
         """The check in one line, as text; "" where nothing is known."""
         parts = []
         if self.pictured is not None:
-            told = f"{self.count} of its {self.pictures} pictures are labelled {visible(self.pictured, 40)}"
-            parts.append(f"the name may be wrong: {told}" if self.is_doubtful else told)
+            verb = "is" if self.count == 1 else "are"
+            told = (
+                f"{self.count} of its {self.pictures} pictures {verb} labelled {visible(self.pictured, 40)}"
+            )
+            if self.is_doubtful:
+                parts.append(f"the name may be wrong: {told}")
+            elif self.count >= MANY * self.pictures:
+                parts.append(told)
         if self.runner_up is not None:
             parts.append(
                 f"next best word: {visible(self.runner_up, 40)}, {self.lead * 100:.1f} points behind"

@@ -24,7 +24,9 @@ from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, na
 from clipattr.storage.documents import discard
 
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
-SECTIONS = 100  # findings that get a section; more are in the table only, which keeps the page small enough to load quickly
+SECTIONS = (
+    100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly
+)
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
