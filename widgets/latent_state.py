@@ -18,7 +18,6 @@ from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 ORDERS = (("by activation", "activation"), ("by use", "use"), ("in bands", "bands"))
-BANDS = ((0.75, 1.0), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
 PER_BAND = 5
 N_EXAMPLES = 20
 BINS = 24
@@ -133,7 +132,7 @@ class LatentState(T.HasTraits):
             title = f"pictures in which {name} carries most of “{shown(prompt, 40)}”"
             title += f"; {unit_name(target.unit)} below each"
         elif order == "bands":
-            rows, values = self._bands(latent)
+            rows, values = collection.bands(latent, PER_BAND)
             captions = [plain(value) for value in values]
             title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter; activation below each"
         else:
@@ -148,18 +147,6 @@ class LatentState(T.HasTraits):
         maps = desk.maps([desk.picture(int(row)) for row in rows], latent) if wanted else None
         thumbnails = tuple(desk.thumbnail(int(row)) for row in rows)
         return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
-
-    def _bands(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """A few pictures, evenly spaced, from each quarter of the latent's active range."""
-        rows, values = self.collection.active_rows(latent)
-        places: list[int] = []
-        for low, high in BANDS:
-            start, end = round(len(rows) * (1 - high)), round(len(rows) * (1 - low))
-            if end > start:
-                places += np.unique(
-                    np.linspace(start, end - 1, min(PER_BAND, end - start)).round().astype(int)
-                ).tolist()
-        return rows[places], values[places]
 
     def code(self) -> str:
         """Python that computes what is on the screen."""

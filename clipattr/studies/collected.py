@@ -126,7 +126,7 @@ class Collected:
 
         from clipattr.sites import continue_from
 
-        self._require_last_block()
+        self.check_site()
         for start in range(0, self.n_pictures, CHUNK):
             with torch.no_grad():
                 rows = np.arange(start, min(start + CHUNK, self.n_pictures))
@@ -139,7 +139,8 @@ class Collected:
         stored = torch.from_numpy(np.asarray(self.study.activations[rows], np.float32))
         return stored.to(model.device, model.dtype)
 
-    def _require_last_block(self) -> None:
+    def check_site(self) -> None:
+        """Raises SiteError where the stored activations do not give the embedding."""
         from clipattr.sites import Site
 
         site, model = Site(str(self.study.site)), self.study.model
@@ -220,7 +221,7 @@ class Collected:
 
         from clipattr.attribution.splice import Splice
 
-        self._require_last_block()
+        self.check_site()
         codes = self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
         return Splice(
             self.study.model, self.study.dictionary, self.study.site, self._acts(rows), target, codes=codes
@@ -266,6 +267,36 @@ class Collected:
         offsets, pictures, values = by_latent(self.study.codes)
         return offsets.numpy(), pictures.numpy(), values.float().numpy()
 
+    def bands(self, latent: int, per_band: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures (m,) and activations (m,): a few, evenly spaced, from each quarter of a latent's active pictures."""
+        rows, values = self.active_rows(latent)
+        places: list[int] = []
+        for quarter in range(4):
+            start, end = round(len(rows) * quarter / 4), round(len(rows) * (quarter + 1) / 4)
+            if end > start:
+                spaced = np.linspace(start, end - 1, min(per_band, end - start)).round().astype(int)
+                places += np.unique(spaced).tolist()
+        return rows[places], values[places]
+
+    def coactive(self, latent: int, n: int = 8) -> list[tuple[int, float, float]]:
+        """Latents active beside one: (latent, share of its pictures, that share minus the share elsewhere)."""
+        rows, _ = self.active_rows(latent)
+        others = self.n_pictures - len(rows)
+        if not len(rows) or not others:
+            return []
+        offsets, pictures, _ = self._by_latent
+        mine = np.zeros(self.n_pictures, bool)
+        mine[rows] = True
+        owner = np.repeat(np.arange(self.n_latents), np.diff(offsets))
+        together = np.bincount(owner[mine[pictures]], minlength=self.n_latents)
+        elsewhere = np.diff(offsets) - together
+        difference = together / len(rows) - elsewhere / others
+        difference[latent] = -np.inf
+        best = np.argsort(-difference, kind="stable")[:n]
+        return [
+            (int(j), float(together[j] / len(rows)), float(difference[j])) for j in best if difference[j] > 0
+        ]
+
     def by_use(self, latent: int, target: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (m,) in which a latent carries most of a target, and how much (m,), raw."""
         rows, _ = self.active_rows(latent)
@@ -310,7 +341,7 @@ class Collected:
         from clipattr.attribution.methods import find_method
         from clipattr.attribution.splice import Splice
 
-        self._require_last_block()
+        self.check_site()
         codes = (
             self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
             .for_latents([latent])
