@@ -268,7 +268,7 @@ class FindingsState(T.HasTraits):
 
     def _lay_out(self, _: Any = None) -> None:
         kept = self._kept()
-        rows = []
+        rows: list[dict[str, Any]] = []
         for place in kept[:MAX_ROWS]:
             f = self.findings[place]
             effect = f.causal_effect
@@ -281,13 +281,13 @@ class FindingsState(T.HasTraits):
                 points(f.alignment), percent(f.confidence),
             ]  # fmt: skip
             rows.append({"id": place, "cells": cells})
-        ids = [row["id"] for row in rows]
+        ids = [int(row["id"]) for row in rows]
         with self.hold_trait_notifications():
             # What the filters hide cannot be judged: the row that took its place is chosen.
             if self.chosen not in ids:
-                before = [row["id"] for row in self.rows]
-                place = before.index(self.chosen) if self.chosen in before else 0
-                self.chosen = ids[min(place, len(ids) - 1)] if ids else -1
+                before = [int(row["id"]) for row in self.rows]
+                at = before.index(self.chosen) if self.chosen in before else 0
+                self.chosen = ids[min(at, len(ids) - 1)] if ids else -1
             self.rows = rows
             self.hidden = len(kept) - len(rows)
             self.gen += 1

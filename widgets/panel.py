@@ -182,7 +182,9 @@ class Still:
     """
 
     def __init__(self, make: Callable[[], Static], pulse: Pulse) -> None:
-        self._make, self._handles, self._timer = make, [], None
+        self._make = make
+        self._handles: list[Any] = []
+        self._timer: asyncio.TimerHandle | None = None
         # Numbered, not random: what a notebook stores stays the same from run to run.
         self._name = f"clipattr-still-{next(_STILLS)}"
         pulse.still = self._name

@@ -28,6 +28,7 @@ class PictureChoice(T.HasTraits):
     compare: Any
     upload_count: Any
     error: Any
+    _ask: Any
     uploaded: Image.Image | None = None
     upload_name = ""
     found_words = ""  # "2 of 41": the last search's hit among all

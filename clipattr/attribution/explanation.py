@@ -80,7 +80,7 @@ def score_parts(attribution: Attribution, *, picture: int = 0, target: int = 0) 
     order = np.argsort(-np.abs(values), kind="stable")
     y, base, alone, together = (
         float(part[picture, target])
-        for part in (attribution.y, attribution.y_baseline, attribution.y_bias, attribution.gap)
+        for part in (attribution.y, attribution.y_baseline, attribution.bias_alone, attribution.gap)
     )
     bias, error = (alone, base - alone) if math.isfinite(alone) else (base, math.nan)
     return ScoreParts(

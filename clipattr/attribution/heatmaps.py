@@ -176,9 +176,10 @@ def latent_maps(
         return None
     positive = maps.detach().float().cpu().clamp_min(0)
     shares = positive / positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    common = largest is not None and largest > 0
+    unit = largest if largest is not None and largest > 0 else math.nan
+    common = math.isfinite(unit)
     if common:
         amounts = amounts_of(codes, [latent]).reshape(len(pictures), -1).amax(1).float().cpu()
-        shares = shares * (amounts / largest).clamp(0, 1)[:, None, None]
+        shares = shares * (amounts / unit).clamp(0, 1)[:, None, None]
     frames = [frame_of(model, picture.size) for picture in pictures]
-    return LatentMaps(shares.numpy(), frames, float(largest) if common else math.nan, common)
+    return LatentMaps(shares.numpy(), frames, unit, common)

@@ -86,6 +86,11 @@ class Attribution:
             object.__setattr__(self, "y_bias", torch.full_like(self.y, torch.nan))
 
     @property
+    def bias_alone(self) -> Tensor:
+        """`y_bias`, NaN where it is not known."""
+        return torch.full_like(self.y, torch.nan) if self.y_bias is None else self.y_bias
+
+    @property
     def n_targets(self) -> int:
         return self.y.shape[1]
 

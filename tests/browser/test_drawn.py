@@ -176,7 +176,8 @@ def test_a_row_that_would_flatten_all_latents_is_broken_off_and_said_to_be(draw)
 def map_panel():
     """The map of the bundled study with findings of two prompts, one of them in view."""
     import clipattr
-    from clipattr.discovery.findings import Finding, Interval
+    from clipattr.discovery.findings import Finding
+    from clipattr.statistics import Interval
     from clipattr_widgets import MapPanel
 
     def finding(prompt, latents):

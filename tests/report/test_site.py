@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import clipattr
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
 from clipattr.errors import DataError
 from clipattr.reporting.site import PAGE_BYTES, _split, write_site
+from clipattr.statistics import Interval
 from clipattr.studies.collected import Collected
 
 HOSTILE = "<img src=x onerror=alert(1)> \u202e & 'q' {{ 7*7 }}"

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import clipattr
-from clipattr.discovery.findings import Finding, Interval
+from clipattr.discovery.findings import Finding
 from clipattr.errors import SiteError
+from clipattr.statistics import Interval
 from clipattr.studies.collected import Collected
 from clipattr_widgets import FindingsState, LatentState, PromptState
 from clipattr_widgets.desk import Desk
