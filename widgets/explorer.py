@@ -128,7 +128,11 @@ class ExplorerPanel(Panel):
         self.find_next = W.Button(description="▸", tooltip="the next picture that fits", layout=small)
         self.found = W.HTML()
         self.upload = W.FileUpload(
-            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
+            accept="image/*",
+            multiple=False,
+            description="upload",
+            tooltip="look at a picture from a file",
+            layout=W.Layout(width="100px"),
         )
         self.compare = W.Text(
             placeholder="compare with no.", continuous_update=False, layout=W.Layout(width="146px"),

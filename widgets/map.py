@@ -53,7 +53,11 @@ class MapPanel(Panel):
         self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
                               layout=W.Layout(width="156px"))  # fmt: skip
         self.upload = W.FileUpload(
-            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
+            accept="image/*",
+            multiple=False,
+            description="upload",
+            tooltip="look at a picture from a file",
+            layout=W.Layout(width="100px"),
         )
         self.scatter = Scatter(title="map of all latents")
         self.gallery = Gallery(

@@ -13,7 +13,7 @@ import traitlets as T
 from PIL import Image
 
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
+from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.measured import Measured
@@ -28,7 +28,8 @@ COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "truth", "label": "rendered without it", "numeric": True, "tip": "fall of the score when the scene is "
      "rendered again without this cause: the truth"},
     {"key": "codes", "label": "its latents, by attribution", "numeric": True, "tip": "attribution patching of the "
-     "latents that change with the cause: (code with − code without) × slope, summed; no second look at the score"},
+     "latents that change with the cause: (code with − code without) × slope, summed; no second look at the score. "
+     "≠ marks one of the other sign"},
     {"key": "named", "label": "latents of that name off", "numeric": True, "tip": "fall of the score when the latents "
      "that the evaluator names after the cause are ablated; – where no latent has that name here"},
 )  # fmt: skip
@@ -213,7 +214,8 @@ class WorldState(T.HasTraits):
         factor = factor_of(self.measured.y_unit) if self.measured else 100.0
         return [
             {"id": i, "cells": [shown(f"{PART_WORDS.get(c.part, '')}{c.name}", 50),
-                                *(signed(value * factor) for value in (c.truth, c.codes, c.named))]}
+                                signed(c.truth * factor), _beside(c.codes * factor, c.truth * factor),
+                                _beside(c.named * factor, c.truth * factor)]}
             for i, c in enumerate(self.causes)
         ]  # fmt: skip
 
@@ -242,6 +244,11 @@ class WorldState(T.HasTraits):
             "truth = with_it.y - ca.attribute(study, without, target).y",
             "said = ca.attribute(study, scene.picture(), target, method='patching', baseline=without).values.sum()",
         ])  # fmt: skip
+
+
+def _beside(said: float, truth: float) -> str:
+    """A number, marked where it says the opposite of the truth."""
+    return f"≠ {signed(said)}" if disagree(said, truth) else signed(said)
 
 
 PART_WORDS = {"main": "", "companion": "beside it: ", "context": "around it: ", "word": "", "watermark": ""}
