@@ -368,6 +368,24 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", metavar="N", type=_whole, default=8866, help="(default: %(default)s)")
     serve.add_argument("--token", help="what visitors must know; default: one is drawn")
     serve.add_argument("--write", action="store_true", help="let visitors name latents and judge findings")
+
+    site = verb(
+        "site",
+        "write a study as static pages that need no kernel and no network",
+        "clipattr site photos.study --out pages --findings audit.json",
+    )
+    site.add_argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
+    site.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the pages; new, empty, or an earlier site"
+    )
+    site.add_argument("--findings", metavar="FINDINGS", help="JSON of an audit; each finding gets a page")
+    site.add_argument(
+        "--latents",
+        metavar="N",
+        type=_whole,
+        help="latents with a page, those to look at first (default: all)",
+    )
+    site.add_argument("--quiet", action="store_true", help="no progress")
     return main
 
 

@@ -1,6 +1,6 @@
 """Jobs: the verbs that prepare a study piece by piece, for those who want to reuse or replace a piece.
 
-Owns `encode`, `train`, `convert`, `saes` and `plan` of the command line. Like every verb they compute nothing
+Owns `encode`, `train`, `convert`, `saes`, `plan` and `site` of the command line. Like every verb they compute nothing
 themselves: each calls the function that a notebook calls, and prints what came out. Start at `JOBS`.
 """
 
@@ -171,6 +171,19 @@ def plan(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def site(arguments: argparse.Namespace) -> int:
+    """A study to a folder of static pages."""
+    from clipattr.discovery.findings import Findings
+    from clipattr.reporting.site import write_site
+    from clipattr.studies.study import open_study
+
+    study = open_study(arguments.study)
+    findings = Findings.from_json(arguments.findings, study) if arguments.findings else ()
+    out = write_site(study, arguments.out, findings, latents=arguments.latents, progress=not arguments.quiet)
+    print(f"{out / 'index.html'}")
+    return OK
+
+
 def engine_of(arguments: argparse.Namespace) -> Any:
     """Where a verb computes: Ray if it was asked for, else this process."""
     if arguments.threads:
@@ -211,4 +224,4 @@ def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> i
     return OK
 
 
-JOBS = {"encode": encode, "train": train, "convert": convert, "saes": saes, "plan": plan}
+JOBS = {"encode": encode, "train": train, "convert": convert, "saes": saes, "plan": plan, "site": site}
