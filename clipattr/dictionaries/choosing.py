@@ -7,8 +7,8 @@ together. Why these candidates and this criterion: docs/decisions/dictionary-def
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -32,20 +32,22 @@ USED = 5  # rows on which a latent must be present, in each half, to be judged
 def candidates(width: int, rows: int) -> list[Recipe]:
     """Recipes to compare, the most promising first.
 
-    Sizes follow the activation's width, and never leave fewer than 7 rows a latent.
+    Three latents a dimension (eight in the last one), never fewer than 7 rows a latent; few active ones, since a
+    second and third active latent for one factor is what splits it.
 
     Args:
         width: of the activations. rows: how many there are.
     """
     n = max(16, min(30_000, 3 * width, rows // 7))
+    wide = max(16, min(30_000, 8 * width, rows // 7))
     k = max(1, min(4, n // 8))
-    rate = 2e-3 if n <= 4096 else None
-    first = max(2, n // 16)
+    rate = 2e-3 if wide <= 4096 else None
     plain = Recipe(n, k, whiten=1.0, lr=rate)
-    nested = Recipe(n, k + 1, kind="nested", whiten=1.0, lr=rate, options={"first": first})
-    wide = replace(plain, n_latents=min(30_000, 2 * n), k=k)
-    raw = Recipe(n, 2 * k, lr=rate)
-    return [nested, plain, raw, wide] if k > 1 else [plain, raw]
+    nested = Recipe(n, k + 1, kind="nested", whiten=1.0, lr=rate, options={"first": max(2, n // 16)})
+    found = [nested, plain, Recipe(n, 2 * k, lr=rate)]
+    if wide > 1.3 * n:
+        found.append(replace(plain, n_latents=wide, k=max(k, width // 48)))
+    return found
 
 
 def default_schedule(rows: int) -> Schedule:
@@ -55,8 +57,7 @@ def default_schedule(rows: int) -> Schedule:
 
 def cost(recipe: Recipe, schedule: Schedule, width: int) -> float:
     """Multiply-adds of a training: the encoder's product, and the updates of encoder and decoder."""
-    seen = (schedule.steps or STEPS) * schedule.batch
-    return float(seen) * recipe.n_latents * width + 4.0 * (schedule.steps or STEPS) * recipe.n_latents * width
+    return float(schedule.steps or STEPS) * (schedule.batch + 4) * recipe.n_latents * width
 
 
 def affordable(recipes: Sequence[Recipe], schedule: Schedule, width: int, budget: float) -> list[Recipe]:
@@ -100,24 +101,19 @@ def choose_sae(
     True
     """
     source = as_source(acts)
-    own, schedule, _ = split_options(options)
-    if unknown := sorted({**own, **own["options"]}.keys() - {"options"}):
+    own, _, _ = split_options(options)
+    if unknown := sorted((own.keys() | own["options"].keys()) - {"options"}):
         raise DictionaryError(
             f"Settings are being chosen, so {', '.join(unknown)} cannot be given alone: give n_latents and k as well, "
             "or recipes."
         )
-    plain = default_schedule(len(source))
-    given = {
-        name: options[name]
-        for name in ("steps", "epochs", "batch", "warmup", "decay", "patience", "data_seed")
-        if name in options
-    }
-    if "epochs" in given:
-        given.setdefault("steps", None)
-    schedule = replace(plain, **given)
+    given = {one.name: options[one.name] for one in fields(Schedule) if options.get(one.name) is not None}
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None
+    schedule = replace(default_schedule(len(source)), **given)
     asked = list(candidates(source.width, len(source)) if recipes is None else recipes)
     kept = affordable(asked, schedule, source.width, budget)
-    job = {name: value for name, value in options.items() if name in Job.__dataclass_fields__}
+    job = {one.name: options[one.name] for one in fields(Job) if one.name in options}
     made = train_saes(source, kept, seeds=(seed,), **asdict(schedule), **job)
     sample = sample_of(source, schedule.data_seed + 1)
     tried = []
@@ -142,6 +138,12 @@ def choose_sae(
         f"{tried[best]['agreement']:.3f} ({tried[best]['recipe']})",
     }
     return chosen
+
+
+def leaves_open(options: Mapping[str, Any]) -> bool:
+    """Whether options of training say nothing of what is trained, so that `choose_sae` may choose it."""
+    own, _, _ = split_options({name: value for name, value in options.items() if name != "budget"})
+    return not (own.keys() | own["options"].keys()) - {"options"}
 
 
 def sample_of(source: Source, seed: int, rows: int = JUDGED) -> Tensor:
@@ -197,7 +199,8 @@ def agreement(dictionary: Dictionary, acts: Tensor) -> float:
 def _columns(codes: SparseCodes, first: int, count: int) -> Tensor:
     """(rows, count): the codes of `count` latents from `first` on; only so many columns are ever dense."""
     latents = codes.indices.flatten().long() - first
-    mine = (latents >= 0) & (latents < count)
+    # Codes of a fixed number per row are filled up with zeros at any latent.
+    mine = (latents >= 0) & (latents < count) & (codes.values.flatten() != 0)
     dense = torch.zeros(len(codes), count)
     dense[codes.row_of_entries().long().flatten()[mine], latents[mine]] = codes.values.flatten()[mine].float()
     return dense

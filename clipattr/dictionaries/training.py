@@ -75,6 +75,8 @@ def train_sae(
         from clipattr.dictionaries.choosing import choose_sae
 
         return choose_sae(acts, seed=seed, **options)
+    if "budget" in options:
+        raise DictionaryError("A budget is for choosing settings; leave it out, or n_latents and k.")
     return train_saes(acts, seeds=(seed,), n_latents=n_latents, k=k, **options)[0]
 
 
