@@ -219,14 +219,21 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("store", metavar="STORE", help="folder that `clipattr encode` wrote")
     train.add_argument("--out", metavar="DIR", required=True, help="folder of the dictionary")
-    train.add_argument("--latents", metavar="N", type=_whole, required=True, help="of the dictionary")
-    train.add_argument("--k", metavar="K", type=_whole, required=True, help="active latents per activation")
     train.add_argument(
-        "--kind", default="topk", help="topk (default), batchtopk, matryoshka, relu, gated or jumprelu"
+        "--latents", metavar="N", type=_whole, help="of the dictionary (without --k and this: chosen)"
+    )
+    train.add_argument("--k", metavar="K", type=_whole, help="active latents per activation")
+    train.add_argument(
+        "--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or jumprelu"
+    )
+    train.add_argument(
+        "--budget", metavar="N", type=float, help="multiply-adds for choosing settings (default: 2e12)"
     )
     train.add_argument("--site", help="of the store, where it has several")
     length = train.add_mutually_exclusive_group()
-    length.add_argument("--steps", metavar="N", type=_whole, help="of training (default: 2000)")
+    length.add_argument(
+        "--steps", metavar="N", type=_whole, help="of training (default: 2000, 1200 for choosing)"
+    )
     length.add_argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps")
     train.add_argument("--seed", type=int, default=0, help="of the first directions (default: 0)")
     train.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -69,11 +69,12 @@ def train(arguments: argparse.Namespace) -> int:
     from clipattr.storage.activations import ActivationStore
 
     out = full_path(arguments.out)
+    given = {"kind": arguments.kind, "budget": arguments.budget}
     made = train_sae(
         ActivationStore.open(arguments.store, arguments.site),
         n_latents=arguments.latents,
         k=arguments.k,
-        kind=arguments.kind,
+        **{name: value for name, value in given.items() if value is not None},
         steps=arguments.steps,
         epochs=arguments.epochs,
         seed=arguments.seed,

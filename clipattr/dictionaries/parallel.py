@@ -18,7 +18,10 @@ from torch import Tensor
 from clipattr.dictionaries.trainer import Run
 from clipattr.errors import DictionaryError
 
-KINDS = ("topk",)  # kinds in which each row selects its latents by itself; others select over the whole batch
+KINDS = (
+    "topk",
+    "nested",
+)  # kinds in which each row selects its latents by itself; others select over the whole batch
 
 
 class Alone:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
+from clipattr.dictionaries.choosing import leaves_open
 from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine, Here
@@ -42,6 +43,7 @@ from clipattr.studies.format import (
 )
 
 SHARD = 1024  # pictures
+CHOICE = 1  # version of how settings of a dictionary are chosen; part of a study's plan
 BLOCK = 1024  # pictures whose codes are computed at a time
 PART = (
     2**18
@@ -179,6 +181,8 @@ def _plan(
     """What determines the result, in three parts; equal plans give equal bytes."""
     if dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
+        if _chosen(settings):
+            parts["chosen"] = CHOICE
     else:
         parts = {"hash": dictionary.hash}
     plan = {
@@ -316,28 +320,33 @@ def _dictionary(
     if given is None:
         acts = samples(place.path, fit)
         count, width = acts.shape
-        n_latents = settings["n_latents"] or _size(width, count)
-        k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
-        options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
-        given = train_sae(
-            acts,
-            n_latents=n_latents,
-            k=k,
-            seed=settings["seed"],
-            checkpoint=place.path / "training",
-            progress=progress,
-            site=str(site),
-            model_hash=model.weights_hash,
-            **options,
-        )
+        about: dict[str, Any] = {
+            "seed": settings["seed"],
+            "checkpoint": place.path / "training",
+            "progress": progress,
+            "site": str(site),
+            "model_hash": model.weights_hash,
+        }
+        if _chosen(settings):
+            given = train_sae(acts, **about, **settings["training"])
+        else:
+            n_latents = settings["n_latents"] or _size(width, count)
+            k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
+            options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
+            given = train_sae(acts, n_latents=n_latents, k=k, **about, **options)
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Read back, so that a resumed build and this one use the same numbers.
     return load_dictionary(target)
 
 
+def _chosen(settings: dict[str, Any]) -> bool:
+    """Whether the dictionary's settings are chosen on the activations: nothing is said of its size or kind."""
+    return settings["n_latents"] is None and settings["k"] is None and leaves_open(settings["training"])
+
+
 def _size(width: int, samples: int) -> int:
-    """How many latents to train by default: 8 per dimension, but not more than a quarter of the samples."""
+    """How many latents to train where k alone is given: 8 per dimension, at most a quarter of the samples."""
     return max(16, min(30_000, 8 * width, samples // 4))
 
 

@@ -399,7 +399,7 @@ def build_study(
             a model confuses it then also confuses when it names its own latents.
         site: where activations are read; by default the dictionary's own, else "image.-1.cls".
         dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
-        n_latents, k: of the SAE to train; by default from the width and the number of pictures.
+        n_latents, k: of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
         examples: kept per latent. templates: for words, each with "{}".
         holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
             encoded, but take no part in training, examples and labels.
