@@ -8,6 +8,7 @@
     python benchmarks/worlds.py pictures WORLD --out FOLDER --photos PHOTOS [--n 6000]
     python benchmarks/worlds.py study WORLD --models FOLDER --out FOLDER --photos PHOTOS [--n 6000] [--evaluator NAME]
     python benchmarks/worlds.py effects WORLD --model MODEL --photos PHOTOS
+    python benchmarks/worlds.py truth WORLD --out FOLDER --photos PHOTOS [--pairs 200]
     python benchmarks/worlds.py audit --only WORLD --out FOLDER --photos PHOTOS [--laws]     # one world a process
     python benchmarks/worlds.py audit --out FOLDER --photos PHOTOS --round TITLE [--part choose]
 
@@ -45,17 +46,14 @@ def audit(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     out = arguments.out or Path("out")
     store = out / "audits"
-    store.mkdir(parents=True, exist_ok=True)
     ready = [name for name in names() if (out / "studies" / name / "plain" / "study.json").exists()]
     chosen = [name for name in ready if arguments.part in name]
     for name in [arguments.only] if arguments.only else chosen:
         if arguments.only or not (store / f"{name}.json").exists():
             world = open_world(name, arguments.photos)
-            result = audit_world(
+            audit_world(
                 world, out, arguments.forms, simpler=not arguments.bare, laws=arguments.laws, tell=said
             )
-            text = json.dumps(result, default=float, indent=1)
-            (store / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     if arguments.round:
         files = [store / f"{name}.json" for name in chosen]
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
@@ -73,13 +71,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "verb", choices=("list", "draw", "train", "train-all", "pictures", "study", "effects", "audit")
+        "verb",
+        choices=("list", "draw", "train", "train-all", "pictures", "study", "effects", "truth", "audit"),
     )
     parser.add_argument("world", nargs="?")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--models", type=Path, help="a folder of trained models, one folder a world")
+    parser.add_argument("--pairs", type=int, default=200, help="drawn to measure a plant's effect (truth)")
     parser.add_argument("--only", help="the world to audit; its result waits under --out for a round")
     parser.add_argument("--round", help="title of the round that the results are appended as (audit)")
     parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
@@ -144,6 +144,12 @@ def main() -> None:
             world, arguments.models, arguments.out or Path("out"), arguments.n, arguments.evaluator, forms
         ):
             print(path)
+        return
+    if arguments.verb == "truth":
+        from world_kit.auditing import truth_of
+
+        for row in truth_of(world, arguments.out or Path("out"), arguments.pairs):
+            print(json.dumps(row))
         return
     if arguments.verb == "effects":
         from world_kit.effects import measure

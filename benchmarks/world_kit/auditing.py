@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from .effects import measure
-from .judging import Judge, Verdict, names_cause
+from .judging import LEFT, Judge, Verdict, names_cause
 from .scene import Plant
 from .simpler import BASELINES, Looks, Suspect
 from .studying import open_form, place
-from .world import World
+from .world import SPECS, World
 
 TIMES = (1, 2, 4)  # as many suspects as the audit, for the simpler ways
+SIMPLER_FORMS = ("plain", "labels")
 SEEN = 0.75  # area under the ROC curve below which an evaluator, or every latent, is said not to see a cause
 FEW = 10  # pictures of a prompt that show the cause, below which that is why it is missed
 ALONE = 3  # prompts that are also audited alone
@@ -51,11 +52,11 @@ def audit_world(
     laws: bool = False,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Audit a world in its forms.
+    """Audit a world in its forms; what is known so far is in `audits/NAME.json` after each of them.
 
     Args:
         world: with its studies under `out`.
-        out: as `build_forms` wrote it.
+        out: as `build_forms` wrote it; gets the result.
         forms: those whose studies are there are audited.
         simpler: whether to judge the simpler ways beside it.
         laws: whether to audit again under changes that must not matter.
@@ -67,35 +68,68 @@ def audit_world(
     truth = truth_of(world, out)
     contents = json.loads((out / "pictures" / world.name / "contents.json").read_text(encoding="utf-8"))
     result: dict[str, Any] = {"world": world.name, "truth": truth, "forms": {}}
-    judge: Judge | None = None
-    for form in forms:
-        if not (place(out, world.name, form) / "study.json").exists():
-            continue
-        study = open_form(out, world.name, form)
-        if judge is None:  # pictures, codes and dictionary are those of every form
-            judge = Judge(study, world, contents, learnt_of(world, truth))
-        result["forms"][form] = audit_form(judge, study, world, simpler=simpler, laws=laws, tell=tell)
+    forms = [form for form in forms if (place(out, world.name, form) / "study.json").exists()]
+    studies = {form: open_form(out, world.name, form) for form in forms}
+    if not studies:
+        return result
+    # Pictures, codes and dictionary are those of every form.
+    judge = Judge(studies[forms[0]], world, contents, learnt_of(world, truth))
+    twins = twin_plants(world.name)
+    for form, study in studies.items():
+        told = audit_form(judge, study, world, tell)
+        told["twins"] = [
+            {"twin": name, "prompt": plant.prompt, "found_here": _speaks_of(judge, plant, told["findings"])}
+            for name, plant in twins
+        ]
+        if laws:
+            told["laws"] = held(study, world.prompts, told["findings"])
+        result["forms"][form] = told
+        _keep(out, result)
+    for form in SIMPLER_FORMS if simpler and judge.learnt else ():
+        if form in studies:
+            told = result["forms"][form]
+            n = max(len(told["findings"]), len(judge.learnt))
+            told["simpler"] = simpler_ways(judge, studies[form], n)
+            tell(f"{world.name}, {form}: simpler ways judged")
+            _keep(out, result)
     return result
 
 
-def audit_form(
-    judge: Judge, study: Any, world: World, *, simpler: bool, laws: bool, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    """One form's findings with verdicts, plants with why they were missed, simpler ways and laws."""
+def _keep(out: Path, result: dict[str, Any]) -> None:
+    file = out / "audits" / f"{result['world']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, default=float, indent=1) + "\n", encoding="utf-8")
+
+
+def twin_plants(name: str) -> list[tuple[str, Plant]]:
+    """The plants by which its twins differ from a world without plants."""
+    stem = name.removesuffix("null")
+    if stem == name:
+        return []
+    found = []
+    for file in sorted(SPECS.glob(f"{stem}twin-*.json")):
+        for plant in json.loads(file.read_text(encoding="utf-8"))["plants"]:
+            found.append((file.stem, Plant(**{**plant, "accepts": tuple(plant["accepts"])})))
+    return found
+
+
+def _speaks_of(judge: Judge, plant: Plant, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a finding of the plant's prompt stands on latents that fall when the plant's cause is left out."""
+    pairs = judge.of_plant(plant)
+    return any(pairs.falls(row["latents"]) for row in rows if row["prompt"] == plant.prompt)
+
+
+def audit_form(judge: Judge, study: Any, world: World, tell: Callable[[str], None]) -> dict[str, Any]:
+    """One form's findings with verdicts, and plants with why they were missed."""
     import clipattr as ca
 
     start = time.perf_counter()
     findings = list(ca.audit(study, world.prompts, progress=False))
     seconds = time.perf_counter() - start
-    tell(f"{world.name}: {len(findings)} findings in {seconds:.0f} s")
     verdicts = [judge.judge(f.prompt, f.latents) for f in findings]
     rows = [
         {
-            "prompt": finding.prompt,
-            "label": finding.label,
-            "kind": finding.kind,
-            "confidence": finding.confidence,
-            "causal_effect": finding.causal_effect.value,
+            **_columns(finding),
             **_told(verdict),
             "named": verdict.right and names_cause(finding.label, verdict.cause),
         }
@@ -104,20 +138,26 @@ def audit_form(
     plants = [_plant(plant, judge, study, findings, verdicts) for plant in judge.learnt]
     tell(
         f"{world.name}: {sum(p['found'] for p in plants)} of {len(plants)} found, "
-        f"{sum(r['right'] for r in rows)} of {len(rows)} right, {time.perf_counter() - start:.0f} s"
+        f"{sum(r['right'] for r in rows)} of {len(rows)} right; audited in {seconds:.0f} s, "
+        f"judged in {time.perf_counter() - start - seconds:.0f} s"
     )
-    told: dict[str, Any] = {
+    return {
         "prompts": len(world.prompts),
         "seconds": round(seconds, 1),
         "findings": rows,
         "plants": plants,
     }
-    if simpler and judge.learnt:
-        told["simpler"] = simpler_ways(judge, study, max(len(findings), len(judge.learnt)))
-        tell(f"{world.name}: simpler ways judged, {time.perf_counter() - start:.0f} s")
-    if laws:
-        told["laws"] = held(study, world.prompts, findings)
-    return told
+
+
+def _columns(finding: Any) -> dict[str, Any]:
+    return {
+        "prompt": finding.prompt,
+        "label": finding.label,
+        "kind": finding.kind,
+        "confidence": finding.confidence,
+        "causal_effect": finding.causal_effect.value,
+        "latents": list(finding.latents),
+    }
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:
@@ -152,6 +192,7 @@ def _plant(
         "found": False,
     }
     mine = [(f, v) for f, v in zip(findings, verdicts, strict=True) if f.prompt == plant.prompt]
+    row["halved"] = any(pairs.kept(f.latents) <= LEFT for f, _ in mine)
     hits = [f for f, v in mine if v.plant == plant]
     if hits:
         return row | {
@@ -239,27 +280,26 @@ def _by_word(judge: Judge, prompt: str, label: str | None, confirm: bool) -> tup
     return None, judge.effect(prompt, cause, None).right
 
 
-def held(study: Any, prompts: Sequence[str], findings: Sequence[Any]) -> dict[str, Any]:
+def held(study: Any, prompts: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Which changes that must not matter left the findings as they were."""
     import clipattr as ca
 
-    every = [_key(f) for f in findings]
-    asked = list(dict.fromkeys(f.prompt for f in findings))[: ALONE - 1]
-    asked += [p for p in prompts if p not in asked][: ALONE - len(asked)]
-    alone = [
-        sorted(_key(f) for f in ca.audit(study, [p], progress=False)) == sorted(k for k in every if k[0] == p)
-        for p in asked
-    ]
-    turned = [_key(f) for f in ca.audit(study, list(reversed(prompts)), progress=False)]
-    return {"alone": [sum(alone), len(alone)], "order": sorted(turned) == sorted(every)}
+    def asked(some: Sequence[str]) -> list[tuple[Any, ...]]:
+        return sorted(_key(_columns(f)) for f in ca.audit(study, some, progress=False))
+
+    every = sorted(_key(row) for row in rows)
+    chosen = list(dict.fromkeys(row["prompt"] for row in rows))[: ALONE - 1]
+    chosen += [p for p in prompts if p not in chosen][: ALONE - len(chosen)]
+    alone = [asked([p]) == [key for key in every if key[0] == p] for p in chosen]
+    return {"alone": [sum(alone), len(alone)], "order": asked(list(reversed(prompts))) == every}
 
 
-def _key(finding: Any) -> tuple[Any, ...]:
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return (
-        finding.prompt,
-        tuple(finding.latents),
-        str(finding.label),
-        finding.kind,
-        round(finding.causal_effect.value, 5),
-        round(finding.confidence, 4),
+        row["prompt"],
+        tuple(row["latents"]),
+        str(row["label"]),
+        row["kind"],
+        round(row["causal_effect"], 5),
+        round(row["confidence"], 4),
     )

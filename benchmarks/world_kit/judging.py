@@ -1,8 +1,9 @@
 """Holds findings against a world's truth by drawing pictures again without their cause.
 
 A finding *matches* a plant when it speaks of the same prompt and leaving out the planted cause at least halves the
-summed codes of its latents on pictures nobody has seen; its label plays no part. A finding without a plant is right
-where `Judge.confirm` shows the same for the thing its latents fire for. Start at `Judge`.
+summed codes of its latents on pictures nobody has seen, beyond what a few pictures may bring by chance; its label
+plays no part. A finding without a plant is right where `Judge.confirm` shows the same for the thing that its latents
+fire for. Start at `Judge`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ UNSEEN = 500_000  # first of the test scenes that findings are judged on; effect
 PAIRS = 100  # for a verdict
 GLANCE = 24  # pairs after which a hopeless cause is dropped
 LEFT = 0.5  # share of the summed codes that may be left without the cause
-SEPARATES = 0.6  # area under the ROC curve from which a family is taken to fire for something
+SURE = 4.0  # standard errors of a rank sum above chance from which a family is taken to fire for something
 RARE = 10  # pictures from which on something can be told to be what latents fire for
 
 
@@ -39,6 +40,13 @@ class Pairs:
         """Share of the summed codes that is left; 1 where the latents never fire."""
         fired = float(self.present[:, list(latents)].sum())
         return float(self.absent[:, list(latents)].sum()) / fired if fired > 0 else 1.0
+
+    def falls(self, latents: Sequence[int]) -> bool:
+        """Whether at least half of the summed codes goes, and more than a few pictures may bring by chance."""
+        columns = list(latents)
+        fall = (self.present[:, columns] - self.absent[:, columns]).sum(1)
+        error = float(fall.std(ddof=1)) / len(fall) ** 0.5
+        return self.kept(columns) <= LEFT and float(fall.mean()) > 1.96 * error
 
     def effect(self, prompt: int) -> tuple[float, float, float]:
         """Mean change of a prompt's contrast and its 95 % interval, raw cosine."""
@@ -127,11 +135,13 @@ class Judge:
         """What separates best, among all that pictures show, those in which the latents' summed codes are high."""
         strength = self.codes[:, list(latents)].sum(1)
         there = self.shown.sum(0)
-        area = (rankdata(strength) @ self.shown - there * (there + 1) / 2) / (
-            there * (len(strength) - there)
-        ).clip(1)
-        best = int(area.argmax()) if len(self.things) else -1
-        return self.things[best] if best >= 0 and area[best] > SEPARATES else None
+        absent = len(strength) - there
+        ranks = rankdata(strength)
+        chance = there * absent
+        area = (ranks @ self.shown - there * (there + 1) / 2) / chance.clip(1)
+        error = float(ranks.std()) * np.sqrt(len(strength) / chance.clip(1)) / len(strength)  # ties included
+        area = np.where((area - 0.5 > SURE * error) & (chance > 0), area, 0.0)
+        return self.things[int(area.argmax())] if len(self.things) and area.max() > 0 else None
 
     def _scenes(self, prompt: str, cause: str, n: int, first: int) -> dict[str, list[tuple[Scene, Scene]]]:
         """The ways in which `cause` may lift `prompt`: beside or around the prompt's own things, or alone."""
@@ -174,12 +184,12 @@ class Judge:
             # Swapped main objects and words before neutral ones are the same for every prompt.
             key = (way, cause) if way == "alone" else (way, cause, prompt)
             pairs = self._pairs(("glance", *key), scenes)
-            kept = 0.0 if latents is None else pairs.kept(latents)
-            if pairs.effect(place)[2] >= LEARNT and kept <= LEFT + 0.2:
+            if pairs.effect(place)[2] >= LEARNT:
                 pairs = self._pairs(("all", *key), self._scenes(prompt, cause, PAIRS, UNSEEN)[way])
-                kept = 0.0 if latents is None else pairs.kept(latents)
+            kept = 0.0 if latents is None else pairs.kept(latents)
             effect = pairs.effect(place)
-            verdict = Verdict(None, cause, effect, kept, effect[1] >= LEARNT and kept <= LEFT)
+            right = effect[1] >= LEARNT and (latents is None or pairs.falls(latents))
+            verdict = Verdict(None, cause, effect, kept, right)
             if (verdict.right, verdict.effect[1]) > (best.right, best.effect[1]):
                 best = verdict
         return best
@@ -196,10 +206,9 @@ class Judge:
         for plant in self.learnt:
             if plant.prompt == prompt:
                 pairs = self.of_plant(plant)
-                kept = pairs.kept(latents)
-                if kept <= LEFT:
+                if pairs.falls(latents):
                     effect = pairs.effect(self.prompts.index(prompt))
-                    return Verdict(plant, self.name_of(plant), effect, kept, True)
+                    return Verdict(plant, self.name_of(plant), effect, pairs.kept(latents), True)
         return None
 
     def judge(self, prompt: str, latents: Sequence[int]) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,59 @@ def groups_of(name: str) -> list[str]:
     return [name, *own]
 
 
-def figures(results: Iterable[Result]) -> dict[str, float]:
+def figures(results: Sequence[Result]) -> dict[str, float]:
     """Figures per pool and form, as POOL.FORM.FIGURE, with 95 % Wilson bounds of recall and precision."""
     pooled: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     nulls: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     kept: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    added: dict[str, int] = defaultdict(int)
     for result in results:
         for form, told in result["forms"].items():
             for group in groups_of(result["world"]):
                 (nulls if is_null(result["world"]) else pooled)[group, form].append(told)
         kept_of(result, kept)
+        if {"plain", "names"} <= set(result["forms"]):
+            for group in groups_of(result["world"]):
+                added[group] += added_by_names(result)
     found: dict[str, float] = {}
     for (group, form), many in pooled.items():
         found |= {f"{group}.{form}.{name}": value for name, value in _planted(many).items()}
     for (group, form), many in nulls.items():
         found |= {f"{group}.{form}.{name}": value for name, value in _null(many).items()}
+    found |= _twins(results)
+    found |= {f"{group}.added_by_names": n for group, n in added.items()}
     found |= {f"{group}.labels_hidden_kept": kept_ / n for group, (kept_, n) in kept.items() if n}
     return found
+
+
+def added_by_names(result: Result) -> int:
+    """Findings that only a vocabulary with more names for every word brings: another prompt, or other latents."""
+    forms = result["forms"]
+    before: dict[str, list[set[int]]] = defaultdict(list)
+    for row in forms["plain"]["findings"]:
+        before[row["prompt"]].append(set(row["latents"]))
+    return sum(
+        not any(2 * len(old & set(row["latents"])) >= len(row["latents"]) for old in before[row["prompt"]])
+        for row in forms["names"]["findings"]
+    )
+
+
+def _twins(results: Sequence[Result]) -> dict[str, float]:
+    """How many learnt differences between twins the audit finds, and how many of them also in the world without."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for result in results:
+        for form, told in result["forms"].items():
+            if "-twin-" in result["world"]:
+                counts[form][0] += len(told["plants"])
+                counts[form][1] += sum(plant["found"] for plant in told["plants"])
+            counts[form][2] += sum(twin["found_here"] for twin in told.get("twins", []))
+    names = ("learnt", "found", "found_in_null")
+    return {
+        f"twins.{form}.{name}": value
+        for form, three in counts.items()
+        if three[0]
+        for name, value in zip(names, three, strict=True)
+    }
 
 
 def kept_of(result: Result, kept: dict[str, list[int]]) -> None:
@@ -79,6 +115,8 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "false_per_100": 100 * (len(rows) - len(right)) / max(1, sum(t["prompts"] for t in many)),
         "seconds": sum(t["seconds"] for t in many),
     }
+    if all("halved" in p for p in plants):
+        told["recall_without_chance_test"] = _share(sum(p["halved"] for p in plants), len(plants))
     told["recall_low"], told["recall_high"] = wilson(len(hits), len(plants))
     told["precision_low"], told["precision_high"] = wilson(len(right), len(rows))
     told |= _calibration(rows)

@@ -118,9 +118,18 @@ def explain_splice(
         model_hash=splice.model.weights_hash,
         dictionary_hash=getattr(splice.dictionary, "hash", None),
         units=splice.target.units,
+        preprocess=splice.model.preprocess_id,
+        y_bias=_bias_alone(splice, error),
         route="closed form" if splice.tail is not None else "autograd from the site onward",
         align=align,
     )
+
+
+def _bias_alone(splice: Splice, error: Tensor) -> Tensor:
+    """(batch, n): the targets with every part at its baseline and without the error node."""
+    with torch.no_grad():
+        rest = splice.directions(splice.reference - splice.amounts).to(splice.acts.dtype)
+        return splice.read(splice.embeddings(splice.acts - error + rest))
 
 
 def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:

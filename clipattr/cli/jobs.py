@@ -1,6 +1,6 @@
 """Jobs: the verbs that build a study, whole or piece by piece, and plan it.
 
-Owns `study`, `encode`, `train`, `convert`, `saes` and `plan`. Like every verb they compute nothing themselves: each
+Owns `study`, `encode`, `train`, `convert`, `saes`, `plan` and `site`. Like every verb they compute nothing themselves: each
 calls the function that a notebook calls, and prints what came out. The table of verbs is in `verbs.py`.
 """
 
@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.cli.arguments import BAD_INPUT, OK
-from clipattr.cli.terminal import emit, human, print_table, say
+from clipattr.cli.terminal import emit, human, print_table, say, tell
 from clipattr.display.wording import visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
+from clipattr.storage.paths import full_path, user_path
 
 
 def study(arguments: argparse.Namespace) -> int:
     """Pictures to a study."""
     from clipattr.dictionaries import load_sae
+    from clipattr.studies.belonging import left_out
     from clipattr.studies.study import build_study
 
     with engine_of(arguments) as engine:
@@ -48,12 +50,7 @@ def study(arguments: argparse.Namespace) -> int:
             store=arguments.store,
         )
     made = made_study.manifest
-    for note in (*made["images"]["notes"], *made["vocabulary"]["notes"]):
-        say(f"note: {note}")
-    if made["skipped"]:
-        say(f"{len(made['skipped']):,} pictures could not be read and were left out; the first:")
-        for name, reason in made["skipped"][:5]:
-            say(f"  {visible(name, 80)}: {visible(reason, 120)}")
+    tell(left_out(made))
     summary = {
         "study": str(made_study.path),
         "hash": made_study.hash,
@@ -69,14 +66,16 @@ def study(arguments: argparse.Namespace) -> int:
 
 def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
+    from clipattr.images.collection import Images
     from clipattr.models.loading import load_model
     from clipattr.studies.encode import collect_activations
 
     sites = arguments.site or ["image.-1.cls"]
+    images = Images.open(arguments.images)
     with engine_of(arguments) as engine:
         store = collect_activations(
             load_model(arguments.model),
-            arguments.images,
+            images,
             sites,
             arguments.out,
             evaluator=arguments.evaluator,
@@ -84,8 +83,7 @@ def encode(arguments: argparse.Namespace) -> int:
             progress=not arguments.quiet,
             engine=engine,
         )
-    for note in store.notes:
-        say(f"note: {note}")
+    tell((*images.notes, *store.notes))
     for name, reason in store.skipped[:5]:
         say(f"left out {visible(name, 80)}: {visible(reason, 120)}")
     record = {
@@ -96,7 +94,9 @@ def encode(arguments: argparse.Namespace) -> int:
         "fingerprint": store.fingerprint,
         "skipped": store.skipped,
     }
-    where, out = shlex.quote(str(store.path)), shlex.quote(f"{store.path}.sae")
+    # The dictionary goes beside the store, also where that is the current folder.
+    beside = full_path(store.path) if store.path.name in ("", "..") else store.path
+    where, out = shlex.quote(str(store.path)), shlex.quote(f"{beside}.sae")
     text = (
         f"{len(store):,} activations of {store.width} numbers at {', '.join(sites)}; "
         f"{len(store.skipped):,} pictures left out\n"
@@ -110,12 +110,13 @@ def train(arguments: argparse.Namespace) -> int:
     from clipattr.dictionaries import train_sae
     from clipattr.storage.activations import ActivationStore
 
-    out = Path(arguments.out)
+    out = full_path(arguments.out)
+    given = {"kind": arguments.kind, "budget": arguments.budget}
     made = train_sae(
         ActivationStore.open(arguments.store, arguments.site),
         n_latents=arguments.latents,
         k=arguments.k,
-        kind=arguments.kind,
+        **{name: value for name, value in given.items() if value is not None},
         steps=arguments.steps,
         epochs=arguments.epochs,
         seed=arguments.seed,
@@ -134,8 +135,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
     given = {"site": arguments.site} if arguments.site else {}
     given |= dict(arguments.set)
-    made = convert_file(arguments.file, arguments.out, arguments.format, **given)
-    return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+    out = user_path(arguments.out)
+    made = convert_file(arguments.file, out, arguments.format, **given)
+    return _told(arguments, _described(made, out), _introduced(made, out))
 
 
 def saes(arguments: argparse.Namespace) -> int:
@@ -209,6 +211,19 @@ def plan(arguments: argparse.Namespace) -> int:
     total = ("all", f"{made.seconds / 3600:,.2f}", "", f"{made.disk / 1e9:,.1f}", "", "")
     print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
     print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
+    return OK
+
+
+def site(arguments: argparse.Namespace) -> int:
+    """A study to a folder of static pages."""
+    from clipattr.discovery.findings import Findings
+    from clipattr.reporting.site import write_site
+    from clipattr.studies.study import open_study
+
+    opened = open_study(arguments.study)
+    findings = Findings.from_json(arguments.findings, opened) if arguments.findings else ()
+    out = write_site(opened, arguments.out, findings, latents=arguments.latents, progress=not arguments.quiet)
+    print(f"{out / 'index.html'}")
     return OK
 
 

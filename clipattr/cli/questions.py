@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, OK
 from clipattr.cli.jobs import engine_of
-from clipattr.cli.terminal import check_target, emit, human, print_table, say, write
+from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
@@ -29,7 +29,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.audit.run import audit
     from clipattr.studies.study import open_study
 
-    page = Path(arguments.out) / DEMO_REPORT
+    page = user_path(arguments.out) / DEMO_REPORT
     check_target(str(page), "out")
     study = open_study(DEMO_STUDY)
     say(f"auditing {study!r}")
@@ -47,7 +47,6 @@ def audit(arguments: argparse.Namespace) -> int:
     from clipattr.cli.gate import over_limit
     from clipattr.discovery.audit.run import audit
     from clipattr.discovery.findings import Findings
-    from clipattr.studies.study import open_study
 
     if arguments.baseline and arguments.fail_above is None:
         raise DataError(
@@ -56,7 +55,7 @@ def audit(arguments: argparse.Namespace) -> int:
     # Read before the long work, so that a slip shows at once.
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     with engine_of(arguments) as engine:
         findings = audit(study, prompts, engine=engine)
     emit(findings.to_json(), arguments.json)
@@ -94,9 +93,8 @@ def models(arguments: argparse.Namespace) -> int:
 
 def attribute(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import Contrast, attribute
-    from clipattr.studies.study import open_study
 
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     target = Contrast(arguments.prompt, arguments.against) if arguments.against else arguments.prompt
     found = attribute(study, _picture(study, arguments.picture), target, method=arguments.method)
     if arguments.plot:
@@ -132,9 +130,8 @@ def attribute(arguments: argparse.Namespace) -> int:
 def faithfulness(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import VocabularyContrast
     from clipattr.attribution.faithfulness import faithfulness
-    from clipattr.studies.study import open_study
 
-    study = open_study(arguments.study)
+    study = _opened(arguments.study)
     asked = _prompts(arguments)
     prompts = asked or list(study.vocabulary.words)[:8]
     held_back = study.holdout
@@ -172,14 +169,23 @@ def serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _opened(name: str) -> Any:
+    """A study, with a word on what it was built without."""
+    from clipattr.studies.belonging import left_out
+    from clipattr.studies.study import open_study
+
+    study = open_study(name)
+    tell(left_out(study.manifest))
+    return study
+
+
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:
     from clipattr.meaning import Vocabulary
 
     prompts = list(arguments.prompt or ())
     if arguments.prompts:
         listed = Vocabulary.open(arguments.prompts)
-        for note in listed.notes:
-            say(f"note: {note}")
+        tell(listed.notes)
         prompts += [word for word in listed.words if word not in prompts]
     return prompts or None
 
@@ -195,8 +201,8 @@ def _picture(study: Any, asked: str) -> Any:
                 f"The study has no picture {number}; they are numbered 0 to {len(study.images) - 1}."
             )
         return study.images[number]
-    if Path(asked).is_file():
-        return asked
+    if (path := user_path(asked)).is_file():
+        return path
     raise DataError(
         f"There is no picture {visible(asked, 80)!r}: neither an id of the study (they look like "
         f"{study.images.ids[0]!r}), nor a number, nor a file."

@@ -4,13 +4,16 @@ Owns how the command line puts things out. Ignores what they mean. Start at `pri
 """
 
 import argparse
+import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipattr.display.wording import visible
 from clipattr.errors import DataError
 from clipattr.storage.files import write_text
 
@@ -61,10 +64,28 @@ def write(text: str, target: str) -> None:
 def emit(text: str, target: str | None) -> None:
     """Put JSON where it was asked for: a file, stdout for "-", or nowhere."""
     if target == "-":
-        sys.stdout.write(text)
+        encoding = (
+            (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+        )
+        sys.stdout.write(text if encoding == "utf8" else escaped(text))
         sys.stdout.flush()
     elif target:
         write(text, target)
+
+
+def escaped(text: str) -> str:
+    """JSON in ASCII alone, which every terminal shows as it is; what it says stays the same.
+
+    >>> escaped('{"prompt": "caf\u00e9"}')
+    '{"prompt": "caf\\\\u00e9"}'
+    """
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Notes on stderr, each shortened to what a terminal shows."""
+    for note in notes:
+        say(f"note: {visible(note, 600)}")
 
 
 def check_target(target: str | None, option: str) -> None:

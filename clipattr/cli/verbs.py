@@ -108,12 +108,14 @@ VERBS = (
         (
             argument("store", metavar="STORE", help="folder that `clipattr encode` wrote"),
             out("dictionary"),
-            argument("--latents", metavar="N", type=whole, required=True, help="of the dictionary"),
-            argument("--k", metavar="K", type=whole, required=True, help="active latents per activation"),
-            argument("--kind", default="topk", help="topk (default), batchtopk, matryoshka, relu, gated or jumprelu"),
+            argument("--latents", metavar="N", type=whole, help="of the dictionary (without --k and this: chosen)"),
+            argument("--k", metavar="K", type=whole, help="active latents per activation"),
+            argument("--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or "
+                     "jumprelu"),
+            argument("--budget", metavar="N", type=float, help="multiply-adds for choosing settings (default: 2e12)"),
             argument("--site", help="of the store, where it has several"),
             (
-                argument("--steps", metavar="N", type=whole, help="of training (default: 2000)"),
+                argument("--steps", metavar="N", type=whole, help="of training (default: 2000, 1200 for choosing)"),
                 argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps"),
             ),
             argument("--seed", type=int, default=0, help="of the first directions (default: 0)"),
@@ -237,6 +239,20 @@ VERBS = (
             argument("--port", metavar="N", type=whole, default=8866, help="(default: %(default)s)"),
             argument("--token", help="what visitors must know; default: one is drawn"),
             argument("--write", action="store_true", help="let visitors name latents and judge findings"),
+        ),
+    ),
+    Verb(
+        "site",
+        "write a study as static pages that need no kernel and no network",
+        "clipattr site photos.study --out pages --findings audit.json",
+        jobs.site,
+        (
+            STUDY,
+            out("pages; new, empty, or an earlier site"),
+            argument("--findings", metavar="FINDINGS", help="JSON of an audit; each finding gets a page"),
+            argument("--latents", metavar="N", type=whole, help="latents with a page, those to look at first (default: "
+                     "all)"),
+            argument("--quiet", action="store_true", help="no progress"),
         ),
     ),
 )  # fmt: skip

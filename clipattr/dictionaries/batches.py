@@ -1,7 +1,8 @@
-"""Sources: where training reads its activation batches.
+"""Batches: where training reads its activations.
 
-Owns one small interface (length, width, shuffled batches from any position) over tensors and memory maps; stores
-offer the same calls themselves. Ignores what the batches are for. Start at `as_source`.
+Owns the interface of a source (length, width, shuffled batches from any position) and its implementations for tensors,
+memory maps and live models; activation stores implement it themselves. Does not know what batches are used for. Start
+at `as_source`.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ class Rows:
         if getattr(acts, "ndim", None) != 2 or 0 in acts.shape:
             raise DictionaryError(
                 "Activations to train on must have shape (rows, width), both above 0; got "
-                f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Token activations go in flattened."
+                f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Flatten token activations."
             )
         real = (
             acts.is_floating_point() if isinstance(acts, Tensor) else np.issubdtype(acts.dtype, np.floating)
         )
         if not real:
             raise DictionaryError(
-                f"Activations to train on must be real floating point numbers; got {acts.dtype}. Ids, codes or pixels "
-                "are no activations; convert with .float() if these are."
+                f"Activations to train on must be real floating point numbers; got {acts.dtype}. Convert them "
+                "with .float() if they are activations, and not ids, codes or pixels."
             )
         self._acts = acts
 
@@ -69,7 +70,7 @@ class Rows:
             if isinstance(self._acts, Tensor):
                 yield self._acts[torch.from_numpy(order).to(self._acts.device)].float()
             else:
-                # Ascending reads are kinder to a memory map; the order within a batch does not matter.
+                # Ascending reads are faster from a memory map; the order within a batch does not matter.
                 yield torch.from_numpy(np.ascontiguousarray(self._acts[np.sort(order)])).float()
 
 
@@ -110,7 +111,7 @@ def mean_and_scale(
                 "The activations hold NaN or infinite values: read them with store.check(), which names shard and "
                 "row, or check the model's dtype."
             )
-        # Around a first guess of the mean, so that a mean far from zero costs no digits.
+        # Sums are taken around a first guess of the mean, so that a mean far from zero costs no digits.
         shift = part.mean(0) if shift is None else shift
         part = part - shift
         total += part.sum(0)
@@ -123,5 +124,5 @@ def mean_and_scale(
     spread = float(((squares / rows) - offset.square().sum()).clamp_min(0).sqrt())
     mean = shift + offset
     if spread <= 1e-12 * max(float(mean.norm()), 1e-30):
-        raise DictionaryError(f"All {rows} activations are equal: there is nothing to split.")
+        raise DictionaryError(f"All {rows} activations are equal: there is nothing to decompose.")
     return mean.float(), spread, float(mean.norm()) / spread

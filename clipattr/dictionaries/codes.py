@@ -1,7 +1,7 @@
 """Sparse codes: which latents are active in which row, and how strongly.
 
-Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Ignores what
-the latents mean and which dictionary made them. Start at `SparseCodes`.
+Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Does not know what
+the latents mean or which dictionary made them. Start at `SparseCodes`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,26 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class SparseCodes:
-    """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are kept.
+    """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are stored.
 
-    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0 exactly, with
-    any index. CSR: `indices` and `values` are (active entries,), and row i owns `offsets[i]:offsets[i + 1]`.
+    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0, with any
+    index. CSR: `indices` and `values` are (active entries,), and row i has the entries `offsets[i]:offsets[i + 1]`.
 
     Args:
         indices: int32, 0 <= index < n_latents; a latent occurs at most once per row (padding aside).
         values: float32, in units of the site's activations (decoder rows have unit length).
         n_latents: the number of columns.
         offsets: int64 (batch + 1,) for CSR, else None.
-        row_stats: (batch, 2) mean and deviation of each activation row, only from dictionaries that normalise
-            every row by itself; their `decode` needs it.
+        row_stats: (batch, 2) mean and deviation of each activation row, from dictionaries with `row_norm` only; their
+            `decode` needs it.
+
+    Raises:
+        DictionaryError: indices and values of different shapes, or of another number of dimensions than the layout.
+
+    >>> import torch
+    >>> codes = SparseCodes.from_dense(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]]))
+    >>> codes.counts().tolist(), codes.offsets.tolist(), codes.indices.tolist()
+    ([1, 2], [0, 1, 3], [1, 0, 2])
     """
 
     indices: Tensor
@@ -183,7 +191,7 @@ class SparseCodes:
         return SparseCodes(indices, values, self.n_latents, None, self.row_stats)
 
     def to_dense(self) -> Tensor:
-        """(batch, n_latents) floats. For tests and small controls: real dictionaries do not fit in memory so."""
+        """(batch, n_latents) floats, for tests and small controls: large dictionaries do not fit in memory so."""
         dense = torch.zeros(self.batch, self.n_latents, dtype=self.values.dtype, device=self.device)
         rows = self.row_of_entries()
         return dense.index_put_(
@@ -216,7 +224,7 @@ class SparseCodes:
 
     @staticmethod
     def cat(parts: Sequence[SparseCodes]) -> SparseCodes:
-        """Rows of several codes below one another; fixed k where all share it, else CSR.
+        """Rows of several codes, one after the other; fixed k if all share it, else CSR.
 
         Raises:
             DictionaryError: nothing to join, or the parts differ in `n_latents`.
@@ -273,7 +281,7 @@ class SparseCodes:
             tensors["offsets"] = self.offsets.contiguous()
         if self.row_stats is not None:
             tensors["row_stats"] = self.row_stats.contiguous()
-        # One entry only: safetensors writes several in no fixed order, and equal codes should give equal bytes.
+        # One metadata entry: safetensors writes several in no fixed order, and equal codes should give equal bytes.
         head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents, "digest": _digest(tensors)})
         save_tensors(Path(path), tensors, {"clipattr_codes": head})
 

@@ -44,7 +44,7 @@ def is_missing(value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """A scalar without its wrapping: 0-dimensional arrays and tensors, and arrays of one element, as Python values."""
-    if isinstance(value, (str, bytes)) or value is None:
+    if isinstance(value, (str, bytes)) or value is None or value is np.ma.masked:
         return value
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
@@ -150,8 +150,8 @@ def marker_note(labels: Sequence[str | None], what: str = "label") -> list[str]:
     if not seen:
         return []
     return [
-        f"{seen.total()} pictures have the {what} {first(seen)}, read as a name. Leave a cell empty to say that nothing "
-        "is known."
+        f"{seen.total()} pictures have the {what} {first(seen)}, read as a name. Leave a cell empty to say that "
+        "nothing is known."
     ]
 
 
@@ -216,5 +216,3 @@ def _name(name: Any) -> str:
     if isinstance(name, (tuple, list)) and name:  # synonyms, as torchvision's ImageNet has them
         name = name[0]
     return cell_text(name) or str(name)
-
-

@@ -4,6 +4,7 @@ Owns which part of a sample is the picture and where labels are kept, without de
 at `columns_of`; several data sets as the splits of one collection are the business of `opening.py`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,19 @@ from clipattr.storage.files import digest_parts
 LABELS = ("label", "labels", "class", "class_name", "class_label", "category", "target", "fine_label", "y")
 GROUPS = ("group",)
 SPLITS = ("split",)
-PICTURES = ("image", "img", "picture", "photo", "pixel_values", "pixels", "jpg", "jpeg", "png", "webp", "image_bytes")
+PICTURES = (
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "pixel_values",
+    "pixels",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "image_bytes",
+)
 # Where torchvision's data sets and their relatives keep class numbers.
 TARGETS = ("targets", "labels", "_labels", "y", "target")
 SAMPLES = ("samples", "imgs", "_samples")
@@ -52,11 +65,20 @@ class DatasetSource(Source):
         return self.pixels(row)
 
     def sampled(self, rows: np.ndarray) -> np.ndarray:
+        if len(rows) and self.pixels(int(rows[0])) != self.pixels(int(rows[0])):
+            warnings.warn(
+                "The data set gives another picture each time one is read (random transforms?), so it cannot be told "
+                "from others of the same length. Give it without them.",
+                stacklevel=3,
+            )
+            return rows[:0]
         return _evenly(rows)
 
     def signature(self, row: int) -> str:
         """Of the whole data set: a sample of its pixels, since reading each picture again would take as long as
         encoding it."""
+        if self._digest is None and not len(self.sampled(np.arange(len(self.dataset)))):
+            self._digest = "changing"
         if self._digest is None:
             places = _evenly(np.arange(len(self.dataset))).tolist()
             self._digest = digest_parts(self.pixels(place) for place in places)
@@ -207,7 +229,12 @@ def _joined_targets(parts: Any) -> tuple[Any, Any]:
 def _classes(dataset: Any) -> Any:
     for name in CLASSES:
         classes = getattr(dataset, name, None)
-        if classes is not None and hasattr(classes, "__len__") and len(classes) and not isinstance(classes, str):
+        if (
+            classes is not None
+            and hasattr(classes, "__len__")
+            and len(classes)
+            and not isinstance(classes, str)
+        ):
             return classes
     return None
 

@@ -67,8 +67,8 @@ def read_picture(
     not clipped. An EXIF rotation is applied.
 
     Args:
-        source: a path ("~" is the home folder), the bytes of a file, a picture, or an array (h, w, 3), (h, w) or (h, w, 4) of uint8,
-            or of floats in [0, 1].
+        source: a path ("~" is the home folder), the bytes of a file, a picture, or an array (h, w, 3), (h, w) or
+            (h, w, 4) of uint8, or of floats in [0, 1].
         draft: a JPEG may be decoded at a power-of-two fraction of its size as long as no side becomes shorter
             than this many pixels; None decodes it whole. Other formats ignore it.
 

@@ -79,7 +79,7 @@ def read_text(file: Path, encoding: str | None = None) -> str:
 def decode(data: bytes, name: str, encoding: str | None = None) -> str:
     """Bytes as text; see `read_text`."""
     found = _marked(data)
-    if found is None and encoding is None:
+    if found is None and (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
         found = _unmarked_wide(data)
     tried = [found] if found else [encoding] if encoding else ["utf-8", "cp1252", "latin-1"]
     for one in tried:
@@ -92,8 +92,8 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> str:
         else:
             if "\0" not in text:
                 return text.lstrip(INVISIBLE)
-            at = text.index("\0")
-    if encoding and not found:
+            at = -1
+    if encoding and not found and at >= 0:
         line = data[:at].count(b"\n") + 1
         raise DataError(
             f"{name!r} is not {encoding} text (line {line}: {data[at : at + 4]!r}). Save it as UTF-8, or name its "
@@ -125,8 +125,8 @@ def parse_table(text: str, file: Path | str) -> TextTable:
             if len(row) > width:
                 if any(cell.strip() for cell in row[width:]):
                     raise DataError(
-                        f"Row {number} of {str(file)!r} has {len(row)} cells, its header {width}. Quote cells that hold "
-                        f"{separator!r}."
+                        f"Row {number} of {str(file)!r} has {len(row)} cells, its header {width}. Quote cells that "
+                        f"hold {separator!r}."
                     )
                 row = row[:width]
             else:

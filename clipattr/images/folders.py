@@ -1,4 +1,4 @@
-"""Folders: which files below a folder are pictures, which split and label their folders give them, and what was left out.
+"""Folders: which files below a folder are pictures, and which split and label their folders give them.
 
 Owns the walk (links followed once, circles cut), hidden companions, picture formats that are not read, and folders
 named after splits. Ignores what is in a picture. Start at `walk`.
@@ -17,9 +17,12 @@ from clipattr.images.decoding import SUFFIXES
 from clipattr.images.splits import HELD_NAMES, TRAIN_NAMES
 
 # Pictures that other programs read: a note names them, since their owner takes them for pictures.
-UNREAD = frozenset(
-    [".heic", ".heif", ".hif", ".heics", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".eps", ".ai", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".mrw", ".exr", ".hdr", ".tga", ".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2", ".ico", ".icns", ".wmf", ".emf", ".pcx", ".sgi", ".qoi", ".dds", ".fits", ".npy", ".mp4", ".mov", ".avi", ".mkv", ".webm"]
-)
+UNREAD_SUFFIXES = """
+.heic .heif .hif .heics .jxl .psd .psb .xcf .svg .eps .ai .pdf .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2
+.orf .rw2 .raf .pef .srw .x3f .3fr .iiq .erf .mrw .exr .hdr .tga .dcm .dicom .nii .nrrd .mha .svs .ndpi .mrxs
+.scn .czi .lif .nd2 .ico .icns .wmf .emf .pcx .sgi .qoi .dds .fits .npy .mp4 .mov .avi .mkv .webm
+"""
+UNREAD = frozenset(UNREAD_SUFFIXES.split())
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 COMPANIONS = ("._",)  # AppleDouble: macOS keeps a file's attributes in a file of this name
 SYSTEM = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "icon\r"})
@@ -61,9 +64,7 @@ class Found:
                 f"{self.others.total()} files that are not pictures were left out: {first(self.others)}."
             )
         if self.hidden:
-            told.append(
-                f"{self.hidden} hidden pictures (names or folders with a dot first) were left out."
-            )
+            told.append(f"{self.hidden} hidden pictures (names or folders with a dot first) were left out.")
         if self.loops:
             told.append(
                 f"{len(self.loops)} links to folders that were read already were not followed, first "
@@ -166,7 +167,7 @@ def places_of(names: Sequence[str]) -> tuple[list[str | None], list[str | None],
 
 
 def split_name(name: str) -> str | None:
-    """"holdout" or "train" for a name that is one of a split's in any usual spelling, else None.
+    """ "holdout" or "train" for a name that is one of a split's in any usual spelling, else None.
 
     >>> split_name("Val"), split_name("train2017"), split_name("test_set"), split_name("cat")
     ('holdout', 'train', 'holdout', None)

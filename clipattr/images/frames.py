@@ -34,7 +34,10 @@ PATHS = (
     "path", "file_name", "filename", "file_path", "filepath", "image_path", "img_path", "image_file", "file", "image",
     "img", "picture", "photo", "image_name", "isic_id", "image_id",
 )  # fmt: skip
-LABELS = ("label", "labels", "class", "class_name", "class_label", "category", "target", "benign_malignant", "diagnosis_1", "diagnosis", "dx")  # fmt: skip
+LABELS = (
+    "label", "labels", "class", "class_name", "class_label", "category", "target",
+    "benign_malignant", "diagnosis_1", "diagnosis", "dx",
+)  # fmt: skip
 GROUPS, SPLITS, IDS = ("group",), ("split", "partition", "subset", "fold"), ("id",)
 SHOWN = 3  # examples in a note
 LISTED = 12  # columns in a message
@@ -57,6 +60,24 @@ def listed_columns(source: Any) -> dict[str, list[Any]] | None:
     Raises:
         DataError: a dictionary of lists of different lengths, or two columns of one name.
     """
+    framed = frame_columns(source)
+    if framed is not None or not isinstance(source, Mapping) or not source:
+        return framed
+    held = {str(name): value for name, value in source.items()}
+    if not all(_is_column(value) for value in held.values()) or not _has_pictures(held):
+        return None
+    lengths = {name: len(value) for name, value in held.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"The lists of a table must have one length; got {lengths}.")
+    return {name: list(value) for name, value in held.items()}
+
+
+def frame_columns(source: Any) -> dict[str, list[Any]] | None:
+    """The columns of a frame (pandas, polars, pyarrow) by name; None for anything else.
+
+    Raises:
+        DataError: two columns of one name.
+    """
     if hasattr(source, "columns") and hasattr(source, "iloc"):
         names = [str(name) for name in source.columns]
         if len(set(names)) < len(names):
@@ -66,15 +87,7 @@ def listed_columns(source: Any) -> dict[str, list[Any]] | None:
         return source.to_pydict()
     if hasattr(source, "get_columns") and hasattr(source, "to_dict"):
         return source.to_dict(as_series=False)
-    if not isinstance(source, Mapping) or not source:
-        return None
-    held = {str(name): value for name, value in source.items()}
-    if not all(_is_column(value) for value in held.values()) or not _has_pictures(held):
-        return None
-    lengths = {name: len(value) for name, value in held.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"The lists of a table must have one length; got {lengths}.")
-    return {name: list(value) for name, value in held.items()}
+    return None
 
 
 def read_rows_of(file: Path, root: Path | None) -> Rows:
@@ -129,7 +142,9 @@ def rows_of_columns(
         used.add(id_column)
         given = column_texts(columns[id_column], "id")
     _read_pictures(made, values, given, root, deep)
-    unread = [name for name in columns if name not in used and name.strip() and not name.startswith("Unnamed:")]
+    unread = [
+        name for name in columns if name not in used and name.strip() and not name.startswith("Unnamed:")
+    ]
     if unread:
         made.notes.append(f"Columns of {table} that were not read: {unread[:LISTED]}.")
     return _unrepeated(made, table)
@@ -195,7 +210,11 @@ def _columns_of_file(file: Path) -> tuple[dict[str, list[Any]], dict[str, Any], 
         keys = list(dict.fromkeys(key for entry in entries for key in entry))
         return {key: [entry.get(key) for entry in entries] for key in keys}, {}, []
     table = read_table(file)
-    return {name: list(cells) for name, cells in zip(table.header, zip(*table.rows, strict=True), strict=True)}, {}, table.notes
+    return (
+        {name: list(cells) for name, cells in zip(table.header, zip(*table.rows, strict=True), strict=True)},
+        {},
+        table.notes,
+    )
 
 
 def _of_parquet(file: Path) -> tuple[dict[str, list[Any]], dict[str, Any], list[str]]:
@@ -232,7 +251,9 @@ def _first(spellings: Sequence[str], by_name: Mapping[str, str]) -> str | None:
 
 
 def _is_column(value: Any) -> bool:
-    return isinstance(value, (list, tuple, np.ndarray)) or (hasattr(value, "iloc") and not hasattr(value, "columns"))
+    return isinstance(value, (list, tuple, np.ndarray)) or (
+        hasattr(value, "iloc") and not hasattr(value, "columns")
+    )
 
 
 def _has_pictures(held: Mapping[str, Any]) -> bool:
@@ -263,7 +284,10 @@ def _read_pictures(
     made: Rows, values: list[Any], given: list[str | None], root: Path | None, deep: bool
 ) -> None:
     if not all(isinstance(value, (str, os.PathLike)) for value in values):
-        if any(not isinstance(value, (Mapping, bytes, np.ndarray, Image.Image)) and not hasattr(value, "detach") for value in values):
+        if any(
+            not isinstance(value, (Mapping, bytes, np.ndarray, Image.Image)) and not hasattr(value, "detach")
+            for value in values
+        ):
             odd = next(v for v in values if not isinstance(v, (str, os.PathLike)))
             raise DataError(f"A column of pictures holds paths or pictures; one row has {odd!r:.80}.")
         names = [_name_in(value) for value in values]
@@ -320,8 +344,8 @@ def _unrepeated(made: Rows, table: str) -> Rows:
         for column, values in made.columns.items():
             if values[before] != values[place]:
                 raise DataError(
-                    f"{table} calls the picture {name!r} both {values[before]!r} and {values[place]!r} ({column}): the id "
-                    "names more than one picture. Keep one row."
+                    f"{table} calls the picture {name!r} both {values[before]!r} and {values[place]!r} ({column}): the "
+                    "id names more than one picture. Keep one row."
                 )
         if made.files is None or made.files[before] != made.files[place]:
             raise DataError(f"The id {name!r} names more than one picture; ids must be unique.")

@@ -67,7 +67,9 @@ def opened(source: Any, root: Path | None) -> Opened:
         if source.ndim != 4:
             raise DataError(f"An array of pictures must be (n, h, w, 3); got {source.shape}.")
         return _of_items(list(source))
-    if isinstance(source, (list, tuple, np.ndarray)) or (hasattr(source, "iloc") and hasattr(source, "tolist")):
+    if isinstance(source, (list, tuple, np.ndarray)) or (
+        hasattr(source, "iloc") and hasattr(source, "tolist")
+    ):
         return _of_list(list(source), root)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         found = columns_of(source)
@@ -91,7 +93,11 @@ def _of_name(text: str, root: Path | None) -> Opened:
         return _of_scenes(user_path(text.removeprefix("scenes:")))
     shards = shards_named(text)
     if shards is not None:
-        return _of_tars(shards) if all(file.suffix.lower() == ".tar" for file in shards) else _of_paths(shards, None)
+        return (
+            _of_tars(shards)
+            if all(file.suffix.lower() == ".tar" for file in shards)
+            else _of_paths(shards, None)
+        )
     path = user_path(text)
     if not path.exists():
         raise DataError(
@@ -197,7 +203,9 @@ def _of_mapping(source: Mapping[Any, Any], root: Path | None) -> Opened:
     columns: dict[str, list[str | None]] = {name: [] for name in COLUMNS}
     notes: list[str] = []
     plain = (str, os.PathLike, list, tuple, np.ndarray)
-    as_label = all(isinstance(value, plain) and split_name(str(name)) is None for name, value in source.items())
+    as_label = all(
+        isinstance(value, plain) and split_name(str(name)) is None for name, value in source.items()
+    )
     for name, value in source.items():
         try:
             part = value if hasattr(value, "rows") and hasattr(value, "source") else opened(value, root)
@@ -217,5 +225,3 @@ def _of_mapping(source: Mapping[Any, Any], root: Path | None) -> Opened:
             columns[kind][-count:] = [said] * count
         notes.append(f"{count} pictures of {str(name)!r} have the {kind} {said!r}.")
     return Opened(JoinedSource(parts), ids, columns, notes)
-
-

@@ -153,7 +153,9 @@ class JoinedSource(Source):
         for (source, own), end in zip(self.parts, self._ends.tolist(), strict=True):
             here = rows[(rows >= start) & (rows < end)]
             kept = set(source.sampled(own[here - start]).tolist())
-            chosen.append(np.array([row for row in here.tolist() if int(own[row - start]) in kept], dtype=np.int64))
+            chosen.append(
+                np.array([row for row in here.tolist() if int(own[row - start]) in kept], dtype=np.int64)
+            )
             start = end
         return np.concatenate(chosen)
 

@@ -14,7 +14,19 @@ from clipattr.errors import DataError
 HELD = ("holdout", "test", "val", "validation")  # what a file's own split calls pictures that are held out
 # The same in every spelling that is read, compared without case; and the names of the other side.
 HELD_NAMES = frozenset(
-    [*HELD, "valid", "dev", "eval", "evaluation", "testing", "holdout", "hold_out", "hold-out", "heldout", "held_out"]
+    [
+        *HELD,
+        "valid",
+        "dev",
+        "eval",
+        "evaluation",
+        "testing",
+        "holdout",
+        "hold_out",
+        "hold-out",
+        "heldout",
+        "held_out",
+    ]
 )
 TRAIN_NAMES = frozenset({"train", "training", "trainval", "trn"})
 

@@ -109,8 +109,9 @@ def open_table(
     """Open a folder of pictures with a metadata file (CSV; comma, semicolon or tab; any usual encoding).
 
     Pictures are found below the folder at any depth by their file name with or without its ending, whatever its case,
-    slashes and normal form. Names of columns are compared without case and spaces. Rows without a file, and rows whose label is blank, "unknown" or not in `labels`, are left out, counted in `notes` and, where a file is
-    missing, listed in `missing`.
+    slashes and normal form. Names of columns are compared without case and spaces. Rows without a file, and rows whose
+    label is blank, "unknown" (or one of the other words in `NOTHING`) or not in `labels`, are left out, counted in
+    `notes` and, where a file is missing, listed in `missing`.
 
     Args:
         folder: the pictures.

@@ -58,14 +58,17 @@ class TarSource(Source):
         self.splits: list[str | None] = [None] * len(self.names)
         if len({*sides}) > 1 and None not in sides:
             self.splits = [sides[shard] for shard in shard_of]
-            told = sorted({f"{file.parent.name} as {side}" for file, side in zip(self.files, sides, strict=True)})
+            told = sorted(
+                {f"{file.parent.name} as {side}" for file, side in zip(self.files, sides, strict=True)}
+            )
             self.notes.append(f"Folders of shards named after splits give the split: {', '.join(told)}.")
         for why, counts in self._left_out.items():
             self.notes.append(f"{counts.total()} {why}: {first(counts)}.")
 
     def _index(self, shard: int, file: Path, prefix: str) -> None:
         members: dict[str, tarfile.TarInfo] = {}
-        labels: dict[str, tuple[int, str | None]] = {}
+        labels: dict[str, tuple[int, str | None]] = {}  # by path up to the last dot
+        of_samples: dict[str, tuple[int, str | None]] = {}  # by path up to the first dot
         try:
             length = file.stat().st_size
             with tarfile.open(file, "r:") as tar:
@@ -88,13 +91,15 @@ class TarSource(Source):
                         data = tar.extractfile(member)
                         text = _label(ending, data.read() if data else b"")
                         rank = LABEL_ENDINGS.index(ending)
-                        for key in {_key(name), _stem(name)}:
-                            if text is not None and (key not in labels or rank <= labels[key][0]):
-                                labels[key] = (rank, text[0])
+                        for table, key in ((labels, _stem(name)), (of_samples, _key(name))):
+                            if text is not None and (key not in table or rank <= table[key][0]):
+                                table[key] = (rank, text[0])
                     else:
                         self._left_out["members that are no pictures or labels were left out"][ending] += 1
         except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
-            advice = " Unpack it first: shards are read in place." if file.name.endswith((".gz", ".tgz")) else ""
+            advice = (
+                " Unpack it first: shards are read in place." if file.name.endswith((".gz", ".tgz")) else ""
+            )
             raise DataError(f"{str(file)!r} cannot be read as a tar of pictures: {error}.{advice}") from error
         plain_keys = {_key(name) for name in members if _key(name) == _stem(name)}
         for name, member in members.items():
@@ -105,7 +110,9 @@ class TarSource(Source):
                 continue
             self.places.append((shard, member.offset_data, member.size))
             self.names.append(prefix + readable_name(name))
-            self.labels.append((labels.get(stem) or labels.get(key) or (0, None))[1])
+            # "001.meta.json" tells of "001.jpg", but "img.001.cls" nothing of "img.002.jpg".
+            own = labels.get(stem) or labels.get(key) or (of_samples.get(key) if key == stem else None)
+            self.labels.append(own[1] if own else None)
 
     @staticmethod
     def _is_companion(name: str, base: str) -> bool:

@@ -9,7 +9,6 @@ import copy
 import functools
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -28,11 +27,11 @@ from torch import Tensor, nn
 
 from clipattr.errors import DataError, ModelError
 from clipattr.images.decoding import PictureError, to_picture
+from clipattr.models.modules import described, device_named, template_texts, tokenizer_of, unwrapped_clip
 from clipattr.models.towers import Tower, read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 from clipattr.storage.files import digest
 
-SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
 TEXT_BATCH = 256
 # What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
 TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "transparency"})
@@ -72,7 +71,7 @@ class Model:
             self.preprocess_id = json.dumps(config, sort_keys=True, separators=(",", ":"))
         else:
             self.preprocess = preprocess
-            self.preprocess_id = f"custom:{digest(_described(preprocess), by='sha256')}"
+            self.preprocess_id = f"custom:{digest(described(preprocess), by='sha256')}"
         if weights_hash is not None:
             self.weights_hash = weights_hash
 
@@ -249,8 +248,8 @@ class Model:
 
         Args:
             prompts: n texts (a single string counts as one).
-            templates: texts with `{}` where the prompt goes. With several, the unit embeddings are averaged
-                and brought back to unit length.
+            templates: texts with `{}` where the prompt goes, or functions that put it there. With several, the unit
+                embeddings are averaged and brought back to unit length.
 
         Returns:
             (n, embed), unit length, at least float32.
@@ -259,8 +258,8 @@ class Model:
             ModelError: a template lacks `{}`, something is not a text, or no tokenizer is known.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        templates = [templates] if isinstance(templates, str) else list(templates)
-        for text in [*prompts, *templates]:
+        templates = template_texts(templates)
+        for text in prompts:
             if not isinstance(text, str):
                 raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
         if not templates or any("{}" not in template for template in templates):
@@ -336,7 +335,11 @@ def load_model(
             raise ModelError(f"pretrained={pretrained!r} was given with a loaded model; pass a name instead.")
         if like is not None:
             raise ModelError(f"like={like!r} goes with a file of weights, not with a loaded model.")
-        model = name if isinstance(name, Model) else _wrap_module(name, tokenizer, preprocess)
+        model = name if isinstance(name, Model) else None
+        if model is None:
+            clip = unwrapped_clip(name)
+            make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
+            model = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
         return _placed(model, device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
@@ -370,7 +373,7 @@ def list_models() -> pd.DataFrame:
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
     """The model on that device in that dtype: itself if nothing changes, else a copy, so that no caller's
     model moves."""
-    device, dtype = _device(device or model.device), dtype or model.dtype
+    device, dtype = device_named(device or model.device), dtype or model.dtype
     there = device.type == model.device.type and device.index in (None, model.device.index)
     if there and dtype == model.dtype:
         return model
@@ -383,55 +386,6 @@ def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype 
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ModelError(f"{model.reference} could not be put on {device}: {error}") from error
     return moved
-
-
-def _device(asked: str | torch.device | int) -> torch.device:
-    """The device of that name; ModelError if torch knows none."""
-    written = asked.strip().lower().replace("gpu", "cuda") if isinstance(asked, str) else asked
-    try:
-        return torch.device(written)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"There is no device {asked!r}; give 'cpu', 'cuda' (or 'cuda:0', 'cuda:1', …), or 'mps'."
-        ) from error
-
-
-def _wrap_module(clip: nn.Module, tokenizer: Callable | None, preprocess: Callable | None) -> Model:
-    for _ in range(4):  # DataParallel and its relatives, and torch.compile, keep the module they wrap
-        inner = getattr(clip, "_orig_mod", None) or (None if hasattr(clip, "visual") else getattr(clip, "module", None))
-        if not isinstance(inner, nn.Module):
-            break
-        clip = inner
-    needed = ("visual", "encode_image", "encode_text", "logit_scale")
-    missing = [part for part in needed if not hasattr(clip, part)]
-    if missing or not hasattr(clip.visual, "image_size"):
-        raise ModelError(
-            f"{type(clip).__name__} is not a CLIP of open_clip's kind (CLIP, CustomTextCLIP): it lacks "
-            f"{', '.join(missing) or 'visual.image_size'}."
-        )
-
-    make_tokenizer = functools.partial(_tokenizer_of, clip, tokenizer)
-    return Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
-
-
-def _tokenizer_of(clip: nn.Module, given: Callable | None) -> Callable:
-    """The tokenizer of a module that the caller built."""
-    words = getattr(clip, "vocab_size", None) or getattr(getattr(clip, "text", None), "vocab_size", None)
-    if given is not None:
-        return given
-    if words != SIMPLE_TOKENIZER_WORDS:
-        raise ModelError(
-            f"The text tower has a vocabulary of {words} tokens, open_clip's default tokenizer one of "
-            f"{SIMPLE_TOKENIZER_WORDS}: pass load_model(module, tokenizer=...)."
-        )
-    return open_clip.SimpleTokenizer()
-
-
-def _described(function: Callable) -> str:
-    """A function as text that is the same in every process: without addresses, with the code of a plain function."""
-    code = getattr(function, "__code__", None)
-    inside = f" {code.co_code.hex()} {code.co_consts!r}" if code is not None else ""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function) + inside)
 
 
 def _preprocess_config(clip: nn.Module) -> dict[str, Any]:

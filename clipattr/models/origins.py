@@ -17,7 +17,11 @@ from clipattr.errors import ModelError
 from clipattr.storage.files import file_digest
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
-OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenAI's own files have them among the weights
+OPENAI_KEYS = {
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+}  # only OpenAI's own files have them among the weights
 SHOWN = 4  # tags in a message
 
 
@@ -32,7 +36,9 @@ class Origin:
     how: str = "the architecture's own configuration"
 
 
-def origin_of(name: str, file: Path, about: Mapping[str, Any], keys: set[str], like: str | None = None) -> Origin:
+def origin_of(
+    name: str, file: Path, about: Mapping[str, Any], keys: set[str], like: str | None = None
+) -> Origin:
     """The origin of a file of weights for an architecture.
 
     In this order: the tag that the caller names; the tag whose published hash the file has; the tag whose folder in a
@@ -74,7 +80,9 @@ def origin_of(name: str, file: Path, about: Mapping[str, Any], keys: set[str], l
 
 
 def _tags(name: str) -> dict[str, Mapping[str, Any]]:
-    return {tag: open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)}
+    return {
+        tag: open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)
+    }
 
 
 def _told(tags: Mapping[str, Mapping[str, Any]], tag: str, how: str, *, named: bool = True) -> Origin:
@@ -94,7 +102,11 @@ def _by_hash(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
         url = str(table.get("url") or "")
         for digits in re.findall(r"/([0-9a-f]{64})/", url) + re.findall(r"-([0-9a-f]{8})\.pth?$", url):
             known.setdefault(digits, tag)
-        if table.get("file") and Path(str(table["file"])).exists() and Path(str(table["file"])).samefile(file):
+        if (
+            table.get("file")
+            and Path(str(table["file"])).exists()
+            and Path(str(table["file"])).samefile(file)
+        ):
             return tag
     if not known:
         return None
@@ -107,7 +119,9 @@ def _by_folder(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
     parts = [part.removeprefix("models--").replace("--", "/") for part in file.absolute().parts[:-1]]
     found = []
     for tag, table in tags.items():
-        repository = str(table.get("hf_hub") or "").strip("/").rpartition(".bin")[0] or str(table.get("hf_hub") or "")
+        repository = str(table.get("hf_hub") or "").strip("/").rpartition(".bin")[0] or str(
+            table.get("hf_hub") or ""
+        )
         repository = "/".join(repository.strip("/").split("/")[:2])
         if repository and (repository in parts or repository.split("/")[-1] in parts):
             found.append(tag)
@@ -122,7 +136,9 @@ def _by_name(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
         tag: _plain(Path(str(table.get("url") or "")).stem) for tag, table in tags.items() if table.get("url")
     }
     named += [tag for tag, address in addresses.items() if address and address == stem and tag not in named]
-    longest = [tag for tag in named if not any(_plain(tag) in _plain(other) and tag != other for other in named)]
+    longest = [
+        tag for tag in named if not any(_plain(tag) in _plain(other) and tag != other for other in named)
+    ]
     return longest[0] if len(longest) == 1 else None
 
 
@@ -156,8 +172,8 @@ def _question(name: str, file: Path, tags: Mapping[str, Mapping[str, Any]]) -> s
     ]
     what = "activation" if quick and plain else "normalisation of pictures"
     return (
-        f"{file} does not say which {what} its weights were trained with, and {name} exists with {' and '.join(parts)}: "
-        f"the wrong one gives embeddings that look fine and are not the model's. Say which of these it is like: "
+        f"{file} does not say which {what} its weights were trained with, and {name} exists with {' and '.join(parts)}"
+        f": the wrong one gives embeddings that look fine and are not the model's. Say which of these it is like: "
         f"load_model({name!r}, pretrained={str(file)!r}, like={(quick or plain)[0]!r}), or {name}:{file}@"
         f"{(quick or plain)[0]} on the command line."
     )

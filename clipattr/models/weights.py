@@ -120,7 +120,9 @@ def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
             f"{_nearest(pretrained, tags)} {listed_tags(tags)}."
         )
     if like is not None:
-        raise ModelError(f"like={like!r} goes with a file of weights; {reference} is a tag that says it itself.")
+        raise ModelError(
+            f"like={like!r} goes with a file of weights; {reference} is a tag that says it itself."
+        )
     # Weights trained with QuickGELU under a configuration with plain GELU (ViT-L-14-336:openai,
     # ViT-B-32:laion400m_e32) would run with the wrong activation, of which open_clip only warns. The weights
     # know better than the name.
@@ -229,7 +231,10 @@ def _find_folder(folder: Path, reference: str) -> Found:
     if plain and not state.wrapped:
         clip = _create(source, reference)
     else:
-        with tempfile.TemporaryDirectory(prefix="clipattr-model-") as made, _plain_file(weights, state) as ready:
+        with (
+            tempfile.TemporaryDirectory(prefix="clipattr-model-") as made,
+            _plain_file(weights, state) as ready,
+        ):
             (Path(made) / CONFIG_NAME).write_text(json.dumps(content), encoding="utf-8")
             suffix = ".bin" if ready.suffix in (".pt", ".ckpt") else ready.suffix
             (Path(made) / f"open_clip_model{suffix}").symlink_to(ready)

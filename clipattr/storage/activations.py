@@ -25,6 +25,7 @@ from clipattr.errors import DataError
 from clipattr.storage.files import digest, file_digest
 from clipattr.storage.folder import PICTURES, ShardFolder
 from clipattr.storage.orders import batch_orders, block_orders, gather, mixed, unmixed
+from clipattr.storage.paths import user_path
 from clipattr.storage.shards import (
     BLOCK_BYTES,
     DTYPES,
@@ -94,7 +95,7 @@ class ActivationStore(ShardFolder):
             DataError: the folder holds a store of anything else (both values are named), or resume is False and it
                 holds one at all.
         """
-        path = Path(path)
+        path = user_path(path)
         if not sites and evaluator is None:
             raise DataError("A store needs at least one site; got none.")
         if dtype not in DTYPES:
@@ -145,7 +146,7 @@ class ActivationStore(ShardFolder):
         Raises:
             DataError: no store there, a damaged or newer one, or one without this site.
         """
-        return cls(Path(path), read_manifest(Path(path))).at(site)
+        return cls(user_path(path), read_manifest(user_path(path))).at(site)
 
     def at(self, site: object | None) -> ActivationStore:
         """The same store at another of its sites."""

@@ -118,7 +118,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             continue
         try:
             with safe_open(index.parent / shard, "pt") as held:
-                tensors |= {name: held.get_tensor(name) for name in held.keys()}
+                tensors |= {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (no mapping)
         except Exception as error:  # safetensors has its own errors
             raise DataError(f"The shard {index.parent / shard} is damaged or cut short: {error}") from error
     lost = sorted(set(shards) - set(tensors))
@@ -151,7 +151,9 @@ def state_of(content: Any, name: str) -> State:
         about |= {key: value for key, value in level.items() if not _holds_tensors(value)}
         inner = next((key for key in (*STATES, *AVERAGED) if _holds_tensors(level.get(key))), None)
         if inner is None:
-            inner = next((key for key, value in level.items() if _holds_tensors(value) and key != "optimizer"), None)
+            inner = next(
+                (key for key, value in level.items() if _holds_tensors(value) and key != "optimizer"), None
+            )
         if inner is None:
             raise DataError(f"{name} holds no named tensors; it has {sorted(level)[:12]}. Save a state dict.")
         averaged = [key for key in AVERAGED if key != inner and _holds_tensors(level.get(key))]
@@ -178,12 +180,17 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> list(unwrapped({"module.a.weight": torch.ones(1), "module.b": torch.ones(1), "n_averaged": torch.ones(())}))
     ['a.weight', 'b']
     """
-    cleaned = {".".join(part for part in name.split(".") if part not in INNER): value for name, value in tensors.items()}
+    cleaned = {
+        ".".join(part for part in name.split(".") if part not in INNER): value
+        for name, value in tensors.items()
+    }
     if len(cleaned) < len(tensors):
         return dict(tensors)
     for _ in range(6):
         names = [name for name in cleaned if name not in COUNTERS]
-        prefix = next((one for one in PREFIXES if names and all(name.startswith(one) for name in names)), None)
+        prefix = next(
+            (one for one in PREFIXES if names and all(name.startswith(one) for name in names)), None
+        )
         if prefix is None:
             break
         cleaned = {name.removeprefix(prefix): cleaned[name] for name in names}

@@ -159,7 +159,9 @@ def read_torch(data: bytes, name: str) -> Any:
         if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
             raise DataError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
         if any(entry.filename.endswith("constants.pkl") for entry in entries):
-            raise DataError(f"{name} is a TorchScript archive, that is a program: refused. Save its state dict where it was made.")
+            raise DataError(
+                f"{name} is a TorchScript archive, that is a program: refused. Save its state dict where it was made."
+            )
     # Where torch's own restricted reader fails or warns, the one here decides.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,9 +175,7 @@ def read_torch(data: bytes, name: str) -> Any:
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     except Exception as error:
-        raise DataError(
-            f"{name} is not a readable torch or pickle file, or is cut short: {error}"
-        ) from error
+        raise DataError(f"{name} is not a readable torch or pickle file, or is cut short: {error}") from error
 
 
 def as_plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
+from clipattr.dictionaries.choosing import leaves_open
 from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine
@@ -42,6 +43,7 @@ from clipattr.studies.format import (
 from clipattr.studies.gathering import Request
 from clipattr.studies.join import repeated
 
+CHOICE = 1  # version of how settings of a dictionary are chosen; part of a study's plan
 BLOCK = 1024  # pictures whose codes are computed at a time
 PART = (
     2**18
@@ -137,6 +139,8 @@ def _plan(of: Request) -> dict[str, Any]:
     settings = of.settings
     if of.dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
+        if _chosen(settings):
+            parts["chosen"] = CHOICE
     else:
         parts = {"hash": of.dictionary.hash}
     encoding = {
@@ -177,7 +181,8 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     old = read_manifest(folder)["plan"]
     if old != plan and not overwrite:
         differing = [
-            f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked"
+            (f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked")
+            + (" (other pictures, names, labels or splits)" if name == "images" else "")
             for part, values in plan.items()
             for name, value in values.items()
             if old.get(part, {}).get(name) != value
@@ -196,28 +201,33 @@ def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
     if given is None:
         acts = samples(place.path, fit)
         count, width = acts.shape
-        n_latents = settings["n_latents"] or _size(width, count)
-        k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
-        options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
-        given = train_sae(
-            acts,
-            n_latents=n_latents,
-            k=k,
-            seed=settings["seed"],
-            checkpoint=place.path / "training",
-            progress=of.progress,
-            site=str(of.site),
-            model_hash=of.model.weights_hash,
-            **options,
-        )
+        about: dict[str, Any] = {
+            "seed": settings["seed"],
+            "checkpoint": place.path / "training",
+            "progress": of.progress,
+            "site": str(of.site),
+            "model_hash": of.model.weights_hash,
+        }
+        if _chosen(settings):
+            given = train_sae(acts, **about, **settings["training"])
+        else:
+            n_latents = settings["n_latents"] or _size(width, count)
+            k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
+            options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
+            given = train_sae(acts, n_latents=n_latents, k=k, **about, **options)
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Read back, so that a resumed build and this one use the same numbers.
     return load_dictionary(target)
 
 
+def _chosen(settings: dict[str, Any]) -> bool:
+    """Whether the dictionary's settings are chosen on the activations: nothing is said of its size or kind."""
+    return settings["n_latents"] is None and settings["k"] is None and leaves_open(settings["training"])
+
+
 def _size(width: int, samples: int) -> int:
-    """How many latents to train by default: 8 per dimension, but not more than a quarter of the samples."""
+    """How many latents to train where k alone is given: 8 per dimension, at most a quarter of the samples."""
     return max(16, min(30_000, 8 * width, samples // 4))
 
 

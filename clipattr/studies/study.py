@@ -32,10 +32,13 @@ from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
+from clipattr.models.modules import template_texts
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import file_digest, json_digest
+from clipattr.storage.paths import user_path
+from clipattr.studies.belonging import check_pictures, folder_for
 from clipattr.studies.build import build
 from clipattr.studies.format import (
     SCHEMA,
@@ -53,15 +56,8 @@ if TYPE_CHECKING:
 
 SILENT, UNNAMED = "(silent)", "(no aligned label)"
 SCORES = (
-    "clarity",
-    "clarity_error",
-    "monosemanticity",
-    "meanings",
-    "mixture",
-    "frequency",
-    "mean_top",
-    "triage",
-)
+    "clarity", "clarity_error", "monosemanticity", "meanings", "mixture", "frequency", "mean_top", "triage",
+)  # fmt: skip
 
 
 class Study:
@@ -345,20 +341,22 @@ def open_study(
 
     Args:
         model, evaluator: needed only if they were custom modules; otherwise loaded by name when first used.
-        images: where the pictures are now, if they moved; anything `Images.open` takes. Matched by id.
+        images: where the pictures are now, if they moved; anything `Images.open` takes. Matched by id, and a few are
+            compared with what the study keeps of them.
 
     Raises:
-        StudyError: no study there, an incomplete or damaged one, one of a newer schema, or another model.
+        StudyError: no study there, an incomplete or damaged one, one of a newer schema, another model, other pictures.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if not folder.exists() and folder.name == str(path):
         folder = bundled_study(str(path)) or folder
-    return Study(
+    study = Study(
         folder,
         model=None if model is None else load_model(model),
         evaluator=None if evaluator is None else load_model(evaluator),
         images=None if images is None else Images.open(images),
     )
+    return study if images is None else check_pictures(study)
 
 
 def build_study(
@@ -373,7 +371,7 @@ def build_study(
     n_latents: int | None = None,
     k: int | None = None,
     examples: int = 20,
-    templates: tuple[str, ...] = ("{}",),
+    templates: Any = ("{}",),
     holdout: float | None = None,
     training: Mapping[str, Any] | None = None,
     batch: int = 64,
@@ -398,7 +396,7 @@ def build_study(
             a model confuses it then also confuses when it names its own latents.
         site: where activations are read; by default the dictionary's own, else "image.-1.cls".
         dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
-        n_latents, k: of the SAE to train; by default from the width and the number of pictures.
+        n_latents, k: of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
         examples: kept per latent. templates: for words, each with "{}".
         holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
             encoded, but take no part in training, examples and labels.
@@ -419,7 +417,8 @@ def build_study(
     audited = load_model(model)
     judge = audited if evaluator is None else load_model(evaluator)
     pictures = Images.open(images)
-    folder, parts = Path(path), load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
+    folder = folder_for(path)
+    parts = load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
     where = Site(str(site or getattr(parts, "site", None) or "image.-1.cls"))
     request = Request(
         model=audited,
@@ -432,7 +431,7 @@ def build_study(
             "n_latents": n_latents,
             "k": k,
             "examples": examples,
-            "templates": sorted(templates),
+            "templates": sorted(template_texts(templates)),
             "training": dict(training or {}),
             "batch": batch,
             "draft": draft,
@@ -440,7 +439,7 @@ def build_study(
             "seed": seed,
         },
         engine=engine or Here(),
-        store=None if store is None else store_at(Path(store), audited, pictures, where),
+        store=None if store is None else store_at(user_path(store), audited, pictures, where),
         workers=workers,
         progress=progress,
     )

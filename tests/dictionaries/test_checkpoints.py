@@ -147,6 +147,13 @@ def test_attributing_clip_reads_the_new_spelling_of_weight_norm(tmp_path):
     assert made.site == "image.-2.patches"
 
 
+def test_names_with_a_wrappers_prefix_are_read_without_it(tmp_path):
+    case = CASES["dictionary_learning, standard"]
+    wrapped = {f"module.{name}": value for name, value in case.tensors.items()}
+    made = load_sae(case.write(tmp_path, wrapped), **case.keywords)
+    assert apart(made.reconstruct(torch.from_numpy(X)).numpy(), case.truth()[1]) < TOLERANCE
+
+
 def test_what_no_kind_reproduces_is_refused(tmp_path):
     msae = CASES["msae, soft cap"]
     for number, activation in enumerate(

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu, norm, rankdata
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from world_kit import judging  # noqa: E402
 from world_kit.judging import Judge, Pairs, names_cause  # noqa: E402
 from world_kit.scene import Plant  # noqa: E402
-from world_kit.tally import add_round, figures, too_few  # noqa: E402
+from world_kit.tally import add_round, added_by_names, figures, too_few  # noqa: E402
 
 
 @pytest.fixture
@@ -69,9 +70,29 @@ def test_a_plant_is_matched_by_its_latents_alone(judge, monkeypatch):
     assert judge.match("boat", [2]) is None
 
 
+def test_a_fall_in_a_few_pictures_is_chance():
+    present = np.zeros((100, 2))
+    present[:2, 0], present[:, 1] = 5.0, 1.0
+    some = Pairs(present, np.zeros((100, 2)), np.zeros((100, 1)))
+    assert some.kept([0]) == 0.0 and not some.falls([0]) and some.falls([1]) and some.falls([0, 1])
+
+
 def test_cause_is_what_separates_the_family_best(judge):
     assert [judge.cause([j]) for j in (0, 1, 2)] == ["boat", "shark", "tint"]
     assert judge.cause([3]) is None  # noise
+    rare = np.where(np.arange(200) % 10 == 0, judge.shown[:, 1], 0.0)  # a tenth of the sharks
+    judge.codes = np.stack([rare, np.zeros(200)], 1)
+    assert judge.cause([0]) == "shark" and judge.cause([1]) is None
+
+
+def test_standard_error_of_a_rank_sum_allows_for_ties():
+    rng = np.random.default_rng(0)
+    values, there = np.floor(rng.random(300) * 4), rng.random(300) < 0.3
+    n, m = there.sum(), (~there).sum()
+    error = rankdata(values).std() * np.sqrt(300 / (n * m)) / 300
+    area = (rankdata(values)[there].sum() - n * (n + 1) / 2) / (n * m)
+    p = mannwhitneyu(values[there], values[~there], method="asymptotic", use_continuity=False).pvalue
+    assert 2 * norm.sf(abs(area - 0.5) / error) == pytest.approx(p, rel=0.01)
 
 
 def test_confirming_needs_an_effect_and_a_fall_and_not_the_prompt_itself(judge, monkeypatch):
@@ -110,7 +131,7 @@ def form(found: list[bool], right: list[bool], prompts: int = 10) -> dict:
         "prompts": prompts,
         "seconds": 1.0,
         "plants": [
-            {"kind": k, "prompt": f"p{i}", "found": f, "named": f, "kind_right": f and i == 0}
+            {"kind": k, "prompt": f"p{i}", "found": f, "halved": True, "named": f, "kind_right": f and i == 0}
             for i, (k, f) in enumerate(zip(kinds, found, strict=False))
         ],
         "findings": [
@@ -131,6 +152,7 @@ def test_figures_pool_counts_and_not_shares():
     told = figures([a, b, null])
     assert told["photos-choose-a.plain.recall"] == 0.5 and told["photos-choose.plain.recall"] == 0.75
     assert told["choose.plain.precision"] == 0.75 and told["choose.plain.precision_by_name"] == 0.25
+    assert told["choose.plain.recall_without_chance_test"] == 1.0
     assert told["choose.plain.kind_accuracy"] == pytest.approx(2 / 3)
     assert told["choose.plain.brier"] == pytest.approx((3 * 0.04 + 0.64) / 4)
     assert told["choose.plain.brier_of_base_rate"] == pytest.approx(0.75 * 0.25)
@@ -151,6 +173,15 @@ def test_hidden_labels_are_held_against_what_labels_found():
     forms = {"labels": form([True, True], []), "plain": form([True, False], [])}
     told = figures([{"world": "rendered-report-a", "truth": [], "forms": forms}])
     assert told["rendered-report.labels_hidden_kept"] == 0.5
+
+
+def test_findings_that_more_names_add():
+    def rows(*many):
+        return {"findings": [{"prompt": p, "latents": list(latents)} for p, latents in many]}
+
+    plain = rows(("boat", (1, 2, 3)), ("shark", (4,)))
+    names = rows(("boat", (2, 3, 9)), ("boat", (7,)), ("shark", (4,)), ("tint", (4,)))
+    assert added_by_names({"forms": {"plain": plain, "names": names}}) == 2
 
 
 def test_rounds_are_appended(tmp_path):

@@ -84,10 +84,11 @@ def read_strictly(known: Format, files: Files, given: Given, ignore: Sequence[st
             f"format's ({type(error).__name__}: {error})."
         ) from error
     spared = (*known.buffers, *ignore)
+    held = {id(value) for value in files.tensors.values()}
     outer = [
         name
         for name, value in files.content.items()
-        if isinstance(value, Tensor) and name not in content.read and name not in files.tensors
+        if isinstance(value, Tensor) and name not in content.read and id(value) not in held
     ]
     unused = [
         name

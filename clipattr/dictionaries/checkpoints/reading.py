@@ -87,7 +87,9 @@ def read_files(path: str | Path, config: str | Path | None = None) -> Files:
     settings: dict[str, Any] = {}
     # Some projects keep the steps of a run in a subfolder of the one with the config.
     folders = [folder, folder.parent] if folder.name == "checkpoints" else [folder]
-    places = [user_path(config)] if config is not None else [f / name for f in folders for name in CONFIG_NAMES]
+    places = (
+        [user_path(config)] if config is not None else [f / name for f in folders for name in CONFIG_NAMES]
+    )
     for place in places:
         if place.is_file():
             settings = _config(place)
@@ -124,7 +126,9 @@ def _weights_file(path: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (path / name).is_file():
             return path / name
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES and file.name[0] != ".")
+    found = sorted(
+        file for file in path.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES and file.name[0] != "."
+    )
     if len(found) != 1:
         names = ", ".join(file.name for file in found[:8]) or "none"
         raise DictionaryError(f"{path} holds {len(found)} files that may be weights ({names}); name one.")

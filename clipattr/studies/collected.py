@@ -1,23 +1,28 @@
-"""Collection: what panels ask of all pictures of a study at once.
+"""Collected: what is asked of all pictures of a study at once.
 
-Owns the choice of pictures for a prompt, and means over pictures of what `clipattr.attribution` says of each. Works on
-the study's stored activations, so no picture is decoded or encoded again. Ignores drawing. Start at
-`Collection.rests_on`.
+Owns scores of all pictures, the place of one score among them, what a prompt rests on over the pictures that show it,
+and in which pictures a latent carries a prompt. Works on the study's stored activations, so no picture is decoded or
+encoded again; at sites before the last block, whose activations alone do not give the embedding, every question raises
+`SiteError`. Knows a study only by its attributes. Start at `Collected.rests_on`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr.errors import DataError, SiteError
 
 CHUNK = 2048
 OWN = 100  # pictures that speak for a prompt
 USERS = 48  # pictures of a latent that are asked which prompts use it
 MAX_TEXTS = 400  # prompts that are asked whether they use a latent
 KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings are kept in memory
+OPENING_WORDS = (
+    24  # label words that are embedded to find a picture to begin with: a second or two on a large model
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +43,37 @@ class Reliances:
     unit: str
 
 
-class Collection:
-    """All pictures of one desk's study.
+@dataclass(frozen=True)
+class Standing:
+    """A score among others, so that it can be called high or low.
 
-    Raises:
-        PanelError: from every question, at a site whose activations alone do not give the embedding.
+    `below`: share of the study's other pictures that score lower; `pictures`: how many they are. `label`, `label_mean`:
+    the picture's label and the mean score of the pictures that bear it ("" and NaN without one). `rank` of `prompts`:
+    the prompt's place among itself and the study's label words on this picture, 1 the highest; 0 of 0 without labels.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.study = desk.study
+    below: float
+    pictures: int
+    label: str
+    label_mean: float
+    rank: int
+    prompts: int
+
+
+class Collected:
+    """All pictures of one study, as they are stored.
+
+    >>> import clipattr as ca
+    >>> collected = Collected(ca.open_study("picture-world"))
+    >>> scores = collected.scores(ca.Similarity("guitar"))
+    >>> scores.shape == (len(collected.study.images),)
+    True
+    """
+
+    def __init__(self, study: Any) -> None:
+        self.study = study
+        self.n_latents = int(study.dictionary.n_latents)
+        self.n_pictures = len(study.images)
 
     # pictures
 
@@ -87,7 +113,7 @@ class Collection:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _embeddings(self) -> Any:
-        if self.desk.n_pictures <= KEEP_EMBEDDINGS:
+        if self.n_pictures <= KEEP_EMBEDDINGS:
             return self._kept_embeddings
         return self._make_embeddings()
 
@@ -100,10 +126,10 @@ class Collection:
 
         from clipattr.sites import continue_from
 
-        self._require_last_block()
-        for start in range(0, self.desk.n_pictures, CHUNK):
+        self.check_site()
+        for start in range(0, self.n_pictures, CHUNK):
             with torch.no_grad():
-                rows = np.arange(start, min(start + CHUNK, self.desk.n_pictures))
+                rows = np.arange(start, min(start + CHUNK, self.n_pictures))
                 yield continue_from(self.study.model, self.study.site, self._acts(rows))
 
     def _acts(self, rows: np.ndarray) -> Any:
@@ -113,15 +139,81 @@ class Collection:
         stored = torch.from_numpy(np.asarray(self.study.activations[rows], np.float32))
         return stored.to(model.device, model.dtype)
 
-    def _require_last_block(self) -> None:
+    def check_site(self) -> None:
+        """Raises SiteError where the stored activations do not give the embedding."""
         from clipattr.sites import Site
 
         site, model = Site(str(self.study.site)), self.study.model
         if site.tokens != "cls" or site.index(model) != model.image_blocks - 1:
-            raise PanelError(
+            raise SiteError(
                 "Questions about all pictures are answered from stored activations of the last block; this study is "
-                f"at {site}. Look at single pictures in the explorer, or build a study at image.-1.cls."
+                f"at {site}. Ask about single pictures, or build a study at image.-1.cls."
             )
+
+    def standing(self, score: float, target: Any, embedding: Any, *, picture: int | None = None) -> Standing:
+        """Where a picture's score stands among the other pictures, and its prompt among the study's label words.
+
+        Args:
+            score: the target of one picture, raw. embedding: that picture's, (embed,), unit length.
+            picture: its number in the study, if it is one of the study's.
+        """
+        scores = self.scores(target)
+        others = np.ones(len(scores), bool)
+        label, mean = "", float("nan")
+        labels = self.study.images.columns["label"]
+        if picture is not None:
+            others[picture] = False
+            label = (labels[picture] or "").replace("_", " ")
+        same = [i for i, word in enumerate(labels) if label and word == labels[picture]] if label else []
+        if same:
+            mean = float(scores[same].mean())
+        below = float((scores[others] < score).mean()) if others.any() else float("nan")
+        rank = prompts = 0
+        if self.label_words and target.unit == "cosine" and len(target.names) == 1:
+            import torch
+
+            with torch.no_grad():
+                rivals = self._label_rows.to(embedding) @ embedding
+            prompts, rank = len(rivals) + 1, 1 + int((rivals > score + 1e-6).sum())
+        return Standing(below, int(others.sum()), label, mean, rank, prompts)
+
+    @cached_property
+    def label_words(self) -> list[str]:
+        """The pictures' labels as prompts, without repeats, at most `MAX_TEXTS`."""
+        words = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
+        return list(dict.fromkeys(words))[:MAX_TEXTS]
+
+    @cached_property
+    def _label_rows(self) -> Any:
+        return self.study.model.encode_text(self.label_words)
+
+    def well_explained(self, n: int = 96) -> int:
+        """A picture to begin with: its latents carry most of the score of its own label, and no label scores higher.
+
+        Args:
+            n: pictures tried, evenly spread over the study.
+
+        Returns:
+            Its number; 0 where no picture has a label, or the site does not give the embedding.
+        """
+        labels = self.study.images.columns["label"]
+        labelled = [i for i, label in enumerate(labels) if label]
+        if not labelled:
+            return 0
+        rows = np.array(labelled)[np.unique(np.linspace(0, len(labelled) - 1, n).round().astype(int))]
+        words = list(dict.fromkeys(labels[row].replace("_", " ") for row in rows))[:OPENING_WORDS]
+        rows = np.array([row for row in rows if labels[row].replace("_", " ") in words])
+        from clipattr.attribution.targets import Similarity
+
+        try:
+            splice = self.splice(rows, Similarity(self.study.model.encode_text(words), names=words))
+        except SiteError:
+            return 0
+        own = np.array([words.index(labels[row].replace("_", " ")) for row in rows])
+        y, base = (part.float().cpu().numpy() for part in (splice.y, splice.y_reference))
+        at = np.arange(len(rows))
+        carried = np.where(y.argmax(1) == own, y[at, own] - base[at, own], -np.inf)
+        return int(rows[carried.argmax()])
 
     def splice(self, rows: np.ndarray, target: Any) -> Any:
         """Pictures of the study taken apart, from what is stored of them."""
@@ -129,7 +221,7 @@ class Collection:
 
         from clipattr.attribution.splice import Splice
 
-        self._require_last_block()
+        self.check_site()
         codes = self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
         return Splice(
             self.study.model, self.study.dictionary, self.study.site, self._acts(rows), target, codes=codes
@@ -147,16 +239,16 @@ class Collection:
         if rows is None:
             rows, chosen_by = self.chosen_for(prompt)
         if not len(rows):
-            raise PanelError("The study holds no pictures to ask.")
+            raise DataError("The study holds no pictures to ask.")
         splice = self.splice(rows, target)
         found = find_method(None, splice)(splice)[..., 0].cpu().numpy().astype(np.float64)
         active = (splice.amounts != 0).cpu().numpy()
         places = splice.indices.cpu().numpy()
         at = np.nonzero(active)
-        shape = (len(rows), self.desk.n_latents)
+        shape = (len(rows), self.n_latents)
         values = csr_array((found[at], (at[0], places[at])), shape=shape)
         means = np.asarray(values.sum(axis=0)).ravel() / len(rows)
-        present = np.bincount(places[at], minlength=self.desk.n_latents) / len(rows)
+        present = np.bincount(places[at], minlength=self.n_latents) / len(rows)
         latents = np.flatnonzero(present)
         latents = latents[np.argsort(-np.abs(means[latents]), kind="stable")]
         return Reliances(latents, means[latents], present[latents], rows, chosen_by, values, target.unit)
@@ -175,6 +267,36 @@ class Collection:
         offsets, pictures, values = by_latent(self.study.codes)
         return offsets.numpy(), pictures.numpy(), values.float().numpy()
 
+    def bands(self, latent: int, per_band: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures (m,) and activations (m,): a few, evenly spaced, from each quarter of a latent's active pictures."""
+        rows, values = self.active_rows(latent)
+        places: list[int] = []
+        for quarter in range(4):
+            start, end = round(len(rows) * quarter / 4), round(len(rows) * (quarter + 1) / 4)
+            if end > start:
+                spaced = np.linspace(start, end - 1, min(per_band, end - start)).round().astype(int)
+                places += np.unique(spaced).tolist()
+        return rows[places], values[places]
+
+    def coactive(self, latent: int, n: int = 8) -> list[tuple[int, float, float]]:
+        """Latents active beside one: (latent, share of its pictures, that share minus the share elsewhere)."""
+        rows, _ = self.active_rows(latent)
+        others = self.n_pictures - len(rows)
+        if not len(rows) or not others:
+            return []
+        offsets, pictures, _ = self._by_latent
+        mine = np.zeros(self.n_pictures, bool)
+        mine[rows] = True
+        owner = np.repeat(np.arange(self.n_latents), np.diff(offsets))
+        together = np.bincount(owner[mine[pictures]], minlength=self.n_latents)
+        elsewhere = np.diff(offsets) - together
+        difference = together / len(rows) - elsewhere / others
+        difference[latent] = -np.inf
+        best = np.argsort(-difference, kind="stable")[:n]
+        return [
+            (int(j), float(together[j] / len(rows)), float(difference[j])) for j in best if difference[j] > 0
+        ]
+
     def by_use(self, latent: int, target: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (m,) in which a latent carries most of a target, and how much (m,), raw."""
         rows, _ = self.active_rows(latent)
@@ -184,6 +306,19 @@ class Collection:
         used = self._carried(latent, rows, target)[:, 0]
         order = np.argsort(-used, kind="stable")[:n]
         return rows[order], used[order]
+
+    def with_and_without(
+        self, latents: Sequence[int], rows: np.ndarray, target: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A target of some pictures as they are, and with a family of latents switched off; (rows,) each, raw."""
+        if not len(rows):
+            return np.zeros(0), np.zeros(0)
+        import torch
+
+        splice = self.splice(rows, target)
+        family = torch.isin(splice.indices, torch.as_tensor([int(j) for j in latents]).to(splice.indices))
+        after = splice.states((splice.amounts * ~family)[:, None])[:, 0, 0]
+        return tuple(part.float().cpu().numpy().astype(np.float64) for part in (splice.y[:, 0], after))
 
     def users(self, latent: int, n: int = 12) -> list[tuple[str, float]]:
         """Prompts that rest on a latent where it is active, and by how much (raw): mean over its strongest pictures.
@@ -206,7 +341,7 @@ class Collection:
         from clipattr.attribution.methods import find_method
         from clipattr.attribution.splice import Splice
 
-        self._require_last_block()
+        self.check_site()
         codes = (
             self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
             .for_latents([latent])
@@ -220,7 +355,7 @@ class Collection:
     def texts(self) -> list[str]:
         """Prompts to ask about: the pictures' labels, then the latents' labels, without repeats."""
         labels = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
-        frame = self.desk.latents
+        frame = self.study.latents
         words = frame.loc[frame["aligned"], "label"].dropna().tolist() if "aligned" in frame else []
         return list(dict.fromkeys([*labels, *words]))[:MAX_TEXTS]
 
@@ -238,7 +373,7 @@ class Collection:
         decoder = torch.as_tensor(self.study.dictionary.decoder)
         cosine = decoder @ decoder[latent]
         cosine[latent] = -2
-        values, latents = cosine.topk(min(n, self.desk.n_latents - 1))
+        values, latents = cosine.topk(min(n, self.n_latents - 1))
         return list(zip(latents.tolist(), values.tolist(), strict=True))
 
     def words(self, latent: int) -> list[tuple[str, float]]:
@@ -247,37 +382,3 @@ class Collection:
         shown = self.study.vocabulary.display
         pairs = zip(labels.word_top[latent].tolist(), labels.alignment_top[latent].tolist(), strict=True)
         return [(shown[word], value) for word, value in pairs if word >= 0]
-
-    # where in the picture
-
-    def heat(self, latent: int, rows: np.ndarray) -> np.ndarray | None:
-        """Where each of these pictures drives a latent, (m, h, w) in [0, 1], each scaled by its own largest value."""
-        if not len(rows):
-            return None
-        return heat_of(self.desk, [self.desk.picture(int(row)) for row in rows], latent)
-
-
-def heat_of(desk: Desk, pictures: list[Any], latent: int) -> np.ndarray | None:
-    """Where pictures drive a latent, (m, h, w) in [0, 1]; None where the site has no such map."""
-    import torch
-
-    from clipattr.attribution.heatmaps import firing_map
-    from clipattr.attribution.maps import code_map
-    from clipattr.errors import SiteError
-    from clipattr.sites import Site, activations
-
-    study, model, site = desk.study, desk.study.model, Site(desk.site)
-    pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)
-    try:
-        if site.tokens == "patches":
-            with torch.no_grad():
-                acts = activations(model, pixels, site)
-            codes = study.dictionary.encode(acts.reshape(-1, acts.shape[-1]))
-            maps = code_map(codes, [latent], model.grid)[:, 0]
-        else:
-            maps = firing_map(study, pixels, [latent])[:, 0]
-    except SiteError:
-        return None
-    positive = maps.detach().float().cpu().clamp_min(0)
-    largest = positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return (positive / largest).numpy()

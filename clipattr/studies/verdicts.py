@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipattr.errors import StudyError
 from clipattr.storage.files import write_text
-from clipattr_widgets.desk import PanelError
 
 SCHEMA = 1
 CHOICES = ("open", "accepted", "rejected")
@@ -31,7 +31,7 @@ class Verdicts:
     A finding is known again by its prompt and its latents, which keep their meaning while the study's dictionary does.
 
     Raises:
-        PanelError: the file is damaged; it says where it is.
+        StudyError: the file is damaged; it says where it is.
     """
 
     def __init__(self, study: Any) -> None:
@@ -48,12 +48,12 @@ class Verdicts:
         """Say it and keep it.
 
         Raises:
-            PanelError: an unknown choice, too long a note, or a folder that cannot be written.
+            StudyError: an unknown choice, too long a note, or a folder that cannot be written.
         """
         if choice not in CHOICES:
-            raise PanelError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
+            raise StudyError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
         if len(note) > MAX_NOTE:
-            raise PanelError(f"A note of {len(note):,} characters is too long; {MAX_NOTE:,} are kept.")
+            raise StudyError(f"A note of {len(note):,} characters is too long; {MAX_NOTE:,} are kept.")
         # Another panel may have written meanwhile.
         held = self._read() if self.path.exists() else {}
         held[_key(finding)] = Verdict(choice, note)
@@ -61,7 +61,7 @@ class Verdicts:
         try:
             write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
         except OSError as error:
-            raise PanelError(
+            raise StudyError(
                 f"The verdict cannot be kept: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "
                 "study's folder and open the copy."
             ) from error
@@ -77,7 +77,7 @@ class Verdicts:
                 for key, value in content["verdicts"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PanelError(f"{str(self.path)!r} is damaged ({error}); mend or delete it.") from error
+            raise StudyError(f"{str(self.path)!r} is damaged ({error}); mend or delete it.") from error
 
 
 def _key(finding: Any) -> str:
