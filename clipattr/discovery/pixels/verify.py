@@ -52,7 +52,7 @@ class PixelSettings:
     strong: float = 0.4
     windows: int = 6
     window: float = 0.34
-    fractions: tuple[float, ...] = (0.06, 0.12, 0.22, 0.35)
+    fractions: tuple[float, ...] = (0.06, 0.12, 0.22, 0.35, 0.5)
     silenced: float = 0.5
     selective: float = 0.25
     least_effect: float = 0.15
@@ -274,10 +274,12 @@ def candidate_edits(
         return lambda pixels, again: Region(largest((again(pixels) if again else maps)[0], fraction, size))
 
     def surroundings(fraction: float) -> Builder:
-        # What stays is where the family does not come from.
-        return lambda pixels, again: Surroundings(
-            largest(-(again(pixels) if again else maps)[0], fraction, size)
-        )
+        # What stays is what the prompt owes to something else than the family: the thing itself, if it is there.
+        def build(pixels: Tensor, again: Callable[[Tensor], tuple[Tensor, Tensor]] | None) -> Edit:
+            family, prompt = (_scaled(some) for some in (again(pixels) if again else maps))
+            return Surroundings(largest(prompt - family, fraction, size))
+
+        return build
 
     def fixed(edit: Edit) -> Builder:
         return lambda pixels, again: edit
@@ -290,6 +292,11 @@ def candidate_edits(
         made.append(fixed(Region(mask, "overlay")))
     made.append(fixed(Cast.between(strong, weak)))
     return made
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Maps (pictures, rows, columns) in units of each one's largest absolute value."""
+    return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(1e-9)
 
 
 def choose_pictures(
