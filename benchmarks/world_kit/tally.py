@@ -209,7 +209,7 @@ def add_round(
         for plant in told["plants"]
     ]
     seen = [
-        {"world": result["world"], "form": form, **row}
+        {"world": result["world"], "form": form, **{k: v for k, v in row.items() if k != "latents"}}
         for result in results
         for form, told in result["forms"].items()
         for row in told["findings"]
