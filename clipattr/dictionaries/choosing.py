@@ -95,7 +95,8 @@ def choose_sae(
         options: fields of `Schedule` and `Job`; with a `checkpoint` an interrupted choice goes on where it was.
 
     Returns:
-        the chosen dictionary; `info["choice"]` lists what was tried, with score, agreement, FVU and L0, and why this one.
+        the chosen dictionary; `info["choice"]` lists what was tried, with score, agreement, FVU and L0, and why this
+        one.
 
     Raises:
         DictionaryError: as `train_saes`.
