@@ -122,13 +122,13 @@ pd.DataFrame(figures).T.drop(columns=["explained_variance"]).round(3)
 
 # %% [markdown]
 # ## Without a size
-# `ca.train_sae(acts)` trains several candidates in one pass and keeps the one of largest score: how far a linear
-# reading finds its latents again on other pictures (`agreement`), times the squared share of variance explained.
-# `info["choice"]` says what was tried; the card repeats it.
+# `ca.train_sae(acts)` takes a recipe that follows from the width and the number of activations. With a `budget` it
+# trains several in one pass and keeps the one of largest score: how far a linear reading finds its latents again on
+# other pictures (`agreement`), times the squared share of variance explained. `info["choice"]` says what was tried.
 
 # %%
 recipes = [ca.Recipe(288, 5, kind="nested", whiten=1.0, lr=2e-3), ca.Recipe(512, 16, lr=1e-3)]
-chosen = ca.choose_sae(acts, recipes=recipes, steps=300, batch=250, progress=False)
+chosen = ca.choose_sae(acts, recipes=recipes, budget=1e12, steps=300, batch=250, progress=False)
 print(chosen.info["choice"]["why"])
 tried = pd.DataFrame(chosen.info["choice"]["tried"])[["recipe", "score", "agreement", "fvu", "l0"]]
 tried.round(3)

@@ -21,7 +21,7 @@ from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.training import train_saes
 from clipattr.errors import DictionaryError
 
-BUDGET = 2e12  # multiply-adds of encoder and decoder; about two minutes on one quiet core
+BUDGET = 0.0  # multiply-adds beyond the first candidate; a search is not shown to beat it (decision note)
 STEPS = 1200  # of training: the length at which recipes were compared
 JUDGED = 8192  # rows on which candidates are compared
 STRONG = 0.5  # share of a latent's strength (mean of its five largest codes) from which it counts as present
@@ -89,8 +89,8 @@ def choose_sae(
     Args:
         acts: as for `train_sae`.
         recipes: candidates, the most promising first; default `candidates(width, rows)`.
-        budget: multiply-adds that training may take. Candidates that do not fit are left out, the last first; the
-            first one is always trained.
+        budget: multiply-adds that training may take, e.g. 2e12 (about two minutes on a quiet core). Candidates that
+            do not fit are left out, the last first; the first one is always trained, and by default it alone.
         seed: of the start directions.
         options: fields of `Schedule` and `Job`; with a `checkpoint` an interrupted choice goes on where it was.
 

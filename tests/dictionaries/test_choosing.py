@@ -66,7 +66,7 @@ def test_agreement_by_a_slow_formula():
 def test_the_chosen_one_agrees_most_and_says_what_was_tried(tmp_path):
     acts, _, _ = planted()
     recipes = [Recipe(64, 8, dead_after=0), Recipe(10, 2, whiten=1.0, lr=5e-3), Recipe(16, 1)]
-    options = {"recipes": recipes, "steps": 60, "batch": 60, "progress": False}
+    options = {"recipes": recipes, "budget": 1e12, "steps": 60, "batch": 60, "progress": False}
     made = choose_sae(acts, **options)
     choice = made.info["choice"]
     figures = [one["score"] for one in choice["tried"]]
@@ -94,7 +94,7 @@ def test_the_chosen_one_agrees_most_and_says_what_was_tried(tmp_path):
 
 def test_train_sae_without_a_size_chooses_and_keeps_the_identity():
     acts, _, _ = planted()
-    made = train_sae(acts, steps=20, progress=False)
+    made = train_sae(acts, budget=1e12, steps=20, progress=False)
     codes = made.encode(acts)
     torch.testing.assert_close(made.decode(codes) + made.error(acts, codes), acts, atol=1e-5, rtol=1e-5)
     assert len(made.info["choice"]["tried"]) == len(candidates(WIDTH, len(acts)))
