@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
         "--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or jumprelu"
     )
     train.add_argument(
-        "--budget", metavar="N", type=float, help="multiply-adds for choosing settings (default: 2e12)"
+        "--budget", metavar="N", type=float, help="multiply-adds for trying more than one recipe, e.g. 2e12"
     )
     train.add_argument("--site", help="of the store, where it has several")
     length = train.add_mutually_exclusive_group()
