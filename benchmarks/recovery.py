@@ -292,7 +292,10 @@ def figures_of(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, fl
                     f"{label}margin_over_{who}{part}": value
                     for part, value in zip(("", "_low", "_high"), low, strict=True)
                 }
-    for name in ("agreement", "fvu"):
+    for row in rows:
+        if "agreement" in row:
+            row["score"] = row["agreement"] * (1 - row["fvu"]) ** 2
+    for name in ("score", "agreement", "fvu"):
         scored = [row for row in rows if name in row]
         figures[f"recovery_correlation_{name}"] = spearman(scored, name)
     stable = []

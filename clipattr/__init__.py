@@ -89,6 +89,8 @@ CONTENTS = {
     "plan_study": "studies.plan",
     # surprise
     "audit": "discovery.audit.run",
+    "verify": "discovery.pixels.verify",
+    "PixelSettings": "discovery.pixels.verify",
     "Prompt": "discovery.audit.expectations",
     "explore": "reporting.panels",
     "Finding": "discovery.findings",

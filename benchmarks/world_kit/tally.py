@@ -130,13 +130,14 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             f"recall_{kind}_high": high,
         }
     ways: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    beside = sum(len(one["plants"]) for one in many if "simpler" in one)
     for one in many:
         for name, times in one.get("simpler", {}).items():
             for multiple, counts in times.items():
                 for place, count in enumerate(counts):
                     ways[f"{name}_x{multiple}"][place] += count
     for name, (hit, good, made) in ways.items():
-        told |= {f"recall_of_{name}": _share(hit, len(plants)), f"precision_of_{name}": _share(good, made)}
+        told |= {f"recall_of_{name}": _share(hit, beside), f"precision_of_{name}": _share(good, made)}
     laws = [one["laws"] for one in many if "laws" in one]
     if laws:
         told["law_alone"] = _share(sum(x["alone"][0] for x in laws), sum(x["alone"][1] for x in laws))
@@ -163,8 +164,8 @@ def _null(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     rows = [r for told in many for r in told["findings"]]
     wrong = sum(not r["right"] for r in rows)
     return {
-        "prompts": prompts,
-        "findings": len(rows),
+        "null_prompts": prompts,
+        "null_findings": len(rows),
         "null_per_100": 100 * wrong / prompts,
         "null_per_100_high": 100 * float(chi2.ppf(0.975, 2 * wrong + 2)) / 2 / prompts,
     }
@@ -208,7 +209,7 @@ def add_round(
         for plant in told["plants"]
     ]
     seen = [
-        {"world": result["world"], "form": form, **row}
+        {"world": result["world"], "form": form, **{k: v for k, v in row.items() if k != "latents"}}
         for result in results
         for form, told in result["forms"].items()
         for row in told["findings"]

@@ -112,7 +112,8 @@ VERBS = (
             argument("--k", metavar="K", type=whole, help="active latents per activation"),
             argument("--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or "
                      "jumprelu"),
-            argument("--budget", metavar="N", type=float, help="multiply-adds for choosing settings (default: 2e12)"),
+            argument("--budget", metavar="N", type=float, help="multiply-adds for trying more than one recipe, e.g. "
+                     "2e12"),
             argument("--site", help="of the store, where it has several"),
             (
                 argument("--steps", metavar="N", type=whole, help="of training (default: 2000, 1200 for choosing)"),

@@ -48,11 +48,13 @@ class Card:
     figures: name to value; shares lie between 0 and 1, cosines are raw.
     controls: the same figures by control.
     verdict: one sentence per figure in which a control is as good or better; empty if the dictionary beats them all.
+    tried: where settings were chosen, one sentence per candidate, and why this one.
     """
 
     figures: dict[str, float]
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     verdict: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON (`Dictionary.card`)."""
@@ -78,7 +80,7 @@ class Card:
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(float_format=lambda value: f"{value:.4f}")
-        return "\n".join([table, *self.verdict])
+        return "\n".join([table, *self.verdict, *self.tried])
 
 
 def make_card(
@@ -145,7 +147,7 @@ def make_card(
             }
         return figures
 
-    card = Card(judged(dictionary))
+    card = Card(judged(dictionary), tried=tried(dictionary))
     if seeds:
         matches = [stability(dictionary, other) for other in seeds]
         card.figures["seed_stability"] = float(np.mean(matches))
@@ -400,6 +402,22 @@ def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Ten
     strong_hits = bag_sum(truth, rows, strong, offsets)
     strong_counts = torch.zeros(codes.n_latents).index_add_(0, latents, strong)
     return auc, torch.maximum(f1, 2 * strong_hits / (strong_counts[:, None] + positives).clamp_min(1))
+
+
+def tried(dictionary: Dictionary) -> list[str]:
+    """What was tried where settings were chosen (`choose_sae`), one sentence per candidate, and why this one."""
+    choice = dictionary.info.get("choice")
+    if not choice:
+        return []
+    told = [
+        f"tried {one['recipe']}: score {one['score']:.3f}, agreement {one['agreement']:.3f}, FVU {one['fvu']:.3f}."
+        for one in choice["tried"]
+    ]
+    return [
+        *told,
+        *(f"left out for the budget: {one}." for one in choice["left_out"]),
+        f"chosen: {choice['why']}.",
+    ]
 
 
 def verdict(card: Card) -> list[str]:

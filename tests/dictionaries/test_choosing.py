@@ -6,9 +6,17 @@ import torch
 from scipy.optimize import nnls
 
 from clipattr.dictionaries import Recipe, TopK, choose_sae, named_dictionary, train_sae
-from clipattr.dictionaries.choosing import affordable, agreement, candidates, cost, default_schedule
+from clipattr.dictionaries.choosing import (
+    affordable,
+    agreement,
+    candidates,
+    cost,
+    default_schedule,
+    score_without_truth,
+)
 from clipattr.dictionaries.named import soft_labels
 from clipattr.errors import DictionaryError
+from clipattr.studies.cards import make_card
 
 WIDTH = 12
 
@@ -58,13 +66,16 @@ def test_agreement_by_a_slow_formula():
 def test_the_chosen_one_agrees_most_and_says_what_was_tried(tmp_path):
     acts, _, _ = planted()
     recipes = [Recipe(64, 8, dead_after=0), Recipe(10, 2, whiten=1.0, lr=5e-3), Recipe(16, 1)]
-    options = {"recipes": recipes, "steps": 60, "batch": 60, "progress": False}
+    options = {"recipes": recipes, "budget": 1e12, "steps": 60, "batch": 60, "progress": False}
     made = choose_sae(acts, **options)
     choice = made.info["choice"]
-    figures = [one["agreement"] for one in choice["tried"]]
+    figures = [one["score"] for one in choice["tried"]]
+    again = score_without_truth(made, acts)
+    fvu = (acts - made.reconstruct(acts)).square().sum() / (acts - acts.mean(0)).square().sum()
+    assert again["score"] == pytest.approx(agreement(made, acts) * (1 - float(fvu)) ** 2, abs=1e-5)
     assert choice["chosen"] == int(np.argmax(figures)) and len(figures) == 3
     assert made.n_latents == recipes[choice["chosen"]].n_latents
-    assert choice["why"].startswith("largest agreement of 3 candidates")
+    assert choice["why"].startswith("largest score of 3 candidates")
     alone = train_sae(acts, 10, 2, whiten=1.0, lr=5e-3, steps=60, batch=60, decay=0.3, progress=False)
     assert choice["chosen"] != 1 or alone.hash == made.hash
 
@@ -83,10 +94,12 @@ def test_the_chosen_one_agrees_most_and_says_what_was_tried(tmp_path):
 
 def test_train_sae_without_a_size_chooses_and_keeps_the_identity():
     acts, _, _ = planted()
-    made = train_sae(acts, steps=20, progress=False)
+    made = train_sae(acts, budget=1e12, steps=20, progress=False)
     codes = made.encode(acts)
     torch.testing.assert_close(made.decode(codes) + made.error(acts, codes), acts, atol=1e-5, rtol=1e-5)
     assert len(made.info["choice"]["tried"]) == len(candidates(WIDTH, len(acts)))
+    card = make_card(made, acts, controls=False, keep=False)
+    assert card.tried[-1].startswith("chosen: largest score of") and "FVU" in str(card)
 
 
 def test_a_budget_leaves_out_the_last_candidates_and_never_the_first():

@@ -290,7 +290,10 @@ def test_controls_are_centred_scaled_and_repeatable():
         ),
         (lambda: make("topk").encode(np.zeros((2, WIDTH), np.float32)), "got float32 in a ndarray"),
         (lambda: BatchTopK(threshold=-1.0, target_k=4, **core()), "at least 0; got -1.0"),
-        (lambda: Matryoshka(threshold=1.0, target_k=4, prefixes=[9, 3], **core()), r"increase .* got \[9, 3\]"),
+        (
+            lambda: Matryoshka(threshold=1.0, target_k=4, prefixes=[9, 3], **core()),
+            r"increase .* got \[9, 3\]",
+        ),
         (lambda: make("topk").encode(torch.zeros(2, 13)), r"\(batch, 12\); got \(2, 13\)"),
         (lambda: make("topk").encode(torch.tensor([[0.0] * 12, [float("inf")] * 12])), "first in row 1"),
         (

@@ -162,7 +162,9 @@ def test_figures_pool_counts_and_not_shares():
         told["choose.plain.recall_of_activation_x4"] == 1.0
         and "choose.plain.precision_of_activation_x4" not in told
     )
-    assert told["choose.plain.null_per_100"] == 2.0
+    assert told["choose.plain.null_per_100"] == 2.0 and told["choose.plain.findings"] == 4
+    del a["forms"]["plain"]["simpler"]
+    assert figures([a, b])["choose.plain.recall_of_activation_x1"] == 0.5  # of b's two plants alone
     assert told["choose.plain.null_per_100_high"] == pytest.approx(
         2 * 5.5716, rel=1e-3
     )  # Garwood's table, one event
