@@ -1,7 +1,7 @@
-"""Jobs: the verbs that build a study, whole or piece by piece, and plan it.
+"""Jobs: the verbs that build a study, whole or piece by piece, plan it, and write it out as pages.
 
-Owns `study`, `encode`, `train`, `convert`, `saes`, `plan` and `site`. Like every verb they compute nothing themselves: each
-calls the function that a notebook calls, and prints what came out. The table of verbs is in `verbs.py`.
+Owns `study`, `encode`, `train`, `convert`, `saes`, `plan` and `site`. Like every verb they compute nothing
+themselves: each calls the function that a notebook calls, and prints what came out. The table is in `verbs.py`.
 """
 
 from __future__ import annotations

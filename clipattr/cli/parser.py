@@ -68,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
         description="Find out what a CLIP model's scores rest on, and which of it nobody expected.",
         epilog=EXITS,
         formatter_class=_Overview,
+        add_help=False,
     )
+    # Without a line of its own, so that the overview fits 24 lines.
+    main.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     main.add_argument("--version", action="version", version=f"clipattr {__version__}")
     main.add_argument(
         "--completion",

@@ -244,7 +244,7 @@ VERBS = (
     ),
     Verb(
         "site",
-        "write a study as static pages that need no kernel and no network",
+        "write a study as static pages; no kernel, no network",
         "clipattr site photos.study --out pages --findings audit.json",
         jobs.site,
         (
