@@ -3,14 +3,8 @@
 Owns the folder's layout, its hashes, and who may open it. Ignores how the parts are computed (`build.py`)
 and what is done with them. Start at `open_study` and `build_study`.
 
-    study.json            schema, hashes of model, evaluator, dictionary, vocabulary, pictures and of every
-    file pictures.csv          id, path relative to the folder, label, group, split; row i is row i of every
-    array activations.npy       (n, width) float16 at the site        evaluator.npy   (n, embed) float16, unit
-    length codes*.npy            sparse codes                          dictionary/     the dictionary
-    examples, labels, scores .safetensors                       vocabulary.csv, vocabulary.safetensors
-    fingerprints, repeats .npy   for near-duplicates
-    thumbnails.bin/.npy   small JPEGs                           scenes.jsonl    for rendered pictures instead
-    names.json            names given by the analyst; the only file that changes after building
+The files of the folder and what each holds are listed in docs/formats.md; row i of every array is picture i, and
+`names.json` is the only file that changes after building.
 """
 
 import os
@@ -50,14 +44,10 @@ from clipattr.studies.format import (
 )
 from clipattr.studies.gathering import Request, store_at
 from clipattr.studies.join import repeated
+from clipattr.studies.latents import latents_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SILENT, UNNAMED = "(silent)", "(no aligned label)"
-SCORES = (
-    "clarity", "clarity_error", "monosemanticity", "meanings", "mixture", "frequency", "mean_top", "triage",
-)  # fmt: skip
 
 
 class Study:
@@ -250,30 +240,7 @@ class Study:
         with the most parallel direction; label_evidence, label_contrast: what other rankings say; name: what to show:
         the given name, else the label if it is aligned.
         """
-        import pandas as pd
-
-        labels, scores = self.labels, self.scores
-        shown = [*self.vocabulary.display, None]
-        best = [shown[word] for word in labels.word_top[:, 0].tolist()]
-        columns: dict[str, Any] = {
-            "latent": range(len(labels)),
-            "label": best,
-            "alignment": labels.alignment_top[:, 0].numpy(),
-            "margin": labels.margin.numpy(),
-            "aligned": (aligned := labels.aligned.tolist()),
-            "auc": labels.auc.numpy(),
-            "auc_error": labels.auc_error.numpy(),
-        }
-        columns |= {name: scores[name].numpy() for name in SCORES if name in scores}
-        columns |= {name: scores[name][:, 0].numpy() for name in ("nearest", "nearest_cosine")}
-        for by in ("evidence", "contrast"):
-            columns[f"label_{by}"] = [shown[word] for word in scores[f"word_{by}"].tolist()]
-        live, given = (self.examples.counts > 0).tolist(), self.names
-        columns["name"] = [
-            given.get(latent) or ((label if fits else UNNAMED) if alive else SILENT)
-            for latent, (label, fits, alive) in enumerate(zip(best, aligned, live, strict=True))
-        ]
-        return pd.DataFrame(columns)
+        return latents_table(self)
 
     def thumbnail(self, index: int) -> Image.Image:
         """A small copy of picture `index`, kept in the folder (rendered pictures are rendered again)."""
