@@ -22,7 +22,7 @@ CONTENTS = {
     "continue_from": "sites",
     # store
     "ActivationStore": "storage.activations",
-    "collect_activations": "studies.collect",
+    "collect_activations": "studies.encode",
     # parts
     "SparseCodes": "dictionaries",
     "Dictionary": "dictionaries",

@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr.storage.files import written
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.parts import Pulse
 from clipattr_widgets.static import Static
@@ -112,9 +113,8 @@ class Panel(W.VBox):
         """
         path = Path(path)
         data = self.static().as_file(path.suffix.lower())
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+        with written(path) as partial:
+            partial.write_bytes(data)
         return path
 
     def drawer_html(self, what: str, code: str) -> str:

@@ -3,7 +3,6 @@
 Owns the layout of the file. Ignores what the numbers mean. Start at `write_result`.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard, parse_json, schema_complaint
+from clipattr.storage.documents import parse_json, schema_complaint
+from clipattr.storage.files import save_tensors, tensors_digest
 
 if TYPE_CHECKING:
     from clipattr.attribution.result import Attribution
@@ -35,7 +35,6 @@ def write_result(attribution: "Attribution", path: Path) -> None:
         DataError: a full disk or a folder that cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     meta = {name: getattr(attribution, name) for name in _PLAIN}
     meta |= {"schema": SCHEMA, "n_latents": attribution.codes.n_latents}
@@ -46,12 +45,9 @@ def write_result(attribution: "Attribution", path: Path) -> None:
         "amounts": attribution.codes.values.contiguous().clone(),
     }
     meta["digest"] = digest_of(tensors)
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
-        partial.replace(path)
+        save_tensors(path, tensors, {"clipattr_attribution": json.dumps(meta)})
     except (OSError, SafetensorError) as error:
-        discard(partial)
         raise DataError(f"{path} could not be written ({error}).") from error
 
 
@@ -91,10 +87,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def digest_of(tensors: dict[str, Tensor]) -> str:
     """32 hex digits over the numbers of some tensors, in the order of their names."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(tensors, digits=32)
 
 
 def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 Owns how the command line puts things out. Ignores what they mean. Start at `print_table`.
 """
 
+import argparse
 import json
 import os
 import re
@@ -10,11 +11,11 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from clipattr.display.wording import visible
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard
+from clipattr.storage.files import write_text
 
 WIDTH = 100  # columns a table may take
 
@@ -57,13 +58,7 @@ def write(text: str, target: str) -> None:
     if path.exists() and not path.is_file():  # /dev/null, a pipe: written to, never replaced
         path.write_text(text, encoding="utf-8")
         return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        discard(partial)
-        raise
+    write_text(path, text)
 
 
 def emit(text: str, target: str | None) -> None:
@@ -108,6 +103,11 @@ def check_target(target: str | None, option: str) -> None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this place is not writable.")
+
+
+def human(arguments: argparse.Namespace) -> TextIO:
+    """Where text for people goes: stdout, unless JSON has it."""
+    return sys.stderr if arguments.json == "-" else sys.stdout
 
 
 def say(text: str) -> None:

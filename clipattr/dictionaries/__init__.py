@@ -6,7 +6,6 @@ Start at `train_sae` to train one, `load_sae` to open a published one, `Dictiona
 from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints import FORMATS
 from clipattr.dictionaries.choosing import choose_sae
-from clipattr.dictionaries.code_store import CodeStore, encode_store
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.export import export_sae
@@ -31,7 +30,6 @@ __all__ = [
     "KINDS",
     "OBJECTIVES",
     "BatchTopK",
-    "CodeStore",
     "Dictionary",
     "Directions",
     "Gated",
@@ -47,7 +45,6 @@ __all__ = [
     "check_sae",
     "choose_sae",
     "convert",
-    "encode_store",
     "export_sae",
     "kmeans",
     "list_saes",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
-from clipattr.storage.shards import batch_orders
+from clipattr.storage.orders import batch_orders
 
 
 @runtime_checkable
@@ -126,83 +126,3 @@ def mean_and_scale(
     if spread <= 1e-12 * max(float(mean.norm()), 1e-30):
         raise DictionaryError(f"All {rows} activations are equal: there is nothing to decompose.")
     return mean.float(), spread, float(mean.norm()) / spread
-
-
-class LiveActivations:
-    """A source that encodes images as they are needed, for training without a store.
-
-    Images come in a new random order in each epoch. Where an image has several tokens, the tokens of the images of
-    `pool` batches are mixed before batches are cut, so that a batch does not consist of a few images.
-
-    Args:
-        model: a `Model`.
-        images: an `Images` or anything `Images.open` takes. An unreadable image ends training with an error, because
-            batches must be reproducible: leave such images out first.
-        site: where to read.
-        pictures: images per forward pass.
-        pool: training batches mixed at a time, for sites with several tokens.
-    """
-
-    def __init__(self, model: Any, images: Any, site: Any, *, pictures: int = 64, pool: int = 8) -> None:
-        from clipattr.images.collection import Images
-        from clipattr.sites import Site
-
-        self._model, self._images = model, Images.open(images)
-        self._site = Site(site)
-        shape = self._site.shape(model)
-        self._tokens = shape[0] if len(shape) == 2 else 1
-        self._width = int(shape[-1])
-        self._pictures, self._pool = pictures, pool
-        self.site = str(self._site)
-        self.model_hash = model.weights_hash
-        self.fingerprint = f"{self._images.fingerprint}-{self.model_hash}-{self.site}"
-
-    @property
-    def width(self) -> int:
-        return self._width
-
-    def __len__(self) -> int:
-        return len(self._images) * self._tokens
-
-    def _per_pool(self, batch: int) -> int:
-        """Images encoded together: pools hold whole batches and whole images, so that a later pool can be reached
-        without encoding the earlier ones."""
-        group = batch * self._pool if self._tokens > 1 else batch
-        return max(1, -(-group // self._tokens))
-
-    def batches(self, batch: int) -> int:
-        """Full batches in one epoch; fewer than the rows would fill, since each pool may leave a remainder."""
-        per_pool = self._per_pool(batch)
-        pools, rest = divmod(len(self._images), per_pool)
-        return pools * (per_pool * self._tokens // batch) + rest * self._tokens // batch
-
-    def shuffled(self, batch: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-        order = generator.permutation(len(self._images))
-        per_pool = self._per_pool(batch)
-        position = 0
-        for first in range(0, len(order), per_pool):
-            chosen = order[first : first + per_pool]
-            rows = len(chosen) * self._tokens
-            mixed = torch.from_numpy(generator.permutation(rows))
-            batches = rows // batch
-            if position + batches > start:
-                acts = self._encode(chosen)[mixed]
-                for number in range(batches):
-                    if position + number >= start:
-                        yield acts[number * batch : (number + 1) * batch]
-            position += batches
-
-    def _encode(self, places: np.ndarray) -> Tensor:
-        from clipattr.sites import activations
-
-        parts, found = [], 0
-        for kept, (pixels,) in self._images.batches([self._model], self._pictures, places=places):
-            parts.append(activations(self._model, pixels, self._site).float().flatten(0, -2).cpu())
-            found += len(kept)
-        if found < len(places):
-            raise DictionaryError(
-                f"{len(places) - found} pictures could not be read, e.g. {self._images.skipped[:2]}: leave them out "
-                "before training from a live model, or fill a store, which skips them."
-            )
-        return torch.cat(parts)

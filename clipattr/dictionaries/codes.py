@@ -6,7 +6,6 @@ the latents mean or which dictionary made them. Start at `SparseCodes`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import parse_json, schema_complaint
+from clipattr.storage.files import save_tensors, tensors_digest
 
 SCHEMA = 1
 
@@ -273,7 +272,6 @@ class SparseCodes:
         Args:
             half: keep values as fp16 and indices as 16 bits where they fit: 4 bytes per entry.
         """
-        path = Path(path)
         narrow = half and self.n_latents <= 2**16
         indices = self.indices.to(torch.uint16) if narrow else self.indices.to(torch.int32)
         tensors = {"indices": indices.contiguous(), "values": self.values.contiguous()}
@@ -283,11 +281,9 @@ class SparseCodes:
             tensors["offsets"] = self.offsets.contiguous()
         if self.row_stats is not None:
             tensors["row_stats"] = self.row_stats.contiguous()
-        partial = path.with_name(path.name + ".partial")
         # One metadata entry: safetensors writes several in no fixed order, and equal codes should give equal bytes.
         head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents, "digest": _digest(tensors)})
-        save_file(tensors, partial, metadata={"clipattr_codes": head})
-        partial.replace(path)
+        save_tensors(Path(path), tensors, {"clipattr_codes": head})
 
     @staticmethod
     def load(path: str | Path) -> SparseCodes:
@@ -330,11 +326,7 @@ class SparseCodes:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return tensors_digest(tensors, by="sha256")
 
 
 def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipattr.dictionaries.batchtopk import BatchTopK
@@ -21,7 +20,7 @@ from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
 from clipattr.errors import DictionaryError
-from clipattr.storage.documents import discard
+from clipattr.storage.files import save_tensors
 
 NOTE = "clipattr"  # key of our note in the header of a safetensors file
 NOTE_SCHEMA = 1
@@ -177,12 +176,9 @@ def _write_plain(dictionary: Dictionary, path: Path) -> Path:
 
 
 def _write(tensors: dict[str, Tensor], path: Path, note: dict[str, str]) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, partial, note)
-        partial.replace(path)
+        save_tensors(path, {name: t.detach().cpu().clone() for name, t in tensors.items()}, note)
     except Exception as error:
-        discard(partial)
         raise DictionaryError(f"{path} could not be written: {error}") from error
 
 

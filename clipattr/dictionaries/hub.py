@@ -6,7 +6,6 @@ downloads and HF_HUB_OFFLINE are huggingface_hub's. Start at `fetch`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from clipattr.dictionaries.checkpoints.reading import CONFIG_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
 from clipattr.errors import DictionaryError
+from clipattr.storage.files import file_digest
 
 HUB = "hf-hub:"
 _WRITTEN = re.compile(
@@ -151,8 +151,4 @@ def _told(source: str, revision: str | None, error: Exception) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_digest(path, "sha256", 64)

@@ -7,14 +7,12 @@ activations are computed. Start at `Dictionary`; `load_dictionary` is in `saved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
@@ -29,7 +27,7 @@ from clipattr.dictionaries.parameters import (
 )
 from clipattr.dictionaries.readings import check_reading
 from clipattr.errors import DictionaryError
-from clipattr.storage.documents import discard, sweep
+from clipattr.storage.files import save_tensors, sweep, tensors_digest, write_text
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
@@ -205,11 +203,8 @@ class Dictionary:
         return self._hash
 
     def _hashed(self, identity: dict[str, Any]) -> str:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-        for name, tensor in sorted(self._all_tensors().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        tensors = {f"{name}{tuple(tensor.shape)}": tensor for name, tensor in self._all_tensors().items()}
+        return tensors_digest(tensors, json.dumps(identity, sort_keys=True), by="sha256")
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
@@ -334,16 +329,12 @@ class Dictionary:
             config["input_site"] = self.input_site
         text = json.dumps(config, indent=2, sort_keys=True)
         sweep(folder)
-        weights, partial = folder / (WEIGHTS_FILE + ".partial"), folder / (CONFIG_FILE + ".partial")
         try:
             # Clones, because safetensors refuses tensors that share storage.
-            save_file({name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}, weights)
-            partial.write_text(text + "\n")
-            weights.replace(folder / WEIGHTS_FILE)
-            partial.replace(folder / CONFIG_FILE)
+            tensors = {name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}
+            save_tensors(folder / WEIGHTS_FILE, tensors)
+            write_text(folder / CONFIG_FILE, text + "\n")
         except (OSError, SafetensorError) as error:
-            for file in (weights, partial):
-                discard(file)
             raise DictionaryError(f"The dictionary in {folder} could not be written ({error}).") from error
 
     # internals

@@ -8,7 +8,6 @@ all options of `train_saes`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -29,8 +27,9 @@ from clipattr.dictionaries.trainees import Trainee, Views
 from clipattr.dictionaries.trainer import Run, folded
 from clipattr.errors import DictionaryError
 from clipattr.execution.engine import is_out_of_memory
-from clipattr.storage.documents import discard, parse_json, schema_complaint
-from clipattr.storage.shards import locked
+from clipattr.storage.documents import parse_json, schema_complaint
+from clipattr.storage.files import save_tensors, tensors_digest
+from clipattr.storage.locks import locked
 
 CHECKPOINT_SCHEMA = 1
 CHECKPOINT_FILE = "training.safetensors"
@@ -152,7 +151,7 @@ def _trained(
     with contextlib.ExitStack() as held:
         if file is not None and team.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(file.parent))
+            held.enter_context(locked(file.parent / ".lock", f"training into {file.parent}", DictionaryError))
         if file is not None and file.exists():
             _resume(file, settings, runs, watch)
         with tqdm(
@@ -285,23 +284,18 @@ def _save(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watc
         "watch": json.dumps(watch.state()),
     }
     meta["digest"] = _digest(parts, meta)
-    partial = file.with_name(file.name + ".partial")
     try:
-        save_file(parts, partial, metadata=meta)
-        partial.replace(file)
+        save_tensors(file, parts, meta)
     except (OSError, SafetensorError) as error:
-        discard(partial)
         raise DictionaryError(
             f"The checkpoint {file} could not be written ({error}); the one before is intact. Free space and resume."
         ) from error
 
 
 def _digest(parts: dict[str, Tensor], meta: dict[str, str]) -> str:
-    digest = hashlib.sha256("".join(meta[name] for name in ("schema", "settings", "watch")).encode())
-    for name in sorted(parts):
-        digest.update(name.encode())
-        digest.update(parts[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(
+        parts, *(meta[name] for name in ("schema", "settings", "watch")), by="sha256", digits=64
+    )
 
 
 def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watch) -> None:

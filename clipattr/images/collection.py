@@ -5,7 +5,6 @@ Owns which pictures there are, in which order, under which names. Ignores how on
 """
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -25,6 +24,7 @@ from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError, shrink
 from clipattr.images.opening import COLUMNS, opened
 from clipattr.images.sources import Source
+from clipattr.storage.files import digest_parts
 from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
@@ -221,17 +221,17 @@ class Images(Sequence[ImageRecord]):
         pictures under the same names have another fingerprint. Times of files do not count: a copy has the same one.
         Costs one or a few short reads a file; `content_hash` reads everything.
         """
-        digest = hashlib.blake2b(digest_size=8)
-        for place, name in enumerate(self.ids):
-            size = self.source.weight(int(self.rows[place]))
-            row = (name, *(self.columns[column][place] for column in COLUMNS), size)
-            digest.update(json.dumps(row).encode())
-        chosen = self.source.sampled(self.rows).tolist()
-        with ThreadPoolExecutor(8 if self.source.threads else 1) as pool:
-            for start in range(0, len(chosen), 4096):
-                for content in pool.map(self.source.content, chosen[start : start + 4096]):
-                    digest.update(content.encode())
-        return digest.hexdigest()
+
+        def parts() -> Iterator[str]:
+            for place, name in enumerate(self.ids):
+                size = self.source.weight(int(self.rows[place]))
+                yield json.dumps((name, *(self.columns[column][place] for column in COLUMNS), size))
+            chosen = self.source.sampled(self.rows).tolist()
+            with ThreadPoolExecutor(8 if self.source.threads else 1) as pool:
+                for start in range(0, len(chosen), 4096):
+                    yield from pool.map(self.source.content, chosen[start : start + 4096])
+
+        return digest_parts(parts())
 
     def content_hash(self) -> str:
         """16 hex digits over the decoded pixels of every picture, in order, and their ids. Reads all pictures.
@@ -240,10 +240,8 @@ class Images(Sequence[ImageRecord]):
         >>> one.content_hash() == other.content_hash()
         False
         """
-        digest = hashlib.blake2b(digest_size=8)
-        for name, row in zip(self.ids, self.rows.tolist(), strict=True):
-            digest.update(f"{name}\n{self.source.pixels(row)}\n".encode())
-        return digest.hexdigest()
+        rows = zip(self.ids, self.rows.tolist(), strict=True)
+        return digest_parts(f"{name}\n{self.source.pixels(row)}\n" for name, row in rows)
 
     def signature(self, index: int) -> str:
         """Changes when the picture may have changed: size, time and sampled bytes of a file; content in memory."""

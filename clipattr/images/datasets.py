@@ -4,7 +4,6 @@ Owns which part of a sample is the picture and where labels are kept, without de
 at `columns_of`; several data sets as the splits of one collection are the business of `opening.py`.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from clipattr.errors import DataError
 from clipattr.images.cells import class_names, column_texts, normal_name
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.images.sources import Source
+from clipattr.storage.files import digest_parts
 
 # Columns by what they hold, compared by `normal_name`; the first that is there wins.
 LABELS = ("label", "labels", "class", "class_name", "class_label", "category", "target", "fine_label", "y")
@@ -80,10 +80,8 @@ class DatasetSource(Source):
         if self._digest is None and not len(self.sampled(np.arange(len(self.dataset)))):
             self._digest = "changing"
         if self._digest is None:
-            digest = hashlib.blake2b(digest_size=8)
-            for place in _evenly(np.arange(len(self.dataset))).tolist():
-                digest.update(self.pixels(place).encode())
-            self._digest = digest.hexdigest()
+            places = _evenly(np.arange(len(self.dataset))).tolist()
+            self._digest = digest_parts(self.pixels(place) for place in places)
         return self._digest
 
 

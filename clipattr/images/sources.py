@@ -5,7 +5,6 @@ ids and labels beyond reading them. Start at `Source`; a new kind of storage is 
 Shards are in `webdataset.py`, data sets in `datasets.py`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from clipattr.errors import DataError
 from clipattr.images.cells import cell_text
 from clipattr.images.decoding import PictureError, read_picture, to_picture
 from clipattr.storage.documents import parse_json
+from clipattr.storage.files import digest
 
 MAX_LINE = 10_000_000  # characters of a line that describes a scene
 SMALL = 2**16  # bytes of a file that is read whole for its fingerprint
@@ -58,7 +58,7 @@ class Source:
             picture = self.read(row)
         except PictureError as error:
             return str(error)
-        return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode(), digest_size=8).hexdigest()
+        return digest(picture.tobytes(), repr(picture.size))
 
     def signature(self, row: int) -> str:
         """Changes when the picture changes, or may have."""
@@ -115,7 +115,7 @@ class MemorySource(Source):
         return self.pixels(row)
 
     def weight(self, row: int) -> int:
-        return int.from_bytes(hashlib.blake2b(self.signature(row).encode(), digest_size=6).digest(), "big")
+        return int(digest(self.signature(row), digits=12), 16)
 
 
 class JoinedSource(Source):
@@ -224,7 +224,7 @@ class SceneSource(Source):
         return read_scene(self.scenes[row])
 
     def signature(self, row: int) -> str:
-        return hashlib.blake2b(self.scenes[row].encode(), digest_size=8).hexdigest()
+        return digest(self.scenes[row])
 
     def weight(self, row: int) -> int:
         return int(self.signature(row)[:12], 16)
@@ -240,13 +240,13 @@ def file_sample(file: Path, offset: int = 0, size: int | None = None) -> str:
         with file.open("rb") as data:
             if size is None:
                 size = os.fstat(data.fileno()).st_size
-            digest = hashlib.blake2b(str(size).encode(), digest_size=8)
+            parts = [str(size).encode()]
             for start, length in _pieces(size):
                 data.seek(offset + start)
-                digest.update(data.read(length))
+                parts.append(data.read(length))
     except (OSError, ValueError):
         return "gone"
-    return digest.hexdigest()
+    return digest(*parts)
 
 
 def _pieces(size: int) -> list[tuple[int, int]]:

@@ -5,7 +5,6 @@ how lists are read (`word_lists.py`). Start at `Vocabulary.open`.
 """
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from clipattr.images.cells import cell_text
 from clipattr.meaning.word_lists import words_of
 from clipattr.models.modules import template_texts
 from clipattr.storage.documents import write_rows
+from clipattr.storage.files import digest, save_tensors, tensor_bytes
 from clipattr.storage.paths import user_path
 
 GENERAL = "general"
@@ -167,7 +167,7 @@ class Vocabulary:
     def hash(self) -> str:
         """16 hex digits over everything that names or embeds a word."""
         rows = list(zip(self.words, self.ids, self.glosses, self.groups, self.prompts, strict=True))
-        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+        return digest(json.dumps(rows))
 
     def index(self, word: str) -> int:
         """Place of the first entry spelled or displayed like this; DataError with near spellings if none
@@ -217,18 +217,19 @@ class Vocabulary:
 
     def _embed(self, model: Any, templates: tuple[str, ...], cache: str | Path | None, batch: int) -> Tensor:
         from safetensors import SafetensorError, safe_open
-        from safetensors.torch import save_file
 
-        stamp = json.dumps([self.hash, templates, model.weights_hash]).encode()
+        stamp = json.dumps([self.hash, templates, model.weights_hash])
         file = None
         if cache is not None:
-            file = Path(cache) / f"words-{hashlib.blake2b(stamp, digest_size=8).hexdigest()}.safetensors"
+            file = Path(cache) / f"words-{digest(stamp)}.safetensors"
             with (
                 contextlib.suppress(OSError, SafetensorError, KeyError, TypeError),
                 safe_open(file, "pt") as kept,
             ):
                 stored = kept.get_tensor("embeddings")
-                if (kept.metadata() or {})["digest"] == _digest(stored) and stored.shape[0] == len(self):
+                if (kept.metadata() or {})["digest"] == digest(tensor_bytes(stored)) and stored.shape[
+                    0
+                ] == len(self):
                     return stored
         parts = [
             model.encode_text(self.prompts[start : start + batch], templates=templates).float().cpu()
@@ -237,9 +238,7 @@ class Vocabulary:
         embeddings = torch.cat(parts)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            save_file({"embeddings": embeddings}, part, {"digest": _digest(embeddings)})
-            part.replace(file)
+            save_tensors(file, {"embeddings": embeddings}, {"digest": digest(tensor_bytes(embeddings))})
         return embeddings
 
     def save(self, path: str | Path) -> None:
@@ -270,8 +269,6 @@ def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
     return display, prompts
 
 
-def _digest(embeddings: Tensor) -> str:
-    return hashlib.blake2b(embeddings.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _pairs(text: str) -> dict[str, str]:

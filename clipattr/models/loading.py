@@ -7,7 +7,6 @@ Start at `load_model`.
 
 import copy
 import functools
-import hashlib
 import json
 import os
 import warnings
@@ -31,6 +30,7 @@ from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.modules import described, device_named, template_texts, tokenizer_of, unwrapped_clip
 from clipattr.models.towers import Tower, read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
+from clipattr.storage.files import digest
 
 TEXT_BATCH = 256
 # What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
@@ -71,7 +71,7 @@ class Model:
             self.preprocess_id = json.dumps(config, sort_keys=True, separators=(",", ":"))
         else:
             self.preprocess = preprocess
-            self.preprocess_id = f"custom:{hashlib.sha256(described(preprocess).encode()).hexdigest()[:16]}"
+            self.preprocess_id = f"custom:{digest(described(preprocess), by='sha256')}"
         if weights_hash is not None:
             self.weights_hash = weights_hash
 

@@ -5,7 +5,6 @@ both with its tags. Owns finding the tag that a file comes from: by its hash, it
 checkpoint says of itself. Ignores how weights are read. Start at `origin_of`.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import open_clip
 
 from clipattr.errors import ModelError
+from clipattr.storage.files import file_digest
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 OPENAI_KEYS = {
@@ -110,8 +110,7 @@ def _by_hash(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
             return tag
     if not known:
         return None
-    with file.open("rb") as data:
-        own = hashlib.file_digest(data, "sha256").hexdigest()
+    own = file_digest(file, "sha256", 64)
     return known.get(own) or known.get(own[:8])
 
 

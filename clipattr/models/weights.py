@@ -9,7 +9,6 @@ file was trained with is the business of `origins.py`, what a configuration may 
 import contextlib
 import difflib
 import functools
-import hashlib
 import json
 import pickle
 import tempfile
@@ -28,6 +27,7 @@ from clipattr.models.configs import CONFIG_NAME, HUB, LOCAL, check_config
 from clipattr.models.origins import Origin, origin_of, quick_gelu_name
 from clipattr.storage.checkpoints import State, read_state
 from clipattr.storage.documents import read_json
+from clipattr.storage.files import digest_parts, tensor_bytes
 from clipattr.storage.paths import full_path, user_path
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
@@ -328,10 +328,11 @@ def _first_line(error: BaseException) -> str:
 
 def hash_weights(module: nn.Module) -> str:
     """16 hex digits over a module's state dict; floating point tensors count as float32."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value
-        digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).contiguous().numpy())
-    return digest.hexdigest()[:16]
+
+    def parts() -> Iterator[str | bytes]:
+        for key, value in sorted(module.state_dict().items()):
+            value = value.float() if value.is_floating_point() else value
+            yield f"{key}|{value.dtype}|{tuple(value.shape)}|"
+            yield tensor_bytes(value)
+
+    return digest_parts(parts(), "sha256")

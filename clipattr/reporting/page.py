@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,7 +20,7 @@ from clipattr.errors import DataError
 from clipattr.reporting.names import name_check
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
-from clipattr.storage.documents import discard
+from clipattr.storage.files import write_text
 
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
 SECTIONS = (
@@ -42,7 +41,7 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
 
     Returns:
-        The path written. It is written under another name first, so a page is either whole or not there.
+        The path written: the page is either whole or not there.
 
     Raises:
         DataError: the folder does not exist or cannot be written to.
@@ -53,12 +52,9 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} for the report does not exist; create it first.")
     text = page(findings, panels)
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
     except OSError as error:
-        discard(partial)
         raise DataError(f"The report {path} could not be written: {error}") from error
     return path
 
@@ -105,7 +101,7 @@ def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
     audited = about.get("prompts_audited")
     among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
     if not found:
-        return f"No unexpected reliance was found for any{among and among.replace(' of', ' of')} prompt."
+        return f"No unexpected reliance was found for any{among} prompt."
     prompts = len({f.prompt for f in found})
     first = found[0]
     label = name_html(first.label or NO_LABEL)

@@ -22,7 +22,7 @@ from clipattr.dictionaries.placing import place_of
 from clipattr.errors import DataError, DictionaryError
 from clipattr.meaning.scores import Totals
 from clipattr.sites import Site, continue_from
-from clipattr.storage.shards import write_text
+from clipattr.storage.files import write_text
 
 ROWS = 4096
 DENSE = 0.1

@@ -13,8 +13,6 @@ and what is done with them. Start at `open_study` and `build_study`.
     names.json            names given by the analyst; the only file that changes after building
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,7 +26,7 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes, load_dictionary, load_sae
 from clipattr.errors import StudyError
-from clipattr.execution.engine import Engine
+from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
@@ -37,11 +35,11 @@ from clipattr.models.loading import Model, load_model
 from clipattr.models.modules import template_texts
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
-from clipattr.storage.documents import read_json
+from clipattr.storage.documents import read_json, write_json
+from clipattr.storage.files import file_digest, json_digest
 from clipattr.storage.paths import user_path
 from clipattr.studies.belonging import check_pictures, folder_for
 from clipattr.studies.build import build
-from clipattr.studies.encode import repeated
 from clipattr.studies.format import (
     SCHEMA,
     bundled_study,
@@ -49,8 +47,9 @@ from clipattr.studies.format import (
     read_manifest,
     read_pictures,
     read_thumbnail,
-    write_json,
 )
+from clipattr.studies.gathering import Request, store_at
+from clipattr.studies.join import repeated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +98,7 @@ class Study:
     @property
     def hash(self) -> str:
         """16 hex digits over every file but the given names: equal hashes, equal studies."""
-        rows = json.dumps(self.manifest["files"], sort_keys=True).encode()
-        return hashlib.blake2b(rows, digest_size=8).hexdigest()
+        return json_digest(self.manifest["files"])
 
     @property
     def site(self) -> Site:
@@ -295,12 +293,10 @@ class Study:
 
     def verify(self) -> None:
         """Compare every file with its hash in the manifest; StudyError names those that differ."""
-        from clipattr.studies.format import file_hash
-
         wrong = [
             name
             for name, (_, digest) in self.manifest["files"].items()
-            if file_hash(self.path / name) != digest
+            if file_digest(self.path / name) != digest
         ]
         if wrong:
             raise StudyError(f"{str(self.path)!r} is damaged: {', '.join(wrong)} changed since it was built.")
@@ -386,6 +382,7 @@ def build_study(
     progress: bool = True,
     seed: int = 0,
     engine: Engine | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Study:
     """Build a study, or what is missing of it, and open it.
 
@@ -406,10 +403,15 @@ def build_study(
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
         thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: here. Bytes depend on the number of threads.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
+            the same number of threads.
+        store: folder that `collect_activations` has filled from the same pictures with the same model. What it holds
+            is not encoded again: only the evaluator reads the pictures, and nobody does if the store was encoded with
+            this evaluator.
 
     Raises:
-        StudyError: another study is at `path`, or the dictionary belongs to another model or site.
+        StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
+            collection.
         DataError: pictures or vocabulary unusable.
     """
     audited = load_model(model)
@@ -417,31 +419,31 @@ def build_study(
     pictures = Images.open(images)
     folder = folder_for(path)
     parts = load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
-    build(
-        folder,
-        audited,
-        judge,
-        pictures,
-        Vocabulary.open(vocabulary),
-        site=Site(str(site or getattr(parts, "site", None) or "image.-1.cls")),
+    where = Site(str(site or getattr(parts, "site", None) or "image.-1.cls"))
+    request = Request(
+        model=audited,
+        evaluator=judge,
+        images=pictures,
+        vocabulary=Vocabulary.open(vocabulary),
+        site=where,
         dictionary=parts,
         settings={
             "n_latents": n_latents,
             "k": k,
             "examples": examples,
             "templates": sorted(template_texts(templates)),
-            "holdout": holdout,
             "training": dict(training or {}),
             "batch": batch,
             "draft": draft,
             "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,
             "seed": seed,
         },
+        engine=engine or Here(),
+        store=None if store is None else store_at(user_path(store), audited, pictures, where),
         workers=workers,
-        overwrite=overwrite,
         progress=progress,
-        engine=engine,
     )
+    build(folder, request, holdout=holdout, overwrite=overwrite)
     return Study(folder, model=audited, evaluator=judge, images=pictures)
 
 

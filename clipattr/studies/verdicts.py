@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.errors import StudyError
+from clipattr.storage.files import write_text
 
 SCHEMA = 1
 CHOICES = ("open", "accepted", "rejected")
@@ -57,10 +58,8 @@ class Verdicts:
         held = self._read() if self.path.exists() else {}
         held[_key(finding)] = Verdict(choice, note)
         content = {"schema": SCHEMA, "verdicts": {key: asdict(held[key]) for key in sorted(held)}}
-        part = self.path.with_name(self.path.name + ".part")
         try:
-            part.write_text(json.dumps(content, ensure_ascii=True, indent=1), "utf-8")
-            part.replace(self.path)
+            write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
         except OSError as error:
             raise StudyError(
                 f"The verdict cannot be kept: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "

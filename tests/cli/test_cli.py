@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from clipattr.cli.arguments import parser
-from clipattr.cli.main import VERBS, main
+from clipattr.cli.main import main
+from clipattr.cli.parser import parser
+from clipattr.cli.verbs import RUN as VERBS
 from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
 

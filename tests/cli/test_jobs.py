@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from clipattr import ActivationStore, load_dictionary, load_model, train_sae
-from clipattr.cli.arguments import parser
-from clipattr.cli.main import VERBS, main
+from clipattr.cli.main import main
+from clipattr.cli.parser import parser
+from clipattr.cli.verbs import RUN as VERBS
 
 
 @pytest.fixture(scope="module")

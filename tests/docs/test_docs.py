@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import clipattr
-from clipattr.cli.arguments import EXITS, parser
+from clipattr.cli.arguments import EXITS
+from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

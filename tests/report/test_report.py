@@ -256,7 +256,7 @@ def test_a_report_is_written_whole_or_not_at_all(findings, tmp_path, monkeypatch
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(DataError, match="disk full"):
         findings.report(target)
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]

@@ -7,7 +7,6 @@ whatever is measured for one is measured for the other. Ignores fitting (`fittin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,8 @@ from clipattr.display.wording import visible
 from clipattr.errors import DataError, TargetError
 from clipattr.images.cells import cell_text, column_texts
 from clipattr.storage.checkpoints import read_state
-from clipattr.storage.documents import json_text, read_json, schema_complaint
+from clipattr.storage.documents import read_json, schema_complaint, write_json
+from clipattr.storage.files import save_tensors
 from clipattr.storage.paths import user_path
 
 SCHEMA = 1
@@ -128,21 +128,15 @@ class Probe:
 
     def save(self, folder: str | Path) -> Path:
         """Write classifier.safetensors and classifier.json; `Probe.open` reads them again."""
-        from safetensors.torch import save_file
-
         place = user_path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        partial = place / f"{WEIGHTS}.partial"
-        save_file({"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}, str(partial))
-        os.replace(partial, place / WEIGHTS)
+        save_tensors(place / WEIGHTS, {"weights": self.weights, "bias": self.bias})
         content = {
             "schema": SCHEMA, "classes": list(self.names), "model_hash": self.model_hash,
             "reads": "unit-length image embeddings e; logits = e @ weights.T + bias; softmax over classes",
             "about": dict(self.about),
         }  # fmt: skip
-        partial = place / f"{ABOUT}.partial"
-        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, place / ABOUT)
+        write_json(place / ABOUT, content, indent=2)
         return place
 
     @classmethod
