@@ -5,7 +5,7 @@ Start at `train_sae` to train one, `load_sae` to open a published one, `Dictiona
 
 from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints import FORMATS
-from clipattr.dictionaries.choosing import choose_sae
+from clipattr.dictionaries.choosing import choose_sae, train_sae
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.export import export_sae
@@ -23,7 +23,7 @@ from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import KINDS, Dictionary
 from clipattr.dictionaries.saved import load_dictionary
 from clipattr.dictionaries.topk import GroupMax, TopK
-from clipattr.dictionaries.training import train_sae, train_saes
+from clipattr.dictionaries.training import train_saes
 
 __all__ = [
     "FORMATS",

@@ -1,7 +1,8 @@
 """Choosing: settings of a dictionary for activations of which nothing is known.
 
 Owns the candidates, the budget, and the criterion, which needs no truth. All candidates train in one pass and resume
-together. Why these candidates and this criterion: docs/decisions/dictionary-defaults.md. Start at `choose_sae`.
+together. Why these candidates and this criterion: docs/decisions/dictionary-defaults.md. Start at `train_sae`
+and `choose_sae`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,39 @@ JUDGED = 8192  # rows on which candidates are compared
 STRONG = 0.5  # share of a latent's strength (mean of its five largest codes) from which it counts as present
 RIDGE = 1e-2  # of the linear reading in `agreement`, in units of the mean variance
 USED = 5  # rows on which a latent must be present, in each half, to be judged
+
+
+def train_sae(
+    acts: Any, n_latents: int | None = None, k: int | None = None, *, seed: int = 0, **options: Any
+) -> Dictionary:
+    """Train one dictionary on activations; options are the fields of `Recipe`, `Schedule` and `Job`.
+
+    Without a size, settings are chosen on the activations themselves (`choose_sae`, whose `budget` may be given).
+    `train_sae(store, n_latents=30_000, k=64, epochs=5, checkpoint="runs/a")` is a run of stated size.
+
+    Args:
+        acts: (rows, width) tensor, array or memory map, an `ActivationStore`, or any `batches.Source`.
+        n_latents, k: give both or none.
+        seed: of the start directions.
+
+    Raises:
+        DictionaryError: one of n_latents and k alone, or as `train_saes`.
+
+    >>> acts = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    >>> made = train_sae(acts, n_latents=32, k=4, steps=20, progress=False)
+    >>> codes = made.encode(acts)
+    >>> codes.shape, torch.allclose(made.decode(codes) + made.error(acts, codes), acts, atol=1e-5)
+    ((512, 32), True)
+    """
+    if (n_latents is None) != (k is None):
+        raise DictionaryError(
+            f"Give n_latents and k together, or neither to have them chosen; got n_latents={n_latents} and k={k}."
+        )
+    if n_latents is None:
+        return choose_sae(acts, seed=seed, **options)
+    if "budget" in options:
+        raise DictionaryError("A budget is for choosing settings; leave it out, or n_latents and k.")
+    return train_saes(acts, seeds=(seed,), n_latents=n_latents, k=k, **options)[0]
 
 
 def candidates(width: int, rows: int) -> list[Recipe]:

@@ -1,8 +1,7 @@
 """Training: from cached activations to a dictionary, on a CPU or a GPU.
 
 Owns the loop over batches: schedule, several seeds in one pass, checkpoints and resume, early stop, progress. The
-arithmetic of a step is in `trainer.py`, what a kind asks for in its own module. Start at `train_sae`, which takes
-all options of `train_saes`.
+arithmetic of a step is in `trainer.py`, what a kind asks for in its own module. Start at `train_saes`.
 """
 
 from __future__ import annotations
@@ -42,41 +41,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float)
     tail = max(1, round(steps * decay)) if decay > 0 else 0
     fall = 1.0 if not tail else min(1.0, (steps - step) / tail)
     return peak * min(rise, fall)
-
-
-def train_sae(
-    acts: Any, n_latents: int | None = None, k: int | None = None, *, seed: int = 0, **options: Any
-) -> Dictionary:
-    """Train one dictionary on activations; options are the fields of `Recipe`, `Schedule` and `Job`.
-
-    Without a size, settings are chosen on the activations themselves (`choose_sae`, whose `budget` may be given).
-    `train_sae(store, n_latents=30_000, k=64, epochs=5, checkpoint="runs/a")` is a run of stated size.
-
-    Args:
-        acts: (rows, width) tensor, array or memory map, an `ActivationStore`, or any `batches.Source`.
-        n_latents, k: give both or none.
-        seed: of the start directions.
-
-    Raises:
-        DictionaryError: one of n_latents and k alone, or as `train_saes`.
-
-    >>> acts = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
-    >>> made = train_sae(acts, n_latents=32, k=4, steps=20, progress=False)
-    >>> codes = made.encode(acts)
-    >>> codes.shape, torch.allclose(made.decode(codes) + made.error(acts, codes), acts, atol=1e-5)
-    ((512, 32), True)
-    """
-    if (n_latents is None) != (k is None):
-        raise DictionaryError(
-            f"Give n_latents and k together, or neither to have them chosen; got n_latents={n_latents} and k={k}."
-        )
-    if n_latents is None:
-        from clipattr.dictionaries.choosing import choose_sae
-
-        return choose_sae(acts, seed=seed, **options)
-    if "budget" in options:
-        raise DictionaryError("A budget is for choosing settings; leave it out, or n_latents and k.")
-    return train_saes(acts, seeds=(seed,), n_latents=n_latents, k=k, **options)[0]
 
 
 def train_saes(

@@ -117,18 +117,17 @@ def class_names(values: Iterable[Any], names: Any = None) -> tuple[list[str | No
     """
     found = [plain(value) for value in listed(values)]
     called = _by_number(names)
-    whole = [int(v) for v in found if isinstance(v, numbers.Real) and not is_missing(v) and _is_whole(v)]
-    signed = called is None and set(whole) == {-1, 1}
+    whole = [_whole(value) for value in found]
+    signed = called is None and {number for number in whole if number is not None} == {-1, 1}
     labels: list[str | None] = []
     unlabelled, beyond = 0, Counter[str]()
     texts = column_texts(found)
-    for value, text in zip(found, texts, strict=True):
-        number = isinstance(value, numbers.Real) and not is_missing(value) and _is_whole(value)
-        if number and int(value) == -1 and not isinstance(value, bool) and not signed:
+    for number, text in zip(whole, texts, strict=True):
+        if number == -1 and not signed:
             unlabelled += 1
             labels.append(None)
-        elif number and called is not None:
-            name = called.get(int(value))
+        elif number is not None and called is not None:
+            name = called.get(number)
             if name is None:
                 beyond[str(text)] += 1
             labels.append(name if name is not None else text)
@@ -192,6 +191,12 @@ def first(counts: "Counter[str]") -> str:
 
 def _is_whole(value: Any) -> bool:
     return float(value).is_integer()
+
+
+def _whole(value: Any) -> int | None:
+    """A number without fraction as int, None for anything else."""
+    number = isinstance(value, numbers.Real) and not is_missing(value) and _is_whole(value)
+    return int(value) if number else None
 
 
 def _is_time(value: np.generic) -> bool:
