@@ -311,7 +311,7 @@ def test_faithfulness_prints_writes_and_draws_what_the_function_measures(study_d
     means = {(row["measure"], row["method"]): row["mean"] for row in record["rows"]}
     assert record["prompts"] == ["kite", "bat"] and record["unit"] == "cosine"
     assert means["deletion", "patching"] == pytest.approx(
-        found.summary("patching", "deletion").mean, abs=1e-6
+        found.summary("patching", "deletion").value, abs=1e-6
     )
     assert "rank correlation" in err and plot.read_bytes().startswith(b"\x89PNG")
     assert main(["faithfulness", str(study_dir), "--prompts", str(tmp_path / "none.txt")]) == 2
