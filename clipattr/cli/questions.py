@@ -58,11 +58,11 @@ def audit(arguments: argparse.Namespace) -> int:
     study = _opened(arguments.study)
     with engine_of(arguments) as engine:
         findings = audit(study, prompts, engine=engine)
-    emit(findings.to_json(), arguments.json)
-    if arguments.csv:
-        write(findings.to_frame().to_csv(index=False), arguments.csv)
-    if arguments.html:
-        findings.report(arguments.html)
+    if arguments.pixels and len(findings):
+        from clipattr.discovery.pixels.verify import verify as verified
+
+        findings = verified(study, findings)
+    _write_findings(findings, arguments)
     out = human(arguments)
     _print_findings(findings, out)
     if arguments.fail_above is None:
@@ -74,6 +74,44 @@ def audit(arguments: argparse.Namespace) -> int:
         print(f"  {visible(finding.prompt, 40)} rests on {visible(finding.label or NO_LABEL, 40)}: "
               f"{finding.causal_effect.points()} points", file=out)  # fmt: skip
     return ABOVE_LIMIT if over else OK
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from clipattr.discovery.findings import Findings
+    from clipattr.discovery.pixels.verify import VERDICTS
+    from clipattr.discovery.pixels.verify import verify as verified
+
+    findings = Findings.from_json(arguments.findings)
+    out = human(arguments)
+    if not len(findings):
+        _write_findings(findings, arguments)
+        print("There is nothing to verify: the audit found nothing.", file=out)
+        return OK
+    checked = verified(_opened(arguments.study), findings, budget=arguments.budget)
+    _write_findings(checked, arguments)
+    told = [finding.evidence["pixels"] for finding in checked]
+    rows = [
+        (visible(finding.prompt, 24), visible(finding.label or NO_LABEL, 24), pixels["verdict"],
+         pixels["edit"] or "", _of(pixels["removal"]), _of(pixels["transplant"]))
+        for finding, pixels in zip(checked, told, strict=True)
+    ]  # fmt: skip
+    print_table(("PROMPT", "rests on", "in pixels", "edit", "removal", "transplant"), rows, out)
+    counts = ", ".join(f"{sum(p['verdict'] == verdict for p in told)} {verdict}" for verdict in VERDICTS)
+    print(f"\n{counts}; removal and transplant in points, beyond a control edit.", file=out)
+    return OK
+
+
+def _of(effect: dict[str, float] | None) -> str:
+    return "" if effect is None else f"{effect['value'] * 100:+.1f}"
+
+
+def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:
+    """Write findings to the files that were asked for."""
+    emit(findings.to_json(), arguments.json)
+    if arguments.csv:
+        write(findings.to_frame().to_csv(index=False), arguments.csv)
+    if arguments.html:
+        findings.report(arguments.html)
 
 
 def models(arguments: argparse.Namespace) -> int:

@@ -47,6 +47,9 @@ class Verb:
     arguments: tuple[Argument | tuple[Argument, ...], ...]
 
 
+CSV = argument("--csv", metavar="OUT", help="write the findings as a table, in points")
+HTML = argument("--html", metavar="OUT", help="write one self-contained page with pictures and evidence")
+
 VERBS = (
     Verb(
         "demo",
@@ -184,12 +187,26 @@ VERBS = (
             STUDY,
             prompts_from("vocabulary"),
             PROMPT,
-            argument("--csv", metavar="OUT", help="write the findings as a table, in points"),
-            argument("--html", metavar="OUT", help="write one self-contained page with pictures and evidence"),
+            CSV,
+            HTML,
+            argument("--pixels", action="store_true", help="verify each finding by editing pictures; see `verify`"),
             argument("--fail-above", metavar="POINTS", type=points, help="exit with 1 if a causal effect is larger"),
             argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "
                      "new, or clearly larger than there"),
             *ENGINE,
+        ),
+    ),
+    Verb(
+        "verify",
+        "confirm findings by editing pictures",
+        "clipattr verify photos.study audit.json --html checked.html --json checked.json",
+        questions.verify,
+        (
+            STUDY,
+            argument("findings", metavar="FINDINGS", help="JSON that `clipattr audit --json` wrote"),
+            argument("--budget", metavar="N", type=whole, help="forward passes for all findings (default: no limit)"),
+            CSV,
+            HTML,
         ),
     ),
     Verb(

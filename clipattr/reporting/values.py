@@ -82,6 +82,11 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "points",
         "fall of the score on the prompt's own pictures without this family",
     ),
+    "pixels": (
+        "in pixels",
+        "",
+        "what happens when the cause is taken out of pictures and pasted into others, beyond a control edit",
+    ),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (
         "re-rendering",
