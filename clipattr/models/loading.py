@@ -335,12 +335,12 @@ def load_model(
             raise ModelError(f"pretrained={pretrained!r} was given with a loaded model; pass a name instead.")
         if like is not None:
             raise ModelError(f"like={like!r} goes with a file of weights, not with a loaded model.")
-        model = name if isinstance(name, Model) else None
-        if model is None:
-            clip = unwrapped_clip(name)
-            make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
-            model = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
-        return _placed(model, device, dtype)
+        if isinstance(name, Model):
+            return _placed(name, device, dtype)
+        clip = unwrapped_clip(name)
+        make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
+        made = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
+        return _placed(made, device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
     if isinstance(name, os.PathLike):
