@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries import Dictionary, SparseCodes, kmeans, neurons, pca, random_sae
+from clipattr.dictionaries.choosing import told_choice
 from clipattr.dictionaries.kernels import bag_sum
 from clipattr.dictionaries.placing import place_of
+from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
 from clipattr.meaning.scores import Totals
 from clipattr.sites import Site, continue_from
@@ -147,7 +149,7 @@ def make_card(
             }
         return figures
 
-    card = Card(judged(dictionary), tried=tried(dictionary))
+    card = Card(judged(dictionary), tried=told_choice(dictionary))
     if seeds:
         matches = [stability(dictionary, other) for other in seeds]
         card.figures["seed_stability"] = float(np.mean(matches))
@@ -341,24 +343,6 @@ def spliced(
     return figures
 
 
-def stability(one: Dictionary, other: Dictionary) -> float:
-    """Mean cosine between the directions of two dictionaries, matched one to one so that it is largest (Hungarian).
-
-    Raises:
-        DictionaryError: other shapes, or more latents than can be matched (8,192; match a sample of them).
-    """
-    if one.decoder.shape != other.decoder.shape or one.n_latents > 8192:
-        raise DictionaryError(
-            f"Stability compares dictionaries of one shape with at most 8192 latents; got {tuple(one.decoder.shape)} "
-            f"and {tuple(other.decoder.shape)}."
-        )
-    from scipy.optimize import linear_sum_assignment
-
-    cosines = (one.decoder @ other.decoder.T).cpu().numpy()
-    rows, columns = linear_sum_assignment(cosines, maximize=True)
-    return float(cosines[rows, columns].mean())
-
-
 def monosemanticity(codes: SparseCodes, embeddings: Tensor | np.ndarray) -> float:
     """Mean over latents of the activation-weighted mean cosine between the pictures they are active on."""
     totals = Totals(codes.n_latents, np.shape(embeddings)[1])
@@ -402,22 +386,6 @@ def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Ten
     strong_hits = bag_sum(truth, rows, strong, offsets)
     strong_counts = torch.zeros(codes.n_latents).index_add_(0, latents, strong)
     return auc, torch.maximum(f1, 2 * strong_hits / (strong_counts[:, None] + positives).clamp_min(1))
-
-
-def tried(dictionary: Dictionary) -> list[str]:
-    """What was tried where settings were chosen (`choose_sae`), one sentence per candidate, and why this one."""
-    choice = dictionary.info.get("choice")
-    if not choice:
-        return []
-    told = [
-        f"tried {one['recipe']}: score {one['score']:.3f}, agreement {one['agreement']:.3f}, FVU {one['fvu']:.3f}."
-        for one in choice["tried"]
-    ]
-    return [
-        *told,
-        *(f"left out for the budget: {one}." for one in choice["left_out"]),
-        f"chosen: {choice['why']}.",
-    ]
 
 
 def verdict(card: Card) -> list[str]:
