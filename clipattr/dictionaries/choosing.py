@@ -173,10 +173,42 @@ def choose_sae(
     return chosen
 
 
-def leaves_open(options: Mapping[str, Any]) -> bool:
-    """Whether options of training say nothing of what is trained, so that `choose_sae` may choose it."""
+def leaves_open(n_latents: int | None, k: int | None, options: Mapping[str, Any]) -> bool:
+    """Whether nothing is said of what is trained, so that a recipe may be chosen."""
     own, _, _ = split_options({name: value for name, value in options.items() if name != "budget"})
-    return not (own.keys() | own["options"].keys()) - {"options"}
+    return n_latents is None and k is None and not (own.keys() | own["options"].keys()) - {"options"}
+
+
+def train_sized(
+    acts: Any, n_latents: int | None, k: int | None, options: Mapping[str, Any], **job: Any
+) -> Dictionary:
+    """Train one dictionary of which size or k may be missing; without both and without a kind, a recipe is chosen.
+
+    A missing size is 8 latents a dimension, at most a quarter of the rows; a missing k a twelfth of the width.
+    """
+    if leaves_open(n_latents, k, options):
+        return train_sae(acts, **job, **options)
+    source = as_source(acts)
+    size = n_latents or max(16, min(30_000, 8 * source.width, len(source) // 4))
+    active = k or max(1, min(64, source.width // 12, size // 8))
+    batch = max(1, min(1024, max(32, len(source) // 8), len(source)))
+    return train_sae(source, size, active, **job, **{"batch": batch, **options})
+
+
+def told_choice(dictionary: Dictionary) -> list[str]:
+    """What was tried where a recipe was chosen, one sentence per candidate, and why this one."""
+    choice = dictionary.info.get("choice")
+    if not choice:
+        return []
+    told = [
+        f"tried {one['recipe']}: score {one['score']:.3f}, agreement {one['agreement']:.3f}, FVU {one['fvu']:.3f}."
+        for one in choice["tried"]
+    ]
+    return [
+        *told,
+        *(f"left out for the budget: {one}." for one in choice["left_out"]),
+        f"chosen: {choice['why']}.",
+    ]
 
 
 def sample_of(source: Source, seed: int, rows: int = JUDGED) -> Tensor:

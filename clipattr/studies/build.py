@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
-from clipattr.dictionaries.choosing import leaves_open
+from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary
+from clipattr.dictionaries.choosing import leaves_open, train_sized
 from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine
@@ -139,7 +139,7 @@ def _plan(of: Request) -> dict[str, Any]:
     settings = of.settings
     if of.dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
-        if _chosen(settings):
+        if leaves_open(settings["n_latents"], settings["k"], settings["training"]):
             parts["chosen"] = CHOICE
     else:
         parts = {"hash": of.dictionary.hash}
@@ -199,36 +199,21 @@ def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
     if place.finished("dictionary") is not None:
         return load_dictionary(target)
     if given is None:
-        acts = samples(place.path, fit)
-        count, width = acts.shape
-        about: dict[str, Any] = {
-            "seed": settings["seed"],
-            "checkpoint": place.path / "training",
-            "progress": of.progress,
-            "site": str(of.site),
-            "model_hash": of.model.weights_hash,
-        }
-        if _chosen(settings):
-            given = train_sae(acts, **about, **settings["training"])
-        else:
-            n_latents = settings["n_latents"] or _size(width, count)
-            k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
-            options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
-            given = train_sae(acts, n_latents=n_latents, k=k, **about, **options)
+        given = train_sized(
+            samples(place.path, fit),
+            settings["n_latents"],
+            settings["k"],
+            settings["training"],
+            seed=settings["seed"],
+            checkpoint=place.path / "training",
+            progress=of.progress,
+            site=str(of.site),
+            model_hash=of.model.weights_hash,
+        )
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Read back, so that a resumed build and this one use the same numbers.
     return load_dictionary(target)
-
-
-def _chosen(settings: dict[str, Any]) -> bool:
-    """Whether the dictionary's settings are chosen on the activations: nothing is said of its size or kind."""
-    return settings["n_latents"] is None and settings["k"] is None and leaves_open(settings["training"])
-
-
-def _size(width: int, samples: int) -> int:
-    """How many latents to train where k alone is given: 8 per dimension, at most a quarter of the samples."""
-    return max(16, min(30_000, 8 * width, samples // 4))
 
 
 def _codes(place: Workplace, dictionary: Dictionary, n_pictures: int, engine: Engine) -> None:

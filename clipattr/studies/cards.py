@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
+from clipattr.dictionaries.choosing import told_choice
 from clipattr.dictionaries.placing import place_of
+from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
 from clipattr.sites import Site
 from clipattr.storage.files import write_text
-from clipattr.studies.measures import factor_scores, monosemanticity, reconstruction, spliced, stability
+from clipattr.studies.measures import factor_scores, monosemanticity, reconstruction, spliced
 
 ROWS = 4096
 DENSE = 0.1
@@ -146,7 +148,7 @@ def make_card(
             }
         return figures
 
-    card = Card(judged(dictionary), tried=tried(dictionary))
+    card = Card(judged(dictionary), tried=told_choice(dictionary))
     if seeds:
         matches = [stability(dictionary, other) for other in seeds]
         card.figures["seed_stability"] = float(np.mean(matches))
@@ -245,22 +247,6 @@ def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[st
         "random": random_sae(acts, n_latents, k),
         "kmeans": kmeans(acts, max(centres, k), k),
     }
-
-
-def tried(dictionary: Dictionary) -> list[str]:
-    """What was tried where settings were chosen (`choose_sae`), one sentence per candidate, and why this one."""
-    choice = dictionary.info.get("choice")
-    if not choice:
-        return []
-    told = [
-        f"tried {one['recipe']}: score {one['score']:.3f}, agreement {one['agreement']:.3f}, FVU {one['fvu']:.3f}."
-        for one in choice["tried"]
-    ]
-    return [
-        *told,
-        *(f"left out for the budget: {one}." for one in choice["left_out"]),
-        f"chosen: {choice['why']}.",
-    ]
 
 
 def verdict(card: Card) -> list[str]:

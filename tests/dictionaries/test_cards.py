@@ -8,9 +8,10 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
 from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca
+from clipattr.dictionaries.stability import stability
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, activations, continue_from
-from clipattr.studies.cards import Card, factor_scores, make_card, scene_factors, stability, verdict
+from clipattr.studies.cards import Card, factor_scores, make_card, scene_factors, verdict
 from clipattr_data import studies_dir
 
 
