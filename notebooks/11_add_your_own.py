@@ -149,8 +149,8 @@ pd.DataFrame(rows, columns=["bound", "active per picture", "variance unexplained
 # strongest. A dictionary and its rule belong together. To train one for a new rule, register an objective beside it.
 #
 # ## Somebody else's dictionary
-# Published dictionaries load by name, are downloaded once, and know their site. `check_sae` measures one on our pictures
-# beside what its card promises. Here the study's own dictionary goes out in SAELens's format and comes back, once as it
+# Published dictionaries load by name, are downloaded once, and know their site. `check_sae` measures one on our
+# pictures beside what its card promises. Here the study's own dictionary goes out in SAELens's format and comes back, once as it
 # is and once claimed to be of another block. Which of the two would you use?
 
 # %%
@@ -163,8 +163,9 @@ with tempfile.TemporaryDirectory() as folder:
     for site in ("image.-1.cls", "image.3.cls"):
         theirs = ca.load_sae(folder, site=site)
         check = ca.check_sae(theirs, study.model, study.images, promise=promise, pictures=64)
-        print(f"\n{site}: same weights {theirs.hash == own.hash}, explains {check.figures['explained_variance']:.2f} of "
-              f"the variance, {promise['explained_variance']:.2f} promised")  # fmt: skip
+        explained = check.figures["explained_variance"]
+        print(f"\n{site}: same weights {theirs.hash == own.hash}, explains {explained:.2f} of the variance, "
+              f"{promise['explained_variance']:.2f} promised")  # fmt: skip
         print("\n".join(check.reasons[:2]) or "agrees")
 
 # %% [markdown]
