@@ -33,7 +33,8 @@ from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples, by_latent
 from clipattr.meaning.scores import Totals
 from clipattr.statistics import auc
-from clipattr.studies.encode import encode, gather
+from clipattr.studies.encode import collect_activations
+from clipattr.studies.join import join
 
 LATENTS, K, M, WIDTH, EMBED = 30_000, 64, 20, 768, 512
 LONGEST = 240  # seconds after which the pass is not repeated again
@@ -125,8 +126,10 @@ def pass_over_encode(quick: bool) -> tuple[dict[str, float], list[dict[str, Any]
         def whole() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as target:
                 shards = Path(target) / "shards"
-                encode(images, *models, "image.-1.cls", shards, batch=32, workers=2, progress=False)
-                gather(images, shards, Path(target))
+                store = collect_activations(
+                    models[0], images, "image.-1.cls", shards, evaluator=models[1], batch=32, progress=False
+                )
+                join(images, store, store, Path(target), single=True)
                 acts = np.load(Path(target) / "activations.npy")
                 embeddings = np.load(Path(target) / "evaluator.npy")
                 examples, totals = Examples(LATENTS, M), Totals(LATENTS, EMBED)

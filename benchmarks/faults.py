@@ -83,7 +83,7 @@ class Undisturbed:
 
         self.root = root
         jobs.prepare(root)
-        jobs.run("codes", root, root / "warm")
+        jobs.run("encode", root, root / "warm")
         self.results: dict[str, tuple[dict[str, str], float]] = {}
         for verb in jobs.VERBS:
             (root / f"{verb}-good").mkdir()

@@ -37,13 +37,11 @@ def _commit() -> str:
         return "unknown"
 
 
-def write_results(
-    name: str, figures: Mapping[str, float], rows: Sequence[Mapping[str, Any]], *, quick: bool = False
-) -> Path:
-    """Write `results/NAME.json` (`NAME.quick.json` for a quick run, which is never committed)."""
+def about() -> dict[str, Any]:
+    """Machine, versions and commit of a measurement."""
     import torch
 
-    content = {
+    return {
         "machine": {
             "processor": _processor(),
             "threads": torch.get_num_threads(),
@@ -53,6 +51,15 @@ def write_results(
         },
         "versions": {package: version(package) for package in PACKAGES},
         "commit": _commit(),
+    }
+
+
+def write_results(
+    name: str, figures: Mapping[str, float], rows: Sequence[Mapping[str, Any]], *, quick: bool = False
+) -> Path:
+    """Write `results/NAME.json` (`NAME.quick.json` for a quick run, which is never committed)."""
+    content = {
+        **about(),
         "figures": dict(figures),
         "rows": list(rows),
     }

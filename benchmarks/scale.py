@@ -35,7 +35,7 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
     import open_clip
 
     import clipattr
-    import clipattr.studies.build
+    import clipattr.studies.gathering
     from clipattr.dictionaries import random_sae
     from clipattr.execution.ray import Ray
 
@@ -52,7 +52,7 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
     model, evaluator = (clipattr.load_model(clip) for clip in clips)
     generator = np.random.default_rng(0)
     dictionary = random_sae(torch.randn(4096, 256), n_latents=LATENTS, k=K)
-    clipattr.studies.build.SHARD = 64
+    clipattr.studies.gathering.SHARD = 64
     seconds, hashes = {}, {}
     with tempfile.TemporaryDirectory() as place, Ray(workers=2) as two:
         images = [Path(place) / f"{number:06d}.jpg" for number in range(pictures)]

@@ -50,7 +50,10 @@ def filled(path: Path, rows: int, shuffle: int | None) -> ActivationStore:
     generator = torch.Generator().manual_seed(0)
     while not store.complete:
         size = min(SHARD, rows - len(store))
-        store.write_shard({"image.-1.cls": torch.randn(size, WIDTH, generator=generator)}, [])
+        store.write_shard(
+            {"image.-1.cls": torch.randn(size, WIDTH, generator=generator)}, [], number=len(store.shards)
+        )
+        store.refresh()
     return store
 
 

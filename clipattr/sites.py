@@ -6,7 +6,6 @@ dictionaries and targets.
 Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from clipattr.errors import SiteError
+from clipattr.models.hooks import Reached, hooked
 from clipattr.models.loading import Model
 from clipattr.models.places import Site
+from clipattr.models.streams import Inside, continued, frame_streams, inside, tap
 from clipattr.models.tower import Tower
 
 
@@ -59,17 +60,16 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     Raises:
         SiteError: a site does not exist in this model.
     """
-    wanted = [_Place(model, site) for site in map(Site, sites)]
     acts = Captured(model)
 
-    def keep(place: _Place) -> Callable:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(place: _Place) -> tuple[nn.Module, Callable]:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             # A copy, since a view of one token would keep all of them in memory.
-            acts[place.site] = place.read(output).clone()
+            acts[place.site] = place.read(inputs, output).clone()
 
-        return hook
+        return place.module, hook
 
-    with _hooks([(place.module, keep(place)) for place in wanted]):
+    with hooked([keep(_Place(model, site)) for site in map(Site, sites)]):
         yield acts
 
 
@@ -86,19 +86,32 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
     Raises:
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
-    place = _Place(model, Site(site))
+    site = Site(site)
+    place = _Place(model, site)
+    mid: list[Any] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        old = place.read(output)
+    def changed(inputs: Any, output: Any) -> Any:
+        old = place.read(inputs, output)
         new = value if isinstance(value, Tensor) else value(old)
-        return place.write(output, _fitting(new, old, place.site))
+        return place.write(inputs, output, _fitting(new, old, site))
 
-    with _hooks([(place.module, hook)]):
+    if site.stream != "resid_mid":
+        with hooked([(place.module, lambda _module, inputs, output: changed(inputs, output))]):
+            yield
+        return
+    # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,
+    # and compute the rest of the block again.
+    parts = place.parts
+    assert isinstance(parts, Inside)
+
+    def keep(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+        mid[:] = [(inputs, output)]
+
+    def again(_module: nn.Module, _inputs: Any, _output: Tensor) -> Tensor:
+        return parts.finish(changed(*mid.pop()))
+
+    with hooked([(place.module, keep), (parts.block, again)]):
         yield
-
-
-class _Reached(Exception):
-    """Ends a forward pass at the block that was asked for."""
 
 
 def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
@@ -117,13 +130,58 @@ def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
     place = _Place(model, Site(site))
     found: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        found.append(place.read(output).clone())
-        raise _Reached
+    def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(place.read(inputs, output).clone())
+        raise Reached
 
-    with _hooks([(place.module, hook)]), suppress(_Reached):
+    with hooked([(place.module, hook)]), suppress(Reached):
         model.encode_image(pixels)
     return found[0]
+
+
+def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Tensor, Tensor | None]:
+    """Activations at a site, and what `continue_from` needs beside them, from one pass that ends at the block.
+
+    Args:
+        pixels: (batch, 3, H, W), prepared by `model.prepare`.
+
+    Returns:
+        The activations, and (batch, tokens, width) or None: all tokens of the block's output; inside a block, the
+        stream that the activations are added to, with the other tokens as they are at that point.
+
+    Raises:
+        SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
+    """
+    site = Site(site)
+    if not site.needs_context(model):
+        return activations(model, pixels, site), None
+    tower = model.image_tower
+    if not site.is_inside:
+        context = activations(model, pixels, f"{site.tower}.{site.block}.all")
+        return site.read(context, model), context
+    parts = _parts(model, site)
+    own, others = frame_streams(site.stream)
+    held: dict[str, Tensor] = {}
+
+    def keep(stream: str) -> tuple[nn.Module, Callable]:
+        module, pick = tap(parts, stream)
+
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+            held[stream] = _batch_first(pick(inputs, output), tower).clone()
+
+        return module, hook
+
+    def stop(_module: nn.Module, _inputs: Any, _output: Tensor) -> None:
+        raise Reached
+
+    assert isinstance(parts, Inside)
+    with (
+        hooked([*(keep(name) for name in {site.stream, own, others}), (parts.block, stop)]),
+        suppress(Reached),
+    ):
+        model.encode_image(pixels)
+    frame = _write(held[others], site, site.read(held[own], model), tower)
+    return site.read(held[site.stream], model).clone(), frame
 
 
 def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
@@ -132,8 +190,9 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
 
     Args:
         acts: (batch, width) for `cls` and the embedding, (batch, tokens, width) otherwise.
-        context: (batch, tokens, width), the `all` activations at the same block, which give the tokens that
-            `acts` does not. Needed wherever the other tokens still take part (`Site.needs_context`).
+        context: (batch, tokens, width), the second value of `acts_and_context`: the tokens that `acts` does not give,
+            and inside a block what `acts` are added to. Needed where `Site.needs_context` says so. At the output of a
+            block it is the activations at `all` tokens.
 
     Returns:
         (batch, embed), unit length, at least float32.
@@ -164,6 +223,11 @@ def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         )
     _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
     context = context.to(model.device, model.dtype)
+    if site.is_inside:
+        parts = _parts(model, site)
+        assert isinstance(parts, Inside)
+        rows = acts[:, None] if site.tokens == "cls" else acts
+        return tower.run(continued(parts, site.stream, rows, context, _own(site, tower)), index)
     if site.tokens == "cls" and tower.reads_next(index):
         return tower.read_versions(acts[:, None], context)
     return tower.run(_write(context, site, acts, tower), index)
@@ -180,7 +244,7 @@ def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor)
         that nothing is shared.
     """
     site = Site(site)
-    if site.tokens != "cls":
+    if site.is_inside or site.tokens != "cls":
         return None
     tower = model.image_tower
     if not tower.reads_next(site.index(model)):
@@ -199,7 +263,7 @@ def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
 
 
 class _Place:
-    """A site in one model: the module whose output holds it, and how to read and write it there."""
+    """A site in one model: the module whose inputs or output hold it, and how to read and write it there."""
 
     def __init__(self, model: Model, site: Site) -> None:
         self.model, self.site = model, site
@@ -207,22 +271,35 @@ class _Place:
         if site.is_embedding:
             site.require_image()
             self.module: nn.Module = model.visual
-        else:
-            self.module = model.image_blocks_modules[site.index(model)]
-            self.tower = model.image_tower
+            return
+        self.parts = _parts(model, site)
+        self.module, self._pick = tap(self.parts, site.stream)
+        self.tower = model.image_tower
 
-    def read(self, output: Any) -> Tensor:
+    def read(self, inputs: Any, output: Any) -> Tensor:
         """The activations, (batch, width) or (batch, tokens, width)."""
         if self.tower is None:
             # Towers of generative models put out (features, tokens).
             return output[0] if isinstance(output, tuple) else output
-        return self.site.read(_batch_first(output, self.tower), self.model)
+        return self.site.read(_batch_first(self._pick(inputs, output), self.tower), self.model)
 
-    def write(self, output: Any, acts: Tensor) -> Any:
-        """The module's output with other activations in it."""
+    def write(self, inputs: Any, output: Any, acts: Tensor) -> Any:
+        """What was read from, with other activations in it."""
         if self.tower is None:
             return (acts, *output[1:]) if isinstance(output, tuple) else acts
-        return _batch_first(_write(_batch_first(output, self.tower), self.site, acts, self.tower), self.tower)
+        stream = _batch_first(self._pick(inputs, output), self.tower)
+        return _batch_first(_write(stream, self.site, acts, self.tower), self.tower)
+
+
+def _parts(model: Model, site: Site) -> nn.Module | Inside:
+    """The block whose output the site is, or its parts for sites inside it."""
+    block = model.image_blocks_modules[site.index(model)]
+    return inside(block, model.reference, site) if site.is_inside else block
+
+
+def _own(site: Site, tower: Tower) -> slice:
+    """The site's tokens among all tokens."""
+    return {"cls": slice(0, 1), "patches": slice(tower.prefix, None), "all": slice(0, None)}[site.tokens]
 
 
 def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
@@ -249,32 +326,11 @@ def _check_shape(tensor: Tensor, expected: tuple[int, ...], site: Site, what: st
         raise SiteError(f"{site}: {what} must have shape {expected}; got {tuple(tensor.shape)}.")
 
 
-@contextmanager
-def _hooks(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Forward hooks that act in this thread only and are gone afterwards, whatever happens in between.
-
-    A panel may encode in the background while a cell reads activations of the same model; each must see only
-    its own hooks, all the more since `activations` ends the pass that it is in.
-    """
-    owner = threading.get_ident()
-
-    def own(hook: Callable) -> Callable:
-        return lambda *given: hook(*given) if threading.get_ident() == owner else None
-
-    handles = []
-    try:
-        for module, hook in hooks:
-            handles.append(module.register_forward_hook(own(hook)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 __all__ = [
     "Captured",
     "Site",
     "activations",
+    "acts_and_context",
     "capture",
     "continue_from",
     "features_from",

@@ -47,6 +47,22 @@ def mean_interval(values: Tensor) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def t_interval(values: Tensor) -> Interval:
+    """Mean of independent values (n,) and its Student t interval; infinitely wide below two values.
+
+    >>> t_interval(torch.tensor([1.0, 2.0, 3.0]))
+    Interval(value=2.0, low=-0.484..., high=4.484...)
+    """
+    normal = mean_interval(values)
+    if len(values) < 2:
+        return normal
+    from scipy.stats import t
+
+    factor = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) / Z
+    low, high = (normal.value + factor * (end - normal.value) for end in (normal.low, normal.high))
+    return Interval(normal.value, low, high)
+
+
 def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
     """Mean of the finite values of each picture, (pictures, …) to (m,); pictures without a finite value are dropped."""
     rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)

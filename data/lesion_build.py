@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from clipattr.storage.files import save_tensors
 
 from . import models_dir, studies_dir
 from .lesion_world import CLASSES, OPPOSITES, LesionWorld
@@ -79,9 +80,7 @@ def build_study_of_lesions(folder: Path, audited: Any, evaluator: Any) -> None:
 def compact(file: Path) -> None:
     """Round a model's fp16 weights to `DIGITS` binary digits, in place: as accurate, and smaller when compressed."""
     weights = {name: rounded(value, DIGITS) for name, value in load_file(file).items()}
-    partial = file.with_suffix(".partial")
-    save_file(weights, partial)
-    os.replace(partial, file)
+    save_tensors(file, weights)
 
 
 def build_lesions(threads: int = 1) -> None:

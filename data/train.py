@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
+
+from clipattr.storage.files import save_tensors, write_text, written
 
 from . import models_dir
 from .scene import render
@@ -285,9 +285,8 @@ def _write_checkpoint(
         "identity": json.dumps(identity),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with written(path) as partial:
+        torch.save(state, partial)
 
 
 def save_model(model: CLIP, folder: Path, config: dict[str, Any], seen: Tensor) -> None:
@@ -302,11 +301,9 @@ def save_model(model: CLIP, folder: Path, config: dict[str, Any], seen: Tensor) 
         "resize_mode": "squash",
         "size": [64, 64],
     }
-    written = {"model_cfg": config, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    partial = folder / "open_clip_model.partial"
-    save_file(state, partial)
-    os.replace(partial, folder / "open_clip_model.safetensors")
+    about = {"model_cfg": config, "preprocess_cfg": preprocess}
+    write_text(folder / "open_clip_config.json", json.dumps(about, indent=2) + "\n")
+    save_tensors(folder / "open_clip_model.safetensors", state)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import clipattr
-from clipattr.cli import arguments
+from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,7 +133,7 @@ def about_value(name: str) -> str:
 def command_line() -> dict[str, str]:
     """The help of the program and of every verb, as it is printed."""
     os.environ["COLUMNS"] = "100"
-    main = arguments.parser()
+    main = parser()
     (verbs,) = (action for action in main._actions if isinstance(action, argparse._SubParsersAction))
     text = "# Every verb\n\nAs `clipattr VERB --help` prints it.\n\n```text\n" + main.format_help() + "```\n"
     for name, verb in verbs.choices.items():

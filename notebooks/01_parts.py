@@ -36,7 +36,8 @@ print(f"{study.site}: {len(acts)} activations to train on, {len(held_back)} held
 # ## Train one
 # On a real model the activations come from `ca.collect_activations(model, pictures, "image.-1.cls", folder)`, which
 # keeps them on disk, continues after an interruption, and is read in shuffled order; `train_sae` takes the store as it
-# takes a tensor. `log` is called after every step. It changes nothing about the result.
+# takes a tensor. `log` is called after every step. It changes nothing about the result. The sizes below are set by
+# hand, to see each of them; section "Without a size" has them chosen.
 
 # %%
 curve: list[dict[str, float]] = []
@@ -118,6 +119,19 @@ for kind in ("topk", "batchtopk", "matryoshka", "jumprelu", "relu"):
     made = sae if kind == "topk" else ca.train_sae(acts, kind=kind, site=study.site, **settings)
     figures[kind] = ca.make_card(made, held_back, factors=truth, controls=False).figures
 pd.DataFrame(figures).T.drop(columns=["explained_variance"]).round(3)
+
+# %% [markdown]
+# ## Without a size
+# `ca.train_sae(acts)` takes a recipe that follows from the width and the number of activations. With a `budget` it
+# trains several in one pass and keeps the one of largest score: how far a linear reading finds its latents again on
+# other pictures (`agreement`), times the squared share of variance explained. `info["choice"]` says what was tried.
+
+# %%
+recipes = [ca.Recipe(288, 5, kind="nested", whiten=1.0, lr=2e-3), ca.Recipe(512, 16, lr=1e-3)]
+chosen = ca.choose_sae(acts, recipes=recipes, budget=1e12, steps=300, batch=250, progress=False)
+print(chosen.info["choice"]["why"])
+tried = pd.DataFrame(chosen.info["choice"]["tried"])[["recipe", "score", "agreement", "fvu", "l0"]]
+tried.round(3)
 
 # %% [markdown]
 # ## Would another seed find the same?

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -27,8 +29,10 @@ tractor = next(picture for picture in study.images if picture.label == "tractor"
 
 # %% [markdown]
 # ## 1. One picture, one prompt: what does the score rest on?
-# The bars are latents, the longest first: how many points (cosine × 100) the score loses without that one latent. Bars
-# to the left speak against the prompt. *Bias* and *error* are what no latent carries.
+# Each row carries a part of the score, in points (cosine × 100), and the rows sum to it. Latents come first, the
+# longest on top; bars to the left speak against the prompt. *Bias alone* and *error* are what no latent carries. A bar
+# that is far longer than every latent's is broken off, and its number counts. Two columns tell a surprise: a latent
+# with a long bar that *fits its label* well and *the prompt* badly.
 #
 # With the mouse: click a bar to see what its latent responds to, and where in the picture; flip its switch to take it
 # out. By keyboard: Tab into the bars, then ↑ ↓ to move, Enter to choose, A to switch, + and − to scale, U to undo.
@@ -49,7 +53,7 @@ panel.snapshot()
 # %%
 state = panel.state
 for row in state.rows:
-    if row["label"] == "meadow":
+    if row["label"].startswith("meadow ·"):
         state.toggle(row["id"])
 state.settle()
 
@@ -99,8 +103,10 @@ prompt.snapshot()
 
 # %% [markdown]
 # ## 6. Findings: judge them
-# An audit as a table: sort it, filter it, look at the evidence, accept or reject with a note. Verdicts are kept in the
-# study's folder beside the names you gave; `panel.state.accepted()` hands them on.
+# An audit as a table: sort it, filter it, look at the evidence, accept (A) or reject (R) with a note, take back (U).
+# Each finding shows what its latents respond to, and the pictures it was measured on with their scores with and
+# without the cause. Verdicts are kept in the study's folder beside the names you gave; `panel.state.accepted()` hands
+# them on.
 
 # %%
 findings = ca.audit(study, ["tractor", "palm", "rabbit", "skateboard", "kite"], progress=False)
@@ -120,9 +126,9 @@ table.state.repaired.outcome
 # %% [markdown]
 # ## 7. All latents at once
 # Each point is a latent. Across: how well its examples fit the prompt, by the evaluator. Up: how much the prompt rests
-# on it. What lies high up on the left is a surprise; latents of findings are marked. In the notebook: click a point,
-# draw a box or a loop to list what it holds, type a word or a picture's number to light points up. `chart.figure()` is
-# the same as a plotly figure, for papers.
+# on it. What lies high up on the left is a surprise; latents in findings of the prompt are marked. In the notebook:
+# click a point, draw a box or a loop to list what it holds, type a word or a picture's number to light points up.
+# `chart.figure()` is the same as a plotly figure, for papers.
 
 # %%
 chart = MapPanel(study, findings=findings, prompt="tractor")

@@ -148,6 +148,30 @@ pd.DataFrame(rows, columns=["bound", "active per picture", "variance unexplained
 # A lower bound lets more latents in and yet explains less: these directions were trained for a rule that keeps the 16
 # strongest. A dictionary and its rule belong together. To train one for a new rule, register an objective beside it.
 #
+# ## Somebody else's dictionary
+# Published dictionaries load by name, are downloaded once, and know their site. `check_sae` measures one on our
+# pictures beside what its card promises. Here the study's own dictionary goes out in SAELens's format and comes back, once as it
+# is and once claimed to be of another block. Which of the two would you use?
+
+# %%
+import tempfile
+
+print(ca.list_saes("cls-11")[["name", "site", "explained_variance", "l0"]].to_string(index=False))
+promise = {"explained_variance": own.card["figures"]["explained_variance"], "l0": own.k}
+with tempfile.TemporaryDirectory() as folder:
+    ca.export_sae(own, folder)
+    for site in ("image.-1.cls", "image.3.cls"):
+        theirs = ca.load_sae(folder, site=site)
+        check = ca.check_sae(theirs, study.model, study.images, promise=promise, pictures=64)
+        explained = check.figures["explained_variance"]
+        print(f"\n{site}: same weights {theirs.hash == own.hash}, explains {explained:.2f} of the variance, "
+              f"{promise['explained_variance']:.2f} promised")  # fmt: skip
+        print("\n".join(check.reasons[:2]) or "agrees")
+
+# %% [markdown]
+# The weights are the same, bit for bit; only the second claim about their place is wrong, and the check names the right
+# one. `load_sae(name, images=...)` runs it before it hands the dictionary over.
+#
 # ## A vocabulary: what latents may be called
 # Names come from a list. With a list that lacks the right word, the next best is taken, and only the *alignment*
 # tells. Here the same latents, named from the study's words and from a list of feelings.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipattr.cli.arguments import parser
+from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Rows of the bar list: one picture's attribution as what is drawn and read out.
+"""Rows of the bar list: one picture's score as a sum, as what is drawn and read out.
 
-Owns ordering, the rest row, the bias and error rows, the waterfall, and the wording of numbers. A cosine is shown
+Owns ordering, the rows for what is no single latent, the waterfall, and the wording of numbers. A cosine is shown
 × 100 and called points; other units as they are. Ignores where numbers come from. Start at `bar_rows`.
 """
 
@@ -9,10 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipattr.display.wording import kind_word
-from clipattr_widgets.desk import Card, Measured
+from clipattr_widgets.cards import Card
+from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
 
-REST, BIAS, ERROR, START, TOTAL = -2, -3, -4, -5, -6
+REST, BIAS, ERROR, TOTAL, TOGETHER = -2, -3, -4, -6, -7
+NONE = 0.005  # a number below this is shown as 0.00
+
+PARTS = (
+    (TOGETHER, "several latents together", "together", "what the latents change together beyond the sum of the bars "
+     "above: the method credits it to no single latent"),
+    (BIAS, "bias alone", "bias", "the score of an activation that holds the dictionary's constant part alone"),
+    (ERROR, "error", "error", "what the part of the activation that the dictionary does not explain changes of that"),
+)  # fmt: skip
 
 
 def factor_of(unit: str) -> float:
@@ -25,16 +34,20 @@ def unit_name(unit: str) -> str:
     return {"cosine": "points", "rank only": "rank value"}.get(unit, unit)
 
 
-def columns(unit: str, other: bool) -> dict[str, str]:
+def columns(unit: str, other: bool, *, prompt: str = "") -> dict[str, str]:
     """Headings of the bar list."""
+    about = f"“{shown(prompt, 40)}”" if prompt else "the prompt"
     heads = {
         "value": unit_name(unit),
-        "value_tip": "attribution: how much of the score this latent carries, signed"
+        "value_tip": "attribution: how much of the score this row carries, signed"
         + ("; cosine × 100" if unit == "cosine" else ""),
         "activation": "active",
         "activation_tip": "activation: how strongly the latent is present in this picture",
-        "alignment": "aligned",
-        "alignment_tip": "how well the latent's examples fit its label by the independent evaluator; cosine × 100 "
+        "fits": "fits prompt",
+        "fits_tip": f"how well the latent's examples fit {about} by the independent evaluator; cosine × 100 above the "
+        "empty prompt's. A large bar with a low number here is a surprise",
+        "alignment": "fits label",
+        "alignment_tip": "how well the latent's examples fit its own label by the independent evaluator; cosine × 100 "
         "above the empty prompt's",
     }
     if other:
@@ -54,20 +67,24 @@ def bar_rows(
 ) -> list[dict[str, Any]]:
     """Rows for `BarList.show`.
 
-    The n strongest latents (and every one that was changed), then the sum of the rest, then bias and error.
+    The n strongest latents (and every one that was changed), the sum of the rest, what several do together, bias and
+    error; the last row is the score, which is their sum. Methods that only rank have rows for latents alone.
 
     Args:
         card: what is known of a latent.
         scales: factor by latent, for those that were changed.
         kinds: the kind of finding by latent, for badges.
         other: a second picture's attribution to the same target.
-        waterfall: bars stacked end to end from the rest of the parts up to the score; only where parts add up.
+        waterfall: bars stacked end to end, from bias and error over the weakest latents up to the score.
     """
     scales, kinds = scales or {}, kinds or {}
     unit = factor_of(measured.unit)
     second = dict(zip(other.latents.tolist(), other.attributions.tolist(), strict=True)) if other else {}
     strengths = dict(zip(measured.latents.tolist(), measured.activations.tolist(), strict=True))
     values = dict(zip(measured.latents.tolist(), measured.attributions.tolist(), strict=True))
+    fits = dict(zip(measured.latents.tolist(), measured.fits.tolist(), strict=True))
+    if other:
+        fits = dict(zip(other.latents.tolist(), other.fits.tolist(), strict=True)) | fits
     order = list(values)
     if other:
         joined = values | {j: 0.0 for j in second if j not in values}
@@ -75,11 +92,11 @@ def bar_rows(
     kept = order[:n] + [j for j in order[n:] if j in scales]
     rows = []
     for j in kept:
-        rows.append(
-            latent_row(card(j), values.get(j, 0.0) * unit, strengths.get(j, 0.0), scales.get(j, 1.0), kinds)
-        )
-        if other:
-            rows[-1] |= _second(second.get(j, 0.0) * unit)
+        row = latent_row(
+            card(j), values.get(j, 0.0) * unit, strengths.get(j, math.nan), scales.get(j, 1.0), kinds,
+            fits=fits.get(j, math.nan), alone=measured.alone.get(j, math.nan) * unit,
+        )  # fmt: skip
+        rows.append(row | (_second(second.get(j, 0.0) * unit) if other else {}))
     rest = [j for j in order if j not in set(kept)]
     if rest:
         row = part_row(
@@ -88,28 +105,57 @@ def bar_rows(
             sum(values.get(j, 0.0) for j in rest) * unit,
         )
         rows.append(row | (_second(sum(second.get(j, 0.0) for j in rest) * unit) if other else {}))
-    if waterfall and measured.adds_up:
-        return _stacked(rows, measured.y * unit)
     if measured.unit != measured.y_unit:
-        return rows  # values that only rank; bias and error have no such value
-    for place, label, key, tip in (
-        (BIAS, "bias", "bias", "what the dictionary's constant part carries"),
-        (ERROR, "error", "error", "what the dictionary does not explain of this activation"),
-    ):
-        row = part_row(place, label, getattr(measured, key) * unit, tip)
-        rows.append(row | (_second(getattr(other, key) * unit) if other else {}))
-    return rows
+        return rows  # values that only rank have no sum
+    for place, label, key, tip in PARTS:
+        value = getattr(measured, key) * unit
+        others = getattr(other, key) * unit if other else math.nan
+        if place == TOGETHER and max(abs(value), abs(others) if other else 0.0) < NONE:
+            continue
+        if place == ERROR and not math.isfinite(value):
+            continue  # one number with the bias
+        if place == BIAS and not math.isfinite(measured.error):
+            label, tip = "bias and error", "the score with every latent taken out"
+        row = part_row(place, label, value, tip)
+        rows.append(row | (_second(others) if other else {}))
+    total = {
+        "id": TOTAL, "part": "total", "label": "score", "value": measured.y * unit, "text": signed(measured.y * unit),
+        "scale": 1, "tip": "the sum of all rows above", "spoken": f"score, {signed(measured.y * unit)}",
+    }  # fmt: skip
+    if waterfall:
+        return _stacked(rows, total)
+    return [*rows, total | (_second(other.y * unit) if other else {})]
 
 
 def latent_row(
-    card: Card, value: float, activation: float, scale: float, kinds: Mapping[int, str]
+    card: Card,
+    value: float,
+    activation: float,
+    scale: float,
+    kinds: Mapping[int, str],
+    *,
+    fits: float = math.nan,
+    alone: float = math.nan,
 ) -> dict[str, Any]:
-    name, kind = shown(card.name), kinds.get(card.latent, "")
+    """One latent's row; `fits` raw, `alone` (what taking out this latent alone changes) in the unit of `value`."""
+    name, kind = shown(card.title), kinds.get(card.latent, "")
     label = shown(card.label) if card.label else "no label"
-    aligned = plain(card.alignment * 100, 1)
-    spoken = f"{name}, {signed(value)}, activation {activation:.2f}, alignment {aligned}"
+    own, prompt = plain(card.alignment * 100, 1), plain(fits * 100, 1)
+    spoken = (
+        f"{name}, {signed(value)}, activation {plain(activation)}, fits prompt {prompt}, fits its label {own}"
+    )
     if scale != 1:
         spoken += ", switched off" if scale == 0 else f", scaled by {scale:g}"
+    tip = f"latent {card.latent} · {label}"
+    if math.isfinite(alone):
+        tip += f" · taken out alone, the score falls by {signed(alone)}"
+    mark = disagree(value, alone)
+    if mark:
+        tip += ": the attribution has the other sign. Other latents take its place, or act only with it"
+        spoken += f", but taken out alone {signed(alone)}"
+    if kind:
+        tip += f" · finding: {shown(kind_word(kind), 24)}"
+        spoken += f", finding {shown(kind_word(kind), 24)}"
     return {
         "id": card.latent,
         "part": "latent",
@@ -117,13 +163,19 @@ def latent_row(
         "value": value,
         "text": signed(value),
         "activation": plain(activation),
-        "alignment": aligned,
+        "fits": prompt,
+        "alignment": own,
         "kind": shown(kind_word(kind), 24) if kind else "",
+        "mark": "≠" if mark else "",
         "scale": scale,
-        "tip": f"latent {card.latent} · {label}"
-        + (f" · finding: {shown(kind_word(kind), 24)}" if kind else ""),
-        "spoken": spoken + (f", finding {shown(kind_word(kind), 24)}" if kind else ""),
+        "tip": tip,
+        "spoken": spoken,
     }
+
+
+def disagree(said: float, truth: float) -> bool:
+    """Whether two answers in points have different signs and neither is small."""
+    return math.isfinite(truth) and said * truth < 0 and min(abs(said), abs(truth)) >= 0.5
 
 
 def part_row(id: int, label: str, value: float, tip: str = "") -> dict[str, Any]:
@@ -133,17 +185,27 @@ def part_row(id: int, label: str, value: float, tip: str = "") -> dict[str, Any]
     }  # fmt: skip
 
 
+def check_words(measured: Measured) -> str:
+    """The check line: what all parts sum to, beside the score; "" for methods that only rank."""
+    if measured.unit != measured.y_unit:
+        return ""
+    unit = factor_of(measured.unit)
+    rest = [part for part in (measured.together, measured.bias, measured.error) if math.isfinite(part)]
+    total = (float(measured.attributions.sum()) + sum(rest)) * unit
+    if abs(total - measured.y * unit) < NONE:
+        return f"the rows sum to the score, {signed(total).lstrip('+')}"
+    return f"the rows sum to {signed(total)}, the score is {signed(measured.y * unit)}"
+
+
 def _second(value: float) -> dict[str, Any]:
     return {"other": value if math.isfinite(value) else 0.0, "other_text": signed(value)}
 
 
-def _stacked(rows: list[dict[str, Any]], total: float) -> list[dict[str, Any]]:
+def _stacked(rows: list[dict[str, Any]], total: dict[str, Any]) -> list[dict[str, Any]]:
     """What is no latent first, weak latents next, the strongest last: the eye ends where the score is."""
-    base = total - sum(row["value"] for row in rows)
-    steps = [part_row(START, "bias and error", base, "the score with every latent taken out"), *rows[::-1]]
     at = 0.0
+    constant = [row for row in rows if row["id"] in (BIAS, ERROR)]
+    steps = constant + [row for row in rows[::-1] if row["id"] not in (BIAS, ERROR)]
     for row in steps:
         row["start"], at = at, at + row["value"]
-    end = {"id": TOTAL, "part": "total", "label": "score", "value": total, "text": signed(total), "scale": 1,
-           "start": 0.0, "tip": "", "spoken": f"score, {signed(total)}"}  # fmt: skip
-    return [*steps, end]
+    return [*steps, total | {"start": 0.0}]

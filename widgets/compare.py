@@ -11,6 +11,7 @@ from clipattr_widgets.compare_state import SUBJECTS, CompareState
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DotList, Gallery, Overlay
+from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.static import Static, picture_html
 from clipattr_widgets.text import markup, shown
 
@@ -24,7 +25,7 @@ class ComparePanel(Panel):
     """
 
     def __init__(self, studies: Any = None, *, state: CompareState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         if state is None:
             found, names = opened(studies)
@@ -73,6 +74,8 @@ class ComparePanel(Panel):
         self.find.observe(lambda change: state.find(change["new"]), "value")
         self.audit.on_click(lambda _: state.audit())
         self.dots.observe(lambda change: setattr(state, "row", change["new"]), "selected")
+        # Pictures of the first model are the explorer's; the others' studies number theirs otherwise.
+        self.doors(self.galleries[0], lambda: state.shelves[0] if state.shelves else Shelf())
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_picture, "picture", "subject")
         self.watch(self._draw_shelves, "shelves")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
+from clipattr.attribution import EXPLAINING
 from clipattr.display.wording import kind_word
 from clipattr_widgets.bar_rows import factor_of, unit_name
-from clipattr_widgets.collection import Collection
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
@@ -66,7 +66,7 @@ class CompareState(T.HasTraits):
         if not 2 <= len(self.desks) <= MAX_MODELS:
             raise PanelError(f"A comparison takes 2 to {MAX_MODELS} studies; got {len(self.desks)}.")
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
-        self.collections = [Collection(desk) for desk in self.desks]
+        self.collections = [desk.collected for desk in self.desks]
         self.findings = list(findings) if findings is not None else None
         self._compared: Any = None
         self._members: list[dict[int, int]] = []
@@ -96,13 +96,14 @@ class CompareState(T.HasTraits):
         """Go to the next picture whose number, id or label holds this text."""
         try:
             if text.strip():
-                self.picture = self.table.find_picture(text, self.picture)
+                self.picture, _ = self.table.find_picture(text, self.picture)
+                self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 
     def audit(self) -> None:
         """Audit every study, in the worker; then show the findings."""
-        self.worker.submit("audit", self._audit, self._audited, self._failed)
+        self.worker.submit("audit", self._audit, self._audited, self._failed, long=True)
 
     def _audit(self) -> Any:
         import clipattr
@@ -144,7 +145,7 @@ class CompareState(T.HasTraits):
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
         ]
-        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed)
+        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed, long=True)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():
@@ -282,7 +283,9 @@ class CompareState(T.HasTraits):
         ]  # fmt: skip
         if self.subject == "picture":
             lines.append(f"picture = studies[0].images[{self.picture}].load()")
-            lines.append(f"[ca.attribute(study, picture, {self.prompt!r}).top(10) for study in studies]")
+            lines.append(
+                f"[ca.attribute(study, picture, {self.prompt!r}, method={EXPLAINING!r}).top(10) for study in studies]"
+            )
         return "\n".join(lines)
 
 

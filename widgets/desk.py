@@ -6,68 +6,28 @@ they are asked for. Start at `Desk.measure`.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import ClipattrError, DataError
-from clipattr_widgets.text import shown
+from clipattr.studies.collected import Collected
+from clipattr_widgets.cards import Card, card_of
+from clipattr_widgets.measured import Measured, measure
+from clipattr_widgets.text import plain, shown
 
 MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
 MAX_PROMPT = 2_000
 KEPT_PICTURES = 32
-CARD_NUMBERS = ("alignment", "clarity", "frequency", "mean_top", "triage", "margin", "auc")
 
 
 class PanelError(ClipattrError, ValueError):
     """Something asked for in a panel cannot be shown; the message is what the panel says."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is known of one latent. Cosines are raw; a number that is not known is NaN.
-
-    `name` is what to show, `given` the analyst's own name; `aligned` False says that the label fits no better than
-    words fit random pictures.
-    """
-
-    latent: int
-    name: str
-    label: str | None
-    aligned: bool
-    given: str | None
-    alignment: float
-    clarity: float
-    frequency: float
-    mean_top: float
-    triage: float
-    margin: float
-    auc: float
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One picture's attribution to one target, strongest |attribution| first.
-
-    `latents`, `activations`, `attributions` are (k,), the last in `unit`; `y`, `bias` and `error` are in `y_unit`.
-    `adds_up` says whether the attributions and what they leave complete `y`; `splice` answers what-if questions.
-    """
-
-    latents: np.ndarray
-    activations: np.ndarray
-    attributions: np.ndarray
-    y: float
-    bias: float
-    error: float
-    unit: str
-    y_unit: str
-    method: str
-    adds_up: bool
-    splice: Any
 
 
 class Desk:
@@ -87,6 +47,9 @@ class Desk:
         self.n_latents = int(study.dictionary.n_latents)
         self._frame: Any = None
         self._kept: dict[int, tuple[Any, Any]] = {}
+        self._aligned: tuple[Any, Any] | None = None
+        self.layout: np.ndarray | None = None  # of the map's meaning view, once it was asked for
+        self._places: dict[str, int] | None = None
         self._thumbnail = lru_cache(4096)(self._read_thumbnail)
         self._target = lru_cache(64)(self._make_target)
 
@@ -103,22 +66,33 @@ class Desk:
         label = f" · {shown(record.label, 40)}" if record.label else ""
         return f"{index} · {shown(record.id, 60)}{label}"
 
-    def find_picture(self, text: str, after: int = -1) -> int:
+    def place_of(self, name: str) -> int | None:
+        """The number of the picture with this id, or None."""
+        if self._places is None:
+            self._places = {name: i for i, name in enumerate(self.study.images.ids)}
+        return self._places.get(name)
+
+    def find_picture(self, text: str, after: int = -1) -> tuple[int, str]:
         """The next picture whose number, id or label is or holds this text; the search wraps round.
+
+        Returns:
+            Its number, and which of how many it is: "2 of 41", or "" for a number.
 
         Raises:
             PanelError: there is none.
         """
         wanted = text.strip().lower()
         if wanted.isdecimal() and int(wanted) < self.n_pictures:
-            return int(wanted)
+            return int(wanted), ""
         images = self.study.images
-        labels = getattr(images, "columns", {}).get("label")
-        for step in range(1, self.n_pictures + 1):
-            index = (after + step) % self.n_pictures
-            label = labels[index] if labels else images[index].label
-            if wanted and (wanted in images.ids[index].lower() or wanted in (label or "").lower()):
-                return index
+        labels = getattr(images, "columns", {}).get("label") or [None] * self.n_pictures
+        hits = [
+            index
+            for index, (name, label) in enumerate(zip(images.ids, labels, strict=True))
+            if wanted and (wanted in name.lower() or wanted in (label or "").lower())
+        ]
+        if hits:
+            return _next(hits, after)
         raise PanelError(
             f"No picture has “{shown(text, 40)}” in its id or label; there are {self.n_pictures}."
         )
@@ -168,37 +142,32 @@ class Desk:
             row = self.latents.loc[latent]
         except KeyError:
             row = {}
-        label = _text(row.get("label"))
-        fits = bool(row.get("aligned", True))
-        name = given = _text(self.study.names.get(latent))
-        if name is None and label is not None:
-            name = label if fits else f"latent {latent} · {label}?"
-        numbers = [_number(row.get(key)) for key in CARD_NUMBERS]
-        return Card(latent, name or f"latent {latent}", label, fits, given, *numbers)
+        return card_of(latent, row, self.study.names.get(latent))
 
     def name_of(self, latent: int) -> str:
-        """A latent's name, else its label, else its number, fit to be shown."""
-        return shown(self.card(latent).name)
+        """A latent's name or label with its number, fit to be shown."""
+        return shown(self.card(latent).title)
 
-    def find_latent(self, text: str) -> int:
-        """The latent with this number, else the first whose name or label holds this text.
+    def find_latent(self, text: str, after: int = -1) -> tuple[int, str]:
+        """The latent with this number, else the next whose name or label holds this text; the search wraps round.
+
+        Returns:
+            Its number, and which of how many it is: "2 of 80", or "" for a number.
 
         Raises:
             PanelError: there is none.
         """
         wanted = text.strip().lower()
         if wanted.isdecimal():
-            return self.card(int(wanted)).latent
+            return self.card(int(wanted)).latent, ""
+        hits: set[int] = set()
         for column in ("name", "label"):
             if wanted and column in self.latents:
-                hit = (
-                    self.latents[column]
-                    .astype("string")
-                    .str.lower()
-                    .str.contains(wanted, regex=False, na=False)
-                )
-                if hit.any():
-                    return int(self.latents.index[hit.to_numpy()][0])
+                lower = self.latents[column].astype("string").str.lower()
+                hit = lower.str.contains(wanted, regex=False, na=False)
+                hits |= {int(j) for j in self.latents.index[hit.to_numpy()]}
+        if hits:
+            return _next(sorted(hits), after)
         raise PanelError(f"No latent has “{shown(text, 40)}” in its name or label.")
 
     def examples(self, latent: int, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -209,6 +178,26 @@ class Desk:
         places, values = np.asarray(held.indices[latent]), np.asarray(held.values[latent])
         keep = places >= 0
         return places[keep][:n], values[keep][:n]
+
+    def maps(self, pictures: Sequence[Image.Image], latent: int) -> Any:
+        """Where pictures drive a latent, as `LatentMaps`; None where the site has no such maps, or for no pictures.
+
+        All on one scale: 1 is the latent's largest activation in the study.
+        """
+        from clipattr.attribution import latent_maps
+
+        if not len(pictures):
+            return None
+        _, strongest = self.examples(latent, 1)
+        largest = float(strongest[0]) if len(strongest) else None
+        return latent_maps(self.study, pictures, latent, largest=largest)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """What the model sees of a picture of this size; the whole picture where the model is not to be had."""
+        try:
+            return frame_of(self.study.model, size)
+        except (ClipattrError, OSError):
+            return Frame()
 
     def rename(self, latent: int, name: str) -> None:
         """Give a latent a name of one's own; an empty one takes it back. Kept in the study."""
@@ -234,6 +223,38 @@ class Desk:
         return repr(path.name if path is not None and (bundled or self.read_only) else str(path))
 
     # reliance
+
+    @cached_property
+    def collected(self) -> Collected:
+        """What is asked of all pictures of the study at once."""
+        return Collected(self.study)
+
+    def well_explained(self) -> int:
+        """A picture to begin with; 0 where none can be chosen."""
+        if self.browse_only is not None or not self.n_pictures:
+            return 0
+        try:
+            return self.collected.well_explained()
+        except (ClipattrError, OSError):
+            return 0
+
+    def standing(self, measured: Measured, target: Any, picture: int | None) -> str:
+        """How the score stands among other pictures and prompts, in words; "" where that is not known."""
+        splice = measured.splice
+        try:
+            embedding = splice.embeddings(splice.acts)[0]
+            found = self.collected.standing(measured.y, target, embedding, picture=picture)
+        except ClipattrError:
+            return ""  # a site whose stored activations do not give the embedding
+        parts = []
+        if found.pictures:
+            parts.append(f"higher than {found.below:.0%} of the other {found.pictures:,} pictures")
+        if found.label:
+            mean = found.label_mean * (100 if target.unit == "cosine" else 1)
+            parts.append(f"pictures labelled {shown(found.label, 30)} score {plain(mean)} on average")
+        if found.prompts > 1:
+            parts.append(f"place {found.rank} of {found.prompts} among the label words on this picture")
+        return "; ".join(parts)
 
     @property
     def browse_only(self) -> str | None:
@@ -266,11 +287,10 @@ class Desk:
 
     def _make_target(self, prompt: str, against: str) -> Any:
         from clipattr.attribution import Contrast, Similarity
-        from clipattr.attribution.prompts import embed_prompts
 
-        # Embedded here, once: a target built on text would be embedded again for every picture.
-        rows = embed_prompts([prompt, against] if against else [prompt], self.study.model)
-        return Contrast(rows[:1], rows[1:]) if against else Similarity(rows[:1], names=[prompt])
+        target = Contrast(prompt, against) if against else Similarity(prompt)
+        target.linear(self.study.model)  # embedded once, and refused here where it cannot be
+        return target
 
     def measure(self, picture: "int | Image.Image", target: Any, method: str | None = None) -> Measured:
         """Attribute a target to the latents of one picture.
@@ -278,23 +298,31 @@ class Desk:
         Args:
             picture: its number in the study, or a picture from elsewhere.
             target: from `target`.
-            method: a name in `clipattr.METHODS`; None for the default.
+            method: a name in `clipattr.METHODS`; None for the one whose parts add up (`EXPLAINING`).
         """
-        from clipattr.attribution.compute import explain_splice
-        from clipattr.attribution.splice import Splice
+        from clipattr.attribution import Splice
 
         study = self.study
         acts, context = self.read(picture)
         splice = Splice(study.model, study.dictionary, self.site, acts, target, context=context)
-        found = explain_splice(splice, method)
-        latents, activations, values = _by_latent(found)
-        order = np.argsort(-np.abs(values), kind="stable")
-        return Measured(
-            latents[order], activations[order], values[order],
-            y=_first(found.y), bias=_first(found.bias), error=_first(found.error),
-            unit=found.unit, y_unit=target.unit, method=found.method,
-            adds_up=bool(found.adds_up and not found.flagged.any()), splice=splice,
-        )  # fmt: skip
+        return measure(splice, method, lambda latents: self.fits(latents, target))
+
+    def fits(self, latents: np.ndarray, target: Any) -> np.ndarray:
+        """Alignment of latents (k,) with a target's prompt by the evaluator, raw; NaN where it is not to be had."""
+        from clipattr.attribution.compute import align_with
+
+        try:
+            align = self._align(target) or align_with(self.study, target)
+            if align is not None and len(latents):
+                self._aligned = (target, align)
+                return np.asarray(align(latents.tolist(), 0), np.float64)
+        except (ClipattrError, OSError):
+            pass  # the evaluator's weights are missing: the column stays empty
+        return np.full(len(latents), math.nan)
+
+    def _align(self, target: Any) -> Any:
+        """The function that was made for this target last, which holds its embedded text."""
+        return self._aligned[1] if self._aligned and self._aligned[0] is target else None
 
     def after(self, measured: Measured, scales: Mapping[int, float]) -> float:
         """The target once the activations of these latents are multiplied by these factors (0 takes one out).
@@ -327,6 +355,12 @@ class Desk:
         return read
 
 
+def _next(hits: list[int], after: int) -> tuple[int, str]:
+    """The first hit behind a place, wrapping round, and which of how many it is."""
+    place = bisect_right(hits, after) % len(hits)
+    return hits[place], f"{place + 1} of {len(hits):,}"
+
+
 def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
     """For each model (or given name) its sites, as (what the site picker says, place in `desks`)."""
     groups: dict[str, list[tuple[str, int]]] = {}
@@ -338,20 +372,6 @@ def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
             if said.count(site) > 1:  # two dictionaries at one site
                 sites[i] = (f"{site} · {shown(desks[place].study.path.name, 30)}", place)
     return groups
-
-
-def _by_latent(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Active latents (k,), their strongest activation (k,) and their attribution (k,), summed over tokens."""
-    codes = found.codes.to_csr()
-    places = codes.indices.cpu().numpy().astype(np.int64)
-    strengths = codes.values.cpu().numpy().astype(np.float64)
-    values = np.asarray(found.values[..., 0].detach().cpu(), np.float64).ravel()
-    if len(values) != len(places):  # fixed k: padding has no entry in the compressed form
-        values = values[found.codes.values.cpu().numpy().ravel() != 0]
-    latents, group = np.unique(places, return_inverse=True)
-    strongest = np.zeros(len(latents))
-    np.maximum.at(strongest, group, strengths)
-    return latents, strongest, np.bincount(group, weights=values, minlength=len(latents))
 
 
 def reference_of(study: Any) -> str:
@@ -375,21 +395,3 @@ def read_upload(data: bytes, name: str) -> Image.Image:
         return read_picture(bytes(data))
     except DataError as error:
         raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error
-
-
-def _first(values: Any) -> float:
-    if values is None:
-        return math.nan
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    return float(flat[0]) if flat.size else math.nan
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None

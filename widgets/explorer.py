@@ -5,23 +5,21 @@ Owns the layout and the wiring between `ExplorerState` and the parts. Holds no s
 
 from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-from PIL import Image
 
-from clipattr.errors import DataError
-from clipattr.images.decoding import read_picture
+from clipattr_widgets.captions import card_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import error_html, status_html, takeaway
-from clipattr_widgets.desk import PanelError, by_model
+from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
+from clipattr_widgets.opening import opened, picture_from_elsewhere
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
 from clipattr_widgets.static import Static, bars_figure, explorer_html
 from clipattr_widgets.tabs import Tabs
-from clipattr_widgets.text import markup, plain, shown
+from clipattr_widgets.text import markup, shown
 
 PICTURE_SIDE = 256
 
@@ -62,12 +60,14 @@ class ExplorerPanel(Panel):
             outside = None if isinstance(chosen.get("picture", 0), Integral) else chosen.pop("picture")
             state = ExplorerState(studies, names=names, findings=findings, **chosen)
             if outside is not None:
-                state.look_at(*_from_elsewhere(outside))
+                state.look_at(*picture_from_elsewhere(outside))
         self.state = state
         self._build()
         own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
         self.tabs = Tabs(state, findings, own) if tabs else None
         super().__init__([self.tabs.box] if self.tabs else own, state)
+        if self.tabs is not None:
+            self.tabs.changed = self.changed
         self._wire()
         for draw in (
             self._draw_score,
@@ -113,7 +113,7 @@ class ExplorerPanel(Panel):
         )  # fmt: skip
         self.waterfall = W.ToggleButton(
             value=state.waterfall, description="waterfall", layout=W.Layout(width="84px"),
-            tooltip="stack the parts up to the score (only for methods whose parts add up)",
+            tooltip="stack the rows from zero up to the score",
         )  # fmt: skip
         small = W.Layout(width="34px")
         self.back = W.Button(description="◀", tooltip="previous picture", layout=small)
@@ -123,10 +123,16 @@ class ExplorerPanel(Panel):
             layout=W.Layout(width="136px"), style={"description_width": "48px"},
         )  # fmt: skip
         self.find = W.Text(
-            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="254px"),
+            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="150px"),
         )  # fmt: skip
+        self.find_next = W.Button(description="▸", tooltip="the next picture that fits", layout=small)
+        self.found = W.HTML()
         self.upload = W.FileUpload(
-            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
+            accept="image/*",
+            multiple=False,
+            description="upload",
+            tooltip="look at a picture from a file",
+            layout=W.Layout(width="100px"),
         )
         self.compare = W.Text(
             placeholder="compare with no.", continuous_update=False, layout=W.Layout(width="146px"),
@@ -145,8 +151,10 @@ class ExplorerPanel(Panel):
             placeholder="name this latent", continuous_update=False, layout=W.Layout(width="200px")
         )
         self.goto = W.Text(
-            placeholder="go to latent no.", continuous_update=False, layout=W.Layout(width="130px")
+            placeholder="latent no. or word", continuous_update=False, layout=W.Layout(width="140px")
         )
+        self.goto_next = W.Button(description="▸", tooltip="the next latent that fits", layout=small)
+        self.found_latent = W.HTML()
         self.take, self.drawer = takeaway(self)
 
         self.overlay = Overlay(empty_text="no picture", heat_alpha=0.45)
@@ -154,18 +162,21 @@ class ExplorerPanel(Panel):
         self.bars = BarList(title="latents by attribution", empty_text="no attribution to show")
         self.gallery = Gallery(title="examples", empty_text="this latent has no examples")
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
+        self.standing = W.HTML()
 
         self._toolbar = W.HBox([self.model, self.site, self.method, self.status])
         prompts = W.HBox([self.prompt, self.against])
         side = W.VBox([
-            W.HBox([self.back, self.number, self.forth]), self.overlay, self.find,
+            W.HBox([self.back, self.number, self.forth]), self.overlay,
+            W.HBox([self.find, self.find_next, self.found]),
             W.HBox([self.upload, self.compare]), self.second,
         ])  # fmt: skip
         tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.reset, self.take])
-        main = W.VBox([prompts, self.score, tools, self.bars, self.facts])
+        main = W.VBox([prompts, self.score, self.standing, tools, self.bars, self.facts])
         self._body = W.HBox([side, main])
         self._details = W.VBox([
-            W.HBox([self.card, self.factor, self.rename, self.goto]), self.gallery,
+            W.HBox([self.card, self.factor, self.rename, self.goto, self.goto_next,
+                    self.found_latent]), self.gallery,
         ])  # fmt: skip
         for box, name in (
             (self._toolbar, "clipattr-toolbar"), (prompts, "clipattr-toolbar"), (tools, "clipattr-toolbar"),
@@ -185,25 +196,28 @@ class ExplorerPanel(Panel):
         self.number.observe(lambda change: self._picked(change["new"]), "value")
         self.back.on_click(lambda _: state.step(-1))
         self.forth.on_click(lambda _: state.step(1))
-        self.find.observe(lambda change: change["new"] and state.find(change["new"]), "value")
+        self.find.observe(lambda change: self._find(change["new"]), "value")
+        self.find_next.on_click(lambda _: self._find(self.find.value))
+        self.goto_next.on_click(lambda _: self._go(self.goto.value))
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.compare.observe(lambda change: state.compare_with(change["new"]), "value")
         self.undo.on_click(lambda _: state.undo())
         self.reset.on_click(lambda _: state.reset())
         self.factor.observe(lambda change: self._factor(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
-        self.goto.observe(lambda change: state.go_to_latent(change["new"]), "value")
+        self.goto.observe(lambda change: self._go(change["new"]), "value")
         self.bars.on("scale", lambda message: state.scale(int(message["id"]), float(message["factor"])))
         self.bars.on("undo", lambda _: state.undo())
         self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
         self.gallery.on("pick", lambda message: self._pick(int(message["i"])))
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_score, "now", "after", "scales", "gen")
+        self.watch(self._draw_standing, "standing")
         self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
         self.watch(self._draw_second, "compare", "desk")
         self.watch(self._draw_examples, "examples")
         self.watch(self._draw_chosen, "latent")
-        self.watch(self._draw_factor, "scales", "latent")
+        self.watch(self._draw_factor, "scales", "latent", "measured")
         self.watch(self._draw_status, "pending", "error", "note")
         self.watch(self._new_desk, "desk")
 
@@ -217,6 +231,17 @@ class ExplorerPanel(Panel):
     def _other_site(self, place: int | None) -> None:
         if place is not None and not self._filling:
             self.state.desk = place
+
+    def _find(self, text: str) -> None:
+        self.state.found_words = ""
+        if text:
+            self.state.find(text)
+        self.found.value = found_html(self.state.found_words)
+
+    def _go(self, text: str) -> None:
+        self.state.found_words = ""
+        self.state.go_to_latent(text)
+        self.found_latent.value = found_html(self.state.found_words)
 
     def _picked(self, number: int) -> None:
         if self.state.picture != UPLOAD or number != self._number_shown():
@@ -248,11 +273,13 @@ class ExplorerPanel(Panel):
     def _draw_rows(self) -> None:
         state = self.state
         self.bars.selected = state.latent
-        self.bars.show(state.rows, columns=state.columns, cut=state.stacked)
+        self.bars.show(state.rows, columns=state.columns)
         measured = state.measured
         facts = []
         if measured is not None:
             facts.append(f"<b>{len(measured.latents)}</b> latents active")
+            if state.check:
+                facts.append(f'<span class="clipattr-check">{markup(state.check, 100)}</span>')
         if state.note:
             facts.append(markup(state.note, 300))
         facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo")
@@ -273,13 +300,20 @@ class ExplorerPanel(Panel):
         self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{cells}</div>'
         self.undo.disabled, self.reset.disabled = not state.can_undo, not state.scales
 
+    def _draw_standing(self) -> None:
+        words = self.state.standing
+        self.standing.value = f'<div class="clipattr-note">{markup(words, 240)}</div>' if words else ""
+
     def _draw_picture(self) -> None:
         state = self.state
         picture = state.pixels()
         caption = state.caption()
+        heat = state.heat
+        self.overlay.heat_scale = heat_scale(heat)
         self.overlay.show(
-            picture, alt=f"picture {caption}", caption=caption, heat=state.heat, shown=PICTURE_SIDE
-        )
+            picture, alt=f"picture {caption}", caption=caption, heat=None if heat is None else heat.maps[0],
+            frame=state.table.frame(picture.size) if picture else None, shown=PICTURE_SIDE,
+        )  # fmt: skip
         self.number.value = self._number_shown()
 
     def _draw_second(self) -> None:
@@ -287,7 +321,9 @@ class ExplorerPanel(Panel):
         self.second.layout.display = "none" if number < 0 else ""
         if number >= 0:
             caption = f"compared with {self.state.caption(number)}"
-            self.second.show(self.state.table.picture(number), alt=caption, caption=caption, shown=140)
+            picture = self.state.table.picture(number)
+            frame = self.state.table.frame(picture.size)
+            self.second.show(picture, alt=caption, caption=caption, frame=frame, shown=140)
 
     def _draw_chosen(self) -> None:
         self.bars.selected = self.state.latent
@@ -300,18 +336,23 @@ class ExplorerPanel(Panel):
             shelf.thumbnails,
             alt=shelf.alt,
             captions=shelf.captions,
-            heat=shelf.heat,
+            heat=shelf.heat.maps if shelf.heat else None,
+            frames=shelf.heat.frames if shelf.heat else None,
             title=shelf.title or "examples",
         )
         if card is None:
             self.card.value = '<span class="clipattr-note">choose a latent to see its examples</span>'
+            self.rename.disabled = True
             return
+        self.rename.disabled = False
         self.rename.value = card.given or ""
         self.rename.placeholder = f"name latent {card.latent}"
-        self.card.value = card_html(card)
+        self.card.value = card_html(card, here=self.state.active)
 
     def _draw_factor(self) -> None:
-        self.factor.disabled = self.state.latent < 0
+        self.factor.disabled = not self.state.active
+        if self.state.card is not None:
+            self.card.value = card_html(self.state.card, here=self.state.active)
         self.factor.value = self.state.scales.get(self.state.latent, 1.0)
 
     def _draw_status(self) -> None:
@@ -338,57 +379,7 @@ class ExplorerPanel(Panel):
     # static
 
     def static(self) -> Static:
+        if self.tabs is not None and self.tabs.in_front is not None:
+            return self.tabs.in_front.static()
         self.state.settle()
         return Static(explorer_html(self.state), lambda: bars_figure(self.state), self.state.frame())
-
-
-def _from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
-    """A path or picture as a picture and what it is called."""
-    name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
-    try:
-        return read_picture(picture), name
-    except DataError as error:
-        raise PanelError(
-            f"picture={shown(str(picture), 120)} cannot be used: {error}. Give a number of the study, the path of a "
-            "picture, or a PIL.Image."
-        ) from error
-
-
-def opened(study: Any) -> tuple[list[Any], list[str] | None]:
-    """Studies and their names from what `explore` takes."""
-    import clipattr
-
-    def one(item: Any) -> Any:
-        return clipattr.open_study(item) if isinstance(item, str) or hasattr(item, "__fspath__") else item
-
-    if isinstance(study, dict):
-        return [one(item) for item in study.values()], [str(name) for name in study]
-    if isinstance(study, list | tuple):
-        return [one(item) for item in study], None
-    return [one(study)], None
-
-
-def method_options() -> list[tuple[str, str]]:
-    """The method picker: the default, then every registered method."""
-    from clipattr import METHODS
-
-    return [("default", ""), *((name.replace("_", " "), name) for name in METHODS)]
-
-
-def card_html(card: Any) -> str:
-    """A latent's name and numbers in one line."""
-    facts = [
-        ("aligned", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
-        ("active in", f"{plain(card.frequency * 100, 1)} %"),
-    ]  # fmt: skip
-    spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
-    label = ""
-    if card.label and card.label != card.name:
-        label = f"<span>label {markup(card.label, 40)}</span>"
-    if not card.aligned:
-        label += "<span>no word of the vocabulary fits it well</span>"
-    return (
-        f'<h3 class="clipattr-title">{markup(card.name, 60)} '
-        f'<small class="clipattr-note">latent {card.latent}</small></h3>'
-        f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
-    )

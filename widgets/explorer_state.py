@@ -12,27 +12,23 @@ from typing import Any
 import traitlets as T
 from PIL import Image
 
+from clipattr.attribution import METHODS
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
+from clipattr_widgets.bar_rows import bar_rows, check_words, columns, factor_of, unit_name
+from clipattr_widgets.cards import Card
 from clipattr_widgets.changes import Changes
-from clipattr_widgets.collection import heat_of
-from clipattr_widgets.desk import Card, Desk, Measured, PanelError, read_upload
+from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.explorer_export import UPLOAD, code_of_view, first_view, frame_of_view
+from clipattr_widgets.measured import Measured
+from clipattr_widgets.picture_choice import PictureChoice, words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 log = logging.getLogger(__name__)
 
-UPLOAD = -1
 
-
-def words_of(error: Exception) -> str:
-    """An error as the panel says it: our own messages as they are, anything else with its kind."""
-    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
-    return shown(text, 600)
-
-
-class ExplorerState(Changes):
+class ExplorerState(Changes, PictureChoice):
     """Everything the explorer shows.
 
     Args:
@@ -46,7 +42,8 @@ class ExplorerState(Changes):
     Traits that are chosen: `desk` (which study), `picture` (number, or -1 for the uploaded one), `prompt`, `against`
     (rather than), `method`, `n_rows`, `latent` (chosen, -1 none), `compare` (second picture, -1 none), `waterfall`.
     Traits that follow: `measured`, `rows`, `columns`, `now` and `after` (the target, raw), `card`, `examples`;
-    `pending`, `error`, `note`; `gen` counts every new `rows`.
+    `pending`, `error`, `note`, `check` (what the rows sum to), `standing` (the score among other pictures and
+    prompts); `gen` counts every new `rows`.
     """
 
     desk = T.Int(0)
@@ -72,6 +69,8 @@ class ExplorerState(Changes):
     pending = T.Int(0)
     error = T.Unicode("")
     note = T.Unicode("")
+    check = T.Unicode("")
+    standing = T.Unicode("")
     gen = T.Int(0)
 
     def __init__(
@@ -93,7 +92,8 @@ class ExplorerState(Changes):
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
-        super().__init__(**({"prompt": self._first_prompt(int(chosen.get("picture", 0)))} | chosen))
+        self._asked_for = "latent" in chosen  # whether the chosen latent may be one that the picture lacks
+        super().__init__(**(first_view(self.desks[0], findings, chosen) | chosen))
         self.show_findings(findings)
         self.observe(self._changed_desk, "desk")
         self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
@@ -122,16 +122,6 @@ class ExplorerState(Changes):
         index = int(proposal["value"])
         return max(-1, min(index, self.table.n_pictures - 1))
 
-    def _first_prompt(self, picture: int) -> str:
-        """Something to look at from the start: the picture's label, else the first label of a latent."""
-        desk = self.desks[0]
-        label = desk.study.images[picture].label if 0 <= picture < desk.n_pictures else None
-        if label:
-            return str(label).replace("_", " ")
-        frame = desk.latents
-        labels = frame["label"].dropna().tolist() if "label" in frame else []
-        return str(labels[0]) if labels else ""
-
     def show_findings(self, findings: Any) -> None:
         """Mark the latents of these findings with their kind, each under its own prompt."""
         kinds: dict[str, dict[int, str]] = {}
@@ -147,78 +137,21 @@ class ExplorerState(Changes):
         """The kind of finding by latent, for the prompt in hand."""
         return self._kinds.get(self.prompt.strip().casefold(), {})
 
-    # pictures from elsewhere
-
-    def upload(self, data: bytes, name: str) -> None:
-        """Look at a file's bytes instead of a picture of the study; a broken file changes nothing but `error`."""
-        try:
-            self.look_at(read_upload(data, name), name)
-        except PanelError as error:
-            self.error = words_of(error)
-
-    def look_at(self, picture: Image.Image, name: str = "picture") -> None:
-        """Look at a picture from elsewhere."""
-        self.uploaded, self.upload_name = picture, name
-        self.upload_count += 1
-        if self.picture == UPLOAD:
-            self._ask()
-        else:
-            self.picture = UPLOAD
-
-    def find(self, text: str) -> None:
-        """Go to the next picture whose number, id or label holds this text."""
-        try:
-            self.picture = self.table.find_picture(text, self.picture)
-        except PanelError as error:
-            self.error = words_of(error)
-
-    def compare_with(self, text: str) -> None:
-        """Compare with the picture that has this number, id or label; nothing ends the comparison."""
-        try:
-            self.compare = self.table.find_picture(text, self.picture) if text.strip() else -1
-        except PanelError as error:
-            self.error = words_of(error)
-
     def go_to_latent(self, text: str) -> None:
         """Choose a latent by number, or the first whose name or label holds this text."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+                self._asked_for = self.pending > 0
+                self.error = ""
+                self._lay_out()
         except PanelError as error:
             self.error = words_of(error)
 
-    def step(self, by: int) -> None:
-        """Go `by` pictures on; the ends meet."""
-        if self.table.n_pictures:
-            self.picture = (max(self.picture, -1 if by > 0 else 0) + by) % self.table.n_pictures
-
-    def caption(self, picture: int | None = None) -> str:
-        """What the picture is called."""
-        picture = self.picture if picture is None else picture
-        if picture == UPLOAD:
-            return (
-                f"from outside the study · {shown(self.upload_name, 60)}" if self.uploaded else "no picture"
-            )
-        return self.table.picture_caption(picture)
-
-    def source(self, picture: int | None = None) -> "int | Image.Image":
-        """What `Desk.measure` takes.
-
-        Raises:
-            PanelError: there is no picture.
-        """
-        picture = self.picture if picture is None else picture
-        if picture != UPLOAD:
-            return picture
-        if self.uploaded is None:
-            raise PanelError("No picture is chosen. Pick one of the study, or upload one.")
-        return self.uploaded
-
-    def pixels(self) -> Image.Image | None:
-        """The picture itself, or None where there is none."""
-        if self.picture == UPLOAD:
-            return self.uploaded
-        return self.table.picture(self.picture)
+    def look_for(self, latent: int) -> None:
+        """Choose a latent that the picture in hand may lack; it stays chosen, and the panel says so."""
+        self._asked_for = self.pending > 0
+        self.latent = latent
 
     def rename(self, latent: int, name: str) -> None:
         """Name a latent; kept in the study. A study that cannot be written says so in `error`."""
@@ -245,12 +178,15 @@ class ExplorerState(Changes):
         """Stop listening to work that is still going on."""
         self.worker.close()
 
-    def _changed_desk(self, _: Any = None) -> None:
+    def _changed_desk(self, change: Any) -> None:
+        """Another study: the same picture, by its id where the study holds it, else as one from outside."""
         self.forget_changes()
+        before = self.desks[change["old"]]
         self._kinds, self.latent = {}, -1
         with self.hold_trait_notifications():
-            self.picture = min(self.picture, self.table.n_pictures - 1)
             self.compare = -1
+            if self.picture != UPLOAD:
+                self.picture = self.same_picture(before, self.picture)
         self._ask()
 
     def _ask(self, _: Any = None) -> None:
@@ -286,12 +222,32 @@ class ExplorerState(Changes):
             self.error = ""
             self.measured, self.other = measured, other
             self.now, self.after = measured.y, after
-        if self.latent < 0 and len(measured.latents):
+        # A latent that is not in the picture has no bar: the strongest takes its place, unless it was asked for here.
+        if self.latent not in measured.latents and not self._asked_for and len(measured.latents):
             self.latent = int(measured.latents[0])
+        self._asked_for = False
+        self._ask_standing(measured)
         if self.scales == scales:
             self._lay_out()
         else:  # latents were changed while this was measured
             self._ask_after()
+
+    def _ask_standing(self, measured: Measured) -> None:
+        """How the score compares with the other pictures; after the bars, since it reads the whole collection."""
+        desk, prompt, against = self.table, self.prompt, self.against
+        picture = self.picture if self.picture != UPLOAD else None
+        self.standing = ""
+
+        def done(words: str) -> None:
+            if self.measured is measured:
+                self.standing = words
+
+        self.worker.submit(
+            "standing",
+            lambda: desk.standing(measured, desk.target(prompt, against), picture),
+            done,
+            self._failed,
+        )
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, ClipattrError):
@@ -318,8 +274,13 @@ class ExplorerState(Changes):
 
     @property
     def stacked(self) -> bool:
-        """Whether the rows are a waterfall: it is asked for, and the method's parts add up."""
-        return self.waterfall and self.measured is not None and self.measured.adds_up
+        """Whether the rows are a waterfall: it is asked for, and the method's values are in the score's unit."""
+        return self.waterfall and self.measured is not None and self.measured.unit == self.measured.y_unit
+
+    @property
+    def active(self) -> bool:
+        """Whether the chosen latent is active in the picture in hand, so that it can be scaled."""
+        return self.measured is not None and self.latent in self.measured.latents
 
     def _lay_out(self, _: Any = None) -> None:
         measured = self.measured
@@ -328,11 +289,14 @@ class ExplorerState(Changes):
         if measured is not None:
             rows = bar_rows(
                 measured, self.table.card, n=self.n_rows, scales=self.scales, kinds=self.kinds,
-                other=other, waterfall=self.waterfall,
+                other=other, waterfall=self.stacked,
             )  # fmt: skip
         with self.hold_trait_notifications():
-            self.columns = columns(measured.unit if measured else "cosine", other is not None)
+            self.columns = columns(
+                measured.unit if measured else "cosine", other is not None, prompt=self.prompt
+            )
             self.rows = rows
+            self.check = "" if measured is None else check_words(measured)
             self.note = self._note()
             self.gen += 1
 
@@ -342,12 +306,19 @@ class ExplorerState(Changes):
         present = set(self.measured.latents.tolist())
         absent = sum(j not in present for j in self.scales)
         notes = []
+        method = METHODS.get(self.method)
+        if method is not None and method.control:
+            notes.append(f"“{method.name}” is a control, no explanation: {shown(method.about, 120)}")
         if self.scales:
             notes.append(f"{len(self.scales)} latent{'s' * (len(self.scales) != 1)} changed")
         if absent:
             notes.append(f"{absent} of them not active in this picture")
-        if self.waterfall and not self.measured.adds_up:
-            notes.append(f"no waterfall: the parts of “{self.measured.method}” do not add up to the score")
+        if self.waterfall and not self.stacked:
+            notes.append(f"no waterfall: the values of “{self.measured.method}” rank latents and have no sum")
+        if self.latent >= 0 and not self.active:
+            notes.append(f"latent {self.latent} is not active in this picture")
+        if any(row.get("mark") for row in self.rows):
+            notes.append("≠ taken out alone, this latent changes the score the other way")
         if self.stacked and self.other is not None:
             notes.append("the waterfall is of the first picture alone")
         return "; ".join(notes)
@@ -366,10 +337,10 @@ class ExplorerState(Changes):
             self.heat = None
             return
         picture = self.pixels()
-        self.worker.submit("heat", lambda: heat_of(desk, [picture], latent), self._set_heat, self._failed)
+        self.worker.submit("heat", lambda: desk.maps([picture], latent), self._set_heat, self._failed)
 
     def _set_heat(self, heat: Any) -> None:
-        self.heat = None if heat is None else heat[0]
+        self.heat = heat
 
     def _set_examples(self, answer: tuple[Card, Shelf]) -> None:
         with self.hold_trait_notifications():
@@ -390,51 +361,9 @@ class ExplorerState(Changes):
         }
 
     def frame(self) -> Any:
-        """All active latents as a table: latent, name, label, activation, attribution (raw), alignment, factor."""
-        import pandas as pd
-
-        measured = self.measured
-        fields = ["latent", "name", "label", "activation", "attribution", "alignment", "clarity", "factor"]
-        if measured is None:
-            return pd.DataFrame(columns=fields)
-        cards = [self.table.card(int(j)) for j in measured.latents]
-        rows = zip(cards, measured.activations, measured.attributions, strict=True)
-        data = [
-            (c.latent, c.name, c.label, a, r, c.alignment, c.clarity, self.scales.get(c.latent, 1.0))
-            for c, a, r in rows
-        ]
-        return pd.DataFrame(data, columns=fields)
+        """All active latents as a table; see `explorer_export.frame_of_view`."""
+        return frame_of_view(self)
 
     def code(self) -> str:
         """Python that computes what is on the screen, with public functions only."""
-        picture = f"study.images[{self.picture}]"
-        if self.picture == UPLOAD:
-            picture = f"{self.upload_name!r}  # the picture from outside the study, as a path"
-        prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
-        target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
-        method = f", method={self.method!r}" if self.method else ""
-        lines = [
-            "import clipattr as ca",
-            "",
-            f"study = ca.open_study({self.table.opening})",
-            f"picture = {picture}",
-            f"target = {target}",
-            f"att = ca.attribute(study, picture, target{method})",
-            f"att.top({self.n_rows})",
-        ]
-        if self.compare >= 0:
-            lines.append(
-                f"ca.attribute(study, study.images[{self.compare}], target{method}).top({self.n_rows})"
-            )
-        if self.scales:
-            lines += [
-                "",
-                "from clipattr.attribution.compute import splices",
-                "",
-                "[(_, splice)] = splices(study, picture, target)",
-                "amounts = splice.amounts.clone()",
-                f"for latent, factor in {dict(sorted(self.scales.items()))!r}.items():",
-                "    amounts[splice.indices == latent] *= factor",
-                "after = float(splice.states(amounts[:, None]))",
-            ]
-        return "\n".join(lines)
+        return code_of_view(self)

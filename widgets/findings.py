@@ -8,15 +8,20 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.display.wording import KIND_WORDS, kind_word
+from clipattr.studies.verdicts import CHOICES
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
-from clipattr_widgets.findings_state import COLUMNS, HOWS, REPAIR_COLUMNS, FindingsState, Repaired
+from clipattr_widgets.findings_state import COLUMNS, FindingsState
 from clipattr_widgets.panel import Panel
 from clipattr_widgets.parts import DataTable, Gallery
+from clipattr_widgets.repaired import HOWS, REPAIR_COLUMNS, Repaired
 from clipattr_widgets.static import Static, findings_figure, strip_html, table_html
 from clipattr_widgets.text import markup
-from clipattr_widgets.verdicts import CHOICES
 
-EVIDENCE = ({"key": "what", "label": "evidence"}, {"key": "value", "label": ""})
+EVIDENCE = (
+    {"key": "what", "label": "evidence", "wraps": True},
+    {"key": "value", "label": "", "wraps": True},
+    {"key": "why", "label": "what it says", "wraps": True},
+)
 
 
 class FindingsPanel(Panel):
@@ -30,7 +35,7 @@ class FindingsPanel(Panel):
     def __init__(
         self, study: Any = None, findings: Any = (), *, state: FindingsState | None = None, **chosen: Any
     ) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or FindingsState(opened(study)[0][0], findings, **chosen)
         narrow = {"description_width": "60px"}
@@ -44,16 +49,30 @@ class FindingsPanel(Panel):
         self.least = W.FloatSlider(value=state.least, min=0, max=30, step=0.5, description="at least, points",
                                    continuous_update=False, readout_format=".1f", layout=W.Layout(width="250px"),
                                    style={"description_width": "104px"})  # fmt: skip
-        self.list = DataTable(title="", empty_text="no finding fits these filters")
+        self.list = DataTable(title="", empty_text="no finding fits these filters", letters="arnpou")
         self.gallery = Gallery(title="top pictures", empty_text="no pictures of this finding in the study")
+        self.measured = Gallery(
+            title="where it was measured", empty_text="no pictures that it was measured on"
+        )
         self.evidence = DataTable(title="", empty_text="")
-        self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"))
-        self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"))
-        self.reopen = W.Button(description="reopen", layout=W.Layout(width="80px"))
+        self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
+        self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"), tooltip="R")
+        self.reopen = W.Button(description="reopen", layout=W.Layout(width="80px"), tooltip="O")
+        self.undo = W.Button(
+            description="undo", layout=W.Layout(width="62px"), tooltip="take back the last verdict (U)"
+        )
+        self.all = W.Dropdown(
+            options=[("all shown …", ""), ("accept all open", "accepted"), ("reject all open", "rejected")],
+            layout=W.Layout(width="140px"),
+        )  # fmt: skip
+        self.rename = W.Text(placeholder="another name for its latents", continuous_update=False,
+                             layout=W.Layout(width="210px"))  # fmt: skip
         self.note = W.Textarea(placeholder="a note, kept with the study", continuous_update=False, rows=2,
                                layout=W.Layout(width="auto"))  # fmt: skip
         self.audit = W.Button(description="audit now", layout=W.Layout(width="96px"),
                               tooltip="audit this study over its own prompts; takes a while")  # fmt: skip
+        self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
+                               tooltip="end after the prompts in hand; what was found so far stays")  # fmt: skip
         self.how = W.Dropdown(options=list(HOWS), value=state.how, layout=W.Layout(width="200px"))
         self.how.tooltip = "how a repair takes them out"
         self.repair = W.Button(description="repair", layout=W.Layout(width="150px"),
@@ -62,10 +81,22 @@ class FindingsPanel(Panel):
         self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
-        head = W.HBox([self.kind, self.verdict, self.least, self.search, self.take, self.audit, self.status])
-        verdicts = labelled(W.HBox([self.accept, self.reject, self.reopen]), "clipattr-toolbar")
+        head = W.HBox(
+            [
+                self.kind,
+                self.verdict,
+                self.least,
+                self.search,
+                self.take,
+                self.audit,
+                self.cancel,
+                self.status,
+            ]
+        )
+        buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename]
+        verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
         detail = W.HBox([
-            labelled(W.VBox([self.about, verdicts, self.note, self.gallery]), "clipattr-main"),
+            labelled(W.VBox([self.about, verdicts, self.note, self.gallery, self.measured]), "clipattr-main"),
             labelled(W.VBox([self.evidence]), "clipattr-evidence"),
         ])  # fmt: skip
         labelled(detail, "clipattr-split", "clipattr-section")
@@ -102,14 +133,35 @@ class FindingsPanel(Panel):
         self.accept.on_click(lambda _: state.judge("accepted", self.note.value))
         self.reject.on_click(lambda _: state.judge("rejected", self.note.value))
         self.reopen.on_click(lambda _: state.judge("open", self.note.value))
+        self.undo.on_click(lambda _: state.undo())
+        self.all.observe(lambda change: self._judge_all(change["new"]), "value")
+        self.rename.observe(lambda change: self._renamed(change["new"]), "value")
+        self.list.on("key", lambda message: state.press(str(message.get("key"))))
         self.audit.on_click(lambda _: state.audit())
+        self.cancel.on_click(lambda _: state.cancel_audit())
         self.repair.on_click(lambda _: state.repair())
         self.note.observe(lambda change: self._noted(change["new"]), "value")
+        self.doors(self.gallery, lambda: state.looked.found)
+        self.doors(self.measured, lambda: state.looked.measured)
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_detail, "chosen", "gen")
-        self.watch(self._draw_shelf, "shelf")
+        self.watch(self._draw_shelf, "looked")
         self.watch(self._draw_repaired, "repaired", "chosen", "gen")
-        self.watch(self._draw_status, "pending", "error")
+        self.watch(self._draw_status, "pending", "error", "progress", "audited")
+
+    def shown_for(self) -> tuple[int, str]:
+        finding = self.state.finding
+        return (int(finding.latents[0]), finding.prompt) if finding is not None else (-1, "")
+
+    def _judge_all(self, choice: str) -> None:
+        if choice:
+            self.state.judge_shown(choice)
+            self.all.value = ""
+
+    def _renamed(self, name: str) -> None:
+        if name and self.state.finding is not None:
+            self.state.rename(name)
+            self.rename.value = ""
 
     def _noted(self, note: str) -> None:
         finding = self.state.finding
@@ -135,24 +187,38 @@ class FindingsPanel(Panel):
     def _draw_detail(self) -> None:
         state = self.state
         finding = state.finding
-        for button in (self.accept, self.reject, self.reopen, self.note):
-            button.disabled = finding is None or state.verdicts is None
+        for control in (self.accept, self.reject, self.reopen, self.note, self.undo, self.all, self.rename):
+            control.disabled = finding is None or state.verdicts is None
+            control.layout.display = "" if state.can_write else "none"
         if finding is None:
             self.about.value = '<span class="clipattr-note">choose a finding to see its evidence</span>'
             self.evidence.show([], columns=())
             return
-        self.about.value = about_html(finding, state.verdict_of(finding).choice)
+        self._draw_about()
         self.note.value = state.verdict_of(finding).note
         rows = [{"id": i, "cells": list(pair)} for i, pair in enumerate(state.evidence)]
         self.evidence.show(rows, columns=EVIDENCE)
 
     def _draw_shelf(self) -> None:
-        shelf = self.state.shelf
-        self.gallery.show(shelf.thumbnails, alt=shelf.alt, title=shelf.title or "top pictures", shown=76)
+        looked = self.state.looked
+        for gallery, shelf in ((self.gallery, looked.found), (self.measured, looked.measured)):
+            gallery.show(
+                shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title, shown=76
+            )
+        if self.state.finding is not None:
+            self._draw_about()
+
+    def _draw_about(self) -> None:
+        state = self.state
+        self.about.value = about_html(
+            state.finding, state.verdict_of(state.finding).choice, state.looked.check
+        )
 
     def _draw_repaired(self) -> None:
         state, done = self.state, self.state.repaired
         count = len(state.accepted())
+        for control in (self.repair, self.how):
+            control.layout.display = "" if state.can_write else "none"
         self.repair.description = f"repair {count} accepted" if count else "repair this finding"
         self.repair.disabled = not state.to_repair()
         if done is not None:
@@ -160,16 +226,23 @@ class FindingsPanel(Panel):
             self.outcome.show(done.rows(), columns=REPAIR_COLUMNS)
 
     def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
+        state = self.state
+        self.status.value = (
+            progress_html(state.progress) if state.auditor.running else status_html(state.pending)
+        )
+        self.notice.value = error_html(state.error)
+        self.audit.disabled = state.auditor.running
+        self.audit.layout.display = "" if state.can_write else "none"
+        self.cancel.layout.display = "" if state.auditor.running else "none"
 
     def static(self) -> Static:
         state = self.state
         state.settle()
         body = table_html(COLUMNS, state.rows[:40], f"{len(state.rows)} of {len(state.findings)} findings")
         if state.finding is not None:
-            body += about_html(state.finding, state.verdict_of(state.finding).choice)
-            body += f"<p>{strip_html(state.shelf.thumbnails, state.shelf.title)}</p>"
+            body += about_html(state.finding, state.verdict_of(state.finding).choice, state.looked.check)
+            for shelf in (state.looked.found, state.looked.measured):
+                body += f"<p>{markup(shelf.title, 160)}<br>{strip_html(shelf.thumbnails, shelf.title)}</p>"
         if state.repaired is not None:
             body += repaired_html(state.repaired)
             body += table_html(REPAIR_COLUMNS, state.repaired.rows(), "before and after the repair")
@@ -183,14 +256,33 @@ def repaired_html(done: Repaired) -> str:
     return f'<span class="clipattr-note">{findings}: {markup(done.about, 160)}. {markup(notes, 400)}</span>'
 
 
-def about_html(finding: Any, verdict: str) -> str:
-    """A finding in words."""
+def progress_html(progress: tuple[Any, ...]) -> str:
+    """How far an audit is, with a bar and an estimate."""
+    done, asked, left = progress or (0, 0, None)
+    told = f"{done} of {asked} prompts"
+    if left is not None:
+        told += f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
+    return (
+        f'<span class="clipattr-busy" role="status">{told}</span> '
+        f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress of the audit"></progress>'
+    )
+
+
+def about_html(finding: Any, verdict: str, check: Any = None) -> str:
+    """A finding in words; `check` says how sure its name is."""
     kind, says = KIND_WORDS.get(finding.kind, (finding.kind, ""))
-    does = "Writing it brings the prompt" if finding.by_writing else "Ablating it costs the prompt"
+    effect = finding.causal_effect.value
+    does = "Writing it changes" if finding.by_writing else "Ablating it changes"
+    # Ablation lowers what the cause carries, and an effect is a fall; what is written raises it.
+    way = "rises" if (effect >= 0) is finding.by_writing else "falls"
     said = "" if verdict == "open" else f' <span class="clipattr-badge">{markup(verdict)}</span>'
+    doubt = ""
+    if check is not None and check.words():
+        kind_of = "clipattr-error" if check.is_doubtful else "clipattr-note"
+        doubt = f'<div class="{kind_of}">{markup(check.words(), 240)}</div>'
     return (
         f'<h3 class="clipattr-title">{markup(finding.prompt, 60)} rests on '
-        f"{markup(finding.label or 'something no word fits', 60)}{said}</h3>"
-        f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. {does} '
-        f"<b>{markup(finding.causal_effect.points())}</b> points on held-back pictures.</div>"
+        f"{markup(finding.label or 'something no word fits', 60)}{said}</h3>{doubt}"
+        f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. {does} the prompt\'s contrast: it {way} '
+        f"by <b>{abs(effect) * 100:.1f}</b> points on held-back pictures.</div>"
     )

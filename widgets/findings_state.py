@@ -6,71 +6,38 @@ Start at `FindingsState`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import traitlets as T
 
-from clipattr.display.wording import is_number, kind_word, percent, points, span
+from clipattr.display.wording import kind_word, percent, points, span
 from clipattr.errors import ClipattrError
+from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
+from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.explorer_state import words_of
-from clipattr_widgets.shelf import Shelf
-from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.verdicts import CHOICES, Verdict, Verdicts
+from clipattr_widgets.finding_views import Looked, evidence_of, look_at
+from clipattr_widgets.picture_choice import words_of
+from clipattr_widgets.repaired import HOWS, Repaired
+from clipattr_widgets.text import shown
 from clipattr_widgets.worker import Worker
 
 MAX_ROWS = 300
 ANY = ""
 
 COLUMNS: tuple[dict[str, Any], ...] = (
+    {"key": "verdict", "label": "verdict"},
     {"key": "prompt", "label": "prompt"},
     {"key": "label", "label": "rests on"},
     {"key": "kind", "label": "kind"},
-    {"key": "effect", "label": "causal effect", "numeric": True, "tip": "fall of the prompt's contrast, in points, "
-     "when the whole family is ablated on held-back pictures; or its rise when it is written on them"},
-    {"key": "reliance", "label": "reliance", "numeric": True, "tip": "mean exact ablation of single latents"},
+    {"key": "effect", "label": "causal effect, points", "tip": "fall of the prompt's contrast when the whole family is "
+     "ablated on held-back pictures; or its rise when it is written on them. The line is the 95 % interval"},
+    {"key": "reliance", "label": "reliance", "numeric": True, "tip": "mean exact ablation of single latents, points"},
     {"key": "share", "label": "share", "numeric": True, "tip": "of the positive evidence for the prompt"},
-    {"key": "alignment", "label": "aligned", "numeric": True, "tip": "of the family with the prompt by the evaluator"},
-    {"key": "confidence", "label": "confidence", "numeric": True},
-    {"key": "verdict", "label": "verdict"},
+    {"key": "alignment", "label": "fits prompt", "numeric": True, "tip": "alignment of the family's examples with the "
+     "prompt by the evaluator, in points"},
+    {"key": "confidence", "label": "confidence", "numeric": True, "tip": "probability that taking the cause out of the "
+     "pictures would confirm the finding"},
 )  # fmt: skip
-
-
-HOWS = (("project the directions out", "project"), ("ablate the latents", "ablate"))
-REPAIR_COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "measure", "label": "on held-out pictures"},
-    *({"key": key, "label": key, "numeric": True} for key in ("before", "after", "change")),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Repaired:
-    """A repair in numbers: what was done, to how many findings, what came of it (a `BeforeAfter`)."""
-
-    about: str
-    findings: int
-    outcome: Any
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows for a `DataTable`, shares in per cent; intervals beside the values."""
-        return [
-            {"id": i, "cells": [shown(f"{row['measure']}, {row['pictures']} pictures", 60),
-                                *(_measured(row, key) for key in ("before", "after", "change"))]}
-            for i, row in enumerate(self.outcome.rows)
-        ]  # fmt: skip
-
-
-def _measured(row: Mapping[str, Any], key: str) -> str:
-    share = row["unit"] == "share"
-    value, low, high = (
-        float(row[name]) * (100 if share else 1) for name in (key, f"{key}_low", f"{key}_high")
-    )
-    digits = 1 if share else 2
-    text = signed(value, digits) if key == "change" else plain(value, digits)
-    unit = " %" if share and key != "change" and math.isfinite(value) else ""
-    bounds = f" ({plain(low, digits)} to {plain(high, digits)})" if math.isfinite(low + high) else ""
-    return text + unit + bounds
 
 
 class FindingsState(T.HasTraits):
@@ -83,7 +50,8 @@ class FindingsState(T.HasTraits):
     Traits that are chosen: `kind` and `verdict` ("" for any), `search`, `least` (smallest causal effect in points,
     0 for any),
     `sorted_by` (a column's key), `falling`, `chosen` (place in `findings`, -1 none). Traits that follow: `rows`,
-    `shelf`, `evidence`, `audited` (the findings of an audit that was started here), `repaired` (of the last repair).
+    `looked` (its pictures and the check of its name), `evidence`, `audited` (the findings of an audit that was started
+    here), `progress` (of that audit: prompts done, asked, seconds left), `repaired` (of the last repair).
     """
 
     kind = T.Unicode(ANY)
@@ -96,8 +64,10 @@ class FindingsState(T.HasTraits):
 
     rows: "T.List[dict[str, Any]]" = T.List()
     hidden = T.Int(0)
-    shelf = T.Instance(Shelf, ())
-    evidence: "T.List[tuple[str, str]]" = T.List()
+    looked = T.Instance(Looked, ())
+    evidence: "T.List[tuple[str, str, str]]" = T.List()
+    progress = T.Tuple()
+    renamed = T.Int(0)
     audited = T.Any(None, allow_none=True)
     how = T.Enum([key for _, key in HOWS], "project")
     repaired = T.Instance(Repaired, allow_none=True)
@@ -111,19 +81,18 @@ class FindingsState(T.HasTraits):
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.findings = list(findings)
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.auditor = Auditor(self.table, self.worker, self._audited_so_far, self._failed)
+        self._past: list[list[tuple[Any, Verdict]]] = []
         super().__init__(**chosen)
         self.verdicts: Verdicts | None = None
         try:
             self.verdicts = Verdicts(self.table.study)
-        except PanelError as error:
+        except ClipattrError as error:
             self.error = words_of(error)
         self.observe(self._lay_out, ["kind", "verdict", "search", "least", "sorted_by", "falling"])
         self.observe(self._look, ["chosen"])
         self._lay_out()
-        if self.rows and self.chosen < 0:
-            self.chosen = self.rows[0]["id"]
-        else:
-            self._look()
+        self._look()
 
     @property
     def finding(self) -> Any:
@@ -145,16 +114,66 @@ class FindingsState(T.HasTraits):
 
     def judge(self, choice: str, note: str | None = None) -> None:
         """Accept, reject or reopen the chosen finding, with a note; kept with the study."""
-        finding = self.finding
-        if finding is None or self.verdicts is None:
+        if self.finding is not None:
+            self._say([self.finding], choice, note)
+
+    def judge_shown(self, choice: str) -> None:
+        """The same verdict for every finding in the list that is still open."""
+        shown_ = [self.findings[row["id"]] for row in self.rows]
+        self._say([finding for finding in shown_ if self.verdict_of(finding).choice == "open"], choice, None)
+
+    def rename(self, name: str) -> None:
+        """Give the latents of the chosen finding a name; kept in the study. The finding's own label stays."""
+        if self.finding is None:
             return
-        held = self.verdicts.of(finding)
         try:
-            self.table.writable()
-            self.verdicts.set(finding, choice, held.note if note is None else note)
+            for latent in self.finding.latents:
+                self.table.rename(int(latent), name)
         except (ClipattrError, OSError) as error:
             self.error = words_of(error)
             return
+        self.renamed += 1
+
+    def undo(self) -> None:
+        """Take back the last verdict, or the last one given to many."""
+        if self._past and self.verdicts is not None:
+            for finding, before in self._past.pop():
+                self.verdicts.set(finding, before.choice, before.note)
+            self._lay_out()
+
+    def next(self, by: int = 1) -> None:
+        """Choose the next finding of the list; the last stays."""
+        ids = [row["id"] for row in self.rows]
+        if ids:
+            place = ids.index(self.chosen) + by if self.chosen in ids else 0
+            self.chosen = ids[max(0, min(place, len(ids) - 1))]
+
+    def press(self, key: str) -> None:
+        """What a key does: a accepts, r rejects, both go on to the next; n next, p previous, o reopens, u undoes."""
+        if key in ("a", "r"):
+            before = self.chosen
+            self.judge({"a": "accepted", "r": "rejected"}[key])
+            if self.chosen == before and not self.error:  # else the list has gone on by itself
+                self.next()
+        elif key in ("n", "p"):
+            self.next(1 if key == "n" else -1)
+        elif key == "o":
+            self.judge("open")
+        elif key == "u":
+            self.undo()
+
+    def _say(self, findings: Sequence[Any], choice: str, note: str | None) -> None:
+        if not findings or self.verdicts is None:
+            return
+        before = [(finding, self.verdicts.of(finding)) for finding in findings]
+        try:
+            self.table.writable()
+            for finding, held in before:
+                self.verdicts.set(finding, choice, held.note if note is None else note)
+        except (ClipattrError, OSError) as error:
+            self.error = words_of(error)
+            return
+        self._past.append(before)
         self.error = ""
         self._lay_out()
 
@@ -170,25 +189,36 @@ class FindingsState(T.HasTraits):
         return sorted(counts, key=lambda kind: (-counts[kind], kind))
 
     def audit(self) -> None:
-        """Audit the study, in the worker, over its own prompts; the answer replaces the findings."""
-        import clipattr
-
-        study = self.table.study
+        """Audit the study over its own prompts, a few at a time; what is found replaces the findings as it comes."""
         try:
             self.table.writable()
         except PanelError as error:
             self.error = words_of(error)
             return
-        self.worker.submit(
-            "audit", lambda: clipattr.audit(study, progress=False), self._set_findings, self._failed
-        )
+        self.error = ""
+        self.auditor.start()
 
-    def _set_findings(self, findings: Any) -> None:
-        self.chosen = -1
-        self.findings = list(findings)
-        self._lay_out()
-        self.chosen = self.rows[0]["id"] if self.rows else -1
-        self.audited = findings
+    def cancel_audit(self) -> None:
+        """End the audit after the prompts in hand; what was found so far stays."""
+        self.auditor.cancel()
+
+    @property
+    def can_write(self) -> bool:
+        """Whether verdicts are kept and audits are run here."""
+        return not self.table.read_only
+
+    def _audited_so_far(self, findings: list[Any], done: int, asked: int, left: float | None) -> None:
+        judged = self.finding
+        with self.hold_trait_notifications():
+            self.progress = (done, asked, left)
+            if done:
+                self.findings = list(findings)
+                same = [i for i, f in enumerate(self.findings) if judged is not None and _same(f, judged)]
+                self.chosen = same[0] if same else -1
+        if done:
+            self._lay_out()
+        if not self.auditor.running and done:
+            self.audited = self.findings
 
     def to_repair(self) -> list[Any]:
         """What a repair would take out: the accepted findings, else the chosen one."""
@@ -207,7 +237,7 @@ class FindingsState(T.HasTraits):
             done = repair(study, found, how=how)
             return Repaired(done.about, len(found), done.evaluate())
 
-        self.worker.submit("repair", work, self._set_repaired, self._failed)
+        self.worker.submit("repair", work, self._set_repaired, self._failed, long=True)
 
     def _set_repaired(self, repaired: Repaired) -> None:
         with self.hold_trait_notifications():
@@ -238,17 +268,26 @@ class FindingsState(T.HasTraits):
 
     def _lay_out(self, _: Any = None) -> None:
         kept = self._kept()
-        rows = []
+        rows: list[dict[str, Any]] = []
         for place in kept[:MAX_ROWS]:
             f = self.findings[place]
+            effect = f.causal_effect
+            said = f"{points(effect.value)} ({span(effect.low, effect.high)})"
+            bounds = {key: _finite(getattr(effect, key) * 100) for key in ("value", "low", "high")}
+            choice = self.verdict_of(f).choice
             cells = [
-                shown(f.prompt, 40), shown(f.label or "(no word for it)", 40), kind_word(f.kind),
-                f"{points(f.causal_effect.value)} ({span(f.causal_effect.low, f.causal_effect.high)})",
-                points(f.reliance.value), percent(f.share), points(f.alignment), percent(f.confidence),
-                self.verdict_of(f).choice if self.verdict_of(f).choice != "open" else "",
+                choice if choice != "open" else "", shown(f.prompt, 40), shown(f.label or "(no word for it)", 40),
+                kind_word(f.kind), {"text": said, **bounds}, points(f.reliance.value), percent(f.share),
+                points(f.alignment), percent(f.confidence),
             ]  # fmt: skip
             rows.append({"id": place, "cells": cells})
+        ids = [int(row["id"]) for row in rows]
         with self.hold_trait_notifications():
+            # What the filters hide cannot be judged: the row that took its place is chosen.
+            if self.chosen not in ids:
+                before = [int(row["id"]) for row in self.rows]
+                at = before.index(self.chosen) if self.chosen in before else 0
+                self.chosen = ids[min(at, len(ids) - 1)] if ids else -1
             self.rows = rows
             self.hidden = len(kept) - len(rows)
             self.gen += 1
@@ -256,14 +295,15 @@ class FindingsState(T.HasTraits):
     def _look(self, _: Any = None) -> None:
         finding = self.finding
         if finding is None:
-            self.shelf, self.evidence = Shelf(), []
+            self.looked, self.evidence = Looked(), []
             return
         self.evidence = evidence_of(finding)
+        self.looked = Looked()  # pictures of another finding never stand under this one's heading
         desk = self.table
-        self.worker.submit("look", lambda: examples_of(desk, finding), self._set_shelf, self._failed)
+        self.worker.submit("look", lambda: look_at(desk, finding), self._set_looked, self._failed)
 
-    def _set_shelf(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def _set_looked(self, looked: Looked) -> None:
+        self.looked = looked
 
     def _failed(self, error: Exception) -> None:
         self.error = words_of(error)
@@ -296,7 +336,7 @@ class FindingsState(T.HasTraits):
             f = self.findings[row["id"]]
             verdict = self.verdict_of(f)
             data.append((
-                f.prompt, f.label, f.kind, f.causal_effect.value * 100, f.causal_effect.low * 100,
+                f.prompt, f.label, kind_word(f.kind), f.causal_effect.value * 100, f.causal_effect.low * 100,
                 f.causal_effect.high * 100, f.reliance.value * 100, f.share, f.alignment * 100, f.confidence,
                 " ".join(map(str, f.latents)), verdict.choice, verdict.note,
             ))  # fmt: skip
@@ -330,36 +370,9 @@ def _sortable(value: float) -> float:
     return value if value is not None and math.isfinite(value) else -math.inf
 
 
-def evidence_of(finding: Any) -> list[tuple[str, str]]:
-    """The named numbers behind a finding, as name and text."""
-    rows = [
-        ("latents", ", ".join(str(j) for j in finding.latents)),
-        ("probability of the kind", percent(finding.kind_probability)),
-        ("clarity", f"{finding.clarity:.2f}"),
-    ]
-    rows += [
-        (shown(str(name).replace("_", " "), 60), _in_words(value)) for name, value in finding.evidence.items()
-    ]
-    return rows
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
-def _in_words(value: Any) -> str:
-    """A number behind a finding: intervals in points, lists by what they hold."""
-    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-        return f"{points(value['value'])} ({span(value['low'], value['high'])}) points"
-    if isinstance(value, list | tuple):
-        return shown(", ".join(str(item) for item in value), 120)
-    return f"{value:.3g}" if is_number(value) else shown(value, 120)
-
-
-def examples_of(desk: Desk, finding: Any, n: int = 12) -> Shelf:
-    """The pictures a finding names, as far as the study knows them; others it names are left out, never opened."""
-    places = {name: i for i, name in enumerate(desk.study.images.ids)}
-    rows = [places[name] for name in finding.examples if name in places][:n]
-    return Shelf(
-        title=f"top pictures of {shown(finding.label or 'the family', 60)}",
-        thumbnails=tuple(desk.thumbnail(row) for row in rows),
-        alt=tuple(f"picture {desk.picture_caption(row)}" for row in rows),
-        captions=(),
-        places=tuple(rows),
-    )
+def _same(one: Any, other: Any) -> bool:
+    return one.prompt == other.prompt and set(one.latents) == set(other.latents)

@@ -35,7 +35,7 @@ class LatentPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: LatentState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or LatentState(opened(study)[0][0], **chosen)
         self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
@@ -72,6 +72,7 @@ class LatentPanel(Panel):
         self.find.observe(lambda change: state.find(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
         self.nearest.observe(lambda change: self._go(change["new"]), "selected")
+        self.doors(self.gallery, lambda: state.shelf)
         self.watch(self._draw_known, "gen")
         self.watch(self._draw_users, "users")
         self.watch(self._draw_shelf, "shelf")
@@ -86,7 +87,7 @@ class LatentPanel(Panel):
             self.state.latent = latent
 
     def _draw_known(self) -> None:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         state = self.state
         if state.card is None:
@@ -117,17 +118,21 @@ class LatentPanel(Panel):
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:
+        from clipattr_widgets.captions import heat_scale
+
         shelf = self.state.shelf
+        self.gallery.heat_scale = heat_scale(shelf.heat)
         self.gallery.show(
-            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, heat=shelf.heat, title=shelf.title
-        )
+            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title,
+            heat=shelf.heat.maps if shelf.heat else None, frames=shelf.heat.frames if shelf.heat else None,
+        )  # fmt: skip
 
     def _draw_status(self) -> None:
         self.status.value = status_html(self.state.pending)
         self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         state = self.state
         state.settle()

@@ -9,16 +9,15 @@ import numpy as np
 import traitlets as T
 
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import factor_of
-from clipattr_widgets.collection import Collection
-from clipattr_widgets.desk import Card, Desk, PanelError
+from clipattr_widgets.bar_rows import factor_of, unit_name
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 ORDERS = (("by activation", "activation"), ("by use", "use"), ("in bands", "bands"))
-BANDS = ((0.75, 1.0), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
 PER_BAND = 5
 N_EXAMPLES = 20
 BINS = 24
@@ -52,7 +51,7 @@ class LatentState(T.HasTraits):
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = Collection(self.table)
+        self.collection = self.table.collected
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         super().__init__(**chosen)
         self.observe(self._ask, ["latent"])
@@ -67,7 +66,8 @@ class LatentState(T.HasTraits):
         """Choose a latent by number, name or label."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+                self.error = ""
         except PanelError as error:
             self.error = words_of(error)
 
@@ -130,33 +130,23 @@ class LatentState(T.HasTraits):
             rows, values = collection.by_use(latent, target, N_EXAMPLES)
             captions = [signed(value * factor_of(target.unit)) for value in values]
             title = f"pictures in which {name} carries most of “{shown(prompt, 40)}”"
+            title += f"; {unit_name(target.unit)} below each"
         elif order == "bands":
-            rows, values = self._bands(latent)
+            rows, values = collection.bands(latent, PER_BAND)
             captions = [plain(value) for value in values]
-            title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter"
+            title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter; activation below each"
         else:
             rows, values = desk.examples(latent, N_EXAMPLES)
             captions = [plain(value) for value in values]
-            title = f"examples of {name}"
+            title = f"examples of {name}; activation below each"
         alt = [
             f"{title}, {i + 1}: picture {desk.picture_caption(int(row))}, {c}"
             for i, (row, c) in enumerate(zip(rows, captions, strict=True))
         ]
-        maps = collection.heat(latent, rows) if heat and desk.browse_only is None else None
+        wanted = heat and desk.browse_only is None
+        maps = desk.maps([desk.picture(int(row)) for row in rows], latent) if wanted else None
         thumbnails = tuple(desk.thumbnail(int(row)) for row in rows)
         return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
-
-    def _bands(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """A few pictures, evenly spaced, from each quarter of the latent's active range."""
-        rows, values = self.collection.active_rows(latent)
-        places: list[int] = []
-        for low, high in BANDS:
-            start, end = round(len(rows) * (1 - high)), round(len(rows) * (1 - low))
-            if end > start:
-                places += np.unique(
-                    np.linspace(start, end - 1, min(PER_BAND, end - start)).round().astype(int)
-                ).tolist()
-        return rows[places], values[places]
 
     def code(self) -> str:
         """Python that computes what is on the screen."""

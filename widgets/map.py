@@ -10,14 +10,14 @@ import ipywidgets as W
 import numpy as np
 
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
-from clipattr_widgets.map_state import COLUMNS, LIT, MARKED, VIEWS, MapState
+from clipattr_widgets.map_state import CHOSEN, COLUMNS, LIT, MARKED, OTHERS, VIEWS, MapState
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
 from clipattr_widgets.sprites import data_uri
 from clipattr_widgets.static import Static, table_html
 from clipattr_widgets.text import attribute_text, markup, shown
 
-COLOURS = {0: "#7a7f87", LIT: "#2f7fd0", MARKED: "#cf6a1f"}
+COLOURS = {0: "#7a7f87", LIT: "#2f7fd0", MARKED: "#cf6a1f", OTHERS: "#cf9b78"}
 
 
 class MapPanel(Panel):
@@ -37,7 +37,7 @@ class MapPanel(Panel):
         own_latent_panel: bool = True,
         **chosen: Any,
     ) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or MapState(opened(study)[0][0], **chosen)
         self._own = own_latent_panel
@@ -53,7 +53,11 @@ class MapPanel(Panel):
         self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
                               layout=W.Layout(width="156px"))  # fmt: skip
         self.upload = W.FileUpload(
-            accept="image/*", multiple=False, description="upload", layout=W.Layout(width="100px")
+            accept="image/*",
+            multiple=False,
+            description="upload",
+            tooltip="look at a picture from a file",
+            layout=W.Layout(width="100px"),
         )
         self.scatter = Scatter(title="map of all latents")
         self.gallery = Gallery(
@@ -93,6 +97,7 @@ class MapPanel(Panel):
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
         self.opener.on_click(lambda _: self._open())
+        self.doors(self.gallery, lambda: state.examples)
         self.watch(self._draw_map, "gen")
         self.watch(self._draw_card, "card", "examples")
         self.watch(self._draw_chosen, "latent")
@@ -147,13 +152,22 @@ class MapPanel(Panel):
     def _meta(self) -> dict[str, Any]:
         state, places = self.state, self.state.places
         groups = state.groups
-        legend = ["latent", "lit up" if LIT in groups else "", "in a finding" if MARKED in groups else ""]
+        found = "in a finding" + (" of this prompt" if state.view == "surprise" else "")
+        names = (
+            ("lit up", LIT),
+            (found, MARKED),
+            ("in a finding of another prompt", OTHERS),
+            ("chosen", CHOSEN),
+        )
+        legend = ["latent", *(name if (groups & bit).any() else "" for name, bit in names)]
         if places is None:
             return {"x": "", "y": "", "plain": True, "alt": "an empty map", "legend": legend}
         there = int(np.isfinite(places.xy).all(1).sum())
         axes = f"{places.x} across, {places.y} up" if not places.bare else "neighbours look alike"
         alt = f"map of {there:,} latents: {axes}; the table below lists those that stand out"
-        return {"x": places.x, "y": places.y, "plain": places.bare, "alt": alt, "legend": legend}
+        labels = [[j, text] for j, text in state.labels()]
+        return {"x": places.x, "y": places.y, "plain": places.bare, "alt": alt, "legend": legend, "labels": labels,
+                "log_y": places.log_y, "bent_y": places.bent_y}  # fmt: skip
 
     def _counted(self) -> str:
         state = self.state
@@ -162,7 +176,7 @@ class MapPanel(Panel):
         return f"{count:,} latents {what}" + (f", the first {len(state.rows)} listed" if state.hidden else "")
 
     def _draw_card(self) -> None:
-        from clipattr_widgets.explorer import card_html
+        from clipattr_widgets.captions import card_html
 
         card, shelf = self.state.card, self.state.examples
         self.opener.disabled = card is None
@@ -203,8 +217,10 @@ class MapPanel(Panel):
         if places is not None:
             names, groups = np.asarray(state.names(), object), state.groups
             there = np.isfinite(places.xy).all(1)
-            for group, title in ((0, "latent"), (LIT, "lit up"), (MARKED, "in a finding")):
-                rows = np.flatnonzero(there & (groups == group))
+            drawn = shape_of(groups)
+            for group, title in ((0, "latent"), (OTHERS, "in a finding of another prompt"), (LIT, "lit up"),
+                                 (MARKED, "in a finding")):  # fmt: skip
+                rows = np.flatnonzero(there & (drawn == group))
                 if len(rows):
                     # A label may hold markup, which plotly would obey.
                     texts = [f"{_no_markup(names[j])} (latent {j})" for j in rows]
@@ -244,8 +260,9 @@ def map_figure(state: MapState) -> Any:
     if places is None:
         axes.set_axis_off()
         return figure
-    for group, size, marker in ((0, 5, "o"), (LIT, 22, "o"), (MARKED, 26, "D")):
-        rows = groups == group
+    drawn = shape_of(groups)
+    for group, size, marker in ((0, 5, "o"), (OTHERS, 20, "D"), (LIT, 22, "o"), (MARKED, 26, "D")):
+        rows = drawn == group
         x, y = places.xy[rows].T
         axes.scatter(x, y, s=size, c=COLOURS[group], marker=marker, alpha=0.5 if not group else 0.95,
                      linewidths=0, rasterized=True)  # fmt: skip
@@ -260,6 +277,13 @@ def map_figure(state: MapState) -> Any:
         axes.set_xticks([])
         axes.set_yticks([])
     return figure
+
+
+def shape_of(groups: np.ndarray) -> np.ndarray:
+    """The one shape that a latent is drawn with in a still map: its finding goes before what lights it up."""
+    return np.where(
+        groups & MARKED, MARKED, np.where(groups & LIT, LIT, np.where(groups & OTHERS, OTHERS, 0))
+    )
 
 
 def _jpeg(figure: Any) -> bytes:

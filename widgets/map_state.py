@@ -4,8 +4,6 @@ Owns the axes, what is lit or chosen, and the table beside the map. Ignores widg
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,16 @@ import traitlets as T
 
 from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
-from clipattr_widgets.collection import Collection
-from clipattr_widgets.desk import Card, Desk, PanelError, read_upload
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk, PanelError, read_upload
 from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.map_places import Places, meaning_places, quality_places, surprise_places
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 VIEWS = (("surprise", "surprise"), ("clarity × frequency", "quality"), ("meaning", "meaning"))
-PLAIN, LIT, MARKED = 0, 1, 2
+PLAIN, LIT, MARKED, OTHERS, CHOSEN = 0, 1, 2, 4, 8  # bits of `groups`
 MAX_ROWS = 300
 N_SHOWN = 20  # rows where nothing is chosen, and latents that a search by meaning lights up
 
@@ -31,27 +30,11 @@ COLUMNS: tuple[dict[str, Any], ...] = (
      "its pictures, in points"},
     {"key": "fit", "label": "fits prompt", "numeric": True, "tip": "alignment of its examples with the prompt by the "
      "evaluator, in points"},
-    {"key": "alignment", "label": "aligned", "numeric": True, "tip": "alignment with its own label, in points"},
+    {"key": "alignment", "label": "fits label", "numeric": True, "tip": "alignment with its own label, in points"},
     {"key": "clarity", "label": "clarity", "numeric": True},
     {"key": "frequency", "label": "active in", "numeric": True},
     {"key": "finding", "label": "finding"},
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where latents lie: `xy` (n_latents, 2), NaN for one that has no place; `x` and `y` name the axes.
-
-    `reliance` and `fit` (n_latents,), raw, are those of the prompt where there is one, else NaN.
-    """
-
-    xy: np.ndarray
-    x: str
-    y: str
-    about: str
-    reliance: np.ndarray
-    fit: np.ndarray
-    bare: bool = False  # axes whose numbers mean nothing
 
 
 class MapState(T.HasTraits):
@@ -63,7 +46,8 @@ class MapState(T.HasTraits):
 
     Traits that are chosen: `view` ("surprise": reliance of `prompt` × fit to it; "quality": clarity × frequency;
     "meaning": a layout on which latents with like examples are neighbours), `search`, `latent`, `chosen` (latents in a
-    box or loop), `sorted_by`, `falling`. Traits that follow: `places`, `groups` (0 plain, 1 lit, 2 marked, per latent),
+    box or loop), `sorted_by`, `falling`. Traits that follow: `places`, `groups` (per latent, a sum of
+    `LIT`, `MARKED`: in a finding of this prompt, `OTHERS`: in one of another prompt, `CHOSEN`),
     `rows`, `card`, `examples`, `pending`, `error`, `note`, `gen`.
     """
 
@@ -91,9 +75,9 @@ class MapState(T.HasTraits):
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = Collection(self.table)
+        self.collection = self.table.collected
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
-        self._kinds: dict[int, str] = {}
+        self._found: dict[int, list[tuple[str, str]]] = {}
         super().__init__(**({"prompt": self._first_prompt(findings)} | chosen))
         self._mark(findings)
         self.observe(self._ask, ["view", "prompt"])
@@ -122,7 +106,23 @@ class MapState(T.HasTraits):
     # what is marked and lit
 
     def _mark(self, findings: Any) -> None:
-        self._kinds = {int(j): finding.kind for finding in findings or () for j in finding.latents}
+        self._found = {}
+        for finding in findings or ():
+            for j in finding.latents:
+                self._found.setdefault(int(j), []).append((str(finding.prompt), str(finding.kind)))
+
+    def _is_own(self, prompt: str) -> bool:
+        """Whether a finding's prompt is the one in hand; views without a prompt show the findings of all."""
+        return self.view != "surprise" or prompt.casefold() == self.prompt.strip().casefold()
+
+    def found_words(self, latent: int) -> str:
+        """The kinds of the findings that a latent is in; those of other prompts with the prompt's name."""
+        found = sorted(self._found.get(latent, ()), key=lambda item: not self._is_own(item[0]))
+        own = self.view == "surprise"
+        return "; ".join(
+            kind_word(kind) if own and self._is_own(prompt) else f"{shown(prompt, 24)}: {kind_word(kind)}"
+            for prompt, kind in found[:3]
+        )
 
     def show_findings(self, findings: Any) -> None:
         """Mark the latents of this audit's findings from now on."""
@@ -133,15 +133,24 @@ class MapState(T.HasTraits):
     def groups(self) -> np.ndarray:
         """(n_latents,) uint8: how each is drawn."""
         groups = np.zeros(self.table.n_latents, np.uint8)
-        groups[list(self._kinds)] = MARKED
-        groups[list(self.lit)] = LIT
+        for j, found in self._found.items():
+            groups[j] = MARKED if any(self._is_own(prompt) for prompt, _ in found) else OTHERS
+        groups[list(self.lit)] |= LIT
+        groups[list(self.chosen)] |= CHOSEN
         return groups
+
+    def labels(self, n: int = 15) -> list[tuple[int, str]]:
+        """What is named on the map: the chosen latent, then findings and what stands out, strongest first."""
+        first = [self.latent] if self.latent >= 0 else []
+        own = np.flatnonzero(self.groups & MARKED).tolist()
+        places = dict.fromkeys([*first, *own[:n], *self._outstanding()])
+        return [(j, shown(self.table.card(j).title, 30)) for j in list(places)[:n]]
 
     def names(self) -> list[str]:
         """What each latent is called on the map."""
         if "name" not in self.table.latents:
             return [f"latent {j}" for j in range(self.table.n_latents)]
-        return [shown(name, 60) for name in self.table.latents["name"]]
+        return [shown(name, 60) for name in self.table.latents["name"]]  # the map adds the number
 
     def light_picture(self, text: str) -> None:
         """Light up the latents that are active in the picture with this number, id or label; nothing puts them out."""
@@ -149,7 +158,7 @@ class MapState(T.HasTraits):
             if not text.strip():
                 self.lit, self.note = (), ""
                 return
-            place = self.table.find_picture(text)
+            place, _ = self.table.find_picture(text)
             row = self.table.study.codes.rows([place]).to_csr()
         except (ClipattrError, OSError) as error:
             self.error = words_of(error)
@@ -199,7 +208,7 @@ class MapState(T.HasTraits):
         """Choose a latent by number, name or label."""
         try:
             if text.strip():
-                self.latent = self.table.find_latent(text)
+                self.latent, _ = self.table.find_latent(text, after=self.latent)
         except PanelError as error:
             self.error = words_of(error)
 
@@ -213,13 +222,13 @@ class MapState(T.HasTraits):
         self.worker.close()
 
     def _ask(self, _: Any = None) -> None:
-        view, prompt = self.view, self.prompt
+        desk, view, prompt = self.table, self.view, self.prompt
         work = {
-            "surprise": lambda: self._surprise(prompt),
-            "quality": self._quality,
-            "meaning": self._meaning,
+            "surprise": lambda: surprise_places(desk, prompt),
+            "quality": lambda: quality_places(desk),
+            "meaning": lambda: meaning_places(desk),
         }
-        self.worker.submit("places", work[view], self._set_places, self._no_places)
+        self.worker.submit("places", work[view], self._set_places, self._no_places, long=True)
 
     def _set_places(self, places: Places) -> None:
         with self.hold_trait_notifications():
@@ -234,49 +243,6 @@ class MapState(T.HasTraits):
     def _failed(self, error: Exception) -> None:
         self.error = words_of(error)
 
-    def _surprise(self, prompt: str) -> Places:
-        """Reliance of a prompt on each latent over its pictures, by how well the latent fits the prompt."""
-        from clipattr.meaning.labels import alignment
-
-        desk, study = self.table, self.table.study
-        reason = desk.browse_only
-        if reason is not None:
-            raise PanelError(f"{reason} The other views of the map need no weights.")
-        found = self.collection.rests_on(prompt, desk.target(prompt))
-        reliance = np.full(desk.n_latents, np.nan)
-        reliance[found.latents] = found.means
-        text = study.evaluator.encode_text([prompt]).float().cpu()
-        fit = alignment(study.labels.mean_embedding.float(), text, study.empty_embedding)[:, 0].numpy()
-        about = (
-            f"reliance of “{shown(prompt, 40)}” on each latent, over {len(found.rows)} pictures {found.chosen_by}. "
-            "Far right: it looks like the prompt. High up on the left: a surprise."
-        )
-        return Places(
-            np.stack([fit * 100, reliance * 100], 1), f"alignment with “{shown(prompt, 30)}”, points",
-            f"reliance of “{shown(prompt, 30)}”, points", about, reliance, fit,
-        )  # fmt: skip
-
-    def _quality(self) -> Places:
-        frame = self.table.latents
-        frequency = np.asarray(frame["frequency"], np.float64) * 100
-        with np.errstate(divide="ignore"):
-            y = np.where(frequency > 0, np.log10(frequency), np.nan)
-        nothing = np.full(self.table.n_latents, np.nan)
-        xy = np.stack([np.asarray(frame["clarity"], np.float64), y], 1)
-        about = "Right: its examples look alike. High up: it is active in many pictures."
-        return Places(xy, "clarity", "active in, log₁₀ of % of pictures", about, nothing, nothing)
-
-    def _meaning(self) -> Places:
-        nothing = np.full(self.table.n_latents, np.nan)
-        about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
-        return Places(self._layout, "", "", about, nothing, nothing, bare=True)
-
-    @cached_property
-    def _layout(self) -> np.ndarray:
-        from clipattr.meaning.layout import layout
-
-        return layout(self.table.study.labels.mean_embedding)
-
     # the table
 
     def sort(self, key: str) -> None:
@@ -290,7 +256,9 @@ class MapState(T.HasTraits):
         """Latents of the table, all of them: the chosen, else the lit, else the marked and those that stand out."""
         latents = np.asarray(self.chosen or self.lit or (), np.int64)
         if not len(latents):
-            latents = np.unique(np.asarray([*self._kinds, *self._outstanding()], np.int64))
+            latents = np.unique(
+                np.asarray([*np.flatnonzero(self.groups & MARKED), *self._outstanding()], np.int64)
+            )
         if not len(latents):
             return []
         if self.sorted_by:
@@ -324,7 +292,7 @@ class MapState(T.HasTraits):
         if key == "latent":
             return np.asarray([name.casefold() for name in self.names()])
         if key == "finding":
-            return np.asarray([self._kinds.get(j, "") for j in range(self.table.n_latents)])
+            return np.asarray([self.found_words(j) for j in range(self.table.n_latents)])
         frame = self.table.latents
         return np.asarray(frame[key], np.float64) if key in frame else nothing
 
@@ -333,11 +301,11 @@ class MapState(T.HasTraits):
         reliance, fit = self._numbers("reliance"), self._numbers("fit")
         rows = []
         for j in listed[:MAX_ROWS]:
-            card, kind = self.table.card(j), self._kinds.get(j, "")
+            card = self.table.card(j)
             cells = [
-                shown(card.name, 50), signed(reliance[j] * 100), signed(fit[j] * 100, 1),
+                shown(card.title, 50), signed(reliance[j] * 100), signed(fit[j] * 100, 1),
                 signed(card.alignment * 100, 1), plain(card.clarity), f"{plain(card.frequency * 100, 1)} %",
-                shown(kind_word(kind), 24) if kind else "",
+                shown(self.found_words(j), 60),
             ]  # fmt: skip
             rows.append({"id": j, "cells": cells})
         with self.hold_trait_notifications():
@@ -369,7 +337,7 @@ class MapState(T.HasTraits):
             "latent": listed, "name": [c.name for c in known], "x": xy[:, 0], "y": xy[:, 1],
             "reliance": reliance[listed], "fits_prompt": fit[listed], "alignment": [c.alignment for c in known],
             "clarity": [c.clarity for c in known], "frequency": [c.frequency for c in known],
-            "finding": [self._kinds.get(j, "") for j in listed],
+            "finding": [self.found_words(j) for j in listed],
         })  # fmt: skip
 
     def code(self) -> str:

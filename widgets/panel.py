@@ -4,20 +4,27 @@ Owns linking between traits and controls, the mimebundle, `snapshot` and saving.
 at `Panel`.
 """
 
+import asyncio
 import base64
 import re
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
 
+from clipattr.storage.files import written
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.parts import Pulse
 from clipattr_widgets.static import Static
 from clipattr_widgets.text import markup
 
 MAX_SUGGESTIONS = 400
+_STILLS = count(1)
+STILL_AFTER = (
+    2.0  # seconds without a change until the saved still view follows: no picture is drawn between clicks
+)
 # The browser side of Combobox writes its options as markup: only words that hold none are suggested.
 _HARMLESS = re.compile(r"[\w][\w \-',.]{0,60}")
 
@@ -40,6 +47,8 @@ class Panel(W.VBox):
         self.add_class(f"clipattr-{type(self).__name__.removesuffix('Panel').lower()}")
         self.state = state
         self.closed = False
+        self._still: Still | None = None
+        self._look_at: Callable[[int, int, str], None] | None = None
         self._ends: list[Callable[[], None]] = []
 
     def link(self, name: str, control: Any) -> None:
@@ -66,6 +75,24 @@ class Panel(W.VBox):
         state.observe(changed, list(names))
         self._ends.append(lambda: state.unobserve(changed, list(names)))
 
+    def on_picture(self, look: Callable[[int, int, str], None]) -> None:
+        """Call `look(picture, latent, prompt)` when a thumbnail is clicked; latent -1 and "" where there is none."""
+        self._look_at = look
+
+    def doors(self, gallery: Any, shelf: Callable[[], Any]) -> None:
+        """Make every thumbnail of a gallery open its picture."""
+
+        def picked(message: dict[str, Any]) -> None:
+            places, at = shelf().places, int(message.get("i", -1))
+            if 0 <= at < len(places) and self._look_at is not None:
+                self._look_at(places[at], *self.shown_for())
+
+        gallery.on("pick", picked)
+
+    def shown_for(self) -> tuple[int, str]:
+        """The latent and prompt that the panel's pictures are shown for."""
+        return int(getattr(self.state, "latent", -1)), str(getattr(self.state, "prompt", ""))
+
     def static(self) -> Static:
         """What remains without a kernel; every panel says."""
         raise PanelError(f"{type(self).__name__} has no static view.")
@@ -86,9 +113,8 @@ class Panel(W.VBox):
         """
         path = Path(path)
         data = self.static().as_file(path.suffix.lower())
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data)
-        part.replace(path)
+        with written(path) as partial:
+            partial.write_bytes(data)
         return path
 
     def drawer_html(self, what: str, code: str) -> str:
@@ -120,6 +146,83 @@ class Panel(W.VBox):
         if bundle is None:
             return made
         return {**bundle, **self.static().bundle()}
+
+    def _ipython_display_(self) -> None:
+        """Two outputs: the live view, and the still one, which the live view hides as long as it is there.
+
+        A notebook that is opened again has no live view: its first output says so, and the second shows what the panel
+        showed last, since it is written anew as the panel changes.
+        """
+        from IPython.display import display
+
+        bundle = super()._repr_mimebundle_()
+        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+        bundle["text/plain"] = "A panel: live while its kernel runs. Below, what it showed last."
+        display(bundle, raw=True)
+        if self._still is None:
+            self._still = Still(self.static, self.pulse)
+            self.state.observe(self.changed, self._redrawn)
+            self._ends.append(self._still.end)
+        self._still.display()
+
+    _redrawn = "gen"  # the trait of the state that counts its drawings
+
+    def changed(self, _: Any = None) -> None:
+        """Write the still view anew, soon."""
+        if self._still is not None:
+            self._still.soon()
+
+
+class Still:
+    """The still view of a displayed panel, as a second output that follows the panel.
+
+    Args:
+        make: what makes the view.
+        pulse: the panel's part that hides this output in the page while the panel is alive.
+    """
+
+    def __init__(self, make: Callable[[], Static], pulse: Pulse) -> None:
+        self._make = make
+        self._handles: list[Any] = []
+        self._timer: asyncio.TimerHandle | None = None
+        # Numbered, not random: what a notebook stores stays the same from run to run.
+        self._name = f"clipattr-still-{next(_STILLS)}"
+        pulse.still = self._name
+
+    def display(self) -> None:
+        """Put the view below what was displayed last."""
+        from IPython.display import display
+
+        handle = display(self._bundle(), raw=True, display_id=True)
+        if handle is not None:  # None outside a notebook
+            self._handles.append(handle)
+
+    def _bundle(self) -> dict[str, Any]:
+        made = self._make()
+        bundle = made.bundle()
+        bundle["text/html"] = f'<div class="{self._name}">{bundle["text/html"]}</div>'
+        return bundle
+
+    def soon(self) -> None:
+        """Write the view anew when nothing has changed for a while; without an event loop there is nobody to see it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(STILL_AFTER, self._write)
+
+    def _write(self) -> None:
+        self._timer = None
+        bundle = self._bundle()
+        for handle in self._handles:
+            handle.update(bundle, raw=True)
+
+    def end(self) -> None:
+        """Leave the view as it is."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def close_all(widget: Any) -> None:

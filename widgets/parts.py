@@ -14,7 +14,8 @@ import numpy as np
 import traitlets as T
 from PIL import Image
 
-from clipattr_widgets.sprites import encode_jpeg, heat_bytes, sprite
+from clipattr.display.framing import Frame
+from clipattr_widgets.sprites import encode_jpeg, heat_bytes, in_cell, sprite
 
 _STATIC = files("clipattr_widgets") / "static"
 _CSS = (_STATIC / "panel.css").read_text(encoding="utf-8")
@@ -52,10 +53,12 @@ class Pulse(_Part):
 
     Args:
         patience: seconds that an answer may take.
+        still: class of the panel's still view, an output of its own that is hidden while the panel is alive.
     """
 
     _esm = _module("pulse.js")
     patience = T.Float(8.0, min=0.1).tag(sync=True)
+    still = T.Unicode("").tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
@@ -67,8 +70,9 @@ class BarList(_Part):
 
     A row is a dict: `id` int, `part` "latent" | "part" | "total", `label`, `value` (the bar's length and sign),
     `text` (the number shown), and optionally `start` (where the bar begins, for waterfalls), `scale` (1 untouched,
-    0 off), `other` and `other_text` (a second picture's bar), `activation`, `alignment`, `kind` (badge), `tip`,
-    `spoken` (what a screen reader says).
+    0 off), `other` and `other_text` (a second picture's bar), `activation`, `fits`, `alignment`, `kind` (badge),
+    `mark` (a sign before the number), `tip`, `spoken` (what a screen reader says). All bars share one axis with zero on
+    it; a row far longer than every latent is broken off, and marked.
 
     Messages: `{"kind": "scale", "id", "factor"}`, `{"kind": "undo"}`. `selected` is the id of the chosen latent.
     """
@@ -77,25 +81,21 @@ class BarList(_Part):
     rows = T.List(T.Dict()).tag(sync=True)
     columns = T.Dict().tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
-    cut = T.Bool(False).tag(sync=True)
     switches = T.Bool(True).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 
-    def show(
-        self, rows: Sequence[dict[str, Any]], *, columns: dict[str, str] | None = None, cut: bool = False
-    ) -> None:
+    def show(self, rows: Sequence[dict[str, Any]], *, columns: dict[str, str] | None = None) -> None:
         """Draw these rows.
 
         Args:
             rows: see the class.
-            columns: headings by key (`value`, `other`, `activation`, `alignment`), and `KEY_tip` for their tooltips.
-            cut: True starts the axis at the lowest bar instead of at zero (waterfalls).
+            columns: headings by key (`value`, `other`, `activation`, `fits`, `alignment`), and `KEY_tip` for their
+                tooltips. `value` is the unit that the axis names.
         """
         with self.hold_sync():
             self.rows = list(rows)
             if columns is not None:
                 self.columns = columns
-            self.cut = cut
             self.gen += 1
 
 
@@ -110,9 +110,20 @@ class Gallery(_Part):
     sprite = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
-        {"n": 0, "cols": 1, "px": 112, "shown": 92, "heat": 0, "gen": 0, "alt": [], "captions": []}
+        {
+            "n": 0,
+            "cols": 1,
+            "px": 112,
+            "shown": 92,
+            "heat": 0,
+            "gen": 0,
+            "alt": [],
+            "captions": [],
+            "frames": [],
+        }
     ).tag(sync=True)
     heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+    heat_scale = T.Unicode("strongest place").tag(sync=True)  # what the end of the colour scale stands for
     selected = T.Int(-1).tag(sync=True)
 
     def show(
@@ -122,6 +133,7 @@ class Gallery(_Part):
         alt: Sequence[str],
         captions: Sequence[str] = (),
         heat: np.ndarray | None = None,
+        frames: Sequence[Frame] | None = None,
         px: int = 112,
         shown: int = 92,
         title: str | None = None,
@@ -133,6 +145,7 @@ class Gallery(_Part):
             alt: n descriptions, what a screen reader says.
             captions: n short texts under the thumbnails, or none at all.
             heat: (n, h, h) in [0, 1], or None.
+            frames: n, what the model sees of each picture: where its heat is drawn. None: all of it.
             shown: side in CSS pixels.
 
         Raises:
@@ -143,6 +156,7 @@ class Gallery(_Part):
             ("alt", alt),
             ("captions", captions or alt),
             ("heat", alt if heat is None else heat),
+            ("frames", alt if frames is None else frames),
         ):
             if len(given) != count:
                 raise ValueError(f"{count} thumbnails came with {len(given)} {name}; give one for each.")
@@ -157,6 +171,8 @@ class Gallery(_Part):
                 "n": count, "cols": columns, "px": px, "shown": shown,
                 "heat": 0 if heat is None else int(heat.shape[-1]), "gen": self.meta["gen"] + 1,
                 "alt": list(alt), "captions": list(captions) or [""] * count,
+                "frames": [in_cell(frame, picture.size) for frame, picture in zip(
+                    frames or [Frame()] * count, thumbnails, strict=True)],
             }  # fmt: skip
 
 
@@ -167,9 +183,19 @@ class Overlay(_Part):
     picture = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
-        {"width": 1, "height": 1, "shown": 256, "heat": [0, 0], "gen": 0, "alt": "", "caption": ""}
+        {
+            "width": 1,
+            "height": 1,
+            "shown": 256,
+            "heat": [0, 0],
+            "gen": 0,
+            "alt": "",
+            "caption": "",
+            "frame": [0, 0, 1, 1],
+        }
     ).tag(sync=True)
     heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
+    heat_scale = T.Unicode("strongest place").tag(sync=True)  # what the end of the colour scale stands for
 
     def show(
         self,
@@ -178,9 +204,16 @@ class Overlay(_Part):
         alt: str,
         caption: str = "",
         heat: np.ndarray | None = None,
+        frame: Frame | None = None,
         shown: int = 256,
     ) -> None:
-        """Draw this picture; None shows `empty_text` instead. `heat` is (h, w) in [0, 1]."""
+        """Draw this picture; None shows `empty_text` instead.
+
+        Args:
+            heat: (h, w) in [0, 1], drawn over what the model sees.
+            frame: what the model sees of the picture; None: all of it. Anything less is outlined.
+        """
+        frame = frame or Frame()
         width, height = picture.size if picture else (1, 1)
         with self.hold_sync():
             self.picture = encode_jpeg(picture, 2 * shown) if picture else b""
@@ -189,13 +222,18 @@ class Overlay(_Part):
                 "width": width, "height": height, "shown": shown,
                 "heat": [0, 0] if heat is None else [int(side) for side in heat.shape],
                 "gen": self.meta["gen"] + 1, "alt": alt, "caption": caption,
+                "frame": [frame.left, frame.top, frame.right, frame.bottom],
             }  # fmt: skip
 
 
 class DataTable(_Part):
-    """A sortable table; a row is `{"id": int, "cells": [text, …]}`, a column `{"key", "label", "numeric", "tip"}`.
+    """A table; a row is `{"id": int, "cells": [cell, …]}`, a column `{"key", "label", "numeric", "wraps", "tip"}`.
 
-    Messages: `{"kind": "sort", "key"}`. `selected` is the id of the chosen row.
+    A cell is a text, or `{"text", "value", "low", "high"}`, drawn as an interval on an axis that all such cells share.
+    Headers can be clicked where somebody listens to "sort".
+
+    Messages: `{"kind": "sort", "key"}`, and `{"kind": "key", "key", "id"}` for the keys in `letters`. `selected` is the
+    id of the chosen row.
     """
 
     _esm = _module("data_table.js")
@@ -203,8 +241,15 @@ class DataTable(_Part):
     rows = T.List(T.Dict()).tag(sync=True)
     sorted_by = T.Unicode("").tag(sync=True)
     falling = T.Bool(True).tag(sync=True)
+    sortable = T.Bool(False).tag(sync=True)
+    letters = T.Unicode("").tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
+
+    def on(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
+        """As for every part; listening to "sort" makes the headers buttons."""
+        super().on(kind, handler)
+        self.sortable = self.sortable or kind == "sort"
 
     def show(
         self,
@@ -265,10 +310,12 @@ class Scatter(_Part):
 
         Args:
             xy: (n, 2); a point that is not finite is left out. None keeps the points and draws them anew.
-            groups: (n,) 0 plain, 1 lit, 2 marked.
+            groups: (n,) sums of 1 lit, 2 marked, 4 marked faintly, 8 chosen; where any is chosen the rest is dimmed.
             names: n texts for the tip, many of them alike; None keeps them.
             meta: `x` and `y` (names of the axes), `alt` (what a screen reader says), `legend` (what the groups are),
-                `plain` (True: axes without numbers).
+                `plain` (True: axes without numbers), `labels` ([point, text], drawn as far as they do not overlap),
+                `log_y` (True: y holds log₁₀ of what the ticks say),
+                `bent_y` (True: y is drawn linearly near zero and logarithmically far off).
         """
         with self.hold_sync():
             if xy is not None:

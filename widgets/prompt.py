@@ -31,7 +31,7 @@ class PromptPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: PromptState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or PromptState(opened(study)[0][0], **chosen)
         style = {"description_width": "74px"}
@@ -69,6 +69,9 @@ class PromptPanel(Panel):
         self.link("prompt", self.prompt)
         self.link("against", self.against)
         self.bars.observe(lambda change: setattr(self.state, "latent", change["new"]), "selected")
+        self.doors(self.top, lambda: self.state.top)
+        for i, shelf in enumerate(self.sense_shelves):
+            self.doors(shelf, lambda i=i: self.state.senses[i].shelf)
         self.watch(self._draw, "gen")
         self.watch(self._draw_status, "pending", "error")
 

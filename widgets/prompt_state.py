@@ -3,14 +3,15 @@
 Owns the prompt and when what is computed. Ignores widgets. Start at `PromptState`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import traitlets as T
 
-from clipattr_widgets.bar_rows import REST, factor_of, latent_row, part_row, unit_name
-from clipattr_widgets.collection import Collection, Reliances
+from clipattr.studies.collected import Reliances
+from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row, unit_name
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
@@ -59,9 +60,10 @@ class PromptState(T.HasTraits):
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = Collection(self.table)
+        self.collection = self.table.collected
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.findings = list(findings or ())
+        self.fits = np.zeros(0)
         super().__init__(**chosen)
         self.observe(self._ask, ["prompt", "against"])
         self.observe(self._lay_out, ["n_rows"])
@@ -90,14 +92,15 @@ class PromptState(T.HasTraits):
             target = desk.target(prompt, against)
             reliances = collection.rests_on(prompt, target)
             scores = collection.scores(target)
-            return reliances, senses_of(desk, reliances), top_shelf(desk, scores, prompt, target.unit)
+            fits = desk.fits(reliances.latents[: self.n_rows], target)
+            return reliances, senses_of(desk, reliances), top_shelf(desk, scores, prompt, target.unit), fits
 
         self.worker.submit("prompt", work, self._set, self._failed)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():
             self.error = ""
-            self.reliances, self.senses, self.top = answer
+            self.reliances, self.senses, self.top, self.fits = answer
         self._lay_out()
 
     def _failed(self, error: Exception) -> None:
@@ -115,7 +118,8 @@ class PromptState(T.HasTraits):
             for j, mean, share in zip(found.latents, found.means, found.present, strict=True):
                 if len(rows) == self.n_rows:
                     break
-                row = latent_row(self.table.card(int(j)), float(mean) * unit, 0.0, 1.0, kinds)
+                fits = self.fits[len(rows)] if len(rows) < len(self.fits) else math.nan
+                row = latent_row(self.table.card(int(j)), float(mean) * unit, math.nan, 1.0, kinds, fits=fits)
                 rows.append(row | {"activation": f"{share:.0%}"})
             rest = found.means[len(rows) :]
             if len(rest):
@@ -136,10 +140,9 @@ class PromptState(T.HasTraits):
     def columns(self) -> dict[str, str]:
         """Headings of the bar list."""
         unit = self.reliances.unit if self.reliances else "cosine"
-        return {
-            "value": unit_name(unit), "value_tip": "mean attribution over the pictures",
+        return columns(unit, False, prompt=self.prompt) | {
+            "value_tip": "exact ablation of this latent alone, mean over the pictures",
             "activation": "in", "activation_tip": "share of these pictures in which the latent is active",
-            "alignment": "aligned",
         }  # fmt: skip
 
     def code(self) -> str:
@@ -195,7 +198,7 @@ def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
         rows = [int(found.rows[i]) for i in order]
         numbers = [signed(carried[i] * factor) for i in order]
         shelf = Shelf(
-            title=f"pictures in which {name} carries most",
+            title=f"pictures in which {name} carries most; {unit_name(found.unit)} below each",
             thumbnails=tuple(desk.thumbnail(row) for row in rows),
             alt=tuple(
                 f"picture {desk.picture_caption(row)}: {name} carries {n}"
@@ -213,7 +216,7 @@ def top_shelf(desk: Desk, scores: np.ndarray, prompt: str, unit: str) -> Shelf:
     rows = np.argsort(-scores, kind="stable")[:N_TOP]
     numbers = [plain(scores[row] * factor_of(unit)) for row in rows]
     return Shelf(
-        title=f"highest scores for “{shown(prompt, 40)}”",
+        title=f"highest scores for “{shown(prompt, 40)}”; {unit_name(unit)} below each",
         thumbnails=tuple(desk.thumbnail(int(row)) for row in rows),
         alt=tuple(
             f"picture {desk.picture_caption(int(row))}, score {n}"

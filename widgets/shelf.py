@@ -5,10 +5,11 @@ Owns captions and descriptions of examples. Ignores how they are drawn. Start at
 
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from clipattr_widgets.desk import Card, Desk
+from clipattr.attribution import LatentMaps
+from clipattr_widgets.cards import Card
+from clipattr_widgets.desk import Desk
 from clipattr_widgets.text import shown
 
 
@@ -21,16 +22,16 @@ class Shelf:
     alt: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
-    heat: np.ndarray | None = None
+    heat: LatentMaps | None = None
 
 
 def shelf_of(desk: Desk, latent: int, n: int = 20) -> tuple[Card, Shelf]:
     """A latent's card and its top examples."""
     card = desk.card(latent)
     places, values = desk.examples(latent, n)
-    name = shown(card.name, 60)
+    name = shown(card.title, 60)
     return card, Shelf(
-        title=f"examples of {name}",
+        title=f"examples of {name}; activation below each",
         thumbnails=tuple(desk.thumbnail(int(i)) for i in places),
         alt=tuple(
             f"example {rank + 1} of {name}: picture {desk.picture_caption(int(i))}, activation {value:.2f}"

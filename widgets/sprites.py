@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from clipattr.display.framing import Frame
+
 MAX_COLUMNS = 8
 QUALITY = 82
 _PAGE = (238, 239, 241)
@@ -50,6 +52,14 @@ def fit(picture: Image.Image, px: int) -> Image.Image:
         return rgb
     size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
     return rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def in_cell(frame: Frame, size: tuple[int, int]) -> list[float]:
+    """A picture's frame in fractions of the square cell that the picture is centred in: left, top, right, bottom."""
+    side = max(size)
+    box = frame.box(size)
+    margins = [(side - length) / 2 for length in size]
+    return [(edge + margins[i % 2]) / side for i, edge in enumerate(box)]
 
 
 def encode_jpeg(picture: Image.Image, side: int) -> bytes:

@@ -31,6 +31,9 @@ _CSS = """
 """
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
+
+
 class Static:
     """A still view.
 
@@ -106,7 +109,7 @@ def _csv_safe(table: "pd.DataFrame") -> "pd.DataFrame":
     """Text that a spreadsheet would run as a formula gets a quote in front."""
     safe = table.copy()
     for column in safe.select_dtypes(["object", "string"]):
-        safe[column] = [f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" else v for v in safe[column]]
+        safe[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in safe[column]]
     return safe
 
 
@@ -120,6 +123,7 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
         columns["value"],
         *(["other"] if other else []),
         columns["activation"],
+        columns["fits"],
         columns["alignment"],
     ]
     cells = "".join(f'<th scope="col"{" class=n" if i > 1 else ""}>{h}</th>' for i, h in enumerate(heads))
@@ -134,7 +138,7 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
             name += f" <small>×{row['scale']:g}</small>"
         if row.get("kind"):
             name += f" <small>[{html.escape(row['kind'])}]</small>"
-        keys = ["text", *(["other_text"] if other else []), "activation", "alignment"]
+        keys = ["text", *(["other_text"] if other else []), "activation", "fits", "alignment"]
         numbers = [row.get(key, "") for key in keys]
         tail = "".join(f'<td class="n">{html.escape(number)}</td>' for number in numbers)
         body.append(
@@ -169,7 +173,7 @@ def table_html(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td class="{kind}">{markup(cell, 60)}</td>'
+            f'<td class="{kind}">{markup(cell["text"] if isinstance(cell, dict) else cell, 60)}</td>'
             for cell, kind in zip(row["cells"], numeric, strict=True)
         )
         + "</tr>"

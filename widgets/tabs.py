@@ -3,6 +3,7 @@
 Owns which panel is on the screen and which traits are linked. A panel is built when first looked at. Start at `Tabs`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as W
@@ -32,15 +33,24 @@ class Tabs:
         self.panels: dict[str, Any] = {}
         self._links: list[Any] = []
         self.box = W.VBox([self.buttons, *explorer])
+        self.changed: Callable[[Any], None] = lambda _: None  # called when what is on the screen changes
         self.buttons.observe(lambda change: self.show(change["new"]), "value")
         state.observe(self._other_desk, "desk")
 
     def show(self, name: str) -> None:
         """Bring a panel to the front."""
         if name != "Explorer" and name not in self.panels:
-            self.panels[name] = getattr(self, f"_build_{name.lower().replace(' ', '_')}")()
+            self.panels[name] = made = getattr(self, f"_build_{name.lower().replace(' ', '_')}")()
+            made.state.observe(lambda change: self.changed(change), "gen")
+            made.on_picture(self._look_at)
         shown = self._explorer if name == "Explorer" else [self.panels[name]]
         self.box.children = [self.buttons, *shown]
+        self.changed(None)
+
+    @property
+    def in_front(self) -> Any:
+        """The panel on the screen; None for the explorer itself."""
+        return self.panels.get(self.buttons.value)
 
     def close(self) -> None:
         """Close the panels that were built, and those of the explorer's boxes that are not on the screen."""
@@ -60,6 +70,16 @@ class Tabs:
         for panel in self.panels.values():
             panel.close()
         self.panels = {}
+
+    def _look_at(self, picture: int, latent: int, prompt: str) -> None:
+        """A thumbnail anywhere opens its picture in the explorer, with the latent and prompt it was shown for."""
+        with self.state.hold_trait_notifications():
+            self.state.picture = picture
+            if prompt:
+                self.state.prompt = prompt
+        if latent >= 0:
+            self.state.look_for(latent)
+        self.buttons.value = "Explorer"
 
     def _link(self, name: str, other: Any) -> None:
         self._links.append(T.link((self.state, name), (other, name)))
@@ -93,6 +113,7 @@ class Tabs:
 
         made = FindingsState(self.state.table, self.findings or ())
         made.observe(self._audited, "audited")
+        made.observe(lambda _: self.state.refresh(), "renamed")
         made.observe(lambda _: self._looked_at(made.finding), "chosen")
         return FindingsPanel(state=made)
 

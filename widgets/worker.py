@@ -1,4 +1,4 @@
-"""Slow work off the thread that draws: one background thread, newest request of each lane wins.
+"""Slow work off the thread that draws: newest request of each lane wins, long jobs have a thread of their own.
 
 Owns the queue, the generation numbers and the way results come home. Ignores what the work is. A late answer (a newer
 request of the same lane was made, or the panel was closed) is dropped, never delivered. Start at `Worker.submit`.
@@ -20,7 +20,9 @@ Failed = Callable[[Exception], None]
 
 
 class Worker:
-    """Runs functions in one thread; their results arrive on the thread that asked.
+    """Runs functions in background threads; their results arrive on the thread that asked.
+
+    Requests wait for each other in one thread, and long jobs in another, so that looking never waits for an audit.
 
     With a running event loop (a notebook kernel) results come through it. Without one (a script, a test) `submit` runs
     the work at once, unless `threaded=True`: then `settle` brings the results home.
@@ -33,7 +35,7 @@ class Worker:
     def __init__(self, threaded: bool | None = None, idle: Callable[[int], None] | None = None) -> None:
         self._threaded = threaded
         self._changed = idle or (lambda pending: None)
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[bool, ThreadPoolExecutor] = {}
         self._generation: dict[str, int] = {}
         self._home: deque[tuple[str, int, Future[Any], Done, Failed]] = deque()
         self._futures: set[Future[Any]] = set()
@@ -49,8 +51,13 @@ class Worker:
         """How many requests this lane has seen."""
         return self._generation.get(lane, 0)
 
-    def submit(self, lane: str, work: Callable[[], Any], done: Done, failed: Failed) -> int:
+    def submit(
+        self, lane: str, work: Callable[[], Any], done: Done, failed: Failed, *, long: bool = False
+    ) -> int:
         """Run `work()`, then `done(result)` or `failed(error)`; any older request of the lane is forgotten.
+
+        Args:
+            long: whether it may take minutes (an audit, a repair); no short request waits for it.
 
         Returns:
             The request's generation number, or -1 where the worker is closed (nothing runs then).
@@ -62,9 +69,9 @@ class Worker:
         if self._threaded is False or (self._threaded is None and loop is None):
             self._run_here(work, done, failed)
             return number
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipattr-panel")
-        future: Future[Any] = self._pool.submit(self._run_there, lane, number, work)
+        if long not in self._pools:
+            self._pools[long] = ThreadPoolExecutor(1, thread_name_prefix="clipattr-panel")
+        future: Future[Any] = self._pools[long].submit(self._run_there, lane, number, work)
         self._futures.add(future)
         self._changed(self.pending)
         future.add_done_callback(lambda ended: self._bring_home(loop, (lane, number, ended, done, failed)))
@@ -86,9 +93,9 @@ class Worker:
         self.closed = True
         self._home.clear()
         self._futures.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools = {}
 
     def _loop(self) -> asyncio.AbstractEventLoop | None:
         try:

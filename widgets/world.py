@@ -26,7 +26,7 @@ class WorldPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: WorldState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.explorer import opened
+        from clipattr_widgets.opening import opened
 
         self.state = state = state or WorldState(opened(study)[0][0], **chosen)
         self.stage = Stage(title="scene")

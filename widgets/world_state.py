@@ -13,9 +13,10 @@ import traitlets as T
 from PIL import Image
 
 from clipattr.errors import ClipattrError
-from clipattr_widgets.bar_rows import bar_rows, columns, factor_of, unit_name
-from clipattr_widgets.desk import Desk, Measured, PanelError
+from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
@@ -27,7 +28,8 @@ COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "truth", "label": "rendered without it", "numeric": True, "tip": "fall of the score when the scene is "
      "rendered again without this cause: the truth"},
     {"key": "codes", "label": "its latents, by attribution", "numeric": True, "tip": "attribution patching of the "
-     "latents that change with the cause: (code with − code without) × slope, summed; no second look at the score"},
+     "latents that change with the cause: (code with − code without) × slope, summed; no second look at the score. "
+     "≠ marks one of the other sign"},
     {"key": "named", "label": "latents of that name off", "numeric": True, "tip": "fall of the score when the latents "
      "that the evaluator names after the cause are ablated; – where no latent has that name here"},
 )  # fmt: skip
@@ -138,7 +140,7 @@ class WorldState(T.HasTraits):
         """Begin anew with the scene of the study's picture with this number, id or label."""
         try:
             if text.strip():
-                self.scene = scene_of(self.table, self.table.find_picture(text))
+                self.scene = scene_of(self.table, self.table.find_picture(text)[0])
         except PanelError as error:
             self.error = words_of(error)
 
@@ -212,7 +214,8 @@ class WorldState(T.HasTraits):
         factor = factor_of(self.measured.y_unit) if self.measured else 100.0
         return [
             {"id": i, "cells": [shown(f"{PART_WORDS.get(c.part, '')}{c.name}", 50),
-                                *(signed(value * factor) for value in (c.truth, c.codes, c.named))]}
+                                signed(c.truth * factor), _beside(c.codes * factor, c.truth * factor),
+                                _beside(c.named * factor, c.truth * factor)]}
             for i, c in enumerate(self.causes)
         ]  # fmt: skip
 
@@ -241,6 +244,11 @@ class WorldState(T.HasTraits):
             "truth = with_it.y - ca.attribute(study, without, target).y",
             "said = ca.attribute(study, scene.picture(), target, method='patching', baseline=without).values.sum()",
         ])  # fmt: skip
+
+
+def _beside(said: float, truth: float) -> str:
+    """A number, marked where it says the opposite of the truth."""
+    return f"≠ {signed(said)}" if disagree(said, truth) else signed(said)
 
 
 PART_WORDS = {"main": "", "companion": "beside it: ", "context": "around it: ", "word": "", "watermark": ""}

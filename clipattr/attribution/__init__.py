@@ -4,8 +4,9 @@ Owns targets, the closed-form tail, methods, results, interventions and faithful
 """
 
 from clipattr.attribution.compute import attribute, explain_splice, mean_codes, read_site, splices
+from clipattr.attribution.explanation import EXPLAINING, ScoreParts, score_parts
 from clipattr.attribution.faithfulness import Faithfulness, randomisation, randomised
-from clipattr.attribution.heatmaps import firing_map, occlusion_map
+from clipattr.attribution.heatmaps import LatentMaps, firing_map, latent_maps, occlusion_map
 from clipattr.attribution.interactions import group_effects, pairwise
 from clipattr.attribution.interventions import ablate, intervene, scale, set_to, transplant
 from clipattr.attribution.maps import attribution_map, code_map
@@ -29,6 +30,7 @@ from clipattr.attribution.targets import (
 )
 
 __all__ = [
+    "EXPLAINING",
     "METHODS",
     "Attribution",
     "Attributions",
@@ -37,9 +39,11 @@ __all__ = [
     "Faithfulness",
     "FunctionTarget",
     "ImageSimilarity",
+    "LatentMaps",
     "LogOdds",
     "Method",
     "ProbeLogit",
+    "ScoreParts",
     "Similarity",
     "Splice",
     "Target",
@@ -55,6 +59,7 @@ __all__ = [
     "group_effects",
     "integrate",
     "intervene",
+    "latent_maps",
     "mean_codes",
     "occlusion_map",
     "pairwise",
@@ -63,6 +68,7 @@ __all__ = [
     "read_site",
     "register_method",
     "scale",
+    "score_parts",
     "set_to",
     "shapley_values",
     "splices",

@@ -19,9 +19,10 @@ from clipattr.attribution.splice import Splice
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.placing import place_of
 from clipattr.errors import DictionaryError
 from clipattr.models.loading import Model, load_model
-from clipattr.sites import Site, activations
+from clipattr.sites import Site, activations, acts_and_context
 
 # Full table of the closed form from this many pictures on; below, rows of the active latents alone.
 _MANY = 256
@@ -118,9 +119,18 @@ def explain_splice(
         model_hash=splice.model.weights_hash,
         dictionary_hash=getattr(splice.dictionary, "hash", None),
         units=splice.target.units,
+        preprocess=splice.model.preprocess_id,
+        y_bias=_bias_alone(splice, error),
         route="closed form" if splice.tail is not None else "autograd from the site onward",
         align=align,
     )
+
+
+def _bias_alone(splice: Splice, error: Tensor) -> Tensor:
+    """(batch, n): the targets with every part at its baseline and without the error node."""
+    with torch.no_grad():
+        rest = splice.directions(splice.reference - splice.amounts).to(splice.acts.dtype)
+        return splice.read(splice.embeddings(splice.acts - error + rest))
 
 
 def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:
@@ -179,6 +189,7 @@ def placed_splices(
         )
     for names, places, pixels in pixel_batches(model, images, batch, start):
         acts, context = read_site(model, pixels, site)
+        codes = _codes_of_inputs(model, dictionary, site, pixels)
         own = reference
         if reference is not None and len(reference) > rows:
             own = SparseCodes.cat(
@@ -186,7 +197,9 @@ def placed_splices(
             )
         elif reference is not None and len(reference) > 1:
             own = SparseCodes.cat([reference] * len(names))
-        splice = Splice(model, dictionary, site, acts, wanted, reference=own, context=context, tail=tail)
+        splice = Splice(
+            model, dictionary, site, acts, wanted, codes=codes, reference=own, context=context, tail=tail
+        )
         yield names, places, splice
 
 
@@ -221,16 +234,28 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
             f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
             "Load the one that belongs to this model."
         )
-    return model, dictionary, Site(site or getattr(dictionary, "site", None) or "image.-1.cls")
+    return model, dictionary, Site(place_of(dictionary, site))
 
 
 def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:
     """Activations at a site, and all tokens of the block where the rest of the model needs them."""
     with torch.no_grad():
-        if not site.needs_context(model):
-            return activations(model, pixels, site), None
-        context = activations(model, pixels, Site(f"{site.tower}.{site.block}.all"))
-    return site.read(context, model), context
+        return acts_and_context(model, pixels, site)
+
+
+def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Tensor) -> SparseCodes | None:
+    """A transcoder's codes, which come from another site than the one that they are spliced into; else None."""
+    if getattr(dictionary, "input_site", None) is None:
+        return None
+    source = Site(dictionary.input_site)
+    if source.shape(model)[:-1] != site.shape(model)[:-1]:
+        raise DictionaryError(
+            f"the transcoder reads {source} and predicts {site}, which have different tokens. Pass the site with the "
+            f"tokens of {source}."
+        )
+    with torch.no_grad():
+        acts = activations(model, pixels, source)
+    return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 
 
 def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> SparseCodes | None:
@@ -244,8 +269,9 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
             "a baseline is None (code 0), a picture, or SparseCodes such as mean_codes(study.codes); got "
             f"{type(baseline).__name__}."
         )
+    source = Site(getattr(dictionary, "input_site", None) or site)
     acts = torch.cat(
-        [read_site(model, pixels, site)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
+        [read_site(model, pixels, source)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
     )
     return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 

@@ -5,14 +5,20 @@ of its code with respect to the patch tokens of an earlier block (fast), and occ
 encodes the picture again (slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipattr.attribution.compute import parts_of
+from clipattr.attribution.maps import code_map
 from clipattr.dictionaries.codes import SparseCodes, amounts_of
+from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import SiteError
 from clipattr.sites import Site, activations, capture, continue_from, features_from
 
@@ -133,3 +139,62 @@ def _grid(model: Any) -> tuple[int, int]:
         return model.grid
     except SiteError:
         return PLAIN_GRID
+
+
+@dataclass(frozen=True, eq=False)
+class LatentMaps:
+    """Where pictures drive one latent, and what the model sees of each picture.
+
+    `maps`: (pictures, rows, columns) in [0, 1], over the frame of the same number. The largest cell of a picture is its
+    activation as a share of `largest`, the activation that counts as 1. `common` False: no such activation is known,
+    and every picture is scaled by itself.
+    """
+
+    maps: np.ndarray
+    frames: list[Frame]
+    largest: float
+    common: bool
+
+
+def latent_maps(
+    source: Any,
+    pictures: Sequence[Image.Image],
+    latent: int,
+    *,
+    largest: float | None = None,
+    dictionary: Any = None,
+    site: Site | str | None = None,
+) -> LatentMaps | None:
+    """Where each of these pictures drives a latent, on one scale for all pictures.
+
+    By `firing_map` for a class token, by the codes themselves for patches.
+
+    Args:
+        source: a study, or a model with `dictionary`.
+        largest: the activation that counts as 1, for instance the latent's largest in a collection. None: every picture
+            is scaled by itself.
+
+    Returns:
+        None at a site that has no such map: the class token of the first block, or a tower without patches.
+    """
+    model, dictionary, site = parts_of(source, dictionary, site)
+    pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)
+    try:
+        with torch.no_grad():
+            acts = activations(model, pixels, site)
+        codes = dictionary.encode(acts.reshape(-1, acts.shape[-1]))
+        if site.tokens == "patches":
+            maps = code_map(codes, [latent], model.grid)[:, 0]
+        else:
+            maps = firing_map(model, pixels, [latent], dictionary=dictionary, site=site)[:, 0]
+    except SiteError:
+        return None
+    positive = maps.detach().float().cpu().clamp_min(0)
+    shares = positive / positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    unit = largest if largest is not None and largest > 0 else math.nan
+    common = math.isfinite(unit)
+    if common:
+        amounts = amounts_of(codes, [latent]).reshape(len(pictures), -1).amax(1).float().cpu()
+        shares = shares * (amounts / unit).clamp(0, 1)[:, None, None]
+    frames = [frame_of(model, picture.size) for picture in pictures]
+    return LatentMaps(shares.numpy(), frames, unit, common)

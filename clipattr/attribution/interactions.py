@@ -66,8 +66,3 @@ def pairwise(splice: Splice, places: Tensor | None = None) -> Tensor:
     result = table - alone[:, :, None] - alone[:, None]
     torch.diagonal(result, dim1=1, dim2=2).zero_()
     return result
-
-
-def strongest(values: Tensor, m: int) -> Tensor:
-    """(batch, m) places of the parts with the largest |value| over all targets; values (batch, parts, n)."""
-    return values.abs().amax(2).topk(min(m, values.shape[1])).indices

@@ -30,12 +30,19 @@ class Method:
         function: a `Splice` to (batch, parts, n).
         adds_up: its values sum to `y(x) - y(all parts at their baseline)`, so that a waterfall may be drawn.
         in_unit: its values are in the unit of the target; else they only rank (energy, logit lens, random).
+        control: a baseline that others are compared with, and no answer to anything.
     """
 
     name: str
     function: Callable[[Splice], Tensor]
     adds_up: bool = False
     in_unit: bool = True
+    control: bool = False
+
+    @property
+    def about(self) -> str:
+        """What it does, in one line."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, splice: Splice) -> Tensor:
         result = self.function(splice)
@@ -52,12 +59,12 @@ METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, *, adds_up: bool = False, in_unit: bool = True
+    name: str, *, adds_up: bool = False, in_unit: bool = True, control: bool = False
 ) -> Callable[[Callable[[Splice], Tensor]], Callable[[Splice], Tensor]]:
     """Decorator: put a method on the list, where `attribute` and every benchmark find it."""
 
     def register(function: Callable[[Splice], Tensor]) -> Callable[[Splice], Tensor]:
-        METHODS[name] = Method(name, function, adds_up, in_unit)
+        METHODS[name] = Method(name, function, adds_up, in_unit, control)
         return function
 
     return register
@@ -133,14 +140,14 @@ def act_logit_lens(splice: Splice) -> Tensor:
     return lens(splice) * splice.changes[..., None].to(splice.dtype)
 
 
-@register_method("energy", in_unit=False)
+@register_method("energy", in_unit=False, control=True)
 def energy(splice: Splice) -> Tensor:
     """|change| · |v|: how strongly a latent is there, the same for every target."""
     lengths = splice.decoder.norm(dim=1)[splice.indices]
     return (splice.changes.abs() * lengths)[..., None].expand(-1, -1, splice.n_targets).clone()
 
 
-@register_method("random", in_unit=False)
+@register_method("random", in_unit=False, control=True)
 def random(splice: Splice) -> Tensor:
     """Standard normal numbers, the same in every run: what a measure gives to ignorance."""
     generator = torch.Generator().manual_seed(0)

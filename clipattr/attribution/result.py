@@ -1,12 +1,11 @@
 """The result: signed attributions of a batch, with what is not a latent (bias, error, gap) beside them.
 
-Owns `Attribution`: tables, words, saving and loading. Numbers are raw (cosine or logit units); `plot` and `explain`
-show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
+Owns `Attribution`: tables and words; `result_files.py` writes it. Numbers are raw (cosine or logit units); `plot` and
+`explain` show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.attribution.result_parts import LATER, PLAIN, TENSORS, check_shapes, digest_of, widened
+from clipattr.attribution.result_files import TENSORS, read_result, write_result
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError, TargetError
-from clipattr.storage.documents import discard, parse_json, schema_complaint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
 _COLUMNS = ("latent", "label", "activation", "attribution", "share", "alignment")
 
 
@@ -50,6 +47,9 @@ class Attribution:
         model_hash, dictionary_hash: what made it.
         units: the unit of each target's `y`.
         route: "closed form", or "autograd from the site onward" where the tail behind the site is another.
+        preprocess: the model's `preprocess_id`, by which a map finds its place in a picture.
+        y_bias: (batch, n): the targets with all codes at their baseline and the error node taken out: what the bias
+            alone gives. NaN in results that were saved before this was kept.
     """
 
     codes: SparseCodes
@@ -73,11 +73,22 @@ class Attribution:
     dictionary_hash: str | None = None
     units: list[str] = field(default_factory=list)
     route: str = ""
+    preprocess: str = ""
+    y_bias: Tensor | None = None
     align: Callable[[Sequence[int], int], Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         """How many pictures."""
         return len(self.y)
+
+    def __post_init__(self) -> None:
+        if self.y_bias is None:
+            object.__setattr__(self, "y_bias", torch.full_like(self.y, torch.nan))
+
+    @property
+    def bias_alone(self) -> Tensor:
+        """`y_bias`, NaN where it is not known."""
+        return torch.full_like(self.y, torch.nan) if self.y_bias is None else self.y_bias
 
     @property
     def n_targets(self) -> int:
@@ -231,25 +242,31 @@ class Attribution:
     def plot_picture(
         self, image: Any, *, latent: int | None = None, picture: int = 0, target: int = 0
     ) -> Any:
-        """The picture, and under it the map of where the evidence lies; of all latents, or of one.
+        """The picture, and beside it the map of where the evidence lies; of all latents, or of one.
+
+        The map lies where the model looks: a centre crop is marked by greying the rest.
 
         Args:
             image: the picture itself (record, PIL or array): results keep names, not pixels.
 
         Raises:
             SiteError: attributed at a class token, which has no place in the picture.
+            DataError: what the model sees of the picture is not known, because its preprocessing is its own; lay the
+                map over with `overlay(picture, heat, frame=frame_of(model, picture.size))`.
         """
         from PIL import Image
 
         from clipattr.attribution.maps import attribution_map
         from clipattr.attribution.pixels import picture_in
+        from clipattr.display.framing import frame_of
         from clipattr.display.plots import gallery, overlay
 
         heat = attribution_map(self, latent=latent, target=target)[self._picture(picture)]
         shown = picture_in(image)
         shown = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
         what = "all latents" if latent is None else self.labels.get(latent) or f"latent {latent}"
-        return gallery([shown, overlay(shown, heat.cpu())], [self.pictures[picture], what], side=2.2)
+        drawn = overlay(shown, heat.cpu(), frame=frame_of(self.preprocess, shown.size))
+        return gallery([shown, drawn], [self.pictures[picture], what], side=2.2)
 
     def values_of(self, picture: int) -> Tensor:
         """(tokens, k, n) of one picture."""
@@ -308,16 +325,15 @@ class Attribution:
             return parts[0]
         places = max(part.values.shape[1] for part in parts)
         codes = SparseCodes(
-            torch.cat([widened(part.codes.indices, places) for part in parts]),
-            torch.cat([widened(part.codes.values, places) for part in parts]),
+            torch.cat([_widened(part.codes.indices, places) for part in parts]),
+            torch.cat([_widened(part.codes.values, places) for part in parts]),
             parts[0].codes.n_latents,
         )
         rows: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("y", "error", "bias", "gap", "y_baseline", "flagged")
+            name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS[1:]
         }
         labels = {latent: label for part in parts for latent, label in part.labels.items()}
-        values = torch.cat([widened(part.values, places) for part in parts])
+        values = torch.cat([_widened(part.values, places) for part in parts])
         pictures = [name for part in parts for name in part.pictures]
         return replace(parts[0], codes=codes, values=values, labels=labels, pictures=pictures, **rows)
 
@@ -327,26 +343,7 @@ class Attribution:
         Raises:
             DataError: a full disk or a folder that cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        meta = {name: getattr(self, name) for name in PLAIN}
-        meta |= {"schema": SCHEMA, "n_latents": self.codes.n_latents}
-        meta["labels"] = {str(latent): label for latent, label in self.labels.items()}
-        tensors = {name: getattr(self, name).contiguous().clone() for name in TENSORS}
-        tensors |= {
-            "indices": self.codes.indices.contiguous(),
-            "amounts": self.codes.values.contiguous().clone(),
-        }
-        meta["digest"] = digest_of(tensors)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, partial, metadata={"clipattr_attribution": json.dumps(meta)})
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            discard(partial)
-            raise DataError(f"{path} could not be written ({error}).") from error
+        write_result(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
@@ -355,31 +352,7 @@ class Attribution:
         Raises:
             DataError: not such a file, or of a newer schema.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                meta = parse_json((file.metadata() or {}).get("clipattr_attribution", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise DataError(f"cannot read an attribution from {path}: {error}.") from error
-        if "schema" not in meta or not {*TENSORS, "indices", "amounts"} <= tensors.keys():
-            raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
-        again = "attribute(...) or stream(...) with the same arguments"
-        if told := schema_complaint(path, meta["schema"], SCHEMA, again):
-            raise DataError(told)
-        try:
-            if meta.get("digest", digest_of(tensors)) != digest_of(tensors):
-                raise ValueError("its numbers are not those that were written")
-            plain = {name: meta[name] for name in PLAIN if name in meta or name not in LATER}
-            plain = {**LATER, **plain}
-            plain["grid"] = None if plain["grid"] is None else tuple(plain["grid"])
-            codes = SparseCodes(tensors["indices"], tensors["amounts"], meta["n_latents"])
-            labels = {int(latent): str(label) for latent, label in meta["labels"].items()}
-            check_shapes(plain, tensors)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
-        return Attribution(codes=codes, labels=labels, **plain, **{name: tensors[name] for name in TENSORS})
+        return Attribution(**read_result(Path(path)))
 
     def _target(self, target: int) -> int:
         if not -self.n_targets <= target < self.n_targets:
@@ -390,3 +363,10 @@ class Attribution:
         if not -len(self) <= picture < len(self):
             raise IndexError(f"picture {picture} of {len(self)}.")
         return picture % len(self)
+
+
+def _widened(rows: Tensor, places: int) -> Tensor:
+    """Rows padded with zeros to `places` in their second dimension."""
+    if rows.shape[1] == places:
+        return rows
+    return torch.cat([rows, rows.new_zeros(len(rows), places - rows.shape[1], *rows.shape[2:])], dim=1)

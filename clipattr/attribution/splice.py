@@ -131,11 +131,8 @@ class Splice:
     @property
     def shares_rest(self) -> bool:
         """Whether versions of a picture's class token share all that follows but the token's own way."""
-        return (
-            self.context is not None
-            and self.site.tokens == "cls"
-            and self.model.image_tower.reads_next(self.site.index(self.model))
-        )
+        one = self.context is not None and self.site.tokens == "cls" and not self.site.is_inside
+        return one and self.model.image_tower.reads_next(self.site.index(self.model))
 
     @cached_property
     def _linear(self) -> tuple[Tensor, Tensor] | None:

@@ -7,7 +7,6 @@ a folder with a manifest is complete. Memory holds one shard at a time. Start at
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -29,8 +28,9 @@ from clipattr.attribution.pixels import count
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.targets import LinearTarget, as_target
 from clipattr.errors import DataError
-from clipattr.storage.documents import read_json, schema_complaint, sweep
-from clipattr.storage.shards import digest, locked, write_text
+from clipattr.storage.documents import read_json, schema_complaint
+from clipattr.storage.files import digest_parts, file_digest, sweep, tensor_bytes, write_text
+from clipattr.storage.locks import locked
 
 SCHEMA = 1
 MANIFEST = "attributions.json"
@@ -106,7 +106,7 @@ def stream(
     plan |= {"batch": batch, "shard": shard}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder / ".lock", f"writing the attributions in {folder}", DataError):
             sweep(folder)
             if (folder / MANIFEST).exists():
                 noted, written = _done(folder / MANIFEST, plan)
@@ -150,7 +150,14 @@ def _write(
         file = folder / f"attributions-{len(written):05d}.safetensors"
         joined = Attribution.cat(held)
         joined.save(file)
-        written.append({"file": file.name, "pictures": len(joined), "sum": digest(file), "next": behind})
+        written.append(
+            {
+                "file": file.name,
+                "pictures": len(joined),
+                "sum": file_digest(file, "sha256", 64),
+                "next": behind,
+            }
+        )
         held.clear()
         write_text(folder / STATE, json.dumps({"schema": SCHEMA, "shards": written, "plan": plan}, indent=1))
 
@@ -188,10 +195,7 @@ def _plan(
 
 
 def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_parts(tensor_bytes(tensor) for tensor in tensors)
 
 
 def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
@@ -210,7 +214,7 @@ def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     whole: list[dict[str, Any]] = []
     for shard in shards:
         path = file.parent / shard["file"] if _is_shard(shard) else None
-        if path is None or not path.is_file() or digest(path) != shard.get("sum"):
+        if path is None or not path.is_file() or file_digest(path, "sha256", 64) != shard.get("sum"):
             break
         whole.append(shard)
     return len(shards), whole

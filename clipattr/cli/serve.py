@@ -78,8 +78,6 @@ def serving(
         DataError: Voila is not installed, the port is taken, the token is too short, or the server does not start.
         StudyError: there is no such study.
     """
-    from clipattr.studies.study import open_study
-
     if find_spec("voila") is None:
         raise DataError("Serving needs Voila, which is not installed: pip install 'clipattr[serve]'")
     token = secrets.token_urlsafe(24) if token is None else token
@@ -89,6 +87,8 @@ def serving(
             "is drawn."
         )
     _check_free(host, port)
+    from clipattr.studies.study import open_study  # after the checks: loading it takes seconds
+
     place = open_study(study).path.resolve()
     found = None if findings is None else str(Path(findings).resolve())
     with tempfile.TemporaryDirectory(prefix="clipattr-serve-") as folder:

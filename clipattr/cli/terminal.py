@@ -3,15 +3,19 @@
 Owns how the command line puts things out. Ignores what they mean. Start at `print_table`.
 """
 
+import argparse
+import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from clipattr.display.wording import visible
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard
+from clipattr.storage.files import write_text
 
 WIDTH = 100  # columns a table may take
 
@@ -54,22 +58,34 @@ def write(text: str, target: str) -> None:
     if path.exists() and not path.is_file():  # /dev/null, a pipe: written to, never replaced
         path.write_text(text, encoding="utf-8")
         return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        discard(partial)
-        raise
+    write_text(path, text)
 
 
 def emit(text: str, target: str | None) -> None:
     """Put JSON where it was asked for: a file, stdout for "-", or nowhere."""
     if target == "-":
-        sys.stdout.write(text)
+        encoding = (
+            (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+        )
+        sys.stdout.write(text if encoding == "utf8" else escaped(text))
         sys.stdout.flush()
     elif target:
         write(text, target)
+
+
+def escaped(text: str) -> str:
+    """JSON in ASCII alone, which every terminal shows as it is; what it says stays the same.
+
+    >>> escaped('{"prompt": "caf\u00e9"}')
+    '{"prompt": "caf\\\\u00e9"}'
+    """
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Notes on stderr, each shortened to what a terminal shows."""
+    for note in notes:
+        say(f"note: {visible(note, 600)}")
 
 
 def check_target(target: str | None, option: str) -> None:
@@ -87,6 +103,11 @@ def check_target(target: str | None, option: str) -> None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this place is not writable.")
+
+
+def human(arguments: argparse.Namespace) -> TextIO:
+    """Where text for people goes: stdout, unless JSON has it."""
+    return sys.stderr if arguments.json == "-" else sys.stdout
 
 
 def say(text: str) -> None:

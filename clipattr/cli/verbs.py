@@ -1,167 +1,285 @@
-"""Jobs: the verbs that prepare a study piece by piece, for those who want to reuse or replace a piece.
+"""Verbs: the one table of what `clipattr` can do: name, help, example, arguments, function.
 
-Owns `encode`, `train` and `convert` of the command line. Like every verb they compute nothing themselves: each calls
-the function that a notebook calls, and prints what came out. Start at `JOBS`.
+Owns the table alone. A new verb is a function in `jobs.py` or `questions.py` and an entry here. Start at `VERBS`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import shlex
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from clipattr.cli.arguments import OK
-from clipattr.cli.terminal import emit, print_table, say
-from clipattr.display.wording import visible
-from clipattr.storage.documents import json_text
-
-
-def encode(arguments: argparse.Namespace) -> int:
-    """Pictures to a store of activations."""
-    from clipattr.models.loading import load_model
-    from clipattr.models.places import default_site
-    from clipattr.studies.collect import collect_activations
-
-    model = load_model(arguments.model)
-    sites = arguments.site or [str(default_site(model))]
-    with engine_of(arguments) as engine:
-        store = collect_activations(
-            model,
-            arguments.images,
-            sites,
-            arguments.out,
-            batch=arguments.batch,
-            progress=not arguments.quiet,
-            engine=engine,
-        )
-    for note in store.notes:
-        say(f"note: {note}")
-    for name, reason in store.skipped[:5]:
-        say(f"left out {visible(name, 80)}: {visible(reason, 120)}")
-    record = {
-        "store": str(store.path),
-        "sites": sites,
-        "activations": len(store),
-        "width": store.width,
-        "fingerprint": store.fingerprint,
-        "skipped": store.skipped,
-    }
-    where, out = shlex.quote(str(store.path)), shlex.quote(f"{store.path}.sae")
-    text = (
-        f"{len(store):,} activations of {store.width} numbers at {', '.join(sites)}; "
-        f"{len(store.skipped):,} pictures left out\n"
-        f"Next: clipattr train {where} --out {out} --latents {8 * store.width} --k 32"
-    )
-    return _told(arguments, record, text)
+from clipattr.cli import jobs, questions
+from clipattr.cli.arguments import (
+    BATCH,
+    DEMO_REPORT,
+    ENGINE,
+    IMAGES,
+    MODEL,
+    MODEL_HELP,
+    PROMPT,
+    QUIET,
+    STUDY,
+    Argument,
+    argument,
+    out,
+    points,
+    prompts_from,
+    setting,
+    share,
+    whole,
+)
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """A store of activations to a dictionary; checkpoints lie in a folder beside it until it is finished."""
-    from clipattr.dictionaries import train_sae
-    from clipattr.storage.activations import ActivationStore
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
 
-    out = Path(arguments.out)
-    made = train_sae(
-        ActivationStore.open(arguments.store, arguments.site),
-        n_latents=arguments.latents,
-        k=arguments.k,
-        kind=arguments.kind,
-        steps=arguments.steps,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        checkpoint=out.with_name(out.name + ".checkpoint"),
-        progress=not arguments.quiet,
-    )
-    if os.environ.get("RANK", "0") != "0":  # another process of torchrun writes
-        return OK
-    made.save(out)
-    return _told(arguments, _described(made, out), _introduced(made, out))
+    Attributes:
+        about: its line in the overview. example: a command that works.
+        arguments: in the order of the help; a tuple of several excludes one another.
+        run: takes the parsed arguments and returns the exit status.
+    """
+
+    name: str
+    about: str
+    example: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: tuple[Argument | tuple[Argument, ...], ...]
 
 
-def convert(arguments: argparse.Namespace) -> int:
-    """Another project's file to a dictionary in the own format."""
-    from clipattr.dictionaries import convert as convert_file
+CSV = argument("--csv", metavar="OUT", help="write the findings as a table, in points")
+HTML = argument("--html", metavar="OUT", help="write one self-contained page with pictures and evidence")
 
-    given = {"site": arguments.site} if arguments.site else {}
-    given |= dict(arguments.set)
-    made = convert_file(arguments.file, arguments.out, arguments.format, **given)
-    return _told(arguments, _described(made, Path(arguments.out)), _introduced(made, Path(arguments.out)))
+VERBS = (
+    Verb(
+        "demo",
+        "audit the bundled model and write its report",
+        "clipattr demo --out /tmp",
+        questions.demo,
+        (argument("--out", metavar="DIR", default=".", help=f"folder for {DEMO_REPORT} (default: this one)"),),
+    ),
+    Verb(
+        "study",
+        "build a study: what audits, attributions and panels open",
+        "clipattr study ViT-B-32:openai photos/ --out photos.study \\\n"
+        "      --evaluator ViT-L-14:datacomp_xl_s13b_b90k --vocabulary words.txt --holdout 0.3",
+        jobs.study,
+        (
+            argument("model", metavar="MODEL", nargs="?", help=MODEL_HELP + "; left out with --text-embeddings"),
+            argument("images", metavar="IMAGES", nargs="?", help="folder, table (.csv with a column path), .tar, or "
+                     "scenes:FILE; left out with --embeddings"),
+            argument("--embeddings", metavar="FILE", help="what MODEL made of the pictures: .npy, .npz, .safetensors, "
+                     ".parquet, or clip-retrieval's folder"),
+            argument("--evaluator-embeddings", metavar="FILE", help="what the evaluator made of the same rows"),
+            argument("--text-embeddings", metavar="FILE", help="in place of MODEL: a .npz with words and vectors"),
+            out("study; an interrupted one goes on"),
+            argument("--vocabulary", metavar="FILE", default="general", help="words for labels: a text or .csv file, "
+                     "general (default) or imagenet21k"),
+            argument("--evaluator", metavar="MODEL", help="an independent CLIP that names what latents stand for"),
+            argument("--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"),
+            argument("--store", metavar="DIR", help="what `clipattr encode` kept of these pictures; not encoded again"),
+            argument("--site", help="where activations are read (default: the dictionary's site, else image.-1.cls "
+                     "where it is pooled, else image.embedding)"),
+            argument("--latents", metavar="N", type=whole, help="of the dictionary to train"),
+            argument("--k", metavar="K", type=whole, help="active latents of the dictionary to train"),
+            argument("--steps", metavar="N", type=whole, help="of the dictionary's training"),
+            argument("--examples", metavar="M", type=whole, default=20, help="kept per latent (default: %(default)s)"),
+            argument("--holdout", metavar="SHARE", type=share, help="of the pictures, to measure effects on"),
+            BATCH,
+            argument("--seed", type=int, default=0, help="of training and holding out (default: 0)"),
+            argument("--overwrite", action="store_true", help="replace another study in DIR"),
+            *ENGINE,
+            QUIET,
+        ),
+    ),
+    Verb(
+        "encode",
+        "keep a model's activations on disk; resumes",
+        "clipattr encode ViT-B-32:openai photos/ --out photos.acts",
+        jobs.encode,
+        (
+            MODEL,
+            IMAGES,
+            out("store; an interrupted one goes on"),
+            argument("--site", action="append", help="where to read; several times for several (default: "
+                     "image.-1.cls)"),
+            argument("--evaluator", metavar="MODEL", help="keep what a study needs of this second CLIP too"),
+            BATCH,
+            *ENGINE,
+            QUIET,
+        ),
+    ),
+    Verb(
+        "train",
+        "train a dictionary on stored activations; resumes",
+        "clipattr train photos.acts --out photos.sae --latents 30000 --k 64 --epochs 5",
+        jobs.train,
+        (
+            argument("store", metavar="STORE", help="folder that `clipattr encode` wrote"),
+            out("dictionary"),
+            argument("--latents", metavar="N", type=whole, help="of the dictionary (without --k and this: chosen)"),
+            argument("--k", metavar="K", type=whole, help="active latents per activation"),
+            argument("--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or "
+                     "jumprelu"),
+            argument("--budget", metavar="N", type=float, help="multiply-adds for trying more than one recipe, e.g. "
+                     "2e12"),
+            argument("--site", help="of the store, where it has several"),
+            (
+                argument("--steps", metavar="N", type=whole, help="of training (default: 2000, 1200 for choosing)"),
+                argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps"),
+            ),
+            argument("--seed", type=int, default=0, help="of the first directions (default: 0)"),
+            QUIET,
+        ),
+    ),
+    Verb(
+        "convert",
+        "read another project's dictionary and save it as ours",
+        "clipattr convert downloads/sae.pt --out photos.sae --set k=64 --site image.-1.cls",
+        jobs.convert,
+        (
+            argument("file", metavar="FILE", help="the weights, a folder with them, a name from `clipattr saes`, or "
+                     "hf-hub:ID"),
+            out("dictionary"),
+            argument("--format", default="auto", help="its format, where the keys do not tell"),
+            argument("--site", help="where its activations were read, e.g. image.-1.cls"),
+            argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="what the file "
+                     "does not say; an error names what is missing"),
+        ),
+    ),
+    Verb(
+        "saes",
+        "list published dictionaries, or check one on your images",
+        "clipattr saes prisma:clip-b32-datacomp/cls-11 --images photos/",
+        jobs.saes,
+        (
+            argument("text", metavar="TEXT", nargs="?", help="part of a name, model or site; with --images the "
+                     "dictionary to check"),
+            argument("--images", metavar="IMAGES", help="load the dictionary and check it on some of these images"),
+            argument("--model", metavar="MODEL", help="the model it belongs to (default: the one its publisher names)"),
+            argument("--site", help="where its activations are read, where neither file nor publisher says"),
+            argument("--offline", action="store_true", help="use what was downloaded before, and no network"),
+        ),
+    ),
+    Verb(
+        "plan",
+        "estimate a study's time, disk, memory and network",
+        "clipattr plan ViT-H-14:laion2b_s32b_b79k --pictures 10000000 --workers 16",
+        jobs.plan,
+        (
+            MODEL,
+            argument("--evaluator", metavar="MODEL", help="the CLIP that names latents (default: the model itself)"),
+            argument("--pictures", metavar="N", type=whole, required=True, help="how many there will be"),
+            *(
+                argument(f"--{name}", metavar="N", type=whole, default=number, help=f"{about} (default: {number:,})")
+                for name, number, about in (
+                    ("latents", 30_000, "of the dictionary"),
+                    ("k", 64, "active latents per picture"),
+                    ("examples", 20, "kept per latent"),
+                    ("words", 20_000, "of the vocabulary"),
+                    ("steps", 20_000, "of training, 4,096 activations each"),
+                    ("workers", 1, "like this machine"),
+                )
+            ),
+        ),
+    ),
+    Verb(
+        "audit",
+        "find unexpected reliances in a study",
+        "clipattr audit photos.study --prompts classes.txt --html audit.html \\\n"
+        "      --json audit.json --fail-above 5 --baseline accepted.json",
+        questions.audit,
+        (
+            STUDY,
+            prompts_from("vocabulary"),
+            PROMPT,
+            CSV,
+            HTML,
+            argument("--pixels", action="store_true", help="verify each finding by editing pictures; see `verify`"),
+            argument("--fail-above", metavar="POINTS", type=points, help="exit with 1 if a causal effect is larger"),
+            argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "
+                     "new, or clearly larger than there"),
+            *ENGINE,
+        ),
+    ),
+    Verb(
+        "verify",
+        "confirm findings by editing pictures",
+        "clipattr verify photos.study audit.json --html checked.html --json checked.json",
+        questions.verify,
+        (
+            STUDY,
+            argument("findings", metavar="FINDINGS", help="JSON that `clipattr audit --json` wrote"),
+            argument("--budget", metavar="N", type=whole, help="forward passes for all findings (default: no limit)"),
+            CSV,
+            HTML,
+        ),
+    ),
+    Verb(
+        "models",
+        "list the models that load by name",
+        "clipattr models --kind paper",
+        questions.models,
+        (argument("--kind", choices=("bundled", "paper", "open_clip"), help="only these"),),
+    ),
+    Verb(
+        "attribute",
+        "explain one score of one picture by latents",
+        "clipattr attribute picture-world 7 kite --against bat",
+        questions.attribute,
+        (
+            STUDY,
+            argument("picture", metavar="PICTURE", help="id or number in the study, or a file"),
+            argument("prompt", metavar="PROMPT", help="text the picture is compared with"),
+            argument("--against", metavar="PROMPT", help="explain the difference to this prompt's score"),
+            argument("--method", metavar="NAME", help="default: exact ablation, or patching at deeper sites"),
+            argument("--top", metavar="N", type=whole, default=12, help="latents shown (default: %(default)s)"),
+            argument("--plot", metavar="OUT", help="write the bars as a picture (.png, .pdf, .svg)"),
+        ),
+    ),
+    Verb(
+        "faithfulness",
+        "measure which attribution method to trust",
+        "clipattr faithfulness picture-world --prompts classes.txt --plot methods.png",
+        questions.faithfulness,
+        (
+            STUDY,
+            prompts_from("8 labels"),
+            PROMPT,
+            argument("--pictures", metavar="N", type=whole, default=64, help="to measure on, held-back ones first "
+                     "(default: %(default)s)"),
+            argument("--plot", metavar="OUT", help="write the rank correlations as a picture"),
+        ),
+    ),
+    Verb(
+        "serve",
+        "show the panels of a study as a web page",
+        "clipattr serve photos.study --findings audit.json",
+        questions.serve,
+        (
+            STUDY,
+            argument("--findings", metavar="FINDINGS", help="JSON of an audit, listed from the start"),
+            argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s, this machine alone)"),
+            argument("--port", metavar="N", type=whole, default=8866, help="(default: %(default)s)"),
+            argument("--token", help="what visitors must know; default: one is drawn"),
+            argument("--write", action="store_true", help="let visitors name latents and judge findings"),
+        ),
+    ),
+    Verb(
+        "site",
+        "write a study as static pages; no kernel, no network",
+        "clipattr site photos.study --out pages --findings audit.json",
+        jobs.site,
+        (
+            STUDY,
+            out("pages; new, empty, or an earlier site"),
+            argument("--findings", metavar="FINDINGS", help="JSON of an audit; each finding gets a page"),
+            argument("--latents", metavar="N", type=whole, help="latents with a page, those to look at first (default: "
+                     "all)"),
+            argument("--quiet", action="store_true", help="no progress"),
+        ),
+    ),
+)  # fmt: skip
 
-
-def plan(arguments: argparse.Namespace) -> int:
-    """What a study will cost, from ten seconds of measuring."""
-    from clipattr.models.loading import load_model
-    from clipattr.studies.plan import plan_study
-
-    say("measuring for about ten seconds")
-    made = plan_study(
-        load_model(arguments.model),
-        load_model(arguments.evaluator) if arguments.evaluator else None,
-        pictures=arguments.pictures,
-        n_latents=arguments.latents,
-        k=arguments.k,
-        examples=arguments.examples,
-        words=arguments.words,
-        steps=arguments.steps,
-        workers=arguments.workers,
-    )
-    emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    columns = ("stage", "hours", "workers", "disk GB", "memory GB", "network GB")
-    rows = [
-        (row.stage, f"{row.hours:,.2f}", str(row.workers), f"{row.disk_gb:,.1f}", f"{row.memory_gb:,.1f}",
-         f"{row.network_gb:,.1f}")
-        for row in made.table.itertuples(index=False)
-    ]  # fmt: skip
-    total = ("all", f"{made.seconds / 3600:,.2f}", "", f"{made.disk / 1e9:,.1f}", "", "")
-    print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
-    print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
-    return OK
-
-
-def engine_of(arguments: argparse.Namespace) -> Any:
-    """Where a verb computes: Ray if it was asked for, else this process."""
-    if arguments.threads:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-    if arguments.ray or arguments.ray_address:
-        from clipattr.execution.ray import Ray
-
-        return Ray(arguments.ray, address=arguments.ray_address, threads=arguments.threads or 1)
-    return contextlib.nullcontext()
-
-
-def _described(made: Any, out: Path) -> dict[str, Any]:
-    return {
-        "dictionary": str(out),
-        "hash": made.hash,
-        "kind": made.kind,
-        "latents": made.n_latents,
-        "width": made.width,
-        "k": made.k,
-        "site": made.site,
-        "info": made.info,
-    }
-
-
-def _introduced(made: Any, out: Path) -> str:
-    fvu = made.info.get("fvu")
-    unexplained = f", {fvu * 100:.1f} % of the variance unexplained" if isinstance(fvu, float) else ""
-    return (
-        f"{made!r}{unexplained}\nNext: clipattr study MODEL IMAGES --out STUDY --sae {shlex.quote(str(out))}"
-    )
-
-
-def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> int:
-    emit(json_text(record, indent=2) + "\n", arguments.json)
-    print(text, file=sys.stderr if arguments.json == "-" else sys.stdout)
-    return OK
-
-
-JOBS = {"encode": encode, "train": train, "convert": convert, "plan": plan}
+RUN = {verb.name: verb.run for verb in VERBS}

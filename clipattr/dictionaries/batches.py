@@ -1,7 +1,8 @@
-"""Sources: where training reads its activation batches.
+"""Batches: where training reads its activations.
 
-Owns one small interface (length, width, shuffled batches from any position) over tensors and memory maps; stores
-offer the same calls themselves. Ignores what the batches are for. Start at `as_source`.
+Owns the interface of a source (length, width, shuffled batches from any position) and its implementations for tensors,
+memory maps and live models; activation stores implement it themselves. Does not know what batches are used for. Start
+at `as_source`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
-from clipattr.storage.shards import batch_orders
+from clipattr.storage.orders import batch_orders
 
 
 @runtime_checkable
@@ -43,15 +44,15 @@ class Rows:
         if getattr(acts, "ndim", None) != 2 or 0 in acts.shape:
             raise DictionaryError(
                 "Activations to train on must have shape (rows, width), both above 0; got "
-                f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Token activations go in flattened."
+                f"{tuple(getattr(acts, 'shape', ())) or type(acts).__name__}. Flatten token activations."
             )
         real = (
             acts.is_floating_point() if isinstance(acts, Tensor) else np.issubdtype(acts.dtype, np.floating)
         )
         if not real:
             raise DictionaryError(
-                f"Activations to train on must be real floating point numbers; got {acts.dtype}. Ids, codes or pixels "
-                "are no activations; convert with .float() if these are."
+                f"Activations to train on must be real floating point numbers; got {acts.dtype}. Convert them "
+                "with .float() if they are activations, and not ids, codes or pixels."
             )
         self._acts = acts
 
@@ -69,7 +70,7 @@ class Rows:
             if isinstance(self._acts, Tensor):
                 yield self._acts[torch.from_numpy(order).to(self._acts.device)].float()
             else:
-                # Ascending reads are kinder to a memory map; the order within a batch does not matter.
+                # Ascending reads are faster from a memory map; the order within a batch does not matter.
                 yield torch.from_numpy(np.ascontiguousarray(self._acts[np.sort(order)])).float()
 
 
@@ -110,7 +111,7 @@ def mean_and_scale(
                 "The activations hold NaN or infinite values: read them with store.check(), which names shard and "
                 "row, or check the model's dtype."
             )
-        # Around a first guess of the mean, so that a mean far from zero costs no digits.
+        # Sums are taken around a first guess of the mean, so that a mean far from zero costs no digits.
         shift = part.mean(0) if shift is None else shift
         part = part - shift
         total += part.sum(0)
@@ -123,85 +124,5 @@ def mean_and_scale(
     spread = float(((squares / rows) - offset.square().sum()).clamp_min(0).sqrt())
     mean = shift + offset
     if spread <= 1e-12 * max(float(mean.norm()), 1e-30):
-        raise DictionaryError(f"All {rows} activations are equal: there is nothing to split.")
+        raise DictionaryError(f"All {rows} activations are equal: there is nothing to decompose.")
     return mean.float(), spread, float(mean.norm()) / spread
-
-
-class LiveActivations:
-    """A source that encodes pictures as they are needed, for training without a store.
-
-    Pictures come in a new random order every epoch. Where a picture has several tokens, the tokens of `pool` batches'
-    worth of pictures are mixed before batches are cut, so that a batch does not consist of a few pictures.
-
-    Args:
-        model: a `Model`.
-        images: an `Images` or anything `Images.open` takes. One that cannot be read ends training with an error,
-            since what a batch holds must not depend on luck: filter them first.
-        site: where to read.
-        pictures: pictures per forward pass.
-        pool: training batches mixed at a time, for sites with several tokens.
-    """
-
-    def __init__(self, model: Any, images: Any, site: Any, *, pictures: int = 64, pool: int = 8) -> None:
-        from clipattr.images.collection import Images
-        from clipattr.sites import Site
-
-        self._model, self._images = model, Images.open(images)
-        self._site = Site(site)
-        shape = self._site.shape(model)
-        self._tokens = shape[0] if len(shape) == 2 else 1
-        self._width = int(shape[-1])
-        self._pictures, self._pool = pictures, pool
-        self.site = str(self._site)
-        self.model_hash = model.weights_hash
-        self.fingerprint = f"{self._images.fingerprint}-{self.model_hash}-{self.site}"
-
-    @property
-    def width(self) -> int:
-        return self._width
-
-    def __len__(self) -> int:
-        return len(self._images) * self._tokens
-
-    def _per_pool(self, batch: int) -> int:
-        """Pictures encoded together: pools hold whole batches and whole pictures, so that a later pool can be reached
-        without encoding the others."""
-        group = batch * self._pool if self._tokens > 1 else batch
-        return max(1, -(-group // self._tokens))
-
-    def batches(self, batch: int) -> int:
-        """Full batches in one epoch; fewer than the rows would fill, since every pool may leave some over."""
-        per_pool = self._per_pool(batch)
-        pools, rest = divmod(len(self._images), per_pool)
-        return pools * (per_pool * self._tokens // batch) + rest * self._tokens // batch
-
-    def shuffled(self, batch: int, seed: int, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-        order = generator.permutation(len(self._images))
-        per_pool = self._per_pool(batch)
-        position = 0
-        for first in range(0, len(order), per_pool):
-            chosen = order[first : first + per_pool]
-            rows = len(chosen) * self._tokens
-            mixed = torch.from_numpy(generator.permutation(rows))
-            batches = rows // batch
-            if position + batches > start:
-                acts = self._encode(chosen)[mixed]
-                for number in range(batches):
-                    if position + number >= start:
-                        yield acts[number * batch : (number + 1) * batch]
-            position += batches
-
-    def _encode(self, places: np.ndarray) -> Tensor:
-        from clipattr.sites import activations
-
-        parts, found = [], 0
-        for kept, (pixels,) in self._images.batches([self._model], self._pictures, places=places):
-            parts.append(activations(self._model, pixels, self._site).float().flatten(0, -2).cpu())
-            found += len(kept)
-        if found < len(places):
-            raise DictionaryError(
-                f"{len(places) - found} pictures could not be read, e.g. {self._images.skipped[:2]}: leave them out "
-                "before training from a live model, or fill a store, which skips them."
-            )
-        return torch.cat(parts)

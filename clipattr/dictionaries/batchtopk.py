@@ -1,6 +1,6 @@
-"""BatchTopK: in training a batch shares k active latents per row on average; at inference a threshold decides.
+"""BatchTopK: a training batch keeps k active latents per row on average; at inference one threshold decides.
 
-Owns the kind's inference and its training objective. Start at `BatchTopK`.
+Owns the inference and the training objective of this kind. Start at `BatchTopK`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipattr.dictionaries.relu import above
 from clipattr.dictionaries.sae import Dictionary, register_kind
 from clipattr.errors import DictionaryError
 
-THRESHOLD_MEMORY = 0.99
+THRESHOLD_MEMORY = 0.99  # weight of the old value in the running mean of the threshold, per training batch
 
 
 @register_kind
@@ -30,10 +30,18 @@ class BatchTopK(Dictionary):
     """Keeps the pre-activations above one threshold, so that a row's codes never depend on its batch.
 
     Args:
-        threshold: at least 0; the mean over training batches of the smallest code kept.
-        target_k: active latents per row in training, on average.
+        threshold: at least 0; the running mean over training batches of the smallest code that was kept.
+        target_k: active latents per row in training, on average. core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: a negative threshold, or whatever `Dictionary` refuses.
 
     Source: Bussmann et al. 2024, arXiv:2412.06410.
+
+    >>> import torch
+    >>> made = BatchTopK(threshold=1.5, target_k=1, decoder=torch.eye(3), encoder=torch.eye(3))
+    >>> made.encode(torch.tensor([[1.0, 3.0, 2.0]])).to_dense().tolist()
+    [[0.0, 3.0, 2.0]]
     """
 
     kind = "batchtopk"
@@ -42,8 +50,8 @@ class BatchTopK(Dictionary):
         super().__init__(**core)
         if not threshold >= 0:
             raise DictionaryError(
-                f"BatchTopK needs a threshold of at least 0; got {threshold}. A file with -1 was never calibrated: "
-                "give the threshold, or load it as a TopK."
+                f"BatchTopK needs a threshold of at least 0; got {threshold}. -1 in a file means that it was never "
+                "calibrated: give the threshold, or load the file as a TopK."
             )
         self.threshold = float(threshold)
         self.target_k = int(target_k)
@@ -57,13 +65,13 @@ class BatchTopK(Dictionary):
 
 @register_objective
 class BatchTopKObjective(Objective):
-    """Reconstruction alone, over the k * batch largest positive pre-activations of the batch."""
+    """Squared reconstruction error alone, with the k * batch largest positive pre-activations of the batch."""
 
     kind = "batchtopk"
 
     def __init__(self, n_latents: int, k: int, sparsity: float | None = None) -> None:
         super().__init__(n_latents, k, sparsity)
-        # Entries below `bound` are not even picked; it follows the cut of the steps before.
+        # Entries below `bound` are not collected; it follows the cuts of earlier steps.
         self.state |= {"bound": 0.0, "threshold": -1.0}
 
     def calibrate(self, pre: Tensor, parameters: dict[str, Tensor]) -> None:
@@ -73,7 +81,7 @@ class BatchTopKObjective(Objective):
         return positive_entries(pre, self.state["bound"])
 
     def settle(self, entries: Entries) -> Entries | None:
-        """The cut of the whole batch, or None where the bound left too few to choose from."""
+        """The entries that the whole batch keeps, or None if the bound left too few to choose from."""
         total = self.k * (len(entries.offsets) - 1)
         if len(entries.pre) < total and self.state["bound"] > 0:
             smaller = self.state["bound"] / 2

@@ -1,12 +1,11 @@
 """Sparse codes: which latents are active in which row, and how strongly.
 
-Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Ignores what
-the latents mean and which dictionary made them. Start at `SparseCodes`.
+Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Does not know what
+the latents mean or which dictionary made them. Start at `SparseCodes`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,29 +14,37 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import parse_json, schema_complaint
+from clipattr.storage.files import save_tensors, tensors_digest
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class SparseCodes:
-    """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are kept.
+    """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are stored.
 
-    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0 exactly, with
-    any index. CSR: `indices` and `values` are (active entries,), and row i owns `offsets[i]:offsets[i + 1]`.
+    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0, with any
+    index. CSR: `indices` and `values` are (active entries,), and row i has the entries `offsets[i]:offsets[i + 1]`.
 
     Args:
         indices: int32, 0 <= index < n_latents; a latent occurs at most once per row (padding aside).
         values: float32, in units of the site's activations (decoder rows have unit length).
         n_latents: the number of columns.
         offsets: int64 (batch + 1,) for CSR, else None.
-        row_stats: (batch, 2) mean and deviation of each activation row, only from dictionaries that normalise
-            every row by itself; their `decode` needs it.
+        row_stats: (batch, 2) mean and deviation of each activation row, from dictionaries with `row_norm` only; their
+            `decode` needs it.
+
+    Raises:
+        DictionaryError: indices and values of different shapes, or of another number of dimensions than the layout.
+
+    >>> import torch
+    >>> codes = SparseCodes.from_dense(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]]))
+    >>> codes.counts().tolist(), codes.offsets.tolist(), codes.indices.tolist()
+    ([1, 2], [0, 1, 3], [1, 0, 2])
     """
 
     indices: Tensor
@@ -92,6 +99,13 @@ class SparseCodes:
         filled = torch.zeros(len(self.values) + 1, dtype=torch.int64, device=self.device)
         torch.cumsum(self.values != 0, 0, out=filled[1:])
         return filled[self.offsets[1:]] - filled[self.offsets[:-1]]
+
+    def starts(self) -> Tensor:
+        """int32 (batch + 1,): where each row's entries begin in storage order, and the end of the last row."""
+        if self.offsets is not None:
+            return self.offsets.to(torch.int32)
+        step = max(self.indices.shape[1], 1)
+        return torch.arange(0, self.indices.numel() + 1, step, dtype=torch.int32, device=self.device)
 
     def row_of_entries(self) -> Tensor:
         """int64, one per stored entry (padding included), in storage order: the row it belongs to."""
@@ -177,7 +191,7 @@ class SparseCodes:
         return SparseCodes(indices, values, self.n_latents, None, self.row_stats)
 
     def to_dense(self) -> Tensor:
-        """(batch, n_latents) floats. For tests and small controls: real dictionaries do not fit in memory so."""
+        """(batch, n_latents) floats, for tests and small controls: large dictionaries do not fit in memory so."""
         dense = torch.zeros(self.batch, self.n_latents, dtype=self.values.dtype, device=self.device)
         rows = self.row_of_entries()
         return dense.index_put_(
@@ -210,7 +224,7 @@ class SparseCodes:
 
     @staticmethod
     def cat(parts: Sequence[SparseCodes]) -> SparseCodes:
-        """Rows of several codes below one another; fixed k where all share it, else CSR.
+        """Rows of several codes, one after the other; fixed k if all share it, else CSR.
 
         Raises:
             DictionaryError: nothing to join, or the parts differ in `n_latents`.
@@ -258,7 +272,6 @@ class SparseCodes:
         Args:
             half: keep values as fp16 and indices as 16 bits where they fit: 4 bytes per entry.
         """
-        path = Path(path)
         narrow = half and self.n_latents <= 2**16
         indices = self.indices.to(torch.uint16) if narrow else self.indices.to(torch.int32)
         tensors = {"indices": indices.contiguous(), "values": self.values.contiguous()}
@@ -268,11 +281,9 @@ class SparseCodes:
             tensors["offsets"] = self.offsets.contiguous()
         if self.row_stats is not None:
             tensors["row_stats"] = self.row_stats.contiguous()
-        partial = path.with_name(path.name + ".partial")
-        # One entry only: safetensors writes several in no fixed order, and equal codes should give equal bytes.
+        # One metadata entry: safetensors writes several in no fixed order, and equal codes should give equal bytes.
         head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents, "digest": _digest(tensors)})
-        save_file(tensors, partial, metadata={"clipattr_codes": head})
-        partial.replace(path)
+        save_tensors(Path(path), tensors, {"clipattr_codes": head})
 
     @staticmethod
     def load(path: str | Path) -> SparseCodes:
@@ -315,11 +326,7 @@ class SparseCodes:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return tensors_digest(tensors, by="sha256")
 
 
 def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Controls: dictionaries that nobody trained, to hold trained ones against.
+"""Controls: untrained dictionaries that trained ones are compared with.
 
-Owns neurons, principal components, random directions and k-means directions, with the same interface as every
-dictionary. A trained SAE that does not beat these has not found much. Start at `neurons`.
+Owns neurons, principal components, random directions and k-means directions, with the interface of every dictionary.
+A trained SAE that does not do better than these has found little. Start at `neurons`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from clipattr.errors import DictionaryError
 
 @register_kind
 class Directions(Dictionary):
-    """Plain projections on directions, signed: all of them, or the k of largest magnitude per row."""
+    """Signed projections on directions: all of them, or the k of largest magnitude per row.
+
+    Args:
+        k: active directions per row; None for all. core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: k out of range, or whatever `Dictionary` refuses.
+
+    >>> import torch
+    >>> made = Directions(k=1, decoder=torch.eye(2), encoder=torch.eye(2))
+    >>> made.encode(torch.tensor([[1.0, -3.0]])).to_dense().tolist()
+    [[0.0, -3.0]]
+    """
 
     kind = "directions"
     n_fixed = True
@@ -47,7 +59,16 @@ class Directions(Dictionary):
 
 
 def neurons(width: int, *, k: int | None = None, **core: Any) -> Dictionary:
-    """The activation's own coordinates as latents; exact without k, else the k of largest magnitude."""
+    """The coordinates of the activation as latents.
+
+    Args:
+        width: numbers in one activation. k: keep the k of largest magnitude per row; None keeps all and is exact.
+        core: further arguments of `Dictionary`, e.g. site="image.-1.cls".
+
+    >>> import torch, clipattr as ca
+    >>> ca.neurons(3, k=1).reconstruct(torch.tensor([[1.0, -3.0, 2.0]])).tolist()
+    [[0.0, -3.0, 0.0]]
+    """
     unit = torch.eye(width)
     return Directions(decoder=unit, encoder=unit.clone(), k=k, **_told("neurons", core))
 
@@ -58,7 +79,15 @@ def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core
     Args:
         acts: (rows, width) tensor, array, memory map, or a store.
         n_latents: components kept; default all `width`, with which the reconstruction is exact.
-        k: keep only the k of largest magnitude per row.
+        k: keep only the k of largest magnitude per row. core: further arguments of `Dictionary`.
+
+    Raises:
+        DictionaryError: more components than the width.
+
+    >>> import torch, clipattr as ca
+    >>> acts = torch.randn(100, 1, generator=torch.Generator().manual_seed(0)) * torch.tensor([[3.0, 4.0]])
+    >>> ca.pca(acts, 1).decoder.abs().round(decimals=3).tolist()
+    [[0.6000000238418579, 0.800000011920929]]
     """
     source = as_source(acts)
     width = source.width
@@ -90,11 +119,17 @@ def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core
 
 
 def random_sae(acts: Any, n_latents: int, k: int, *, seed: int = 0, **core: Any) -> Dictionary:
-    """A TopK SAE with random unit directions, never trained: encoder and decoder share them.
+    """An untrained TopK SAE: random unit directions, shared by encoder and decoder.
 
     Args:
-        acts: (rows, width) activations for the mean and one common gain (least squares); without the gain the
-            overlapping directions would overshoot, which would make the control needlessly easy to beat.
+        acts: (rows, width) activations. They give the mean and one gain for all latents by least squares: without it,
+            overlapping directions overshoot, and the control would be too easy to beat.
+        n_latents, k: directions, and active ones per row. seed: of the directions.
+        core: further arguments of `Dictionary`.
+
+    >>> import torch, clipattr as ca
+    >>> ca.random_sae(torch.randn(64, 4), 8, 2).encode(torch.randn(3, 4)).counts().tolist()
+    [2, 2, 2]
     """
     source = as_source(acts)
     directions = torch.randn(n_latents, source.width, generator=torch.Generator().manual_seed(seed))
@@ -109,7 +144,16 @@ def kmeans(
     Args:
         acts: (rows, width); at most 200,000 of them are used.
         n_latents: centres; at most as many as rows.
-        k: active directions per row.
+        k: active directions per row. seed: of the first centres. iterations: of Lloyd's algorithm.
+        core: further arguments of `Dictionary`.
+
+    Raises:
+        DictionaryError: more centres than rows.
+
+    >>> import torch, clipattr as ca
+    >>> acts = torch.eye(2).repeat(20, 1) + 0.01 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    >>> ca.kmeans(acts, 2).n_latents
+    2
     """
     source = as_source(acts)
     sample = _sample(source, 200_000)
@@ -124,7 +168,7 @@ def kmeans(
         nearest = torch.cat([_nearest(part, centres) for part in sample.split(4096)])
         counts = torch.bincount(nearest, minlength=n_latents)
         sums = torch.zeros_like(centres).index_add_(0, nearest, sample)
-        # A centre that lost all its rows stays where it was.
+        # An empty cluster keeps its centre.
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
     lengths = centres.norm(dim=1)
     centres[lengths < 1e-6] = torch.randn(int((lengths < 1e-6).sum()), source.width, generator=generator)

@@ -1,6 +1,6 @@
-"""Gated: one threshold decides whether a latent is active, another affine map of the same product how strongly.
+"""Gated: one affine map decides whether a latent is active, another map of the same product how strongly.
 
-Owns the kind's inference and its training objective. Start at `Gated`.
+Owns the inference and the training objective of this kind. Start at `Gated`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from clipattr.dictionaries.objective import (
     positive_entries,
     register_objective,
 )
+from clipattr.dictionaries.parameters import fitting
 from clipattr.dictionaries.relu import above
-from clipattr.dictionaries.sae import Dictionary, _fitting, register_kind
+from clipattr.dictionaries.sae import Dictionary, register_kind
 
 
 @register_kind
@@ -33,17 +34,26 @@ class Gated(Dictionary):
     mag_bias = b_mag - exp(r_mag) b_gate here.
 
     Args:
-        mag_gain, mag_bias: (n_latents,).
+        mag_gain, mag_bias: (n_latents,). core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: tensors of another shape, or whatever `Dictionary` refuses.
 
     Source: Rajamanoharan et al. 2024, arXiv:2404.16014.
+
+    >>> import torch
+    >>> parts = {"decoder": torch.eye(2), "encoder": torch.eye(2), "encoder_bias": torch.tensor([0.0, -5.0])}
+    >>> made = Gated(mag_gain=torch.full((2,), 2.0), mag_bias=torch.zeros(2), **parts)
+    >>> made.encode(torch.tensor([[1.0, 3.0]])).to_dense().tolist()
+    [[2.0, 0.0]]
     """
 
     kind = "gated"
 
     def __init__(self, *, mag_gain: Tensor, mag_bias: Tensor, **core: Any) -> None:
         super().__init__(**core)
-        self.mag_gain = _fitting("mag_gain", mag_gain, (self.n_latents,))
-        self.mag_bias = _fitting("mag_bias", mag_bias, (self.n_latents,))
+        self.mag_gain = fitting("mag_gain", mag_gain, (self.n_latents,))
+        self.mag_bias = fitting("mag_bias", mag_bias, (self.n_latents,))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mag_gain": self.mag_gain, "mag_bias": self.mag_bias}
@@ -65,7 +75,7 @@ class GatedObjective(Objective):
     steered = True
 
     def calibrate(self, pre: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Gates start with about 2 k open per row, strengths as the plain product."""
+        """Set the first biases so that about 2 k gates per row are open and strengths equal the plain product."""
         bound = per_row_bound(pre, 2 * self.k)
         parameters["encoder_bias"].fill_(-bound)
         parameters["mag_bias"].fill_(bound)

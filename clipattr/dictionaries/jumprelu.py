@@ -1,6 +1,6 @@
-"""JumpReLU: a pre-activation above its latent's own threshold is a code, unchanged.
+"""JumpReLU: a pre-activation above the threshold of its latent is a code, unchanged.
 
-Owns the kind's inference and its training objective. Start at `JumpRelu`.
+Owns the inference and the training objective of this kind. Start at `JumpRelu`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,40 @@ from clipattr.dictionaries.objective import (
     positive_entries,
     register_objective,
 )
+from clipattr.dictionaries.parameters import fitting
 from clipattr.dictionaries.relu import above
-from clipattr.dictionaries.sae import Dictionary, _fitting, register_kind
+from clipattr.dictionaries.sae import Dictionary, register_kind
 
 
 @register_kind
 class JumpRelu(Dictionary):
-    """Keeps the pre-activations above `threshold` (n_latents,).
+    """Keeps the pre-activations that exceed the threshold of their latent.
+
+    Args:
+        threshold: (n_latents,), in units of the pre-activations; negative ones act as 0. core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: a threshold of another shape, or whatever `Dictionary` refuses.
 
     Source: Rajamanoharan et al. 2024, arXiv:2407.14435.
+
+    >>> import torch
+    >>> made = JumpRelu(threshold=torch.tensor([2.0, 2.0, 0.5]), decoder=torch.eye(3), encoder=torch.eye(3))
+    >>> made.encode(torch.tensor([[1.0, 3.0, 2.0]])).to_dense().tolist()
+    [[0.0, 3.0, 2.0]]
     """
 
     kind = "jumprelu"
 
     def __init__(self, *, threshold: Tensor, **core: Any) -> None:
         super().__init__(**core)
-        self.threshold = _fitting("threshold", threshold, (self.n_latents,))
+        self.threshold = fitting("threshold", threshold, (self.n_latents,))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"threshold": self.threshold}
 
     def select(self, pre: Tensor) -> SparseCodes:
-        # Two bounds in one: a negative threshold must not let negative codes through.
+        # Codes are never negative, whatever the threshold.
         return above(pre, self.threshold.clamp_min(0).to(pre.dtype))
 
 
@@ -49,9 +61,9 @@ class JumpRelu(Dictionary):
 class JumpReluObjective(Objective):
     """Squared error plus `sparsity` times the number of active latents.
 
-    Neither step has a derivative by the threshold; entries within half a bandwidth of it stand in for one.
-    Without a given sparsity the penalty stays at a small weight and a common factor on all thresholds is steered: a
-    penalty that has closed a latent cannot open it again, a lower threshold can.
+    Neither term has a derivative with respect to the threshold, so entries within half a bandwidth of it estimate one.
+    Without a given sparsity, the penalty keeps a small weight and a common factor on all thresholds is adjusted to
+    reach k: a penalty cannot reopen a latent that it has closed, a lower threshold can.
     """
 
     kind = "jumprelu"
@@ -63,7 +75,7 @@ class JumpReluObjective(Objective):
         self.state["bandwidth"] = 0.02
 
     def calibrate(self, pre: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Thresholds start where about 2 k latents are active; the bandwidth is as wide as that."""
+        """Set the first thresholds so that about 2 k latents are active, and the bandwidth to the same value."""
         bound = max(per_row_bound(pre, 2 * self.k), 1e-4)
         parameters["log_threshold"].fill_(math.log(bound))
         self.state["bandwidth"] = bound

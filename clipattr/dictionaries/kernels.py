@@ -1,8 +1,8 @@
-"""Kernels: the sparse arithmetic behind dictionaries, as fast as plain torch and numpy allow.
+"""Kernels: the sparse arithmetic behind dictionaries, in plain torch and numpy.
 
-Owns top-k selection, sparse decoding, and per-entry dot products; all of them work on active entries only and
-never build a (tokens, latents) or (tokens, k, width) tensor. Knows nothing of kinds or training schedules. The
-same calls run on a GPU. Start at `top_positive`, `bag_sum` and `entry_dots`.
+Owns top-k selection, sparse decoding, and per-entry dot products. All work on active entries only and never build a
+(tokens, latents) or (tokens, k, width) tensor. They know no kinds and no training schedules, and run on CPU and GPU.
+Start at `top_positive`, `bag_sum` and `entry_dots`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from torch import Tensor
 
 P = TypeVar("P")
 T = TypeVar("T")
-# Transient pre-activations are cut into pieces of this many bytes: about what stays in a shared cache.
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 16 * 2**20  # bytes of pre-activations computed at a time: about what stays in a shared cache
 
 
 def chunk_rows(n_latents: int, bytes_per_value: int = 4, budget: int = CHUNK_BYTES) -> int:
@@ -51,10 +50,10 @@ def matmul_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
 
 
 def abreast(work: Callable[[P], T], pieces: Sequence[P], device: torch.device) -> list[T]:
-    """Results of `work` for every piece, in order.
+    """Results of `work` for each piece, in order.
 
-    On a CPU every piece stays on one core, as many pieces at a time as torch has threads: threads that share a piece
-    wait for each other after every operation, and what runs in numpy would run on one of them alone.
+    On a CPU each piece runs on one core, as many pieces at a time as torch has threads. Threads that share a piece
+    would wait for each other after every operation, and numpy would use only one of them.
     """
     threads = min(torch.get_num_threads(), len(pieces)) if device.type == "cpu" else 1
     return list(_workers(threads).map(work, pieces)) if threads > 1 else [work(piece) for piece in pieces]
@@ -66,13 +65,13 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     before, all_here = torch.get_num_threads(), threading.Barrier(threads)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread takes the common setting over at its first question or operation
+        torch.get_num_threads()  # a thread copies the global setting at its first query or operation
         torch.set_num_threads(1)
         all_here.wait()
 
     pool = ThreadPoolExecutor(threads, "clipattr-pieces", initializer=begin)
     list(pool.map(lambda _: None, range(threads)))
-    # What a thread sets is its own, but also what later threads begin with: back to what it was.
+    # A thread's setting is also the default of threads started later, so restore it.
     torch.set_num_threads(before)
     return pool
 
@@ -103,8 +102,8 @@ def top_positive(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ordered(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`topk` in the order that `top_positive` promises (which of several equal values at the cut is left to
-    torch)."""
+    """`topk` in the order that `top_positive` promises; which of several equal values at the cut is kept is torch's
+    choice."""
     values, indices = pre.float().topk(k, dim=-1)
     by_index = indices.argsort(-1)
     values, indices = values.gather(-1, by_index), indices.gather(-1, by_index)
@@ -112,7 +111,7 @@ def _ordered(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices.gather(-1, by_value)
 
 
-# Positive IEEE floats order like their bit patterns read as integers, and integers sort several times faster.
+# Positive IEEE floats sort like their bit patterns as integers, which is several times faster.
 _KEYS = {torch.float32: (torch.int32, np.int32), torch.bfloat16: (torch.int16, np.int16)}
 
 
@@ -192,7 +191,7 @@ def entry_dots(bags: Tensor, table: Tensor, which: Tensor, offsets: Tensor, bag_
     """
     if len(which) == 0:
         return table.new_zeros(0)
-    # Torch has this product as the derivative of `embedding_bag` by its weights.
+    # This product is the derivative of `embedding_bag` with respect to its weights.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         bags, table, which, offsets[:-1].contiguous(), bag_of_entry, 0, -1
     )

@@ -1,6 +1,6 @@
-"""Matryoshka: the first latents alone already reconstruct, more of them reconstruct better; any prefix is usable.
+"""Matryoshka: trained so that the first latents alone reconstruct, and more of them reconstruct better.
 
-Owns the kind's inference, its prefixes, and its training objective. Start at `Matryoshka`.
+Owns the inference, the prefixes and the training objective of this kind. Start at `Matryoshka`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,19 @@ class Matryoshka(BatchTopK):
     """A BatchTopK dictionary trained so that every prefix of its latents is a dictionary.
 
     Args:
-        prefixes: the sizes that were trained, rising, the last one n_latents.
+        prefixes: the sizes that were trained, in increasing order, the last one n_latents.
+        core: see `BatchTopK` and `Dictionary`.
+
+    Raises:
+        DictionaryError: prefixes that do not increase to n_latents, or whatever `BatchTopK` refuses.
 
     Source: Bussmann et al. 2025, arXiv:2503.17547.
+
+    >>> import torch
+    >>> parts = {"decoder": torch.eye(4), "encoder": torch.eye(4)}
+    >>> made = Matryoshka(prefixes=[2, 4], threshold=0.5, target_k=2, **parts)
+    >>> made.prefix(2).encode(torch.ones(1, 4)).to_dense().tolist()
+    [[1.0, 1.0]]
     """
 
     kind = "matryoshka"
@@ -38,7 +48,7 @@ class Matryoshka(BatchTopK):
         return {**super().settings(), "prefixes": self.prefixes}
 
     def prefix(self, size: int) -> Matryoshka:
-        """The dictionary of the first `size` latents, any number of them."""
+        """The dictionary of the first `size` latents; DictionaryError unless size is 1 to n_latents."""
         if not 1 <= size <= self.n_latents:
             raise DictionaryError(f"A prefix has 1 to {self.n_latents} latents; got {size}.")
         per_latent = {"decoder", "encoder", "encoder_bias", "gain"}
@@ -47,10 +57,12 @@ class Matryoshka(BatchTopK):
 
 
 def checked_prefixes(prefixes: Sequence[int], n_latents: int) -> list[int]:
-    """The prefixes as a list; DictionaryError unless they rise from at least 1 to n_latents."""
+    """The prefixes as a list; DictionaryError unless they increase from at least 1 to n_latents."""
     sizes = [int(size) for size in prefixes]
     if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)) or sizes[-1] != n_latents:
-        raise DictionaryError(f"Prefixes must rise from at least 1 to the {n_latents} latents; got {sizes}.")
+        raise DictionaryError(
+            f"Prefixes must increase from at least 1 to the {n_latents} latents; got {sizes}."
+        )
     return sizes
 
 
@@ -59,7 +71,7 @@ class MatryoshkaObjective(BatchTopKObjective):
     """The mean over prefixes of each prefix's squared error.
 
     Args:
-        prefixes: sizes; default a sixteenth, an eighth, a quarter, a half and all of the latents.
+        prefixes: sizes; default 1/16, 1/8, 1/4, 1/2 and all of the latents.
     """
 
     kind = "matryoshka"
@@ -89,7 +101,7 @@ class MatryoshkaObjective(BatchTopKObjective):
         loss = residuals.square().sum() / (levels * len(x))
         slopes = residuals.mul_(2 / (levels * len(x)))
         bias_slope = slopes.sum((0, 1))
-        # A latent takes part in its own prefix and in all larger ones.
+        # A latent belongs to its own prefix and to all larger ones.
         for level in reversed(range(levels - 1)):
             slopes[level] += slopes[level + 1]
         targets = group.int() * len(x) + entries.rows

@@ -1,11 +1,10 @@
 """Parallel: one dictionary trained by several processes, each on its share of every batch.
 
-Owns the exchange between processes: gradients are averaged, firings united. Every process holds the whole dictionary
-and ends with the same one. Start at `join`.
+Owns the exchange between processes: gradients are averaged, and records of which latents were active are combined.
+Each process holds the whole dictionary, and all end with the same one. Start at `join`.
 
-A process takes every n-th row of the global batch, so that the rows which revive dead latents, the first of a batch,
-are the same ones as in a single process. Sums are made in another order, so results agree to float tolerance and not
-to the bit.
+A process takes every n-th row of the global batch, so that the rows that revive dead latents, the first of a batch, are
+the same as in a single process. Sums are computed in another order, so results agree to float tolerance only.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ from torch import Tensor
 from clipattr.dictionaries.trainer import Run
 from clipattr.errors import DictionaryError
 
-KINDS = ("topk",)  # kinds whose rows choose their latents alone; the others settle over a whole batch
+KINDS = (
+    "topk",
+    "nested",
+)  # kinds in which each row selects its latents by itself; others select over the whole batch
 
 
 class Alone:
@@ -33,7 +35,7 @@ class Alone:
         return x
 
     def check(self, kind: str, batch: int) -> None:
-        """DictionaryError for what several processes cannot train together."""
+        """Raise DictionaryError for what several processes cannot train together."""
 
 
 class Team(Alone):
@@ -56,9 +58,9 @@ class Team(Alone):
 
 
 def join() -> Alone:
-    """The team that `torchrun` has started this process for, or none.
+    """The group of processes that `torchrun` started this one in, or a group of one.
 
-    Uses gloo on CPUs; with `torchrun --nproc-per-node 2 -m clipattr.cli train STORE --out DIR …` every process reads
+    Uses gloo on CPUs. With `torchrun --nproc-per-node 2 -m clipattr.cli train STORE --out DIR …`, each process reads
     the same store, and the first one writes checkpoints and the result.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
@@ -69,14 +71,14 @@ def join() -> Alone:
 
 
 class _SharedRun(Run):
-    """A run whose step sees the global batch through its own rows and the others' gradients."""
+    """A run whose step covers the global batch: its own rows, and the gradients of the other processes."""
 
-    in_order = True  # every process must exchange the same slice at a time
+    in_order = True  # all processes must exchange the same slice at the same time
 
     def step(self, x: Tensor, lr: float) -> dict[str, float]:
         before = self.tokens_since_active.clone()
         figures = super().step(x, lr)
-        # 0 where a latent has just fired, here or elsewhere.
+        # 0 where a latent was just active, in this process or another.
         torch.distributed.all_reduce(self.tokens_since_active, torch.distributed.ReduceOp.MIN)
         size = torch.distributed.get_world_size()
         silent = before + len(x) * size

@@ -26,7 +26,15 @@ from clipattr.dictionaries.sae import Dictionary, register_kind
 class Relu(Dictionary):
     """Keeps every positive pre-activation.
 
+    Args:
+        core: see `Dictionary`, which also lists the errors.
+
     Source: Bricken et al. 2023, "Towards Monosemanticity".
+
+    >>> import torch
+    >>> made = Relu(decoder=torch.eye(3), encoder=torch.eye(3))
+    >>> made.encode(torch.tensor([[1.0, -3.0, 2.0]])).to_dense().tolist()
+    [[1.0, 0.0, 2.0]]
     """
 
     kind = "relu"
@@ -36,7 +44,11 @@ class Relu(Dictionary):
 
 
 def above(pre: Tensor, bound: Tensor | float) -> SparseCodes:
-    """CSR codes of the pre-activations (rows, n_latents) above a bound, one for all or one per latent."""
+    """CSR codes of the pre-activations (rows, n_latents) that exceed a bound.
+
+    Args:
+        bound: one number, or (n_latents,).
+    """
     latents, values, counts = positive_entries(pre, bound)
     offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
     torch.cumsum(counts, 0, out=offsets[1:])
@@ -51,7 +63,7 @@ class ReluObjective(Objective):
     steered = True
 
     def calibrate(self, pre: Tensor, parameters: dict[str, Tensor]) -> None:
-        """Start with about 2 k active latents instead of half of all."""
+        """Set the first biases so that about 2 k latents are active instead of half of all."""
         parameters["encoder_bias"].fill_(-per_row_bound(pre, 2 * self.k))
 
     def pick(self, pre: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

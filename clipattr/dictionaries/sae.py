@@ -1,38 +1,49 @@
-"""Dictionaries: what splits an activation into weighted directions, x = sum_j a_j v_j + b + error.
+"""Dictionaries: decompose an activation into weighted directions, x = sum_j a_j v_j + b + error.
 
-Owns the shared core (encode, decode, error, save, load) and the list of kinds; each kind is a small module of its
-own that says which pre-activations become codes. Ignores how dictionaries are trained and where activations come
-from. Start at `Dictionary`.
+Owns the core that all kinds share (encode, decode, error, save) and the registry of kinds. Each kind is a module of
+its own that defines which pre-activations become codes. This module does not know how dictionaries are trained or how
+activations are computed. Start at `Dictionary`; `load_dictionary` is in `saved.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.kernels import bag_sum, chunk_rows, matmul_dtype
+from clipattr.dictionaries.parameters import (
+    ROW_NORMS,
+    checked_acts,
+    fitting,
+    normalised_rows,
+    real,
+    unit_rows,
+)
+from clipattr.dictionaries.readings import check_reading
 from clipattr.errors import DictionaryError
-from clipattr.storage.documents import discard, read_json, schema_complaint, sweep
+from clipattr.storage.files import save_tensors, sweep, tensors_digest, write_text
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
-CARD_FILE = "card.json"  # beside them where the dictionary was judged after it was saved
-ROW_NORMS = (None, "layer_norm", "length")
-ROW_NORM_EPS = 1e-5
+CARD_FILE = "card.json"  # quality card written after the dictionary was saved
 
 KINDS: dict[str, type[Dictionary]] = {}
 
 
 def register_kind(cls: type[Dictionary]) -> type[Dictionary]:
-    """Class decorator: makes a kind loadable under its `kind` name."""
+    """Class decorator that makes a kind loadable under the name in its `kind` attribute.
+
+    >>> from clipattr.dictionaries.sae import KINDS
+    >>> import clipattr.dictionaries
+    >>> KINDS["topk"].__name__
+    'TopK'
+    """
     KINDS[cls.kind] = cls
     return cls
 
@@ -40,31 +51,44 @@ def register_kind(cls: type[Dictionary]) -> type[Dictionary]:
 class Dictionary:
     """Directions, a bias, and the rule that turns an activation into sparse codes.
 
-    Codes of a row x: pre = (x - pre_bias) @ encoder.T + encoder_bias; the kind's `select` picks entries of pre;
-    a soft cap c (if any) turns them into c tanh(z / c); `gain` (if any) multiplies them, latent by latent, which
-    is how decoder rows that were not of unit length in a file keep their output.
-    With `row_norm`, every x is first normalised by itself; codes are scaled back to the activations' units and carry
-    the row's mean and deviation for `decode`.
+    A row x is encoded in four steps: pre = (x - pre_bias) @ encoder.T + encoder_bias; the kind's `select` keeps some
+    entries of pre; a soft cap c, if there is one, replaces each value z by c tanh(z / c); `gain`, if there is one,
+    multiplies each latent's value (it holds the lengths of decoder rows that were not unit vectors).
+    With `row_norm`, each x is normalised by its own statistics first. Codes are then scaled back to the units of the
+    activations, and carry the row's mean and deviation, which `decode` needs.
+
+    A *transcoder* reads one site (`input_site`) and predicts another (`site`). `encode` takes activations of the input
+    site, `decode` returns activations of the output site, and `skip` is an optional linear map from input to output.
 
     Args:
-        decoder: (n_latents, width); rows are scaled to unit length here, their lengths move into `gain`.
-        bias: (width,), the b of x = sum a v + b + error (with `row_norm`: deviation * bias + mean).
-        encoder: (n_latents, width), one row per latent.
+        decoder: (n_latents, width). Rows are scaled to unit length; their lengths are moved into `gain`.
+        bias: (width,), the b of x = sum_j a_j v_j + b + error; zero if None.
+        encoder: (n_latents, input_width), one row per latent; input_width is width except in transcoders.
         encoder_bias: (n_latents,), zero if None.
-        pre_bias: (width,), subtracted before encoding; zero if None.
+        pre_bias: (input_width,), subtracted before encoding; zero if None.
         gain: (n_latents,), or None for ones.
         softcap: c above, or None.
-        row_norm: None, "layer_norm" (mean 0, deviation 1: unbiased, plus 1e-5) or "length" (length sqrt(width)).
-        site: where the activations were read, e.g. "image.-1.cls".
-        model_hash: `Model.weights_hash` of the model they came from.
-        info: anything JSON can hold about how the dictionary was made; not part of `hash`.
+        row_norm: None, "layer_norm" (mean 0 and unbiased standard deviation 1, 1e-5 added to the deviation) or
+            "length" (Euclidean length sqrt(input_width)).
+        site: where the activations are read and replaced, e.g. "image.-1.cls"; None if unknown.
+        input_site: for transcoders, the site that `encode` reads.
+        skip: (width, input_width), for transcoders with a linear path beside the latents.
+        model_hash: `Model.weights_hash` of the model that the activations come from.
+        info: anything that JSON can hold about how the dictionary was made; not part of `hash`.
 
     Raises:
-        DictionaryError: shapes that do not fit, or values that are not finite.
+        DictionaryError: shapes that do not fit together, or values that are not finite real numbers.
+
+    >>> import torch
+    >>> from clipattr.dictionaries import TopK
+    >>> made = TopK(k=1, decoder=torch.eye(2), encoder=torch.eye(2))
+    >>> codes = made.encode(torch.tensor([[3.0, 1.0]]))
+    >>> made.decode(codes).tolist(), made.error(torch.tensor([[3.0, 1.0]]), codes).tolist()
+    ([[3.0, 0.0]], [[0.0, 1.0]])
     """
 
     kind: ClassVar[str] = ""
-    n_fixed: ClassVar[bool] = False  # whether codes are (batch, k)
+    n_fixed: ClassVar[bool] = False  # True where codes have shape (batch, k)
 
     def __init__(
         self,
@@ -78,107 +102,131 @@ class Dictionary:
         softcap: float | None = None,
         row_norm: str | None = None,
         site: str | None = None,
+        input_site: str | None = None,
+        skip: Tensor | None = None,
         model_hash: str | None = None,
         info: dict[str, Any] | None = None,
     ) -> None:
         if decoder.ndim != 2 or 0 in decoder.shape:
-            raise DictionaryError(
-                f"The decoder must be (n_latents, width); got shape {tuple(decoder.shape)}."
-            )
-        _real("decoder", decoder)
+            raise DictionaryError(f"The decoder must be (n_latents, width); got {tuple(decoder.shape)}.")
+        real("decoder", decoder)
         n_latents, width = decoder.shape
         zeros = decoder.new_zeros
-        decoder, lengths = _unit_rows(decoder.detach().float())
+        decoder, lengths = unit_rows(decoder.detach().float())
         if lengths is not None:
             gain = lengths if gain is None else gain.detach().float() * lengths
         self.decoder = decoder
-        self.bias = _fitting("bias", zeros(width) if bias is None else bias, (width,))
-        self.encoder = _fitting("encoder", encoder, (n_latents, width))
+        self.bias = fitting("bias", zeros(width) if bias is None else bias, (width,))
+        if encoder.ndim != 2:
+            raise DictionaryError(f"The encoder must be (n_latents, width); got {tuple(encoder.shape)}.")
+        inner = width if input_site is None else int(encoder.shape[1])
+        self.encoder = fitting("encoder", encoder, (n_latents, inner))
         none = encoder_bias is None
-        self.encoder_bias = _fitting("encoder_bias", zeros(n_latents) if none else encoder_bias, (n_latents,))
-        self.pre_bias = _fitting("pre_bias", zeros(width) if pre_bias is None else pre_bias, (width,))
-        self.gain = None if gain is None else _fitting("gain", gain, (n_latents,))
-        _fitting("decoder", self.decoder, (n_latents, width))
+        self.encoder_bias = fitting("encoder_bias", zeros(n_latents) if none else encoder_bias, (n_latents,))
+        self.pre_bias = fitting("pre_bias", zeros(inner) if pre_bias is None else pre_bias, (inner,))
+        self.gain = None if gain is None else fitting("gain", gain, (n_latents,))
+        fitting("decoder", self.decoder, (n_latents, width))
         self.softcap = softcap
         if row_norm not in ROW_NORMS:
             raise DictionaryError(f"row_norm is one of {ROW_NORMS}; got {row_norm!r}.")
         self.row_norm = row_norm
         self.site = None if site is None else str(site)
+        self.input_site = None if input_site is None else str(input_site)
+        if skip is not None and input_site is None:
+            raise DictionaryError("skip belongs to a transcoder: give input_site, the site that it reads.")
+        self.skip = None if skip is None else fitting("skip", skip, (width, inner))
         self.model_hash = model_hash
         self.info: dict[str, Any] = dict(info or {})
         self.card: dict[str, Any] | None = None
         self._encoder_16: Tensor | None = None
         self._hash: str | None = None
 
-    # What a kind says of itself
+    # what a kind defines
 
     @property
     def k(self) -> int | None:
-        """Active latents per row where that is fixed, else None."""
+        """Active latents per row if that number is fixed, else None."""
         return None
 
     def settings(self) -> dict[str, Any]:
-        """The kind's own numbers, as constructor arguments that JSON can hold."""
+        """The kind's own numbers: constructor arguments that JSON can hold."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The kind's own tensors, as constructor arguments."""
+        """The kind's own tensors: further constructor arguments."""
         return {}
 
     def select(self, pre: Tensor) -> SparseCodes:
-        """Pre-activations (rows, n_latents), float32 or bfloat16, to codes before soft cap and gain.
+        """Codes before soft cap and gain, from pre-activations (rows, n_latents) in float32 or bfloat16.
 
         A row's codes depend on that row alone.
+
+        Raises:
+            DictionaryError: this is the base class; each kind implements its own.
         """
         raise DictionaryError(
-            f"{type(self).__name__} does not say how it selects; load or make a concrete kind."
+            f"{type(self).__name__} has no selection rule; use one of the kinds, e.g. TopK."
         )
 
-    # The shared core
+    # the core that all kinds share
 
     @property
     def n_latents(self) -> int:
+        """Number of directions."""
         return self.decoder.shape[0]
 
     @property
     def width(self) -> int:
+        """Numbers in one activation at `site`."""
         return self.decoder.shape[1]
 
     @property
+    def input_width(self) -> int:
+        """Numbers in one activation that `encode` takes: `width`, except in transcoders."""
+        return self.encoder.shape[1]
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether `encode` reads another site than `decode` predicts."""
+        return self.input_site is not None
+
+    @property
     def device(self) -> torch.device:
+        """Where the tensors are."""
         return self.decoder.device
 
     @property
     def hash(self) -> str:
-        """16 hex digits over everything that decides codes and reconstructions."""
+        """16 hex digits over everything that determines codes and reconstructions."""
         if self._hash is None:
             self._hash = self._hashed(self._identity())
         return self._hash
 
     def _hashed(self, identity: dict[str, Any]) -> str:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-        for name, tensor in sorted(self._all_tensors().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        tensors = {f"{name}{tuple(tensor.shape)}": tensor for name, tensor in self._all_tensors().items()}
+        return tensors_digest(tensors, json.dumps(identity, sort_keys=True), by="sha256")
 
     def __repr__(self) -> str:
         k = "" if self.k is None else f", k={self.k}"
         size = f"{self.n_latents} latents, width {self.width}{k}"
-        return f"<{self.kind} dictionary {self.hash}: {size}, site {self.site}>"
+        where = f"site {self.site}" if self.input_site is None else f"from {self.input_site} to {self.site}"
+        return f"<{self.kind} dictionary {self.hash}: {size}, {where}>"
 
     def encode(self, acts: Tensor, *, precision: str = "float32") -> SparseCodes:
-        """Codes of activations, in pieces small enough that memory does not grow with the batch.
+        """Codes of activations, computed in chunks so that memory does not grow with the batch.
 
         Args:
-            acts: (batch, width); token activations go in as `acts.flatten(0, 1)`.
-            precision: dtype of the encoder product: "float32", "bfloat16" (values then carry a relative error of
-                about 0.4 %), or "auto" for the faster one.
+            acts: (batch, input_width); flatten token activations with `acts.flatten(0, 1)`.
+            precision: dtype of the encoder product: "float32", "bfloat16" (relative error of values about 0.4 %), or
+                "auto" for the faster of the two.
+
+        Returns:
+            Codes in the units of the activations.
 
         Raises:
             DictionaryError: another width or dtype, or NaN or infinite values (the first such row is named).
         """
-        acts = self._checked(acts).float()
+        acts = checked_acts(acts, self.input_width).float()
         dtype = matmul_dtype(self.device, precision)
         rows = chunk_rows(self.n_latents, dtype.itemsize)
         if len(acts) == 0:
@@ -186,7 +234,7 @@ class Dictionary:
         return SparseCodes.cat([self._encode_rows(part, dtype) for part in acts.split(rows)])
 
     def preactivations(self, acts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(batch, n_latents), what `select` sees. Dense: for a few rows at a time."""
+        """(batch, n_latents): the input of `select`. Dense, so call it on a few rows at a time."""
         centred = acts - self.pre_bias
         if dtype == torch.float32:
             return torch.addmm(self.encoder_bias, centred, self.encoder.T)
@@ -195,59 +243,74 @@ class Dictionary:
         return torch.addmm(self.encoder_bias.to(dtype), centred.to(dtype), self._encoder_16.T)
 
     def decode(self, codes: SparseCodes) -> Tensor:
-        """(batch, width): sum_j a_j v_j + b.
+        """Reconstruction from codes, sum_j a_j v_j + b: (batch, width), in the units of the activations.
 
         Raises:
-            DictionaryError: codes over another number of latents, or without the row statistics this kind needs.
+            DictionaryError: codes with another number of latents, or without the row statistics that `row_norm` needs.
         """
         if codes.n_latents != self.n_latents:
             raise DictionaryError(
-                f"These codes count {codes.n_latents} latents, the dictionary {self.n_latents}: they come from "
-                "another dictionary."
+                f"These codes have {codes.n_latents} latents, the dictionary has {self.n_latents}: they come from "
+                "another dictionary. Encode the activations with this one."
             )
-        if codes.offsets is None:
-            count = codes.indices.numel()
-            step = max(codes.indices.shape[1], 1)
-            offsets = torch.arange(0, count + 1, step, dtype=torch.int32, device=codes.device)
-        else:
-            offsets = codes.offsets.to(torch.int32)
-        summed = bag_sum(self.decoder, codes.indices.reshape(-1), codes.values.reshape(-1), offsets)
+        summed = bag_sum(self.decoder, codes.indices.reshape(-1), codes.values.reshape(-1), codes.starts())
         if not self.row_norm:
             return summed + self.bias
         if codes.row_stats is None:
             raise DictionaryError(
-                "This dictionary normalises every row, so decoding needs the rows' mean and deviation: pass codes "
-                "that come from its own encode()."
+                "This dictionary normalises each row, so decoding needs the rows' mean and deviation. Pass codes that "
+                "its own encode() returned."
             )
         mean, deviation = codes.row_stats[:, :1], codes.row_stats[:, 1:]
         return summed + deviation * self.bias + mean
 
     def reconstruct(self, acts: Tensor) -> Tensor:
-        """(batch, width): decode(encode(acts))."""
-        return self.decode(self.encode(acts))
+        """(batch, width): decode(encode(acts)); a transcoder's prediction of its output site, skip path included.
+
+        Args:
+            acts: (batch, input_width).
+        """
+        codes = self.encode(acts)
+        recon = self.decode(codes)
+        if self.skip is None:
+            return recon
+        through = acts.float() @ self.skip.T
+        return recon + (through if codes.row_stats is None else through * codes.row_stats[:, 1:])
 
     def error(self, acts: Tensor, codes: SparseCodes) -> Tensor:
-        """(batch, width): the error node, acts - decode(codes); adding it back restores acts."""
+        """The error node, acts - decode(codes): (batch, width). Adding it to decode(codes) restores acts.
+
+        Args:
+            acts: (batch, width), the activations at `site` (for a transcoder: at its output).
+        """
         return acts - self.decode(codes)
 
-    def check(self, acts: Tensor) -> dict[str, float]:
-        """Print the share of variance that each plausible reading of this dictionary leaves unexplained on some
-        activations, its own reading first; returns them by name.
+    def check(self, acts: Tensor, outputs: Tensor | None = None) -> dict[str, float]:
+        """Compare this dictionary with its usual misreadings (other pre-bias, row normalisation, sign rule).
+
+        Args:
+            acts: (rows, input_width), activations at the dictionary's site; a few hundred rows are enough.
+            outputs: (rows, width), for transcoders only: the activations at the output site.
+
+        Returns:
+            Fraction of variance unexplained (FVU) by the name of each reading, "as loaded" first. Also printed.
 
         Raises:
-            DictionaryError: its own reading leaves more than there was (FVU > 1): wrong site, model or reading.
+            DictionaryError: the dictionary as loaded has FVU > 1 (wrong site, model or reading), fewer than 2 rows, or
+                rows without variation.
         """
-        from clipattr.dictionaries.checkpoints.check import check_reading
-
-        return check_reading(self, acts)
+        return check_reading(self, acts, outputs)
 
     def to(self, device: torch.device | str) -> Dictionary:
-        """The same dictionary on another device."""
-        parts = {name: tensor.to(device) for name, tensor in self._all_tensors().items()}
-        return self._rebuilt(parts)
+        """A copy of the dictionary on another device."""
+        return self._rebuilt({name: tensor.to(device) for name, tensor in self._all_tensors().items()})
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `sae.safetensors` into a folder; complete or not at all."""
+        """Write `config.json` and `sae.safetensors` into a folder, completely or not at all.
+
+        Raises:
+            DictionaryError: the files cannot be written.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -262,33 +325,24 @@ class Dictionary:
             "info": self.info,
             "card": self.card,
         }
+        if self.input_site is not None:
+            config["input_site"] = self.input_site
         text = json.dumps(config, indent=2, sort_keys=True)
         sweep(folder)
-        weights, partial = folder / (WEIGHTS_FILE + ".partial"), folder / (CONFIG_FILE + ".partial")
         try:
-            # Copies, so that no two tensors share storage (safetensors refuses that).
-            save_file({name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}, weights)
-            partial.write_text(text + "\n")
-            weights.replace(folder / WEIGHTS_FILE)
-            partial.replace(folder / CONFIG_FILE)
+            # Clones, because safetensors refuses tensors that share storage.
+            tensors = {name: t.detach().cpu().clone() for name, t in self._all_tensors().items()}
+            save_tensors(folder / WEIGHTS_FILE, tensors)
+            write_text(folder / CONFIG_FILE, text + "\n")
         except (OSError, SafetensorError) as error:
-            for file in (weights, partial):
-                discard(file)
             raise DictionaryError(f"The dictionary in {folder} could not be written ({error}).") from error
 
-    # Inside
+    # internals
 
     def _encode_rows(self, acts: Tensor, dtype: torch.dtype) -> SparseCodes:
         stats = None
         if self.row_norm:
-            if self.row_norm == "layer_norm":
-                mean = acts.mean(-1, keepdim=True)
-                deviation = acts.std(-1, keepdim=True) + ROW_NORM_EPS
-            else:
-                mean = acts.new_zeros(len(acts), 1)
-                deviation = (acts.norm(dim=-1, keepdim=True) / self.width**0.5).clamp_min(1e-12)
-            acts = (acts - mean) / deviation
-            stats = torch.cat([mean, deviation], -1)
+            acts, stats = normalised_rows(acts, self.row_norm)
         codes = self.select(self.preactivations(acts, dtype))
         values = codes.values
         if self.softcap is not None:
@@ -298,26 +352,6 @@ class Dictionary:
         if stats is not None:
             values = values * stats[:, 1][codes.row_of_entries()].view_as(values)
         return SparseCodes(codes.indices, values, self.n_latents, codes.offsets, stats)
-
-    def _checked(self, acts: Tensor) -> Tensor:
-        if not isinstance(acts, Tensor) or not acts.is_floating_point():
-            raise DictionaryError(
-                f"A dictionary takes a tensor of real floating point numbers; got {getattr(acts, 'dtype', 'none')} in "
-                f"a {type(acts).__name__}. Convert arrays with torch.from_numpy, whole numbers with .float()."
-            )
-        if acts.ndim != 2 or acts.shape[1] != self.width:
-            raise DictionaryError(
-                f"This dictionary takes activations of shape (batch, {self.width}); got {tuple(acts.shape)}. "
-                "Token activations go in flattened; another width means another site or model."
-            )
-        if not torch.isfinite(acts.sum()):
-            bad = (~torch.isfinite(acts)).any(-1).nonzero().flatten()
-            if len(bad):
-                raise DictionaryError(
-                    f"Activations hold NaN or infinite values in {len(bad)} of {len(acts)} rows, first in row "
-                    f"{int(bad[0])}: check the model's dtype, or leave these inputs out."
-                )
-        return acts
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -336,7 +370,8 @@ class Dictionary:
             "pre_bias": self.pre_bias,
             **self.tensors(),
         }
-        return own if self.gain is None else {**own, "gain": self.gain}
+        own |= {} if self.gain is None else {"gain": self.gain}
+        return own if self.skip is None else {**own, "skip": self.skip}
 
     def _rebuilt(self, parts: dict[str, Tensor], **changes: Any) -> Any:
         options: dict[str, Any] = {
@@ -345,6 +380,7 @@ class Dictionary:
             "softcap": self.softcap,
             "row_norm": self.row_norm,
             "site": self.site,
+            "input_site": self.input_site,
             "model_hash": self.model_hash,
             "info": self.info,
             **changes,
@@ -352,98 +388,3 @@ class Dictionary:
         made = type(self)(**options)
         made.card = self.card
         return made
-
-
-def load_dictionary(path: str | Path) -> Dictionary:
-    """Open a dictionary that `Dictionary.save` wrote; files of other projects go through `load_sae`.
-
-    Args:
-        path: the folder, or one of the two files in it.
-
-    Raises:
-        DictionaryError: files missing, damaged, of a newer schema, or not matching their recorded hash.
-    """
-    folder = Path(path)
-    if folder.name in (CONFIG_FILE, WEIGHTS_FILE):
-        folder = folder.parent
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise DictionaryError(
-            f"{folder} is not a clipattr dictionary: {' and '.join(missing)} missing. Files of other projects open "
-            "with load_sae()."
-        )
-    try:
-        config = read_json(folder / CONFIG_FILE)
-        parts = load_file(folder / WEIGHTS_FILE)
-        card = read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != "clipattr":
-        raise DictionaryError(f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on it.")
-    again = f"clipattr train STORE --out {folder} --latents N --k K"
-    if told := schema_complaint(folder, config.get("schema", 0), SCHEMA, again, oldest=0):
-        raise DictionaryError(told)
-    kind = config.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise DictionaryError(
-            f"{folder} holds a dictionary of kind {kind!r}; known kinds: {', '.join(sorted(KINDS))}."
-        )
-    try:
-        made = KINDS[kind](
-            **parts,
-            **config["settings"],
-            softcap=config["softcap"],
-            # Until there were two ways to normalise, it was yes or no.
-            row_norm={True: "layer_norm", False: None}.get(config["row_norm"], config["row_norm"]),
-            site=config["site"],
-            model_hash=config["model_hash"],
-            info=config["info"],
-        )
-    except DictionaryError:
-        raise
-    except (
-        KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError
-    ) as error:  # fmt: skip
-        raise DictionaryError(
-            f"The dictionary in {folder} is incomplete or has unknown fields: {error}"
-        ) from error
-    made.card = config.get("card") or card
-    made._hash = made._hashed(
-        {**made._identity(), "row_norm": config["row_norm"]}
-    )  # in the words it was written in
-    if made._hash != config.get("hash"):
-        raise DictionaryError(
-            f"The weights in {folder} hash to {made.hash}, its config.json says {config.get('hash')}: the two files do "
-            "not belong together, or one was edited."
-        )
-    return made
-
-
-def _unit_rows(decoder: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows of unit length and what they were divided by (None where they had unit length, to 1e-4, already).
-
-    Rows of length zero stay zero.
-    """
-    lengths = torch.linalg.vector_norm(decoder.double(), dim=1)
-    if bool(((lengths - 1).abs() < 1e-4).all()):
-        return decoder, None
-    safe = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
-    return (decoder.double() / safe[:, None]).float(), lengths.float()
-
-
-def _real(name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point():
-        raise DictionaryError(f"Dictionary field {name!r} must hold real numbers; got {tensor.dtype}.")
-
-
-def _fitting(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    assert tensor is not None
-    if tuple(tensor.shape) != shape:
-        raise DictionaryError(
-            f"Dictionary field {name!r} must have shape {shape} beside this decoder; got {tuple(tensor.shape)}."
-        )
-    _real(name, tensor)
-    tensor = tensor.detach().float().contiguous()
-    if not bool(torch.isfinite(tensor).all()):
-        raise DictionaryError(f"Dictionary field {name!r} holds NaN or infinite values.")
-    return tensor

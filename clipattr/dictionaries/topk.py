@@ -1,6 +1,7 @@
 """TopK: the k largest pre-activations of a row are its codes.
 
-Owns the kind's inference and its training objective. Start at `TopK`.
+Owns the inference and the training objective of TopK, and GroupMax, its variant with one winner per group. Start at
+`TopK`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ class TopK(Dictionary):
 
     Args:
         k: active latents per row, at most n_latents.
-        signed: keep negative values among the k largest (files trained without a ReLU); otherwise they become 0.
+        signed: keep negative values among the k largest, as models trained without a ReLU do; otherwise they become 0.
+        core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: k out of range, or whatever `Dictionary` refuses.
 
     Source: Gao et al. 2024, arXiv:2406.04093.
+
+    >>> import torch
+    >>> made = TopK(k=1, decoder=torch.eye(3), encoder=torch.eye(3))
+    >>> codes = made.encode(torch.tensor([[1.0, 3.0, 2.0]]))
+    >>> codes.indices.tolist(), codes.values.tolist()
+    ([[1]], [[3.0]])
     """
 
     kind = "topk"
@@ -54,10 +65,20 @@ class TopK(Dictionary):
 
 @register_kind
 class GroupMax(Dictionary):
-    """Cuts the latents into k equal groups in order and keeps the largest of each; negative values become 0.
+    """Keeps the largest pre-activation of each of k equal groups of consecutive latents; negative values become 0.
 
     Args:
-        k: groups, a divisor of n_latents.
+        k: number of groups, a divisor of n_latents. core: see `Dictionary`.
+
+    Raises:
+        DictionaryError: k does not divide n_latents, or whatever `Dictionary` refuses.
+
+    Source: EleutherAI's sparsify, activation "groupmax".
+
+    >>> import torch
+    >>> made = GroupMax(k=2, decoder=torch.eye(4), encoder=torch.eye(4))
+    >>> made.encode(torch.tensor([[1.0, 3.0, 2.0, -1.0]])).to_dense().tolist()
+    [[0.0, 3.0, 2.0, 0.0]]
     """
 
     kind = "groupmax"
@@ -84,7 +105,7 @@ class GroupMax(Dictionary):
 
 @register_objective
 class TopKObjective(Objective):
-    """Reconstruction alone: the sparsity is fixed."""
+    """Squared reconstruction error alone, since the number of active latents is fixed."""
 
     kind = "topk"
 

@@ -22,6 +22,7 @@ from clipattr.dictionaries.kernels import (
     top_positive,
 )
 from clipattr.dictionaries.objective import Entries, Objective, Slopes, Terms
+from clipattr.dictionaries.whitening import Whitening
 from clipattr.errors import DictionaryError
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
@@ -323,17 +324,23 @@ class Run:
         )
 
 
-def folded(run: Run, mean: Tensor, scale: float, extra: dict[str, Any]) -> Any:
-    """The run's dictionary with centring and scaling folded into its weights.
+def folded(
+    run: Run, mean: Tensor, scale: float, extra: dict[str, Any], whitening: Whitening | None = None
+) -> Any:
+    """The run's dictionary with centring, scaling and whitening folded into its weights.
 
-    Training saw (x - mean) / scale; codes there times `scale` are codes in the activations' units.
+    Training saw z = ((x - mean) / scale) W. With W folded, pre-activations are the same numbers times `scale`; rows of
+    the decoder become v W^-1, which are no longer of unit length: `Dictionary` moves their lengths into `gain`.
     """
+    encoder, decoder, bias = (run.parameters[name] for name in ("encoder", "decoder", "bias"))
+    if whitening is not None:
+        encoder, decoder, bias = encoder @ whitening.forward, decoder @ whitening.back, bias @ whitening.back
     core = {
-        "decoder": run.parameters["decoder"].clone(),
-        "encoder": run.parameters["encoder"].clone(),
+        "decoder": decoder.clone(),
+        "encoder": encoder.clone(),
         "encoder_bias": run.parameters["encoder_bias"] * scale,
         "pre_bias": mean.clone(),
-        "bias": mean + scale * run.parameters["bias"],
+        "bias": mean + scale * bias,
         **extra,
     }
     return run.objective.export(core, run.own, scale)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError, SiteError
+from clipattr.images.cells import column_texts
 from clipattr.images.collection import Images
 from clipattr.sites import activations, capture, continue_from
 
@@ -191,7 +192,7 @@ def names_given(given: Any, pictures: Encoded, column: str) -> list[str | None] 
     if given is None:
         known = pictures.images.columns[column]
         return list(known) if any(known) else None
-    values = [None if value is None else str(value) for value in given]
+    values = column_texts(given, column)
     if len(values) != pictures.asked:
         raise DataError(
             f"{len(values)} {column}s were given for {pictures.asked} pictures: one each is needed."

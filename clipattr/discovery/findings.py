@@ -5,7 +5,6 @@ Holds and writes values; computes nothing. Start at `Finding`; `audit` makes the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
+from clipattr.storage.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,10 +172,8 @@ class Findings(Sequence[Finding]):
         content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
         text = json_text(content, indent=2) + "\n"
         if path is not None:
-            partial = Path(path).with_name(Path(path).name + ".partial")
             try:
-                partial.write_text(text, encoding="utf-8")
-                os.replace(partial, path)
+                write_text(Path(path), text)
             except OSError as error:
                 raise DataError(f"{path} could not be written ({error}).") from error
         return text

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from clipattr.display.framing import Frame
 from clipattr.display.wording import NO_LABEL, kind_word, signed, visible
 from clipattr.errors import DataError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from clipattr.attribution.result import Attribution
     from clipattr.discovery.findings import Finding
 
+UNSEEN = 0.6  # how far towards grey `overlay` brings what the model does not see, 0 to 1
 BLUE, ORANGE, GREY, INK, FAINT = "#2f6db3", "#c8641b", "#8a8f98", "#22252a", "#d9dce1"
 DPI = 110
 LABEL_LENGTH = 34
@@ -348,16 +350,37 @@ def _title(axes: Axes, title: str | None) -> None:
         axes.set_title(visible(title, 90), fontsize=10.5, color=INK, loc="left", parse_math=False)
 
 
-def overlay(picture: Image.Image, heat: Tensor | np.ndarray, *, strength: float = 0.65) -> Image.Image:
-    """A picture under a map: positive values in warm, negative in cold, 0 clear. The map's largest |value| is full."""
+def overlay(
+    picture: Image.Image, heat: Tensor | np.ndarray, *, strength: float = 0.65, frame: Frame | None = None
+) -> Image.Image:
+    """A picture under a map: positive values in warm, negative in cold, 0 clear. The map's largest |value| is full.
+
+    Args:
+        frame: what the model sees of the picture, from `frame_of(model, picture.size)`; the map is drawn there and
+            the rest is greyed. None: the model sees the whole picture.
+    """
     heat = np.asarray(heat, dtype=np.float32)
     if heat.ndim != 2:
         raise DataError(f"one map (rows, columns) goes over one picture; got {heat.shape}.")
+    frame = frame or Frame()
+    left, top, right, bottom = (round(edge) for edge in frame.box(picture.size))
+    size = (max(right - left, 1), max(bottom - top, 1))
     largest = float(np.abs(heat).max()) or 1.0
-    scaled = Image.fromarray(heat / largest).resize(picture.size, Image.Resampling.BICUBIC)
-    level = np.clip(np.asarray(scaled), -1, 1)[..., None]
-    warm, cold = np.array([200, 60, 20], dtype=np.float32), np.array([20, 80, 200], dtype=np.float32)
+    scaled = Image.fromarray(heat / largest).resize(size, Image.Resampling.BICUBIC)
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    level, seen = np.zeros(base.shape[:2], np.float32), np.zeros(base.shape[:2], bool)
+    # The part of the frame that lies on the picture; a frame with margins is larger.
+    rows, columns = (
+        slice(max(start, 0), min(end, side))
+        for start, end, side in ((top, bottom, len(base)), (left, right, base.shape[1]))
+    )
+    level[rows, columns] = np.asarray(scaled)[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
+    seen[rows, columns] = True
+    level = np.clip(level, -1, 1)[..., None]
+    warm, cold = np.array([200, 60, 20], dtype=np.float32), np.array([20, 80, 200], dtype=np.float32)
+    base = np.where(seen[..., None], base, base + UNSEEN * (128 - base))
     alpha = strength * np.abs(level)
     mixed = base * (1 - alpha) + np.where(level > 0, warm, cold) * alpha
     return Image.fromarray(mixed.round().astype(np.uint8))

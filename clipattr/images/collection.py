@@ -5,10 +5,11 @@ Owns which pictures there are, in which order, under which names. Ignores how on
 """
 
 import csv
-import hashlib
 import json
 import os
 import random
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,17 +22,10 @@ from PIL import Image
 
 from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError, shrink
-from clipattr.images.sources import (
-    DatasetSource,
-    FileSource,
-    MemorySource,
-    SceneSource,
-    Source,
-    TarSource,
-    columns_of_dataset,
-    find_pictures,
-    readable_name,
-)
+from clipattr.images.opening import COLUMNS, opened
+from clipattr.images.sources import Source
+from clipattr.storage.files import digest_parts
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
     from clipattr.models.loading import Model
 
 T = TypeVar("T")
-COLUMNS = ("label", "group", "split")
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class Images(Sequence[ImageRecord]):
             if len(values) != len(self.ids):
                 raise DataError(f"{len(self.ids)} pictures but {len(values)} values of {name!r}.")
         if len(set(self.ids)) != len(self.ids):
-            repeated = next(name for name in self.ids if self.ids.count(name) > 1)
+            repeated, _ = Counter(self.ids).most_common(1)[0]
             raise DataError(f"The id {repeated!r} names more than one picture; ids must be unique.")
 
     @classmethod
@@ -110,20 +103,29 @@ class Images(Sequence[ImageRecord]):
         """Open a collection.
 
         Args:
-            source: a folder (nested or flat; the name of a picture's own folder, if it is not the top, is its
-                label); one picture; a list of paths; a table (pandas frame or .csv) with a column `path` and,
-                optionally, `id`, `label`, `group`, `split`; a list of PIL pictures or uint8 arrays; an array
-                (n, h, w, 3); "scenes:FILE.jsonl"; webdataset shards ("FILE.tar" or a list of them); a
-                torchvision or Hugging Face data set; or an `Images`.
+            source: a folder (the name of a picture's own folder, if it is not the top, is its label; folders called
+                train, val, test, ... are splits; a metadata.csv in it is read); one picture; a list of paths, or of
+                (path, label) pairs; a table (a frame, a dictionary of lists, .csv, .tsv, .parquet or .jsonl) with a
+                column `path` and, optionally, `id`, `label`, `group`, `split`; a list of PIL pictures or uint8 arrays;
+                an array (n, h, w, 3); "scenes:FILE.jsonl"; webdataset shards ("FILE.tar", "{000..009}.tar" or a
+                list); a torchvision or Hugging Face data set, or a dictionary of them by split; or an `Images`.
             root: folder that relative paths start from (default: the table's folder, else the current one).
+
+        Returns:
+            The collection; `notes` tell what was left out or read otherwise than it stands. Pictures of the splits
+            test, val, validation, ... are held out: their split is "holdout".
 
         Raises:
             DataError: nothing there, or not one readable picture in it; the first reasons are named.
+
+        >>> Images.open(np.zeros((2, 8, 8, 3), dtype=np.uint8)).ids
+        ['picture-000000', 'picture-000001']
         """
         if isinstance(source, Images):
             return source
         try:
-            images = _open(source, None if root is None else Path(root))
+            found = opened(source, None if root is None else user_path(root))
+            images = cls(found.source, found.ids, found.columns, notes=found.notes)
         except (OSError, UnicodeError, csv.Error, RecursionError) as error:
             raise DataError(f"Pictures cannot be opened from {_name(source)[:300]}: {error}.") from error
         if not len(images):
@@ -157,7 +159,10 @@ class Images(Sequence[ImageRecord]):
     def index_of(self, id: str) -> int:
         """Place of the picture with this id; DataError if there is none."""
         if self._places is None:
-            self._places = {name: place for place, name in enumerate(self.ids)}
+            self._places = {unicodedata.normalize("NFC", name): place for place, name in enumerate(self.ids)}
+            self._places |= {name: place for place, name in enumerate(self.ids)}
+        if id not in self._places and (plain := unicodedata.normalize("NFC", id)) in self._places:
+            return self._places[plain]
         if id not in self._places:
             raise DataError(
                 f"No picture with the id {id!r}; ids look like {self.ids[0]!r}."
@@ -191,6 +196,16 @@ class Images(Sequence[ImageRecord]):
         self._skipped[id] = reason
 
     @property
+    def left_out(self) -> list[str]:
+        """What a user should know before trusting results on these pictures: `notes`, and the pictures that could not
+        be read so far, with count and first reasons."""
+        skipped = self.skipped
+        if not skipped:
+            return list(self.notes)
+        some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+        return [*self.notes, f"{len(skipped)} pictures could not be read and were left out, first {some}."]
+
+    @property
     def frame(self) -> "pd.DataFrame":
         """One row per picture: id, path, label, group, split."""
         import pandas as pd
@@ -200,18 +215,36 @@ class Images(Sequence[ImageRecord]):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over ids, labels, groups, splits and file sizes: another collection, another
-        fingerprint."""
-        digest = hashlib.blake2b(digest_size=8)
-        for place, name in enumerate(self.ids):
-            size = self.source.weight(int(self.rows[place]))
-            row = (name, *(self.columns[column][place] for column in COLUMNS), size)
-            digest.update(json.dumps(row).encode())
-        return digest.hexdigest()
+        """16 hex digits over ids, labels, groups, splits, sizes of files and what is in the pictures.
+
+        Of files the bytes are sampled (`sources.file_sample`), of data sets the pixels of some pictures, so that other
+        pictures under the same names have another fingerprint. Times of files do not count: a copy has the same one.
+        Costs one or a few short reads a file; `content_hash` reads everything.
+        """
+
+        def parts() -> Iterator[str]:
+            for place, name in enumerate(self.ids):
+                size = self.source.weight(int(self.rows[place]))
+                yield json.dumps((name, *(self.columns[column][place] for column in COLUMNS), size))
+            chosen = self.source.sampled(self.rows).tolist()
+            with ThreadPoolExecutor(8 if self.source.threads else 1) as pool:
+                for start in range(0, len(chosen), 4096):
+                    yield from pool.map(self.source.content, chosen[start : start + 4096])
+
+        return digest_parts(parts())
+
+    def content_hash(self) -> str:
+        """16 hex digits over the decoded pixels of every picture, in order, and their ids. Reads all pictures.
+
+        >>> one, other = (Images.open(np.full((1, 4, 4, 3), grey, dtype=np.uint8)) for grey in (1, 2))
+        >>> one.content_hash() == other.content_hash()
+        False
+        """
+        rows = zip(self.ids, self.rows.tolist(), strict=True)
+        return digest_parts(f"{name}\n{self.source.pixels(row)}\n" for name, row in rows)
 
     def signature(self, index: int) -> str:
-        """Changes when the picture's file changes (size and time of change; content for pictures in
-        memory)."""
+        """Changes when the picture may have changed: size, time and sampled bytes of a file; content in memory."""
         return self.source.signature(int(self.rows[index]))
 
     def stream(
@@ -340,99 +373,3 @@ def _name(source: Any) -> str:
     if isinstance(source, (str, Path)):
         return repr(str(source))
     return f"the {type(source).__name__} given"
-
-
-def _open(source: Any, root: Path | None) -> Images:
-    if isinstance(source, (str, Path)):
-        text = os.fspath(source)
-        if text.startswith("scenes:"):
-            return _from_scenes(Path(text.removeprefix("scenes:")))
-        return _from_path(Path(text), root)
-    if hasattr(source, "columns") and hasattr(source, "iloc"):
-        return _from_table({str(name): list(source[name]) for name in source.columns}, root)
-    if isinstance(source, np.ndarray):
-        if source.ndim != 4:
-            raise DataError(f"An array of pictures must be (n, h, w, 3); got {source.shape}.")
-        return _from_items(list(source))
-    if isinstance(source, (list, tuple)):
-        if source and all(isinstance(item, (str, Path)) for item in source):
-            if all(str(item).endswith(".tar") for item in source):
-                return _from_tars([Path(item) for item in source])
-            return _from_paths(list(source), root)
-        return _from_items(list(source))
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        read, columns, notes = columns_of_dataset(source)
-        ids = [f"{index:07d}" for index in range(len(source))]
-        return Images(DatasetSource(source, read), ids, columns, notes=notes)
-    raise DataError(
-        f"Cannot read pictures from a {type(source).__name__}; see Images.open for what can be given."
-    )
-
-
-def _from_path(path: Path, root: Path | None) -> Images:
-    if not path.exists():
-        raise DataError(
-            f"{str(path)!r} does not exist. Give a folder of pictures, a .csv, a .tar or 'scenes:FILE'."
-        )
-    if path.is_dir():
-        found, others = find_pictures(path)
-        if not found:
-            raise DataError(f"No pictures in the folder {str(path)!r} ({others} other files in it).")
-        names = [name for name, _ in found]
-        labels: list[str | None] = [name.split("/")[-2] if "/" in name else None for name in names]
-        notes = [f"{others} files that are not pictures were left out."] if others else []
-        return Images(FileSource([file for _, file in found]), names, {"label": labels}, notes=notes)
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        return _from_scenes(path)
-    if suffix == ".tar":
-        return _from_tars([path])
-    if suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","))
-        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else {"path": ""}) if key}
-        return _from_table(columns, root or path.parent)
-    return _from_paths([path], root)
-
-
-def _from_paths(paths: Sequence[str | Path], root: Path | None) -> Images:
-    names = [readable_name(path) for path in paths]
-    files = [path if root is None else root / path for path in map(Path, paths)]
-    return Images(FileSource(files), names)
-
-
-def _from_table(table: dict[str, list[Any]], root: Path | None) -> Images:
-    if "path" not in table:
-        raise DataError(f"A table of pictures needs a column 'path'; this one has {sorted(table)}.")
-    missing = [
-        i for i, path in enumerate(table["path"]) if not isinstance(path, (str, Path)) or not str(path)
-    ]
-    if missing:
-        raise DataError(
-            f"{len(missing)} rows have no path, first row {missing[0]}. Fill them in or drop them."
-        )
-    images = _from_paths(table["path"], root)
-    ids = [str(name) for name in table["id"]] if "id" in table else images.ids
-    columns = {name: [_text(value) for value in table[name]] for name in COLUMNS if name in table}
-    return Images(images.source, ids, columns)
-
-
-def _text(value: Any) -> str | None:
-    """A table's cell as text; None for what pandas and csv call missing."""
-    return None if value is None or value != value or value == "" else str(value)
-
-
-def _from_items(items: list[Any]) -> Images:
-    if any(isinstance(item, (str, Path)) for item in items):
-        raise DataError("A list of pictures must hold either paths or pictures, not both.")
-    return Images(MemorySource(items), [f"picture-{index:06d}" for index in range(len(items))])
-
-
-def _from_scenes(path: Path) -> Images:
-    source = SceneSource(path)
-    return Images(source, source.names, source.columns)
-
-
-def _from_tars(paths: list[Path]) -> Images:
-    source = TarSource(paths)
-    return Images(source, source.names, {"label": source.labels}, notes=source.notes)

@@ -5,7 +5,9 @@ by which near-duplicates are found. Ignores where pictures come from; see `colle
 `read_picture`.
 """
 
+import contextlib
 import io
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipattr.errors import DataError
+from clipattr.storage.paths import user_path
 
 # Formats whose decoders are compiled into Pillow. EPS and its like would start another program on the file.
 WANTED_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -35,12 +38,20 @@ SUFFIXES = frozenset(
         ".pgm",
         ".avif",
         ".jp2",
+        ".j2k",
+        ".jpx",
+        ".mpo",
+        ".apng",
+        ".pnm",
+        ".pbm",
     ]
 )
 MAX_PIXELS = 100_000_000  # decoded; 300 MB as RGB
 MAX_BYTES = 512 * 2**20  # of a file
 MAX_ASPECT = 100.0  # beyond this, "resize the shorter side" makes a picture of gigabytes
 THUMBNAIL_SIDE = 112
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 class PictureError(DataError):
@@ -56,8 +67,8 @@ def read_picture(
     not clipped. An EXIF rotation is applied.
 
     Args:
-        source: a path, the bytes of a file, a picture, or an array (h, w, 3), (h, w) or (h, w, 4) of uint8,
-            or of floats in [0, 1].
+        source: a path ("~" is the home folder), the bytes of a file, a picture, or an array (h, w, 3), (h, w) or
+            (h, w, 4) of uint8, or of floats in [0, 1].
         draft: a JPEG may be decoded at a power-of-two fraction of its size as long as no side becomes shorter
             than this many pixels; None decodes it whole. Other formats ignore it.
 
@@ -68,20 +79,21 @@ def read_picture(
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decoded(source)
-    data = source if isinstance(source, bytes) else _read_bytes(Path(source))
+    data = source if isinstance(source, bytes) else _read_bytes(user_path(source))
     if not data:
         raise PictureError("the file is empty (0 bytes)")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = _opened(data)
         if draft is not None:
             picture.draft("RGB", (draft, draft))
+        _within_limit(picture)
     except UnidentifiedImageError as error:
         raise PictureError(f"not a picture in a known format ({_describe(data)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"too many pixels: {error}") from error
     except Exception as error:  # Pillow's parsers raise nearly any class on a hostile file
         raise PictureError(f"cannot be opened: {type(error).__name__}: {error}") from error
-    return _decoded(picture)
+    return _decoded(picture, data)
 
 
 def thumbnail_bytes(picture: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
@@ -140,7 +152,41 @@ def _describe(data: bytes) -> str:
     return "it holds text" if printable == len(head) else f"{len(data)} bytes starting {head[:8].hex(' ')}"
 
 
-def _decoded(picture: Image.Image) -> Image.Image:
+def _opened(data: bytes) -> Image.Image:
+    """A picture whose header has been read; a PNG whose text or colour profile is too large for Pillow without them."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except ValueError:
+        if not data.startswith(PNG_START):
+            raise
+        return Image.open(io.BytesIO(without_text(data)), formats=FORMATS)
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG file without its text and colour profile, of which nothing is used here; the rotation in eXIf stays.
+
+    Pillow gives up on files whose text unfolds to more than a megabyte, as workflows and microscopes write them.
+    """
+    kept, at = [PNG_START], len(PNG_START)
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind, stop = data[at + 4 : at + 8], at + 12 + length
+        if kind not in PNG_TEXT:
+            kept.append(data[at:stop])
+        at = stop
+    kept.append(data[at:])
+    return b"".join(kept)
+
+
+def _within_limit(picture: Image.Image) -> None:
+    """Have a JPEG that is too large decoded at half, a quarter or an eighth of its size, as a study does anyway."""
+    for part in (2, 4, 8):
+        if picture.width * picture.height <= MAX_PIXELS or picture.format not in ("JPEG", "MPO"):
+            return
+        picture.draft("RGB", (picture.width // part, picture.height // part))
+
+
+def _decoded(picture: Image.Image, data: bytes = b"") -> Image.Image:
     _checked(picture)
     try:
         picture.load()
@@ -148,6 +194,10 @@ def _decoded(picture: Image.Image) -> Image.Image:
     except PictureError:
         raise
     except Exception as error:
+        # Text may also come behind the pixels, and is met only now.
+        if data.startswith(PNG_START) and len(plain := without_text(data)) < len(data):
+            with contextlib.suppress(PictureError):
+                return _decoded(Image.open(io.BytesIO(plain), formats=FORMATS))
         raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
@@ -207,10 +257,17 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def to_picture(item: Any) -> Image.Image:
     """A picture from what a data set hands out: a PIL picture, array, path, bytes, or channel-first
     tensor."""
+    if isinstance(item, np.ndarray) and item.dtype == object and item.size == 1:
+        item = item.reshape(-1)[0]
+    if isinstance(item, os.PathLike):
+        item = Path(item)
+    if isinstance(item, (bytearray, memoryview)):
+        item = bytes(item)
     if isinstance(item, (str, Path, bytes, Image.Image, np.ndarray)):
         return read_picture(item)
     if hasattr(item, "detach") and hasattr(item, "ndim"):
-        array = item.detach().cpu().numpy()
+        array = item.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
         if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
             array = array.transpose(1, 2, 0)
         return read_picture(array)

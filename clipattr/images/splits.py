@@ -12,6 +12,40 @@ from pathlib import Path
 from clipattr.errors import DataError
 
 HELD = ("holdout", "test", "val", "validation")  # what a file's own split calls pictures that are held out
+# The same in every spelling that is read, compared without case; and the names of the other side.
+HELD_NAMES = frozenset(
+    [
+        *HELD,
+        "valid",
+        "dev",
+        "eval",
+        "evaluation",
+        "testing",
+        "holdout",
+        "hold_out",
+        "hold-out",
+        "heldout",
+        "held_out",
+    ]
+)
+TRAIN_NAMES = frozenset({"train", "training", "trainval", "trn"})
+
+
+def held_out(splits: Sequence[str | None]) -> tuple[list[str | None], list[str]]:
+    """A column of splits with every name of held-out pictures as "holdout", and a note on the names that changed.
+
+    >>> held_out(["train", "Test", None, "val", "holdout"])[0]
+    ['train', 'holdout', None, 'holdout', 'holdout']
+    """
+    held = [split is not None and split.strip().casefold() in HELD_NAMES for split in splits]
+    renamed = Counter(
+        str(split) for split, out in zip(splits, held, strict=True) if out and split != "holdout"
+    )
+    sides = ["holdout" if out else split for split, out in zip(splits, held, strict=True)]
+    if not renamed:
+        return sides, []
+    shown = ", ".join(f"{name!r} ({count})" for name, count in sorted(renamed.items()))
+    return sides, [f"{renamed.total()} pictures are held out, as their split says: {shown}."]
 
 
 def units_of(count: int, columns: Sequence[Sequence[str | None]]) -> list[int]:
@@ -43,13 +77,13 @@ def given_split(
     """A file's own split as "holdout" or "train" for each row.
 
     Args:
-        cells: what the file says; `HELD` hold out, all else does not.
+        cells: what the file says; `HELD_NAMES` hold out, all else does not.
         units: of `units_of`. names: of the pictures, for messages.
 
     Raises:
         DataError: a unit on both sides, or one side empty.
     """
-    sides = ["holdout" if (cell or "").lower() in HELD else "train" for cell in cells]
+    sides = ["holdout" if (cell or "").strip().casefold() in HELD_NAMES else "train" for cell in cells]
     first: dict[int, int] = {}
     leaks = []
     for place, unit in enumerate(units):

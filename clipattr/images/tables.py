@@ -5,21 +5,24 @@ on one side of a split, and which group a picture counts to. Knows the layouts o
 their column names; any other is read by naming its columns. Ignores pixels. Start at `open_table`.
 """
 
-import codecs
-import csv
-import io
 import math
 import os
-from collections import Counter, defaultdict
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipattr.errors import DataError
+from clipattr.images.cells import column_texts, normal_name
 from clipattr.images.collection import Images
-from clipattr.images.sources import FileSource, find_pictures
+from clipattr.images.delimited import read_table
+from clipattr.images.finding import FileFinder
+from clipattr.images.folders import find_pictures, is_companion
+from clipattr.images.sources import FileSource
 from clipattr.images.splits import given_split, split_by_unit, units_of
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,9 +108,10 @@ def open_table(
 ) -> Table:
     """Open a folder of pictures with a metadata file (CSV; comma, semicolon or tab; any usual encoding).
 
-    Pictures are found below the folder at any depth by their file name with or without its ending. Rows without a file,
-    and rows whose label is blank, "unknown" or not in `labels`, are left out, counted in `notes` and, where a file is
-    missing, listed in `missing`.
+    Pictures are found below the folder at any depth by their file name with or without its ending, whatever its case,
+    slashes and normal form. Names of columns are compared without case and spaces. Rows without a file, and rows whose
+    label is blank, "unknown" (or one of the other words in `NOTHING`) or not in `labels`, are left out, counted in
+    `notes` and, where a file is missing, listed in `missing`.
 
     Args:
         folder: the pictures.
@@ -126,14 +130,15 @@ def open_table(
         DataError: no metadata, column or picture; one class only; a class with a single unit, which no split can put
             on both sides; a unit on both sides of the file's own split; two rows or files of one name that differ.
     """
-    top = Path(folder)
+    top = user_path(folder)
     if not top.is_dir():
         raise DataError(f"{str(top)!r} is no folder. Give the folder that holds the pictures.")
-    file = _metadata_in(top) if metadata is None else Path(metadata)
-    header, rows = read_rows(file)
+    file = _metadata_in(top) if metadata is None else user_path(metadata)
+    table = read_table(file)
+    header, rows = table.header, table.rows
     name_column = _column(picture, PICTURE, header, "the pictures' names", "picture", file)
     label_column = _column(label, LABEL, header, "the labels", "label", file)
-    notes: list[str] = []
+    notes = list(table.notes)
     rows = _unrepeated(rows, header, name_column, label_column, file, notes)
     rows = _labelled(rows, header, label_column, labels, file, notes)
     places, paths, missing = _with_files(rows, header.index(name_column), top, file, notes)
@@ -143,9 +148,9 @@ def open_table(
     classes = [row[-1] for row in rows]
     _check_classes(classes, file, notes)
     ages = _ages(found, notes)
-    wanted = [name for name in UNITS if name in header] if units is None else list(units)
-    for name in wanted:
-        _column(name, (), header, "what must stay together", "units", file)
+    there = {normal_name(name): name for name in header}
+    wanted = [there[name] for name in UNITS if name in there] if units is None else list(units)
+    wanted = [_column(name, (), header, "what must stay together", "units", file) for name in wanted]
     together = units_of(len(rows), [found[name] for name in wanted])
     if not wanted:
         notes.append(
@@ -165,59 +170,12 @@ def open_table(
     return Table(images, found, ages, together, tuple(missing), tuple(notes))
 
 
-def read_rows(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV in any usual encoding and with any usual separator, all cells as stripped text.
-
-    Raises:
-        DataError: not there, not text, empty, or rows that are longer than the header.
-    """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"The metadata file {str(file)!r} cannot be read: {error.strerror or error}."
-        ) from error
-    text = _decoded(data, file)
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        lines = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
-    except csv.Error as error:
-        raise DataError(f"The metadata file {str(file)!r} is no table: {error}.") from error
-    if len(lines) < 2:
-        raise DataError(f"The metadata file {str(file)!r} has no rows below its header.")
-    header = [name.strip() for name in lines[0]]
-    if len(set(header)) < len(header):
-        raise DataError(f"The metadata file {str(file)!r} names a column twice: {header}.")
-    rows = []
-    for number, row in enumerate(lines[1:], 2):
-        if len(row) > len(header):
-            raise DataError(
-                f"Row {number} of {str(file)!r} has {len(row)} cells, its header {len(header)}. Quote cells that hold "
-                f"{separator!r}."
-            )
-        rows.append([cell.strip() for cell in row] + [""] * (len(header) - len(row)))
-    return header, rows
-
-
-def _decoded(data: bytes, file: Path) -> str:
-    """Byte-order marks decide; then UTF-8; then Windows' western code page, which reads anything that has no NUL."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        tried = ["utf-16"]
-    else:
-        tried = ["utf-8-sig", "cp1252", "latin-1"]
-    for encoding in tried:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise DataError(f"The metadata file {str(file)!r} is no text in UTF-8, UTF-16 or a western encoding.")
-
-
 def _metadata_in(folder: Path) -> Path:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".csv", ".tsv") and not is_companion(path.name)
+    )
     known = [path for path in files if path.name.lower() in ("metadata.csv", "ham10000_metadata.csv")]
     if len(known) == 1:
         return known[0]
@@ -234,20 +192,22 @@ def _metadata_in(folder: Path) -> Path:
 def _column(
     given: str | None, known: Sequence[str], header: Sequence[str], what: str, argument: str, file: Path
 ) -> str:
+    by_name = {normal_name(name): name for name in header}
     if given is not None:
-        if given not in header:
+        if normal_name(given) not in by_name:
             raise DataError(f"{str(file)!r} has no column {given!r} for {what}; it has {list(header)}.")
-        return given
+        return by_name[normal_name(given)]
     for name in known:
-        if name in header:
-            return name
+        if name in by_name:
+            return by_name[name]
     raise DataError(
         f"No column of {str(file)!r} is known to hold {what}; it has {list(header)}. Name it with {argument}=..."
     )
 
 
 def _cell(text: str) -> str | None:
-    return None if text.lower() in NOTHING else text
+    """A cell of an archive's file, where many words say that nothing is known."""
+    return None if text.lower() in NOTHING else unicodedata.normalize("NFC", text)
 
 
 def _unrepeated(
@@ -281,10 +241,11 @@ def _labelled(
 ) -> list[list[str]]:
     """Rows with a class, which is put at their end."""
     at, kept, unknown = header.index(label), [], Counter[str]()
-    known = None if labels is None else {str(raw).lower(): name for raw, name in labels.items()}
+    known = None if labels is None else {str(raw).strip().lower(): str(name) for raw, name in labels.items()}
     for row in rows:
         raw = _cell(row[at])
-        name = raw if known is None or raw is None else known.get(raw.lower())
+        # `labels` may name what otherwise counts as nothing, such as a class called "None".
+        name = raw if known is None else known.get(row[at].lower()) if row[at] else None
         if name is None:
             unknown[row[at] or "(blank)"] += 1
         else:
@@ -295,7 +256,8 @@ def _labelled(
     if not kept:
         raise DataError(
             f"No row of {str(file)!r} has a label that is known. Column {label!r} holds {list(unknown)[:SHOWN]}; "
-            f"labels were given for {sorted(known)[:SHOWN] if known else 'all'}."
+            f"labels were given for {sorted(known)[:SHOWN] if known else 'all'}. A cell that is blank or one of "
+            f"{', '.join(sorted(NOTHING - {''}))} has no label unless `labels` names it."
         )
     return kept
 
@@ -304,33 +266,26 @@ def _with_files(
     rows: list[list[str]], at: int, top: Path, file: Path, notes: list[str]
 ) -> tuple[list[int], list[Path], list[str]]:
     """Places of the rows that have a file, their files, and the names of the other rows."""
-    by_name: dict[str, list[Path]] = defaultdict(list)
     found, _ = find_pictures(top)
-    for name, path in found:
-        for key in {name, path.name, path.stem}:
-            by_name[key].append(path)
+    finder = FileFinder(top, inside=True)
     places, paths, missing = [], [], []
     for place, row in enumerate(rows):
-        files = by_name.get(row[at], [])
-        if not files:
+        path = finder.find(row[at])
+        if path is None:
             missing.append(row[at])
             continue
-        if len({path.stat().st_size for path in files}) > 1:
-            raise DataError(
-                f"{len(files)} different files below {str(top)!r} are called {row[at]!r}: "
-                f"{', '.join(str(path.relative_to(top)) for path in files[:SHOWN])}. Keep one, or name paths."
-            )
         places.append(place)
-        paths.append(files[0])
+        paths.append(path)
     if not places:
         raise DataError(
             f"None of the {len(rows)} pictures that {str(file)!r} names is below {str(top)!r}; first: "
             f"{missing[:SHOWN]}. There are {len(found)} pictures there."
         )
+    notes += finder.notes
     if missing:
         notes.append(f"{len(missing)} of {len(rows)} rows have no file and were left out: {missing[:SHOWN]}…")
-    used = set(paths)
-    over = sum(path not in used for _, path in found)
+    used = {os.path.abspath(path) for path in paths}
+    over = sum(os.path.abspath(path) not in used for _, path in found)
     if over:
         notes.append(f"{over} pictures in the folder have no row, or one that was left out, or are copies.")
     return places, paths, missing
@@ -341,7 +296,7 @@ def _check_classes(classes: Sequence[str], file: Path, notes: list[str]) -> None
     if len(counts) < 2:
         raise DataError(
             f"All {len(classes)} pictures with a file and a label are {counts[0][0]!r} in {str(file)!r}: one class "
-            "cannot be told from nothing. Add the other class, or see `labels`."
+            f"cannot be told from nothing. Add the other class, or see `labels`. {' '.join(notes)}".rstrip()
         )
     rare = [(name, count) for name, count in counts if counts[0][1] >= IMBALANCE * count]
     for name, count in rare:
@@ -352,7 +307,8 @@ def _check_classes(classes: Sequence[str], file: Path, notes: list[str]) -> None
 
 
 def _ages(found: Mapping[str, list[str | None]], notes: list[str]) -> list[float]:
-    column = next((name for name in AGE if name in found), None)
+    by_name = {normal_name(name): name for name in found}
+    column = next((by_name[name] for name in AGE if name in by_name), None)
     cells: list[str | None] = found[column] if column else [None] * len(next(iter(found.values())))
     ages, odd = [], []
     for cell in cells:
@@ -376,13 +332,13 @@ def _groups(
 ) -> list[str | None]:
     groups: list[str | None]
     if not isinstance(group, str):
-        groups = list(group)
+        groups = column_texts(group, "group")
         if len(groups) != len(ages):
             raise DataError(f"groups need one name a picture ({len(ages)}); got {len(groups)}.")
     elif group == "age" or group in AGE:
         groups = [next((name for under, name in AGE_BANDS if age < under), None) for age in ages]
-    elif group in columns:
-        groups = list(columns[group])
+    elif (name := {normal_name(n): n for n in columns}.get(normal_name(group))) is not None:
+        groups = list(columns[name])
     else:
         raise DataError(f"There is no column {group!r} to group by; there are {sorted(columns)}, and 'age'.")
     if not any(groups):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DataError
+from clipattr.storage.files import save_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,13 +142,11 @@ class Examples:
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors; picture indices as int32 where they fit."""
-        from safetensors.torch import save_file
-
         small = self.indices.max() < 2**31
         tensors = {"indices": self.indices.int() if small else self.indices, "values": self.values}
         if bool((self.tokens >= 0).any()):
             tensors["tokens"] = self.tokens
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        save_tensors(Path(path), tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> "Examples":

@@ -23,6 +23,7 @@ from torch import Tensor
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples, by_latent
 from clipattr.statistics import auc_error, rank_auc
+from clipattr.storage.files import save_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +77,6 @@ class Labels:
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors."""
-        from safetensors.torch import save_file
-
         tensors = {
             "word_top": self.word_top.int(),
             "alignment_top": self.alignment_top,
@@ -87,7 +86,7 @@ class Labels:
         }
         # One entry: safetensors writes several in an order that changes from run to run.
         about = json.dumps({"floor": repr(self.floor), "ranking": self.ranking})
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"about": about})
+        save_tensors(Path(path), tensors, {"about": about})
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":

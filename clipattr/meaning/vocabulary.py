@@ -1,13 +1,10 @@
 """Vocabulary: the words latents may be named with, with ids, glosses and groups, and their embeddings.
 
-Owns reading word lists, keeping senses of one spelling apart, and caching embeddings. Ignores latents.
-Start at `Vocabulary.open`.
+Owns keeping senses of one spelling apart, and caching embeddings. Ignores latents and
+how lists are read (`word_lists.py`). Start at `Vocabulary.open`.
 """
 
 import contextlib
-import csv
-import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +16,16 @@ import torch
 from torch import Tensor
 
 from clipattr.errors import DataError
+from clipattr.images.cells import cell_text
+from clipattr.meaning.word_lists import words_of
+from clipattr.models.modules import template_texts
 from clipattr.storage.documents import write_rows
+from clipattr.storage.files import digest, save_tensors, tensor_bytes
+from clipattr.storage.paths import user_path
 
 GENERAL = "general"
 IMAGENET = "imagenet21k"
-WORD_COLUMNS = ("word", "label", "name", "text", "term")
 GLOSS_WORDS = 8  # of a gloss that go into a prompt; a CLIP reads at most 75 tokens
-MAX_FILE = 512 * 2**20  # bytes
 MAX_WORD = 300  # characters; a longer line is a sentence or a broken file
 
 
@@ -68,6 +68,7 @@ class Vocabulary:
         self.groups: list[str | None] = [row[3] for row in rows]
         self._qualifiers: list[str | None] = [row[4] for row in rows]
         self.display, self.prompts = _apart(rows)
+        self._places: dict[str, int] | None = None
         self._embedded: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
     def _cleaned(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -75,7 +76,7 @@ class Vocabulary:
         seen: set[tuple[str, str]] = set()
         blank, repeated, long = 0, Counter[str](), 0
         for row in rows:
-            word = " ".join(str(row[0]).split())
+            word = " ".join((cell_text(row[0]) or "").split())
             if not word:
                 blank += 1
             elif len(word) > MAX_WORD:
@@ -103,35 +104,33 @@ class Vocabulary:
         Args:
             source: "general" (bundled: common things, places, looks and marks); "imagenet21k" (names and
                 WordNet glosses that come with timm); a text file with one word per line ("#" starts a comment
-                line); a .csv or .tsv with a header that has `word` and optionally `id`, `gloss`, `group`; a
-                list of words; a mapping from word to group or from group to list of words; or a `Vocabulary`.
-            encoding: of the file, if it is not UTF-8.
+                line); a table with a header that has `word` and optionally `id`, `gloss`, `group` (.csv, .tsv, a
+                frame, a dictionary of lists); a .json list or object; a list, array or Series of words; a mapping
+                from word to group, from group to list of words, or from class number to word; or a `Vocabulary`.
+            encoding: of the file, if it is neither UTF-8 nor marked as UTF-16.
 
         Raises:
-            DataError: no such file, not text in this encoding (with line), or no word in it.
+            DataError: no such file, not text in this encoding (with line), columns that are not known, or no word
+                in it.
+
+        >>> Vocabulary.open({0: "cat", 1: "dog"}).words
+        ['cat', 'dog']
         """
         if isinstance(source, Vocabulary):
             return source
-        if isinstance(source, (str, Path)):
-            if str(source) == GENERAL:
-                return cls._from_groups(
-                    json.loads(resources.files("clipattr.meaning").joinpath("general.json").read_text())
-                )
-            if str(source) == IMAGENET:
-                return cls._imagenet()
-            return cls._from_file(Path(source), encoding)
-        if isinstance(source, Mapping):
-            if all(isinstance(value, (list, tuple)) for value in source.values()):
-                return cls._from_groups(source)
-            return cls(list(source), groups=list(source.values()))
-        if isinstance(source, Iterable):
-            words = list(source)
-            wrong = next((word for word in words if not isinstance(word, str)), None)
-            if wrong is not None:
-                raise DataError(f"A list of words must hold text; got {type(wrong).__name__} {wrong!r}.")
-            return cls(words)
-        raise DataError(
-            f"Cannot read a vocabulary from a {type(source).__name__}; give a file or a list of words."
+        if isinstance(source, str) and source == GENERAL:
+            text = resources.files("clipattr.meaning").joinpath("general.json").read_text(encoding="utf-8")
+            return cls._from_groups(json.loads(text))
+        if isinstance(source, str) and source == IMAGENET:
+            return cls._imagenet()
+        found = words_of(source, encoding)
+        return cls(
+            found.words,
+            ids=found.ids,
+            glosses=found.glosses,
+            groups=found.groups,
+            qualifiers=found.qualifiers,
+            notes=found.notes,
         )
 
     @classmethod
@@ -140,44 +139,10 @@ class Vocabulary:
         return cls([word for word, _ in pairs], groups=[group for _, group in pairs])
 
     @classmethod
-    def _from_file(cls, path: Path, encoding: str) -> "Vocabulary":
-        text = _read_text(path, encoding)
-        suffix = path.suffix.lower()
-        if suffix not in (".csv", ".tsv"):
-            return cls([line for line in text.splitlines() if not line.startswith("#")])
-        try:
-            table = list(csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
-        except csv.Error as error:
-            raise DataError(f"{str(path)!r} is not a table: {error}.") from error
-        header = [cell.strip().lower() for cell in table[0]] if table else []
-        word_at = next((header.index(name) for name in WORD_COLUMNS if name in header), None)
-        if word_at is None:
-            if max((len(row) for row in table), default=0) > 1:
-                raise DataError(
-                    f"{str(path)!r} needs a header with a column 'word' (and optionally 'id', 'gloss', 'group'); "
-                    f"its first line is {','.join(header)!r}."
-                )
-            return cls([row[0] if row else "" for row in table])
-
-        def column(place: int | None) -> list[str | None]:
-            return [row[place] if place is not None and place < len(row) else None for row in table[1:]]
-
-        others = {
-            name: column(header.index(key) if key in header and header.index(key) != word_at else None)
-            for name, key in (
-                ("ids", "id"),
-                ("glosses", "gloss"),
-                ("groups", "group"),
-                ("qualifiers", "qualifier"),
-            )
-        }
-        return cls([word or "" for word in column(word_at)], **others)  # type: ignore[arg-type]
-
-    @classmethod
     def _imagenet(cls) -> "Vocabulary":
         try:
             info = resources.files("timm.data").joinpath("_info")
-            synsets = info.joinpath("imagenet21k_goog_synsets.txt").read_text().split()
+            synsets = info.joinpath("imagenet21k_goog_synsets.txt").read_text(encoding="utf-8").split()
             names = _pairs(info.joinpath("imagenet_synset_to_lemma.txt").read_text(encoding="utf-8"))
             glosses = _pairs(info.joinpath("imagenet_synset_to_definition.txt").read_text(encoding="utf-8"))
         except (ImportError, OSError) as error:
@@ -202,14 +167,18 @@ class Vocabulary:
     def hash(self) -> str:
         """16 hex digits over everything that names or embeds a word."""
         rows = list(zip(self.words, self.ids, self.glosses, self.groups, self.prompts, strict=True))
-        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+        return digest(json.dumps(rows))
 
     def index(self, word: str) -> int:
         """Place of the first entry spelled or displayed like this; DataError with near spellings if none
         is."""
-        for names in (self.display, self.words):
-            if word in names:
-                return names.index(word)
+        if self._places is None:
+            self._places = {}
+            for names in (self.display, self.words):
+                for place, name in enumerate(names):
+                    self._places.setdefault(name, place)
+        if word in self._places:
+            return self._places[word]
         from difflib import get_close_matches
 
         near = get_close_matches(word, self.words, 3)
@@ -228,15 +197,16 @@ class Vocabulary:
         """Unit-length text embeddings, computed once per model and set of templates.
 
         Args:
-            model: a `Model`; templates: each must contain "{}"; a word's embedding is the mean of its unit
-                embeddings under all of them, again of unit length, so their order does not matter.
+            model: a `Model`; templates: each must contain "{}", or be a function that puts the word in. A word's
+                embedding is the mean of its unit embeddings under all of them, again of unit length, so that their
+                order does not matter.
             cache: folder in which embeddings are kept under a name made from the hashes of words, templates
                 and weights.
 
         Returns:
             (n_words, embed) float32 on the CPU.
         """
-        templates = tuple(sorted(templates))
+        templates = tuple(sorted(template_texts(templates)))
         bad = [template for template in templates if "{}" not in template]
         if bad or not templates:
             raise DataError(f"Every template must contain '{{}}', where the word goes; got {bad or 'none'}.")
@@ -247,18 +217,19 @@ class Vocabulary:
 
     def _embed(self, model: Any, templates: tuple[str, ...], cache: str | Path | None, batch: int) -> Tensor:
         from safetensors import SafetensorError, safe_open
-        from safetensors.torch import save_file
 
-        stamp = json.dumps([self.hash, templates, model.weights_hash]).encode()
+        stamp = json.dumps([self.hash, templates, model.weights_hash])
         file = None
         if cache is not None:
-            file = Path(cache) / f"words-{hashlib.blake2b(stamp, digest_size=8).hexdigest()}.safetensors"
+            file = Path(cache) / f"words-{digest(stamp)}.safetensors"
             with (
                 contextlib.suppress(OSError, SafetensorError, KeyError, TypeError),
                 safe_open(file, "pt") as kept,
             ):
                 stored = kept.get_tensor("embeddings")
-                if (kept.metadata() or {})["digest"] == _digest(stored) and stored.shape[0] == len(self):
+                if (kept.metadata() or {})["digest"] == digest(tensor_bytes(stored)) and stored.shape[
+                    0
+                ] == len(self):
                     return stored
         parts = [
             model.encode_text(self.prompts[start : start + batch], templates=templates).float().cpu()
@@ -267,21 +238,19 @@ class Vocabulary:
         embeddings = torch.cat(parts)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            save_file({"embeddings": embeddings}, part, {"digest": _digest(embeddings)})
-            part.replace(file)
+            save_tensors(file, {"embeddings": embeddings}, {"digest": digest(tensor_bytes(embeddings))})
         return embeddings
 
     def save(self, path: str | Path) -> None:
         """Write as CSV (UTF-8); `Vocabulary.open` reads it back with the same hash."""
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        with user_path(path).open("w", encoding="utf-8", newline="") as file:
             columns = (self.words, self.ids, self.glosses, self.groups, self._qualifiers)
             write_rows(file, [["word", "id", "gloss", "group", "qualifier"], *zip(*columns, strict=True)])
 
 
 def empty_prompt(model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
     """(embed,) embedding of the empty prompt under the same templates: what alignment is measured against."""
-    return model.encode_text([""], templates=tuple(sorted(templates))).float().cpu()[0]
+    return model.encode_text([""], templates=tuple(sorted(template_texts(templates)))).float().cpu()[0]
 
 
 def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
@@ -300,41 +269,6 @@ def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
     return display, prompts
 
 
-def _read_text(path: Path, encoding: str) -> str:
-    try:
-        if not path.is_file():
-            raise DataError(
-                f"No vocabulary file {str(path)[:300]!r}. Give a file, a list of words, {GENERAL!r} or {IMAGENET!r}."
-            )
-        if path.stat().st_size > MAX_FILE:
-            raise DataError(
-                f"{str(path)!r} has {path.stat().st_size:,} bytes, at most {MAX_FILE:,} are read."
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"No vocabulary can be read from {str(path)[:300]!r}: {error.strerror or error}."
-        ) from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    try:
-        text = data.decode(
-            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-        )
-    except (UnicodeError, LookupError) as error:
-        at = getattr(error, "start", 0)
-        line = data[:at].count(b"\n") + 1
-        raise DataError(
-            f"{str(path)!r} is not {encoding} text (line {line}: {data[at : at + 4]!r}). Save it as UTF-8, or name "
-            "its encoding, for instance encoding='cp1252'."
-        ) from error
-    if "\0" in text:
-        raise DataError(f"{str(path)!r} holds zero bytes, so it is not a list of words.")
-    return text
-
-
-def _digest(embeddings: Tensor) -> str:
-    return hashlib.blake2b(embeddings.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -342,4 +276,4 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _or_none(value: Any) -> str | None:
-    return None if value is None or not str(value).strip() else str(value).strip()
+    return cell_text(value)

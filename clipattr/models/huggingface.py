@@ -5,6 +5,7 @@ Owns finding and reading them, and the adapter that gives them the face of an op
 Code that comes with weights is never run. Needs the extra `hf`. Start at `find_transformers`.
 """
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -93,16 +94,17 @@ def find_transformers(
     pixels = Pixels(processor)
     clip = TransformersClip(module, pixels)
 
-    def make_tokenizer() -> Tokens:
-        try:
-            held = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except Exception as error:
-            raise ModelError(
-                f"{reference}: its tokenizer could not be loaded ({_first_line(error)})."
-            ) from error
-        return Tokens(held, clip.model_type)
-
+    make_tokenizer = functools.partial(_tokenizer, source, reference, clip.model_type)
     return clip, reference, make_tokenizer, pixels
+
+
+def _tokenizer(source: str, reference: str, model_type: str) -> "Tokens":
+    library = transformers_or_error(reference)
+    try:
+        held = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # whatever a hub, a proxy or a broken file may raise
+        raise ModelError(f"{reference}: its tokenizer could not be loaded ({_first_line(error)}).") from error
+    return Tokens(held, model_type)
 
 
 def adapt(
@@ -126,15 +128,17 @@ def adapt(
     images = getattr(preprocess, "image_processor", preprocess)
     pixels = Pixels(images) if hasattr(images, "preprocess") else images
     clip = TransformersClip(module, pixels)
+    return (
+        clip,
+        functools.partial(_given_tokenizer, tokenizer, clip.model_type, type(module).__name__),
+        pixels,
+    )
 
-    def make_tokenizer() -> Any:
-        if tokenizer is None:
-            raise ModelError(
-                f"{type(module).__name__} was loaded without tokenizer: pass load_model(…, tokenizer=…)."
-            )
-        return Tokens(tokenizer, clip.model_type) if hasattr(tokenizer, "pad_token_id") else tokenizer
 
-    return clip, make_tokenizer, pixels
+def _given_tokenizer(tokenizer: Any, model_type: str, kind: str) -> Any:
+    if tokenizer is None:
+        raise ModelError(f"{kind} was loaded without tokenizer: pass load_model(…, tokenizer=…).")
+    return Tokens(tokenizer, model_type) if hasattr(tokenizer, "pad_token_id") else tokenizer
 
 
 class Pixels:

@@ -5,8 +5,9 @@ text.py, image towers are read in towers.py; hooks are in sites.py. Start at `lo
 """
 
 import copy
-import hashlib
+import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +26,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipattr.errors import DataError, ModelError, SiteError
+from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.huggingface import adapt, is_transformers
+from clipattr.models.modules import described, device_named, tokenizer_of, unwrapped_clip
 from clipattr.models.places import Site
 from clipattr.models.tails import Tail
 from clipattr.models.text import embed_texts
 from clipattr.models.tower import Tower
 from clipattr.models.towers import read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
+from clipattr.storage.files import digest
 
-SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
+# What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
+TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "transparency"})
 
 
 class Model:
@@ -70,9 +75,15 @@ class Model:
             self.preprocess_id = json.dumps(config, sort_keys=True, separators=(",", ":"))
         else:
             self.preprocess = preprocess
-            self.preprocess_id = f"custom:{hashlib.sha256(repr(preprocess).encode()).hexdigest()[:16]}"
+            self.preprocess_id = f"custom:{digest(described(preprocess), by='sha256')}"
         if weights_hash is not None:
             self.weights_hash = weights_hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is sent: all but what is read again from the module when first asked for."""
+        self.weights_hash  # noqa: B018  computed here, where casts have not lost digits
+        kept = {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
+        return {**kept, "_tower": None}
 
     def __repr__(self) -> str:
         return f"Model({self.reference!r}, weights {self.weights_hash}, {self.device}, {self.dtype})"
@@ -210,35 +221,22 @@ class Model:
         """Turn one picture into the tensor that the image tower takes.
 
         Args:
-            picture: a PIL picture, an (H, W, 3) uint8 array, or the path of a file.
+            picture: a PIL picture, an array (see `clipattr.images.decoding.read_picture`), or the path of a file. It
+                is read as in a collection: turned upright, 16-bit greys scaled, transparent pixels laid on white.
 
         Returns:
             (3, H, W), on the CPU.
 
         Raises:
-            DataError: the file cannot be read, or the pixels are not 8-bit colour or grey.
+            DataError: the picture cannot be read; the message says why.
         """
-        if isinstance(picture, (str, Path)):
-            try:
-                with Image.open(picture) as opened:
-                    opened.load()
-                    picture = opened
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DataError(f"{picture}: not a readable picture ({error}).") from error
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise DataError(
-                    f"A picture as an array must be (H, W, 3) uint8; got {picture.shape} {picture.dtype}."
-                )
-            picture = Image.fromarray(np.ascontiguousarray(picture))
-        if not isinstance(picture, Image.Image):
-            raise DataError(f"A picture is a PIL image, an array or a path; got {type(picture).__name__}.")
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-            raise DataError(
-                f"The picture has mode {picture.mode!r}, more than 8 bits per channel; open it through "
-                "clipattr.Images, which scales it, or convert it to 8 bits first."
-            )
-        return self.preprocess(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        if isinstance(picture, Image.Image) and picture.mode == "RGB" and not TURNING & picture.info.keys():
+            return self.preprocess(picture)
+        try:
+            return self.preprocess(to_picture(picture))
+        except PictureError as error:
+            told = f"{picture}: " if isinstance(picture, (str, Path)) else ""
+            raise DataError(f"{told}not a readable picture ({error}).") from error
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Embed pictures.
@@ -264,8 +262,8 @@ class Model:
 
         Args:
             prompts: n texts (a single string counts as one).
-            templates: texts with `{}` where the prompt goes. With several, the unit embeddings are averaged
-                and brought back to unit length.
+            templates: texts with `{}` where the prompt goes, or functions that put it there. With several, the unit
+                embeddings are averaged and brought back to unit length.
 
         Returns:
             (n, embed), unit length, at least float32.
@@ -292,6 +290,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     tokenizer: Any = None,
     preprocess: Any = None,
+    like: str | None = None,
 ) -> Model:
     """Load a CLIP with its weights. Without weights there is no model: nothing is ever left at random.
 
@@ -301,30 +300,48 @@ def load_model(
             model; "hf:ORG/NAME" or "hf:PATH" for a model of transformers (CLIP, SigLIP, AltCLIP, …; needs the extra
             `hf`); or an open_clip or transformers module, which is put in eval mode with gradients off and otherwise
             left as it is. A `Model` comes back unchanged.
-        pretrained: an open_clip tag, or a file with weights for NAME.
-        device: default: the GPU if torch sees one, else the CPU; a module stays where it is.
+        pretrained: an open_clip tag, or a file with weights for NAME: safetensors or a torch checkpoint, also of a
+            compiled, wrapped or whole module. Its activation and preprocessing are those of the tag that it comes
+            from (by hash, cache, name, or what the checkpoint says).
+        device: default: the GPU if torch sees one, else the CPU; a module stays where it is. "gpu" is "cuda".
         dtype: default: float32; a module keeps its own.
         tokenizer: for modules only: texts, context_length= to (n, context_length) ids, where open_clip's
             default tokenizer does not fit; or a tokenizer of transformers.
         preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself; or a processor
             of transformers.
+        like: for files only: the tag of NAME whose activation and preprocessing the weights were trained with, or
+            "quickgelu" or "gelu"; needed where nothing else tells. "NAME:FILE@TAG" says the same.
 
     Raises:
         ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
-            fitting.
+            fitting, a file whose activation is not known, or no such device.
     """
     if isinstance(name, (Model, nn.Module)):
         if pretrained is not None:
             raise ModelError(f"pretrained={pretrained!r} was given with a loaded model; pass a name instead.")
-        model = name if isinstance(name, Model) else _wrap_module(name, tokenizer, preprocess)
-        return _placed(model, device, dtype)
+        if like is not None:
+            raise ModelError(f"like={like!r} goes with a file of weights, not with a loaded model.")
+        if isinstance(name, Model):
+            return _placed(name, device, dtype)
+        if is_transformers(name):
+            adapted, making, pixels = adapt(name, tokenizer, preprocess)
+            made = Model(adapted, "custom", make_tokenizer=making, preprocess=pixels)
+            return _placed(made, device, dtype)
+        clip = unwrapped_clip(name)
+        make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
+        made = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
+        return _placed(made, device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
+    if isinstance(pretrained, os.PathLike):
+        pretrained = os.fspath(pretrained)
     if not isinstance(name, str):
         raise ModelError(
             f"A model is a string, a module of open_clip or transformers, or a Model; got {type(name).__name__}."
         )
-    found = find_weights(name, pretrained)
+    found = find_weights(name, pretrained, like)
     model = Model(
         found.clip, found.reference, make_tokenizer=found.make_tokenizer, preprocess=found.preprocess
     )
@@ -350,7 +367,7 @@ def list_models() -> pd.DataFrame:
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
     """The model on that device in that dtype: itself if nothing changes, else a copy, so that no caller's
     model moves."""
-    device, dtype = torch.device(device or model.device), dtype or model.dtype
+    device, dtype = device_named(device or model.device), dtype or model.dtype
     there = device.type == model.device.type and device.index in (None, model.device.index)
     if there and dtype == model.dtype:
         return model
@@ -363,32 +380,6 @@ def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype 
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ModelError(f"{model.reference} could not be put on {device}: {error}") from error
     return moved
-
-
-def _wrap_module(clip: nn.Module, tokenizer: Any, preprocess: Any) -> Model:
-    if is_transformers(clip):
-        adapted, making, pixels = adapt(clip, tokenizer, preprocess)
-        return Model(adapted, "custom", make_tokenizer=making, preprocess=pixels)
-    needed = ("visual", "encode_image", "encode_text", "logit_scale")
-    missing = [part for part in needed if not hasattr(clip, part)]
-    if missing or not hasattr(clip.visual, "image_size"):
-        raise ModelError(
-            f"{type(clip).__name__} is not a CLIP of open_clip's kind (CLIP, CustomTextCLIP): it lacks "
-            f"{', '.join(missing) or 'visual.image_size'}."
-        )
-
-    def make_tokenizer() -> Callable:
-        words = getattr(clip, "vocab_size", None) or getattr(getattr(clip, "text", None), "vocab_size", None)
-        if tokenizer is not None:
-            return tokenizer
-        if words != SIMPLE_TOKENIZER_WORDS:
-            raise ModelError(
-                f"The text tower has a vocabulary of {words} tokens, open_clip's default tokenizer one of "
-                f"{SIMPLE_TOKENIZER_WORDS}: pass load_model(module, tokenizer=...)."
-            )
-        return open_clip.SimpleTokenizer()
-
-    return Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
 
 
 def _preprocess_config(clip: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from clipattr.errors import SiteError
+from clipattr.models.streams import RESIDUAL, STREAMS
 from clipattr.models.tails import Tail
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ class Site:
     """A place where activations are read or replaced, written `tower.block.tokens` or `tower.embedding`.
 
     `image.-1.cls` is the residual stream after the last image block at the class token; `.patches` are the patch tokens
-    row by row, `.all` the class token followed by them. `image.embedding` is what the tower puts out before it is
-    divided by its length; every model has it. Negative blocks count from the end and stay as written: `image.-1.cls`
-    and `image.11.cls` are two spellings of one place in a model of twelve blocks (see `canonical`).
-    `text.-1.eot` and `text.embedding` are part of the grammar; reading and replacing there is refused for now.
+    row by row, `.all` the class token followed by them. A place inside the block is written
+    `tower.block.stream.tokens`, with the stream `attn_out` or `mlp_out` (what attention or MLP adds), `resid_mid` (the
+    stream between the two) or `mlp_in` (its LayerNorm, the MLP's input), e.g. `image.3.mlp_out.all`. `image.embedding`
+    is what the tower puts out before it is divided by its length; every model has it. Negative blocks count from the
+    end and stay as written: `image.-1.cls` and `image.11.cls` are two spellings of one place in a model of twelve
+    blocks (see `canonical`). `text.-1.eot` and `text.embedding` are part of the grammar; reading and replacing there is
+    refused for now.
 
     Attributes:
         tower: "image" or "text". block: None at the embedding. tokens: "cls", "patches", "all", "eot" or "embedding".
+        stream: "resid_post" at a block's output, which is not written, and at the embedding.
 
     Raises:
         SiteError: the text is not a site.
@@ -43,11 +48,12 @@ class Site:
     tower: str
     block: int | None
     tokens: str
+    stream: str
 
     def __init__(self, written: "str | Site"):
         text = str(written)
-        parts = re.fullmatch(r"(\w+)\.(?:(-?\d+)\.)?(\w+)", text)
-        if parts is None or (parts[2] is None) != (parts[3] == EMBEDDING):
+        parts = re.fullmatch(r"(\w+)\.(?:(-?\d+)\.(?:([a-z_]+)\.)?)?(\w+)", text)
+        if parts is None or (parts[2] is None) != (parts[4] == EMBEDDING):
             advice = "a site is written tower.block.tokens, e.g. image.-1.cls, or image.embedding"
             if text.endswith((".pooled", f".{EMBEDDING}")):
                 advice = (
@@ -55,23 +61,31 @@ class Site:
                     "model.encode_text at unit length"
                 )
             raise SiteError(f"{written!r} is not a site: {advice}.")
-        tower, block, tokens = parts[1], None if parts[2] is None else int(parts[2]), parts[3]
+        tower, block, tokens = parts[1], None if parts[2] is None else int(parts[2]), parts[4]
+        stream = parts[3] or RESIDUAL
         if tower not in TOKENS:
             raise SiteError(f"{written!r} names the tower {tower!r}; there are {' and '.join(TOKENS)}.")
         if tokens not in (*TOKENS[tower], EMBEDDING):
             raise SiteError(
                 f"{written!r} names the tokens {tokens!r}; the {tower} tower has {', '.join(TOKENS[tower])}."
             )
+        if stream not in STREAMS or (stream != RESIDUAL and tower != "image"):
+            before = " What comes before a block is the output of the block before it." * (
+                stream == "resid_pre"
+            )
+            raise SiteError(
+                f"{written!r} names the stream {stream!r}; blocks of the image tower have {', '.join(STREAMS)}.{before}"
+            )
         object.__setattr__(self, "tower", tower)
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "tokens", tokens)
+        object.__setattr__(self, "stream", stream)
 
     def __str__(self) -> str:
-        return (
-            f"{self.tower}.{self.tokens}"
-            if self.block is None
-            else f"{self.tower}.{self.block}.{self.tokens}"
-        )
+        if self.block is None:
+            return f"{self.tower}.{self.tokens}"
+        stream = "" if self.stream == RESIDUAL else f"{self.stream}."
+        return f"{self.tower}.{self.block}.{stream}{self.tokens}"
 
     def __repr__(self) -> str:
         return f"Site({str(self)!r})"
@@ -80,6 +94,11 @@ class Site:
     def is_embedding(self) -> bool:
         """Whether this is a tower's output before it is normalised."""
         return self.block is None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the place is inside a block, not at its output."""
+        return self.stream != RESIDUAL
 
     @property
     def is_single(self) -> bool:
@@ -124,7 +143,8 @@ class Site:
             self.require_image()
             return self
         tokens = "patches" if self.tokens == "all" and not model.image_tower.prefix else self.tokens
-        return Site(f"{self.tower}.{self.index(model) - model.image_blocks}.{tokens}")
+        stream = f".{self.stream}" if self.is_inside else ""
+        return Site(f"{self.tower}.{self.index(model) - model.image_blocks}{stream}.{tokens}")
 
     def is_same(self, other: "str | Site", model: "Model") -> bool:
         """Whether two spellings name one place of this model; False where the model lacks the other place."""
@@ -146,7 +166,7 @@ class Site:
         if self.is_embedding:
             self.require_image()
             return Tail(model.embed_dim)
-        if self.index(model) < model.image_blocks - 1:
+        if self.is_inside or self.index(model) < model.image_blocks - 1:
             return None
         return model.image_tower.tail(self.tokens)
 
@@ -183,7 +203,10 @@ class Site:
         )
 
     def needs_context(self, model: "Model") -> bool:
-        """Whether the tokens that are not at this site take part in what follows it."""
+        """Whether what follows depends on more than the activation here: on other tokens, or, inside a block, on the
+        stream that the activation is added to."""
+        if self.is_inside:
+            return self.reaches_embedding(model)
         if self.is_embedding or self.tokens == "all" or not self.reaches_embedding(model):
             return False
         return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}

@@ -6,7 +6,7 @@ text tower works. Start at `embed_texts`; users call `Model.encode_text`.
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.errors import ModelError
+from clipattr.models.modules import template_texts
 
 if TYPE_CHECKING:
     from clipattr.models.loading import Model
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 TEXT_BATCH = 256  # texts that go through the text tower at a time
 
 
-def embed_texts(model: "Model", prompts: Sequence[str], templates: Sequence[str]) -> Tensor:
+def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tensor:
     """Unit-length embeddings (n, embed) of prompts, each put into every template; see `Model.encode_text`."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    templates = [templates] if isinstance(templates, str) else list(templates)
-    for text in [*prompts, *templates]:
+    templates = template_texts(templates)
+    for text in prompts:
         if not isinstance(text, str):
             raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
     if not templates or any("{}" not in template for template in templates):

@@ -91,7 +91,11 @@ class TextEmbeddings(Model):
 
                 with safe_open(path, "np") as file:
                     told = file.metadata() or {}
-                    return cls(json.loads(told["words"]), file.get_tensor("vectors"), logit_scale=float(told["scale"]))
+                    return cls(
+                        json.loads(told["words"]),
+                        file.get_tensor("vectors"),
+                        logit_scale=float(told["scale"]),
+                    )
             with np.load(path, allow_pickle=False) as held:
                 (vectors,) = (held[name] for name in held.files if held[name].ndim == 2)
                 return cls(held["words"].tolist(), vectors)
@@ -107,7 +111,9 @@ class TextEmbeddings(Model):
         """Keep the table where `open` finds it again."""
         from safetensors.torch import save_file
 
-        save_file({"vectors": self._table}, path, {"words": json.dumps(self.words), "scale": repr(self._scale)})
+        save_file(
+            {"vectors": self._table}, path, {"words": json.dumps(self.words), "scale": repr(self._scale)}
+        )
 
     def __repr__(self) -> str:
         return f"TextEmbeddings({len(self.words)} texts of {self.embed_dim} numbers)"
@@ -155,7 +161,9 @@ class TextEmbeddings(Model):
             ModelError: a text is not in the table; the nearest ones are named.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        rows = [self._looked_up(template.replace("{}", prompt)) for prompt in prompts for template in templates]
+        rows = [
+            self._looked_up(template.replace("{}", prompt)) for prompt in prompts for template in templates
+        ]
         if not rows:
             return torch.zeros(0, self.embed_dim)
         found = torch.stack(rows).view(len(prompts), len(templates), -1)

@@ -1,14 +1,19 @@
 """Weights: where a model's weights are found, and how they are read without trusting them.
 
-Owns names, tags, folders and hub ids, the checks of what comes from them, and the hash of weights. Files are
-opened as safetensors or with torch's weights-only unpickler; whatever is missing, damaged or more than
-tensors stops with a `ModelError`. Knows nothing of pictures or texts. Start at `find_weights`.
+Owns names, tags, files, folders and hub ids, and the hash of weights. Files are read as tensors only
+(`storage.checkpoints`); whatever is missing, damaged or more than tensors stops with a `ModelError`. Which activation a
+file was trained with is the business of `origins.py`, what a configuration may say that of `configs.py`. Start at
+`find_weights`.
 """
 
+import contextlib
 import difflib
-import hashlib
+import functools
+import json
 import pickle
-from collections.abc import Callable, Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +22,19 @@ import open_clip
 import torch
 from torch import nn
 
-from clipattr.errors import ModelError
+from clipattr.errors import DataError, ModelError
+from clipattr.models.configs import CONFIG_NAME, HUB, LOCAL, check_config
 from clipattr.models.huggingface import EXTRA, PREFIX, find_transformers, transformers_or_error
+from clipattr.models.origins import Origin, origin_of, quick_gelu_name
+from clipattr.storage.checkpoints import State, read_state
 from clipattr.storage.documents import read_json
+from clipattr.storage.files import digest_parts, tensor_bytes
+from clipattr.storage.paths import full_path, user_path
 
-CONFIG_NAME = "open_clip_config.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
-LOCAL, HUB = "local-dir:", "hf-hub:"
-
-# Well above every published CLIP; with these, a hostile configuration cannot ask for more than a large model's memory.
-LARGEST_SIZES = {
-    "embed_dim": 16_384, "width": 16_384, "layers": 256, "heads": 1_024, "head_width": 4_096, "image_size": 4_096,
-    "patch_size": 1_024, "vocab_size": 2_000_000, "context_length": 65_536, "mlp_ratio": 64, "depth": 256,
-}  # fmt: skip
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+INDEX_SUFFIX = ".index.json"
+# Names that a folder's weights go by; the first that is there is taken, others of its kind beside it do not count.
+WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 # The eight variants of arXiv:2505.20229, by their open_clip names.
 PAPER_VARIANTS = (
@@ -57,17 +62,19 @@ class Found:
     )
 
 
-def find_weights(name: str, pretrained: str | None = None) -> Found:
+def find_weights(name: str, pretrained: str | None = None, like: str | None = None) -> Found:
     """Find and read what `load_model` was asked for by name; see there for the forms of `name`.
 
     Raises:
         ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
-            fitting.
+            fitting, or a file whose activation is not known.
     """
+    if like is not None and name.startswith((LOCAL, HUB, PREFIX)):
+        raise ModelError(f"{name!r} says itself what it is like; leave out like={like!r}.")
     if name.startswith((LOCAL, HUB, PREFIX)) and pretrained is not None:
         raise ModelError(f"{name!r} names its own weights; leave out pretrained={pretrained!r}.")
     if name.startswith(LOCAL):
-        folder = Path(name.removeprefix(LOCAL)).expanduser().resolve()
+        folder = user_path(name.removeprefix(LOCAL)).resolve()
         return _find_folder(folder, f"{LOCAL}{folder}")
     if name.startswith(HUB):
         return _find_on_hub(name)
@@ -75,7 +82,7 @@ def find_weights(name: str, pretrained: str | None = None) -> Found:
         return Found(*find_transformers(name.removeprefix(PREFIX)))
     if pretrained is None and name in (bundled := bundled_models()):
         return _find_folder(bundled[name], name)
-    return _find_named(name, pretrained)
+    return _find_named(name, pretrained, like)
 
 
 def bundled_models() -> dict[str, Path]:
@@ -86,10 +93,14 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in configs}
 
 
-def _find_named(name: str, pretrained: str | None) -> Found:
+def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
     """NAME with a tag or a file of weights, through open_clip."""
     if pretrained is None and ":" in name:
         name, pretrained = name.split(":", 1)
+    if pretrained and like is None and not user_path(pretrained).is_file():
+        before, at, behind = pretrained.rpartition("@")
+        if at and user_path(before).is_file():
+            pretrained, like = before, behind
     written, name = name, name.replace("/", "-")
     architectures = open_clip.list_models()
     if name not in architectures:
@@ -106,27 +117,92 @@ def _find_named(name: str, pretrained: str | None) -> Found:
             "or give pretrained= the path of a file."
         )
     tag = open_clip.get_pretrained_cfg(name, pretrained)
-    if not tag and not Path(pretrained).is_file():
-        listed = f"Its tags: {', '.join(tags)}" if tags else "open_clip knows no tags for it"
+    file = user_path(pretrained)
+    if not tag and file.is_file():
+        return _find_file(name, file, like)
+    if not tag:
         raise ModelError(
             f"{name} has no weights {pretrained!r}, and there is no such file."
-            f"{_nearest(pretrained, tags)} {listed}."
+            f"{_nearest(pretrained, tags)} {listed_tags(tags)}."
+        )
+    if like is not None:
+        raise ModelError(
+            f"like={like!r} goes with a file of weights; {reference} is a tag that says it itself."
         )
     # Weights trained with QuickGELU under a configuration with plain GELU (ViT-L-14-336:openai,
     # ViT-B-32:laion400m_e32) would run with the wrong activation, of which open_clip only warns. The weights
     # know better than the name.
     quick_gelu = bool(tag.get("quick_gelu", False))
-    if tag:
-        try:
-            open_clip.download_pretrained(tag)
-        except Exception as error:  # whatever a hub, a proxy or a disk may raise
-            raise ModelError(
-                f"The weights of {reference} are neither in the cache nor could they be downloaded "
-                f"({_first_line(error)}). Offline: copy the file here and load_model({name!r}, "
-                "pretrained=FILE), or use a bundled model from list_models()."
-            ) from error
+    try:
+        open_clip.download_pretrained(tag)
+    except Exception as error:  # whatever a hub, a proxy or a disk may raise
+        other = quick_gelu_name(name, pretrained)
+        raise ModelError(
+            f"The weights of {reference} are neither in the cache nor could they be downloaded "
+            f"({_first_line(error)}). Offline: copy the file here and load_model({other!r}, pretrained=FILE, "
+            f"like={pretrained!r}), or use a bundled model from list_models()."
+        ) from error
     clip = _create(name, reference, pretrained=pretrained, force_quick_gelu=quick_gelu)
-    return Found(clip, reference, lambda: _tokenizer(name, reference))
+    return Found(clip, reference, functools.partial(_tokenizer, name, reference))
+
+
+def _find_file(name: str, file: Path, like: str | None) -> Found:
+    """NAME with a file of weights: its tensors, and the activation and preprocessing of where it comes from."""
+    file = full_path(file)
+    reference = f"{name}:{file}"
+    state = _state(file, reference)
+    origin = origin_of(name, file, state.about, set(state.tensors), like)
+    if origin.tag is not None:
+        reference = f"{reference}@{origin.tag}"
+    with _plain_file(file, state) as plain:
+        clip = _create(name, reference, pretrained=str(plain), **_options(origin))
+    return Found(clip, reference, functools.partial(_tokenizer, name, reference))
+
+
+def _options(origin: Origin) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if origin.quick_gelu is not None:
+        options["force_quick_gelu"] = origin.quick_gelu
+        if not origin.quick_gelu and origin.tag is not None:
+            options["quick_gelu"] = False  # also where the architecture's name says otherwise
+    if origin.preprocessing:
+        options["force_preprocess_cfg"] = dict(origin.preprocessing)
+    return options
+
+
+def _state(file: Path, reference: str) -> State:
+    """The tensors of a file; ModelError if it holds more than tensors or cannot be read."""
+    if file.suffix.lower() in (".npz", ".npy"):  # JAX's weights, which open_clip reads itself
+        return State({})
+    try:
+        state = read_state(file)
+    except DataError as error:
+        raise ModelError(
+            f"{reference}: the weights hold more than tensors, or are damaged, and were not opened "
+            f"({_first_line(error)}). Save them as safetensors."
+        ) from error
+    for note in state.notes:
+        warnings.warn(note, stacklevel=5)
+    return state
+
+
+@contextlib.contextmanager
+def _plain_file(file: Path, state: State) -> Iterator[Path]:
+    """A file of plain tensors that open_clip reads: the given one, or a temporary one without its wrapping."""
+    if not state.wrapped:
+        yield file
+        return
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory(prefix="clipattr-weights-") as folder:
+        made = Path(folder) / "weights.safetensors"
+        save_file({name: value.clone().contiguous() for name, value in state.tensors.items()}, made)
+        yield made
+
+
+def listed_tags(tags: Sequence[str]) -> str:
+    """The tags of an architecture as the end of a sentence."""
+    return f"Its tags: {', '.join(tags)}" if tags else "open_clip knows no tags for it"
 
 
 def _find_on_hub(name: str) -> Found:
@@ -139,8 +215,8 @@ def _find_on_hub(name: str) -> Found:
             f"and the connection; offline, copy the repository and load {LOCAL}PATH. A repository in the format of "
             f"transformers is loaded as {PREFIX}{name.removeprefix(HUB)}."
         ) from error
-    _check_config(config, name)
-    return Found(_create(name, name), name, lambda: _tokenizer(name, name))
+    check_config(config, name)
+    return Found(_create(name, name), name, functools.partial(_tokenizer, name, name))
 
 
 def _find_folder(folder: Path, reference: str) -> Found:
@@ -156,56 +232,60 @@ def _find_folder(folder: Path, reference: str) -> Found:
         content = read_json(file)
     except (OSError, ValueError) as error:
         raise ModelError(f"{reference}: {file} is not readable JSON ({error}).") from error
-    _check_config(content.get("model_cfg") if isinstance(content, dict) else None, reference)
-    if not any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
-        raise ModelError(f"{reference}: {folder} holds no weights ({', '.join(WEIGHT_SUFFIXES)}).")
+    check_config(content.get("model_cfg") if isinstance(content, dict) else None, reference)
+    weights = _weights_in(folder, reference)
     source = f"{LOCAL}{folder}"
-    return Found(_create(source, reference), reference, lambda: _tokenizer(source, reference))
+    state = _state(weights, reference)
+    plain = file.read_bytes()[:1] == b"{" and weights.suffix in (".safetensors", ".bin", ".pth")
+    if plain and not state.wrapped:
+        clip = _create(source, reference)
+    else:
+        with (
+            tempfile.TemporaryDirectory(prefix="clipattr-model-") as made,
+            _plain_file(weights, state) as ready,
+        ):
+            (Path(made) / CONFIG_NAME).write_text(json.dumps(content), encoding="utf-8")
+            suffix = ".bin" if ready.suffix in (".pt", ".ckpt") else ready.suffix
+            (Path(made) / f"open_clip_model{suffix}").symlink_to(ready)
+            clip = _create(f"{LOCAL}{made}", reference)
+    return Found(clip, reference, functools.partial(_tokenizer, source, reference))
 
 
-def _check_config(config: Any, reference: str) -> None:
-    """Refuse a configuration that cannot describe a CLIP, or that asks for foreign code."""
-    if not isinstance(config, dict):
-        raise ModelError(f"{reference}: {CONFIG_NAME} has no model_cfg.")
-    for key, kind in {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}.items():
-        if not isinstance(config.get(key), kind):
-            got = repr(config.get(key))[:80]
-            raise ModelError(f"{reference}: {CONFIG_NAME}: {key} must be {kind.__name__}; got {got}.")
-    _check_sizes(config, reference)
-    for tower in ("vision_cfg", "text_cfg"):
-        for key, value in config[tower].items():
-            if (
-                key.endswith("model_name")
-                and isinstance(value, str)
-                and ("://" in value or value.startswith((HUB, LOCAL)))
-            ):
-                raise ModelError(
-                    f"{reference}: {CONFIG_NAME} sends for another model, {key}={value!r:.80}; refused."
-                )
-    options = config["text_cfg"].get("tokenizer_kwargs") or {}
-    if "trust_remote_code" in options:
-        raise ModelError(f"{reference}: its tokenizer asks to run code that comes with the weights; refused.")
+def _weights_in(folder: Path, reference: str) -> Path:
+    """A folder's file of weights, or the index of its shards.
 
-
-def _check_sizes(config: dict[str, Any], reference: str) -> None:
-    """Refuse sizes that no CLIP has, before anything of that size is allocated."""
-    for place in (config, config["vision_cfg"], config["text_cfg"]):
-        for key, largest in LARGEST_SIZES.items():
-            value = place.get(key)
-            for number in value if isinstance(value, list) else [value]:
-                if number is None or isinstance(number, (bool, str)):
-                    continue
-                if not isinstance(number, (int, float)) or not 0 <= number <= largest:
-                    raise ModelError(
-                        f"{reference}: {CONFIG_NAME}: {key} must lie between 0 and {largest:,}; got {number!r:.80}."
-                    )
+    Raises:
+        ModelError: none, or several of which none has a usual name.
+    """
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    weights = [path for path in files if path.suffix.lower() in WEIGHT_SUFFIXES]
+    indices = [path for path in files if path.name.lower().endswith(INDEX_SUFFIX)]
+    kinds = [path for suffix in WEIGHT_SUFFIXES for path in weights if path.suffix.lower() == suffix]
+    for stem in WEIGHT_STEMS:
+        usual = [path for path in kinds if path.stem == stem]
+        if usual:
+            return usual[0]
+        if usual := [path for path in indices if path.name.startswith(f"{stem}.")]:
+            return usual[0]
+    if len(indices) == 1:
+        return indices[0]
+    first = [path for path in kinds if path.suffix.lower() == kinds[0].suffix.lower()]
+    if len(first) == 1:
+        return first[0]
+    if not first:
+        raise ModelError(f"{reference}: {folder} holds no weights ({', '.join(WEIGHT_SUFFIXES)}).")
+    raise ModelError(
+        f"{reference}: {folder} holds several files of weights ({', '.join(path.name for path in first[:4])}). If they "
+        "are shards, their index (*.index.json) is missing; else keep one, or call it open_clip_model.safetensors."
+    )
 
 
 def _create(source: str, reference: str, **options: Any) -> nn.Module:
     """Build the module and read its weights: tensors only, never pickled objects, never left at random."""
     _require_text_library(source, reference)
     try:
-        with torch.random.fork_rng(devices=[]):  # the throw-away initial values do not move the caller's seed
+        with torch.random.fork_rng(devices=[]), _own_surroundings():
+            # The throw-away initial values do not move the caller's seed.
             return open_clip.create_model(
                 source, precision="fp32", device="cpu", require_pretrained=True, weights_only=True, **options
             )
@@ -229,6 +309,18 @@ def _require_text_library(source: str, reference: str) -> None:
         return
     if (config.get("text_cfg") or {}).get("hf_model_name"):
         transformers_or_error(f"The text tower of {reference}")
+
+
+@contextlib.contextmanager
+def _own_surroundings() -> Iterator[None]:
+    """float32 on the CPU with plain tensors, whatever the caller's default dtype, device or mode."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _tokenizer(source: str, reference: str) -> Any:
@@ -256,10 +348,11 @@ def _first_line(error: BaseException) -> str:
 
 def hash_weights(module: nn.Module) -> str:
     """16 hex digits over a module's state dict; floating point tensors count as float32."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value
-        digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).contiguous().numpy())
-    return digest.hexdigest()[:16]
+
+    def parts() -> Iterator[str | bytes]:
+        for key, value in sorted(module.state_dict().items()):
+            value = value.float() if value.is_floating_point() else value
+            yield f"{key}|{value.dtype}|{tuple(value.shape)}|"
+            yield tensor_bytes(value)
+
+    return digest_parts(parts(), "sha256")

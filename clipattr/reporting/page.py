@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
+from clipattr.reporting.names import name_check
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
-from clipattr.storage.documents import discard
+from clipattr.storage.files import write_text
 
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
 SECTIONS = (
-    100  # findings that get a section; more are in the table only, or no browser would open the page with joy
+    100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly
 )
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
 
     Returns:
-        The path written. It is written under another name first, so a page is either whole or not there.
+        The path written: the page is either whole or not there.
 
     Raises:
         DataError: the folder does not exist or cannot be written to.
@@ -52,12 +52,9 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} for the report does not exist; create it first.")
     text = page(findings, panels)
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
     except OSError as error:
-        discard(partial)
         raise DataError(f"The report {path} could not be written: {error}") from error
     return path
 
@@ -104,7 +101,7 @@ def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
     audited = about.get("prompts_audited")
     among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
     if not found:
-        return f"No unexpected reliance was found for any{among and among.replace(' of', ' of')} prompt."
+        return f"No unexpected reliance was found for any{among} prompt."
     prompts = len({f.prompt for f in found})
     first = found[0]
     label = name_html(first.label or NO_LABEL)
@@ -158,7 +155,8 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
         rows.append(
             f'<tr><td class="number">{number}</td><td class="name">{prompt}</td>'
             f'<td><span class="cause">{picture}<span>{_label(f)}</span></span></td>'
-            f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span></td>'
+            f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span>'
+            f"{_verdict_tag(f, pictures)}</td>"
             f'<td class="number">{points(effect.value)}<br>'
             f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
             f'<td class="wide">{_effect_bar(effect, low, high)}</td>'
@@ -181,6 +179,11 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
 <th scope="col" class="number">reliance,<br>points</th><th scope="col" class="number">alignment,<br>points</th>
 <th scope="col" class="number">confidence</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>{note}</section>"""
+
+
+def _verdict_tag(f: Finding, pictures: PagePictures) -> str:
+    choice = pictures.verdict_of(f).choice
+    return "" if choice == "open" else f' <span class="tag {choice}">{choice}</span>'
 
 
 def _first_picture(finding: Finding, pictures: PagePictures) -> str:
@@ -271,7 +274,7 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
         ("confidence", percent(f.confidence), ""),
     ]
     strips = _strip("What the family responds to", pictures.examples_of(f), pictures)
-    strips += _strip(_measured(f), pictures.pictures_of(f), pictures)
+    strips += _strip(measured_words(f), pictures.pictures_of(f), pictures)
     if pictures.study is None:
         strips = '<p class="small">No study was given, so pictures are named only: ' + (
             ", ".join(name_html(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
@@ -281,15 +284,35 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
     return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
 <header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
 <h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
-<p class="say">{_sentence(f)}</p>{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
+<p class="say">{_sentence(f)}</p>{_name_note(f, pictures)}{_verdict_note(f, pictures)}
+{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
 {_tiles(tiles)}
 <div class="strips">{strips}</div>
 {evidence_html(f.evidence)}
-<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code></p>
+<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code>
+<a class="back" href="#glance">↑ all findings</a></p>
 </section>"""
 
 
-def _measured(f: Finding) -> str:
+def _name_note(f: Finding, pictures: PagePictures) -> str:
+    """How sure the name of the cause is; a doubtful one stands out."""
+    check = name_check(pictures.study, f)
+    told = check.words()
+    kind = "doubt" if check.is_doubtful else "small"
+    return f'<p class="{kind}">{text_html(told[:1].upper() + told[1:])}.</p>' if told else ""
+
+
+def _verdict_note(f: Finding, pictures: PagePictures) -> str:
+    """What a person said of the finding, kept beside the study."""
+    verdict = pictures.verdict_of(f)
+    if verdict.choice == "open" and not verdict.note:
+        return ""
+    note = f": {text_html(verdict.note)}" if verdict.note else ""
+    return f'<p class="verdict {verdict.choice}"><strong>{verdict.choice}</strong>{note}</p>'
+
+
+def measured_words(f: Finding) -> str:
+    """What the pictures are that a finding was measured on."""
     prompt = visible(f.prompt, 40)
     if "prompt_examples" not in f.evidence:
         return f"Pictures labelled “{prompt}”"

@@ -10,6 +10,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipattr.studies.verdicts import Verdict, Verdicts
+
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
 
@@ -18,15 +20,16 @@ PICTURE_BYTES = 6_000_000  # of JPEG on the page; base64 adds a third
 PICTURE_STEPS = ((152, 82), (112, 78), (80, 70), (56, 60))  # side in px and JPEG quality, tried in this order
 
 
-class PagePictures:
-    """The pictures on the page as data URIs, all of one size, chosen so that they stay within `PICTURE_BYTES`."""
+class FindingPictures:
+    """Which pictures of a study belong to a finding."""
 
     def __init__(self, study: Any, findings: Sequence[Finding]) -> None:
         self.study = study
         self.places: dict[str, int] = {}
         self.labelled: dict[str, list[int]] = {}
-        self.uris: dict[int, str] = {}
         self.limit = SHOWN_PICTURES
+        # A study in memory has no folder, and no verdicts.
+        self._verdicts = Verdicts(study) if getattr(study, "path", None) is not None else None
         if study is None:
             return
         images = study.images
@@ -40,7 +43,10 @@ class PagePictures:
             for place, shown in enumerate(images.frame["path"]):
                 if isinstance(shown, str) and shown in wanted:
                     self.places[shown] = place
-        self._encode(findings)
+
+    def verdict_of(self, finding: Finding) -> Verdict:
+        """What a person said of a finding; "open" where nobody has."""
+        return self._verdicts.of(finding) if self._verdicts is not None else Verdict()
 
     def examples_of(self, finding: Finding) -> list[tuple[str, int | None]]:
         """(id, place) of the family's strongest examples, in their order; (name, None) for one that is not there."""
@@ -55,6 +61,16 @@ class PagePictures:
         places = self.labelled.get(finding.prompt.casefold(), [])
         step = max(1, len(places) // self.limit) if self.limit else 1
         return [(self.study.images.ids[place], place) for place in places[::step][: self.limit]]
+
+
+class PagePictures(FindingPictures):
+    """The pictures on the page as data URIs, all of one size, chosen so that they stay within `PICTURE_BYTES`."""
+
+    def __init__(self, study: Any, findings: Sequence[Finding]) -> None:
+        super().__init__(study, findings)
+        self.uris: dict[int, str] = {}
+        if study is not None:
+            self._encode(findings)
 
     def _encode(self, findings: Sequence[Finding]) -> None:
         uses: dict[int, int] = {}

@@ -82,6 +82,11 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "points",
         "fall of the score on the prompt's own pictures without this family",
     ),
+    "pixels": (
+        "in pixels",
+        "",
+        "what happens when the cause is taken out of pictures and pasted into others, beyond a control edit",
+    ),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (
         "re-rendering",
@@ -119,17 +124,26 @@ def name_html(foreign: object) -> str:
     return text_html(foreign, NAME_LENGTH)
 
 
-def evidence_html(evidence: Mapping[str, Any]) -> str:
-    """A finding's evidence as a list, with a line that says what each number means."""
+def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """A finding's evidence as (name as text, value as HTML, what it says as text); without what says nothing."""
     rows = []
     for key, value in evidence.items():
         if key in SHOWN_ELSEWHERE:
             continue
         name, unit, why = EVIDENCE.get(key, (str(key).replace("_", " "), "", ""))
-        told = value_html(value, unit)
-        if told:
-            note = f'<dd class="why">{html.escape(why)}</dd>' if why else ""
-            rows.append(f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>{note}</div>")
+        if told := value_html(value, unit):
+            rows.append((visible(name, NAME_LENGTH), told, why))
+    return rows
+
+
+def evidence_html(evidence: Mapping[str, Any]) -> str:
+    """A finding's evidence as a list, with a line that says what each number means."""
+    rows = [
+        f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>"
+        + (f'<dd class="why">{html.escape(why)}</dd>' if why else "")
+        + "</div>"
+        for name, told, why in evidence_rows(evidence)
+    ]
     if not rows:
         return ""
     return f'<div class="evidence"><h3>Evidence</h3><dl>{"".join(rows)}</dl></div>'

@@ -1,52 +1,49 @@
 """Activations on disk: cut into shards, checksummed, resumable, memory-mapped.
 
 Owns the folder layout, writing shards, and reading in order or shuffled. Ignores where activations come from, which
-`studies/collect.py` knows, and what is trained on them. Start at `ActivationStore.open`.
+`studies/encode.py` knows, and what is trained on them. Start at `ActivationStore.open`.
 
 Layout: `manifest.json` (what it was made of), per site a folder of raw little-endian shards `00000.bin`, and per
 shard `00000.json` with row counts, checksums and skipped pictures, written last: a shard without it does not exist.
+A store that was encoded with an evaluator also holds `pictures/00000.safetensors`: what a study needs of each picture
+besides its activations, namely the evaluator's unit embedding, a fingerprint for near-duplicates and a thumbnail.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from clipattr.errors import DataError
+from clipattr.storage.files import digest, file_digest
+from clipattr.storage.folder import PICTURES, ShardFolder
+from clipattr.storage.orders import batch_orders, block_orders, gather, mixed, unmixed
+from clipattr.storage.paths import user_path
 from clipattr.storage.shards import (
     BLOCK_BYTES,
     DTYPES,
     MANIFEST,
     SCHEMA,
+    DamagedShard,
     as_tensor,
-    batch_orders,
-    block_orders,
     differences,
-    digest,
-    gather,
-    locked,
-    mixed,
     read_manifest,
     read_record,
-    write_array,
-    write_record,
-    write_text,
+    write_document,
 )
 
 # Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
 POOLED = "image.pooled"
 
 
-class ActivationStore:
+class ActivationStore(ShardFolder):
     """A folder of activations of one model on one collection of pictures.
 
     Rows are tokens: picture after picture, and within a picture token after token, unless the store was written mixed
@@ -54,10 +51,9 @@ class ActivationStore:
     `at(site)` gives the same store at another site.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], site: str) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.site = site
+    def __init__(self, path: Path, manifest: dict[str, Any], site: str | None = None) -> None:
+        super().__init__(path, manifest)
+        self.site = site or next(iter(manifest["sites"]), PICTURES)
         self._maps: dict[int, Tensor] = {}
         self.refresh()
 
@@ -77,6 +73,9 @@ class ActivationStore:
         shard_pictures: int = 4096,
         shuffle: int | None = None,
         resume: bool = True,
+        evaluator: Any = None,
+        thumbnails: bool = False,
+        renew: bool = False,
     ) -> ActivationStore:
         """Make an empty store, or open one that was made with exactly these settings.
 
@@ -85,23 +84,25 @@ class ActivationStore:
             sites: shape of one picture's activation at each site, e.g. {"image.-1.cls": (512,)}.
             pictures, fingerprint: size and fingerprint of the collection.
             batch: pictures per forward pass; part of the manifest, since another size may change last digits.
-            shard_pictures: pictures per shard, rounded up to whole batches.
+            shard_pictures: pictures per shard.
             shuffle: a seed to mix with once, on writing: pictures over the whole store, rows within each shard.
                 Training then reads whole blocks, about as fast as in order. None keeps the given order.
+            evaluator: the model whose embeddings are kept as well, with fingerprints; None for activations alone.
+            thumbnails: with an evaluator, whether small copies of the pictures are kept.
+            renew: accept a store of other pictures; its shards then count as missing unless theirs are the same.
 
         Raises:
             DataError: the folder holds a store of anything else (both values are named), or resume is False and it
                 holds one at all.
         """
-        path = Path(path)
-        names = list(sites)
-        if not names:
+        path = user_path(path)
+        if not sites and evaluator is None:
             raise DataError("A store needs at least one site; got none.")
         if dtype not in DTYPES:
             raise DataError(f"A store keeps float16 or float32; got dtype {dtype!r}.")
         if pictures < 1 or batch < 1 or shard_pictures < 1:
             raise DataError(f"A store needs pictures and a batch; got {pictures} pictures, batch {batch}.")
-        manifest = {
+        manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "format": "clipattr-store",
             "model": model.reference,
@@ -115,21 +116,28 @@ class ActivationStore:
             "pictures": pictures,
             "fingerprint": fingerprint,
             "batch": batch,
-            "shard_pictures": -(-min(shard_pictures, pictures) // batch) * batch,
+            "shard_pictures": shard_pictures,
         }
         if shuffle is not None:
             manifest["shuffle"] = int(shuffle)
+        if evaluator is not None:
+            about = {"hash": evaluator.weights_hash, "preprocess": evaluator.preprocess_id}
+            manifest["evaluator"] = {**about, "reference": evaluator.reference, "thumbnails": thumbnails}
         if (path / MANIFEST).exists():
             if not resume:
                 raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
-            if told := differences(read_manifest(path), manifest):
+            found = read_manifest(path)
+            changing = {"pictures": pictures, "fingerprint": fingerprint} if renew else {}
+            if told := differences({**found, **changing}, manifest):
                 raise DataError(f"The store in {path} is of something else ({told}): choose another.")
-            return cls(path, manifest, names[0])
-        for name in names:
+            if found == manifest:
+                return cls(path, manifest)
+        for name in (*sites, *([PICTURES] if evaluator is not None else [])):
             (path / name).mkdir(parents=True, exist_ok=True)
-        with locked(path):
-            write_text(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        return cls(path, manifest, names[0])
+        made = cls(path, manifest)
+        with made.writing():
+            write_document(path / MANIFEST, manifest, indent=2)
+        return made
 
     @classmethod
     def open(cls, path: str | Path, site: object | None = None) -> ActivationStore:
@@ -138,8 +146,7 @@ class ActivationStore:
         Raises:
             DataError: no store there, a damaged or newer one, or one without this site.
         """
-        manifest = read_manifest(Path(path))
-        return cls(Path(path), manifest, next(iter(manifest["sites"]))).at(site)
+        return cls(user_path(path), read_manifest(user_path(path))).at(site)
 
     def at(self, site: object | None) -> ActivationStore:
         """The same store at another of its sites."""
@@ -171,7 +178,7 @@ class ActivationStore:
     def fingerprint(self) -> str:
         """16 hex digits over the checksums of this site's shards."""
         sums = [shard["files"][self.site]["sha256"] for shard in self.shards]
-        return hashlib.sha256("".join([self.site, *sums]).encode()).hexdigest()[:16]
+        return digest(self.site, *sums, by="sha256")
 
     @property
     def complete(self) -> bool:
@@ -207,11 +214,6 @@ class ActivationStore:
         sizes = np.diff(self._starts).tolist()
         parts = [mixed(rows, self.shuffle, number) % self.tokens for number, rows in enumerate(sizes)]
         return np.concatenate([np.empty(0, np.int64), *parts])
-
-    @property
-    def shuffle(self) -> int | None:
-        """The seed that pictures and rows were mixed with on writing, None for the given order."""
-        return self.manifest.get("shuffle")
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows start to stop, (stop - start, width) float32."""
@@ -256,6 +258,32 @@ class ActivationStore:
         # No name here for what is yielded: it would keep one batch in memory while the next is made.
         yield from map(self._joined, itertools.islice(orders, start, None))
 
+    def pictures_of(self, number: int) -> tuple[np.ndarray, Tensor | None, dict[str, Tensor]]:
+        """What a shard holds, picture by picture in the order of `shard_places`.
+
+        Returns:
+            places of its pictures in the collection, (pictures,) int64; activations at this site,
+            (pictures, tokens, width) in the stored dtype, None for a store without sites; and of a store with an
+            evaluator the tensors evaluator (pictures, embed) float16, fingerprints (pictures,) int64,
+            thumbnail_lengths (pictures,) int64 and thumbnails (bytes,) uint8, else none.
+
+        Raises:
+            DamagedShard: files that are not what was written.
+        """
+        shard = self.shards[number]
+        places = mixed(self.manifest["pictures"], self.shuffle)[shard["first"] : shard["last"]]
+        places = places[~np.isin(places, shard["left_out"])]
+        acts, kept = None, {}
+        if self.manifest["sites"]:
+            rows = unmixed(self._tensor(number).numpy(), self.shuffle, number)
+            acts = as_tensor(rows).view(len(places), self.tokens, self.width)
+        if "evaluator" in self.manifest:
+            file, known = self._file(number, PICTURES), shard["files"][PICTURES]
+            if not file.is_file() or file_digest(file, "sha256", 64) != known["sha256"]:
+                raise DamagedShard(file, "missing or damaged", self._record(number))
+            kept = load_file(file)
+        return places, acts, kept
+
     def check(self) -> None:
         """Read everything once, also what lies behind a shard that is missing.
 
@@ -264,96 +292,19 @@ class ActivationStore:
                 such shard and row are named.
         """
         self.refresh()
-        for number in range(self._total):
+        for number in range(self.shard_count):
             shard = read_record(self._record(number))
             for name, record in ({} if shard is None else shard["files"]).items():
                 file = self._file(number, name)
-                if not file.is_file() or digest(file) != record["sha256"]:
-                    raise DataError(
-                        f"Shard {file} is missing or damaged: delete {self._record(number)} and resume."
-                    )
+                if not file.is_file() or file_digest(file, "sha256", 64) != record["sha256"]:
+                    raise DamagedShard(file, "missing or damaged", self._record(number))
+                if name == PICTURES:
+                    continue
                 width = self.manifest["sites"][name]["width"]
                 acts = np.fromfile(file, DTYPES[self.manifest["dtype"]]).reshape(-1, width)
                 bad = np.flatnonzero(~np.isfinite(acts).all(1))
                 if len(bad):
                     raise DataError(f"Shard {file} holds NaN or infinite values, first in row {bad[0]}.")
-
-    # Writing
-
-    def writing(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other writers out for the duration; the lock goes with the process, however it ends.
-
-        Raises:
-            DataError: another process is writing this store.
-        """
-        return locked(self.path)
-
-    def write_shard(
-        self,
-        acts: dict[str, Tensor],
-        skipped: Sequence[tuple[int, str, str]],
-        *,
-        number: int | None = None,
-        smallest: int | None = None,
-    ) -> None:
-        """Write a shard: for every site the activations of its pictures, (pictures, width) or
-        (pictures, tokens, width), and the (place, id, reason) of those left out.
-
-        Args:
-            number: which shard (call `refresh` after the last one); None the next one.
-            smallest: pictures at a time, where memory did not suffice for a whole micro-batch.
-
-        Raises:
-            DataError: shapes that do not fit, NaN or infinite values (shard and row named; values beyond float16's
-                range become infinite), or a full disk.
-        """
-        known, number = number is not None, len(self.shards) if number is None else number
-        places = self.shard_places(number)
-        files = {}
-        for name, layout in self.manifest["sites"].items():
-            if acts[name].shape[-1] != layout["width"]:
-                shape = tuple(acts[name].shape)
-                raise DataError(f"Activations at {name} must be {layout['width']} wide; got shape {shape}.")
-            flat = acts[name].reshape(-1, layout["width"]).cpu().float().numpy()
-            expected = (len(places) - len(skipped)) * layout["tokens"]
-            if len(flat) != expected:
-                raise DataError(f"Shard {number} of {name} needs {expected} rows; got {len(flat)}.")
-            if self.shuffle is not None:
-                flat = flat[mixed(expected, self.shuffle, number)]
-            with np.errstate(over="ignore"):
-                array = flat.astype(DTYPES[self.manifest["dtype"]])
-            bad = np.flatnonzero(~np.isfinite(array).all(1))
-            if len(bad):
-                too_large = bool(np.isfinite(flat[bad[0]]).all())
-                advice = "use dtype='float32'" if too_large else "check the model's weights and dtype"
-                raise DataError(
-                    f"Activations at {name} are NaN or infinite in {self.manifest['dtype']}, first in shard {number}, "
-                    f"row {bad[0]}: {advice}."
-                )
-            file = self._file(number, name)
-            write_array(file, array)
-            files[name] = {"rows": len(array), "sha256": hashlib.sha256(array.data).hexdigest()}
-        record: dict[str, Any] = {
-            "first": places.start,
-            "last": places.stop,
-            "left_out": [place for place, _, _ in skipped],
-            "skipped": [[name, reason] for _, name, reason in skipped],
-            "files": files,
-        }
-        if smallest is not None:
-            record["smallest"] = smallest
-        write_record(self._record(number), record)
-        if not known:  # whoever numbers the shards knows best when all are written
-            self.refresh()
-
-    def missing(self) -> list[int]:
-        """Numbers of the shards that have not been written, or of which nothing can be relied on."""
-        return [number for number in range(self._total) if read_record(self._record(number)) is None]
-
-    def shard_places(self, number: int) -> range:
-        """The pictures of a shard, as places in the order they are written in."""
-        size = self.manifest["shard_pictures"]
-        return range(number * size, min((number + 1) * size, self.manifest["pictures"]))
 
     def refresh(self) -> None:
         """Look again which shards there are."""
@@ -365,10 +316,6 @@ class ActivationStore:
 
     # Inside
 
-    @property
-    def _total(self) -> int:
-        return -(-self.manifest["pictures"] // self.manifest["shard_pictures"])
-
     def _joined(self, pieces: list[tuple[int, int, int]]) -> Tensor:
         sizes = [last - first for _, first, last in pieces]
         out = torch.empty(sum(sizes), self.width)
@@ -376,21 +323,15 @@ class ActivationStore:
             part.copy_(self._tensor(shard)[first:last])
         return out
 
-    def _record(self, number: int) -> Path:
-        return self.path / f"{number:05d}.json"
-
-    def _file(self, number: int, site: str) -> Path:
-        return self.path / site / f"{number:05d}.bin"
-
     def _tensor(self, number: int) -> Tensor:
         """A shard's rows, mapped into memory: (rows, width) in the stored dtype."""
         if number not in self._maps:
             known, file = self.shards[number]["files"][self.site], self._file(number, self.site)
             rows, dtype = known["rows"], DTYPES[self.manifest["dtype"]]
             whole = file.is_file() and file.stat().st_size == rows * self.width * dtype.itemsize
-            if not whole or digest(file) != known["sha256"]:
+            if not whole or file_digest(file, "sha256", 64) != known["sha256"]:
                 what = "damaged" if whole else "missing or cut short"
-                raise DataError(f"Shard {file} is {what}: delete {self._record(number)} and resume.")
+                raise DamagedShard(file, what, self._record(number))
             # A file without rows cannot be mapped.
             array = np.memmap(file, dtype, "r") if rows else np.empty(0, dtype)
             self._maps[number] = as_tensor(array).view(rows, self.width)

@@ -4,13 +4,14 @@ Owns the reading, its limits, the words for a version that cannot be read, and r
 the values mean; whoever reads checks them. Start at `read_json`.
 """
 
-import contextlib
 import csv
 import json
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from clipattr.storage.files import write_text
 
 LARGEST = 256 * 2**20  # bytes of a file; the largest that this package writes itself is a few megabytes
 
@@ -27,7 +28,7 @@ def read_json(path: Path, largest: int = LARGEST) -> Any:
         raise ValueError("it is no plain file")
     if about.st_size > largest:
         raise ValueError(f"it has {about.st_size:,} bytes, at most {largest:,} are read")
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -61,16 +62,9 @@ def schema_complaint(what: object, found: object, newest: int, again: str, *, ol
     return None
 
 
-def discard(path: Path) -> None:
-    """Remove what a writing that failed has left, if it can be; the failure itself is what is reported."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the unfinished files that writers of safetensors leave in a folder when they are killed."""
-    for file in folder.glob(".tmp??????"):
-        discard(file)
+def write_json(path: Path, value: Any, **options: Any) -> None:
+    """Write a JSON file atomically, with `options` of `json.dumps`; OSError where it cannot be written."""
+    write_text(path, json_text(value, **{"indent": 1, **options}) + "\n")
 
 
 def write_rows(file: TextIO, rows: Iterable[Sequence[str | None]]) -> None:

@@ -1,36 +1,43 @@
 """Shards: the files an activation store is made of, written whole or not at all.
 
-Owns the manifest's reading, atomic text files, checksums, maps, and the shuffled orders: of pictures and rows when a
-store is written, of rows or whole blocks when it is read. Knows nothing of models. Start at `read_manifest`.
+Owns the manifest's reading, the records of shards with their checksums, and arrays on disk. Knows nothing of models.
+Start at `read_manifest`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from clipattr.errors import DataError
-from clipattr.storage.documents import discard, read_json, schema_complaint
+from clipattr.storage.documents import read_json, schema_complaint
+from clipattr.storage.files import json_digest, save_tensors, write_text, written
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
-# Rows that are permuted together: large enough to mix, small enough to stay in memory.
-WINDOW = 2**18
 # What is read in one go, at least, where rows were mixed on writing: shorter copies cost more to begin than to make.
 BLOCK_BYTES = 2**19
 DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+
+
+class DamagedShard(DataError):
+    """A shard is not what was written; removing its record makes it count as missing.
+
+    Attributes:
+        record: the file that says what the shard holds.
+    """
+
+    def __init__(self, file: Path, what: str, record: Path) -> None:
+        super().__init__(f"Shard {file} is {what}: delete {record} and resume.")
+        self.record = record
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -59,7 +66,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             sizes += [layout["tokens"], layout["width"]]
             if not name or set(name) & set("/\\\0") or name.startswith(".."):
                 raise ValueError(f"{name!r:.60} is no site")
-        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes) or not manifest["sites"]:
+        if "evaluator" in manifest and not isinstance(manifest["evaluator"]["hash"], str):
+            raise ValueError("an evaluator without a hash")
+        if not all(isinstance(size, int) and 0 < size < 10**12 for size in sizes):
             raise ValueError("sizes that no store has")
         if manifest["dtype"] not in DTYPES:
             raise ValueError(f"dtype {manifest['dtype']!r:.60}")
@@ -75,7 +84,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
     try:
         record = read_json(file)
         told = record.pop("sum", None)
-        if told is not None and told != _digest(record):
+        if told is not None and told != json_digest(record, "sha256"):
             return None
         return record if isinstance(record["files"], dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,12 +93,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 def write_record(file: Path, record: dict[str, Any]) -> None:
     """Write what is known of a shard, with a checksum of its own."""
-    told = _digest(record)
-    write_text(file, json.dumps({**record, "sum": told}, sort_keys=True) + "\n")
-
-
-def _digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    write_document(file, {**record, "sum": json_digest(record, "sha256")})
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -98,32 +102,12 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "; ".join(f"{name}: {found.get(name)} there, {wanted.get(name)} asked" for name in names)
 
 
-def write_text(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
+def write_document(file: Path, content: dict[str, Any], **options: Any) -> None:
+    """Write a JSON file with sorted keys, complete or not at all; DataError where it cannot be written."""
     try:
-        with open(partial, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        write_text(file, json.dumps(content, sort_keys=True, **options) + "\n")
     except OSError as error:
-        discard(partial)
         raise DataError(f"{file} could not be written ({error}).") from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock file; DataError where another process does."""
-    with open(folder / LOCK, "a+") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not a POSIX system: no lock to be had
-            pass
-        except OSError as error:
-            raise DataError(f"Another process is writing the store in {folder}; wait for it.") from error
-        yield
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
@@ -132,12 +116,10 @@ def write_array(file: Path, array: np.ndarray) -> None:
     Raises:
         DataError: a full disk or a folder that cannot be written.
     """
-    partial = file.with_name(file.name + ".partial")
     try:
-        array.tofile(partial)
-        partial.replace(file)
+        with written(file) as partial:
+            array.tofile(partial)
     except OSError as error:
-        discard(partial)
         advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
         raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error
 
@@ -151,76 +133,26 @@ def temporary_folder() -> Path:
     return Path(_TEMPORARY[-1].name)
 
 
-def digest(file: Path) -> str:
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
+def narrowed(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """float32 rows (n, width) in the dtype they are kept in.
 
-
-def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:
-    """Row numbers of each full batch of an epoch.
-
-    Blocks of 64 rows come in random order; a window of them is permuted row by row. Both draws follow from seed and
-    epoch, so that any batch can be reached again without reading the ones before.
+    Raises:
+        DataError: NaN or infinite values; `where` and the first such row are named.
     """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    block = 64
-    starts = generator.permutation(-(-rows // block)) * block
-    carried = np.empty(0, dtype=np.int64)
-    per_window = max(window // block, -(-batch // block))
-    for first in range(0, len(starts), per_window):
-        order = (starts[first : first + per_window, None] + np.arange(block)).ravel()
-        order = np.concatenate([carried, generator.permutation(order[order < rows])])
-        whole = len(order) // batch * batch
-        yield from order[:whole].reshape(-1, batch)
-        carried = order[whole:]
+    with np.errstate(over="ignore"):
+        array = values.astype(DTYPES[dtype])
+    bad = np.flatnonzero(~np.isfinite(array).all(1))
+    if len(bad):
+        too_large = bool(np.isfinite(values[bad[0]]).all())
+        advice = "use dtype='float32'" if too_large else "check the model's weights and dtype"
+        raise DataError(f"{where}, row {bad[0]}: {advice}.")
+    return array
 
 
-def block_orders(
-    starts: np.ndarray, batch: int, seed: int, epoch: int, block: int
-) -> Iterator[list[tuple[int, int, int]]]:
-    """For each full batch of an epoch the pieces it is copied from: (shard, first, last), rows counted in the shard.
-
-    Shards are cut into blocks of `block` neighbouring rows, and the blocks come in an order that seed and epoch decide;
-    batches are cut from their sequence, so that every row comes once but for the few that fill no batch. Rows of one
-    block stay together: this is for stores whose rows were mixed on writing.
-
-    Args:
-        starts: (shards + 1,), the number of each shard's first row, and of all rows.
-    """
-    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    sizes = np.diff(starts)
-    counts = -(-sizes // block)
-    shard = np.repeat(np.arange(len(sizes)), counts)
-    first = (np.arange(len(shard)) - np.repeat(np.cumsum(counts) - counts, counts)) * block
-    order = generator.permutation(len(shard))
-    shard, first = shard[order], first[order]
-    last = np.minimum(first + block, sizes[shard])
-    ends = np.cumsum(last - first)
-    for low in range(0, int(starts[-1]) // batch * batch, batch):
-        a, z = np.searchsorted(ends, [low, low + batch - 1], side="right")
-        pieces = [
-            list(piece) for piece in zip(*(x[a : z + 1].tolist() for x in (shard, first, last)), strict=True)
-        ]
-        pieces[-1][2] -= int(ends[z]) - (low + batch)
-        pieces[0][1] = int(last[a]) - (int(ends[a]) - low)
-        yield [(piece[0], piece[1], piece[2]) for piece in pieces]
-
-
-def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarray:
-    """int64 (rows,): the order in which pictures (shard None) or a shard's rows are written; given order for None."""
-    if shuffle is None:
-        return np.arange(rows, dtype=np.int64)
-    key = [shuffle] if shard is None else [shuffle, shard + 1]
-    return np.random.Generator(np.random.PCG64(key)).permutation(rows)
-
-
-def gather(table: Tensor, which: Tensor, out: Tensor, piece: int = 256) -> None:
-    """out[i] = table[which[i]], from float16 or float32 rows to float32 ones.
-
-    Rows are picked as integers, since torch copies half-precision rows value by value, and in pieces that are still in
-    the cache when they are widened.
-    """
-    wide = table.shape[1] * table.dtype.itemsize % 8 == 0
-    numbers = table.view(torch.int64 if wide else torch.int16)
-    for part, target in zip(which.split(piece), out.split(piece), strict=True):
-        target.copy_(numbers.index_select(0, part).view(table.dtype))
+def write_pictures(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write what a shard keeps of its pictures besides activations; DataError for a full disk."""
+    try:
+        save_tensors(file, tensors)
+    except (OSError, SafetensorError) as error:
+        advice = f"delete {file}, which is a folder," if file.is_dir() else "free space"
+        raise DataError(f"Shard {file} could not be written ({error}); {advice} and resume.") from error

@@ -5,8 +5,8 @@ computes. Start at `build`.
 """
 
 import json
-import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary, train_sae
+from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary
+from clipattr.dictionaries.choosing import leaves_open, train_sized
+from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
-from clipattr.execution.engine import Engine, Here
-from clipattr.images.collection import Images, hold_out
+from clipattr.execution.engine import Engine
+from clipattr.images.collection import hold_out
 from clipattr.meaning.examples import Examples, strongest_token
 from clipattr.meaning.scores import Totals
 from clipattr.meaning.summary import collect, merged, summarise
-from clipattr.meaning.vocabulary import Vocabulary, empty_prompt
+from clipattr.meaning.vocabulary import empty_prompt
 from clipattr.models.loading import Model
-from clipattr.models.textonly import FILE as TEXTS
 from clipattr.sites import Site
-from clipattr.studies.encode import DamagedShard, encode, gather, repeated
+from clipattr.storage.files import save_tensors, written
+from clipattr.studies import gathering
 from clipattr.studies.folder import ADVICE, Workplace, changed_files, locked
 from clipattr.studies.format import (
     MANIFEST,
@@ -37,49 +39,30 @@ from clipattr.studies.format import (
     read_pictures,
     read_tokens,
     samples,
-    save_tensors,
-    write_pictures,
 )
-from clipattr.studies.vectors import gather_vectors
+from clipattr.studies.gathering import Request
+from clipattr.studies.join import repeated
 
-SHARD = 1024  # pictures
+CHOICE = 1  # version of how settings of a dictionary are chosen; part of a study's plan
 BLOCK = 1024  # pictures whose codes are computed at a time
 PART = (
     2**18
 )  # pictures whose examples and sums are gathered before they are merged; part of how floats are summed
-ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
-ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl", TEXTS)
 
 
-def build(
-    folder: Path,
-    model: Model,
-    evaluator: Model,
-    images: Images,
-    vocabulary: Vocabulary,
-    *,
-    site: Site,
-    dictionary: Dictionary | None,
-    settings: dict[str, Any],
-    workers: int | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-    engine: Engine | None = None,
-) -> None:
+def build(folder: Path, of: Request, *, holdout: float | None = None, overwrite: bool = False) -> None:
     """Make sure that the finished study lies in `folder`; see `study.build_study`."""
-    if evaluator.weights_hash == model.weights_hash:
+    if of.evaluator.weights_hash == of.model.weights_hash:
         warnings.warn(
-            f"The evaluator is the audited model itself ({model.reference}). It shares the model's confusions: a "
+            f"The evaluator is the audited model itself ({of.model.reference}). It shares the model's confusions: a "
             "latent that mixes two things will look clear and well named to it. Give an independent CLIP.",
             stacklevel=3,
         )
-    if settings.get("vectors") is None:
-        site = site.canonical(model)
-    if dictionary is not None:
-        _check_dictionary(dictionary, model, site)
-    if settings["holdout"] is not None:
-        images = hold_out(images, settings["holdout"], settings["seed"])
-    plan = _plan(model, evaluator, images, vocabulary, site, dictionary, settings)
+    if of.dictionary is not None:
+        _check_dictionary(of.dictionary, of.model, of.site)
+    if holdout is not None:
+        of = replace(of, images=hold_out(of.images, holdout, of.settings["seed"]))
+    plan = _plan(of)
     if _existing(folder, plan, overwrite) == plan:
         if changed := changed_files(folder):
             raise StudyError(
@@ -87,7 +70,6 @@ def build(
                 f"Take an undamaged copy, or delete {str(folder)!r} and build it again."
             )
         return
-    engine = engine or Here()
     try:
         with locked(folder):
             place = Workplace(folder)
@@ -95,8 +77,7 @@ def build(
             old = _existing(folder, plan, overwrite)  # another job may have built it since
             if old != plan:
                 place.open(plan)
-                made = (model, evaluator, images, vocabulary, site, dictionary, settings)
-                _build(place, old, plan, *made, workers, engine, progress)
+                _build(place, old, plan, of)
     except (OSError, SafetensorError) as error:
         if isinstance(error, IsADirectoryError) and error.filename2 is not None:
             wrong = str(error.filename2)
@@ -105,58 +86,41 @@ def build(
         raise StudyError(f"The study {str(folder)!r} could not be written ({error}). {ADVICE}") from error
 
 
-def _build(
-    place: Workplace,
-    old: dict[str, Any] | None,
-    plan: dict[str, Any],
-    model: Model,
-    evaluator: Model,
-    images: Images,
-    vocabulary: Vocabulary,
-    site: Site,
-    dictionary: Dictionary | None,
-    settings: dict[str, Any],
-    workers: int | None,
-    engine: Engine,
-    progress: bool,
-) -> None:
-    work = place.path
-    about = _encoded(place, old, plan, images, model, evaluator, site, settings, workers, engine, progress)
-    skipped, notes = about["skipped"], about["notes"]
-    pictures = read_pictures(work)
+def _build(place: Workplace, old: dict[str, Any] | None, plan: dict[str, Any], of: Request) -> None:
+    about = gathering.gathered(place, old, plan, of)
+    pictures = read_pictures(place.path)
     fit = np.array([split != "holdout" for split in pictures.columns["split"]])
     if not fit.any():
         raise StudyError("Every picture is held out; nothing is left to take examples from.")
-    dictionary = _dictionary(place, dictionary, fit, model, site, settings, progress)
-    _codes(place, dictionary, len(pictures), engine)
-    summary = _meaning(work, dictionary, vocabulary, evaluator, fit, settings, engine)
+    dictionary = _dictionary(place, fit, of)
+    _codes(place, dictionary, len(pictures), of.engine)
+    summary = _meaning(place.path, dictionary, fit, of)
+    roles = {
+        role: {"reference": model.reference, "hash": model.weights_hash, "preprocess": model.preprocess_id}
+        for role, model in (("model", of.model), ("evaluator", of.evaluator))
+    }
     manifest = {
         "schema": SCHEMA,
-        "model": {
-            "reference": model.reference,
-            "hash": model.weights_hash,
-            "preprocess": model.preprocess_id,
-        },
-        "evaluator": {
-            "reference": evaluator.reference,
-            "hash": evaluator.weights_hash,
-            "preprocess": evaluator.preprocess_id,
-        },
-        "site": str(site),
+        **roles,
+        "site": str(of.site),
         "dictionary": {"hash": dictionary.hash, "kind": dictionary.kind, "width": dictionary.width},
-        "vocabulary": {"hash": vocabulary.hash, "words": len(vocabulary), "notes": vocabulary.notes},
-        "images": {"source": images.source.kind, "notes": notes},
+        "vocabulary": {
+            "hash": of.vocabulary.hash,
+            "words": len(of.vocabulary),
+            "notes": of.vocabulary.notes,
+        },
+        "images": {"source": of.images.source.kind, "notes": about["notes"]},
         "counts": {
             "pictures": len(pictures),
             "held_out": int((~fit).sum()),
-            "skipped": len(skipped),
+            "skipped": len(about["skipped"]),
             "latents": dictionary.n_latents,
             **summary,
         },
-        "tokens": _tokens(model, site),
-        "skipped": skipped,
-        "micro_batch": settings["batch"],
-        "seed": settings["seed"],
+        "tokens": _tokens(of.model, of.site),
+        "skipped": about["skipped"],
+        "micro_batch": of.settings["batch"],
+        "seed": of.settings["seed"],
         "plan": plan,
     }
     place.publish(manifest)
@@ -170,36 +134,35 @@ def _tokens(model: Model, site: Site) -> dict[str, Any] | None:
     return {"count": shape[0], "grid": list(model.grid) if site.tokens == "patches" else None}
 
 
-def _plan(
-    model: Model,
-    evaluator: Model,
-    images: Images,
-    vocabulary: Vocabulary,
-    site: Site,
-    dictionary: Dictionary | None,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
+def _plan(of: Request) -> dict[str, Any]:
     """What determines the result, in three parts; equal plans give equal bytes."""
-    if dictionary is None:
+    settings = of.settings
+    if of.dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
+        if leaves_open(settings["n_latents"], settings["k"], settings["training"]):
+            parts["chosen"] = CHOICE
     else:
-        parts = {"hash": dictionary.hash}
+        parts = {"hash": of.dictionary.hash}
+    encoding = {
+        "model": of.model.weights_hash,
+        "evaluator": of.evaluator.weights_hash,
+        "preprocess": [of.model.preprocess_id, of.evaluator.preprocess_id],
+        "site": str(of.site),
+        "images": of.images.fingerprint,
+        "batch": settings["batch"],
+        "shard": gathering.SHARD,
+        "draft": settings["draft"],
+        "thumbnails": settings["thumbnails"],
+    }
+    if of.store is not None:
+        encoding["store"] = of.store.fingerprint
+    if of.vectors is not None:
+        encoding["vectors"] = of.vectors.fingerprint
     plan = {
-        "encoding": {
-            "model": model.weights_hash,
-            "evaluator": evaluator.weights_hash,
-            "preprocess": [model.preprocess_id, evaluator.preprocess_id],
-            "site": str(site),
-            "images": images.fingerprint,
-            "batch": settings["batch"],
-            "shard": SHARD,
-            "draft": settings["draft"],
-            "thumbnails": settings["thumbnails"],
-            **({"vectors": settings["vectors"].fingerprint} if settings.get("vectors") else {}),
-        },
+        "encoding": encoding,
         "dictionary": parts,
         "meaning": {
-            "vocabulary": vocabulary.hash,
+            "vocabulary": of.vocabulary.hash,
             "templates": settings["templates"],
             "examples": settings["examples"],
             "seed": settings["seed"],
@@ -220,7 +183,8 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     old = read_manifest(folder)["plan"]
     if old != plan and not overwrite:
         differing = [
-            f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked"
+            (f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked")
+            + (" (other pictures, names, labels or splits)" if name == "images" else "")
             for part, values in plan.items()
             for name, value in values.items()
             if old.get(part, {}).get(name) != value
@@ -232,120 +196,26 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     return old
 
 
-def _encoded(
-    place: Workplace,
-    old: dict[str, Any] | None,
-    plan: dict[str, Any],
-    images: Images,
-    model: Model,
-    evaluator: Model,
-    site: Site,
-    settings: dict[str, Any],
-    workers: int | None,
-    engine: Engine,
-    progress: bool,
-) -> dict[str, Any]:
-    """Activations, evaluator embeddings, thumbnails and the list of pictures. Returns skipped ones and notes."""
-    done = place.finished("encoding")
-    if done is not None:
-        return done
-    work, folder = place.path, place.folder
-    if old is not None and old["encoding"] == plan["encoding"]:
-        for name in (*ENCODED, *ENCODED_OPTIONAL):
-            if (folder / name).exists():
-                shutil.copy2(folder / name, work / name)
-        if (folder / "pictures").exists():
-            shutil.copytree(folder / "pictures", work / "pictures", dirs_exist_ok=True)
-        manifest = read_manifest(folder)
-        about = {"skipped": manifest["skipped"], "notes": manifest["images"]["notes"]}
-    else:
-        if settings.get("vectors") is not None:
-            kept = gather_vectors(settings["vectors"], images, model, evaluator, work, batch=settings["batch"])
-            kept.notes += settings["space"]
-        else:
-            kept = _gathered(work, images, model, evaluator, site, settings, workers, engine, progress)
-        write_pictures(kept, work, folder)
-        present = set(kept.ids)
-        skipped = [list(pair) for pair in images.skipped if pair[0] not in present]
-        about = {"skipped": skipped, "notes": kept.notes}
-    files = [work / name for name in (*ENCODED, *ENCODED_OPTIONAL) if (work / name).exists()]
-    return place.finish("encoding", [*files, *sorted((work / "pictures").glob("*"))], about)
-
-
-def _gathered(
-    work: Path,
-    images: Images,
-    model: Model,
-    evaluator: Model,
-    site: Site,
-    settings: dict[str, Any],
-    workers: int | None,
-    engine: Engine,
-    progress: bool,
-) -> Images:
-    """Encodes until every shard is what was written: a damaged one is made again, at most twice."""
-    for attempt in range(3):
-        encode(
-            images,
-            model,
-            evaluator,
-            site,
-            work / "shards",
-            batch=settings["batch"],
-            shard=SHARD,
-            workers=workers,
-            draft=settings["draft"],
-            thumbnails=settings["thumbnails"],
-            progress=progress,
-            engine=engine,
-        )
-        try:
-            return gather(images, work / "shards", work, shard=SHARD)
-        except DamagedShard as error:
-            if attempt == 2:
-                raise
-            warnings.warn(f"{error} It is encoded again.", stacklevel=2)
-    raise AssertionError("unreachable")
-
-
-def _dictionary(
-    place: Workplace,
-    given: Dictionary | None,
-    fit: np.ndarray,
-    model: Model,
-    site: Site,
-    settings: dict[str, Any],
-    progress: bool,
-) -> Dictionary:
-    target = place.path / "dictionary"
+def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
+    target, given, settings = place.path / "dictionary", of.dictionary, of.settings
     if place.finished("dictionary") is not None:
         return load_dictionary(target)
     if given is None:
-        acts = samples(place.path, fit)
-        count, width = acts.shape
-        n_latents = settings["n_latents"] or _size(width, count)
-        k = settings["k"] or max(1, min(64, width // 12, n_latents // 8))
-        options = {"batch": max(1, min(1024, max(32, count // 8), count)), **settings["training"]}
-        given = train_sae(
-            acts,
-            n_latents=n_latents,
-            k=k,
+        given = train_sized(
+            samples(place.path, fit),
+            settings["n_latents"],
+            settings["k"],
+            settings["training"],
             seed=settings["seed"],
             checkpoint=place.path / "training",
-            progress=progress,
-            site=str(site),
-            model_hash=model.weights_hash,
-            **options,
+            progress=of.progress,
+            site=str(of.site),
+            model_hash=of.model.weights_hash,
         )
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Read back, so that a resumed build and this one use the same numbers.
     return load_dictionary(target)
-
-
-def _size(width: int, samples: int) -> int:
-    """How many latents to train by default: 8 per dimension, but not more than a quarter of the samples."""
-    return max(16, min(30_000, 8 * width, samples // 4))
 
 
 def _codes(place: Workplace, dictionary: Dictionary, n_pictures: int, engine: Engine) -> None:
@@ -396,19 +266,13 @@ def collect_part(shared: tuple[Any, ...], start: int) -> tuple[Examples, Totals]
     )
 
 
-def _meaning(
-    work: Path,
-    dictionary: Dictionary,
-    vocabulary: Vocabulary,
-    evaluator: Model,
-    fit: np.ndarray,
-    settings: dict[str, Any],
-    engine: Engine,
-) -> dict[str, Any]:
+def _meaning(work: Path, dictionary: Dictionary, fit: np.ndarray, of: Request) -> dict[str, Any]:
     """Examples, labels and scores. Returns counts for the manifest."""
+    settings, vocabulary, evaluator, engine = of.settings, of.vocabulary, of.evaluator, of.engine
     n_latents, n_pictures = dictionary.n_latents, len(fit)
     repeats = repeated(work)
-    np.save(work / "repeats.npy", repeats)
+    with written(work / "repeats.npy") as partial, partial.open("wb") as file:
+        np.save(file, repeats)
     vocabulary.save(work / "vocabulary.csv")
     words = vocabulary.embed(evaluator, settings["templates"], cache=work / "words").half()
     empty = empty_prompt(evaluator, settings["templates"]).half()
@@ -444,17 +308,9 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
             f"The dictionary was trained on the model with weights {dictionary.model_hash}; this study is of "
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
         )
-    if dictionary.site is not None and not _fits(Site(dictionary.site), site, model):
-        raise StudyError(f"The dictionary was trained at {dictionary.site}; the study's site is {site}.")
+    require_place(dictionary, model, site)
     if dictionary.width != site.width(model):
         raise DictionaryError(
             f"The dictionary takes activations of width {dictionary.width}; {site} of {model.reference!r} has "
             f"{site.width(model)}."
         )
-
-
-def _fits(trained: Site, site: Site, model: Model) -> bool:
-    """Whether a dictionary of one site may be used at another: the same block, whichever tokens it was trained on."""
-    if trained.is_embedding or site.is_embedding:
-        return trained.is_embedding and site.is_embedding
-    return trained.index(model) == site.index(model)

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
-from clipattr.dictionaries.codes import SparseCodes
-from clipattr.dictionaries.kernels import bag_sum
+from clipattr.dictionaries.choosing import told_choice
+from clipattr.dictionaries.placing import place_of
+from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
-from clipattr.meaning.scores import Totals
-from clipattr.sites import Site, continue_from
-from clipattr.storage.shards import write_text
+from clipattr.sites import Site
+from clipattr.storage.files import write_text
+from clipattr.studies.measures import factor_scores, monosemanticity, reconstruction, spliced
 
 ROWS = 4096
 DENSE = 0.1
@@ -48,11 +49,13 @@ class Card:
     figures: name to value; shares lie between 0 and 1, cosines are raw.
     controls: the same figures by control.
     verdict: one sentence per figure in which a control is as good or better; empty if the dictionary beats them all.
+    tried: where settings were chosen, one sentence per candidate, and why this one.
     """
 
     figures: dict[str, float]
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     verdict: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON (`Dictionary.card`)."""
@@ -78,7 +81,7 @@ class Card:
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(float_format=lambda value: f"{value:.4f}")
-        return "\n".join([table, *self.verdict])
+        return "\n".join([table, *self.verdict, *self.tried])
 
 
 def make_card(
@@ -133,7 +136,7 @@ def make_card(
         figures = reconstruction(one, acts)
         codes = one.encode(acts, precision="auto")
         if model is not None:
-            where = Site(site or one.site or "image.-1.cls")
+            where = Site(place_of(one, site))
             figures |= spliced(one, acts, model, where, context=context, text=text, labels=labels)
         if evaluator_embeddings is not None:
             figures["monosemanticity"] = monosemanticity(codes, evaluator_embeddings)
@@ -145,7 +148,7 @@ def make_card(
             }
         return figures
 
-    card = Card(judged(dictionary))
+    card = Card(judged(dictionary), tried=told_choice(dictionary))
     if seeds:
         matches = [stability(dictionary, other) for other in seeds]
         card.figures["seed_stability"] = float(np.mean(matches))
@@ -244,162 +247,6 @@ def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[st
         "random": random_sae(acts, n_latents, k),
         "kmeans": kmeans(acts, max(centres, k), k),
     }
-
-
-def reconstruction(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:
-    """FVU, explained variance, L0, dead and dense shares, shrinkage; float64, in pieces.
-
-    Dead: never active on these rows; dense: active on more than a tenth of them. Shrinkage: by how much
-    reconstructions (about the mean) are too short for their direction, 0 if just right, negative if too long.
-    """
-    mean = torch.zeros(dictionary.width, dtype=torch.float64)
-    for part in acts.split(ROWS):
-        mean += part.double().sum(0)
-    mean /= len(acts)
-    error = total = along = length = active = 0.0
-    fired = torch.zeros(dictionary.n_latents, dtype=torch.int64)
-    for part in acts.split(ROWS):
-        codes = dictionary.encode(part)
-        recon = dictionary.decode(codes).double() - mean
-        centred = part.double() - mean
-        error += float((centred - recon).square().sum())
-        total += float(centred.square().sum())
-        along += float((centred * recon).sum())
-        length += float(recon.square().sum())
-        active += float(codes.counts().sum())
-        fired += torch.bincount(codes.indices[codes.values != 0].long(), minlength=dictionary.n_latents)
-    if total == 0:
-        raise DictionaryError("All activations are equal: there is no variance to explain.")
-    fvu = error / total
-    return {
-        "fvu": fvu,
-        "explained_variance": 1 - fvu,
-        "l0": active / len(acts),
-        "dead_share": float((fired == 0).double().mean()),
-        "dense_share": float((fired > DENSE * len(acts)).double().mean()),
-        "shrinkage": 1 - length / along if along > 0 else float("nan"),
-    }
-
-
-@torch.no_grad()
-def spliced(
-    dictionary: Dictionary,
-    acts: Tensor,
-    model: Any,
-    site: Site,
-    *,
-    context: Tensor | None = None,
-    text: Tensor | None = None,
-    labels: Tensor | Sequence[int] | None = None,
-) -> dict[str, float]:
-    """What becomes of the model's output when reconstructions take the activations' place.
-
-    recovered_over_zero / _mean: 1 - d(reconstruction) / d(ablation), d the mean of 1 - cosine to the true embedding and
-    the ablation putting zeros or the mean there. similarity_change: mean |change| of cos(picture, prompt).
-    zero_shot, zero_shot_spliced, zero_shot_kept (their ratio): accuracy over the prompts.
-    """
-    mean = acts.double().mean(0).float()
-    distance = {"recon": 0.0, "zero": 0.0, "mean": 0.0}
-    change = right = right_spliced = 0.0
-    answers = None if labels is None else torch.as_tensor(labels)
-    for start in range(0, len(acts), ROWS):
-        part = acts[start : start + ROWS]
-        around = None if context is None else context[start : start + ROWS]
-
-        def embed(value: Tensor, around: Tensor | None = around) -> Tensor:
-            return continue_from(model, site, value, around).float().cpu()
-
-        true = embed(part)
-        recon = embed(dictionary.reconstruct(part))
-        for name, other in (
-            ("recon", recon),
-            ("zero", embed(torch.zeros_like(part))),
-            ("mean", embed(mean.expand_as(part))),
-        ):
-            distance[name] += float((1 - (true * other).sum(-1)).sum())
-        if text is not None:
-            before, after = true @ text.T, recon @ text.T
-            change += float((after - before).abs().mean(-1).sum())
-            if answers is not None:
-                expected = answers[start : start + ROWS]
-                right += float((before.argmax(-1) == expected).sum())
-                right_spliced += float((after.argmax(-1) == expected).sum())
-    figures = {
-        "recovered_over_zero": 1 - distance["recon"] / max(distance["zero"], 1e-12),
-        "recovered_over_mean": 1 - distance["recon"] / max(distance["mean"], 1e-12),
-    }
-    if text is not None:
-        figures["similarity_change"] = change / len(acts)
-    if answers is not None:
-        figures |= {
-            "zero_shot": right / len(acts),
-            "zero_shot_spliced": right_spliced / len(acts),
-            "zero_shot_kept": right_spliced / max(right, 1.0),
-        }
-    return figures
-
-
-def stability(one: Dictionary, other: Dictionary) -> float:
-    """Mean cosine between the directions of two dictionaries, matched one to one so that it is largest (Hungarian).
-
-    Raises:
-        DictionaryError: other shapes, or more latents than can be matched (8,192; match a sample of them).
-    """
-    if one.decoder.shape != other.decoder.shape or one.n_latents > 8192:
-        raise DictionaryError(
-            f"Stability compares dictionaries of one shape with at most 8192 latents; got {tuple(one.decoder.shape)} "
-            f"and {tuple(other.decoder.shape)}."
-        )
-    from scipy.optimize import linear_sum_assignment
-
-    cosines = (one.decoder @ other.decoder.T).cpu().numpy()
-    rows, columns = linear_sum_assignment(cosines, maximize=True)
-    return float(cosines[rows, columns].mean())
-
-
-def monosemanticity(codes: SparseCodes, embeddings: Tensor | np.ndarray) -> float:
-    """Mean over latents of the activation-weighted mean cosine between the pictures they are active on."""
-    totals = Totals(codes.n_latents, np.shape(embeddings)[1])
-    positive = SparseCodes(codes.indices, codes.values.clamp_min(0), codes.n_latents, codes.offsets)
-    totals.update(positive, embeddings)
-    return float(totals.monosemanticity().nanmean())
-
-
-def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """How well each latent alone tells each true factor, over active entries only.
-
-    Args:
-        factors: (rows, factors) of 0 and 1.
-
-    Returns:
-        (n_latents, factors) AUC of the activation (0.5 for a latent that knows nothing; 0.5 too for a factor that is
-        always or never there), and F1 of "active" or of "above half its maximum", whichever is larger.
-    """
-    truth = torch.as_tensor(factors).float()
-    if truth.shape[0] != len(codes):
-        raise DictionaryError(f"There are {truth.shape[0]} rows of factors and {len(codes)} rows of codes.")
-    rows, latents, values = codes.row_of_entries(), codes.indices.reshape(-1).long(), codes.values.reshape(-1)
-    keep = values > 0
-    rows, latents, values = rows[keep], latents[keep], values[keep]
-    # By latent, and within a latent by value.
-    order = torch.from_numpy(np.lexsort((values.numpy(), latents.numpy())))
-    rows, latents, values = rows[order].int(), latents[order], values[order]
-    counts = torch.bincount(latents, minlength=codes.n_latents)
-    offsets = torch.zeros(codes.n_latents + 1, dtype=torch.int32)
-    offsets[1:] = counts.cumsum(0)
-    silent = (len(codes) - counts).float()
-    rank = torch.arange(1, len(values) + 1) - offsets[latents] + silent[latents]
-    positives = truth.sum(0)
-    hits = bag_sum(truth, rows, torch.ones(len(rows)), offsets)
-    ranks = bag_sum(truth, rows, rank.float(), offsets) + (positives - hits) * (silent[:, None] + 1) / 2
-    pairs = positives * (len(codes) - positives)
-    auc = torch.where(pairs > 0, (ranks - positives * (positives + 1) / 2) / pairs.clamp_min(1), 0.5)
-    f1 = 2 * hits / (counts[:, None] + positives).clamp_min(1)
-    largest = values[(offsets[1:].long() - 1)[latents]]
-    strong = (values > largest / 2).float()
-    strong_hits = bag_sum(truth, rows, strong, offsets)
-    strong_counts = torch.zeros(codes.n_latents).index_add_(0, latents, strong)
-    return auc, torch.maximum(f1, 2 * strong_hits / (strong_counts[:, None] + positives).clamp_min(1))
 
 
 def verdict(card: Card) -> list[str]:

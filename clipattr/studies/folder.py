@@ -8,17 +8,16 @@ names and hashes there is used again, everything else is made again. Nothing dep
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clipattr.errors import StudyError
-from clipattr.storage.documents import read_json
-from clipattr.studies.format import MANIFEST, all_files, file_hash, read_manifest, write_json
+from clipattr.storage.documents import read_json, write_json
+from clipattr.storage.files import PARTIAL, file_digest, json_digest, sweep
+from clipattr.storage.locks import locked as file_lock
+from clipattr.studies.format import MANIFEST, all_files, read_manifest
 
 LEDGER = "ledger.json"
 SCRATCH = ("shards", "training", "words")  # folders that only the build needs
@@ -54,7 +53,7 @@ class Workplace:
                 self._keep(known, plan)
             except (KeyError, TypeError, AttributeError):  # not what this version writes
                 shutil.rmtree(self.path)
-        elif self.path.exists() and any(path.name != LEDGER + ".part" for path in self.path.iterdir()):
+        elif self.path.exists() and any(path.name != LEDGER + PARTIAL for path in self.path.iterdir()):
             raise StudyError(
                 f"{str(self.path)!r} is in the way, and no interrupted build. Remove it, or choose another path."
             )
@@ -69,7 +68,7 @@ class Workplace:
             return None
         for name, (size, digest) in known["files"].items():
             path = self.path / name
-            if not path.is_file() or path.stat().st_size != size or file_hash(path) != digest:
+            if not path.is_file() or path.stat().st_size != size or file_digest(path) != digest:
                 return None
         return known["about"]
 
@@ -78,7 +77,7 @@ class Workplace:
         ledger = self._ledger()
         ledger.setdefault("stages", {})[stage] = {
             "files": {
-                path.relative_to(self.path).as_posix(): (path.stat().st_size, file_hash(path))
+                path.relative_to(self.path).as_posix(): (path.stat().st_size, file_digest(path))
                 for path in files
             },
             "about": about,
@@ -94,9 +93,7 @@ class Workplace:
         """
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for pattern in ("*.part", "*.partial", ".tmp??????"):
-            for file in self.path.rglob(pattern):
-                file.unlink()
+        sweep(self.path)
         if (self.folder / "names.json").exists():
             shutil.copy2(self.folder / "names.json", self.path / "names.json")
         files = {name: entry for name, entry in all_files(self.path).items() if name != LEDGER}
@@ -147,10 +144,10 @@ class Workplace:
             told = found.pop("sum")
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return {}
-        return found if told == _digest(found) else {}
+        return found if told == json_digest(found) else {}
 
     def _write(self, ledger: dict[str, Any]) -> None:
-        write_json(self.path / LEDGER, {**ledger, "sum": _digest(ledger)})
+        write_json(self.path / LEDGER, {**ledger, "sum": json_digest(ledger)})
 
 
 def changed_files(folder: Path) -> list[str]:
@@ -159,45 +156,13 @@ def changed_files(folder: Path) -> list[str]:
         files = read_manifest(folder)["files"]
     except StudyError:
         return [MANIFEST]
-    return [name for name, (_, digest) in files.items() if file_hash(folder / name) != digest]
+    return [name for name, (_, digest) in files.items() if file_digest(folder / name) != digest]
 
 
-def _digest(ledger: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(ledger, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Keep other jobs out of a study's folder; the lock goes with the process, however it ends.
 
     Raises:
         StudyError: another job is at work on it.
     """
-    lock = folder.with_name(folder.name + ".lock")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(lock, "a+") as file:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # not a POSIX system: no lock to be had
-                pass
-            except OSError as error:
-                file.seek(0)
-                raise StudyError(
-                    f"Another job (process {file.read(20).strip() or 'unknown'}) is building {str(folder)!r}: wait for "
-                    "it, or choose another path."
-                ) from error
-            # The one before may have removed the file between our opening and locking it.
-            if not lock.exists() or os.fstat(file.fileno()).st_ino != lock.stat().st_ino:
-                continue
-            with contextlib.suppress(OSError):  # a full disk is reported where it matters
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
+    return file_lock(folder.with_name(folder.name + ".lock"), f"building {str(folder)!r}", StudyError)

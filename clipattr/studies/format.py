@@ -3,8 +3,8 @@
 Owns the formats inside a study folder. Ignores what they mean. Start at `read_manifest`.
 """
 
+import contextlib
 import csv
-import hashlib
 import json
 import os
 import shlex
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import StudyError
-from clipattr.images.collection import COLUMNS, Images
+from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_picture
+from clipattr.images.opening import COLUMNS
 from clipattr.images.sources import FileSource, SceneSource, Source
 from clipattr.sites import Site
 from clipattr.storage.documents import json_text, read_json, schema_complaint, write_rows
+from clipattr.storage.files import file_digest, written
 
 SCHEMA = 1
 MOST = 10**12  # pictures or latents that a manifest may speak of
@@ -98,27 +100,11 @@ def _checked(manifest: Any) -> dict[str, tuple[int, str]]:
     return files
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json_text(value, indent=1) + "\n", "utf-8")
-    os.replace(part, path)
-
-
-def file_hash(path: Path) -> str:
-    """16 hex digits over a file's bytes."""
-    digest = hashlib.blake2b(digest_size=8)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def all_files(folder: Path) -> dict[str, tuple[int, str]]:
     """Relative name -> (bytes, hash) of every file below a folder but those that may change."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
-        name: ((folder / name).stat().st_size, file_hash(folder / name))
+        name: ((folder / name).stat().st_size, file_digest(folder / name))
         for name in names
         if name not in CHANGING
     }
@@ -140,11 +126,12 @@ def write_pictures(images: Images, folder: Path, final: Path) -> None:
             record.load().save(folder / paths[index])
     elif isinstance(images.source, SceneSource):
         _write_scenes(images, images.source, folder / "scenes.jsonl")
-    part = folder / "pictures.csv.part"
-    with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        written(folder / "pictures.csv") as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         columns = [images.columns[name] for name in COLUMNS]
         write_rows(file, [["id", "path", *COLUMNS], *zip(images.ids, paths, *columns, strict=True)])
-    os.replace(part, folder / "pictures.csv")
 
 
 def read_pictures(folder: Path) -> Images:
@@ -171,22 +158,32 @@ class ArrayWriter:
 
     def __init__(self, path: Path, rows: int, dtype: Any) -> None:
         self.path, self.rows, self.dtype = path, rows, np.dtype(dtype)
-        self._part = path.with_name(path.name + ".part")
-        self._file = self._part.open("wb")
-        self._begun = False
+        self._place = contextlib.ExitStack()
+        self._file = self._place.enter_context(self._place.enter_context(written(path)).open("wb"))
+        self._head = 0  # bytes, known with the first rows
+        self._next = 0
 
     def add(self, rows: np.ndarray) -> None:
         """The next rows; all have the same shape."""
-        if not self._begun:
+        self.put(np.arange(self._next, self._next + len(rows)), rows)
+        self._next += len(rows)
+
+    def put(self, at: np.ndarray, rows: np.ndarray) -> None:
+        """Rows at these places, (n,) in any order; every place must be given once before `close`."""
+        if not self._head:
             head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
             np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.rows, *rows.shape[1:])})
-            self._begun = True
-        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+            self._head = self._file.tell()
+        order = np.argsort(at, kind="stable")
+        size = self.dtype.itemsize * int(np.prod(rows.shape[1:]))
+        for run in np.split(order, np.flatnonzero(np.diff(at[order]) != 1) + 1):
+            if len(run):
+                self._file.seek(self._head + int(at[run[0]]) * size)
+                self._file.write(np.ascontiguousarray(rows[run], dtype=self.dtype).tobytes())
 
     def close(self) -> None:
         """Give the file its name."""
-        self._file.close()
-        os.replace(self._part, self.path)
+        self._place.close()
 
 
 class _Rows:
@@ -304,15 +301,6 @@ def read_thumbnail(folder: Path, start: int, stop: int) -> Image.Image:
         return read_picture(file.read(stop - start))
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name and rename it."""
-    from safetensors.torch import save_file
-
-    part = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-    os.replace(part, path)
-
-
 def _relative(path: str, final: Path) -> str:
     try:
         return os.path.relpath(os.path.abspath(path), final.absolute()).replace(os.sep, "/")
@@ -321,13 +309,11 @@ def _relative(path: str, final: Path) -> str:
 
 
 def _write_scenes(images: Images, source: SceneSource, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with written(path) as partial, partial.open("w", encoding="utf-8") as file:
         for record in images:
             entry = {"id": record.id, **{name: getattr(record, name) for name in COLUMNS}}
             entry["scene"] = json.loads(source.scenes[int(images.rows[record.index])])
             file.write(json_text(entry, sort_keys=True) + "\n")
-    os.replace(part, path)
 
 
 def bundled_study(name: str) -> Path | None:

@@ -6,20 +6,25 @@ names one. Ignores how the stages compute (`build.py`). Start at `build_study`.
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipattr.dictionaries import load_dictionary
+from clipattr.dictionaries import load_sae
 from clipattr.errors import StudyError
-from clipattr.execution.engine import Engine
+from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images
 from clipattr.images.embeddings import open_embeddings
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
+from clipattr.models.modules import template_texts
 from clipattr.models.places import default_site
 from clipattr.models.textonly import TextEmbeddings
 from clipattr.sites import Site
+from clipattr.storage.paths import user_path
+from clipattr.studies.belonging import folder_for
 from clipattr.studies.build import build
+from clipattr.studies.gathering import Request, store_at
 from clipattr.studies.study import Study
 from clipattr.studies.vectors import VectorInput, require_width, space_notes
 
@@ -32,14 +37,11 @@ def build_study(
     vocabulary: Any = "general",
     evaluator: Any = None,
     site: str | Site | None = None,
-    embeddings: Any = None,
-    evaluator_embeddings: Any = None,
-    text_embeddings: Any = None,
     dictionary: Any = None,
     n_latents: int | None = None,
     k: int | None = None,
     examples: int = 20,
-    templates: tuple[str, ...] = ("{}",),
+    templates: Any = ("{}",),
     holdout: float | None = None,
     training: Mapping[str, Any] | None = None,
     batch: int = 64,
@@ -50,6 +52,10 @@ def build_study(
     progress: bool = True,
     seed: int = 0,
     engine: Engine | None = None,
+    store: str | os.PathLike[str] | None = None,
+    embeddings: Any = None,
+    evaluator_embeddings: Any = None,
+    text_embeddings: Any = None,
 ) -> Study:
     """Build a study, or what is missing of it, and open it.
 
@@ -59,72 +65,88 @@ def build_study(
     Args:
         model: the audited model, anything `load_model` takes; None with `text_embeddings`.
         images: anything `Images.open` takes; None with `embeddings`.
-        site: where activations are read. None: the class token after the last block where it is pooled and its effects
-            have a closed form, else `image.embedding`.
+        vocabulary: anything `Vocabulary.open` takes.
+        evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
+            a model confuses it then also confuses when it names its own latents.
+        site: where activations are read; by default the dictionary's own, else the class token after the last block
+            where it is pooled and its effects have a closed form, else "image.embedding".
+        dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
+        n_latents, k: of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
+        examples: kept per latent. templates: for words, each with "{}".
+        holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
+            encoded, but take no part in training, examples and labels.
+        training: further settings for `train_sae`, e.g. {"steps": 4000}.
+        thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
+        overwrite: replace a different study at `path`; encodings that still fit are used again.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
+            the same number of threads.
+        store: folder that `collect_activations` has filled from the same pictures with the same model. What it holds
+            is not encoded again: only the evaluator reads the pictures, and nobody does if the store was encoded with
+            this evaluator.
         embeddings: in place of images, what the model's image tower made of them: `Embeddings`, or an array or path
-            that it takes. The study is then built at `image.embedding`. What needs pictures works where paths lead to
+            that it takes. The study is then built at "image.embedding". What needs pictures works where paths lead to
             them (`Study.sees`).
         evaluator_embeddings: the evaluator's embeddings of the same rows. Without them the evaluator encodes the
             pictures, which need paths.
         text_embeddings: with `embeddings` and no model: texts and their embeddings, as `TextEmbeddings.open` takes
             them. Only these texts can be asked for; they are the vocabulary unless another is given.
-        vocabulary: anything `Vocabulary.open` takes.
-        evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
-            a model confuses it then also confuses when it names its own latents.
-        dictionary: a `Dictionary` or a folder of one; None trains a TopK SAE on the activations.
-        n_latents, k: of the SAE to train; by default from the width and the number of pictures.
-        examples: kept per latent. templates: for words, each with "{}".
-        holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
-            encoded, but take no part in training, examples and labels.
-        training: further settings for `train_sae`, e.g. {"steps": 4000}.
-        thumbnails: keep small copies; by default yes, unless the pictures are rendered from scenes.
-        overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
-            the same number of threads.
 
     Raises:
-        StudyError: another study is at `path`, or the dictionary belongs to another model or site.
+        StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
+            collection.
         DataError: pictures or vocabulary unusable.
     """
     vectors, audited, pictures = _asked(model, images, embeddings, evaluator_embeddings, text_embeddings)
     judge = audited if evaluator is None else load_model(evaluator)
-    if vectors is not None and site is not None and not Site(site).is_embedding:
-        raise StudyError(
-            f"Embeddings are activations at image.embedding; a study at {site} needs the pictures."
-        )
-    chosen = Site("image.embedding") if vectors is not None else Site(site or default_site(audited))
+    folder = folder_for(path)
+    parts = load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
+    where = _place(site or getattr(parts, "site", None), vectors, audited)
     if isinstance(audited, TextEmbeddings) and vocabulary == "general":
         vocabulary = audited.words
-    folder, words = Path(path), Vocabulary.open(vocabulary)
-    space = [] if vectors is None else space_notes(vectors, pictures, audited, words.words)
-    build(
-        folder,
-        audited,
-        judge,
-        pictures,
-        words,
-        site=chosen,
-        dictionary=load_dictionary(dictionary) if isinstance(dictionary, (str, Path)) else dictionary,
+    words = Vocabulary.open(vocabulary)
+    if vectors is not None:
+        vectors = replace(vectors, notes=tuple(space_notes(vectors, pictures, audited, words.words)))
+    request = Request(
+        model=audited,
+        evaluator=judge,
+        images=pictures,
+        vocabulary=words,
+        site=where,
+        dictionary=parts,
         settings={
             "n_latents": n_latents,
             "k": k,
             "examples": examples,
-            "templates": sorted(templates),
-            "holdout": holdout,
+            "templates": sorted(template_texts(templates)),
             "training": dict(training or {}),
             "batch": batch,
             "draft": draft,
             "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,
             "seed": seed,
-            "vectors": vectors,
-            "space": space,
         },
+        engine=engine or Here(),
+        store=None if store is None else store_at(user_path(store), audited, pictures, where),
+        vectors=vectors,
         workers=workers,
-        overwrite=overwrite,
         progress=progress,
-        engine=engine,
     )
+    build(folder, request, holdout=holdout, overwrite=overwrite)
     return Study(folder, model=audited, evaluator=judge, images=pictures)
+
+
+def _place(site: str | Site | None, vectors: VectorInput | None, model: Model) -> Site:
+    """Where a study is built, in the spelling that all spellings of one place share.
+
+    Raises:
+        StudyError: embeddings for a site inside the tower. SiteError: the model has no such site.
+    """
+    if vectors is None:
+        return Site(site or default_site(model)).canonical(model)
+    if site is not None and not Site(site).is_embedding:
+        raise StudyError(
+            f"Embeddings are activations at image.embedding; a study at {site} needs the pictures."
+        )
+    return Site("image.embedding")
 
 
 def _asked(

@@ -3,18 +3,10 @@
 Owns the folder's layout, its hashes, and who may open it. Ignores how the parts are computed (`build.py`)
 and what is done with them. Start at `open_study`; `build_study` is in start.py.
 
-    study.json            schema, hashes of model, evaluator, dictionary, vocabulary, pictures and of every
-    file pictures.csv          id, path relative to the folder, label, group, split; row i is row i of every
-    array activations.npy       (n, width) float16 at the site        evaluator.npy   (n, embed) float16, unit
-    length codes*.npy            sparse codes                          dictionary/     the dictionary
-    examples, labels, scores .safetensors                       vocabulary.csv, vocabulary.safetensors
-    fingerprints, repeats .npy   for near-duplicates
-    thumbnails.bin/.npy   small JPEGs                           scenes.jsonl    for rendered pictures instead
-    names.json            names given by the analyst; the only file that changes after building
+The files of the folder and what each holds are listed in docs/formats.md; row i of every array is picture i, and
+`names.json` is the only file that changes after building.
 """
 
-import hashlib
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +27,10 @@ from clipattr.models.loading import Model, load_model
 from clipattr.models.textonly import FILE, REFERENCE, TextEmbeddings
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
-from clipattr.storage.documents import read_json
-from clipattr.studies.encode import repeated
+from clipattr.storage.documents import read_json, write_json
+from clipattr.storage.files import file_digest, json_digest
+from clipattr.storage.paths import user_path
+from clipattr.studies.belonging import check_pictures
 from clipattr.studies.format import (
     SCHEMA,
     bundled_study,
@@ -44,24 +38,13 @@ from clipattr.studies.format import (
     read_manifest,
     read_pictures,
     read_thumbnail,
-    write_json,
 )
+from clipattr.studies.join import repeated
+from clipattr.studies.latents import latents_table
 from clipattr.studies.vectors import pictures_there
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SILENT, UNNAMED = "(silent)", "(no aligned label)"
-SCORES = (
-    "clarity",
-    "clarity_error",
-    "monosemanticity",
-    "meanings",
-    "mixture",
-    "frequency",
-    "mean_top",
-    "triage",
-)
 
 
 class Study:
@@ -102,8 +85,7 @@ class Study:
     @property
     def hash(self) -> str:
         """16 hex digits over every file but the given names: equal hashes, equal studies."""
-        rows = json.dumps(self.manifest["files"], sort_keys=True).encode()
-        return hashlib.blake2b(rows, digest_size=8).hexdigest()
+        return json_digest(self.manifest["files"])
 
     @property
     def site(self) -> Site:
@@ -261,30 +243,7 @@ class Study:
         with the most parallel direction; label_evidence, label_contrast: what other rankings say; name: what to show:
         the given name, else the label if it is aligned.
         """
-        import pandas as pd
-
-        labels, scores = self.labels, self.scores
-        shown = [*self.vocabulary.display, None]
-        best = [shown[word] for word in labels.word_top[:, 0].tolist()]
-        columns: dict[str, Any] = {
-            "latent": range(len(labels)),
-            "label": best,
-            "alignment": labels.alignment_top[:, 0].numpy(),
-            "margin": labels.margin.numpy(),
-            "aligned": (aligned := labels.aligned.tolist()),
-            "auc": labels.auc.numpy(),
-            "auc_error": labels.auc_error.numpy(),
-        }
-        columns |= {name: scores[name].numpy() for name in SCORES if name in scores}
-        columns |= {name: scores[name][:, 0].numpy() for name in ("nearest", "nearest_cosine")}
-        for by in ("evidence", "contrast"):
-            columns[f"label_{by}"] = [shown[word] for word in scores[f"word_{by}"].tolist()]
-        live, given = (self.examples.counts > 0).tolist(), self.names
-        columns["name"] = [
-            given.get(latent) or ((label if fits else UNNAMED) if alive else SILENT)
-            for latent, (label, fits, alive) in enumerate(zip(best, aligned, live, strict=True))
-        ]
-        return pd.DataFrame(columns)
+        return latents_table(self)
 
     def thumbnail(self, index: int) -> Image.Image:
         """A small copy of picture `index`, kept in the folder (rendered pictures are rendered again)."""
@@ -304,12 +263,10 @@ class Study:
 
     def verify(self) -> None:
         """Compare every file with its hash in the manifest; StudyError names those that differ."""
-        from clipattr.studies.format import file_hash
-
         wrong = [
             name
             for name, (_, digest) in self.manifest["files"].items()
-            if file_hash(self.path / name) != digest
+            if file_digest(self.path / name) != digest
         ]
         if wrong:
             raise StudyError(f"{str(self.path)!r} is damaged: {', '.join(wrong)} changed since it was built.")
@@ -356,20 +313,22 @@ def open_study(
 
     Args:
         model, evaluator: needed only if they were custom modules; otherwise loaded by name when first used.
-        images: where the pictures are now, if they moved; anything `Images.open` takes. Matched by id.
+        images: where the pictures are now, if they moved; anything `Images.open` takes. Matched by id, and a few are
+            compared with what the study keeps of them.
 
     Raises:
-        StudyError: no study there, an incomplete or damaged one, one of a newer schema, or another model.
+        StudyError: no study there, an incomplete or damaged one, one of a newer schema, another model, other pictures.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if not folder.exists() and folder.name == str(path):
         folder = bundled_study(str(path)) or folder
-    return Study(
+    study = Study(
         folder,
         model=None if model is None else load_model(model),
         evaluator=None if evaluator is None else load_model(evaluator),
         images=None if images is None else Images.open(images),
     )
+    return study if images is None else check_pictures(study)
 
 
 __all__ = ["SCHEMA", "Study", "open_study"]

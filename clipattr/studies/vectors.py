@@ -36,11 +36,12 @@ class VectorInput:
 
     Attributes:
         embeddings: the audited model's. evaluator: the evaluator's of the same rows, None where the evaluator encodes
-            the pictures, or is the audited model itself.
+            the pictures, or is the audited model itself. notes: what was found before the build.
     """
 
     embeddings: Embeddings
     evaluator: Embeddings | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> list[str | None]:

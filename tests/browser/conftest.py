@@ -4,6 +4,7 @@ Screenshots go to the folder that CLIPATTR_SCREENSHOTS names, else to the test r
 Chromium is found the tests are skipped, except under CI=true, where they fail.
 """
 
+import base64
 import os
 import shutil
 import signal
@@ -260,3 +261,62 @@ def opened(chromium):
     yield open_page
     for made in pages:
         made.close(lab="/doc/tree/" in made.page.url or "/notebooks/" in made.page.url)
+
+
+# A page that draws one part with its own code and a model that only holds its traits: no kernel, no server.
+STAND_IN = """
+async ([code, css, traits, bytes, width]) => {
+  document.body.replaceChildren();
+  document.head.replaceChildren();
+  const style = document.createElement("style");
+  style.textContent = css;
+  document.head.append(style);
+  const panel = document.createElement("div");
+  panel.className = "clipattr-panel";
+  panel.style.minWidth = "0";
+  panel.style.width = `${width}px`;
+  document.body.append(panel);
+  for (const [name, text] of Object.entries(bytes)) {
+    const raw = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    traits[name] = new DataView(raw.buffer);
+  }
+  const heard = {};
+  window.sent = [];
+  const model = {
+    get: (name) => traits[name],
+    set: (name, value) => {
+      if (typeof name !== "string") return;
+      traits[name] = value;
+      heard[`change:${name}`]?.();
+    },
+    save_changes: () => {},
+    send: (message) => window.sent.push(message),
+    on: (event, act) => { heard[event] = act; },
+    off: () => {},
+  };
+  const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  (await import(url)).default.render({ model, el: panel });
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def draw(chromium):
+    """A function that draws a part (`BarList`, `Overlay`, …) as it is now and returns the page it is on."""
+    made = Page(chromium, width=900, height=900)
+    made.page.goto("about:blank")
+
+    def run(part, width=860):
+        traits, bytes_ = {}, {}
+        for name in part.traits(sync=True):
+            value = getattr(part, name)
+            if isinstance(value, bytes):
+                bytes_[name] = base64.b64encode(value).decode()
+            elif isinstance(value, str | int | float | list | dict) and name not in ("_esm", "_css"):
+                traits[name] = value
+        made.page.evaluate(STAND_IN, [str(part._esm), str(part._css), traits, bytes_, width])
+        made.page.wait_for_selector("[data-gen]")
+        return made
+
+    yield run
+    made.close()

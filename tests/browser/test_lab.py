@@ -29,7 +29,7 @@ CELLS = (
     "                   tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
     "findings = [finding(labels[5], latents[:2], 'context', 0.11, 'one <b>bold</b>'),\n"
     "            finding(labels[6], latents[2:], 'companion', 0.07, 'two \\u202e txt')]",
-    "panel = ca.explore(study, picture=5, findings=findings)\npanel",
+    "panel = ca.explore(study, picture=5, findings=findings, method='exact')\npanel",
     "from clipattr_widgets import LatentPanel",
 )
 
@@ -268,3 +268,29 @@ def test_a_restarted_kernel_is_answered_with_a_message(lab_page, screenshots):
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     page.wait_for_selector(f"{PANEL} .clipattr-pulse:has-text('restarted')")
     page.screenshot(path=screenshots / "lab-restarted.png")
+
+
+def test_a_notebook_that_is_opened_again_shows_what_the_panel_showed_last(
+    lab, notebook, opened, study_folder
+):
+    cell = "import clipattr_widgets as w\n"
+    cell += f"panel = w.ExplorerPanel({str(study_folder)!r}, picture=3, prompt='kite')\npanel"
+    page = opened(width=1100, height=900)
+    page.open_lab(lab, notebook("again.ipynb", cell))
+    page.run_all()
+    page.page.wait_for_selector(f"{BARS}[data-gen]")
+    still = "[class^=clipattr-still]"
+    page.page.wait_for_selector(still, state="attached")
+    assert page.page.locator(still).first.is_hidden()  # the live view is enough
+    box = page.page.get_by_label("prompt", exact=True).first
+    box.fill("a red lantern")
+    box.press("Enter")
+    page.page.wait_for_function(
+        "s => document.querySelector(s).textContent.includes('a red lantern')", arg=still
+    )
+    page.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    page.page.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
+    page.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.page.reload()
+    page.page.wait_for_selector(f"{still} >> text=a red lantern")
+    assert page.page.locator(f"{still} img").first.is_visible()

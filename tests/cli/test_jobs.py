@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from clipattr import ActivationStore, load_dictionary, load_model, train_sae
-from clipattr.cli.arguments import parser
-from clipattr.cli.main import VERBS, main
+from clipattr.cli.main import main
+from clipattr.cli.parser import parser
+from clipattr.cli.verbs import RUN as VERBS
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,13 @@ def test_bash_completes_verbs_and_options(typed, offered, capsys, tmp_path):
              f'{function}; printf "%s\\n" "${{COMPREPLY[@]}}"')  # fmt: skip
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
     assert offered in done.stdout.split(), done.stderr
+
+
+def test_saes_lists_published_dictionaries_and_checks_one_on_images(store_dir, study_dir, tmp_path, capsys):
+    assert main(["saes", "cls-11"]) == 0
+    out = capsys.readouterr().out
+    assert "prisma:clip-b32-datacomp/cls-11" in out and "image.11.cls" in out and "84 %" in out
+    assert main(["saes", "cls-11", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["l0"] == 64
+    assert main(["saes", "--images", str(tmp_path)]) == 2
+    assert "--images goes with a dictionary" in capsys.readouterr().err

@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
-from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca, train_sae
-from clipattr.dictionaries.batches import LiveActivations
+from clipattr.dictionaries import SparseCodes, TopK, load_dictionary, neurons, pca
+from clipattr.dictionaries.stability import stability
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, activations, continue_from
-from clipattr.studies.cards import Card, factor_scores, make_card, scene_factors, stability, verdict
+from clipattr.studies.cards import Card, factor_scores, make_card, scene_factors, verdict
 from clipattr_data import studies_dir
 
 
@@ -111,16 +111,15 @@ def test_spliced_figures_run_the_real_model(tiny_model):
         torch.randn(5, 48, generator=torch.Generator().manual_seed(0)), dim=1
     )
     labels = (continue_from(tiny_model, Site("image.-1.cls"), acts) @ text.T).argmax(1)
-    exact = make_card(
-        neurons(64), acts, model=tiny_model, text=text, labels=labels, controls=False, keep=False
-    ).figures
+    with pytest.raises(DictionaryError, match="does not say where its activations were read. Pass site="):
+        make_card(neurons(64), acts, model=tiny_model, controls=False)
+    at = {"model": tiny_model, "site": "image.-1.cls"}
+    exact = make_card(neurons(64), acts, text=text, labels=labels, controls=False, keep=False, **at).figures
     assert exact["recovered_over_zero"] == pytest.approx(1, abs=1e-4)
     assert exact["similarity_change"] == pytest.approx(0, abs=1e-6)
     assert exact["zero_shot"] == exact["zero_shot_kept"] == 1
     few = pca(acts, 1)
-    figures = make_card(
-        few, acts, model=tiny_model, text=text, labels=labels, controls=False, keep=False
-    ).figures
+    figures = make_card(few, acts, text=text, labels=labels, controls=False, keep=False, **at).figures
     after = continue_from(tiny_model, Site("image.-1.cls"), few.reconstruct(acts)) @ text.T
     assert figures["zero_shot_spliced"] == pytest.approx(float((after.argmax(1) == labels).float().mean()))
     assert figures["recovered_over_mean"] < 0.9
@@ -132,30 +131,6 @@ def test_companions_of_another_length_are_refused(oracle):
         make_card(made, acts, factors=truth[:9])
     with pytest.raises(DictionaryError, match="labels need text"):
         make_card(made, acts, labels=[0] * 1500)
-
-
-def test_training_from_a_live_model_equals_training_from_its_activations(tiny_model):
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(30)]
-    source = LiveActivations(tiny_model, pictures, "image.-2.patches", pictures=8, pool=2)
-    first = list(source.shuffled(64, 0, 0))
-    assert len(source) == 480 and sum(map(len, first)) >= 384
-    later = list(source.shuffled(64, 0, 0, start=3))
-    assert all(torch.equal(a, b) for a, b in zip(first[3:], later, strict=True))
-    pixels = torch.stack([tiny_model.prepare(picture) for picture in pictures])
-    real = activations(tiny_model, pixels, "image.-2.patches").flatten(0, 1).float()
-    assert (
-        torch.cdist(torch.cat(first), real, compute_mode="donot_use_mm_for_euclid_dist").min(1).values.max()
-        < 1e-3
-    )
-    # Pools leave rows over here, so that an epoch has fewer batches than its rows would fill.
-    odd = LiveActivations(tiny_model, pictures, "image.-2.patches", pictures=8, pool=1)
-    assert odd.batches(50) == len(list(odd.shuffled(50, 0, 0))) < len(odd) // 50
-    steps = []
-    train_sae(odd, n_latents=80, k=4, steps=16, batch=50, progress=False, log=steps.append)
-    assert len(steps) == 16
-    made = train_sae(source, n_latents=80, k=4, steps=6, batch=64, progress=False)
-    assert made.site == "image.-2.patches" and made.model_hash == tiny_model.weights_hash
 
 
 def test_true_factors_are_read_off_the_scenes(tmp_path):

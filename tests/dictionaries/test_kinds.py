@@ -290,12 +290,15 @@ def test_controls_are_centred_scaled_and_repeatable():
         ),
         (lambda: make("topk").encode(np.zeros((2, WIDTH), np.float32)), "got float32 in a ndarray"),
         (lambda: BatchTopK(threshold=-1.0, target_k=4, **core()), "at least 0; got -1.0"),
-        (lambda: Matryoshka(threshold=1.0, target_k=4, prefixes=[9, 3], **core()), r"rise .* got \[9, 3\]"),
+        (
+            lambda: Matryoshka(threshold=1.0, target_k=4, prefixes=[9, 3], **core()),
+            r"increase .* got \[9, 3\]",
+        ),
         (lambda: make("topk").encode(torch.zeros(2, 13)), r"\(batch, 12\); got \(2, 13\)"),
         (lambda: make("topk").encode(torch.tensor([[0.0] * 12, [float("inf")] * 12])), "first in row 1"),
         (
             lambda: make("topk").decode(neurons(3).encode(torch.ones(1, 3))),
-            "count 3 latents, the dictionary 40",
+            "have 3 latents, the dictionary has 40",
         ),
         (lambda: pca(data(), 13), "12 principal components at most; got n_latents=13"),
         (lambda: kmeans(data(), 501), "1 to 500 centres"),

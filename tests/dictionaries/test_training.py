@@ -72,6 +72,10 @@ def dense_loss(kind, run, x, p):
     elif kind in ("batchtopk", "matryoshka"):
         cut = torch.relu(pre).flatten().topk(K * len(x)).values.min()
         codes = torch.relu(pre) * (pre >= cut)
+    elif kind == "nested":
+        (small, _), (few, rest) = run.objective.sizes, run.objective.active
+        places = [pre[:, :small].topk(few).indices, pre[:, small:].topk(rest).indices + small]
+        codes = torch.relu(pre) * torch.zeros_like(pre).scatter_(1, torch.cat(places, 1), 1.0)
     elif kind == "relu":
         codes = torch.relu(pre)
         extra = state["sparsity"] * codes.sum() / len(x)
@@ -84,9 +88,13 @@ def dense_loss(kind, run, x, p):
         codes = Jump.apply(pre, p["log_threshold"].exp(), state["bandwidth"])
         active = Step.apply(pre.detach(), p["log_threshold"].exp(), state["bandwidth"])
         extra = state["sparsity"] * active.sum() / len(x)
-    sizes = run.objective.prefixes if kind == "matryoshka" else [N]
+    sizes = {"matryoshka": lambda: run.objective.prefixes, "nested": lambda: [run.objective.sizes[0], N]}
+    sizes = sizes.get(kind, lambda: [N])()
+    weight = run.objective.first_weight if kind == "nested" else 0
+    shares = [weight, 1 - weight] if kind == "nested" else [1 / len(sizes)] * len(sizes)
     recons = [codes[:, :size] @ p["decoder"][:size] + p["bias"] for size in sizes]
-    loss = sum((recon - x).square().sum() / len(x) for recon in recons) / len(sizes)
+    losses = [(recon - x).square().sum() / len(x) for recon in recons]
+    loss = sum(share * one for share, one in zip(shares, losses, strict=True))
 
     rows, dead = len(x) // 2, torch.arange(0, N, 3)
     leftover = (x - recons[-1]).detach()[:rows]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import clipattr
-from clipattr.cli.arguments import EXITS, parser
+from clipattr.cli.arguments import EXITS
+from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -76,6 +77,13 @@ def test_every_page_is_in_a_table_of_contents(name):
         for tree in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text("utf-8"), re.S):
             folder = page.parent.relative_to(DOCS)
             listed |= {(folder / line.strip()).as_posix() for line in tree.splitlines() if line.strip()}
+            if ":glob:" in tree:
+                listed |= {
+                    found.relative_to(DOCS).with_suffix("").as_posix()
+                    for line in tree.splitlines()
+                    if "*" in line
+                    for found in (DOCS / folder).glob(f"{line.strip()}.md")
+                }
     assert name.removesuffix(".md") in listed
 
 

@@ -31,7 +31,7 @@ def undisturbed(jobs, tmp_path_factory):
     """(root, {verb: (digests, seconds)})."""
     root = tmp_path_factory.mktemp("faults")
     jobs.prepare(root)
-    jobs.run("codes", root, root / "warm")
+    jobs.run("encode", root, root / "warm")
     results = {}
     for verb in jobs.VERBS:
         place = root / f"{verb}-good"

@@ -25,16 +25,16 @@ from PIL import Image
 import clipattr
 import clipattr.models.loading
 import clipattr.studies.build
+import clipattr.studies.gathering
 from clipattr.attribution.streaming import stream
-from clipattr.dictionaries.code_store import encode_store
 from clipattr.discovery.audit.run import Settings
 from clipattr.errors import ClipattrError
 
 WORDS = ["red", "green", "blue", "night", "a <b>striped</b> thing"]
 PICTURES = 60
-VERBS = ("study", "encode", "train", "codes", "attribute", "audit")
+VERBS = ("study", "encode", "train", "attribute", "audit")
 DONE, REFUSED, FAULT = 0, 2, 70
-clipattr.studies.build.SHARD, clipattr.studies.build.BLOCK, clipattr.studies.build.PART = 10, 16, 24
+clipattr.studies.gathering.SHARD, clipattr.studies.build.BLOCK, clipattr.studies.build.PART = 10, 16, 24
 
 
 def small_clip(width, embed, seed):
@@ -106,11 +106,6 @@ def train(root, out):
     made.save(out)
 
 
-def codes(root, out):
-    store = clipattr.ActivationStore.open(root / "store")
-    encode_store(clipattr.load_dictionary(root / "sae"), store, out, shard_rows=2, progress=False)
-
-
 def opened(root):
     return clipattr.open_study(root / "study", model=MODEL, evaluator=EVALUATOR)
 
@@ -135,7 +130,6 @@ JOBS = {
     "study": study,
     "encode": encode,
     "train": train,
-    "codes": codes,
     "attribute": attribute,
     "audit": audit,
 }

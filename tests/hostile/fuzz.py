@@ -287,15 +287,6 @@ def attributions(data, folder):
         shard.explain()
 
 
-def code_store(data, folder):
-    from clipattr.dictionaries.code_store import CodeStore
-
-    place = first("codes", folder)
-    (place / "manifest.json").write_bytes(data)
-    made = CodeStore(place)
-    made.read(0, min(len(made), 10))
-
-
 def probe(data, folder):
     from clipattr.discovery.probes.probe import Probe
 
@@ -542,7 +533,6 @@ def parsers():
             st.one_of(noise, edited(json.loads(_sample("attributions/attributions.json")))),
             attributions,
         ),
-        "code store": (st.one_of(noise, edited(json.loads(_sample("codes/manifest.json")))), code_store),
         "probe": (_sample_files("probe"), probe),
         "training checkpoint": (st.one_of(noise, broken(_training_file())), training_checkpoint),
         "study": (_sample_files("study"), study),

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 NAMES = [
     "vocabulary file", "vocabulary list", "picture table", "picture file", "picture source", "scenes", "tar",
     "findings", "model config", "dictionary config", "dictionary weights", "checkpoint", "codes", "store",
-    "attribution", "attributions", "code store", "probe", "training checkpoint", "study", "prompt", "file name",
+    "attribution", "attributions", "probe", "training checkpoint", "study", "prompt", "file name",
     "report", "command",
 ]  # fmt: skip
 

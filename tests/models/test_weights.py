@@ -152,8 +152,10 @@ def test_a_tag_brings_the_activation_that_its_weights_were_trained_with(register
     # The architecture's own configuration says GELU, the tag says QuickGELU.
     by_tag = load_model("tiny-clip:half")
     by_file = load_model("tiny-clip", pretrained=str(registered))
+    otherwise = load_model("tiny-clip", pretrained=str(registered), like="gelu")
     assert type(by_tag.image_blocks_modules[0].mlp.gelu).__name__ == "QuickGELU"
-    assert type(by_file.image_blocks_modules[0].mlp.gelu).__name__ == "GELU"
+    assert type(by_file.image_blocks_modules[0].mlp.gelu).__name__ == "QuickGELU"
+    assert type(otherwise.image_blocks_modules[0].mlp.gelu).__name__ == "GELU"
     assert by_tag.weights_hash == by_file.weights_hash
 
 

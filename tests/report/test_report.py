@@ -81,7 +81,7 @@ def test_links_lead_to_sections_that_exist(findings):
     read = Page(report.page(findings))
     ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
-    assert len(ids) == len(set(ids)) and set(links) <= set(ids) and len(links) == len(findings)
+    assert len(ids) == len(set(ids)) and set(links) <= set(ids) and links.count("glance") == len(findings)
 
 
 ODD = "</style><script>alert(1)</script><img src=x onerror=alert(1)> \"'& \u202etxt.exe \x00 $title"
@@ -188,7 +188,7 @@ def test_beyond_a_hundred_findings_the_rest_are_in_the_table_only(study, finding
     assert len(rows_of(page)) == 120 and read.faults == []
     links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
     ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
-    assert len(links) == 100 and set(links) <= ids and "The 100 strongest are told below" in read.text
+    assert len(links) == 200 and set(links) <= ids and "The 100 strongest are told below" in read.text
 
 
 def test_an_audit_without_findings_says_so(study):
@@ -256,7 +256,7 @@ def test_a_report_is_written_whole_or_not_at_all(findings, tmp_path, monkeypatch
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(DataError, match="disk full"):
         findings.report(target)
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from clipattr.discovery.audit.run import audit
-from clipattr.studies.collect import collect_activations
-from clipattr.studies.study import build_study
+from clipattr.studies.encode import collect_activations
+from clipattr.studies.start import build_study
 
 
 class Elsewhere:
@@ -33,7 +33,12 @@ SMALL = {"n_latents": 24, "k": 4, "examples": 6, "training": {"steps": 20}, "bat
 
 
 PROMPTS = ["a", "b", "a red thing", "night", "seven"]
-PARTS = {"building.SHARD": 12, "building.BLOCK": 16, "building.PART": 24, "meaning.summary.NAMED": 10}
+PARTS = {
+    "studies.gathering.SHARD": 12,
+    "studies.build.BLOCK": 16,
+    "studies.build.PART": 24,
+    "meaning.summary.NAMED": 10,
+}
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_a_store_is_the_same_bytes_wherever_its_shards_are_encoded(tiny_model, t
             shuffle=3, progress=False, engine=engine,
         )  # fmt: skip
     files = [path for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
-    assert len(files) == 11  # three shards of two sites, three records, manifest and lock
+    assert len(files) == 10  # three shards of two sites, three records and the manifest
     for path in files:
         assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
 

@@ -11,8 +11,8 @@ from clipattr.dictionaries import train_sae
 from clipattr.errors import DataError, DictionaryError
 from clipattr.sites import activations
 from clipattr.storage.activations import ActivationStore
-from clipattr.storage.shards import block_orders, gather
-from clipattr.studies.collect import collect_activations
+from clipattr.storage.orders import block_orders, gather
+from clipattr.studies.encode import collect_activations
 
 PICTURES = 22
 
@@ -51,12 +51,12 @@ def test_a_store_interrupted_anywhere_ends_with_the_same_bytes(tiny_model, pictu
     original = ActivationStore.write_shard
     for crash_at in range(3):
 
-        def crashing(self, acts, skipped, *, number, smallest, crash_at=crash_at):
+        def crashing(self, *given, number, crash_at=crash_at, **rest):
             if number == crash_at:
                 # What a kill in the middle leaves behind.
                 (self.path / "image.-1.cls" / f"{crash_at:05d}.bin.partial").write_bytes(b"half")
                 raise KeyboardInterrupt
-            original(self, acts, skipped, number=number, smallest=smallest)
+            original(self, *given, number=number, **rest)
 
         monkeypatch.setattr(ActivationStore, "write_shard", crashing)
         with pytest.raises(KeyboardInterrupt):
@@ -171,9 +171,9 @@ def test_shapes_that_do_not_fit_are_refused(tiny_model, tmp_path):
         tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=8, fingerprint="x", batch=4, shard_pictures=4
     )
     with pytest.raises(DataError, match=r"must be 64 wide; got shape \(8, 32\)"):
-        store.write_shard({"image.-1.cls": torch.zeros(8, 32)}, [])
+        store.write_shard({"image.-1.cls": torch.zeros(8, 32)}, [], number=0)
     with pytest.raises(DataError, match="needs 4 rows; got 3"):
-        store.write_shard({"image.-1.cls": torch.zeros(3, 64)}, [])
+        store.write_shard({"image.-1.cls": torch.zeros(3, 64)}, [], number=0)
 
 
 def test_a_bad_value_on_disk_names_file_and_row(tiny_model, pictures, tmp_path):
@@ -229,10 +229,10 @@ def test_values_that_float16_cannot_hold_name_shard_and_row(tiny_model, tmp_path
         tmp_path, tiny_model, {"image.-1.cls": (64,)}, pictures=8, fingerprint="x", batch=4, shard_pictures=4
     )
     acts = torch.zeros(4, 64)
-    store.write_shard({"image.-1.cls": acts}, [])
+    store.write_shard({"image.-1.cls": acts}, [], number=0)
     acts[2, 7] = value
     with pytest.raises(DataError, match=f"shard 1, row 2: .*{advice}"):
-        store.write_shard({"image.-1.cls": acts}, [])
+        store.write_shard({"image.-1.cls": acts}, [], number=1)
     assert sorted(f.name for f in (tmp_path / "image.-1.cls").iterdir()) == ["00000.bin"]
 
 
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_whole_shards_only(tiny_model, tmp_path, monkeypatch)
     original = torch.Tensor.numpy
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self, *a, **k: original(self, *a, **k).view(Full))
     with pytest.raises(DataError, match="No space left on device.*free space and resume"):
-        store.write_shard({"image.-1.cls": torch.zeros(4, 64)}, [])
+        store.write_shard({"image.-1.cls": torch.zeros(4, 64)}, [], number=0)
     assert not list((tmp_path / "image.-1.cls").iterdir())
 
 

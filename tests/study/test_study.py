@@ -16,7 +16,7 @@ from clipattr.images.collection import Images
 from clipattr.meaning import example_places, examples_of_use, words_of
 from clipattr.models.loading import load_model
 from clipattr.sites import activations
-from clipattr.studies.encode import duplicates
+from clipattr.studies.join import duplicates
 from clipattr.studies.start import build_study
 from clipattr.studies.study import open_study
 
@@ -65,14 +65,14 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr("clipattr.studies.build.SHARD", 20)
+    monkeypatch.setattr("clipattr.studies.gathering.SHARD", 20)
 
 
 @pytest.fixture(scope="session")
 def finished(tiny_model, evaluator, pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("studies") / "one"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipattr.studies.build.SHARD", 20)
+        patch.setattr("clipattr.studies.gathering.SHARD", 20)
         return build_study(
             tiny_model, pictures, path=path, vocabulary=WORDS, evaluator=evaluator, holdout=0.2, **SMALL
         )
@@ -174,11 +174,11 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     encoded = []
     original = clipattr.studies.encode._write
 
-    def dies(shard, *rest):
+    def dies(made, shard):
         if len(encoded) == 2:
             raise KeyboardInterrupt
         encoded.append(shard.number)
-        original(shard, *rest)
+        original(made, shard)
 
     def call():
         return build_study(
@@ -198,13 +198,13 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     with pytest.raises(StudyError, match="unfinished one lies beside it"):
         open_study(tmp_path / "s")
     monkeypatch.setattr(
-        "clipattr.studies.encode._write", lambda *rest: (encoded.append(rest[0].number), original(*rest))
+        "clipattr.studies.encode._write", lambda *rest: (encoded.append(rest[1].number), original(*rest))
     )
     monkeypatch.setattr("clipattr.studies.build._codes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         call()
     monkeypatch.undo()
-    monkeypatch.setattr("clipattr.studies.build.SHARD", 20)
+    monkeypatch.setattr("clipattr.studies.gathering.SHARD", 20)
     call()
     assert sorted(encoded) == [0, 1, 2, 3]
     one, two = contents(finished.path), contents(tmp_path / "s")
@@ -225,12 +225,12 @@ def test_only_the_shard_of_a_changed_picture_is_encoded_again_on_resume(
         paint(index).save(tmp_path / "p" / f"{index:02d}.{kind}")
     arguments = {"path": tmp_path / "s", "vocabulary": WORDS, "evaluator": evaluator, **SMALL}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("clipattr.studies.build.gather", interrupt)
+        patch.setattr("clipattr.studies.gathering.join", interrupt)
         build_study(tiny_model, tmp_path / "p", **arguments)
     paint(200).save(tmp_path / "p" / f"23.{kind}")
     encoded, original = [], clipattr.studies.encode._write
     monkeypatch.setattr(
-        "clipattr.studies.encode._write", lambda *rest: (encoded.append(rest[0].number), original(*rest))
+        "clipattr.studies.encode._write", lambda *rest: (encoded.append(rest[1].number), original(*rest))
     )
     study = build_study(tiny_model, tmp_path / "p", **arguments)
     assert encoded == [1]
@@ -249,9 +249,9 @@ def test_a_shard_whose_list_of_skipped_pictures_was_damaged_is_encoded_again(
     (tmp_path / "p" / "broken.png").write_bytes(b"no picture")
     arguments = {"path": tmp_path / "s", "vocabulary": WORDS, "evaluator": evaluator, **SMALL}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("clipattr.studies.build.gather", interrupt)
+        patch.setattr("clipattr.studies.gathering.join", interrupt)
         build_study(tiny_model, tmp_path / "p", **arguments)
-    file = tmp_path / "s.building" / "shards" / "000001.safetensors"
+    file = tmp_path / "s.building" / "shards" / "00001.json"
     before = file.read_bytes()
     assert before.count(b"broken.png") == 1
     file.write_bytes(before.replace(b"broken.png", b"brokem.png"))
@@ -263,7 +263,7 @@ def test_the_finished_study_is_opened_and_another_is_not_overwritten(
     finished, tiny_model, evaluator, pictures, tmp_path, monkeypatch
 ):
     shutil.copytree(finished.path, tmp_path / "s")
-    monkeypatch.setattr("clipattr.studies.build.encode", lambda *_, **__: pytest.fail("encoded again"))
+    monkeypatch.setattr("clipattr.studies.gathering.fill", lambda *_, **__: pytest.fail("encoded again"))
     arguments = {"path": tmp_path / "s", "evaluator": evaluator, "holdout": 0.2, **SMALL}
     same = build_study(tiny_model, pictures, vocabulary=WORDS, **arguments)
     assert same.hash == finished.hash
@@ -391,7 +391,7 @@ def of_patches(tiny_model, evaluator, pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("patches") / "study"
     options = {**SMALL, "examples": 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipattr.studies.build.SHARD", 20)
+        patch.setattr("clipattr.studies.gathering.SHARD", 20)
         return build_study(
             tiny_model,
             pictures,

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import clipattr as ca
 from clipattr.attribution.streaming import Attributions
-from clipattr.dictionaries import load_dictionary
-from clipattr.dictionaries.code_store import CodeStore
+from clipattr.dictionaries import SparseCodes, load_dictionary
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.probes.probe import Probe
 from clipattr.errors import ClipattrError
@@ -70,7 +69,10 @@ def test_normalisation_that_was_yes_or_no_is_understood(first):
 
 
 def test_codes_attributions_a_probe_and_findings_of_the_first_versions_are_read(first):
-    assert float(CodeStore(first / "codes").read(0, 10).values.sum()) == pytest.approx(23.2014, abs=1e-3)
+    shards = SparseCodes.cat(
+        [SparseCodes.load(file) for file in sorted((first / "codes").glob("*.safetensors"))]
+    )
+    assert float(shards.values.sum()) == pytest.approx(23.2014, abs=1e-3)
     shards = list(Attributions(first / "attributions"))
     assert [len(shard) for shard in shards] == [2, 2] and shards[0].names == ["red", "green"]
     assert shards[0].unit == "cosine" and len(shards[1].top(2)) == 2
@@ -95,7 +97,6 @@ ARTEFACTS = [
     ("study/study.json", lambda root: ca.open_study(root / "study"), "clipattr study MODEL IMAGES --out"),
     ("store/manifest.json", lambda root: ca.ActivationStore.open(root / "store"), "clipattr encode custom IMAGES"),
     ("dictionary/config.json", lambda root: load_dictionary(root / "dictionary"), "clipattr train STORE --out"),
-    ("codes/manifest.json", lambda root: CodeStore(root / "codes"), "encode_store"),
     ("attributions/attributions.json", lambda root: Attributions(root / "attributions"), "stream"),
     (
         "attributions/attributions-00000.safetensors",

@@ -6,27 +6,28 @@ import torch
 
 import clipattr
 from clipattr.discovery.findings import Finding
+from clipattr.errors import SiteError
 from clipattr.statistics import Interval
+from clipattr.studies.collected import Collected
 from clipattr_widgets import FindingsState, LatentState, PromptState
-from clipattr_widgets.collection import Collection
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import Desk
 
 
 @pytest.fixture(scope="module")
 def collection(study):
-    return Collection(Desk(study))
+    return Collected(study)
 
 
 def test_scores_of_all_pictures_are_their_cosines(collection, study):
     pixels = torch.stack([study.model.prepare(record.load()) for record in study.images])
     with torch.no_grad():
         expected = study.model.encode_image(pixels) @ study.model.encode_text(["kite"])[0]
-    found = collection.scores(collection.desk.target("kite"))
+    found = collection.scores(Desk(collection.study).target("kite"))
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)  # activations are kept in float16
 
 
 def test_a_prompt_rests_on_the_mean_of_what_single_pictures_say(collection, study):
-    found = collection.rests_on("red disc", collection.desk.target("red disc"))
+    found = collection.rests_on("red disc", Desk(collection.study).target("red disc"))
     assert found.chosen_by == "labelled “red disc”" and len(found.rows) == 20
     slow = np.zeros(study.dictionary.n_latents)
     for row in found.rows:
@@ -47,7 +48,7 @@ def test_pictures_for_a_prompt_without_label_are_chosen_by_the_evaluator_not_by_
 
 def test_pictures_by_use_are_those_where_ablating_the_latent_costs_most(collection, study):
     latent = int(np.bincount(study.codes.to_csr().indices).argmax())
-    rows, values = collection.by_use(latent, collection.desk.target("kite"), 5)
+    rows, values = collection.by_use(latent, Desk(collection.study).target("kite"), 5)
     frame = clipattr.attribute(study, list(study.images), "kite").to_frame()
     own = frame[frame["latent"] == latent].set_index("picture")["attribution"]
     assert values[0] == pytest.approx(own.max(), abs=1e-4)
@@ -76,10 +77,34 @@ def test_users_of_a_latent_are_contrasts_against_the_mean_prompt(collection, stu
 
 
 def test_at_another_site_questions_about_all_pictures_are_refused_with_advice(study):
-    desk = Desk(study)
-    desk.study = type("Elsewhere", (), {"site": clipattr.Site("image.-2.cls"), "model": study.model})()
-    with pytest.raises(PanelError, match=r"build a study at image\.-1\.cls"):
-        Collection(desk).splice(np.arange(3), None)
+    held = {name: getattr(study, name) for name in ("model", "images", "dictionary")}
+    elsewhere = type("Elsewhere", (), held | {"site": clipattr.Site("image.-2.cls")})()
+    with pytest.raises(SiteError, match=r"build a study at image\.-1\.cls"):
+        Collected(elsewhere).splice(np.arange(3), None)
+
+
+def test_a_score_stands_among_the_other_pictures_and_its_prompt_among_the_labels(collection, study):
+    target = Desk(study).target("red disc")
+    scores = collection.scores(target)
+    pixels = study.model.prepare(study.images[4].load())[None]
+    embedding = study.model.encode_image(pixels)[0]
+    found = collection.standing(float(scores[4]), target, embedding, picture=4)
+    others = np.delete(scores, 4)
+    assert found.pictures == 59 and found.below == pytest.approx((others < scores[4]).mean())
+    label = study.images[4].label
+    same = [i for i, record in enumerate(study.images) if record.label == label]
+    assert found.label_mean == pytest.approx(scores[same].mean(), abs=1e-6)
+    words = collection.label_words
+    rivals = (study.model.encode_text(words) @ embedding).tolist()
+    assert found.prompts == len(words) + 1 and found.rank == 1 + sum(r > scores[4] + 1e-6 for r in rivals)
+
+
+def test_the_picture_to_begin_with_scores_highest_for_its_own_label_and_rests_on_latents(collection, study):
+    first = collection.well_explained()
+    words = collection.label_words
+    label = study.images[first].label.replace("_", " ")
+    scores = {word: collection.scores(Desk(study).target(word))[first] for word in words}
+    assert max(scores, key=scores.get) == label
 
 
 # latent
@@ -114,11 +139,16 @@ def test_order_by_use_needs_a_prompt_and_says_so(latent_state):
     assert latent_state.shelf.captions and "kite" in latent_state.shelf.title
 
 
-def test_heat_maps_come_one_for_each_example(latent_state, study):
+def test_heat_maps_come_one_for_each_example_on_one_scale(latent_state, study):
     latent_state.heat = True
-    heat = latent_state.shelf.heat
-    assert list(heat.shape) == [len(latent_state.shelf.places), *study.model.grid]
-    assert heat.min() >= 0 and heat.max() <= 1
+    heat, shelf = latent_state.shelf.heat, latent_state.shelf
+    assert list(heat.maps.shape) == [len(shelf.places), *study.model.grid]
+    _, activations = latent_state.table.examples(latent_state.latent, len(shelf.places))
+    # The strongest place of each picture is its activation, as a share of the strongest picture's.
+    drawn, expected = heat.maps.max((1, 2)), activations / activations[0]
+    driven = drawn > 0  # a latent may be read from no patch in particular
+    assert driven.sum() > 3 and drawn[driven] == pytest.approx(expected[driven], abs=1e-3)
+    assert heat.largest == pytest.approx(activations[0]) and heat.common
 
 
 def test_words_neighbours_and_card_belong_to_the_latent(latent_state, study):
@@ -255,7 +285,7 @@ def test_a_damaged_verdicts_file_is_named_and_not_overwritten(fresh_study):
 def test_examples_outside_the_study_are_never_opened(fresh_study):
     name = fresh_study.images.ids[3]
     state = FindingsState(fresh_study, [finding(examples=("/etc/passwd", "../../secret.png", name))])
-    assert state.shelf.places == (3,)
+    assert state.looked.found.places == (3,)
 
 
 def test_text_of_findings_is_shown_short_and_harmless(fresh_study):

@@ -44,11 +44,48 @@ def test_the_score_is_the_cosine_of_picture_and_prompt(state, study):
 
 
 def test_rows_are_the_attribution_in_points_strongest_first(state, study):
-    found = clipattr.attribute(study, study.images[4], "kite").top(100)
+    method = "integrated_gradients"
+    found = clipattr.attribute(study, study.images[4], "kite", method=method).top(100)
     rows = latent_rows(state)
     assert [row["id"] for row in rows] == found["latent"].tolist()
     np.testing.assert_allclose([row["value"] for row in rows], 100 * found["attribution"], atol=1e-3)
-    assert [row["label"] for row in state.rows[-2:]] == ["bias", "error"]
+    assert [row["label"] for row in state.rows[-3:]] == ["bias alone", "error", "score"]
+
+
+@pytest.mark.parametrize("method", ["", "exact", "patching", "shapley"])
+def test_the_rows_sum_to_the_score_whatever_the_method(state, method):
+    state.method, state.n_rows = method, 3
+    *parts, score = state.rows
+    assert score["part"] == "total" and score["value"] == pytest.approx(100 * state.now)
+    assert sum(row["value"] for row in parts) == pytest.approx(score["value"], abs=0.01)
+    together = any(row["label"] == "several latents together" for row in parts)
+    assert together == (method in ("exact", "patching"))
+    assert state.check == f"the rows sum to the score, {score['text'].lstrip('+')}"
+
+
+def test_each_latent_shows_how_well_it_fits_the_prompt_and_how_well_its_own_label(state, study):
+    att = clipattr.attribute(study, study.images[4], "kite").top(100).set_index("latent")
+    for row in latent_rows(state):
+        shown = float(row["fits"].replace("\u2212", "-"))
+        assert shown == pytest.approx(100 * att["alignment"][row["id"]], abs=0.06)
+        assert str(row["id"]) in row["label"]  # names alone may repeat
+    assert state.columns["fits"] == "fits prompt" and state.columns["alignment"] == "fits label"
+
+
+def test_where_ablation_has_the_other_sign_a_mark_says_so(study):
+    from clipattr_widgets.bar_rows import disagree, latent_row
+
+    state = ExplorerState([study], picture=4, prompt="kite")
+    truth = clipattr.attribute(study, study.images[4], "kite", method="exact").top(100).set_index("latent")
+    for row in latent_rows(state):
+        exact = 100 * truth["attribution"][row["id"]]
+        assert bool(row["mark"]) == disagree(row["value"], exact)
+    card = state.table.card(3)
+    assert latent_row(card, 2.0, 1.0, 1.0, {}, alone=-2.0)["mark"] == "≠"
+    assert (
+        "taken out alone, the score falls by −2.00" in latent_row(card, 2.0, 1.0, 1.0, {}, alone=-2.0)["tip"]
+    )
+    assert latent_row(card, 2.0, 1.0, 1.0, {}, alone=-0.1)["mark"] == ""
 
 
 def test_a_latent_switched_off_changes_the_score_as_a_forward_pass_without_it_does(state, study):
@@ -61,7 +98,8 @@ def test_a_latent_switched_off_changes_the_score_as_a_forward_pass_without_it_do
     assert state.now == pytest.approx(similarity(study, 4, "kite"), abs=1e-5)
 
 
-def test_the_default_method_says_what_switching_off_does(state):
+def test_exact_ablation_says_what_switching_off_does(state):
+    state.method = "exact"
     row = latent_rows(state)[0]
     state.toggle(row["id"])
     assert 100 * (state.now - state.after) == pytest.approx(row["value"], abs=1e-3)
@@ -84,7 +122,9 @@ def test_undo_takes_back_one_change_at_a_time_and_then_nothing(state):
 def test_a_second_prompt_makes_it_a_contrast(state, study):
     state.against = "bat"
     assert state.now == pytest.approx(similarity(study, 4, "kite", against="bat"), abs=1e-5)
-    found = clipattr.attribute(study, study.images[4], clipattr.Contrast("kite", "bat")).top(1)
+    found = clipattr.attribute(
+        study, study.images[4], clipattr.Contrast("kite", "bat"), method="integrated_gradients"
+    ).top(1)
     assert latent_rows(state)[0]["id"] == found["latent"][0]
 
 
@@ -101,7 +141,12 @@ def test_changes_stay_when_the_picture_changes_and_absent_latents_are_counted(st
 
 def test_a_second_picture_is_laid_beside_the_first(state, study):
     state.compare_with("9")
-    other = clipattr.attribute(study, study.images[9], "kite").top(100).set_index("latent")["attribution"]
+    method = "integrated_gradients"
+    other = (
+        clipattr.attribute(study, study.images[9], "kite", method=method)
+        .top(100)
+        .set_index("latent")["attribution"]
+    )
     for row in latent_rows(state):
         assert row["other"] == pytest.approx(100 * other.get(row["id"], 0.0), abs=1e-3)
     assert "other" in state.columns
@@ -109,16 +154,19 @@ def test_a_second_picture_is_laid_beside_the_first(state, study):
     assert "other" not in state.rows[0]
 
 
-def test_waterfall_ends_at_the_score_and_only_where_parts_add_up(state):
+@pytest.mark.parametrize("method", ["", "exact"])
+def test_a_waterfall_starts_at_zero_and_ends_at_the_score(state, method):
+    state.method = "energy"
     state.waterfall = True
-    assert "do not add up" in state.note
-    state.method = "integrated_gradients"
+    assert "rank latents and have no sum" in state.note and "start" not in state.rows[0]
+    state.method = method
+    assert state.rows[0]["start"] == 0
     assert state.rows[-1]["part"] == "total"
     assert state.rows[-1]["value"] == pytest.approx(100 * state.now)
     ends = [row["start"] + row["value"] for row in state.rows[:-1]]
     starts = [row["start"] for row in state.rows[1:-1]]
     np.testing.assert_allclose(ends[:-1], starts)
-    assert ends[-1] == pytest.approx(100 * state.now, abs=1e-6)
+    assert ends[-1] == pytest.approx(100 * state.now, abs=0.01)
     alone = state.rows
     state.compare_with("9")
     assert state.rows == alone and "other" not in state.columns and "first picture alone" in state.note
@@ -173,6 +221,31 @@ def test_latents_are_found_by_number_and_by_words(state, study):
     label = study.latents["label"].dropna().iloc[-1]
     state.go_to_latent(label.upper())
     assert label in (study.latents["label"][state.latent], study.latents["name"][state.latent])
+    assert state.error == ""  # the message of the search before is gone
+
+
+def test_the_same_word_leads_to_one_latent_after_the_other_and_counts_them(state, study):
+    label = study.latents["label"].value_counts().index[0]
+    fitting = study.latents["label"].str.contains(label, regex=False, na=False).sum()
+    seen = []
+    for _ in range(fitting):
+        state.go_to_latent(label)
+        seen.append(state.latent)
+        assert state.found_words.endswith(f" of {fitting}")
+    assert len(set(seen)) == fitting > 1
+
+
+def test_a_latent_that_the_next_picture_lacks_gives_way_to_the_strongest_unless_it_is_asked_for(state, study):
+    chosen = latent_rows(state)[0]["id"]
+    state.latent = chosen
+    active = [study.codes.rows(i).to_csr().indices.tolist() for i in range(len(study.images))]
+    state.picture = next(i for i, found in enumerate(active) if chosen not in found)
+    assert state.latent == latent_rows(state)[0]["id"] != chosen and state.active
+    state.go_to_latent(str(chosen))
+    assert state.latent == chosen and not state.active
+    assert f"latent {chosen} is not active in this picture" in state.note
+    state.scale(chosen, 0.0)
+    assert state.after == pytest.approx(state.now, abs=1e-6)
 
 
 def test_pictures_are_found_by_number_id_and_label(state, study):
@@ -180,6 +253,12 @@ def test_pictures_are_found_by_number_id_and_label(state, study):
     assert state.picture == 12
     state.find(study.images[30].id)
     assert state.picture == 30
+    label = study.images[30].label
+    hits = [i for i, record in enumerate(study.images) if record.label == label]
+    state.find(label)
+    assert state.picture == hits[hits.index(30) + 1 if 30 in hits[:-1] else 0]
+    assert state.found_words.endswith(f" of {len(hits)}")
+    state.picture = 30
     state.find("no such thing <b>")
     assert "No picture" in state.error and state.picture == 30
     state.picture = len(study.images) - 1
@@ -208,7 +287,7 @@ def test_a_rename_is_kept_in_the_study_and_shown_at_once(fresh_study, tiny_model
     state = ExplorerState([fresh_study], prompt="kite")
     chosen = state.latent
     state.rename(chosen, "my name")
-    assert next(row for row in state.rows if row["id"] == chosen)["label"] == "my name"
+    assert next(row for row in state.rows if row["id"] == chosen)["label"] == f"my name · {chosen}"
     assert state.card.name == "my name"
     again = clipattr.open_study(fresh_study.path, model=tiny_model, evaluator=tiny_model)
     assert again.names[chosen] == "my name"
@@ -240,6 +319,30 @@ def test_thumbnails_still_show_when_the_pictures_are_gone(fresh_study, tmp_path)
     assert state.pixels().size[0] > 1
     assert all(thumb.size[0] > 1 for thumb in state.examples.thumbnails)
     assert "no such file" in state.error
+
+
+def test_another_study_keeps_the_picture_or_shows_it_from_outside(study, fresh_study):
+    state = ExplorerState([study, fresh_study], names=["one", "two"], prompt="kite", picture=5)
+    ids = list(study.images.ids)
+    state.desks[1]._places = {
+        name: (i + 1) % len(ids) for i, name in enumerate(ids)
+    }  # other pictures, same names
+    state.desk = 1
+    assert state.picture == UPLOAD and ids[5] in state.caption()
+    assert state.now == pytest.approx(similarity(study, 5, "kite"), abs=1e-5)
+    state.close()
+
+
+def test_the_first_view_is_the_strongest_finding_else_a_picture_that_is_well_explained(study, finding):
+    ids = study.images.ids
+    found = [finding(effect=0.02, examples=(ids[3],)), finding(prompt="bat", effect=0.07, examples=(ids[8],))]
+    state = ExplorerState([study], findings=found)
+    assert (state.picture, state.prompt, state.latent) == (8, "bat", 1)
+    plain = ExplorerState([study])
+    assert plain.picture == state.table.collected.well_explained()
+    assert plain.prompt == study.images[plain.picture].label.replace("_", " ")
+    state.close()
+    plain.close()
 
 
 def test_an_empty_list_of_studies_is_refused():

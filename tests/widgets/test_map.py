@@ -10,6 +10,7 @@ from PIL import Image
 
 import clipattr
 from clipattr_widgets import ExplorerPanel, LatentPanel, MapPanel, MapState, PromptPanel, Scatter
+from clipattr_widgets.map_state import CHOSEN, MARKED, OTHERS
 
 
 @pytest.fixture
@@ -86,10 +87,23 @@ def test_what_a_box_holds_is_listed_and_sorted(state, study):
     assert len(state.rows) > 3
 
 
-def test_findings_are_marked_and_listed(study, finding):
-    made = MapState(study, findings=[finding(latents=(5, 6))], prompt="kite")
-    assert {5, 6} <= {row["id"] for row in made.rows} and (made.groups[[5, 6]] == 2).all()
-    assert dict(zip(made.frame()["latent"], made.frame()["finding"], strict=True))[5] == "context"
+def test_findings_of_the_prompt_are_marked_and_listed_and_those_of_others_are_not_taken_for_them(
+    study, finding
+):
+    found = [finding(latents=(5, 6)), finding(prompt="bat", latents=(6, 7), kind="companion")]
+    made = MapState(study, findings=found, prompt="kite")
+    assert {5, 6} <= {row["id"] for row in made.rows}
+    assert made.groups[[5, 6, 7]].tolist() == [MARKED, MARKED, OTHERS]
+    said = dict(zip(made.frame()["latent"], made.frame()["finding"], strict=True))
+    assert said[5] == "background" and said[6] == "background; bat: companion"
+    assert [j for j, _ in made.labels()][:2] == [5, 6] and len(made.labels()) == 15
+    made.prompt = "bat"
+    assert made.groups[[5, 6, 7]].tolist() == [OTHERS, MARKED, MARKED]
+    made.view = "quality"  # of no prompt: every finding counts, with its prompt's name
+    assert made.groups[[5, 6, 7]].tolist() == [MARKED] * 3 and made.found_words(5) == "kite: background"
+    made.chosen = (5, 9)
+    assert made.groups[[5, 9, 10]].tolist() == [MARKED | CHOSEN, CHOSEN, 0]
+    made.chosen = ()
     made.show_findings(())
     assert not made.groups.any()
 

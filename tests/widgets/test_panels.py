@@ -368,3 +368,53 @@ def test_a_repair_shows_accuracy_before_and_after_beside_what_was_taken_out(stud
     assert panel.outcome.rows[1]["cells"][1] == "–"
     assert "directions projected out" in panel.repaired.value and "<b>" not in panel.repaired.value
     assert "85.0 %" in panel.static().html and "ca.repair" in panel.state.code()
+
+
+def test_a_thumbnail_anywhere_opens_its_picture_with_latent_and_prompt_kept(study, finding):
+    ids = study.images.ids
+    measured = finding(prompt="bat", latents=(3,), examples=tuple(ids[20:23]))
+    panel = ExplorerPanel(study, picture=4, prompt="kite", findings=[measured], tabs=True)
+    tabs, state = panel.tabs, panel.state
+    for name, gallery, shelf in (
+        ("Latent", lambda p: p.gallery, lambda p: p.state.shelf),
+        ("Prompt", lambda p: p.top, lambda p: p.state.top),
+        ("Findings", lambda p: p.gallery, lambda p: p.state.looked.found),
+        ("Map", lambda p: p.gallery, lambda p: p.state.examples),
+    ):
+        tabs.buttons.value = name
+        inside = tabs.panels[name]
+        kept = inside.shown_for()
+        places = shelf(inside).places
+        assert places, name
+        gallery(inside)._handle_custom_msg({"kind": "pick", "i": len(places) - 1}, [])
+        assert tabs.buttons.value == "Explorer" and state.picture == places[-1], name
+        assert kept[0] < 0 or state.latent == kept[0], name
+        assert state.prompt == (kept[1] or state.prompt), name
+    assert state.prompt == "bat"
+    panel.close()
+
+
+def test_the_still_view_is_an_output_of_its_own_and_follows_the_tab_in_front(study, monkeypatch):
+    import IPython.display
+
+    shown = []
+
+    class Handle:
+        def update(self, bundle, raw):
+            shown.append(bundle)
+
+    def display(bundle, raw, display_id=None):
+        shown.append(bundle)
+        return Handle() if display_id else None
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    panel = ExplorerPanel(study, picture=4, prompt="kite", tabs=True)
+    panel._ipython_display_()
+    live, still = shown
+    assert "application/vnd.jupyter.widget-view+json" in live and "text/html" not in live
+    assert panel.pulse.still in still["text/html"] and "kite" in still["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" not in still
+    panel.tabs.buttons.value = "Latent"
+    panel._still._write()
+    assert f"latent {panel.tabs.panels['Latent'].state.latent}" in shown[-1]["text/html"]
+    panel.close()

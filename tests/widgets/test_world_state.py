@@ -174,3 +174,10 @@ def test_moving_one_object_moves_nothing_else_and_is_kept_in_json():
     assert things_of(moved)[1]["number"] == 1
     with pytest.raises(SceneError, match=r"places are \[left, top\]"):
         Scene.from_json('{"places": [[1]]}')
+
+
+def test_where_attribution_says_the_opposite_of_the_truth_a_mark_says_so():
+    from clipattr_widgets.world_state import _beside
+
+    assert _beside(-15.94, 39.97) == "≠ −15.94"
+    assert _beside(15.94, 39.97) == "+15.94" and _beside(-0.2, 39.97) == "−0.20"

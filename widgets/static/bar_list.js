@@ -1,5 +1,6 @@
 // Ranked signed bars. Python owns the rows; this view draws them and sends select / scale / undo.
 
+const BROKEN = 4; // a row more than this many times as long as the longest latent is broken off
 const BAR_ROLES = { latent: "clipattr-bar-latent", part: "clipattr-bar-part", total: "clipattr-bar-total" };
 
 function render({ model, el }) {
@@ -7,6 +8,11 @@ function render({ model, el }) {
   ownKeys(root);
   const head = make("div", "clipattr-bars-head", { parent: root, role: "row" });
   const body = make("div", "clipattr-bars-body", { parent: root, role: "rowgroup" });
+  const foot = make("div", "clipattr-bar-row clipattr-axis", { parent: root, "aria-hidden": "true" });
+  for (const place of [1, 2, 3]) make("span", "", { parent: foot, "data-place": place });
+  const rule = make("div", "clipattr-track", { parent: foot });
+  const scale = make("div", "clipattr-scale", { parent: rule });
+  const unitLine = make("div", "clipattr-unit", { parent: rule });
   const empty = make("div", "clipattr-empty", { parent: root });
   let lines = [];
   let active = 0;
@@ -20,9 +26,11 @@ function render({ model, el }) {
     line.zero = make("div", "clipattr-zero", { parent: line.track });
     line.bar = make("div", "clipattr-fill", { parent: line.track });
     line.other = make("div", "clipattr-fill clipattr-fill-other", { parent: line.track });
+    line.gap = make("div", "clipattr-break", { parent: line.track });
     line.value = make("span", "clipattr-number", { parent: line.row, role: "gridcell" });
     line.otherValue = make("span", "clipattr-number clipattr-number-other", { parent: line.row, role: "gridcell" });
     line.activation = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
+    line.fits = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
     line.alignment = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
     line.row.addEventListener("click", () => {
       move(i, false);
@@ -91,33 +99,49 @@ function render({ model, el }) {
     action();
   });
 
-  /** The stretch of value axis that is drawn: zero and all latents. Bias and error may run off its ends (faded there),
-   *  since one large constant would flatten everything else. A waterfall shows all of its steps. */
+  /** One axis for all rows, with zero on it. Where one row would flatten all latents it is broken off: the axis then
+   *  ends a little beyond the longest latent, and the broken bar gets a mark. A waterfall is never broken. */
   function axis(list) {
-    const all = model.get("cut") || !list.some(isLatent);
-    const edges = [];
-    for (const row of list) {
-      if (!all && !isLatent(row)) continue;
-      const start = row.start ?? 0;
-      edges.push(start + row.value);
-      if (row.part !== "total" && !(all && row.id < 0 && start === 0)) edges.push(start, row.other ?? start);
+    const ends = (row) => [0, row.start ?? 0, (row.start ?? 0) + row.value, row.other ?? 0];
+    const all = list.flatMap(ends);
+    const plain = list.filter((row) => isLatent(row)).flatMap(ends);
+    const reach = (values) => Math.max(0, ...values.map(Math.abs));
+    const stacked = list.some((row) => row.start !== undefined);
+    let edges = all;
+    if (!stacked && reach(plain) > 0 && reach(all) > BROKEN * reach(plain)) {
+      const most = 1.35 * reach(plain);
+      edges = all.map((value) => Math.max(-most, Math.min(most, value)));
     }
-    let low = Math.min(...edges);
-    let high = Math.max(...edges);
-    if (!model.get("cut")) [low, high] = [Math.min(0, low), Math.max(0, high)];
-    const span = high - low || Math.abs(high) || 1;
-    return { low: low - 0.03 * span, span: 1.06 * span };
+    const [low, high] = [Math.min(0, ...edges), Math.max(0, ...edges)];
+    const span = high - low || 1;
+    return { low: low - 0.02 * span, span: 1.04 * span, first: low, last: high };
   }
 
-  /** Draws one bar and says whether it runs off the axis. */
-  function place(fill, from, by, { low, span }) {
+  /** Draws one bar and says whether it is broken off. */
+  function place(fill, from, by, { low, span, first, last }) {
     const left = (100 * (Math.min(from, from + by) - low)) / span;
     const right = left + (100 * Math.abs(by)) / span;
     const [shownLeft, shownRight] = [Math.max(0, left), Math.min(100, right)];
     fill.style.left = `${shownLeft}%`;
-    fill.style.width = `${Math.max(shownRight - shownLeft, 0.4)}%`;
+    fill.style.width = `${Math.max(shownRight - shownLeft, 0.3)}%`;
     fill.classList.toggle("clipattr-negative", by < 0);
-    return left < 0 || right > 100;
+    const slack = 1e-6 * span;
+    return Math.min(from, from + by) < first - slack || Math.max(from, from + by) > last + slack;
+  }
+
+  /** Round numbers on the axis, zero among them, far enough apart to be read. */
+  function drawTicks({ low, span, first, last }, unit, broken) {
+    scale.replaceChildren();
+    const rough = span / 6;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * ([1, 2, 5, 10].find((n) => n * power >= rough) ?? 10);
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    for (let k = Math.ceil(first / step - 1e-6); k * step <= last + 1e-6 * step; k++) {
+      const value = k * step;
+      const tick = make("span", "clipattr-tick", { parent: scale, text: value.toFixed(digits).replace("-", "\u2212") });
+      tick.style.left = `${(100 * (value - low)) / span}%`;
+    }
+    unitLine.textContent = broken ? `${unit}; bars with a \u2afd mark are longer than drawn` : unit;
   }
 
   function drawHead() {
@@ -127,7 +151,7 @@ function render({ model, el }) {
     make("span", "clipattr-head-label", { parent: head, role: "columnheader", text: names.label ?? "latent" });
     make("span", "", { parent: head, role: "columnheader", "aria-label": "kind" });
     make("span", "", { parent: head, "aria-hidden": "true" });
-    for (const key of ["value", "other", "activation", "alignment"]) {
+    for (const key of ["value", "other", "activation", "fits", "alignment"]) {
       const cell = make("span", "clipattr-number", { parent: head, role: "columnheader", text: names[key] ?? "" });
       cell.title = names[`${key}_tip`] ?? "";
     }
@@ -147,6 +171,7 @@ function render({ model, el }) {
     while (lines.length < list.length) lines.push(newLine(lines.length));
     const span = axis(list);
     const zero = (100 * (0 - span.low)) / span.span;
+    let broken = false;
     list.forEach((row, i) => {
       const line = lines[i];
       const latent = isLatent(row);
@@ -163,16 +188,21 @@ function render({ model, el }) {
       line.badge.textContent = row.kind ?? "";
       line.badge.hidden = !row.kind;
       line.zero.style.left = `${zero}%`;
-      line.zero.hidden = zero < 0 || zero > 100;
       const off = place(line.bar, row.start ?? 0, row.value, span);
-      line.row.classList.toggle("clipattr-cut-off", off && !model.get("cut"));
+      line.gap.hidden = !off;
+      line.gap.style[row.value < 0 ? "left" : "right"] = "10px";
+      line.gap.style[row.value < 0 ? "right" : "left"] = "auto";
+      broken ||= off;
       line.other.hidden = row.other === undefined || row.other === null;
-      if (!line.other.hidden) place(line.other, 0, row.other, span);
-      line.value.textContent = row.text;
+      if (!line.other.hidden) broken = place(line.other, 0, row.other, span) || broken;
+      line.value.textContent = row.mark ? `${row.mark} ${row.text}` : row.text;
       line.otherValue.textContent = row.other_text ?? "";
       line.activation.textContent = row.activation ?? "";
+      line.fits.textContent = row.fits ?? "";
       line.alignment.textContent = row.alignment ?? "";
     });
+    foot.hidden = !list.length;
+    if (list.length) drawTicks(span, grid.value ?? "", broken);
     move(Math.min(active, Math.max(lines.length - 1, 0)), false);
     mark();
     root.dataset.gen = model.get("gen");

@@ -95,6 +95,19 @@ function drawHeat(canvas, values, height, width) {
   context.putImageData(pixels, 0, 0);
 }
 
+/** Lays a canvas and an outline over what the model sees: fractions [left, top, right, bottom] of the box around them.
+ *  The outline, with all around it dimmed, is drawn where that is not the whole picture. */
+function placeFrame(canvas, outline, frame, whole = [0, 0, 1, 1]) {
+  const [left, top, right, bottom] = frame;
+  for (const node of [canvas, outline]) {
+    node.style.left = `${100 * left}%`;
+    node.style.top = `${100 * top}%`;
+    node.style.width = `${100 * (right - left)}%`;
+    node.style.height = `${100 * (bottom - top)}%`;
+  }
+  outline.hidden = frame.every((edge, i) => Math.abs(edge - whole[i]) < 0.004);
+}
+
 /** A decoded picture behind a Blob URL, or null where the bytes are empty or no picture. */
 async function blobUrl(bytes, type) {
   if (!bytes.length) return null;

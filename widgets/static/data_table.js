@@ -21,6 +21,22 @@ function render({ model, el }) {
     model.save_changes();
   }
 
+  const rowAt = (i) => model.get("rows")[i]?.id ?? -1;
+
+  /** An interval on an axis that all rows share: a bar from zero to the value, and a line from low to high. */
+  function interval(cell, { value, low, high }, range) {
+    const at = (number) => (100 * (Math.max(range[0], Math.min(range[1], number)) - range[0])) / (range[1] - range[0] || 1);
+    const track = make("span", "clipattr-interval", { parent: cell, "aria-hidden": "true" });
+    const piece = (name, from, to) => {
+      const part = make("span", name, { parent: track });
+      part.style.left = `${Math.min(at(from), at(to))}%`;
+      part.style.width = `${Math.abs(at(to) - at(from))}%`;
+    };
+    piece(value < 0 ? "clipattr-fill clipattr-negative" : "clipattr-fill", 0, value);
+    if (Number.isFinite(low) && Number.isFinite(high)) piece("clipattr-whisker", low, high);
+    piece("clipattr-zero", 0, 0);
+  }
+
   function newLine(i) {
     const line = make("tr", "", { parent: body, "data-i": i });
     line.addEventListener("click", () => {
@@ -40,7 +56,14 @@ function render({ model, el }) {
     " ": () => choose(active),
   };
   body.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (model.get("letters").includes(event.key.toLowerCase())) {
+      event.preventDefault();
+      event.stopPropagation();
+      model.send({ kind: "key", key: event.key.toLowerCase(), id: rowAt(active) });
+      return;
+    }
+    if (!keys[event.key]) return;
     event.preventDefault();
     event.stopPropagation();
     keys[event.key]();
@@ -63,6 +86,8 @@ function render({ model, el }) {
       const on = column.key === key;
       cell.className = column.numeric ? "clipattr-number" : "";
       cell.setAttribute("aria-sort", on ? (falling ? "descending" : "ascending") : "none");
+      // A button only where a click does something.
+      cell.firstChild.disabled = !model.get("sortable");
       cell.firstChild.textContent = column.label + (on ? (falling ? " ▼" : " ▲") : "");
       cell.firstChild.title = column.tip ?? "";
     });
@@ -75,15 +100,23 @@ function render({ model, el }) {
     drawHead(columns);
     while (lines.length > rows.length) lines.pop().remove();
     while (lines.length < rows.length) lines.push(newLine(lines.length));
+    const ends = rows.flatMap((row) => row.cells.filter((cell) => cell?.text !== undefined))
+      .flatMap((cell) => [cell.value, cell.low, cell.high].filter(Number.isFinite));
+    const range = [Math.min(0, ...ends), Math.max(0, ...ends)];
     rows.forEach((row, i) => {
       lines[i].replaceChildren();
       lines[i].dataset.id = row.id;
       columns.forEach((column, c) => {
         const cell = make("td", column.numeric ? "clipattr-number" : "", { parent: lines[i] });
-        make("bdi", "", { parent: cell, dir: "auto", text: row.cells[c] });
+        const held = row.cells[c];
+        make("bdi", "", { parent: cell, dir: "auto", text: held?.text ?? held });
+        if (held?.text !== undefined) interval(cell, held, range);
+        if (column.wraps) cell.classList.add("clipattr-wraps");
       });
     });
-    move(Math.min(active, Math.max(rows.length - 1, 0)), false);
+    const chosen = rows.findIndex((row) => row.id === model.get("selected"));
+    const inside = body.contains(document.activeElement);
+    move(chosen >= 0 ? chosen : Math.min(active, Math.max(rows.length - 1, 0)), inside);
     mark();
     root.dataset.gen = model.get("gen");
   }
@@ -93,6 +126,7 @@ function render({ model, el }) {
       const on = Number(line.dataset.id) === model.get("selected");
       line.classList.toggle("clipattr-selected", on);
       line.setAttribute("aria-selected", String(on));
+      if (on && body.contains(document.activeElement)) line.focus(); // the view follows the focus
     });
   }
 

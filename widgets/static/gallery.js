@@ -1,9 +1,10 @@
 // Thumbnails from one sprite, each with an optional heat map. One message brings a whole gallery.
 
 function render({ model, el }) {
-  const root = make("div", "clipattr-gallery", { parent: el, role: "listbox" });
+  const root = make("div", "clipattr-gallery", { parent: el });
   ownKeys(root);
-  const grid = make("div", "clipattr-gallery-grid", { parent: root, role: "presentation" });
+  const heading = make("div", "clipattr-note clipattr-gallery-title", { parent: root, "aria-hidden": "true" });
+  const grid = make("div", "clipattr-gallery-grid", { parent: root, role: "listbox" });
   const empty = make("div", "clipattr-empty", { parent: root });
   const tools = heatSlider(model);
   root.append(tools.row);
@@ -17,6 +18,7 @@ function render({ model, el }) {
     thumb.picture = make("span", "clipattr-thumb-picture", { parent: thumb.button });
     thumb.image = make("span", "clipattr-thumb-image", { parent: thumb.picture });
     thumb.canvas = make("canvas", "clipattr-heat", { parent: thumb.picture, "aria-hidden": "true" });
+    thumb.crop = make("span", "clipattr-crop", { parent: thumb.picture, "aria-hidden": "true" });
     thumb.caption = make("bdi", "clipattr-thumb-caption", { parent: thumb.button, dir: "auto" });
     thumb.button.addEventListener("click", () => {
       move(i, false);
@@ -62,7 +64,8 @@ function render({ model, el }) {
     }
     const old = url;
     url = fresh;
-    root.setAttribute("aria-label", model.get("title"));
+    grid.setAttribute("aria-label", model.get("title"));
+    heading.textContent = meta.n ? model.get("title") : "";
     empty.textContent = meta.n ? "" : model.get("empty_text");
     while (thumbs.length > meta.n) thumbs.pop().button.remove();
     while (thumbs.length < meta.n) thumbs.push(newThumb(thumbs.length));
@@ -82,6 +85,8 @@ function render({ model, el }) {
       const mine = heat.subarray(i * side * side, (i + 1) * side * side);
       thumb.canvas.hidden = !side || mine.length < side * side;
       thumb.picture.classList.toggle("clipattr-heated", !thumb.canvas.hidden);
+      placeFrame(thumb.canvas, thumb.crop, meta.frames?.[i] ?? [0, 0, 1, 1]);
+      thumb.crop.hidden ||= thumb.canvas.hidden;
       if (!thumb.canvas.hidden) drawHeat(thumb.canvas, mine, side, side);
     });
     tools.row.hidden = !meta.heat || !meta.n;
@@ -100,7 +105,7 @@ function render({ model, el }) {
   }
 
   draw();
-  const stop = listen(model, { "change:meta": draw, "change:selected": mark, "change:heat_alpha": tools.show });
+  const stop = listen(model, { "change:meta": draw, "change:selected": mark, "change:heat_alpha": tools.show, "change:heat_scale": tools.show });
   tools.attach(root);
   return () => {
     stop();

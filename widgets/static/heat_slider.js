@@ -6,13 +6,14 @@ function heatSlider(model) {
   const input = make("input", "", { parent: row, type: "range", min: "0", max: "1", step: "0.05" });
   input.setAttribute("aria-label", "opacity of the heat map");
   const legend = make("span", "clipattr-heat-legend", { parent: row });
-  make("span", "", { parent: legend, text: "weak" });
+  make("span", "", { parent: legend, text: "0" });
   make("span", "clipattr-heat-scale", { parent: legend, "aria-hidden": "true" });
-  make("span", "", { parent: legend, text: "strong" });
+  const high = make("span", "", { parent: legend });
   let root = row;
   const paint = () => root.style.setProperty("--clipattr-heat", input.value);
   const show = () => {
     input.value = model.get("heat_alpha");
+    high.textContent = model.get("heat_scale");
     paint();
   };
   input.addEventListener("input", paint);

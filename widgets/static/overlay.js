@@ -6,9 +6,11 @@ function render({ model, el }) {
   const stage = make("div", "clipattr-overlay-stage", { parent: root });
   const image = make("img", "", { parent: stage });
   const canvas = make("canvas", "clipattr-heat", { parent: stage, "aria-hidden": "true" });
+  const crop = make("div", "clipattr-crop", { parent: stage, "aria-hidden": "true" });
   const empty = make("div", "clipattr-empty", { parent: stage });
   const caption = make("figcaption", "", { parent: root });
   const text = make("bdi", "", { parent: caption, dir: "auto" });
+  const seen = make("div", "clipattr-note clipattr-crop-note", { parent: root, text: "outlined: what the model sees" });
   const tools = heatSlider(model);
   root.append(tools.row);
   root.addEventListener("keydown", (event) => event.stopPropagation());
@@ -36,13 +38,16 @@ function render({ model, el }) {
     const [height, width] = meta.heat;
     canvas.hidden = !height || heat.length < height * width;
     stage.classList.toggle("clipattr-heated", !canvas.hidden);
+    placeFrame(canvas, crop, meta.frame ?? [0, 0, 1, 1]);
+    crop.hidden ||= !url;
+    seen.hidden = crop.hidden;
     if (!canvas.hidden) drawHeat(canvas, heat, height, width);
     tools.row.hidden = canvas.hidden;
     root.dataset.gen = meta.gen;
   }
 
   draw();
-  const stop = listen(model, { "change:meta": draw, "change:heat_alpha": tools.show });
+  const stop = listen(model, { "change:meta": draw, "change:heat_alpha": tools.show, "change:heat_scale": tools.show });
   tools.attach(root);
   return () => {
     stop();

@@ -52,11 +52,28 @@ function render({ model, el }) {
     cut();
   }
 
-  const stop = listen(model, { "msg:custom": heard });
+  /** A rule hides this notebook's still view of the panel, however often it is written anew. */
+  const rule = make("style", "");
+  let book = null;
+  function hideStill() {
+    const name = model.get("still");
+    if (!el.isConnected) return requestAnimationFrame(hideStill);
+    if (!/^[\w-]+$/.test(name)) return;
+    book = el.closest(".jp-Notebook") ?? document.body;
+    book.classList.add(`${name}-live`);
+    const inside = `.${name}-live`;
+    rule.textContent = `${inside} .${name}, ${inside} .jp-OutputArea-child:has(.${name}) { display: none !important; }`;
+    if (!rule.isConnected) document.head.append(rule);
+  }
+  hideStill();
+
+  const stop = listen(model, { "msg:custom": heard, "change:still": hideStill });
   attach();
   return () => {
     clearTimeout(timer);
     watcher.disconnect();
+    rule.remove();
+    book?.classList.remove(`${model.get("still")}-live`);
     stop();
     if (panel) {
       for (const act of acts) panel.removeEventListener(act, ask, true);

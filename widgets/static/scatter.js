@@ -1,7 +1,9 @@
 // Tens of thousands of points on one canvas: click, box, lasso, zoom, and a walk by arrow keys.
 // All points go into one ImageData; what is chosen is drawn by elements on top, so that a click repaints nothing.
 
+const [LIT, MARKED, OTHERS, CHOSEN] = [1, 2, 4, 8]; // bits of a point's group, as in map_state.py
 const SCATTER_MARGIN = { left: 46, right: 10, top: 8, bottom: 34 };
+const BEND = 0.1; // a bent axis is linear up to about this value and logarithmic beyond
 const SCATTER_CELL = 12; // px of the grid in which the nearest point is looked up
 const SCATTER_REACH = 12; // px a click may miss
 
@@ -25,13 +27,14 @@ function render({ model, el }) {
   let drag = null;
   let hover = -1;
   let known = -1;
+  let loop = null; // the box or loop that chose what is chosen, in the map's own units, so that it moves with the map
 
   // --- tools
 
   const modes = {};
   for (const [name, about] of [
-    ["box", "drag to choose what lies in a box"],
-    ["lasso", "drag to choose what lies in a loop"],
+    ["box", "drag to choose what lies in a box; with Shift it adds"],
+    ["lasso", "drag to choose what lies in a loop; with Shift it adds"],
     ["move", "drag to move the map"],
   ]) {
     modes[name] = make("button", "", { parent: tools, type: "button", text: name, title: about });
@@ -40,12 +43,14 @@ function render({ model, el }) {
   const buttons = [
     ["+", "closer (+)", () => zoom(0.6)],
     ["−", "further (−)", () => zoom(1 / 0.6)],
-    ["whole", "the whole map (0)", () => look(full)],
-    ["none", "choose nothing (Escape)", () => choose([])],
+    ["fit", "the whole map (0)", () => look(full)],
+    ["clear", "choose nothing (Escape)", () => choose([])],
   ];
   for (const [text, about, act] of buttons) {
     make("button", "", { parent: tools, type: "button", text, title: about, "aria-label": about }).addEventListener("click", act);
   }
+
+  const tally = make("span", "clipattr-scatter-tally", { parent: tools, role: "status" });
 
   function setMode(name) {
     mode = name;
@@ -57,6 +62,7 @@ function render({ model, el }) {
 
   function read() {
     known = model.get("xy_gen");
+    const bent = model.get("meta").bent_y;
     const bytes = asBytes(model.get("xy"));
     const copy = bytes.slice(0, 8 * Math.floor(bytes.length / 8));
     const xy = new Float32Array(copy.buffer);
@@ -64,7 +70,7 @@ function render({ model, el }) {
     points = { n, x: new Float32Array(n), y: new Float32Array(n), px: new Float32Array(n), py: new Float32Array(n), grid: new Map() };
     let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
     for (let i = 0; i < n; i++) {
-      const [x, y] = [xy[2 * i], xy[2 * i + 1]];
+      const [x, y] = [xy[2 * i], bent ? Math.asinh(xy[2 * i + 1] / BEND) : xy[2 * i + 1]];
       points.x[i] = x;
       points.y[i] = y;
       if (!Number.isFinite(x) || !Number.isFinite(y)) continue;
@@ -173,16 +179,26 @@ function render({ model, el }) {
       }
     };
     const marked = [];
+    const some = groups.some((group) => group & CHOSEN);
+    const chosen = rgb("--ca-text");
+    let [count, seen] = [0, 0];
     for (let i = 0; i < points.n; i++) {
+      if (groups[i] & CHOSEN) count++;
       if (!inside(points.px[i], points.py[i])) continue;
+      if (groups[i] & CHOSEN) seen++;
       if (groups[i]) marked.push(i);
-      else stamp(i, dot, plain, points.n > 8000 ? 0.4 : 0.6);
+      else stamp(i, dot, plain, some ? 0.16 : points.n > 8000 ? 0.4 : 0.6);
     }
-    // What is lit or marked is larger and has a shape of its own, so that it shows without colour.
+    // What is chosen, lit or marked is larger and has a shape of its own, so that it shows without colour.
     for (const i of marked) {
-      if (groups[i] === 2) stamp(i, 5.2, colours[2], 0.95, diamond);
-      else stamp(i, 3.6, colours[1], 0.95, disc);
+      const weight = some && !(groups[i] & CHOSEN) ? 0.3 : 0.95;
+      if (groups[i] & CHOSEN) stamp(i, 2.2 + (groups[i] & LIT ? 2.6 : 0), chosen, 0.9, disc);
+      if (groups[i] & LIT) stamp(i, 3.6, colours[1], weight, disc);
+      if (groups[i] & OTHERS) stamp(i, 4.4, colours[2], 0.4 * weight, diamond);
     }
+    for (const i of marked) if (groups[i] & MARKED) stamp(i, groups[i] & LIT ? 4.2 : 5.2, colours[2], 0.95, diamond);
+    tally.textContent = count ? `${count.toLocaleString("en")} chosen${seen < count ? `, ${seen.toLocaleString("en")} in view` : ""}` : "";
+    root.dataset.chosen = count;
     context.putImageData(image, 0, 0);
     axes();
     mark();
@@ -224,9 +240,19 @@ function render({ model, el }) {
     line(left, top + height, left + width, top + height);
     const shape = (value, digits) => value.toFixed(digits).replace("-", "−");
     if (!about.plain) {
+      const words = (y, digits) => (about.log_y ? `${Number((10 ** y).toPrecision(1))} %` : shape(y, digits));
       const [across, up] = [steps(view.x0, view.x1, inner().width / 80), steps(view.y0, view.y1, inner().height / 60)];
+      if (about.log_y && up.digits) up.found = up.found.filter((y) => Math.abs(y - Math.round(y)) < 1e-9);
+      if (about.bent_y) {
+        const marks = [0, 0.1, 0.3, 1, 3, 10, 30, 100].flatMap((v) => (v ? [v, -v] : [v]));
+        for (const v of marks) {
+          const y = Math.asinh(v / BEND);
+          if (y >= view.y0 && y <= view.y1) write(String(v).replace("-", "−"), left - 4, toY(y) + 4, "end");
+        }
+        up.found = [];
+      }
       for (const x of across.found) write(shape(x, across.digits), toX(x), top + height + 13, "middle");
-      for (const y of up.found) write(shape(y, up.digits), left - 4, toY(y) + 4, "end");
+      for (const y of up.found) write(words(y, up.digits), left - 4, toY(y) + 4, "end");
     }
     write(about.x ?? "", left + width / 2, top + height + 29, "middle");
     write(about.y ?? "", 11, top + height / 2, "middle", true);
@@ -238,8 +264,37 @@ function render({ model, el }) {
       make("i", `clipattr-dot-${i}`, { parent: item });
       make("bdi", "", { parent: item, text });
     });
-    make("span", "", { parent: legend, text: "arrow keys walk · Enter chooses · + − 0 zoom" });
+    make("span", "", { parent: legend, text: "arrow keys walk · Enter chooses · + − 0 or Ctrl with the wheel zoom" });
+    labels();
     if (drag) outline();
+    if (loop && root.dataset.chosen !== "0") keepLoop();
+  }
+
+  /** Names beside points, in the order given, as far as they fit without covering each other. */
+  function labels() {
+    const taken = [];
+    for (const [i, text] of model.get("meta").labels ?? []) {
+      if (!(i < points.n) || !inside(points.px[i], points.py[i])) continue;
+      const width = 6 * text.length + 4;
+      for (const [side, rise] of [[1, 0], [-1, 0], [1, -13], [1, 13], [-1, -13], [-1, 13]]) {
+        const x = points.px[i] + 8 * side - (side < 0 ? width : 0);
+        const y = points.py[i] + rise - 7;
+        if (x < SCATTER_MARGIN.left || x + width > size.width || y < 0 || y + 14 > size.height - SCATTER_MARGIN.bottom) continue;
+        if (taken.some((b) => x < b.x + b.width && b.x < x + width && y < b.y + 14 && b.y < y + 14)) continue;
+        taken.push({ x, y, width });
+        write(text, side > 0 ? x + 2 : x + width - 2, y + 11, side > 0 ? "start" : "end");
+        ink.lastChild.setAttribute("class", "clipattr-scatter-label");
+        break;
+      }
+    }
+    root.dataset.labels = taken.length;
+  }
+
+  function keepLoop() {
+    const made = document.createElementNS(ink.namespaceURI, "polygon");
+    made.setAttribute("class", "clipattr-scatter-loop");
+    made.setAttribute("points", loop.map(([x, y]) => `${toX(x)},${toY(y)}`).join(" "));
+    ink.append(made);
   }
 
   function mark() {
@@ -304,7 +359,7 @@ function render({ model, el }) {
   }
 
   function outline() {
-    ink.querySelector("polygon")?.remove();
+    ink.querySelector("polygon:not(.clipattr-scatter-loop)")?.remove();
     if (!drag || drag.mode === "move") return;
     const made = document.createElementNS(ink.namespaceURI, "polygon");
     made.setAttribute("points", pathOf(drag).map((p) => p.join(",")).join(" "));
@@ -340,7 +395,14 @@ function render({ model, el }) {
     outline();
     if (!ended) return;
     if (!ended.far) pick(nearest(...at(event)));
-    else if (ended.mode !== "move") choose(within(pathOf(ended)));
+    else if (ended.mode !== "move") {
+      const path = pathOf(ended);
+      const found = within(path);
+      loop = path.map(([x, y]) => [fromX(x), fromY(y)]);
+      const held = asBytes(model.get("groups"));
+      const before = event.shiftKey ? [...held.keys()].filter((i) => held[i] & CHOSEN) : [];
+      choose([...new Set([...before, ...found])]);
+    }
   };
   canvas.addEventListener("pointerup", letGo);
   canvas.addEventListener("pointercancel", () => {

@@ -1,6 +1,7 @@
-"""Readers of files from CLIP projects: attributing-clip, HugoFry and its heirs, Prisma, MSAE, DN-CBM, clipscope, saev.
+"""Readers of files from CLIP projects: attributing-clip, HugoFry and its heirs, MSAE, DN-CBM, clipscope, saev.
 
-Each reader states its forward formula. Start at the one whose name you look for.
+The comment above each reader states the forward pass of its project: x is the activation, z the codes, x_hat the
+reconstruction. Prisma is in `prisma_files.py`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints.formats import (
     Given,
     asked,
+    check_sizes,
+    flag,
     matrices,
     missing,
     plain_kind,
+    positive_number,
     register_format,
+    scalar,
     scaled,
     signed_number,
-    site_of,
+    table_of,
     tensor,
     whole_number,
 )
+from clipattr.dictionaries.checkpoints.places import site_of, stream_of_hook
 from clipattr.dictionaries.checkpoints.reading import Files
 from clipattr.dictionaries.gated import Gated
 from clipattr.dictionaries.jumprelu import JumpRelu
@@ -35,13 +41,15 @@ from clipattr.errors import DictionaryError
 STANDARD = {"W_enc", "b_enc", "W_dec", "b_dec"}
 
 
-def standard_core(files: Files, given: Given, *, pre_bias: bool = True) -> dict[str, Any]:
-    """W_enc (d, n), W_dec (n, d), b_dec and, where there is one, b_enc."""
+def standard_core(
+    files: Files, given: Given, *, pre_bias: bool = True, encoder_bias: bool = True
+) -> dict[str, Any]:
+    """Constructor arguments from W_enc (d, n), W_dec (n, d), b_dec (d) and, unless the kind has none, b_enc (n)."""
     encoder, decoder = matrices(files, given, "W_enc", "W_dec", encoder_rows=False, decoder_rows=True)
     size, width = decoder.shape
     bias = tensor(files, "b_dec", (width,))
     core = {"encoder": encoder, "decoder": decoder, "bias": bias}
-    if "b_enc" in files.tensors:
+    if encoder_bias:
         core["encoder_bias"] = tensor(files, "b_enc", (size,))
     if pre_bias:
         core["pre_bias"] = bias.clone()
@@ -49,14 +57,18 @@ def standard_core(files: Files, given: Given, *, pre_bias: bool = True) -> dict[
 
 
 def gated_from(files: Files, core: dict[str, Any], gate: str, magnitude: str) -> Dictionary:
-    """Gate W x + b_gate > 0, strength ReLU(exp(r_mag) W x + b_mag)."""
+    """Gated: active where W x + b_gate > 0, with strength ReLU(exp(r_mag) W x + b_mag).
+
+    Args:
+        gate, magnitude: names of the tensors b_gate and b_mag.
+    """
     size = len(core["decoder"])
     gain, gate_bias = tensor(files, "r_mag", (size,)).exp(), tensor(files, gate, (size,))
     shift = tensor(files, magnitude, (size,)) - gain * gate_bias
     return Gated(mag_gain=gain, mag_bias=shift, **{**core, "encoder_bias": gate_bias})
 
 
-# attributing-clip: z = top-k of W_enc x + b by value, signs kept; x_hat = W_dec z. Weights under weight norm.
+# attributing-clip: z = the k largest of W_enc x + b, signs kept; x_hat = W_dec z. Both matrices are weight-normalised.
 
 AC_KEYS = ("encoder.0.weight_g", "encoder.0.weight_v", "decoder.weight_g", "decoder.weight_v")
 AC_NEW_KEYS = tuple(
@@ -71,73 +83,29 @@ AC_NAME = re.compile(r"topk-(?P<tokens>\w+)-(?P<k>\d+)-(?P<n>\d+)_layer-?(?P<lay
     "attributing-clip", lambda files: set(AC_KEYS) <= files.keys or set(AC_NEW_KEYS) <= files.keys
 )
 def read_attributing_clip(files: Files, given: Given) -> Dictionary:
+    """Weight norm in the old or the new spelling; k, layer and tokens come from the yaml file or the file name."""
     g_enc, v_enc, g_dec, v_dec = AC_KEYS if AC_KEYS[0] in files.tensors else AC_NEW_KEYS
     encoder, decoder = matrices(files, given, v_enc, v_dec, encoder_rows=True, decoder_rows=False)
-    size = len(encoder)
+    size, width = encoder.shape
     encoder = encoder / encoder.norm(dim=1, keepdim=True) * tensor(files, g_enc, (size, 1))
     decoder = decoder / decoder.norm(dim=1, keepdim=True) * tensor(files, g_dec, (1, size)).T
     named = AC_NAME.search(files.weights.name)
     parts: dict[str, Any] = named.groupdict() if named else {}
     config = files.config
+    check_sizes(files, config, size, width, sizes=("sae_hidden_dim",))
+    if parts and int(parts["n"]) != size:
+        raise DictionaryError(f"{files.weights} holds {size} latents, its name says {parts['n']}.")
     k = asked(files, given, "k", "k=...", "sae_k of its yaml file", (config, "sae_k"), (parts, "k"))
-    site = site_of(
-        config.get("sae_layer_idx", parts.get("layer")), config.get("sae_token", parts.get("tokens"))
-    )
-    bias = tensor(files, "encoder.0.bias", (size,))
+    layer, tokens = config.get("sae_layer_idx"), config.get("sae_token")
+    if layer is None and parts:
+        layer = int(parts["layer"])
     return TopK(
         k=whole_number(k, "k", files),
         signed=True,
         encoder=encoder,
         decoder=decoder,
-        encoder_bias=bias,
-        site=site,
-    )
-
-
-# Prisma: z = act((x~ - b_dec) W_enc + b_enc), x_hat~ = z W_dec + b_dec; x~ is x normalised row by row, undone at the
-# end.
-
-
-def _is_prisma(files: Files) -> bool:
-    marks = {"activation_fn_str", "hook_point_layer", "layer_subtype", "cls_token_only", "is_transcoder"}
-    return (
-        {"W_enc", "W_dec", "b_dec"} <= files.keys
-        and bool(marks & set(files.config))
-        and not _has_architecture_6(files)
-    )
-
-
-def _has_architecture_6(files: Files) -> bool:
-    return "cfg.json" in files.neighbours and "sae_weights.safetensors" in files.neighbours
-
-
-@register_format("prisma", _is_prisma)
-def read_prisma(files: Files, given: Given) -> Dictionary:
-    config = files.config
-    if config.get("is_transcoder") or "W_skip" in files.tensors:
-        raise DictionaryError(
-            f"{files.weights} is a transcoder: it predicts another layer, so it does not split an activation."
-        )
-    normalise = asked(
-        files, given, "normalize_activations", "normalize_activations='layer_norm', 'constant_norm_rescale' or 'none'",
-        "forgetting it changes every code", (config, "normalize_activations"),
-    )  # fmt: skip
-    norms = {"layer_norm": "layer_norm", "constant_norm_rescale": "length", "none": None, "None": None}
-    if normalise not in norms:
-        raise DictionaryError(f"{files.weights} normalises by {normalise!r}, which is not known here.")
-    tokens = "cls" if config.get("cls_token_only") else "patches" if config.get("use_patches_only") else "all"
-    core = standard_core(files, given) | {
-        "row_norm": norms[normalise],
-        "site": site_of(config.get("hook_point_layer"), tokens),
-    }
-    if config.get("architecture") == "gated" or "r_mag" in files.tensors:
-        return gated_from(files, core, "b_gate", "b_mag")
-    why = "ReLU and TopK files have the same tensors"
-    name = asked(
-        files, given, "activation", "activation='relu' or 'topk'", why, (config, "activation_fn_str")
-    )
-    return plain_kind(
-        name, files, given, core, given.get("k") or (config.get("activation_fn_kwargs") or {}).get("k")
+        encoder_bias=tensor(files, "encoder.0.bias", (size,)),
+        site=site_of(layer, parts.get("tokens") if tokens is None else tokens),
     )
 
 
@@ -148,16 +116,27 @@ def read_prisma(files: Files, given: Given) -> Dictionary:
     "hugofry", lambda files: {"W_enc", "W_dec", "b_dec"} <= files.keys and "block_layer" in files.config
 )
 def read_hugofry(files: Files, given: Given) -> Dictionary:
+    """Sites come from block_layer, module_name and class_token."""
     config = files.config
-    tokens = "cls" if config.get("class_token") else "all"
-    core = standard_core(files, given) | {"site": site_of(config.get("block_layer"), tokens)}
-    if config.get("gated_sae") or "r_mag" in files.tensors:
-        return gated_from(files, core, "b_gate" if "b_gate" in files.tensors else "b_enc", "b_mag")
+    cls = flag(config, "class_token", files)
+    tokens = None if cls is None else "cls" if cls else "all"
+    gated = flag(config, "gated_sae", files, False)
+    named_gate = "b_gate" in files.tensors
+    core = standard_core(files, given, encoder_bias=not gated)
+    size, width = core["decoder"].shape
+    check_sizes(files, config, size, width, sizes=("d_sae",), widths=("d_in",), factors=("expansion_factor",))
+    module = config.get("module_name")
+    core["site"] = site_of(
+        config.get("block_layer"), tokens, stream_of_hook("resid" if module is None else module)
+    )
+    if gated:
+        return gated_from(files, core, "b_gate" if named_gate else "b_enc", "b_mag")
     return Relu(**core)
 
 
-# MSAE: x' = (x - mean) scale, z = act((x' - pre_bias) encoder + latent_bias), x_hat = (z decoder + pre_bias) / scale +
-# mean.
+# MSAE: x' = (x - mean) scale, z = act((x' - pre_bias) encoder + latent_bias), x_hat = (z decoder + pre_bias) / scale
+# + mean. Activations by name: ReLU; TopK (signs kept), TopKReLU; JumpReLU. TopKabs* takes absolute values before
+# selecting, and BatchTopK* selects over a batch; neither is a function of one row's pre-activations as kinds here are.
 
 MSAE_NAME = re.compile(
     r"^\d+_\d+_(?P<activation>[A-Za-z]+)(?:_(?P<k>\d+))?(?:_[RU]W)?_(?P<tied>True|False)_(?P<normalize>True|False)"
@@ -165,132 +144,192 @@ MSAE_NAME = re.compile(
 )
 
 
-@register_format("msae", lambda files: {"encoder", "pre_bias", "latent_bias"} <= files.keys)
+@register_format(
+    "msae",
+    lambda files: {"encoder", "pre_bias", "latent_bias"} <= files.keys,
+    buffers=("latents_activation_frequency", "dead_activations.*"),
+)
 def read_msae(files: Files, given: Given) -> Dictionary:
+    """Activation, k, tying, row normalisation and soft cap are in the original file name only."""
     named = MSAE_NAME.match(files.weights.name)
     parts: dict[str, Any] = named.groupdict() if named else {}
-    name_says = "it is part of the original file name only"
-    if "decoder" in files.tensors:
-        encoder, decoder = matrices(files, given, "encoder", "decoder", encoder_rows=False, decoder_rows=True)
-    else:
+    why = "it is part of the original file name only"
+    tied = asked(files, given, "tied", "tied=True or False", why, (parts, "tied")) in (True, "True")
+    if tied:
         encoder, _ = matrices(files, given, "encoder", "encoder", encoder_rows=False, decoder_rows=False)
         decoder = encoder.clone()
+    else:
+        encoder, decoder = matrices(files, given, "encoder", "decoder", encoder_rows=False, decoder_rows=True)
     size, width = decoder.shape
-    normalise = asked(files, given, "normalize", "normalize=True or False", name_says, (parts, "normalize"))
-    if normalise in (True, "True"):
+    normalise = asked(files, given, "normalize", "normalize=True or False", why, (parts, "normalize"))
+    if normalise not in (False, "False"):
         raise DictionaryError(
-            f"{files.weights} normalises rows after centring; that combination is not read."
+            f"{files.weights} has normalize={normalise!r}: it normalises rows after centring, a combination that is "
+            "not supported. Models trained with normalize=False load."
         )
-    softcap = asked(files, given, "softcap", "softcap=0 for none", name_says, (parts, "softcap"))
-    activation = asked(
-        files, given, "activation", "activation='ReLU', 'TopK', ...", name_says, (parts, "activation")
+    softcap = asked(files, given, "softcap", "softcap=0 for none", why, (parts, "softcap"))
+    activation = str(
+        asked(files, given, "activation", "activation='ReLU', 'TopK', ...", why, (parts, "activation"))
     )
     for field in ("mean_center", "scaling_factor"):
         if field not in files.content:
             raise missing(
                 files, field, "nothing: the file is incomplete", "inputs cannot be brought to its units"
             )
+    files.content.get("target_norm")  # the length that scaling_factor was computed for
     cap = signed_number(softcap, "softcap", files)
     bias = tensor(files, "pre_bias", (width,))
     core: dict[str, Any] = {
         "encoder": encoder, "decoder": decoder, "bias": bias, "pre_bias": bias.clone(),
         "encoder_bias": tensor(files, "latent_bias", (size,)),
     }  # fmt: skip
-    mean = torch.as_tensor(files.content["mean_center"]).float().flatten()
+    try:
+        mean = torch.as_tensor(files.content["mean_center"]).float().flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DictionaryError(f"mean_center in {files.weights} is no tensor: {error}") from error
     if mean.numel() not in (1, width):
         raise DictionaryError(f"mean_center in {files.weights} has {mean.numel()} numbers for width {width}.")
-    scale = signed_number(files.content["scaling_factor"], "scaling_factor", files)
+    scale = positive_number(files.content["scaling_factor"], "scaling_factor", files)
     core = scaled(core, scale, mean.expand(width)) | {"softcap": cap if cap > 0 else None}
-    spelt = str(activation).lower()
-    if spelt.startswith("jumprelu"):
+    spelt = activation.lower()
+    if spelt == "jumprelu":
         return JumpRelu(threshold=tensor(files, "activation.log_threshold", (size,)).exp(), **core)
-    name = next((name for name in ("topk", "relu") if spelt.startswith(name)), spelt)
-    return plain_kind(name, files, given, core, given.get("k") or parts.get("k"))
+    if spelt == "relu":
+        return Relu(**core)
+    if spelt in ("topk", "topkrelu"):
+        k = asked(files, given, "k", "k=...", why, (parts, "k"))
+        return TopK(k=whole_number(k, "k", files), signed=spelt == "topk", **core)
+    raise DictionaryError(
+        f"{files.weights} uses the activation {activation!r:.80}. ReLU, TopK, TopKReLU and JumpReLU are supported; "
+        "TopKabs takes absolute values of pre-activations and BatchTopK selects over a whole batch, which no kind of "
+        "dictionary here reproduces."
+    )
 
 
 # DN-CBM: z = ReLU((x - b) W_enc^T + b_enc), x_hat = z W_dec^T + b; every tensor has a leading axis of length 1.
+# x is CLIP's image embedding before it is normalised.
+
+DN_BIASES = ("tied_bias", "pre_encoder_bias._bias_reference", "post_decoder_bias._bias_reference")
 
 
 @register_format(
     "dn-cbm", lambda files: {"encoder._weight", "encoder._bias", "decoder._weight"} <= files.keys
 )
 def read_dn_cbm(files: Files, given: Given) -> Dictionary:
+    """The bias may be stored under up to three names, which must agree."""
     flat = {}
-    for name, value in files.tensors.items():
+    for name in files.tensors:
+        value = (
+            files.tensors[name]
+            if name in (*DN_BIASES, "encoder._weight", "encoder._bias", "decoder._weight")
+            else None
+        )
+        if value is None:
+            continue
         if value.ndim < 2 or value.shape[0] != 1:
             raise DictionaryError(
                 f"Tensor {name!r} in {files.weights} has shape {tuple(value.shape)}; this format keeps one component, "
                 "on a leading axis of length 1."
             )
         flat[name] = value[0]
-    files = Files(files.weights, files.content, flat, files.config)
+    inner = Files(files.weights, files.content, flat, files.config)
     encoder, decoder = matrices(
-        files, given, "encoder._weight", "decoder._weight", encoder_rows=True, decoder_rows=False
+        inner, given, "encoder._weight", "decoder._weight", encoder_rows=True, decoder_rows=False
     )
-    names = ("tied_bias", "pre_encoder_bias._bias_reference", "post_decoder_bias._bias_reference")
-    found = next((name for name in names if name in flat), None)
-    if found is None:
-        raise DictionaryError(f"{files.weights} has no tied bias; it has {sorted(flat)}.")
-    bias = tensor(files, found, (encoder.shape[1],))
-    encoder_bias = tensor(files, "encoder._bias", (len(encoder),))
-    return Relu(encoder=encoder, decoder=decoder, bias=bias, pre_bias=bias.clone(), encoder_bias=encoder_bias)
+    size, width = encoder.shape
+    found = [tensor(inner, name, (width,)) for name in DN_BIASES if name in flat]
+    if not found:
+        raise DictionaryError(f"{files.weights} has no tied bias; it has {sorted(files.tensors)}.")
+    if any(not torch.equal(found[0], other) for other in found[1:]):
+        raise DictionaryError(
+            f"{files.weights} stores its tied bias under {len(found)} names with different values."
+        )
+    return Relu(
+        encoder=encoder,
+        decoder=decoder,
+        bias=found[0],
+        pre_bias=found[0].clone(),
+        encoder_bias=tensor(inner, "encoder._bias", (size,)),
+        site="image.embedding",
+    )
 
 
-# clipscope: z = top-k of (x - pre_b) enc by value, signs kept; x_hat = z dec + pre_b.
+# clipscope: z = the k largest of (x - pre_b) enc, signs kept; x_hat = z dec + pre_b.
 
 
 @register_format("clipscope", lambda files: {"pre_b", "enc", "dec"} <= files.keys)
 def read_clipscope(files: Files, given: Given) -> Dictionary:
+    """Neither layer nor tokens are in the file; the project's card says all tokens."""
     encoder, decoder = matrices(files, given, "enc", "dec", encoder_rows=False, decoder_rows=True)
+    size, width = encoder.shape
+    check_sizes(files, files.content, size, width, sizes=("n_features",), widths=("d_in",))
     k = asked(files, given, "k", "k=...", "active latents per row", (files.content, "k"))
-    bias = tensor(files, "pre_b", (encoder.shape[1],))
+    bias = tensor(files, "pre_b", (width,))
     core = {"encoder": encoder, "decoder": decoder, "bias": bias, "pre_bias": bias.clone()}
     return TopK(k=whole_number(k, "k", files), signed=True, **core)
 
 
-# saev from schema 1 on: z = act(x W_enc + b_enc), x_hat = z W_dec + b_dec. Before: x~ = (x - mean) / scalar, and a
-# pre-bias.
+# saev from schema 1 on: z = act(x W_enc + b_enc), x_hat = z W_dec + b_dec. TopK and BatchTopK keep signs.
 
 
 @register_format(
     "saev", lambda files: files.header is not None and "schema" in files.header and files.keys >= STANDARD
 )
 def read_saev(files: Files, given: Given) -> Dictionary:
+    """The header says everything but the site."""
     header = files.header or {}
-    if header["schema"] not in (1, 2, 3, 4, 5):
-        raise DictionaryError(f"{files.weights} has saev schema {header['schema']!r}; 1 to 5 are known.")
-    config = header.get("cfg") or {}
+    if header["schema"] not in (1, 2, 3, 4, 5) or isinstance(header["schema"], bool):
+        raise DictionaryError(f"{files.weights} has saev schema {header['schema']!r:.40}; 1 to 5 are known.")
+    config = table_of(header, "cfg", files)
     activation = config.get("activation") or header.get("activation") or {}
     if isinstance(activation, str):
         activation = {"cls": activation, "params": config}
+    elif not isinstance(activation, dict):
+        raise DictionaryError(f"{files.weights} has the activation {activation!r:.80}, which is no setting.")
     name = asked(files, given, "activation", "activation='relu', 'topk' or 'batchtopk'", "cfg.activation.cls",
                  (activation, "cls"))  # fmt: skip
-    params = activation.get("params") or {}
+    params = table_of(activation, "params", files)
     core = standard_core(files, given, pre_bias=False)
+    size, width = core["decoder"].shape
+    check_sizes(
+        files, config, size, width, sizes=("d_sae",), widths=("d_model", "d_vit"), factors=("exp_factor",)
+    )
     spelt = str(name).split(".")[-1].lower()
     if spelt == "batchtopk":
         threshold = given.get("threshold")
         if threshold is None and "activation.threshold" in files.tensors:
-            threshold = float(files.tensors["activation.threshold"])
+            threshold = scalar(files, "activation.threshold")
         if threshold is None:
             raise missing(files, "threshold", "threshold=...", "BatchTopK at inference")
+        threshold = signed_number(threshold, "threshold", files)
+        k = asked(files, given, "k", "k=...", "activation.params.top_k", (params, "top_k"), (params, "k"))
+        k = whole_number(k, "top_k", files)
         if threshold <= 0:
             return Relu(**core)
-        k = given.get("k") or params.get("top_k") or params.get("k") or 1
-        return BatchTopK(threshold=float(threshold), target_k=whole_number(k, "top_k", files), **core)
+        return BatchTopK(threshold=threshold, target_k=k, **core)
     if spelt == "topk":
         k = asked(files, given, "k", "k=...", "activation.params.top_k", (params, "top_k"), (params, "k"))
         return TopK(k=whole_number(k, "k", files), signed=True, **core)
+    if spelt == "relu":
+        return Relu(**core)
     return plain_kind(spelt, files, given, core)
+
+
+# saev before it had schemas: x~ = (x - mean) / scalar, z = ReLU((x~ - b_dec) W_enc + b_enc), x_hat~ = z W_dec + b_dec.
+# mean and scalar were on by default and are not stored.
 
 
 @register_format("saev0", lambda files: files.header is not None and files.keys >= STANDARD)
 def read_saev0(files: Files, given: Given) -> Dictionary:
-    why = "files of this age were trained on (x - mean) / scalar and keep neither"
+    """The input normalisation must be given by keyword."""
+    why = "files of this age were trained on (x - mean) / scalar and store neither"
     if given.get("mean") is None:
         raise missing(files, "mean", "mean=a tensor, or 0 if inputs were not centred", why)
     if given.get("scalar") is None:
         raise missing(files, "scalar", "scalar=a number, or 1 if inputs were not scaled", why)
     core = standard_core(files, given)
-    mean = torch.as_tensor(given["mean"]).float().expand(core["decoder"].shape[1])
-    return Relu(**scaled(core, 1 / signed_number(given["scalar"], "scalar", files), mean))
+    size, width = core["decoder"].shape
+    header = files.header or {}
+    check_sizes(files, header, size, width, widths=("d_vit",), factors=("exp_factor",))
+    mean = torch.as_tensor(given["mean"]).float().expand(width)
+    return Relu(**scaled(core, 1 / positive_number(given["scalar"], "scalar", files), mean))

@@ -7,6 +7,7 @@ at `audit_probe`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -153,11 +154,19 @@ def audit_probe(
         probe = fit_probe(pictures.embeddings[seen], chosen, model_hash=study.model.weights_hash, seed=seed)
     texts = {name: (prompts or {}).get(name, name) for name in probe.names}
     other = Probe.of_prompts(study.model, texts, templates)
-    place = {name.casefold(): number for number, name in enumerate(probe.names)}
-    unknown = sorted({label for label in given if label and label.casefold() not in place})
+    place = _places(probe.names)
+    unknown = sorted(
+        {
+            label
+            for label in given
+            if label is not None and label not in place and label.casefold() not in place
+        }
+    )
     if unknown and labels is not None:
         raise DataError(f"{len(unknown)} label(s) are no classes of the probe, e.g. {unknown[0]!r}.")
-    truth = torch.tensor([place.get((label or "").casefold(), -1) for label in given])
+    truth = torch.tensor(
+        [-1 if label is None else place.get(label, place.get(label.casefold(), -1)) for label in given]
+    )
     kept = torch.nonzero(measured & (truth >= 0)).flatten()
     if not len(kept):
         raise DataError("no measured picture has a label that the probe knows.")
@@ -177,6 +186,13 @@ def audit_probe(
         probe, other, study, _by_class(probe, right, truth), frame, worst,
         _by_latent(study, probe, other, part, truth), part, truth,
     )  # fmt: skip
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """Number of each class by its name, and by its name without case where that is of one class only."""
+    folded = Counter(name.casefold() for name in names)
+    place = {name.casefold(): number for number, name in enumerate(names) if folded[name.casefold()] == 1}
+    return place | {name: number for number, name in enumerate(names)}
 
 
 def _measured(study: Study, pictures: Encoded, own: bool, seed: int, *, fitting: bool) -> Tensor:

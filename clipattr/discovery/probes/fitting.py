@@ -7,6 +7,7 @@ temperature that suits pictures left out. Ignores what a probe is (`probes.py`).
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from clipattr.discovery.encoded import encoded, names_given
 from clipattr.discovery.probes.null_space import remover
-from clipattr.discovery.probes.probe import Probe
+from clipattr.discovery.probes.probe import Probe, numbers_in
 from clipattr.errors import DataError
+from clipattr.images.cells import column_texts
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))  # scikit-learn's C; embeddings have unit length
 FEWEST = 2  # pictures a class needs to be told from another
@@ -26,14 +28,14 @@ FEWEST = 2  # pictures a class needs to be told from another
 
 def fit_probe(
     source: Any,
-    labels: Sequence[str | None] | None = None,
+    labels: Any = None,
     *,
     penalty: str = "l2",
     strength: float | None = None,
     balanced: bool = True,
     calibrate: bool = True,
     folds: int = 5,
-    weights: Sequence[float] | None = None,
+    weights: Any = None,
     blind_to: Tensor | None = None,
     model_hash: str | None = None,
     seed: int = 0,
@@ -41,8 +43,11 @@ def fit_probe(
     """Fit a multinomial logistic regression on embeddings.
 
     Args:
-        source: (pictures, embed) unit-length embeddings; or a study, whose pictures that are not held out are taken.
-        labels: one a picture, None for pictures to leave out; a study's own where left out.
+        source: (pictures, embed) unit-length embeddings, as a tensor, array, list, frame or sparse matrix; or a study,
+            whose pictures that are not held out are taken.
+        labels: one a picture, a list, array, tensor, Series or column; a study's own where left out. Pictures whose
+            label is missing (None, NaN, NA, "") are left out and counted in `about["without_label"]`; 0, False and
+            "None" are classes.
         penalty: "l2" or "l1".
         strength: scikit-learn's C, large is weak; where None the smallest whose cross-validated log-loss is within
             one standard error of the best.
@@ -60,7 +65,7 @@ def fit_probe(
         raise DataError(f"the penalty is 'l1' or 'l2'; got {penalty!r}.")
     embeddings, labels, model_hash = _material(source, labels, model_hash)
     kept, names, y = _classes(labels)
-    each = _weights(y, None if weights is None else np.asarray(weights, dtype=float)[kept], balanced)
+    each = _weights(y, None if weights is None else _per_picture(weights, len(labels))[kept], balanced)
     x = embeddings[kept].double().numpy()
     if blind_to is not None:
         if blind_to.ndim != 2 or len(blind_to) != x.shape[1]:
@@ -71,7 +76,7 @@ def fit_probe(
     coef, intercept, about = _best(x, y, each, penalty, strength, folds, seed, calibrate)
     if blind_to is not None:  # the fit leaves what it never saw at zero, up to its tolerance
         coef = coef @ remover(blind_to).numpy()
-    about |= {"kind": "logistic", "balanced": balanced}
+    about |= {"kind": "logistic", "balanced": balanced, "without_label": len(labels) - len(kept)}
     about |= {} if blind_to is None else {"blind_to_directions": blind_to.shape[1]}
     weights_, bias = torch.from_numpy(coef).float(), torch.from_numpy(intercept).float()
     return Probe(tuple(names), weights_, bias, model_hash, about)
@@ -108,7 +113,7 @@ class SparseProbe:
 
 def fit_sparse_probe(
     source: Any,
-    labels: Sequence[str | None] | None = None,
+    labels: Any = None,
     *,
     strength: float | None = None,
     balanced: bool = True,
@@ -128,11 +133,14 @@ def fit_sparse_probe(
         codes, given = source, labels
     else:
         codes = source.codes.rows(torch.from_numpy(source.rows))
-        given = labels or [source.images.columns["label"][row] for row in source.rows.tolist()]
-    if given is None or len(given) != len(codes):
-        raise DataError(
-            f"{len(given or [])} labels for the codes of {len(codes)} pictures: one each is needed."
+        given = (
+            [source.images.columns["label"][row] for row in source.rows.tolist()]
+            if labels is None
+            else labels
         )
+    given = [] if given is None else column_texts(given)
+    if len(given) != len(codes):
+        raise DataError(f"{len(given)} labels for the codes of {len(codes)} pictures: one each is needed.")
     kept, names, y = _classes(given)
     sparse = codes.to_scipy().astype(np.float64)
     largest = np.asarray(abs(sparse).max(0).todense()).ravel()
@@ -149,10 +157,8 @@ def fit_sparse_probe(
 
 def _classes(labels: Sequence[str | None]) -> tuple[list[int], list[str], np.ndarray]:
     """Which pictures have a label, the classes, and the class number of each of those pictures."""
-    kept = [number for number, label in enumerate(labels) if label]
-    counts: dict[str, int] = {}
-    for number in kept:
-        counts[str(labels[number])] = counts.get(str(labels[number]), 0) + 1
+    kept = [number for number, label in enumerate(labels) if label is not None]
+    counts = Counter(str(labels[number]) for number in kept)
     names = sorted(counts)
     if len(names) < 2:
         raise DataError(
@@ -167,6 +173,14 @@ def _classes(labels: Sequence[str | None]) -> tuple[list[int], list[str], np.nda
         )
     place = {name: number for number, name in enumerate(names)}
     return kept, names, np.array([place[str(labels[number])] for number in kept])
+
+
+def _per_picture(weights: Any, count: int) -> np.ndarray:
+    """How much each picture counts, as given; DataError if it is not one number of at least 0 a picture."""
+    found = numbers_in(weights, "weights").double().numpy().reshape(-1)
+    if len(found) != count or not (np.isfinite(found).all() and (found >= 0).all()):
+        raise DataError(f"weights are one number of at least 0 a picture ({count}); got {len(found)}.")
+    return found
 
 
 def _weights(y: np.ndarray, given: np.ndarray | None, balanced: bool) -> np.ndarray:
@@ -211,25 +225,26 @@ def _best(
 
 
 def _material(
-    source: Any, labels: Sequence[str | None] | None, model_hash: str | None
+    source: Any, labels: Any, model_hash: str | None
 ) -> tuple[Tensor, list[str | None], str | None]:
-    if isinstance(source, Tensor | np.ndarray):
-        embeddings = torch.as_tensor(source).detach().cpu()
-        if labels is None:
-            raise DataError("embeddings alone say nothing of classes: give labels, one a picture.")
-    else:
+    if hasattr(source, "dictionary") and hasattr(source, "rows"):
         pictures = encoded(source, rows=source.rows)
         given = names_given(labels, pictures, "label")
         if given is None:
             raise DataError("the study's pictures have no labels: give labels, one a picture.")
-        embeddings, labels, model_hash = pictures.embeddings, given, source.model.weights_hash
-    if embeddings.ndim != 2 or len(labels) != len(embeddings):
+        embeddings, model_hash = pictures.embeddings, source.model.weights_hash
+    else:
+        embeddings = numbers_in(source, "embeddings").cpu()
+        if labels is None:
+            raise DataError("embeddings alone say nothing of classes: give labels, one a picture.")
+        given = column_texts(labels)
+    if embeddings.ndim != 2 or len(given) != len(embeddings):
         raise DataError(
-            f"{len(labels)} labels for embeddings of shape {tuple(embeddings.shape)}: one row a label."
+            f"{len(given)} labels for embeddings of shape {tuple(embeddings.shape)}: one row a label."
         )
     if not torch.isfinite(embeddings).all():
         raise DataError("some embeddings are not finite. Leave those pictures out.")
-    return embeddings, list(labels), model_hash
+    return embeddings, given, model_hash
 
 
 def _fit(x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float) -> tuple[np.ndarray, np.ndarray]:

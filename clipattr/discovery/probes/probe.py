@@ -7,7 +7,6 @@ whatever is measured for one is measured for the other. Ignores fitting (`fittin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,11 @@ from torch import Tensor
 from clipattr.attribution import ProbeLogit
 from clipattr.display.wording import visible
 from clipattr.errors import DataError, TargetError
-from clipattr.storage.documents import json_text, read_json, schema_complaint
+from clipattr.images.cells import cell_text, column_texts
+from clipattr.storage.checkpoints import read_state
+from clipattr.storage.documents import read_json, schema_complaint, write_json
+from clipattr.storage.files import save_tensors
+from clipattr.storage.paths import user_path
 
 SCHEMA = 1
 WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
@@ -31,7 +34,8 @@ class Probe:
     """A linear classifier on unit-length image embeddings: `logit_c = <e, w_c> + b_c`, softmax over classes.
 
     Attributes:
-        names: the classes, no two alike. weights: (classes, embed) float32. bias: (classes,) float32.
+        names: the classes, no two alike. weights: (classes, embed) float32. bias: (classes,) float32. They are made
+            from tensors, arrays, lists, Series or frames.
         model_hash: of the model whose embeddings it reads; None if nobody said.
         about: how it came about, JSON-like.
     """
@@ -43,6 +47,15 @@ class Probe:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Arrays, lists, Series and frames are taken; a single name would be taken for a list of letters.
+        if isinstance(self.names, str):
+            raise TargetError(f"a probe's names are a list, one a class; got the text {self.names!r}.")
+        for name, value in (
+            ("names", tuple(cell_text(name) or "" for name in self.names)),
+            ("weights", numbers_in(self.weights, "the probe's weights").float()),
+            ("bias", numbers_in(self.bias, "the probe's bias").float().reshape(-1)),
+        ):
+            object.__setattr__(self, name, value)
         if self.weights.ndim != 2 or not len(self.names) == len(self.weights) == len(self.bias) >= 2:
             raise TargetError(
                 f"a probe has at least two classes, each with a name, a row of weights and a bias; got "
@@ -80,8 +93,9 @@ class Probe:
             raise TargetError(f"the classifier has no class {name!r}; it has {', '.join(self.names[:12])}.")
         return self.names.index(name)
 
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """(pictures, embed) of unit length to (pictures, classes)."""
+    def logits(self, embeddings: Any) -> Tensor:
+        """(pictures, embed) of unit length, as a tensor, array, list or frame, to (pictures, classes)."""
+        embeddings = numbers_in(embeddings, "the embeddings")
         if embeddings.shape[-1] != self.weights.shape[1]:
             raise TargetError(
                 f"the probe reads {self.weights.shape[1]} numbers a picture, the embeddings have "
@@ -89,11 +103,11 @@ class Probe:
             )
         return embeddings @ self.weights.to(embeddings).T + self.bias.to(embeddings)
 
-    def predict(self, embeddings: Tensor) -> list[str]:
+    def predict(self, embeddings: Any) -> list[str]:
         """The class of each picture."""
         return [self.names[number] for number in self.logits(embeddings).argmax(-1).tolist()]
 
-    def probabilities(self, embeddings: Tensor) -> Tensor:
+    def probabilities(self, embeddings: Any) -> Tensor:
         """Softmax over the classes, (pictures, classes)."""
         return self.logits(embeddings).softmax(-1)
 
@@ -114,21 +128,15 @@ class Probe:
 
     def save(self, folder: str | Path) -> Path:
         """Write classifier.safetensors and classifier.json; `Probe.open` reads them again."""
-        from safetensors.torch import save_file
-
-        place = Path(folder)
+        place = user_path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        partial = place / f"{WEIGHTS}.partial"
-        save_file({"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}, str(partial))
-        os.replace(partial, place / WEIGHTS)
+        save_tensors(place / WEIGHTS, {"weights": self.weights, "bias": self.bias})
         content = {
             "schema": SCHEMA, "classes": list(self.names), "model_hash": self.model_hash,
             "reads": "unit-length image embeddings e; logits = e @ weights.T + bias; softmax over classes",
             "about": dict(self.about),
         }  # fmt: skip
-        partial = place / f"{ABOUT}.partial"
-        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, place / ABOUT)
+        write_json(place / ABOUT, content, indent=2)
         return place
 
     @classmethod
@@ -152,12 +160,12 @@ class Probe:
         Raises:
             DataError: unreadable, refused, or without anything like (classes, embed) weights.
         """
-        place = Path(path)
+        place = user_path(path)
         if place.is_dir():
             return cls._open_folder(place)
         if not place.is_file():
             raise DataError(f"there is no probe at {place}: neither a file nor a folder.")
-        if place.suffix in (".pkl", ".pickle", ".joblib"):
+        if place.suffix.lower() in (".pkl", ".pickle", ".joblib"):
             weights, bias, found = _unpickled(place, trust_pickle)
         else:
             weights, bias = _linear_layer(_tensors(place), place)
@@ -165,7 +173,7 @@ class Probe:
         if len(weights) == 1:  # two classes in one row, as scikit-learn writes them
             weights, bias = torch.cat([-weights / 2, weights / 2]), torch.cat([-bias / 2, bias / 2])
         called = names if names is not None else found
-        called = tuple(str(name) for name in (called or range(len(weights))))
+        called = tuple(cell_text(name) or "" for name in (range(len(weights)) if called is None else called))
         if len(called) != len(weights):
             raise DataError(f"{place} has {len(weights)} classes; {len(called)} names were given.")
         hashed = None if model is None else model.weights_hash
@@ -197,23 +205,47 @@ class Probe:
         return cls(tuple(classes), weights, bias, None if hashed is None else str(hashed), about)
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+def numbers_in(values: Any, what: str) -> Tensor:
+    """Numbers as a tensor on the CPU: of a tensor, array, nested list, Series, frame or sparse matrix.
 
-            return load_file(str(file))
-        held = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own errors for damage and for more than tensors
+    Whole and half-precision numbers become float32.
+
+    Raises:
+        DataError: something else, or rows of different lengths.
+
+    >>> numbers_in([[1, 2], [3, 4]], "x").dtype
+    torch.float32
+    """
+    if isinstance(values, Tensor):
+        found = values.detach()
+    else:
+        if hasattr(values, "toarray"):
+            values = values.toarray()
+        elif isinstance(values, (list, tuple)):
+            values = [part.detach().cpu().numpy() if isinstance(part, Tensor) else part for part in values]
+        try:
+            array = np.asarray(values)
+            found = torch.from_numpy(np.array(array, dtype=float if array.dtype == object else None))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{what} must be numbers, rows of one length; got {type(values).__name__} ({error})."
+            ) from error
+    if found.dtype in (torch.float32, torch.float64):
+        return found
+    if found.is_complex() or found.dtype == torch.bool:
+        raise DataError(f"{what} must be real numbers; got {found.dtype}.")
+    return found.float()
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, whatever they were wrapped in when they were saved."""
+    try:
+        return read_state(file).tensors
+    except DataError as error:
         raise DataError(
-            f"{file} could not be read as tensors ({visible(str(error), 120)}). Save the probe's weights as "
+            f"{file} could not be read as tensors ({visible(str(error), 200)}). Save the probe's weights as "
             "safetensors."
         ) from error
-    if isinstance(held, Mapping):
-        held = {str(key): value for key, value in held.items() if isinstance(value, Tensor)}
-    if not isinstance(held, dict) or not held:
-        raise DataError(f"{file} holds no named tensors: save a state dict.")
-    return held
 
 
 def _linear_layer(held: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
@@ -245,4 +277,8 @@ def _unpickled(file: Path, trusted: bool) -> tuple[Tensor, Tensor, list[str] | N
     except Exception as error:
         raise DataError(f"{file} holds no linear classifier with coef_ and intercept_: {error}.") from error
     classes = getattr(model, "classes_", None)
-    return weights, bias.clone(), None if classes is None else [str(name) for name in classes]
+    return (
+        weights,
+        bias.clone(),
+        None if classes is None else [cell_text(name) or "" for name in column_texts(classes)],
+    )

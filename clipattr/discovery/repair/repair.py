@@ -16,7 +16,6 @@ itself too: a prompt that loses all of it no longer finds its own pictures, whic
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,7 +39,8 @@ from clipattr.discovery.repair.erasure import freed, spread_within
 from clipattr.discovery.repair.evaluation import BeforeAfter, before_after
 from clipattr.discovery.repair.removals import Removal, removals_of
 from clipattr.errors import StudyError, TargetError
-from clipattr.storage.documents import json_text
+from clipattr.storage.documents import write_json
+from clipattr.storage.files import save_tensors
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
@@ -238,8 +238,6 @@ class Repair:
         return self._export_model(place)
 
     def _export_model(self, place: Path) -> Path:
-        from safetensors.torch import save_file
-
         model = self.study.model
         if model.image_projection is None:
             raise StudyError(
@@ -252,9 +250,7 @@ class Repair:
         weight = state["visual.proj"]
         state["visual.proj"] = (weight.double() @ self._projection.double()).to(weight.dtype)
         place.mkdir(parents=True, exist_ok=True)
-        partial = place / "open_clip_model.safetensors.partial"
-        save_file({key: value.contiguous() for key, value in state.items()}, str(partial))
-        os.replace(partial, place / "open_clip_model.safetensors")
+        save_tensors(place / "open_clip_model.safetensors", state)
         written = {
             "model_cfg": config,
             "preprocess_cfg": json.loads(model.preprocess_id),
@@ -263,9 +259,7 @@ class Repair:
                 "removed": [{"prompt": r.prompt, "latents": list(r.latents), "label": r.label} for r in self.removals],
             },
         }  # fmt: skip
-        partial = place / "open_clip_config.json.partial"
-        partial.write_text(json_text(written, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, place / "open_clip_config.json")
+        write_json(place / "open_clip_config.json", written, indent=2)
         return place
 
 
@@ -386,7 +380,8 @@ def _model_config(reference: str) -> dict[str, Any]:
     """The model_cfg that open_clip builds this model from."""
     import open_clip
 
-    from clipattr.models.weights import CONFIG_NAME, LOCAL, bundled_models
+    from clipattr.models.configs import CONFIG_NAME, LOCAL
+    from clipattr.models.weights import bundled_models
 
     folder = bundled_models().get(reference)
     if reference.startswith(LOCAL):

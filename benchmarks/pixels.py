@@ -1,0 +1,213 @@
+"""Do verdicts by editing pictures agree with exact truth, by rendering or compositing the picture without its cause?
+
+For every plant that the model has learnt a family of latents is built from the truth: latents whose codes fall when the
+cause is left out. Findings about the plant's prompt are true; the same families with prompts that the cause does not
+move, and families of random latents, are false. Every finding is verified from the study's pictures alone.
+Constants of `PixelSettings` were chosen on `picture-world-b` and the worlds called choose.
+
+    python benchmarks/pixels.py --bundled picture-world-c
+    python benchmarks/pixels.py --worlds OUT --photos FOLDER --only photos-report-a rendered-report-a
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from results import write_results
+from scipy.stats import spearmanr
+
+import clipattr as ca
+from clipattr.discovery.findings import Finding
+from clipattr.sites import capture
+from clipattr.statistics import Interval, wilson
+
+PAIRS = 60  # pictures with and without the cause, per plant
+FAMILY = 4  # latents of a family, at most
+TRUE, FALSE = 0.02, 0.01  # raw cosine: lower bound of a true effect, largest size of none
+NOTHING = Interval(0.0, 0.0, 0.0)
+Pictures = Sequence[Any]
+Planted = list[tuple[Any, Pictures, Pictures]]  # plant, pictures with its cause, the same without
+
+
+def encode(study: ca.Study, pictures: Pictures) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dense codes and embeddings of pictures (arrays or PIL)."""
+    codes, embeddings = [], []
+    for at in range(0, len(pictures), 128):
+        pixels = torch.stack([study.model.prepare(picture) for picture in pictures[at : at + 128]])
+        with torch.no_grad(), capture(study.model, study.site) as held:
+            embeddings.append(study.model.encode_image(pixels))
+            codes.append(study.dictionary.encode(held[study.site].float()).to_dense())
+    return torch.cat(codes), torch.cat(embeddings)
+
+
+def finding(prompt: str, latents: Sequence[int], label: str | None) -> Finding:
+    return Finding(prompt, tuple(latents), label, "unknown", 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0)
+
+
+def items(
+    study: ca.Study, prompts: Sequence[str], plants: Sequence[tuple[Any, Pictures, Pictures]], seed: int
+) -> list[dict[str, Any]]:
+    """True and false findings with the exact effect of their cause."""
+    rng, made = random.Random(seed), []
+    text = study.model.encode_text(list(prompts))
+    background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
+    live = [j for j, count in enumerate(study.examples.counts.tolist()) if count >= 20]
+    for plant, with_it, without in plants:
+        codes, embeddings = encode(study, with_it)
+        gone, bare = encode(study, without)
+        fall = codes.mean(0) - gone.mean(0)
+        own = (fall > 0) & (gone.mean(0) <= 0.4 * codes.mean(0))
+        amount = fall * own
+        latents = [
+            j
+            for j in amount.argsort(descending=True).tolist()[:FAMILY]
+            if amount[j] >= 0.15 * amount.max() > 0
+        ]
+        change = (embeddings - bare) @ (text - background).T
+        half = 1.96 * change.std(0) / len(change) ** 0.5
+        about = {"kind": plant.kind, "cause": plant.cause}
+        if latents:
+            at = list(prompts).index(plant.prompt)
+            effect = float(change[:, at].mean())
+            made.append(about | {"finding": finding(plant.prompt, latents, plant.cause), "effect": effect,
+                                 "true": bool(effect - half[at] >= TRUE), "of": "plant"})  # fmt: skip
+            still = [q for q in range(len(prompts)) if abs(float(change[:, q].mean())) + half[q] < FALSE]
+            for q in rng.sample(still, min(1, len(still))):
+                told, effect = finding(prompts[q], latents, plant.cause), float(change[:, q].mean())
+                made.append(about | {"finding": told, "effect": effect, "true": False, "of": "other prompt"})
+        other = rng.sample(live, 2)
+        made.append(about | {"finding": finding(plant.prompt, other, None), "effect": None, "true": False,
+                             "of": "random latents"})  # fmt: skip
+    return [item for item in made if item["true"] or item["of"] != "plant"]
+
+
+def bundled(name: str, n: int) -> tuple[ca.Study, list[str], Planted]:
+    from clipattr_data.world import TEST, World
+
+    study, world = ca.open_study(name), World.open(name)
+    plants = []
+    for plant in world.plants:
+        pairs = plant.scenes(world, n, TEST, 600_000)
+        plants.append((plant, *([scene.picture() for scene in side] for side in zip(*pairs, strict=True))))
+    return study, list(world.vocabulary), plants
+
+
+def foreign(
+    name: str, out: Path, photos: Path, n: int
+) -> tuple[ca.Study, list[str], list[tuple[Any, Pictures, Pictures]]]:
+    from world_kit.families import open_world
+    from world_kit.scene import TEST
+
+    world = open_world(name, photos)
+    study, plants = ca.open_study(out / "studies" / name / "plain"), []
+    for plant in world.plants:
+        sides = zip(*world.pairs(plant, n), strict=True)
+        plants.append(
+            (
+                plant,
+                *([np.asarray(world.renderer.render(s, world.unseen(TEST))) for s in side] for side in sides),
+            )
+        )
+    return study, list(world.prompts), plants
+
+
+def examine(name: str, opened: Callable[[], Any], most: int | None, seed: int) -> list[dict[str, Any]]:
+    study, prompts, plants = opened()
+    asked = items(study, prompts, plants, seed)
+    if most is not None:
+        random.Random(seed).shuffle(asked)
+        asked = asked[:most]
+    checked = ca.verify(study, [item["finding"] for item in asked], progress=True)
+    rows = []
+    for item, told in zip(asked, checked, strict=True):
+        evidence = told.evidence["pixels"]
+        row = {key: item[key] for key in ("kind", "cause", "effect", "true", "of")}
+        rows.append(row | {"world": name, "prompt": told.prompt} | {
+            key: evidence[key] for key in ("verdict", "edit", "area", "silenced", "control", "removal", "transplant",
+                                           "wakes", "spread", "forwards", "reason")})  # fmt: skip
+        print(f"{name} {row['of']:14} {row['kind']:12} {told.prompt:16.16} {str(row['cause']):16.16} "
+              f"{evidence['verdict']:12} {evidence['edit']} {evidence['silenced']:.2f}/{evidence['control']:.2f} "
+              f"{_points(evidence['removal'])} {_points(evidence['transplant'])} exact {row['effect']}")  # fmt: skip
+    return rows
+
+
+def _points(span: dict[str, float] | None) -> str:
+    return (
+        "-"
+        if span is None
+        else f"{span['value'] * 100:.1f} [{span['low'] * 100:.1f}, {span['high'] * 100:.1f}]"
+    )
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """DESIGN's figures with Wilson bounds."""
+    true, false = ([row for row in rows if row["true"] is wanted] for wanted in (True, False))
+    testable = [row for row in rows if row["verdict"] != "untestable"]
+    right = sum((row["verdict"] == "confirmed") == row["true"] for row in testable)
+    confirmed = sum(row["verdict"] == "confirmed" for row in false)
+    can = sum(row["verdict"] != "untestable" for row in true)
+    known = [row for row in rows if row["transplant"] is not None and row["effect"] is not None]
+    rank = spearmanr(
+        [row["transplant"]["value"] for row in known], [row["effect"] for row in known]
+    ).statistic
+    found = {
+        "findings": len(rows),
+        "true": len(true),
+        "false": len(false),
+        "transplant_correlation": float(rank),
+    }
+    for name, count, total in (
+        ("agreement", right, len(testable)), ("testable", can, len(true)), ("false_confirmed", confirmed, len(false)),
+    ):  # fmt: skip
+        low, high = wilson(count, total)
+        found |= {name: count / max(1, total), f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundled", nargs="*", default=[], help="bundled studies")
+    parser.add_argument("--worlds", type=Path, help="folder that worlds.py study has filled")
+    parser.add_argument("--photos", type=Path, help="folder of photographs")
+    parser.add_argument("--only", nargs="*", default=[], help="foreign worlds")
+    parser.add_argument("--most", type=int, help="findings a world, at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="six findings of one bundled study")
+    parser.add_argument("--rows", type=Path, help="write rows here too, and pool with what is there")
+    options = parser.parse_args()
+    if options.quick:
+        options.bundled, options.most = ["picture-world-c"], 6
+    rows: list[dict[str, Any]] = []
+    for name in options.bundled:
+        rows += examine(name, lambda name=name: bundled(name, PAIRS), options.most, options.seed)
+    for name in options.only:
+        rows += examine(
+            name,
+            lambda name=name: foreign(name, options.worlds, options.photos, PAIRS),
+            options.most,
+            options.seed,
+        )
+    if options.rows:
+        done = json.loads(options.rows.read_text()) if options.rows.exists() else []
+        here = {row["world"] for row in rows}
+        rows = [row for row in done if row["world"] not in here] + rows
+        options.rows.write_text(json.dumps(rows))
+    found = figures(rows)
+    photos = [row for row in rows if row["world"].startswith("photos")]
+    found |= {f"photos_{name}": value for name, value in figures(photos).items()} if photos else {}
+    for name, value in found.items():
+        print(f"{name:32} {value:.3f}")
+    write_results("pixels", found, rows, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""Worlds to measure an audit on that share nothing with the bundled picture world but the idea.
+
+Two families: *photos* composites a folder of photographs with overlays, *rendered* draws outlines before procedural
+textures. In both a picture is an editable list of causes, so that every planted cause can be left out exactly.
+Start at `world.World`, then `families.family`, `training.train` and `effects.measure`.
+"""

@@ -1,0 +1,287 @@
+"""Questions: the verbs that ask something of a study or of what comes with the package.
+
+Owns `demo`, `audit`, `models`, `attribute`, `faithfulness` and `serve`. They compute nothing themselves: each calls
+the function that a notebook calls, and prints what came out. The table of verbs is in `verbs.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, OK
+from clipattr.cli.jobs import engine_of
+from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
+from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
+from clipattr.errors import DataError
+from clipattr.storage.documents import json_text
+from clipattr.storage.paths import user_path
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding, Findings
+
+LISTED = 40  # findings a table lists; the files have all
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from clipattr.discovery.audit.run import audit
+    from clipattr.studies.study import open_study
+
+    page = user_path(arguments.out) / DEMO_REPORT
+    check_target(str(page), "out")
+    study = open_study(DEMO_STUDY)
+    say(f"auditing {study!r}")
+    findings = audit(study)
+    out = human(arguments)
+    _print_findings(findings, out)
+    written = findings.report(page)
+    emit(findings.to_json(), arguments.json)
+    print(f"\nThe report with pictures and evidence: {written}", file=out)
+    print("Next: make lab, and open notebooks/00_quickstart.ipynb", file=out)
+    return OK
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    from clipattr.cli.gate import over_limit
+    from clipattr.discovery.audit.run import audit
+    from clipattr.discovery.findings import Findings
+
+    if arguments.baseline and arguments.fail_above is None:
+        raise DataError(
+            "--baseline goes with --fail-above POINTS: without a limit there is nothing to fail on."
+        )
+    # Read before the long work, so that a slip shows at once.
+    baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
+    prompts = _prompts(arguments)
+    study = _opened(arguments.study)
+    with engine_of(arguments) as engine:
+        findings = audit(study, prompts, engine=engine)
+    if arguments.pixels and len(findings):
+        from clipattr.discovery.pixels.verify import verify as verified
+
+        findings = verified(study, findings)
+    _write_findings(findings, arguments)
+    out = human(arguments)
+    _print_findings(findings, out)
+    if arguments.fail_above is None:
+        return OK
+    over = over_limit(findings, arguments.fail_above, baseline)
+    known = " and not in the baseline" if baseline is not None else ""
+    print(f"\n{len(over)} of them above {arguments.fail_above:g} points{known}.", file=out)
+    for finding in over:
+        print(f"  {visible(finding.prompt, 40)} rests on {visible(finding.label or NO_LABEL, 40)}: "
+              f"{finding.causal_effect.points()} points", file=out)  # fmt: skip
+    return ABOVE_LIMIT if over else OK
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from clipattr.discovery.findings import Findings
+    from clipattr.discovery.pixels.verify import VERDICTS
+    from clipattr.discovery.pixels.verify import verify as verified
+
+    findings = Findings.from_json(arguments.findings)
+    out = human(arguments)
+    if not len(findings):
+        _write_findings(findings, arguments)
+        print("There is nothing to verify: the audit found nothing.", file=out)
+        return OK
+    checked = verified(_opened(arguments.study), findings, budget=arguments.budget)
+    _write_findings(checked, arguments)
+    told = [finding.evidence["pixels"] for finding in checked]
+    rows = [
+        (visible(finding.prompt, 24), visible(finding.label or NO_LABEL, 24), pixels["verdict"],
+         pixels["edit"] or "", _of(pixels["removal"]), _of(pixels["transplant"]))
+        for finding, pixels in zip(checked, told, strict=True)
+    ]  # fmt: skip
+    print_table(("PROMPT", "rests on", "in pixels", "edit", "removal", "transplant"), rows, out)
+    counts = ", ".join(f"{sum(p['verdict'] == verdict for p in told)} {verdict}" for verdict in VERDICTS)
+    print(f"\n{counts}; removal and transplant in points, beyond a control edit.", file=out)
+    return OK
+
+
+def _of(effect: dict[str, float] | None) -> str:
+    return "" if effect is None else f"{effect['value'] * 100:+.1f}"
+
+
+def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:
+    """Write findings to the files that were asked for."""
+    emit(findings.to_json(), arguments.json)
+    if arguments.csv:
+        write(findings.to_frame().to_csv(index=False), arguments.csv)
+    if arguments.html:
+        findings.report(arguments.html)
+
+
+def models(arguments: argparse.Namespace) -> int:
+    from clipattr.models.loading import list_models
+
+    frame = list_models()
+    if arguments.kind:
+        frame = frame[frame["kind"] == arguments.kind]
+    emit(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
+    rows = [
+        (f"{row.name}:{row.pretrained}" if row.pretrained else row.name, row.kind)
+        for row in frame.itertuples(False)
+    ]
+    print_table(("MODEL", "kind"), rows, human(arguments))
+    return OK
+
+
+def attribute(arguments: argparse.Namespace) -> int:
+    from clipattr.attribution import Contrast, attribute
+
+    study = _opened(arguments.study)
+    target = Contrast(arguments.prompt, arguments.against) if arguments.against else arguments.prompt
+    found = attribute(study, _picture(study, arguments.picture), target, method=arguments.method)
+    if arguments.plot:
+        found.plot(arguments.top).savefig(arguments.plot)
+    table = found.top(arguments.top)
+    record = {
+        "picture": found.pictures[0],
+        "target": found.names[0],
+        "unit": found.unit,
+        "method": found.method,
+        "site": found.site,
+        "y": float(found.y[0, 0]),
+        "bias": float(found.bias[0, 0]),
+        "error": float(found.error[0, 0]),
+        "gap": float(found.gap[0, 0]),
+        "latents": json.loads(table.to_json(orient="records")),
+    }
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    out = human(arguments)
+    print(found.explain() + "\n", file=out)
+    scale, unit = (100, "points") if found.unit == "cosine" else (1, found.unit)
+    rows = [
+        (str(r.latent), visible(r.label or NO_LABEL, 40), f"{r.activation:.3f}", signed(r.attribution * scale, 2),
+         f"{r.share * 100:.0f} %", points(r.alignment))
+        for r in table.itertuples(index=False)
+    ]  # fmt: skip
+    print_table(
+        ("latent", "label", "activation", unit, "share", "alignment"), rows, out, numbers=(0, 2, 3, 4, 5)
+    )
+    return OK
+
+
+def faithfulness(arguments: argparse.Namespace) -> int:
+    from clipattr.attribution import VocabularyContrast
+    from clipattr.attribution.faithfulness import can_randomise, faithfulness
+
+    study = _opened(arguments.study)
+    asked = _prompts(arguments)
+    prompts = asked or list(study.vocabulary.words)[:8]
+    held_back = study.holdout
+    images = held_back if held_back is not None and len(held_back) else study.images
+    # Evenly over the collection, which may be sorted by class.
+    images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
+    say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
+    randomise = can_randomise(study.model, study.site)
+    found = faithfulness(study, images, VocabularyContrast(prompts, study.vocabulary), randomise=randomise)
+    if arguments.plot:
+        found.plot().savefig(arguments.plot)
+    table = found.table
+    record = {"unit": found.unit, "prompts": prompts, "rows": json.loads(table.to_json(orient="records"))}
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    out = human(arguments)
+    rows = [
+        (r.measure.replace("_", " "), r.method, f"{r.mean:.3f}", f"{r.low:.3f} to {r.high:.3f}")
+        for r in table.itertuples(index=False)
+    ]
+    print_table(("measure", "method", "mean", "95 % interval"), rows, out, numbers=(2, 3))
+    less = (
+        " Less is better for the randomised model: near 0 for a method that looks at the model." * randomise
+    )
+    print(f"\nHigher is better. Insertions and deletions are in raw {found.unit} units.{less}", file=out)
+    return OK
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    from clipattr.cli.serve import serve
+
+    serve(
+        arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
+        findings=arguments.findings, say=lambda text: print(text, file=human(arguments), flush=True),
+    )  # fmt: skip
+    return OK
+
+
+def _opened(name: str) -> Any:
+    """A study, with a word on what it was built without."""
+    from clipattr.studies.belonging import left_out
+    from clipattr.studies.study import open_study
+
+    study = open_study(name)
+    tell(left_out(study.manifest))
+    return study
+
+
+def _prompts(arguments: argparse.Namespace) -> list[str] | None:
+    from clipattr.meaning import Vocabulary
+
+    prompts = list(arguments.prompt or ())
+    if arguments.prompts:
+        listed = Vocabulary.open(arguments.prompts)
+        tell(listed.notes)
+        prompts += [word for word in listed.words if word not in prompts]
+    return prompts or None
+
+
+def _picture(study: Any, asked: str) -> Any:
+    """A picture of the study by its id or number, or any other by its path."""
+    if asked in study.images.ids:
+        return study.images[asked]
+    if asked.lstrip("-").isdigit():
+        number = int(asked)
+        if not -len(study.images) <= number < len(study.images):
+            raise DataError(
+                f"The study has no picture {number}; they are numbered 0 to {len(study.images) - 1}."
+            )
+        return study.images[number]
+    if (path := user_path(asked)).is_file():
+        return path
+    raise DataError(
+        f"There is no picture {visible(asked, 80)!r}: neither an id of the study (they look like "
+        f"{study.images.ids[0]!r}), nor a number, nor a file."
+    )
+
+
+def _print_findings(findings: Findings, out: Any) -> None:
+    audited = findings.about.get("prompts_audited")
+    of = f" in {audited:,} prompts" if isinstance(audited, int) else ""
+    print(
+        f"{len(findings):,} unexpected reliances{of}, in points (cosine × 100), strongest causal effect first",
+        file=out,
+    )
+    if not len(findings):
+        return
+    found = sorted(findings, key=lambda f: -f.causal_effect.value)
+    columns = (
+        "prompt",
+        "rests on",
+        "kind",
+        "reliance",
+        "alignment",
+        "causal effect",
+        "95 % interval",
+        "sure",
+    )
+    print(file=out)
+    print_table(columns, [_row(finding) for finding in found[:LISTED]], out, numbers=(3, 4, 5, 6, 7))
+    if len(found) > LISTED:
+        print(f"… and {len(found) - LISTED:,} more; the report, JSON and CSV have all.", file=out)
+
+
+def _row(f: Finding) -> tuple[str, ...]:
+    effect = f.causal_effect
+    return (
+        visible(f.prompt, 60),
+        visible(f.label or NO_LABEL, 60),
+        kind_word(f.kind),
+        points(f.reliance.value),
+        points(f.alignment),
+        points(effect.value),
+        span(effect.low, effect.high),
+        f"{f.confidence * 100:.0f} %" if math.isfinite(f.confidence) else "–",
+    )

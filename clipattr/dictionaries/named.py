@@ -1,0 +1,127 @@
+"""A named dictionary: one direction for each word, fitted from what an independent model sees in the pictures.
+
+Owns the soft labels (a sparse non-negative decomposition of the evaluator's embeddings over its words), and the linear
+reading of them in the audited activation. The interface is that of every dictionary, error node included. Start at
+`named_dictionary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.dictionaries.relu import Relu
+from clipattr.dictionaries.sae import Dictionary
+from clipattr.errors import DictionaryError
+
+PENALTY = (
+    0.2  # l1 penalty of the decomposition, as a share of the largest correlation of a picture with a word
+)
+STEPS = 60  # of FISTA; the decomposition changes by less than 1 % afterwards
+RIDGE = 1e-2  # of the linear reading, in units of the mean variance of the activation
+LEAST = 5  # pictures that must show a word for its direction to be fitted
+
+
+def soft_labels(embeddings: Tensor, words: Tensor, *, penalty: float = PENALTY, steps: int = STEPS) -> Tensor:
+    """How much of each word a picture holds: sparse, non-negative, (rows, words).
+
+    Minimises |e - c W|^2 / 2 + p_e |c|_1 over c >= 0 for every row e, where both sides are centred and of unit length
+    and p_e is `penalty` times the row's largest correlation with a word.
+
+    Args:
+        embeddings: (rows, embed) of the evaluator; words: (words, embed) of its text side.
+
+    Source: SpLiCE (Bhalla et al. 2024, arXiv:2402.10376), solved by FISTA.
+    """
+    e = F.normalize(embeddings.float() - embeddings.float().mean(0), dim=1)
+    w = F.normalize(words.float() - words.float().mean(0), dim=1)
+    gram, against = w @ w.T, e @ w.T
+    rate = 1 / float(torch.linalg.matrix_norm(gram, 2).clamp_min(1e-6))
+    cut = penalty * against.amax(1, keepdim=True).clamp_min(0)
+    codes = torch.zeros_like(against)
+    ahead, momentum = codes, 1.0
+    for _ in range(steps):
+        new = (ahead - rate * (ahead @ gram - against + cut)).clamp_min(0)
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = new + (momentum - 1) / following * (new - codes)
+        codes, momentum = new, following
+    return codes
+
+
+def named_dictionary(
+    acts: Tensor | np.ndarray,
+    embeddings: Tensor | np.ndarray,
+    words: Tensor | np.ndarray,
+    names: Sequence[str],
+    *,
+    labels: Tensor | None = None,
+    penalty: float = PENALTY,
+    ridge: float = RIDGE,
+    **core: Any,
+) -> Dictionary:
+    """Fit one direction for each word that the evaluator sees in the pictures.
+
+    A word's code is max(0, linear reading of its soft label - t), with t chosen so that as many pictures have the
+    code as have the label at half its strength or more. Directions are the least-squares fit (with a ridge) of the
+    activations by the codes. Unlike a trained dictionary it holds only what the words and the evaluator can say.
+
+    Args:
+        acts: (rows, width) activations to split.
+        embeddings: (rows, embed) of the same pictures, by the evaluator. words: (words, embed).
+        names: the words; recorded in `info["words"]`, one for each latent.
+        labels: (rows, words) non-negative, instead of `soft_labels(embeddings, words)`.
+        ridge: of both fits, in units of the mean variance.
+
+    Returns:
+        a dictionary of as many latents as words seen in at least 5 pictures.
+
+    Raises:
+        DictionaryError: rows that do not fit each other, or no word that is seen in 5 pictures.
+    """
+    acts, embeddings, words = (torch.as_tensor(np.asarray(one)).float() for one in (acts, embeddings, words))
+    if len(acts) != len(embeddings) or len(words) != len(names) or acts.ndim != 2:
+        raise DictionaryError(
+            f"A named dictionary needs one embedding a row and one name a word; got activations {tuple(acts.shape)}, "
+            f"{len(embeddings)} embeddings, {len(words)} words and {len(names)} names."
+        )
+    wanted = soft_labels(embeddings, words, penalty=penalty) if labels is None else labels.float()
+    strong = wanted > wanted.topk(min(LEAST, len(wanted)), dim=0).values.mean(0) / 2
+    kept = (strong.sum(0) >= LEAST).nonzero().flatten()
+    if not len(kept):
+        raise DictionaryError(
+            f"The evaluator sees none of the {len(names)} words in {LEAST} of the pictures."
+        )
+    wanted, counts = wanted[:, kept].double(), strong[:, kept].sum(0)
+    mean = acts.double().mean(0)
+    centred = acts.double() - mean
+    second = centred.T @ centred / len(acts)
+    damp = ridge * second.diagonal().mean() * torch.eye(len(second), dtype=torch.float64)
+    reading = torch.linalg.solve(second + damp, centred.T @ (wanted - wanted.mean(0)) / len(acts))
+    # One threshold a word: as many pictures above it as the evaluator finds the word in.
+    scores = centred @ reading
+    ordered = scores.sort(dim=0, descending=True).values
+    last = counts.clamp_max(len(acts) - 1)
+    threshold = (ordered.gather(0, (last - 1)[None])[0] + ordered.gather(0, last[None])[0]) / 2
+    codes = (scores - threshold).clamp_min(0)
+    products = codes.T @ codes / len(acts)
+    damp = ridge * products.diagonal().mean() * torch.eye(len(products), dtype=torch.float64)
+    offset = codes.mean(0)
+    decoder = torch.linalg.solve(
+        products - torch.outer(offset, offset) + damp, (codes - offset).T @ centred / len(acts)
+    )
+    return Relu(
+        decoder=decoder.float(),
+        encoder=reading.T.float().contiguous(),
+        encoder_bias=-threshold.float(),
+        pre_bias=mean.float(),
+        bias=(mean - offset @ decoder).float(),
+        **{
+            **core,
+            "info": {"control": "named", "words": [names[i] for i in kept.tolist()], **core.get("info", {})},
+        },
+    )

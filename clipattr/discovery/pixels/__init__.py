@@ -1,0 +1,1 @@
+"""Pixels: change what a picture shows and measure the score, to confirm or contradict a finding. Start at `verify`."""

@@ -1,0 +1,97 @@
+"""Measurements on edited pictures: a family's codes, a prompt's contrast, and where in the picture each comes from.
+
+Owns every forward pass of a verification and counts them. Start at `Measure`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipattr.discovery.encoded import summed_codes
+from clipattr.discovery.pixels.edits import filled
+from clipattr.sites import capture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clipattr.studies.study import Study
+
+BATCH = 128  # pictures a forward pass
+REMEMBERED = 512  # prepared pictures kept, so that findings with common pictures do not decode them twice
+
+
+class Measure:
+    """Codes and contrasts of pictures that no file holds.
+
+    Args:
+        study: with one activation a picture.
+
+    Attributes:
+        forwards: pictures encoded so far.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.forwards = study, 0
+        self._prepared: dict[int, Tensor] = {}
+        with torch.no_grad():
+            self._background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
+
+    def column(self, prompt: str) -> Tensor:
+        """(embed,): what an image embedding is multiplied by to give the prompt's contrast against the vocabulary."""
+        with torch.no_grad():
+            return self.study.model.encode_text([prompt])[0] - self._background
+
+    def pixels(self, rows: Sequence[int]) -> Tensor:
+        """Pictures of the study as the model takes them, (rows, 3, H, W)."""
+        found = [self._prepared.get(row) for row in rows]
+        for place, row in enumerate(rows):
+            if found[place] is None:
+                found[place] = self._prepared[row] = self.study.model.prepare(self.study.images[row].load())
+        while len(self._prepared) > REMEMBERED:
+            del self._prepared[next(iter(self._prepared))]
+        return torch.stack([picture for picture in found if picture is not None])
+
+    def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed codes of the family and the prompt's contrast in raw cosine, each (pictures,) float32 on the CPU."""
+        model, site = self.study.model, self.study.site
+        codes, contrasts = [], []
+        with torch.no_grad(), capture(model, site) as held:
+            for some in pixels.split(BATCH):
+                contrasts.append((model.encode_image(some) @ column).float().cpu())
+                codes.append(summed_codes(self.study.dictionary.encode(held[site].float().cpu()), latents))
+        self.forwards += len(pixels)
+        return torch.cat(codes), torch.cat(contrasts)
+
+    def maps(
+        self, pixels: Tensor, latents: Sequence[int], column: Tensor, *, windows: int, side: float
+    ) -> tuple[Tensor, Tensor]:
+        """Occlusion maps: how much the family's codes and the contrast fall when a window is filled.
+
+        Args:
+            windows: places a side. side: of a window, as a fraction of the picture's.
+
+        Returns:
+            (pictures, windows, windows) each, positive where the window's content raises the value.
+        """
+        masks = window_masks(pixels.shape[2:], windows, side)
+        codes, contrasts = self.read(pixels, latents, column)
+        falls = []
+        for picture, code, contrast in zip(pixels, codes, contrasts, strict=True):
+            altered = filled(picture.expand(len(masks), -1, -1, -1), masks)
+            after = self.read(altered, latents, column)
+            falls.append(torch.stack([code - after[0], contrast - after[1]]))
+        both = torch.stack(falls, 1).view(2, len(pixels), windows, windows)
+        return both[0], both[1]
+
+
+def window_masks(size: Sequence[int], windows: int, side: float) -> Tensor:
+    """(windows², H, W) float: square windows centred on a regular grid, cut off at the picture's edge."""
+    spans = []
+    for length in size:
+        places = torch.arange(length)
+        centres = (torch.arange(windows) + 0.5) * length / windows
+        spans.append(((places[None] + 0.5 - centres[:, None]).abs() <= side * length / 2).float())
+    return (spans[0][:, None, :, None] * spans[1][None, :, None, :]).reshape(-1, *size)

@@ -1,0 +1,96 @@
+"""Modules: what callers bring as models, devices, templates and preprocessing, checked and made plain.
+
+Owns the unwrapping of modules, their tokenizer, names of devices, templates that are functions, and a text for a
+function that is the same in every process. Ignores weights. Start at `unwrapped_clip`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from clipattr.errors import ModelError
+
+SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
+
+
+def template_texts(templates: Any) -> list[str]:
+    """Templates as texts with "{}": also functions of the class name, as open_clip's own lists hold them.
+
+    Raises:
+        ModelError: something else, or a template without a place for the prompt.
+
+    >>> template_texts(["{}", lambda c: f"a photo of a {c}."])
+    ['{}', 'a photo of a {}.']
+    """
+    given = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
+    texts = []
+    for template in given:
+        try:
+            texts.append(template("{}") if callable(template) else template)
+        except Exception as error:  # a function of the caller's own
+            raise ModelError(
+                f"A template is a text with {{}}, or a function of a text; {template!r} failed: {error}."
+            ) from error
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
+    return texts
+
+
+def device_named(asked: str | torch.device | int) -> torch.device:
+    """The device of that name; ModelError if torch knows none."""
+    written = asked.strip().lower().replace("gpu", "cuda") if isinstance(asked, str) else asked
+    try:
+        return torch.device(written)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"There is no device {asked!r}; give 'cpu', 'cuda' (or 'cuda:0', 'cuda:1', …), or 'mps'."
+        ) from error
+
+
+def unwrapped_clip(clip: nn.Module) -> nn.Module:
+    """The CLIP of open_clip's kind in a module, out of DataParallel, torch.compile and their relatives.
+
+    Raises:
+        ModelError: it is none; the message names what it lacks.
+    """
+    for _ in range(4):  # DataParallel and its relatives, and torch.compile, keep the module they wrap
+        inner = getattr(clip, "_orig_mod", None) or (
+            None if hasattr(clip, "visual") else getattr(clip, "module", None)
+        )
+        if not isinstance(inner, nn.Module):
+            break
+        clip = inner
+    needed = ("visual", "encode_image", "encode_text", "logit_scale")
+    missing = [part for part in needed if not hasattr(clip, part)]
+    if missing or not hasattr(clip.visual, "image_size"):
+        raise ModelError(
+            f"{type(clip).__name__} is not a CLIP of open_clip's kind (CLIP, CustomTextCLIP): it lacks "
+            f"{', '.join(missing) or 'visual.image_size'}."
+        )
+
+    return clip
+
+
+def tokenizer_of(clip: nn.Module, given: Callable | None) -> Callable:
+    """The tokenizer of a module that the caller built."""
+    words = getattr(clip, "vocab_size", None) or getattr(getattr(clip, "text", None), "vocab_size", None)
+    if given is not None:
+        return given
+    if words != SIMPLE_TOKENIZER_WORDS:
+        raise ModelError(
+            f"The text tower has a vocabulary of {words} tokens, open_clip's default tokenizer one of "
+            f"{SIMPLE_TOKENIZER_WORDS}: pass load_model(module, tokenizer=...)."
+        )
+    return open_clip.SimpleTokenizer()
+
+
+def described(function: Callable) -> str:
+    """A function as text that is the same in every process: without addresses, with the code of a plain function."""
+    code = getattr(function, "__code__", None)
+    inside = f" {code.co_code.hex()} {code.co_consts!r}" if code is not None else ""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function) + inside)

@@ -1,0 +1,101 @@
+"""Name checks: how sure the name of a finding's cause is.
+
+Owns the comparison of a family's label with the runner-up word and with the labels of the family's own pictures.
+Ignores how labels are made. Start at `name_check`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from clipattr.display.wording import visible
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding
+
+MANY = 0.5  # share of a family's pictures from which their common label counts as another name
+
+
+@dataclass(frozen=True)
+class NameCheck:
+    """What speaks for and against a label.
+
+    `runner_up`: the vocabulary's next word for the family's strongest latent, and `lead`: by how much it fits worse,
+    raw cosine (None and NaN where unknown). `pictured`: the label that most of the family's pictures bear, on `count`
+    of `pictures` of them (None where they bear none).
+    """
+
+    label: str | None
+    runner_up: str | None
+    lead: float
+    pictured: str | None
+    count: int
+    pictures: int
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether most of the family's pictures are labelled as something else."""
+        if self.label is None or self.pictured is None or not self.pictures:
+            return False
+        same = _plain(self.label) in _plain(self.pictured) or _plain(self.pictured) in _plain(self.label)
+        return not same and self.count >= MANY * self.pictures
+
+    def words(self) -> str:
+        """The check in one line, as text; "" where nothing is known."""
+        parts = []
+        if self.pictured is not None:
+            verb = "is" if self.count == 1 else "are"
+            told = (
+                f"{self.count} of its {self.pictures} pictures {verb} labelled {visible(self.pictured, 40)}"
+            )
+            if self.is_doubtful:
+                parts.append(f"the name may be wrong: {told}")
+            elif self.count >= MANY * self.pictures:
+                parts.append(told)
+        if self.runner_up is not None:
+            parts.append(
+                f"next best word: {visible(self.runner_up, 40)}, {self.lead * 100:.1f} points behind"
+            )
+        return "; ".join(parts)
+
+
+def name_check(study: Any, finding: Finding) -> NameCheck:
+    """Hold a finding's label against the runner-up and against the labels of its pictures.
+
+    Args:
+        study: the finding's; None, or one without labels, leaves unknown what it would say.
+    """
+    runner_up, lead = _runner_up(study, finding)
+    pictured, count, pictures = None, 0, 0
+    if study is not None:
+        places = {name: i for i, name in enumerate(study.images.ids)}
+        labels = study.images.columns["label"]
+        borne = [labels[places[name]] for name in finding.examples if name in places]
+        counts = Counter(label.replace("_", " ") for label in borne if label)
+        pictures = len(borne)
+        if counts:
+            pictured, count = counts.most_common(1)[0]
+    return NameCheck(finding.label, runner_up, lead, pictured, count, pictures)
+
+
+def _runner_up(study: Any, finding: Finding) -> tuple[str | None, float]:
+    """The next word after the label for the strongest latent, and its distance."""
+    held = getattr(study, "labels", None)
+    if held is None or not finding.latents or finding.label is None:
+        return None, float("nan")
+    latent = int(finding.latents[0])
+    words, values = held.word_top[latent].tolist(), held.alignment_top[latent].tolist()
+    shown = study.vocabulary.display
+    pairs = [(shown[word], value) for word, value in zip(words, values, strict=True) if word >= 0]
+    own = [value for word, value in pairs if _plain(word) == _plain(finding.label)]
+    others = [(word, value) for word, value in pairs if _plain(word) != _plain(finding.label)]
+    if not own or not others:
+        return None, float("nan")
+    word, value = max(others, key=lambda pair: pair[1])
+    return str(word), float(own[0] - value)
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", " ").strip().strip("“”").casefold()

@@ -1,0 +1,84 @@
+"""Verdicts: what a person says of findings, kept beside the study.
+
+Owns `verdicts.json` in the study's folder: one verdict and note per prompt and cause. Ignores how findings are made.
+Start at `Verdicts`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipattr.errors import StudyError
+from clipattr.storage.files import write_text
+
+SCHEMA = 1
+CHOICES = ("open", "accepted", "rejected")
+MAX_NOTE = 20_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`choice` is one of `CHOICES`."""
+
+    choice: str = "open"
+    note: str = ""
+
+
+class Verdicts:
+    """All verdicts of a study.
+
+    A finding is known again by its prompt and its latents, which keep their meaning while the study's dictionary does.
+
+    Raises:
+        StudyError: the file is damaged; it says where it is.
+    """
+
+    def __init__(self, study: Any) -> None:
+        self.path = Path(study.path) / "verdicts.json"
+        self._held: dict[str, Verdict] = {}
+        if self.path.exists():
+            self._held = self._read()
+
+    def of(self, finding: Any) -> Verdict:
+        """What was said of a finding."""
+        return self._held.get(_key(finding), Verdict())
+
+    def set(self, finding: Any, choice: str, note: str) -> None:
+        """Say it and keep it.
+
+        Raises:
+            StudyError: an unknown choice, too long a note, or a folder that cannot be written.
+        """
+        if choice not in CHOICES:
+            raise StudyError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
+        if len(note) > MAX_NOTE:
+            raise StudyError(f"A note of {len(note):,} characters is too long; {MAX_NOTE:,} are kept.")
+        # Another panel may have written meanwhile.
+        held = self._read() if self.path.exists() else {}
+        held[_key(finding)] = Verdict(choice, note)
+        content = {"schema": SCHEMA, "verdicts": {key: asdict(held[key]) for key in sorted(held)}}
+        try:
+            write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
+        except OSError as error:
+            raise StudyError(
+                f"The verdict cannot be kept: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "
+                "study's folder and open the copy."
+            ) from error
+        self._held = held
+
+    def _read(self) -> dict[str, Verdict]:
+        try:
+            content = json.loads(self.path.read_text("utf-8"))
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
+            return {
+                str(key): Verdict(str(value["choice"]), str(value["note"]))
+                for key, value in content["verdicts"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StudyError(f"{str(self.path)!r} is damaged ({error}); mend or delete it.") from error
+
+
+def _key(finding: Any) -> str:
+    return json.dumps([finding.prompt, sorted(int(j) for j in finding.latents)])

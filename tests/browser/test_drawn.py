@@ -1,0 +1,222 @@
+"""What single parts draw, in a browser without a kernel: places and lengths are measured on the page."""
+
+import pytest
+from PIL import Image, ImageDraw
+
+pytestmark = pytest.mark.browser
+
+
+def box(page, selector):
+    """left, top, right, bottom of the first element of this kind, in CSS pixels."""
+    found = page.page.locator(selector).first.bounding_box()
+    return found["x"], found["y"], found["x"] + found["width"], found["y"] + found["height"]
+
+
+def wide(number):
+    """A 3:1 picture: a disc in the middle of a grey strip."""
+    page = Image.new("RGB", (180, 60), (150, 150, 150))
+    draw = ImageDraw.Draw(page)
+    draw.ellipse((70, 10, 110, 50), fill=[(220, 40, 40), (40, 180, 60), (50, 80, 220)][number % 3])
+    draw.text((8 + number % 5, 20), "left", fill=(120, 120, 120))
+    return page
+
+
+@pytest.fixture(scope="module")
+def wide_study(tiny_model, tmp_path_factory):
+    """3:1 pictures and a model that takes the shortest side and crops the centre."""
+    import clipattr
+
+    assert '"resize_mode":"shortest"' in tiny_model.preprocess_id.replace(" ", "")
+    folder = tmp_path_factory.mktemp("wide")
+    for number in range(24):
+        wide(number).save(folder / f"{number:02}.png")
+    return clipattr.build_study(
+        tiny_model, folder, path=tmp_path_factory.mktemp("study") / "wide", vocabulary=["disc", "strip", "grey"],
+        evaluator=tiny_model, n_latents=16, k=4, examples=6, progress=False, training={"steps": 30},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wide_panel(wide_study):
+    import clipattr_widgets
+
+    panel = clipattr_widgets.ExplorerPanel(wide_study, picture=3, prompt="disc")
+    panel.state.settle()
+    yield panel
+    panel.close()
+
+
+def test_heat_lies_in_the_crop_that_the_model_sees_and_the_rest_is_dimmed(wide_panel, draw, screenshots):
+    page = draw(wide_panel.overlay)
+    left, top, right, bottom = box(page, ".clipattr-overlay-stage")
+    third = (right - left) / 3
+    heat = box(page, "canvas.clipattr-heat")
+    assert heat == pytest.approx((left + third, top, right - third, bottom), abs=2)
+    assert box(page, ".clipattr-crop") == pytest.approx(heat, abs=1)
+    assert "what the model sees" in page.text(".clipattr-overlay")
+    page.page.screenshot(path=screenshots / "wide-overlay.png")
+    with Image.open(screenshots / "wide-overlay.png") as shot:
+        beside = shot.convert("L").getpixel((int(left + third / 4), int((top + bottom) / 2)))
+    assert beside < 140  # the strip is 150 where it is not dimmed
+
+
+def test_heat_on_thumbnails_lies_in_the_crop_and_not_on_the_letterbox(wide_study, draw, screenshots):
+    import clipattr_widgets
+
+    panel = clipattr_widgets.LatentPanel(
+        wide_study, latent=int(wide_study.codes.rows(3).indices[0, 0]), heat=True
+    )
+    panel.state.settle()
+    page = draw(panel.gallery)
+    page.page.screenshot(path=screenshots / "wide-gallery.png")
+    left, top, right, bottom = box(page, ".clipattr-thumb-picture")
+    third = (right - left) / 3
+    expected = (left + third, top + third, right - third, bottom - third)
+    assert box(page, "canvas.clipattr-heat") == pytest.approx(expected, abs=2)
+    panel.close()
+
+
+def rows_on_the_axis(page):
+    """For each row: number shown, left and right end of its bar in the axis' own unit, whether it is marked as broken.
+
+    The unit is read off the ticks as a person would.
+    """
+    return page.page.evaluate(
+        """() => {
+          const value = (text) => Number(text.replace("≠", "").replace("+", "").replace("−", "-"));
+          const ticks = [...document.querySelectorAll(".clipattr-tick")].map((tick) => {
+            const box = tick.getBoundingClientRect();
+            return { value: value(tick.innerText), x: (box.left + box.right) / 2 };
+          });
+          const [a, b] = [ticks[0], ticks.at(-1)];
+          const unit = (x) => a.value + ((x - a.x) * (b.value - a.value)) / (b.x - a.x);
+          return [...document.querySelectorAll(".clipattr-bars-body .clipattr-bar-row")].map((row) => {
+            const bar = row.querySelector(".clipattr-fill").getBoundingClientRect();
+            return {
+              label: row.querySelector(".clipattr-bar-label").innerText,
+              value: value(row.querySelector(".clipattr-number").innerText),
+              left: unit(bar.left), right: unit(bar.right), pixel: (b.value - a.value) / (b.x - a.x),
+              broken: !row.querySelector(".clipattr-break").hidden,
+            };
+          });
+        }"""
+    )
+
+
+@pytest.fixture(scope="module")
+def tractor():
+    """The explorer on a picture of the bundled study, without a kernel."""
+    import clipattr
+
+    panel = clipattr.explore(clipattr.open_study("picture-world"), picture=15)
+    panel.state.settle()
+    yield panel
+    panel.close()
+
+
+@pytest.mark.parametrize("method", ["", "exact"])
+@pytest.mark.parametrize("waterfall", [False, True])
+def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(
+    tractor, draw, screenshots, method, waterfall
+):
+    state = tractor.state
+    state.method, state.waterfall = method, waterfall
+    state.settle()
+    page = draw(tractor.bars)
+    rows = rows_on_the_axis(page)
+    *parts, score = rows
+    assert score["label"] == "score" and score["value"] == pytest.approx(100 * state.now, abs=0.01)
+    assert sum(row["value"] for row in parts) == pytest.approx(
+        score["value"], abs=0.06
+    )  # 0.005 each of the rows
+    at = 0.0
+    for row in rows:
+        start = at if waterfall and row is not score else 0.0
+        low, high = sorted((start, start + row["value"]))
+        slack = 2.5 * row["pixel"]
+        if row["broken"]:
+            assert not waterfall and high - low > row["right"] - row["left"] + slack
+        else:
+            assert (row["left"], row["right"]) == pytest.approx((low, high), abs=slack)
+        at += row["value"]
+    if method == "exact":
+        assert any(row["label"] == "several latents together" for row in rows)
+    page.page.screenshot(
+        path=screenshots / f"bars-{method or 'default'}-{'waterfall' if waterfall else 'plain'}.png"
+    )
+
+
+def test_a_row_that_would_flatten_all_latents_is_broken_off_and_said_to_be(draw):
+    from clipattr_widgets import BarList
+
+    def row(number, value, part="latent"):
+        return {
+            "id": number,
+            "part": part,
+            "label": str(number),
+            "value": value,
+            "text": f"{value:+.2f}",
+            "scale": 1,
+        }
+
+    bars = BarList()
+    bars.show(
+        [row(1, 0.86), row(2, -0.4), row(-3, 71.6, "part"), row(-4, -15.9, "part")],
+        columns={"value": "points"},
+    )
+    page = draw(bars)
+    rows = rows_on_the_axis(page)
+    assert [row["broken"] for row in rows] == [False, False, True, True]
+    assert "longer than drawn" in page.text(".clipattr-axis")
+    assert rows[0]["right"] == pytest.approx(0.86, abs=3 * rows[0]["pixel"])
+    assert rows[2]["right"] - rows[2]["left"] > rows[0]["right"] - rows[0]["left"]
+
+
+@pytest.fixture(scope="module")
+def map_panel():
+    """The map of the bundled study with findings of two prompts, one of them in view."""
+    import clipattr
+    from clipattr.discovery.findings import Finding
+    from clipattr.statistics import Interval
+    from clipattr_widgets import MapPanel
+
+    def finding(prompt, latents):
+        span = Interval(0.05, 0.04, 0.06)
+        return Finding(prompt, latents, "x", "context", 0.8, span, span, 0.4, 0.1, 0.6, 0.9, (), {})
+
+    found = [finding("tractor", (3, 9)), finding("mouse", (200,))]
+    panel = MapPanel(clipattr.open_study("picture-world"), prompt="tractor", findings=found)
+    panel.state.settle()
+    yield panel
+    panel.close()
+
+
+def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_bear_names(
+    map_panel, draw, screenshots
+):
+    page = draw(map_panel.scatter)
+    names = page.page.locator("text.clipattr-scatter-label")
+    boxes = names.evaluate_all(
+        "all => all.map((one) => { const b = one.getBBox(); return [b.x, b.y, b.width, b.height]; })"
+    )
+    assert len(boxes) >= 8
+    for i, (x, y, w, h) in enumerate(boxes):  # no name covers another
+        for u, v, a, b in boxes[i + 1 :]:
+            assert x + w <= u + 1 or u + a <= x + 1 or y + h <= v + 3 or v + b <= y + 3
+    legend = page.text(".clipattr-scatter-legend")
+    assert "in a finding of this prompt" in legend and "in a finding of another prompt" in legend
+    left, top, right, bottom = box(page, ".clipattr-scatter-stage canvas")
+    page.page.mouse.move(left + 60, top + 20)
+    page.page.mouse.down()
+    page.page.mouse.move((left + right) / 2, bottom - 60, steps=4)
+    page.page.mouse.up()
+    gen = page.page.evaluate("() => window.sent.length")
+    assert gen >= 0
+    map_panel.state.chosen = tuple(range(40))
+    page = draw(map_panel.scatter)
+    assert page.page.locator(".clipattr-scatter").get_attribute("data-chosen") == "40"
+    assert page.text(".clipattr-scatter-tally").startswith("40 chosen")
+    page.page.screenshot(path=screenshots / "map-chosen.png")
+    map_panel.state.chosen = ()
+    page = draw(map_panel.scatter)
+    page.page.screenshot(path=screenshots / "map.png")

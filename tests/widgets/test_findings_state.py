@@ -1,0 +1,140 @@
+"""The findings panel's view-model: pictures belong to the finding they stand under, whatever else is going on."""
+
+import threading
+import time
+
+import pytest
+
+import clipattr
+from clipattr_widgets.findings_state import FindingsState
+
+
+def wait_for(state, true, seconds=20):
+    """Deliver answers until something holds, without waiting for work that goes on."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        state.worker._deliver()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def two(study, finding):
+    ids = study.images.ids
+    return [
+        finding(latents=(1,), label="first", effect=0.06, examples=tuple(ids[:3])),
+        finding(latents=(2,), label="second", effect=0.05, kind="typography", examples=tuple(ids[10:14])),
+    ]
+
+
+def test_during_an_audit_a_finding_shows_its_own_pictures_at_once(study, two, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(clipattr, "audit", lambda *_, **__: go_on.wait(30) and two)
+    state = FindingsState(study, two, threaded=True)
+    try:
+        wait_for(state, lambda: "first" in state.looked.found.title)
+        state.audit()
+        state.chosen = 1
+        assert state.looked.found.thumbnails == ()  # not the pictures of the finding before
+        wait_for(state, lambda: "second" in state.looked.found.title)
+        assert len(state.looked.found.thumbnails) == 4 and not go_on.is_set()
+    finally:
+        go_on.set()
+        state.close()
+
+
+def test_what_a_filter_hides_cannot_be_judged(study, two):
+    state = FindingsState(study, two)
+    assert state.finding.label == "first"
+    state.kind = "typography"
+    assert state.finding.label == "second" and [row["id"] for row in state.rows] == [1]
+    state.search = "no such finding"
+    assert state.finding is None and state.looked.found.thumbnails == ()
+    state.judge("accepted")
+    assert state.accepted() == []
+
+
+def test_two_keys_a_finding_judge_a_list_and_undo_takes_back(fresh_study, finding):
+    many = [finding(latents=(j,), label=f"cause {j}", effect=0.1 - 0.01 * j) for j in range(5)]
+    state = FindingsState(fresh_study, many)
+    for key in "arna":
+        state.press(key)
+    said = [state.verdict_of(f).choice for f in many]
+    assert said == ["accepted", "rejected", "open", "accepted", "open"] and state.finding is many[4]
+    state.press("u")
+    assert state.verdict_of(many[3]).choice == "open"
+    state.judge_shown("rejected")
+    assert [state.verdict_of(f).choice for f in many] == ["accepted", "rejected"] + ["rejected"] * 3
+    state.press("u")
+    assert [state.verdict_of(f).choice for f in many] == ["accepted", "rejected"] + ["open"] * 3
+    # Under the filter for open ones a verdict takes the finding away, and the next takes its place.
+    state.verdict = "open"
+    assert state.finding is many[4]
+    state.chosen = 2
+    state.press("a")
+    assert state.finding is many[3] and [row["id"] for row in state.rows] == [3, 4]
+    assert FindingsState(fresh_study, many).verdict_of(many[2]).choice == "accepted"
+
+
+def test_a_finding_named_against_its_pictures_says_so(study, finding):
+    ids, labels = study.images.ids, study.images.columns["label"]
+    discs = [name for name, label in zip(ids, labels, strict=True) if label == "red_disc"][:8]
+    state = FindingsState(study, [finding(label="green square", examples=tuple(discs))])
+    assert state.looked.check.is_doubtful
+    assert "the name may be wrong: 8 of its 8 pictures are labelled red disc" in state.looked.check.words()
+    right = FindingsState(study, [finding(label="red disc", examples=tuple(discs))])
+    assert not right.looked.check.is_doubtful
+
+
+def test_the_measured_pictures_show_their_score_with_and_without_the_cause(study, finding):
+    rows = [3, 9, 12]
+    ids = study.images.ids
+    family = tuple(sorted({int(j) for row in rows for j in study.codes.rows(row).to_csr().indices[:3]}))
+    measured = finding(
+        prompt="kite", latents=family, evidence={"prompt_examples": [ids[row] for row in rows]}
+    )
+    shelf = FindingsState(study, [measured]).looked.measured
+    assert list(shelf.places) == rows
+    text = study.model.encode_text(["kite"])[0]
+    for row, caption in zip(rows, shelf.captions, strict=True):
+        pixels = study.model.prepare(study.images[row].load())[None]
+        acts = clipattr.activations(study.model, pixels, study.site)
+        codes = study.dictionary.encode(acts).to_dense()
+        less = acts - codes[:, list(family)] @ study.dictionary.decoder[list(family)]
+        expected = [float(clipattr.continue_from(study.model, study.site, x)[0] @ text) for x in (acts, less)]
+        numbers = [float(n.replace("\u2212", "-")) for n in caption.split(" → ")]
+        assert numbers == pytest.approx(
+            [100 * e for e in expected], abs=0.15
+        )  # activations are kept in float16
+
+
+def test_an_audit_gives_findings_as_they_come_and_can_be_ended(fresh_study, finding, monkeypatch):
+    asked = []
+
+    def audit(study, prompts, **options):
+        asked.append(list(prompts))
+        return [finding(prompt=prompt, effect=0.01 * len(asked)) for prompt in prompts]
+
+    monkeypatch.setattr(clipattr, "audit", audit)
+    state = FindingsState(fresh_study, ())
+    seen = []
+    state.observe(lambda change: seen.append((change["new"], len(state.findings))), "progress")
+    state.auditor.start([f"prompt {i}" for i in range(10)])
+    assert [len(some) for some in asked] == [4, 4, 2] and len(state.findings) == 10
+    assert [progress[:2] for progress, _ in seen] == [(0, 10), (4, 10), (8, 10), (10, 10)]
+    assert state.audited == state.findings and not state.auditor.running
+    monkeypatch.setattr(
+        clipattr, "audit", lambda study, prompts, **o: state.cancel_audit() or audit(study, prompts, **o)
+    )
+    asked.clear()
+    state.auditor.start([f"prompt {i}" for i in range(10)])
+    assert len(asked) == 1 and len(state.findings) == 4
+    state.close()
+
+
+def test_evidence_is_told_in_the_reports_words(study, finding):
+    evidence = {"seen": 1.02, "left_covered": None, "standing": 0.4, "odd <b>": [1, 2]}
+    rows = FindingsState(study, [finding(evidence=evidence)]).evidence
+    said = {name: (value, why) for name, value, why in rows}
+    assert "left when covered" not in said and said["odd <b>"][0] == "1, 2"
+    assert said["seen in them"][0].startswith("102") and "evaluator sees" in said["seen in them"][1]

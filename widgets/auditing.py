@@ -1,0 +1,85 @@
+"""An audit in steps: a few prompts at a time, so that findings come as they are made and an audit can be ended.
+
+Owns the steps, the estimate of what is left, and the end. The audit itself is `clipattr.audit`. Ignores widgets. Start
+at `Auditor.start`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clipattr_widgets.desk import Desk
+from clipattr_widgets.worker import Worker
+
+STEP = 4  # prompts a step: often enough to be watched, and few enough to be ended soon
+BACKGROUND = (
+    20  # prompts from which on the list itself is the background of the contrast, as in `clipattr.audit`
+)
+
+
+class Auditor:
+    """Audits one study over prompts, a step at a time.
+
+    Args:
+        changed: called after every step with the findings so far, prompts done, prompts asked, and seconds left (None
+            before the first step ends).
+        failed: called with what went wrong.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        worker: Worker,
+        changed: Callable[[list[Any], int, int, float | None], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.desk, self.worker, self._changed, self._failed = desk, worker, changed, failed
+        self.running = False
+
+    def prompts(self) -> list[str]:
+        """The study's own prompts: its pictures' labels, else the words of its vocabulary."""
+        labels = [label.replace("_", " ") for label in self.desk.study.images.columns["label"] if label]
+        return list(dict.fromkeys(labels)) or list(self.desk.study.vocabulary.words)
+
+    def start(self, prompts: Sequence[str] | None = None) -> None:
+        """Begin; an audit that goes on is not begun again."""
+        if self.running:
+            return
+        asked = list(prompts if prompts is not None else self.prompts())
+        self.running = True
+        self._begun = time.monotonic()
+        self._changed([], 0, len(asked), None)
+        self._step(asked, 0, [])
+
+    def cancel(self) -> None:
+        """End after the step that goes on; what was found so far stays."""
+        self.running = False
+
+    def _step(self, asked: list[str], done: int, found: list[Any]) -> None:
+        import clipattr
+
+        some = asked[done : done + STEP]
+        if not some or not self.running:
+            self.running = False
+            self._changed(found, done, len(asked), 0.0)
+            return
+        background = asked if len(asked) >= BACKGROUND else None
+        study = self.desk.study
+
+        def work() -> list[Any]:
+            return list(clipattr.audit(study, some, background=background, progress=False))
+
+        def came(new: list[Any]) -> None:
+            at = done + len(some)
+            both = sorted([*found, *new], key=lambda f: -f.causal_effect.value)
+            left = (time.monotonic() - self._begun) / at * (len(asked) - at)
+            if self.running and at < len(asked):
+                self._changed(both, at, len(asked), left)
+            self._step(asked, at, both)
+
+        def wrong(error: Exception) -> None:
+            self.running = False
+            self._changed(found, done, len(asked), 0.0)
+            self._failed(error)
+
+        self.worker.submit("audit", work, came, wrong, long=True)

@@ -1,0 +1,63 @@
+"""Captions: what panels say of a latent, a search, a heat map and the methods.
+
+Owns wording and its HTML. Ignores layout. Start at `card_html`.
+"""
+
+from typing import Any
+
+from clipattr_widgets.text import markup, plain
+
+
+def method_options() -> list[tuple[str, str]]:
+    """The method picker: the default, methods in the score's unit, then those that only rank, controls last."""
+    from clipattr import METHODS
+    from clipattr.attribution import EXPLAINING
+
+    said = [(f"default: {EXPLAINING.replace('_', ' ')}", "")]
+    order = sorted(METHODS.values(), key=lambda m: (m.control, not m.in_unit, not m.adds_up))
+    for method in order:
+        name = method.name.replace("_", " ")
+        kind = (
+            "control"
+            if method.control
+            else "adds up"
+            if method.adds_up
+            else ""
+            if method.in_unit
+            else "ranks"
+        )
+        said.append((f"{name} ({kind})" if kind else name, method.name))
+    return said
+
+
+def heat_scale(heat: Any) -> str:
+    """What the end of a heat map's colour scale stands for."""
+    if heat is None or not heat.common:
+        return "strongest place of each picture"
+    return f"largest activation, {plain(heat.largest)}"
+
+
+def found_html(words: str) -> str:
+    """Which hit of how many a search shows."""
+    return f'<span class="clipattr-note" role="status">{markup(words, 40)}</span>' if words else ""
+
+
+def card_html(card: Any, *, here: bool = True) -> str:
+    """A latent's name and numbers in one line; `here` False says that the picture in hand does not activate it."""
+    facts = [
+        ("fits its label", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
+        ("active in", f"{plain(card.frequency * 100, 1)} %"),
+    ]  # fmt: skip
+    spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
+    label = ""
+    if card.label and card.label != card.name:
+        label = f"<span>label {markup(card.label, 40)}</span>"
+    if not card.aligned:
+        label += "<span>no word of the vocabulary fits it well</span>"
+    if not here:
+        label = "<span><b>not active in this picture</b></span>" + label
+    return (
+        f'<h3 class="clipattr-title">{markup(card.name, 60)} '
+        f'<small class="clipattr-note">latent {card.latent}</small></h3>'
+        f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
+    )

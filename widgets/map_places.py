@@ -1,0 +1,77 @@
+"""Where latents lie on the map: one function a view.
+
+Owns the axes and what is said of them. Start at `surprise_places`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.text import shown
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where latents lie: `xy` (n_latents, 2), NaN for one that has no place; `x` and `y` name the axes.
+
+    `reliance` and `fit` (n_latents,), raw, are those of the prompt where there is one, else NaN.
+    """
+
+    xy: np.ndarray
+    x: str
+    y: str
+    about: str
+    reliance: np.ndarray
+    fit: np.ndarray
+    bare: bool = False  # axes whose numbers mean nothing
+    log_y: bool = False  # y is log₁₀ of what its name says
+    bent_y: bool = (
+        False  # y is drawn linearly near zero and logarithmically far off: most latents lie at zero
+    )
+
+
+def surprise_places(desk: Desk, prompt: str) -> Places:
+    """Reliance of a prompt on each latent over its pictures, by how well the latent fits the prompt."""
+    from clipattr.meaning.labels import alignment
+
+    study = desk.study
+    reason = desk.browse_only
+    if reason is not None:
+        raise PanelError(f"{reason} The other views of the map need no weights.")
+    found = desk.collected.rests_on(prompt, desk.target(prompt))
+    reliance = np.full(desk.n_latents, np.nan)
+    reliance[found.latents] = found.means
+    text = study.evaluator.encode_text([prompt]).float().cpu()
+    fit = alignment(study.labels.mean_embedding.float(), text, study.empty_embedding)[:, 0].numpy()
+    about = (
+        f"reliance of “{shown(prompt, 40)}” on each latent, over {len(found.rows)} pictures {found.chosen_by}. "
+        "Far right: it looks like the prompt. High up on the left: a surprise."
+    )
+    return Places(
+        np.stack([fit * 100, reliance * 100], 1), f"alignment with “{shown(prompt, 30)}”, points",
+        f"reliance of “{shown(prompt, 30)}”, points", about, reliance, fit, bent_y=True,
+    )  # fmt: skip
+
+
+def quality_places(desk: Desk) -> Places:
+    """Clarity by frequency."""
+    frame = desk.latents
+    frequency = np.asarray(frame["frequency"], np.float64) * 100
+    with np.errstate(divide="ignore"):
+        y = np.where(frequency > 0, np.log10(frequency), np.nan)
+    nothing = np.full(desk.n_latents, np.nan)
+    xy = np.stack([np.asarray(frame["clarity"], np.float64), y], 1)
+    about = "Right: its examples look alike. High up: it is active in many pictures."
+    return Places(xy, "clarity", "active in, % of pictures", about, nothing, nothing, log_y=True)
+
+
+def meaning_places(desk: Desk) -> Places:
+    """A layout on which latents with like examples are neighbours; made once per study."""
+    from clipattr.meaning.layout import layout
+
+    if desk.layout is None:
+        desk.layout = layout(desk.study.labels.mean_embedding)
+    nothing = np.full(desk.n_latents, np.nan)
+    about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
+    return Places(desk.layout, "", "", about, nothing, nothing, bare=True)

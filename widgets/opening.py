@@ -1,0 +1,40 @@
+"""Opening: studies and pictures from what callers of panels pass.
+
+Owns the reading of arguments. Start at `opened`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from clipattr.errors import DataError
+from clipattr.images.decoding import read_picture
+from clipattr_widgets.desk import PanelError
+from clipattr_widgets.text import shown
+
+
+def picture_from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
+    """A path or picture as a picture and what it is called."""
+    name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
+    try:
+        return read_picture(picture), name
+    except DataError as error:
+        raise PanelError(
+            f"picture={shown(str(picture), 120)} cannot be used: {error}. Give a number of the study, the path of a "
+            "picture, or a PIL.Image."
+        ) from error
+
+
+def opened(study: Any) -> tuple[list[Any], list[str] | None]:
+    """Studies and their names from what `explore` takes."""
+    import clipattr
+
+    def one(item: Any) -> Any:
+        return clipattr.open_study(item) if isinstance(item, str) or hasattr(item, "__fspath__") else item
+
+    if isinstance(study, dict):
+        return [one(item) for item in study.values()], [str(name) for name in study]
+    if isinstance(study, list | tuple):
+        return [one(item) for item in study], None
+    return [one(study)], None

@@ -1,0 +1,111 @@
+"""Which picture is looked at: one of the study, or one from elsewhere.
+
+Owns uploads, searches and captions. Ignores what is measured. Start at `PictureChoice`.
+"""
+
+from typing import Any
+
+import traitlets as T
+from PIL import Image
+
+from clipattr.errors import ClipattrError
+from clipattr_widgets.desk import Desk, PanelError, read_upload
+from clipattr_widgets.explorer_export import UPLOAD
+from clipattr_widgets.text import shown
+
+
+def words_of(error: Exception) -> str:
+    """An error as the panel says it: our own messages as they are, anything else with its kind."""
+    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
+    return shown(text, 600)
+
+
+class PictureChoice(T.HasTraits):
+    """The picture-choosing half of a view-model with `table`, `picture`, `compare`, `upload_count` and `error`."""
+
+    table: Desk
+    picture: Any
+    compare: Any
+    upload_count: Any
+    error: Any
+    _ask: Any
+    uploaded: Image.Image | None = None
+    upload_name = ""
+    found_words = ""  # "2 of 41": the last search's hit among all
+
+    def upload(self, data: bytes, name: str) -> None:
+        """Look at a file's bytes instead of a picture of the study; a broken file changes nothing but `error`."""
+        try:
+            self.look_at(read_upload(data, name), name)
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def look_at(self, picture: Image.Image, name: str = "picture") -> None:
+        """Look at a picture from elsewhere."""
+        self.uploaded, self.upload_name = picture, name
+        self.upload_count += 1
+        if self.picture == UPLOAD:
+            self._ask()
+        else:
+            self.picture = UPLOAD
+
+    def find(self, text: str) -> None:
+        """Go to the next picture whose number, id or label holds this text; says which of how many it is."""
+        try:
+            self.picture, self.found_words = self.table.find_picture(text, self.picture)
+            self.error = ""
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def compare_with(self, text: str) -> None:
+        """Compare with the picture that has this number, id or label; nothing ends the comparison."""
+        try:
+            self.compare = self.table.find_picture(text, self.picture)[0] if text.strip() else -1
+            self.error = ""
+        except PanelError as error:
+            self.error = words_of(error)
+
+    def step(self, by: int) -> None:
+        """Go `by` pictures on; the ends meet."""
+        if self.table.n_pictures:
+            self.picture = (max(self.picture, -1 if by > 0 else 0) + by) % self.table.n_pictures
+
+    def caption(self, picture: int | None = None) -> str:
+        """What the picture is called."""
+        picture = self.picture if picture is None else picture
+        if picture == UPLOAD:
+            return (
+                f"from outside the study · {shown(self.upload_name, 60)}" if self.uploaded else "no picture"
+            )
+        return self.table.picture_caption(picture)
+
+    def source(self, picture: int | None = None) -> "int | Image.Image":
+        """What `Desk.measure` takes.
+
+        Raises:
+            PanelError: there is no picture.
+        """
+        picture = self.picture if picture is None else picture
+        if picture != UPLOAD:
+            return picture
+        if self.uploaded is None:
+            raise PanelError("No picture is chosen. Pick one of the study, or upload one.")
+        return self.uploaded
+
+    def pixels(self) -> Image.Image | None:
+        """The picture itself, or None where there is none."""
+        if self.picture == UPLOAD:
+            return self.uploaded
+        return self.table.picture(self.picture)
+
+    def same_picture(self, before: Desk, picture: int) -> int:
+        """The number here of a picture of another study; `UPLOAD`, and the picture itself, where it is lacking."""
+        if not 0 <= picture < before.n_pictures:
+            return picture
+        name = before.study.images.ids[picture]
+        place = self.table.place_of(name)
+        if place is not None and self.table.thumbnail(place).tobytes() == before.thumbnail(picture).tobytes():
+            return place
+        self.uploaded, self.upload_name = before.picture(picture), name
+        self.upload_count += 1
+        return UPLOAD
