@@ -35,13 +35,8 @@ from clipattr.storage.paths import user_path
 from clipattr.studies.belonging import check_pictures, folder_for
 from clipattr.studies.build import build
 from clipattr.studies.format import (
-    SCHEMA,
-    bundled_study,
-    read_codes,
-    read_manifest,
-    read_pictures,
-    read_thumbnail,
-)
+    SCHEMA, bundled_study, read_codes, read_manifest, read_pictures, read_thumbnail,
+)  # fmt: skip
 from clipattr.studies.gathering import Request, store_at
 from clipattr.studies.join import repeated
 from clipattr.studies.latents import latents_table
