@@ -35,7 +35,12 @@ from clipattr.storage.paths import user_path
 from clipattr.studies.belonging import check_pictures, folder_for
 from clipattr.studies.build import build
 from clipattr.studies.format import (
-    SCHEMA, bundled_study, read_codes, read_manifest, read_pictures, read_thumbnail,
+    SCHEMA,
+    bundled_study,
+    read_codes,
+    read_manifest,
+    read_pictures,
+    read_thumbnail,
 )  # fmt: skip
 from clipattr.studies.gathering import Request, store_at
 from clipattr.studies.join import repeated
@@ -312,12 +317,9 @@ def open_study(
     folder = user_path(path)
     if not folder.exists() and folder.name == str(path):
         folder = bundled_study(str(path)) or folder
-    study = Study(
-        folder,
-        model=None if model is None else load_model(model),
-        evaluator=None if evaluator is None else load_model(evaluator),
-        images=None if images is None else Images.open(images),
-    )
+    roles = {"model": model, "evaluator": evaluator}
+    models = {role: load_model(given) for role, given in roles.items() if given is not None}
+    study = Study(folder, images=None if images is None else Images.open(images), **models)
     return study if images is None else check_pictures(study)
 
 
