@@ -64,7 +64,8 @@ def load_sae(
 
     Raises:
         DictionaryError: unknown or ambiguous files (with the names seen, or the keyword that settles it); tensors,
-            keywords or settings that the reader does not use; damaged or unsafe files; shapes that do not fit; no connection; or measured quality that contradicts the promised one.
+            keywords or settings that the reader does not use; damaged or unsafe files; shapes that do not fit; no
+            connection; or measured quality that contradicts the promised one.
 
     >>> import tempfile, torch
     >>> from safetensors.torch import save_file
