@@ -36,7 +36,7 @@ from clipattr.attribution.compute import read_site
 from clipattr.dictionaries import TopK
 from clipattr.sites import Site, continue_from
 
-LAST = Site("image.-1.cls")
+LAST, EMBEDDING = Site("image.-1.cls"), Site("image.embedding")
 PATIENCE = 60.0  # seconds of rounds, after which three must do
 
 
@@ -89,21 +89,23 @@ def added(times: dict[str, list[float]], name: str, base: str = "encode") -> flo
     return 1 + statistics.median(times[name]) / statistics.median(times[base])
 
 
-def encode_and_capture(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad(), clipattr.capture(model, LAST) as acts:
+def encode_and_capture(model: Any, pixels: torch.Tensor, site: Site) -> torch.Tensor:
+    with torch.no_grad(), clipattr.capture(model, site) as acts:
         model.encode_image(pixels)
-    return acts[LAST]
+    return acts[site]
 
 
-def last_block(model: Any, batch: int, n_latents: int, k: int, n: int, rounds: int) -> dict[str, float]:
-    """Ratios at the last block: whole calls against `encode_image`, and the added work alone."""
+def closed_form(
+    model: Any, batch: int, n_latents: int, k: int, n: int, rounds: int, site: Site = LAST
+) -> dict[str, float]:
+    """Ratios at a site with a closed form: whole calls against `encode_image`, and the added work alone."""
     pixels = torch.randn(batch, 3, *model.image_size)
-    dictionary = random_dictionary(model.image_width, n_latents, k)
+    dictionary = random_dictionary(site.width(model), n_latents, k, str(site))
     weights = prompts_of(model, n)
     start = time.perf_counter()
     tail = ClosedFormTail(model, dictionary, weights)
     build = time.perf_counter() - start
-    held = encode_and_capture(model, pixels)
+    held = encode_and_capture(model, pixels, site)
 
     def work(acts: torch.Tensor, **which: bool) -> None:
         with torch.no_grad():
@@ -115,10 +117,11 @@ def last_block(model: Any, batch: int, n_latents: int, k: int, n: int, rounds: i
 
     tasks: dict[str, Callable[[], Any]] = {
         "encode": bare,
-        "patching": lambda: work(encode_and_capture(model, pixels), exact=False),
-        "exact": lambda: work(encode_and_capture(model, pixels)),
+        "patching": lambda: work(encode_and_capture(model, pixels, site), exact=False),
+        "exact": lambda: work(encode_and_capture(model, pixels, site)),
         "added_patching": lambda: work(held, exact=False),
         "added_exact": lambda: work(held),
+        "added_exact_only": lambda: work(held, patching=False),
         "added_codes": lambda: dictionary.encode(held),
     }
     times = interleaved(rounds, tasks)
@@ -127,6 +130,7 @@ def last_block(model: Any, batch: int, n_latents: int, k: int, n: int, rounds: i
         "exact_over_encode": ratio(times, "exact"),
         "added_patching": added(times, "added_patching"),
         "added_exact": added(times, "added_exact"),
+        "added_exact_only": added(times, "added_exact_only"),
         "codes_alone": added(times, "added_codes"),
         "build_seconds": build,
         "encode_seconds": statistics.median(times["encode"]),
@@ -284,13 +288,16 @@ def main() -> None:
         return row
 
     def last(what: str, size: int, n_latents: int, n: int, turns: int) -> dict[str, Any]:
-        return note(what, last_block, size, n_latents, 64, n, turns)
+        return note(what, closed_form, size, n_latents, 64, n, turns)
 
     def earlier(what: str, site: str, size: int, n: int, turns: int, exact: bool = False) -> dict[str, Any]:
         return note(what, earlier_block, Site(site), size, 30_000, 64, n, turns, exact=exact)
 
     small, cls2 = min(batch, 8), "image.-2.cls"
     main_row = last("ViT-B/32 last block, 1,000 prompts", batch, 30_000, 1000, rounds)
+    embedding = note(
+        "ViT-B/32 embedding, 1,000 prompts", closed_form, batch, 30_000, 64, 1000, rounds, EMBEDDING
+    )
     block2 = earlier("ViT-B/32 block -2 CLS, 1 prompt", cls2, small, 1, rounds, exact=True)
     earlier("ViT-B/32 block -2 patches, 1 prompt", "image.-2.patches", small, 1, 3)
     other = note("ViT-B/32 peers, per prompt", peers, small, 30_000, 64, 3, 4)
@@ -325,6 +332,8 @@ def main() -> None:
         "exact_over_encode": main_row["exact_over_encode"],
         "patching_over_encode_by_added_work": main_row["added_patching"],
         "exact_over_encode_by_added_work": main_row["added_exact"],
+        "embedding_exact_over_encode": embedding["added_exact_only"],
+        "embedding_both_over_encode": embedding["added_exact"],
         "build_seconds": main_row["build_seconds"],
         "block2_over_encode": block2["over_encode"],
         **many,

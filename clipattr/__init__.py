@@ -15,6 +15,8 @@ CONTENTS = {
     "load_model": "models.loading",
     "list_models": "models.loading",
     "Model": "models.loading",
+    "TextEmbeddings": "models.textonly",
+    "Tail": "models.tails",
     "Site": "sites",
     "capture": "sites",
     "replace": "sites",
@@ -55,6 +57,7 @@ CONTENTS = {
     "ImageSimilarity": "attribution",
     "as_target": "attribution",
     "ClosedFormTail": "attribution",
+    "summed_exact": "attribution.tail_sums",
     "attribute": "attribution",
     "Attribution": "attribution",
     "METHODS": "attribution",
@@ -70,6 +73,7 @@ CONTENTS = {
     # pictures and meaning
     "Images": "images.collection",
     "ImageRecord": "images.collection",
+    "Embeddings": "images.embeddings",
     "open_table": "images.tables",
     "Table": "images.tables",
     "HAM10000_CLASSES": "images.tables",
@@ -82,7 +86,7 @@ CONTENTS = {
     "families": "meaning.families",
     "find": "meaning",
     # studies
-    "build_study": "studies.study",
+    "build_study": "studies.start",
     "open_study": "studies.study",
     "Study": "studies.study",
     "Ray": "execution.ray",

@@ -1,14 +1,13 @@
 """Sites: where in a model activations are read and replaced.
 
-Owns `Site`, the written form of a place, and every hook; what a tower consists of is read in towers.py. All others
-ask it for activations or hand them back. Knows nothing of dictionaries or targets.
+Owns every hook. The written form of a place is in models/places.py, what a tower consists of in models/towers.py, what
+follows its last block in models/tails.py. All other modules ask for activations here, or hand them back. Ignores
+dictionaries and targets.
 Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,133 +16,36 @@ from torch import Tensor, nn
 from clipattr.errors import SiteError
 from clipattr.models.hooks import Reached, hooked
 from clipattr.models.loading import Model
-from clipattr.models.streams import RESIDUAL, STREAMS, Inside, continued, frame_streams, inside, tap
-from clipattr.models.towers import Tower
-
-TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
-
-
-@dataclass(frozen=True, init=False)
-class Site:
-    """A place in the residual stream, written `tower.block.tokens`: the output of one block at some tokens.
-
-    A place inside the block is written `tower.block.stream.tokens`, with the stream `attn_out` or `mlp_out` (what
-    attention or MLP adds), `resid_mid` (the stream between the two) or `mlp_in` (its LayerNorm, the MLP's input), e.g.
-    `image.3.mlp_out.all`.
-
-    `image.-1.cls` is the class token after the last image block; `.patches` are the other tokens row by row,
-    `.all` the class token followed by them. Negative blocks count from the end and stay as written, so
-    `image.-1.cls` and `image.11.cls` are different sites even where they name the same place.
-    `text.-1.eot` is part of the grammar; reading and replacing in the text tower is refused for now.
-
-    Raises:
-        SiteError: the text is not a site.
-    """
-
-    tower: str
-    block: int
-    tokens: str
-    stream: str
-
-    def __init__(self, written: "str | Site"):
-        parts = re.fullmatch(r"(\w+)\.(-?\d+)(?:\.([a-z_]+))?\.(\w+)", str(written))
-        if parts is None:
-            advice = "a site is written tower.block.tokens, e.g. image.-1.cls"
-            if str(written).endswith((".pooled", ".embedding")):
-                advice = "for what comes out of a tower use model.encode_image or model.encode_text"
-            raise SiteError(f"{written!r} is not a site: {advice}.")
-        tower, block, stream, tokens = parts[1], int(parts[2]), parts[3] or RESIDUAL, parts[4]
-        if tower not in TOKENS:
-            raise SiteError(f"{written!r} names the tower {tower!r}; there are {' and '.join(TOKENS)}.")
-        if tokens not in TOKENS[tower]:
-            raise SiteError(
-                f"{written!r} names the tokens {tokens!r}; the {tower} tower has {', '.join(TOKENS[tower])}."
-            )
-        if stream not in STREAMS or (stream != RESIDUAL and tower != "image"):
-            before = " What comes before a block is the output of the block before it." * (
-                stream == "resid_pre"
-            )
-            raise SiteError(
-                f"{written!r} names the stream {stream!r}; blocks of the image tower have {', '.join(STREAMS)}.{before}"
-            )
-        object.__setattr__(self, "tower", tower)
-        object.__setattr__(self, "block", block)
-        object.__setattr__(self, "tokens", tokens)
-        object.__setattr__(self, "stream", stream)
-
-    def __str__(self) -> str:
-        stream = "" if self.stream == RESIDUAL else f"{self.stream}."
-        return f"{self.tower}.{self.block}.{stream}{self.tokens}"
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the place is inside a block, not at its output."""
-        return self.stream != RESIDUAL
-
-    def __repr__(self) -> str:
-        return f"Site({str(self)!r})"
-
-    def index(self, model: Model) -> int:
-        """The block's number in this model, counted from 0.
-
-        Raises:
-            SiteError: the model has no such block or no class token, or no sites in that tower.
-        """
-        if self.tower != "image":
-            raise SiteError(
-                f"{self}: the text tower cannot be read or replaced yet; sites of the image tower can, "
-                "e.g. image.-1.cls."
-            )
-        n = model.image_blocks
-        if self.tokens == "cls" and not model.image_tower.has_class_token:
-            raise SiteError(
-                f"{self}: the image tower of {model.reference} has no class token. Its sites are "
-                f"image.{self.block}.patches and image.{self.block}.all."
-            )
-        if not -n <= self.block < n:
-            raise SiteError(f"{self}: {model.reference} has {n} image blocks, 0 to {n - 1} or -{n} to -1.")
-        return self.block % n
-
-    def shape(self, model: Model) -> tuple[int, ...]:
-        """Shape of one picture's activation here: (width,) for `cls`, else (tokens, width)."""
-        if self.tokens == "cls":
-            return (model.image_width,)
-        before = model.image_tower.prefix if self.tokens == "patches" else 0
-        return (model.image_tokens - before, model.image_width)
-
-    def reaches_embedding(self, model: Model) -> bool:
-        """Whether the embedding depends on the activation here: after the last block only pooled tokens
-        count."""
-        if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
-            return True
-        return self.tokens in model.image_tower.pooled
-
-    def needs_context(self, model: Model) -> bool:
-        """Whether what follows depends on more than the activation here: on other tokens, or, inside a block, on the
-        stream that the activation is added to."""
-        if self.is_inside:
-            return self.reaches_embedding(model)
-        if self.tokens == "all" or not self.reaches_embedding(model):
-            return False
-        return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
-
-    def read(self, stream: Tensor, model: Model) -> Tensor:
-        """The site's tokens out of all tokens of its block, (batch, tokens, width)."""
-        return _read(stream, self, model.image_tower)
+from clipattr.models.places import Site
+from clipattr.models.streams import Inside, continued, frame_streams, inside, tap
+from clipattr.models.tower import Tower
 
 
 class Captured(dict[Site, Tensor]):
-    """Activations by site, of the latest forward pass; a site may be given in its written form."""
+    """Activations by site, of the latest forward pass; a site may be given in any of its spellings."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+
+    def _held(self, site: object) -> Site | None:
+        """The spelling under which a place is held, None if it is not."""
+        if not isinstance(site, str | Site):
+            return None
+        asked = Site(site)
+        if super().__contains__(asked):
+            return asked
+        return next((held for held in self if held.is_same(asked, self._model)), None)
 
     def __contains__(self, site: object) -> bool:
-        return super().__contains__(Site(site) if isinstance(site, str) else site)
+        return self._held(site) is not None
 
     def __getitem__(self, site: str | Site) -> Tensor:
-        site = Site(site)
-        if site not in self:
+        held_as = self._held(site)
+        if held_as is None:
             held = ", ".join(map(str, self)) or "none: no picture was encoded inside the with block"
-            raise SiteError(f"There are no activations for {site}; held are {held}.")
-        return super().__getitem__(site)
+            raise SiteError(f"There are no activations for {Site(site)}; held are {held}.")
+        return super().__getitem__(held_as)
 
 
 @contextmanager
@@ -152,24 +54,22 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     happens.
 
     `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
-    (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`. A `capture` inside a `replace`
-    sees what was put in; round it, what was there before.
+    (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`. A `capture` inside a
+    `replace` sees what was put in; around it, what was there before.
 
     Raises:
         SiteError: a site does not exist in this model.
     """
-    acts = Captured()
+    acts = Captured(model)
 
-    def keep(site: Site, tower: Tower) -> tuple[nn.Module, Callable]:
-        module, pick = tap(_parts(model, site), site.stream)
-
-        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def keep(place: _Place) -> tuple[nn.Module, Callable]:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             # A copy, since a view of one token would keep all of them in memory.
-            acts[site] = _read(_batch_first(pick(inputs, output), tower), site, tower).clone()
+            acts[place.site] = place.read(inputs, output).clone()
 
-        return module, hook
+        return place.module, hook
 
-    with hooked([keep(site, model.image_tower) for site in map(Site, sites)]):
+    with hooked([keep(_Place(model, site)) for site in map(Site, sites)]):
         yield acts
 
 
@@ -178,64 +78,63 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
     """Put other activations in at a site while this thread encodes pictures; the hook goes with the block.
 
     Args:
-        value: what to put in, or a function of what is there. Shape (batch, width) for `cls`, (batch, tokens,
-            width) otherwise, cast to the model's dtype. The activation itself leaves the output bit for bit
-            as it was; a tensor that requires a gradient gets one, and may change the output in its last
+        value: what to put in, or a function of what is there. Shape (batch, width) for `cls` and the embedding,
+            (batch, tokens, width) otherwise, cast to the model's dtype. The activation itself leaves the output bit
+            for bit as it was; a tensor that requires a gradient gets one, and may change the output in its last
             digit, since torch then takes another attention kernel.
 
     Raises:
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
     site = Site(site)
-    parts, tower = _parts(model, site), model.image_tower
-    module, pick = tap(parts, site.stream)
-    mid: list[Tensor] = []
+    place = _Place(model, site)
+    mid: list[Any] = []
 
-    def changed(stream: Tensor) -> Tensor:
-        stream = _batch_first(stream, tower)
-        old = _read(stream, site, tower)
+    def changed(inputs: Any, output: Any) -> Any:
+        old = place.read(inputs, output)
         new = value if isinstance(value, Tensor) else value(old)
-        return _batch_first(_write(stream, site, _fitting(new, old, site), tower), tower)
+        return place.write(inputs, output, _fitting(new, old, site))
 
     if site.stream != "resid_mid":
-        with hooked([(module, lambda _module, _inputs, output: changed(output))]):
+        with hooked([(place.module, lambda _module, inputs, output: changed(inputs, output))]):
             yield
         return
     # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,
     # and compute the rest of the block again.
+    parts = place.parts
     assert isinstance(parts, Inside)
 
     def keep(_module: nn.Module, inputs: Any, output: Tensor) -> None:
-        mid[:] = [pick(inputs, output)]
+        mid[:] = [(inputs, output)]
 
     def again(_module: nn.Module, _inputs: Any, _output: Tensor) -> Tensor:
-        return parts.finish(changed(mid.pop()))
+        return parts.finish(changed(*mid.pop()))
 
-    with hooked([(module, keep), (parts.block, again)]):
+    with hooked([(place.module, keep), (parts.block, again)]):
         yield
 
 
 def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
-    """Activations of pictures at one site; later blocks are not computed.
+    """Activations of pictures at one site; later blocks are not computed, nor anything that follows the tower.
 
     Args:
         pixels: (batch, 3, H, W), prepared by `model.prepare`.
 
     Returns:
-        (batch, width) for `cls`, (batch, tokens, width) for `patches` and `all`, in the model's dtype.
+        (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`, in the model's
+        dtype.
 
     Raises:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
-    site = Site(site)
-    (module, pick), tower = tap(_parts(model, site), site.stream), model.image_tower
+    place = _Place(model, Site(site))
     found: list[Tensor] = []
 
-    def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
-        found.append(_read(_batch_first(pick(inputs, output), tower), site, tower).clone())
+    def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(place.read(inputs, output).clone())
         raise Reached
 
-    with hooked([(module, hook)]), suppress(Reached):
+    with hooked([(place.module, hook)]), suppress(Reached):
         model.encode_image(pixels)
     return found[0]
 
@@ -253,9 +152,10 @@ def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Te
     Raises:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
-    site, tower = Site(site), model.image_tower
+    site = Site(site)
     if not site.needs_context(model):
         return activations(model, pixels, site), None
+    tower = model.image_tower
     if not site.is_inside:
         context = activations(model, pixels, f"{site.tower}.{site.block}.all")
         return site.read(context, model), context
@@ -280,8 +180,8 @@ def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Te
         suppress(Reached),
     ):
         model.encode_image(pixels)
-    frame = _write(held[others], site, _read(held[own], site, tower), tower)
-    return _read(held[site.stream], site, tower).clone(), frame
+    frame = _write(held[others], site, site.read(held[own], model), tower)
+    return site.read(held[site.stream], model).clone(), frame
 
 
 def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
@@ -289,7 +189,7 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     computed.
 
     Args:
-        acts: (batch, width) for `cls`, (batch, tokens, width) otherwise.
+        acts: (batch, width) for `cls` and the embedding, (batch, tokens, width) otherwise.
         context: (batch, tokens, width), the second value of `acts_and_context`: the tokens that `acts` does not give,
             and inside a block what `acts` are added to. Needed where `Site.needs_context` says so. At the output of a
             block it is the activations at `all` tokens.
@@ -301,19 +201,21 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         SiteError: a shape does not fit, `context` is missing, or what the site holds cannot reach the
             embedding (patch tokens after the last block of a tower that pools by its class token).
     """
-    site, tower = Site(site), model.image_tower
-    index = site.index(model)
-    if not site.reaches_embedding(model):
-        other = "cls" if "cls" in tower.pooled else "patches"
-        raise SiteError(
-            f"{site}: after the last block only the {other} tokens reach the embedding of {model.reference}, "
-            f"so nothing here has any effect. Use image.{site.block}.{other} or an earlier block, "
-            f"e.g. image.-2.{site.tokens}."
-        )
+    site = Site(site)
+    site.require_reach(model)
     _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
+    return model.unit(features_from(model, site, acts, context))
+
+
+def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
+    """As `continue_from`, to the features before they are normalised, (batch, embed) in the model's dtype."""
+    site = Site(site)
     acts = acts.to(model.device, model.dtype)
+    if site.is_embedding:
+        return acts
+    tower, index = model.image_tower, site.index(model)
     if not site.needs_context(model):
-        return model.unit(tower.run(_alone(acts, site, tower), index))
+        return tower.run(_alone(acts, site, tower), index)
     if context is None:
         raise SiteError(
             f"{site}: {len(tower.blocks) - 1 - index} block(s) follow, then pooling by {tower.pooling}, in which the "
@@ -325,10 +227,10 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         parts = _parts(model, site)
         assert isinstance(parts, Inside)
         rows = acts[:, None] if site.tokens == "cls" else acts
-        return model.unit(tower.run(continued(parts, site.stream, rows, context, _own(site, tower)), index))
+        return tower.run(continued(parts, site.stream, rows, context, _own(site, tower)), index)
     if site.tokens == "cls" and tower.reads_next(index):
-        return model.unit(tower.read_versions(acts[:, None], context))
-    return model.unit(tower.run(_write(context, site, acts, tower), index))
+        return tower.read_versions(acts[:, None], context)
+    return tower.run(_write(context, site, acts, tower), index)
 
 
 def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor) -> Tensor | None:
@@ -341,8 +243,11 @@ def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor)
         (batch, versions, embed), unit length; None where more than one block follows or it mixes the versions, so
         that nothing is shared.
     """
-    site, tower = Site(site), model.image_tower
-    if site.is_inside or site.tokens != "cls" or not tower.reads_next(site.index(model)):
+    site = Site(site)
+    if site.is_inside or site.tokens != "cls":
+        return None
+    tower = model.image_tower
+    if not tower.reads_next(site.index(model)):
         return None
     features = tower.read_versions(acts.to(model.device, model.dtype), context.to(model.device, model.dtype))
     return model.unit(features).view(*acts.shape[:2], -1)
@@ -355,6 +260,35 @@ def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
     if site.tokens == "all" or not tower.prefix:
         return acts
     return torch.cat([acts.new_zeros(len(acts), tower.prefix, acts.shape[2]), acts], dim=1)
+
+
+class _Place:
+    """A site in one model: the module whose inputs or output hold it, and how to read and write it there."""
+
+    def __init__(self, model: Model, site: Site) -> None:
+        self.model, self.site = model, site
+        self.tower: Tower | None = None
+        if site.is_embedding:
+            site.require_image()
+            self.module: nn.Module = model.visual
+            return
+        self.parts = _parts(model, site)
+        self.module, self._pick = tap(self.parts, site.stream)
+        self.tower = model.image_tower
+
+    def read(self, inputs: Any, output: Any) -> Tensor:
+        """The activations, (batch, width) or (batch, tokens, width)."""
+        if self.tower is None:
+            # Towers of generative models put out (features, tokens).
+            return output[0] if isinstance(output, tuple) else output
+        return self.site.read(_batch_first(self._pick(inputs, output), self.tower), self.model)
+
+    def write(self, inputs: Any, output: Any, acts: Tensor) -> Any:
+        """What was read from, with other activations in it."""
+        if self.tower is None:
+            return (acts, *output[1:]) if isinstance(output, tuple) else acts
+        stream = _batch_first(self._pick(inputs, output), self.tower)
+        return _batch_first(_write(stream, self.site, acts, self.tower), self.tower)
 
 
 def _parts(model: Model, site: Site) -> nn.Module | Inside:
@@ -371,13 +305,6 @@ def _own(site: Site, tower: Tower) -> slice:
 def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
     """Between the tower's own order and (batch, tokens, width), either way."""
     return stream if tower.batch_first else stream.transpose(0, 1)
-
-
-def _read(stream: Tensor, site: Site, tower: Tower) -> Tensor:
-    """The site's tokens out of (batch, tokens, width)."""
-    if site.tokens == "cls":
-        return stream[:, 0]
-    return stream[:, tower.prefix :] if site.tokens == "patches" else stream
 
 
 def _write(stream: Tensor, site: Site, acts: Tensor, tower: Tower) -> Tensor:
@@ -397,3 +324,16 @@ def _fitting(new: Any, old: Tensor, site: Site) -> Tensor:
 def _check_shape(tensor: Tensor, expected: tuple[int, ...], site: Site, what: str) -> None:
     if tuple(tensor.shape) != expected:
         raise SiteError(f"{site}: {what} must have shape {expected}; got {tuple(tensor.shape)}.")
+
+
+__all__ = [
+    "Captured",
+    "Site",
+    "activations",
+    "acts_and_context",
+    "capture",
+    "continue_from",
+    "features_from",
+    "replace",
+    "versions_from",
+]

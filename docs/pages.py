@@ -6,6 +6,7 @@ they change, so that a second build is quick. Start at `write`.
 
 import argparse
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -33,7 +34,7 @@ ROOMS = {
 
 def write(folder: Path) -> None:
     """Write all derived pages below the folder of the sources."""
-    made = {**reference(), **command_line(), **course()}
+    made = {**reference(), **towers(), **command_line(), **course()}
     for name, text in made.items():
         put(folder / name, text)
     for kind in ("reference", "cli", "course"):
@@ -57,12 +58,39 @@ def reference() -> dict[str, str]:
         rooms.setdefault(module.split(".")[0], []).append(name)
     order = sorted(rooms, key=lambda room: (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), room))
     pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
-    listed = "\n".join(f"   {room}" for room in order)
+    listed = "\n".join(f"   {room}" for room in [*order, "towers"])
     pages["reference/index.rst"] = (
         "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. "
         f"Names are imported on first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
     )
     return pages
+
+
+def towers() -> dict[str, str]:
+    """What was measured for every architecture of open_clip, from the benchmark's own file."""
+    file = ROOT / "benchmarks" / "results" / "towers.json"
+    text = "# Every tower\n\n"
+    if not file.exists():
+        return {"reference/towers.md": text + "`python benchmarks/towers.py` writes the numbers of this page.\n"}
+    found = json.loads(file.read_text("utf-8"))
+    figures, versions = found["figures"], found["versions"]
+    text += (
+        f"All {figures['configs']} architectures of open_clip {versions['open_clip_torch']}, built at reduced depth "
+        f"with random weights: {figures['audited']} are audited, {figures['attributed']} are attributed inside the "
+        f"tower, and {figures['closed_form_inside']} have a closed form there. Exact ablation in closed form differs "
+        f"from replacing the activation and encoding again by at most {figures['largest_error']:.1g}.\n\n"
+        "| architecture | tower | pooling | closed form at | audited at | largest error |\n|---|---|---|---|---|---|\n"
+    )
+    for row in found["rows"]:
+        if "failed" in row:
+            text += f"| {row['name']} | failed: {row['failed']} | | | | |\n"
+            continue
+        places = ", ".join(f"`{place}`" for place in row["closed_form"])
+        text += (
+            f"| {row['name']} | {row['tower']} | {row['pooling']} | {places} | `{row['audited']}` | "
+            f"{row['ablation_error']:.1g} |\n"
+        )
+    return {"reference/towers.md": text}
 
 
 def page(room: str, names: list[str]) -> str:

@@ -16,8 +16,6 @@ FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in PACKAGES}
 MODULES = sorted(path for files in FILES.values() for path in files)
 LONGEST = 400  # lines of a module
 LONGER = {
-    "clipattr/attribution/splice.py": 408,
-    "clipattr/attribution/targets.py": 410,
     "clipattr/meaning/labels.py": 419,
     "clipattr/studies/study.py": 417,
     "clipattr/discovery/audit/run.py": 415,

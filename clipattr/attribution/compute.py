@@ -47,8 +47,9 @@ def attribute(
             prepared pixels (batch, 3, H, W).
         target: a prompt, several, a `Target` such as `Contrast("kite", "bat")`, or a function of the embedding.
         dictionary, site: where no study says them, or to use others; the site defaults to the dictionary's.
-        method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where the tail is closed form
-            (`image.-1.cls`), attribution patching elsewhere.
+        method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where what follows the site
+            has a closed form (`Site.tail`: `image.embedding`, `image.-1.cls` of most models), attribution patching
+            elsewhere.
         baseline: what "absent" means. None: code 0. A picture: what does each picture have that this one lacks?
             `SparseCodes` of one row (see `mean_codes`), or one row per picture and token.
         batch: pictures at a time. Memory grows with pictures by the result alone: k · targets numbers each.
@@ -177,10 +178,9 @@ def placed_splices(
     wanted: Target = as_target(target)
     reference = baseline_codes(model, dictionary, site, baseline)
     tail = None
-    closed = site.tokens == "cls" and not site.is_inside and site.index(model) == model.image_blocks - 1
-    if closed and model.tail_is_closed_form and isinstance(wanted, LinearTarget) and count(images) >= _MANY:
+    if isinstance(wanted, LinearTarget) and count(images) >= _MANY and site.tail(model) is not None:
         weights, constants = wanted.linear(model)
-        tail = ClosedFormTail(model, dictionary, weights, constants=constants)
+        tail = ClosedFormTail(model, dictionary, weights, site=site, constants=constants)
     rows = _rows_per_picture(site, model)
     if reference is not None and len(reference) not in (1, rows, rows * count(images)):
         raise DictionaryError(

@@ -22,6 +22,7 @@ from clipattr.attribution.pixels import count
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.targets import FunctionTarget, LinearTarget, ProbeLogit, Target
 from clipattr.errors import DataError
+from clipattr.sites import Site
 from clipattr.statistics import Interval, bootstrap, pearson, per_picture, sign_flip, spearman_of_active
 
 if TYPE_CHECKING:
@@ -164,14 +165,22 @@ def group_correlation(
     return pearson(predicted.transpose(1, 2), true.transpose(1, 2))
 
 
+def can_randomise(model: Any, site: Site | str) -> bool:
+    """Whether weights follow this site that `randomised` can shuffle; nothing follows `image.embedding`."""
+    return not Site(site).is_embedding and model.image_tower.last_matrix is not None
+
+
 def randomised(model: Any, seed: int = 0) -> Any:
     """A copy of the model whose last matrix is shuffled: attributions that stay the same ignore the model.
 
-    Only what follows every site is changed, so activations and codes stay as they were.
+    Only what follows every block is changed, so activations and codes there stay as they were.
+
+    Raises:
+        DataError: no matrix follows the last block.
     """
     if model.image_tower.last_matrix is None:
         raise DataError(
-            "this model has no image projection to randomise; the check needs a linear projection."
+            "this model has no matrix behind its last block to randomise; leave the randomisation check out."
         )
     other = copy.copy(model)
     other.clip = copy.deepcopy(model.clip)

@@ -1,8 +1,8 @@
 """Heatmaps: where in the picture a latent fires, and where a target's evidence lies.
 
-Owns the maps that need the model. For a class-token latent there are two: gradient × activation of its code with
-respect to the patch tokens of an earlier block (fast), and occlusion, which paints patches over and encodes the picture
-again (slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
+Owns the maps that need the model. For a latent of the class token or the embedding there are two: gradient × activation
+of its code with respect to the patch tokens of an earlier block (fast), and occlusion, which paints patches over and
+encodes the picture again (slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
 """
 
 import math
@@ -20,7 +20,10 @@ from clipattr.attribution.maps import code_map
 from clipattr.dictionaries.codes import SparseCodes, amounts_of
 from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import SiteError
-from clipattr.sites import Site, activations, capture, continue_from
+from clipattr.sites import Site, activations, capture, continue_from, features_from
+
+# Areas painted over, down and across, in towers without patches: as fine as the last stage of a ResNet at 224 pixels.
+PLAIN_GRID = (7, 7)
 
 
 def firing_map(
@@ -32,7 +35,7 @@ def firing_map(
     site: Site | str | None = None,
     block: int = 0,
 ) -> Tensor:
-    """Which patches drive class-token latents: gradient × (patch token - the picture's mean patch token).
+    """Which patches drive latents of the class token or the embedding: gradient × (patch token - their mean).
 
     First order, at the patch tokens after an early block, of the direction that the encoder reads the latent by.
     Positive: the patch raises the latent. A patch that looks like the average patch gets 0.
@@ -47,15 +50,15 @@ def firing_map(
         (batch, latents, rows, columns), in the unit of codes.
 
     Raises:
-        SiteError: the dictionary's site is no class token, or not after `block`.
+        SiteError: the dictionary's site has several tokens, does not come after `block`, or the tower has no patches.
     """
     model, dictionary, site = parts_of(source, dictionary, site)
     early = Site(f"image.{block}.patches")
-    if site.tokens != "cls":
+    if not site.is_single:
         raise SiteError(
             f"{site} holds patch tokens: the map of a patch latent is its codes. Use code_map(...)."
         )
-    if early.index(model) >= site.index(model):
+    if not site.is_embedding and early.index(model) >= site.index(model):
         raise SiteError(
             f"the patches are read after block {block}, which must come before {site}. Lower `block`."
         )
@@ -69,9 +72,13 @@ def firing_map(
         context = activations(model, pixels.to(model.device, model.dtype), Site(f"image.{block}.all"))
     with torch.enable_grad():
         patches = early.read(context, model).detach().requires_grad_()
-        with capture(model, site) as held:
-            continue_from(model, early, patches, context)
-        codes = held[site] @ readers.T
+        if site.is_embedding:
+            found = features_from(model, early, patches, context)
+        else:
+            with capture(model, site) as held:
+                continue_from(model, early, patches, context)
+            found = held[site]
+        codes = found @ readers.T
         slopes = [
             torch.autograd.grad(codes[:, number].sum(), patches, retain_graph=True)[0]
             for number in range(len(wanted))
@@ -102,7 +109,7 @@ def occlusion_map(
     """
     model, dictionary, site = parts_of(source, dictionary, site)
     wanted = torch.as_tensor(latents).long().flatten()
-    rows, columns = model.grid
+    rows, columns = _grid(model)
     tall, wide = pixels.shape[2] // rows, pixels.shape[3] // columns
     pixels = pixels.to(model.device, model.dtype)
 
@@ -124,6 +131,14 @@ def occlusion_map(
         after = torch.cat([codes_of(part) for part in covered.split(batch)])
         result[number] = (before - after).T.to(result)
     return result.view(len(pixels), len(wanted), rows, columns)
+
+
+def _grid(model: Any) -> tuple[int, int]:
+    """(rows, columns) of areas to paint over: the model's patches, or a plain grid for towers without patches."""
+    try:
+        return model.grid
+    except SiteError:
+        return PLAIN_GRID
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +175,7 @@ def latent_maps(
             is scaled by itself.
 
     Returns:
-        None at a site that has no such map (class token of the first block, embedding).
+        None at a site that has no such map: the class token of the first block, or a tower without patches.
     """
     model, dictionary, site = parts_of(source, dictionary, site)
     pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)

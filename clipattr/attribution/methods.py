@@ -102,7 +102,7 @@ def exact(splice: Splice) -> Tensor:
 
 
 def lens(splice: Splice) -> Tensor:
-    """Each direction alone through the final LayerNorm, pooling and projection, read by the target: (batch, parts, n).
+    """Each direction alone through what follows the last block, read by the target: (batch, parts, n).
 
     Depends on the picture only through which latents are active. At earlier sites the blocks between are skipped, as
     the logit lens does.
@@ -110,17 +110,21 @@ def lens(splice: Splice) -> Tensor:
     model = splice.model
     active, places = splice.indices.unique(return_inverse=True)
     rows = splice.decoder[active].to(model.dtype)
-    tower = model.image_tower
     with torch.no_grad():
-        # The direction at every token that is pooled: a mean, or attention over equal tokens, returns it.
-        alone = [
-            model.unit(tower.finish(part[:, None].expand(-1, tower.prefix + 1, -1)))
-            for part in rows.split(4096)
-        ]
-        read = splice.read(torch.cat(alone))
+        read = splice.read(torch.cat([_alone(splice, part) for part in rows.split(4096)]))
     if splice.target.is_linear:
         read = read - splice.read(read.new_zeros(1, model.embed_dim))  # constants belong to no latent
     return read[places].to(splice.dtype)
+
+
+def _alone(splice: Splice, directions: Tensor) -> Tensor:
+    """Unit-length embeddings of directions (rows, width), each at every token that is pooled."""
+    model = splice.model
+    if splice.site.is_embedding:
+        return model.unit(directions)
+    # A mean, or attention over equal tokens, returns the direction itself.
+    tower = model.image_tower
+    return model.unit(tower.finish(directions[:, None].expand(-1, tower.prefix + 1, -1)))
 
 
 @register_method("logit_lens", in_unit=False)

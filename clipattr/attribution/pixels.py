@@ -67,8 +67,9 @@ def pixel_batches(
 def _ready(
     model: Any, pixels: Tensor, batch: int, start: int = 0
 ) -> Iterator[tuple[list[str], list[int], Tensor]]:
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise DataError(f"prepared pixels have shape (batch, 3, H, W); got {tuple(pixels.shape)}.")
+    if pixels.ndim != 4 or pixels.shape[1] != model.pixel_shape[0]:
+        expected = "3, H, W" if model.pixel_shape[0] == 3 else ", ".join(map(str, model.pixel_shape))
+        raise DataError(f"prepared pixels have shape (batch, {expected}); got {tuple(pixels.shape)}.")
     if not len(pixels):
         raise DataError("got an empty batch of pixels. Pass at least one picture.")
     finite = torch.isfinite(pixels.flatten(1)).all(1)

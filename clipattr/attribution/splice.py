@@ -1,9 +1,9 @@
 """The splice: a batch at one site taken apart into latents, bias and error, and the targets as a function of the parts.
 
-Owns the two ways from activations to targets: the closed form behind `image.-1.cls`, and a forward pass from the site
-onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. Ignores which
-method asks. A *part* is one active latent at one token: at CLS sites parts are the k codes of a picture, at patch
-sites its tokens × k codes. Start at `Splice.slopes`, `Splice.ablated` and `Splice.states`.
+Owns the two ways from activations to targets: the closed form where the site has a tail, and a forward pass from the
+site onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. A *part* is
+one active latent at one token: k per picture, or tokens × k at sites of several tokens. Start at `Splice.slopes`,
+`Splice.ablated` and `Splice.states`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from clipattr.attribution.padding import padded
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target
 from clipattr.dictionaries.codes import SparseCodes
-from clipattr.errors import DictionaryError, SiteError
+from clipattr.errors import DictionaryError
 from clipattr.sites import Site, continue_from, versions_from
 
 # Rows that go through the rest of the model, or through the closed form, at a time.
@@ -61,14 +61,7 @@ class Splice:
         tail: ClosedFormTail | None = None,
     ) -> None:
         self.model, self.dictionary, self.site, self.target = model, dictionary, Site(site), target
-        if not self.site.reaches_embedding(model):
-            tower = model.image_tower
-            there = "cls" if "cls" in tower.pooled else "patches"
-            raise SiteError(
-                f"{self.site}: after the last block only the {tower.pooling} reaches the embedding of this model, so "
-                f"every attribution here would be exactly zero. Use image.{self.site.block}.{there}, or "
-                f"{self.site.tokens} of an earlier block, e.g. image.-2.{self.site.tokens}."
-            )
+        self.site.require_reach(model)
         self.acts, self.context = acts.detach(), context
         self.batch, self.tokens = len(acts), 1 if acts.ndim == 2 else acts.shape[1]
         flat = self.acts.reshape(-1, acts.shape[-1])
@@ -132,9 +125,8 @@ class Splice:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether the tail behind the site is LayerNorm, projection, normalisation."""
-        last = self.site.index(self.model) == self.model.image_blocks - 1 and not self.site.is_inside
-        return last and self.site.tokens == "cls" and self.model.tail_is_closed_form
+        """Whether what follows the site has a closed form, so that ablation is exact without forward passes."""
+        return self.site.tail(self.model) is not None
 
     @property
     def shares_rest(self) -> bool:
@@ -157,7 +149,8 @@ class Splice:
             weights, constants = self._linear
         active = self.indices.unique()
         some = active if len(active) < self.dictionary.n_latents else None
-        return ClosedFormTail(self.model, self.dictionary, weights, constants=constants, active=some)
+        options: dict[str, Any] = {"site": self.site, "constants": constants, "active": some}
+        return ClosedFormTail(self.model, self.dictionary, weights, **options)
 
     @cached_property
     def merged_codes(self) -> SparseCodes:
@@ -219,11 +212,9 @@ class Splice:
                 result.append(
                     self.read(self.embeddings(self.acts[which] + change.to(self.acts.dtype), which))
                 )
-        return (
-            torch.cat(result).view(self.batch, m, -1)
-            if result
-            else self.y.new_zeros(self.batch, m, self.n_targets)
-        )
+        if not result:
+            return self.y.new_zeros(self.batch, m, self.n_targets)
+        return torch.cat(result).view(self.batch, m, -1)
 
     def _states_of_versions(self, amounts: Tensor) -> Tensor:
         assert self.context is not None

@@ -1,57 +1,53 @@
-"""The closed-form tail: what a latent at the last block's CLS token does to the output, without a backward pass.
+"""The closed-form tail: what a latent does to linear targets where a `Tail` follows, without a backward pass.
 
-Behind `image.-1.cls` come LayerNorm, a linear projection and normalisation. With `c = x - mean(x)`,
-`s = sqrt(|c|²/d + eps)`, `p = x A` (`A` the gain times projection, with its column means taken off so that `A` ignores
-the mean) and `b0 = shift · projection`, the embedding is `e = p/s + b0` and a linear target `y = <e, w>/|e| + const`.
-Taking out `a v` changes `p`, `s` and `|e|` through scalars only (dot products of `v` with two vectors per picture), so
+A site with a `Tail` is followed by an optional mean over tokens, an optional LayerNorm, a linear map, and division by
+the length. With `c = x - mean(x)`, `s = sqrt(|c|²/d + eps)` (1 without LayerNorm), `q = c A` (`A` the gain times the
+map, its column means taken off) and offset `b0`, the features are `e = q/s + b0`, and a linear target is
+`y = <e, w>/|e| + c`. Taking out `a v` gives `e' = e + (1/s' - 1/s) q - (a/s') v A`, of which `s'` and `|e'|` need dot
+products alone. So
 
-    attribution of latent j for target n = alpha_j G[j, n] + beta_j (p·w_n) + delta_j (b0·w_n),   G = V A W,
+    attribution of latent j for target n = alpha_j G[j, n] + beta_j (e·w_n) + delta_j (q·w_n),   G = V A W,
 
-for attribution patching and for exact ablation alike; they differ in the three scalars. `G` is built once. Scalars are
-float64, since ablation subtracts nearly equal numbers; rows are in the model's dtype. Ignores targets and pictures.
-Start at `ClosedFormTail.effects`. Source of the definitions: Dreyer et al. 2025, arXiv:2505.20229.
+for attribution patching and for exact ablation; they differ in the three scalars. Where the LayerNorm comes before a
+mean over P tokens, `q` and `s` are the token's and the change counts 1/P. `G` is built once. Scalars are float64, since
+ablation subtracts nearly equal numbers; rows are in the model's dtype. Ignores pictures. Start at
+`ClosedFormTail.effects`; sums over many pictures are in `tail_sums.py`.
+Source of the definitions: Dreyer et al. 2025, arXiv:2505.20229.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from clipattr.attribution.padding import padded
+from clipattr.attribution.tail_algebra import Frame, TailAlgebra
 from clipattr.errors import DictionaryError, SiteError, TargetError
+from clipattr.models.tails import MEAN
+from clipattr.sites import Site
 
-# Output of one block of pictures: small enough to stay in a core's cache through the three passes over it.
-_BLOCK_BYTES = 512 * 1024
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What every picture brings: rows (batch, n) and (batch, width) in the model's dtype, scalars in float64."""
-
-    centred: Tensor  # c, (batch, width)
-    back: Tensor  # A p, (batch, width): its dot product with v is the change of p along p
-    rows: Tensor  # (batch, 2, n): p·w and b0·w
-    spread: Tensor  # s², (batch, 1)
-    pp: Tensor  # |p|²
-    pb: Tensor  # p·b0
+# Output of one block of rows in bytes: small enough to stay in a core's cache through the three passes over it.
+BLOCK_BYTES = 512 * 1024
+DEFAULT_SITE = "image.-1.cls"  # of a dictionary that does not say where it was trained
 
 
-class ClosedFormTail:
-    """Attributions and exact counterfactuals at `image.-1.cls` for linear targets.
+class ClosedFormTail(TailAlgebra):
+    """Attributions and exact counterfactuals for linear targets at a site with a closed-form tail.
 
     Args:
-        model: a `Model` whose `tail_is_closed_form` holds.
+        model: a `Model`.
         dictionary: anything with `decoder` (n_latents, width).
         weights: (embed, n) of linear targets `y = <unit embedding, w> + c`.
+        site: where activations are read; default the dictionary's own site, else `image.-1.cls`.
         constants: (n,) or None for zeros; they matter to `values` alone.
         active: latents to prepare (all where None). With few pictures this saves building rows that nobody reads.
         table_bytes: the table `G` is kept if it is no larger than this, else its rows are made when needed.
 
     Raises:
-        SiteError: the model has no closed-form tail.
-        DictionaryError: the dictionary's width is not the model's.
+        SiteError: the model has no closed-form tail at this site.
+        DictionaryError: the dictionary's width is not the site's.
         TargetError: weights of another embedding width.
     """
 
@@ -61,75 +57,66 @@ class ClosedFormTail:
         dictionary: Any,
         weights: Tensor,
         *,
+        site: Site | str | None = None,
         constants: Tensor | None = None,
         active: Tensor | None = None,
         table_bytes: int = 2**31,
     ) -> None:
-        if not model.tail_is_closed_form:
+        place = Site(site or getattr(dictionary, "site", None) or DEFAULT_SITE)
+        found = place.tail(model)
+        if found is None:
             raise SiteError(
-                "the closed form needs CLS pooling, a LayerNorm and a linear projection behind the last block; this "
-                "model has another tail. Use method='patching', which falls back to autograd."
+                f"{place}: {model.reference} has no closed form here. It needs the pooled tokens after the last block "
+                "with a LayerNorm and a linear map behind them, or image.embedding, which every model has. "
+                "method='patching' runs autograd at other sites."
             )
-        norm = model.ln_post
+        super().__init__(model, place, found)
+        device = self.device
         decoder = torch.as_tensor(dictionary.decoder).detach()
-        if decoder.shape[1] != len(norm.weight):
+        if decoder.shape[1] != found.width:
             raise DictionaryError(
-                f"the dictionary's directions have {decoder.shape[1]} numbers, the site {len(norm.weight)}. "
+                f"the dictionary's directions have {decoder.shape[1]} numbers, the site {place} has {found.width}. "
                 "Load the dictionary that was trained on this model and site."
             )
-        self.dtype = torch.promote_types(model.dtype, torch.float32)
-        wide = {"device": norm.weight.device, "dtype": torch.float64}
-        gain = norm.weight.detach().to(**wide)
-        shift = torch.zeros_like(gain) if norm.bias is None else norm.bias.detach().to(**wide)
-        projection = (
-            torch.eye(len(gain), **wide)
-            if model.image_projection is None
-            else model.image_projection.detach().to(**wide)
-        )
-        mixed = gain[:, None] * projection
-        self._mix = (mixed - mixed.mean(0)).to(self.dtype)  # A, (width, embed)
-        self._shift = shift @ projection  # b0, (embed,), float64
-        self._eps, self._width = norm.eps, len(gain)
         self.n_latents = len(decoder)
         self._row: Tensor | None = None
         if active is not None:
-            active = active.to(norm.weight.device).long()
-            self._row = torch.full((self.n_latents,), -1, dtype=torch.long, device=active.device)
-            self._row[active] = torch.arange(len(active), device=active.device)
-            decoder = decoder.to(active.device)[active]
-        self._decoder = decoder.to(norm.weight.device, self.dtype).contiguous()
+            active = active.to(device).long()
+            self._row = torch.full((self.n_latents,), -1, dtype=torch.long, device=device)
+            self._row[active] = torch.arange(len(active), device=device)
+            decoder = decoder.to(device)[active]
+        self.decoder = decoder.to(device, self.dtype).contiguous()
         self._prepare_latents()
         self._table_bytes = table_bytes
         self._aim(weights, constants)
 
     def _prepare_latents(self) -> None:
-        """Squared lengths and projections of every direction: |v̄|², |v A|², (v A)·b0, all float64 (n_latents,)."""
-        self._vv = torch.empty(len(self._decoder), dtype=torch.float64, device=self._decoder.device)
+        """Per direction |v̄|², |v A|² and (v A)·b0, all float64 (n_latents,)."""
+        self._vv = torch.empty(len(self.decoder), dtype=torch.float64, device=self.device)
         self._uu, self._ub = torch.empty_like(self._vv), torch.empty_like(self._vv)
-        for start in range(0, len(self._decoder), 4096):
+        for start in range(0, len(self.decoder), 4096):
             rows = slice(start, start + 4096)
-            direction = self._decoder[rows].double()
+            direction = self.decoder[rows].double()
             self._vv[rows] = (direction - direction.mean(1, keepdim=True)).square().sum(1)
-            through = self._decoder[rows] @ self._mix
-            self._uu[rows] = through.double().square().sum(1)
-            self._ub[rows] = through.double() @ self._shift
+            through = self.through(self.decoder[rows]).double()
+            self._uu[rows] = through.square().sum(1)
+            self._ub[rows] = through @ self._offset
 
     def _aim(self, weights: Tensor, constants: Tensor | None) -> None:
-        if weights.ndim != 2 or len(weights) != len(self._shift):
+        if weights.ndim != 2 or len(weights) != self.embed:
             raise TargetError(
-                f"target weights have shape (embed, n) with embed = {len(self._shift)}; got {tuple(weights.shape)}. "
+                f"target weights have shape (embed, n) with embed = {self.embed}; got {tuple(weights.shape)}. "
                 "Transpose rows of prompt embeddings."
             )
-        self.weights = weights.detach().to(self._decoder.device, self.dtype)
+        self.weights = weights.detach().to(self.device, self.dtype)
         self.constants = (
             self.weights.new_zeros(self.n_targets)
             if constants is None
             else constants.detach().to(self.weights)
         )
-        self._through = self._mix @ self.weights  # A W, (width, n)
-        self._shift_row = (self._shift @ self.weights.double()).to(self.dtype)  # b0·w, (n,)
-        size = len(self._decoder) * self.n_targets * self.weights.element_size()
-        self._table = self._decoder @ self._through if size <= self._table_bytes else None
+        self._through = self.weights if self._mix is None else self._mix @ self.weights  # A W, (width, n)
+        size = len(self.decoder) * self.n_targets * self.weights.element_size()
+        self._table = self.decoder @ self._through if size <= self._table_bytes else None
 
     @property
     def n_targets(self) -> int:
@@ -142,38 +129,30 @@ class ClosedFormTail:
         other._aim(weights, constants)
         return other
 
-    def _frame(self, acts: Tensor) -> _Frame:
-        acts = acts.to(self._decoder.device, self.dtype)
-        if acts.ndim != 2 or acts.shape[1] != self._width:
-            raise SiteError(f"activations have shape (batch, {self._width}); got {tuple(acts.shape)}.")
-        centred = acts - acts.mean(1, keepdim=True)
-        projected = centred @ self._mix
-        wide = projected.double()
-        rows = torch.stack([projected @ self.weights, self._shift_row.expand(len(acts), -1)], dim=1)
-        return _Frame(
-            centred=centred,
-            back=projected @ self._mix.T,
-            rows=rows,
-            spread=centred.double().square().mean(1, keepdim=True) + self._eps,
-            pp=wide.square().sum(1, keepdim=True),
-            pb=(wide @ self._shift)[:, None],
-        )
+    def values(self, acts: Tensor) -> Tensor:
+        """The targets themselves, constants included: activations to (…, n)."""
+        return self.embeddings(acts) @ self.weights + self.constants
 
-    def _length(self, spread: Tensor, pp: Tensor, pb: Tensor) -> Tensor:
-        """|e|, from s², |p|² and p·b0."""
-        square = pp / spread + 2 * pb / spread.sqrt() + self._shift.square().sum()
-        return square.clamp_min(1e-24).sqrt()
+    # effects of active latents
 
-    def _rows_of(self, codes: Any) -> tuple[Tensor, Tensor]:
-        """Table rows (batch, k) and amounts (batch, k), float64."""
+    def rows_of(self, codes: Any, acts: Tensor) -> tuple[Tensor, Tensor]:
+        """Table rows and amounts (float64) of active latents, each (rows, places): all of a picture's entries side by
+        side, but one line per token where tokens are rows of their own."""
+        batch = len(acts)
         indices, amounts = padded(codes)
         if codes.n_latents != self.n_latents:
             raise DictionaryError(
                 f"the codes count {codes.n_latents} latents, the dictionary {self.n_latents}. "
                 "Encode with the dictionary that is attributed to."
             )
-        indices = indices.to(self._decoder.device).long()
-        amounts = amounts.to(self._decoder.device, torch.float64)
+        tokens = self.tail.pooling == MEAN
+        if len(indices) != batch if not tokens else (not batch or len(indices) % batch):
+            each = " or several each" if tokens else ""
+            raise DictionaryError(
+                f"{batch} activations but codes of {len(indices)}{each}. Encode the same pictures."
+            )
+        indices = indices.to(self.device).long()
+        amounts = amounts.to(self.device, torch.float64)
         if self._row is not None:
             indices = self._row[indices]
             if (indices < 0).logical_and(amounts != 0).any():
@@ -181,48 +160,23 @@ class ClosedFormTail:
                     "a latent is active that this tail was not prepared for. Leave out `active`."
                 )
             indices = indices.clamp_min(0)
-        return indices, amounts
+        return self._by_row(indices, acts), self._by_row(amounts, acts)
 
-    def _dots(self, frame: _Frame, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """v·c and (v A)·p for every active latent, (batch, k) float64."""
-        pair = torch.stack([frame.centred, frame.back], dim=2)  # (batch, width, 2)
-        batch, k = indices.shape
-        dots = torch.empty(batch, k, 2, dtype=self.dtype, device=pair.device)
-        step = max(1, _BLOCK_BYTES // max(1, k * self._width * pair.element_size()))
-        for start in range(0, batch, step):
-            rows = slice(start, start + step)
-            gathered = self._decoder.index_select(0, indices[rows].flatten())
-            torch.bmm(gathered.view(-1, k, self._width), pair[rows], out=dots[rows])
-        return dots[..., 0].double(), dots[..., 1].double()
+    def _by_row(self, entries: Tensor, acts: Tensor) -> Tensor:
+        rows = len(acts) * acts.shape[1] if self.splits_tokens else len(acts)
+        return entries.reshape(rows, -1)
 
-    def _patching_scalars(
-        self, frame: _Frame, amounts: Tensor, vc: Tensor, up: Tensor, ub: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """alpha (batch, k) and (beta, delta) (batch, k, 2) of `amounts · <gradient, v>`."""
-        root = frame.spread.sqrt()
-        length = self._length(frame.spread, frame.pp, frame.pb)
-        widening = vc / (self._width * root)  # ds along v
-        along = (up / root + ub) / root - (
-            frame.pp / root + frame.pb
-        ) * widening / frame.spread  # e·de along v
-        turning = along / length**3
-        alpha = amounts / (root * length)
-        beta = -amounts * (widening / (frame.spread * length) + turning / root)
-        return alpha, torch.stack([beta, -amounts * turning], dim=2)
-
-    def _exact_scalars(
-        self, frame: _Frame, amounts: Tensor, vc: Tensor, up: Tensor, vv: Tensor, uu: Tensor, ub: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """alpha and (beta, delta) of `y(x) - y(x - amounts · v)`."""
-        spread = frame.spread + (amounts * amounts * vv - 2 * amounts * vc) / self._width
-        spread = spread.clamp_min(self._eps)
-        length = self._length(frame.spread, frame.pp, frame.pb)
-        shorter = self._length(
-            spread, frame.pp - 2 * amounts * up + amounts * amounts * uu, frame.pb - amounts * ub
-        )
-        after = 1 / (spread.sqrt() * shorter)
-        before = 1 / (frame.spread.sqrt() * length)
-        return amounts * after, torch.stack([before - after, 1 / length - 1 / shorter], dim=2)
+    def dots(self, frame: Frame, indices: Tensor) -> list[Tensor]:
+        """Dot products of every active direction with the frame's vectors, each (rows, places) float64."""
+        pair = frame.vectors
+        rows, k = indices.shape
+        found = torch.empty(rows, k, pair.shape[2], dtype=self.dtype, device=pair.device)
+        step = max(1, BLOCK_BYTES // max(1, k * self.tail.width * pair.element_size()))
+        for start in range(0, rows, step):
+            some = slice(start, start + step)
+            gathered = self.decoder.index_select(0, indices[some].flatten())
+            torch.bmm(gathered.view(-1, k, self.tail.width), pair[some], out=found[some])
+        return list(found.double().unbind(2))
 
     def effects(
         self,
@@ -236,56 +190,59 @@ class ClosedFormTail:
         """Attribution patching and exact ablation for every active latent and every target in one gather.
 
         Args:
-            acts: (batch, width) at `image.-1.cls`.
-            codes: their `SparseCodes`.
-            amounts: (batch, k) to take out in place of the codes' values, e.g. code minus baseline.
+            acts: activations as read at the site, (batch, width) or (batch, tokens, width).
+            codes: their `SparseCodes`, one row per picture, or per token (batch · tokens rows).
+            amounts: to take out in place of the codes' values, e.g. code minus baseline; shaped like the result
+                without its last dimension.
 
         Returns:
-            Two tensors (batch, k, n) in the unit of the targets, None where not asked for. Positive: the latent
-            raises the target. Padding (amount 0) gets exactly 0.
+            Two tensors (batch, k, n) in the unit of the targets, (batch, tokens · k, n) at a site of several tokens;
+            None where not asked for. Positive: the latent raises the target. Padding (amount 0) gets exactly 0.
         """
-        frame = self._frame(acts)
-        indices, values = self._rows_of(codes)
-        if len(indices) != len(acts):
-            raise DictionaryError(
-                f"{len(acts)} activations but codes of {len(indices)}. Encode the same pictures."
-            )
-        amounts = values if amounts is None else amounts.to(values)
-        vc, up = self._dots(frame, indices)
-        ub = self._ub[indices]
+        acts = self.checked(acts)
+        indices, values = self.rows_of(codes, acts)
+        frame, share = self.frame(acts, self.weights), self.share(acts)
+        amounts = values if amounts is None else amounts.reshape(values.shape).to(values)
+        dots = self.resolved(frame, self.dots(frame, indices), self._ub[indices])
         wanted: list[tuple[Tensor, Tensor] | None] = [None, None]
+        # Averaged first, a token's change reaches the mean with its share; else the tokens' own terms carry it.
+        counted, share = (amounts, share) if self.splits_tokens else (amounts * share, 1.0)
         if patching:
-            wanted[0] = self._patching_scalars(frame, amounts, vc, up, ub)
+            wanted[0] = self.patching_scalars(frame, counted, *dots, share)
         if exact:
-            wanted[1] = self._exact_scalars(frame, amounts, vc, up, self._vv[indices], self._uu[indices], ub)
-        first, second = self._combine(frame, indices, wanted)
+            own = (self._vv[indices], self._uu[indices])
+            wanted[1] = self.exact_scalars(frame, counted, dots, own, share)
+        first, second = (
+            None if part is None else part.view(len(acts), -1, self.n_targets)
+            for part in self._combine(frame, indices, wanted)
+        )
         return first, second
 
     def _combine(
-        self, frame: _Frame, indices: Tensor, wanted: Sequence[tuple[Tensor, Tensor] | None]
+        self, frame: Frame, indices: Tensor, wanted: Sequence[tuple[Tensor, Tensor] | None]
     ) -> list[Tensor | None]:
-        """alpha G[j] + (beta, delta) @ rows, block by block so that each block's output stays in cache."""
-        batch, k = indices.shape
+        """alpha G[j] + (beta, delta) @ targets, block by block so that each block's output stays in cache."""
+        rows, k = indices.shape
         n = self.n_targets
         scalars = [None if pair is None else [part.to(self.dtype) for part in pair] for pair in wanted]
-        outputs = [None if pair is None else frame.rows.new_empty(batch, k, n) for pair in wanted]
-        step = max(1, _BLOCK_BYTES // max(1, k * n * frame.rows.element_size()))
-        for start in range(0, batch, step):
-            rows = slice(start, start + step)
-            gathered = self._gather(indices[rows]).view(-1, k, n)
+        outputs = [None if pair is None else frame.targets.new_empty(rows, k, n) for pair in wanted]
+        step = max(1, BLOCK_BYTES // max(1, k * n * frame.targets.element_size()))
+        for start in range(0, rows, step):
+            some = slice(start, start + step)
+            gathered = self._gather(indices[some]).view(-1, k, n)
             for pair, output in zip(scalars, outputs, strict=True):
                 if pair is None or output is None:
                     continue
-                block = output[rows]
-                torch.mul(gathered, pair[0][rows, :, None], out=block)
-                block.baddbmm_(pair[1][rows], frame.rows[rows])
+                block = output[some]
+                torch.mul(gathered, pair[0][some, :, None], out=block)
+                block.baddbmm_(pair[1][some], frame.targets[some])
         return outputs
 
     def _gather(self, indices: Tensor) -> Tensor:
         flat = indices.flatten()
         if self._table is not None:
             return self._table.index_select(0, flat)
-        return self._decoder.index_select(0, flat) @ self._through
+        return self.decoder.index_select(0, flat) @ self._through
 
     def patching(self, acts: Tensor, codes: Any, *, amounts: Tensor | None = None) -> Tensor:
         """Attribution patching `a_j <dy/dx, v_j>`, (batch, k, n); see `effects`."""
@@ -299,64 +256,63 @@ class ClosedFormTail:
         assert result is not None
         return result
 
-    def embeddings(self, acts: Tensor) -> Tensor:
-        """Unit-length embeddings of activations (…, width): (…, embed)."""
-        acts = acts.to(self._decoder.device, self.dtype)
-        centred = acts - acts.mean(-1, keepdim=True)
-        scale = (centred.square().mean(-1, keepdim=True) + self._eps).rsqrt()
-        return torch.nn.functional.normalize(
-            (centred @ self._mix) * scale + self._shift.to(self.dtype), dim=-1
-        )
-
-    def values(self, acts: Tensor) -> Tensor:
-        """The targets themselves, constants included: (…, width) to (…, n)."""
-        return self.embeddings(acts) @ self.weights + self.constants
+    # directions and groups
 
     def gradient(self, acts: Tensor, directions: Tensor) -> Tensor:
-        """Slope of the targets along given directions, `<dy/dx, direction>`: (batch, m, width) to (batch, m, n)."""
-        frame = self._frame(acts)
-        directions = directions.to(frame.centred)
-        through = directions @ self._mix
-        vc = torch.bmm(directions, frame.centred[:, :, None])[..., 0].double()
-        up = torch.bmm(directions, frame.back[:, :, None])[..., 0].double()
-        ones = torch.ones_like(vc)
-        alpha, rest = self._patching_scalars(frame, ones, vc, up, through.double() @ self._shift)
-        result = (through @ self.weights) * alpha.to(self.dtype)[..., None]
-        return result.baddbmm_(rest.to(self.dtype), frame.rows)
-
-    def removal(self, acts: Tensor, directions: Tensor) -> Tensor:
-        """Exact effect of taking directions out, `y(x) - y(x - direction)`: (batch, m, width) to (batch, m, n)."""
-        acts, directions = (
-            acts.to(self._decoder.device, self.dtype),
-            directions.to(self._decoder.device, self.dtype),
-        )
-        return self.values(acts)[:, None] - self.values(acts[:, None] - directions)
-
-    def exact_group(self, acts: Tensor, codes: Any, groups: Sequence[Any], *, chunk: int = 256) -> Tensor:
-        """Exact effect of ablating whole groups of latents at once.
+        """Slope of the targets along given directions, `<dy/dx, direction>`.
 
         Args:
-            acts: (batch, width); codes: their `SparseCodes`.
+            directions: m per picture, (batch, m, width) or (batch, m, tokens, width).
+
+        Returns:
+            (batch, m, n).
+        """
+        return self.slope(acts, directions, self.weights)
+
+    def removal(self, acts: Tensor, directions: Tensor) -> Tensor:
+        """Exact effect of taking directions out, `y(x) - y(x - direction)`; shapes as for `gradient`."""
+        acts = self.checked(acts)
+        return self.values(acts)[:, None] - self.values(acts[:, None] - directions.to(acts))
+
+    def exact_group(self, acts: Tensor, codes: Any, groups: Sequence[Any], *, chunk: int = 256) -> Tensor:
+        """Exact effect of ablating whole groups of latents at once, at every token of a picture.
+
+        Args:
+            acts: activations as read at the site; codes: their `SparseCodes`.
             groups: latent numbers of each group, sequences or tensors.
             chunk: pictures × groups evaluated at a time.
 
         Returns:
             (batch, groups, n): `y(x) - y(x - sum over the group of a_j v_j)`.
         """
-        indices, amounts = self._rows_of(codes)
-        latents = padded(codes)[0].to(indices)
-        members = [torch.as_tensor(group, device=indices.device).long().flatten() for group in groups]
-        result = torch.empty(
-            len(indices), len(members), self.n_targets, dtype=self.dtype, device=indices.device
-        )
-        for number, member in enumerate(members):
-            if len(member) and not 0 <= int(member.min()) <= int(member.max()) < self.n_latents:
-                raise DictionaryError(
-                    f"group {number} names latent {int(member.max())}; the dictionary has {self.n_latents}, from 0."
-                )
-            inside = amounts * torch.isin(latents, member)
-            for start in range(0, len(indices), chunk):
-                rows = slice(start, start + chunk)
-                direction = torch.bmm(inside[rows, None].to(self.dtype), self._decoder[indices[rows]])
-                result[rows, number] = self.removal(acts[rows], direction)[:, 0]
+        acts = self.checked(acts)
+        indices, amounts = self.rows_of(codes, acts)
+        latents = self._by_row(padded(codes)[0].to(indices), acts)
+        share = 1.0 if self.splits_tokens else self.share(acts)
+        pooled = self.tail.pooled(acts)
+        result = torch.empty(len(acts), len(groups), self.n_targets, dtype=self.dtype, device=acts.device)
+        for number, group in enumerate(groups):
+            member = self.members(group, number).to(indices)
+            inside = amounts * share * torch.isin(latents, member)
+            moved = torch.cat(
+                [
+                    torch.bmm(weight[:, None].to(self.dtype), self.decoder[rows])[:, 0]
+                    for weight, rows in zip(inside.split(chunk), indices.split(chunk), strict=True)
+                ]
+            ).view_as(pooled)
+            for some in torch.arange(len(acts), device=acts.device).split(chunk):
+                change = self._unit_of_pooled(pooled[some]) - self._unit_of_pooled(pooled[some] - moved[some])
+                result[some, number] = change @ self.weights
         return result
+
+    def _unit_of_pooled(self, pooled: Tensor) -> Tensor:
+        return normalize(self.features_of_pooled(pooled), dim=-1)
+
+    def members(self, group: Any, number: int) -> Tensor:
+        """A group's latents as a tensor; DictionaryError where one does not exist."""
+        member = torch.as_tensor(group).long().flatten()
+        if len(member) and not 0 <= int(member.min()) <= int(member.max()) < self.n_latents:
+            raise DictionaryError(
+                f"group {number} names latent {int(member.max())}; the dictionary has {self.n_latents}, from 0."
+            )
+        return member

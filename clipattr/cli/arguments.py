@@ -74,9 +74,8 @@ def setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-MODEL = argument(
-    "model", metavar="MODEL", help="NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, or a bundled name"
-)
+MODEL_HELP = "NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, hf:ORG/NAME (transformers), or a bundled name"
+MODEL = argument("model", metavar="MODEL", help=MODEL_HELP)
 IMAGES = argument(
     "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
 )

@@ -26,7 +26,7 @@ def study(arguments: argparse.Namespace) -> int:
     """Pictures to a study."""
     from clipattr.dictionaries import load_sae
     from clipattr.studies.belonging import left_out
-    from clipattr.studies.study import build_study
+    from clipattr.studies.start import build_study
 
     with engine_of(arguments) as engine:
         made_study = build_study(
@@ -48,6 +48,9 @@ def study(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             engine=engine,
             store=arguments.store,
+            embeddings=arguments.embeddings,
+            evaluator_embeddings=arguments.evaluator_embeddings,
+            text_embeddings=arguments.text_embeddings,
         )
     made = made_study.manifest
     tell(left_out(made))
@@ -68,13 +71,15 @@ def encode(arguments: argparse.Namespace) -> int:
     """Pictures to a store of activations."""
     from clipattr.images.collection import Images
     from clipattr.models.loading import load_model
+    from clipattr.models.places import default_site
     from clipattr.studies.encode import collect_activations
 
-    sites = arguments.site or ["image.-1.cls"]
+    model = load_model(arguments.model)
+    sites = arguments.site or [str(default_site(model))]
     images = Images.open(arguments.images)
     with engine_of(arguments) as engine:
         store = collect_activations(
-            load_model(arguments.model),
+            model,
             images,
             sites,
             arguments.out,

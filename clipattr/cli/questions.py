@@ -167,7 +167,7 @@ def attribute(arguments: argparse.Namespace) -> int:
 
 def faithfulness(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import VocabularyContrast
-    from clipattr.attribution.faithfulness import faithfulness
+    from clipattr.attribution.faithfulness import can_randomise, faithfulness
 
     study = _opened(arguments.study)
     asked = _prompts(arguments)
@@ -177,7 +177,7 @@ def faithfulness(arguments: argparse.Namespace) -> int:
     # Evenly over the collection, which may be sorted by class.
     images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
     say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
-    randomise = study.model.image_tower.last_matrix is not None
+    randomise = can_randomise(study.model, study.site)
     found = faithfulness(study, images, VocabularyContrast(prompts, study.vocabulary), randomise=randomise)
     if arguments.plot:
         found.plot().savefig(arguments.plot)

@@ -16,6 +16,7 @@ from clipattr.cli.arguments import (
     ENGINE,
     IMAGES,
     MODEL,
+    MODEL_HELP,
     PROMPT,
     QUIET,
     STUDY,
@@ -65,15 +66,21 @@ VERBS = (
         "      --evaluator ViT-L-14:datacomp_xl_s13b_b90k --vocabulary words.txt --holdout 0.3",
         jobs.study,
         (
-            MODEL,
-            IMAGES,
+            argument("model", metavar="MODEL", nargs="?", help=MODEL_HELP + "; left out with --text-embeddings"),
+            argument("images", metavar="IMAGES", nargs="?", help="folder, table (.csv with a column path), .tar, or "
+                     "scenes:FILE; left out with --embeddings"),
+            argument("--embeddings", metavar="FILE", help="what MODEL made of the pictures: .npy, .npz, .safetensors, "
+                     ".parquet, or clip-retrieval's folder"),
+            argument("--evaluator-embeddings", metavar="FILE", help="what the evaluator made of the same rows"),
+            argument("--text-embeddings", metavar="FILE", help="in place of MODEL: a .npz with words and vectors"),
             out("study; an interrupted one goes on"),
             argument("--vocabulary", metavar="FILE", default="general", help="words for labels: a text or .csv file, "
                      "general (default) or imagenet21k"),
             argument("--evaluator", metavar="MODEL", help="an independent CLIP that names what latents stand for"),
             argument("--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"),
             argument("--store", metavar="DIR", help="what `clipattr encode` kept of these pictures; not encoded again"),
-            argument("--site", help="where activations are read (default: the dictionary's site, else image.-1.cls)"),
+            argument("--site", help="where activations are read (default: the dictionary's site, else image.-1.cls "
+                     "where it is pooled, else image.embedding)"),
             argument("--latents", metavar="N", type=whole, help="of the dictionary to train"),
             argument("--k", metavar="K", type=whole, help="active latents of the dictionary to train"),
             argument("--steps", metavar="N", type=whole, help="of the dictionary's training"),

@@ -41,5 +41,8 @@ def require_place(dictionary: Any, model: Any, site: Any) -> None:
     if dictionary.site is None:
         return
     own = type(site)(dictionary.site)
-    if (own.index(model), own.stream) != (site.index(model), site.stream):
+    same = own.is_embedding and site.is_embedding
+    if not own.is_embedding and not site.is_embedding:
+        same = (own.index(model), own.stream) == (site.index(model), site.stream)
+    if not same:
         raise StudyError(f"The dictionary was trained at {dictionary.site}; the study's site is {site}.")

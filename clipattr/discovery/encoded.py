@@ -104,10 +104,10 @@ def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None)
     Raises:
         SiteError: the study's site holds several tokens a picture. DataError: not one picture can be read.
     """
-    if study.site.tokens != "cls":
+    if not study.site.is_single:
         raise SiteError(
             f"this needs one activation a picture; the study was built at {study.site}, which has one a token. Build "
-            f"a study at image.{study.site.block}.cls."
+            f"a study at image.{study.site.block}.cls or image.embedding."
         )
     if images is not None:
         opened = Images.open(images)
@@ -122,8 +122,7 @@ def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None)
         opened, places = study.images.select(rows), np.arange(len(rows))
     if not len(rows):
         raise DataError("there is no picture to look at: the selection is empty.")
-    last = study.site.index(study.model) == study.model.image_blocks - 1
-    if not (last and study.model.tail_is_closed_form):
+    if study.site.tail(study.model) is None:
         # Behind an earlier block the other tokens take part, and the study does not keep them.
         return _encode(study, opened, rows)
     acts = torch.from_numpy(np.asarray(study.activations[rows], dtype=np.float32))

@@ -21,8 +21,8 @@ def examples_of_use(
 ) -> Examples:
     """Each latent's m pictures with the largest attribution to one target.
 
-    Where the tail is closed form, attributions are exact ablations computed from the study's own activations, without
-    running the model; elsewhere pictures are read again.
+    Where the site has one vector a picture and a closed-form tail, attributions are exact ablations computed from the
+    study's own activations, without running the model; elsewhere pictures are read again.
 
     Args:
         target: one prompt or `Target` with a single value, e.g. Contrast("kite", "bat").
@@ -38,13 +38,9 @@ def examples_of_use(
     chosen = study.rows[~study.repeats[study.rows]] if rows is None else np.asarray(rows)
     examples = Examples(study.dictionary.n_latents, m)
     tail = None
-    if (
-        isinstance(aim, LinearTarget)
-        and str(study.site) == "image.-1.cls"
-        and study.model.tail_is_closed_form
-    ):
+    if isinstance(aim, LinearTarget) and study.site.is_single and study.site.tail(study.model) is not None:
         weights, constants = aim.linear(study.model)
-        tail = ClosedFormTail(study.model, study.dictionary, weights, constants=constants)
+        tail = ClosedFormTail(study.model, study.dictionary, weights, site=study.site, constants=constants)
     for start in range(0, len(chosen), block):
         part = chosen[start : start + block]
         if tail is not None:

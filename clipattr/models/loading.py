@@ -1,15 +1,13 @@
-"""Models: one wrapper round every CLIP that open_clip can build, wherever its weights come from.
+"""Models: one wrapper around every CLIP of open_clip and transformers, wherever its weights come from.
 
-Owns preprocessing, tokens and embeddings. Weights are found and read in
-weights.py, image towers in towers.py; hooks are the business of sites.py.
-Start at `load_model`.
+Owns preprocessing and embeddings. Weights are found and read in weights.py and huggingface.py, texts are embedded in
+text.py, image towers are read in towers.py; hooks are in sites.py. Start at `load_model`.
 """
 
 import copy
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,19 +18,25 @@ import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from clipattr.errors import DataError, ModelError
+from clipattr.errors import DataError, ModelError, SiteError
 from clipattr.images.decoding import PictureError, to_picture
-from clipattr.models.modules import described, device_named, template_texts, tokenizer_of, unwrapped_clip
-from clipattr.models.towers import Tower, read_tower
+from clipattr.models.huggingface import adapt, is_transformers
+from clipattr.models.modules import described, device_named, tokenizer_of, unwrapped_clip
+from clipattr.models.places import Site
+from clipattr.models.tails import Tail
+from clipattr.models.text import embed_texts
+from clipattr.models.tower import Tower
+from clipattr.models.towers import read_tower
 from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
 from clipattr.storage.files import digest
 
-TEXT_BATCH = 256
 # What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
 TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "transparency"})
 
@@ -113,11 +117,18 @@ class Model:
         size: Any = self.visual.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Shape of one prepared picture: (3, height, width), but for towers that take packed patches."""
+        return tuple(getattr(self.clip, "pixel_shape", None) or (3, *self.image_size))
+
     @cached_property
     def embed_dim(self) -> int:
         """Length of the embeddings that pictures and texts share."""
         if isinstance(self.visual, VisionTransformer) and self.visual.proj is not None:
             return self.visual.proj.shape[1]
+        if told := getattr(self.clip, "embed_dim", None):
+            return int(told)
         blank = torch.zeros(1, 3, *self.image_size)
         with torch.no_grad():
             return self.encode_image(blank).shape[1]
@@ -125,6 +136,9 @@ class Model:
     @property
     def context_length(self) -> int:
         """How many tokens the text tower takes, the begin and end marks included."""
+        if isinstance(getattr(self.clip, "text", None), HFTextEncoder):
+            # It tells how many positions it has, not how many it was trained with, and some kinds have no positions.
+            return int(getattr(self.tokenizer, "context_length", None) or DEFAULT_CONTEXT_LENGTH)
         return int(getattr(self.clip, "context_length", None) or self.clip.text.context_length)  # type: ignore
 
     @property
@@ -186,14 +200,15 @@ class Model:
 
     @property
     def tail_is_closed_form(self) -> bool:
-        """Whether `image.-1.cls` is followed by nothing but LayerNorm, a linear projection, and normalising.
+        """Whether `image.-1.cls` has a closed-form tail. `Site.tail` answers the same for any site."""
+        try:
+            return self.tail("image.-1.cls") is not None
+        except SiteError:
+            return False
 
-        LayerNorm works on each token alone, so it makes no difference whether it comes before or after
-        pooling.
-        """
-        norm = self.ln_post
-        affine = norm is not None and norm.weight is not None and norm.bias is not None
-        return affine and isinstance(self.visual, VisionTransformer) and self.visual.pool_type == "tok"
+    def tail(self, site: str | Site) -> Tail | None:
+        """What follows a site where its effects have a closed form, None elsewhere; see `Site.tail`."""
+        return Site(site).tail(self)
 
     # encoding
 
@@ -235,10 +250,9 @@ class Model:
         Raises:
             ModelError: the tensor has another shape.
         """
-        height, width = self.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, height, width):
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != self.pixel_shape:
             raise ModelError(
-                f"{self.reference} takes pixels of shape (batch, 3, {height}, {width}); got "
+                f"{self.reference} takes pixels of shape (batch, {', '.join(map(str, self.pixel_shape))}); got "
                 f"{tuple(pixels.shape)}. Stack what model.prepare(picture) returns."
             )
         return self.unit(self.clip.encode_image(pixels.to(self.device, self.dtype)))  # type: ignore[operator]
@@ -257,24 +271,7 @@ class Model:
         Raises:
             ModelError: a template lacks `{}`, something is not a text, or no tokenizer is known.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        templates = template_texts(templates)
-        for text in prompts:
-            if not isinstance(text, str):
-                raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
-        if not templates or any("{}" not in template for template in templates):
-            raise ModelError(f"Every template needs {{}} where the prompt goes; got {templates}.")
-        if not prompts:
-            return torch.zeros(0, self.embed_dim, device=self.device)
-        texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-        tokens = self.tokenizer(texts, context_length=self.context_length)
-        self._warn_of_cut_texts(texts, tokens)
-        units = torch.cat(
-            [self.unit(self.clip.encode_text(part.to(self.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
-        )
-        if len(templates) == 1:
-            return units
-        return F.normalize(units.reshape(len(prompts), len(templates), -1).mean(1), dim=-1)
+        return embed_texts(self, prompts, templates)
 
     def unit(self, features: Any) -> Tensor:
         """What a tower returns, (batch, embed), at unit length and in at least float32."""
@@ -284,19 +281,6 @@ class Model:
             features = features.float()
         return F.normalize(features, dim=-1)
 
-    def _warn_of_cut_texts(self, texts: list[str], tokens: Tensor) -> None:
-        """Tokenizers cut long texts in silence; a label that lost its last words is worth a warning."""
-        if not isinstance(self.tokenizer, open_clip.SimpleTokenizer):
-            return
-        full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-        cut = [texts[i] for i in full if len(self.tokenizer.encode(texts[i])) + 2 > self.context_length]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} text(s) are longer than the {self.context_length} tokens that {self.reference} "
-                f"takes and were cut, e.g. {cut[0][:80]!r}.",
-                stacklevel=3,
-            )
-
 
 def load_model(
     name: str | nn.Module | Model,
@@ -304,8 +288,8 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    tokenizer: Callable | None = None,
-    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    tokenizer: Any = None,
+    preprocess: Any = None,
     like: str | None = None,
 ) -> Model:
     """Load a CLIP with its weights. Without weights there is no model: nothing is ever left at random.
@@ -313,16 +297,18 @@ def load_model(
     Args:
         name: "NAME:PRETRAINED", or NAME with `pretrained`, as in open_clip ("ViT-B-32:openai");
             "local-dir:PATH" for a folder in open_clip's format; "hf-hub:ORG/REPO"; the name of a bundled
-            model; or an open_clip module, which is put in eval mode with gradients off and otherwise left as
-            it is. A `Model` comes back unchanged.
+            model; "hf:ORG/NAME" or "hf:PATH" for a model of transformers (CLIP, SigLIP, AltCLIP, …; needs the extra
+            `hf`); or an open_clip or transformers module, which is put in eval mode with gradients off and otherwise
+            left as it is. A `Model` comes back unchanged.
         pretrained: an open_clip tag, or a file with weights for NAME: safetensors or a torch checkpoint, also of a
             compiled, wrapped or whole module. Its activation and preprocessing are those of the tag that it comes
             from (by hash, cache, name, or what the checkpoint says).
         device: default: the GPU if torch sees one, else the CPU; a module stays where it is. "gpu" is "cuda".
         dtype: default: float32; a module keeps its own.
         tokenizer: for modules only: texts, context_length= to (n, context_length) ids, where open_clip's
-            default tokenizer does not fit.
-        preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself.
+            default tokenizer does not fit; or a tokenizer of transformers.
+        preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself; or a processor
+            of transformers.
         like: for files only: the tag of NAME whose activation and preprocessing the weights were trained with, or
             "quickgelu" or "gelu"; needed where nothing else tells. "NAME:FILE@TAG" says the same.
 
@@ -337,6 +323,10 @@ def load_model(
             raise ModelError(f"like={like!r} goes with a file of weights, not with a loaded model.")
         if isinstance(name, Model):
             return _placed(name, device, dtype)
+        if is_transformers(name):
+            adapted, making, pixels = adapt(name, tokenizer, preprocess)
+            made = Model(adapted, "custom", make_tokenizer=making, preprocess=pixels)
+            return _placed(made, device, dtype)
         clip = unwrapped_clip(name)
         make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
         made = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
@@ -348,9 +338,13 @@ def load_model(
     if isinstance(pretrained, os.PathLike):
         pretrained = os.fspath(pretrained)
     if not isinstance(name, str):
-        raise ModelError(f"A model is a string, an open_clip module or a Model; got {type(name).__name__}.")
+        raise ModelError(
+            f"A model is a string, a module of open_clip or transformers, or a Model; got {type(name).__name__}."
+        )
     found = find_weights(name, pretrained, like)
-    model = Model(found.clip, found.reference, make_tokenizer=found.make_tokenizer)
+    model = Model(
+        found.clip, found.reference, make_tokenizer=found.make_tokenizer, preprocess=found.preprocess
+    )
     if device is None and torch.cuda.is_available():
         device = "cuda"
     return _placed(model, device, dtype)

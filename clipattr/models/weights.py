@@ -24,6 +24,7 @@ from torch import nn
 
 from clipattr.errors import DataError, ModelError
 from clipattr.models.configs import CONFIG_NAME, HUB, LOCAL, check_config
+from clipattr.models.huggingface import EXTRA, PREFIX, find_transformers, transformers_or_error
 from clipattr.models.origins import Origin, origin_of, quick_gelu_name
 from clipattr.storage.checkpoints import State, read_state
 from clipattr.storage.documents import read_json
@@ -56,6 +57,9 @@ class Found:
     clip: nn.Module
     reference: str
     make_tokenizer: Callable[[], Any]
+    preprocess: Callable[[Any], Any] | None = (
+        None  # where the module does not say itself how pictures are prepared
+    )
 
 
 def find_weights(name: str, pretrained: str | None = None, like: str | None = None) -> Found:
@@ -65,15 +69,17 @@ def find_weights(name: str, pretrained: str | None = None, like: str | None = No
         ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
             fitting, or a file whose activation is not known.
     """
-    if like is not None and name.startswith((LOCAL, HUB)):
+    if like is not None and name.startswith((LOCAL, HUB, PREFIX)):
         raise ModelError(f"{name!r} says itself what it is like; leave out like={like!r}.")
-    if name.startswith((LOCAL, HUB)) and pretrained is not None:
+    if name.startswith((LOCAL, HUB, PREFIX)) and pretrained is not None:
         raise ModelError(f"{name!r} names its own weights; leave out pretrained={pretrained!r}.")
     if name.startswith(LOCAL):
         folder = user_path(name.removeprefix(LOCAL)).resolve()
         return _find_folder(folder, f"{LOCAL}{folder}")
     if name.startswith(HUB):
         return _find_on_hub(name)
+    if name.startswith(PREFIX):
+        return Found(*find_transformers(name.removeprefix(PREFIX)))
     if pretrained is None and name in (bundled := bundled_models()):
         return _find_folder(bundled[name], name)
     return _find_named(name, pretrained, like)
@@ -206,7 +212,8 @@ def _find_on_hub(name: str) -> Found:
     except Exception as error:  # whatever a hub, a proxy or a broken file may raise
         raise ModelError(
             f"{name}: {CONFIG_NAME} could not be read from the hub ({_first_line(error)}). Check the name "
-            f"and the connection; offline, copy the repository and load {LOCAL}PATH."
+            f"and the connection; offline, copy the repository and load {LOCAL}PATH. A repository in the format of "
+            f"transformers is loaded as {PREFIX}{name.removeprefix(HUB)}."
         ) from error
     check_config(config, name)
     return Found(_create(name, name), name, functools.partial(_tokenizer, name, name))
@@ -217,6 +224,8 @@ def _find_folder(folder: Path, reference: str) -> Found:
     if not folder.is_dir():
         raise ModelError(f"{reference}: {folder} is not a folder.")
     file = folder / CONFIG_NAME
+    if not file.is_file() and (folder / "config.json").is_file():
+        return Found(*find_transformers(str(folder)))
     if not file.is_file():
         raise ModelError(f"{reference}: {folder} has no {CONFIG_NAME}: not a model in open_clip's format.")
     try:
@@ -273,6 +282,7 @@ def _weights_in(folder: Path, reference: str) -> Path:
 
 def _create(source: str, reference: str, **options: Any) -> nn.Module:
     """Build the module and read its weights: tensors only, never pickled objects, never left at random."""
+    _require_text_library(source, reference)
     try:
         with torch.random.fork_rng(devices=[]), _own_surroundings():
             # The throw-away initial values do not move the caller's seed.
@@ -289,6 +299,16 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
             f"{reference}: the weights could not be read into the model; they are damaged or belong to "
             f"another configuration ({type(error).__name__}: {_first_line(error)})."
         ) from error
+
+
+def _require_text_library(source: str, reference: str) -> None:
+    """Say what is missing where the text tower is one of transformers' and the library is not installed."""
+    try:
+        config = open_clip.get_model_config(source) or {}
+    except Exception:  # reported where it matters, by the creation of the model
+        return
+    if (config.get("text_cfg") or {}).get("hf_model_name"):
+        transformers_or_error(f"The text tower of {reference}")
 
 
 @contextlib.contextmanager
@@ -308,7 +328,7 @@ def _tokenizer(source: str, reference: str) -> Any:
         return open_clip.get_tokenizer(source)
     except ImportError as error:
         raise ModelError(
-            f"{reference} needs a tokenizer from transformers: pip install transformers."
+            f"{reference} needs a tokenizer from the library transformers, which is not installed: {EXTRA}."
         ) from error
     except Exception as error:  # hub, proxy, broken files
         raise ModelError(f"{reference}: its tokenizer could not be loaded ({_first_line(error)}).") from error

@@ -156,6 +156,8 @@ def _plan(of: Request) -> dict[str, Any]:
     }
     if of.store is not None:
         encoding["store"] = of.store.fingerprint
+    if of.vectors is not None:
+        encoding["vectors"] = of.vectors.fingerprint
     plan = {
         "encoding": encoding,
         "dictionary": parts,
@@ -307,8 +309,8 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
         )
     require_place(dictionary, model, site)
-    if dictionary.width != model.image_width:
+    if dictionary.width != site.width(model):
         raise DictionaryError(
-            f"The dictionary takes activations of width {dictionary.width}; {model.reference!r} has "
-            f"{model.image_width}."
+            f"The dictionary takes activations of width {dictionary.width}; {site} of {model.reference!r} has "
+            f"{site.width(model)}."
         )

@@ -195,7 +195,7 @@ def study_card(
     acts = torch.from_numpy(np.asarray(study.activations[held], np.float32))
     fitting = torch.from_numpy(np.asarray(study.activations[study.rows], np.float32))
     extra: dict[str, Any] = {}
-    if study.site.index(study.model) == study.model.image_blocks - 1:
+    if not study.site.needs_context(study.model):
         extra = {"model": study.model, "site": study.site}
         named = [study.images[int(row)].label for row in held]
         if all(named):

@@ -144,7 +144,7 @@ class Collected:
         from clipattr.sites import Site
 
         site, model = Site(str(self.study.site)), self.study.model
-        if site.tokens != "cls" or site.index(model) != model.image_blocks - 1:
+        if not site.is_single or site.needs_context(model):
             raise SiteError(
                 "Questions about all pictures are answered from stored activations of the last block; this study is "
                 f"at {site}. Ask about single pictures, or build a study at image.-1.cls."

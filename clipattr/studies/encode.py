@@ -115,7 +115,8 @@ def collect_activations(
     """
     images = Images.open(images)
     judge = None if evaluator is None else load_model(evaluator)
-    names = [str(name) for name in ([site] if isinstance(site, (str, Site)) else site)]
+    written = [str(name) for name in ([site] if isinstance(site, (str, Site)) else site)]
+    names = [name if name == POOLED else str(Site(name).canonical(model)) for name in written]
     if not names or len(set(names)) < len(names):
         raise DataError(f"A store needs different sites, at least one; got {names}.")
     store = ActivationStore.create(

@@ -117,8 +117,8 @@ def write_pictures(images: Images, folder: Path, final: Path) -> None:
     Pictures that exist in memory only are saved as PNG.
     """
     paths: list[str] = [""] * len(images)
-    if images.source.kind == "files":
-        paths = [_relative(str(record.path), final) for record in images]
+    if images.source.kind in ("files", "vectors"):
+        paths = [_relative(str(record.path), final) if record.path else "" for record in images]
     elif images.source.kind == "memory":
         (folder / "pictures").mkdir(exist_ok=True)
         for index, record in enumerate(images):
@@ -143,7 +143,7 @@ def read_pictures(folder: Path) -> Images:
     source: Source
     if (folder / "scenes.jsonl").exists():
         source = SceneSource(folder / "scenes.jsonl")
-    elif rows and rows[0][1]:
+    elif any(row[1] for row in rows):
         source = FileSource([Path(os.path.normpath(folder.absolute() / row[1])) for row in rows])
     else:
         source = AbsentSource()

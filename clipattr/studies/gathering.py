@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.dictionaries import Dictionary
-from clipattr.errors import DataError, SiteError, StudyError
+from clipattr.errors import DataError, StudyError
 from clipattr.execution.engine import Engine
 from clipattr.images.collection import Images
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model
+from clipattr.models.textonly import FILE as TEXTS
 from clipattr.sites import Site
 from clipattr.storage.activations import POOLED, ActivationStore
 from clipattr.storage.shards import DamagedShard
@@ -23,15 +24,17 @@ from clipattr.studies.encode import Pass, fill
 from clipattr.studies.folder import Workplace
 from clipattr.studies.format import read_manifest, write_pictures
 from clipattr.studies.join import join
+from clipattr.studies.vectors import VectorInput, gather_vectors
 
 SHARD = 1024  # pictures
 ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
-ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl")
+ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl", TEXTS)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a study is to be built from; see `build_study`. `store` is opened at the study's site."""
+    """What a study is to be built from; see `build_study`. `store` is opened at the study's site; `vectors` are what
+    the image tower made of `images` already."""
 
     model: Model
     evaluator: Model
@@ -42,6 +45,7 @@ class Request:
     settings: dict[str, Any]
     engine: Engine
     store: ActivationStore | None = None
+    vectors: VectorInput | None = None
     workers: int | None = None
     progress: bool = True
 
@@ -81,12 +85,7 @@ def store_at(path: Path, model: Model, images: Images, site: Site) -> Activation
     for name in store.manifest["sites"]:
         if name == str(site):
             return store.at(name)
-        there = None if name == POOLED else Site(name)
-        if there and (there.tokens, there.stream, there.index(model)) == (
-            site.tokens,
-            site.stream,
-            site.index(model),
-        ):
+        if name != POOLED and site.is_same(name, model):
             return store.at(name)
     raise StudyError(
         f"The store in {str(path)!r} has {', '.join(store.manifest['sites'])}; the study's site is {site}. {again}"
@@ -101,12 +100,7 @@ def gathered(
     Raises:
         SiteError: nothing at the site reaches the embedding.
     """
-    if not of.site.reaches_embedding(of.model):
-        raise SiteError(
-            f"{of.site}: after the last block only the {of.model.image_tower.pooling} reaches the embedding of "
-            f"{of.model.reference}, so no latent there would have any effect. Build the study at an earlier block, "
-            f"e.g. image.-2.{of.site.tokens}."
-        )
+    of.site.require_reach(of.model)
     done = place.finished("encoding")
     if done is not None:
         return done
@@ -120,13 +114,20 @@ def gathered(
         manifest = read_manifest(folder)
         about = {"skipped": manifest["skipped"], "notes": manifest["images"]["notes"]}
     else:
-        kept = _joined(work, of)
+        kept = _joined(work, of) if of.vectors is None else _copied(work, of.vectors, of)
         write_pictures(kept, work, folder)
         present = set(kept.ids)
         skipped = [list(pair) for pair in of.images.skipped if pair[0] not in present]
         about = {"skipped": skipped, "notes": kept.notes}
     files = [work / name for name in (*ENCODED, *ENCODED_OPTIONAL) if (work / name).exists()]
     return place.finish("encoding", [*files, *sorted((work / "pictures").glob("*"))], about)
+
+
+def _copied(work: Path, vectors: VectorInput, of: Request) -> Images:
+    """Arrays from embeddings that exist already."""
+    kept = gather_vectors(vectors, of.images, of.model, of.evaluator, work, batch=of.settings["batch"])
+    kept.notes += vectors.notes
+    return kept
 
 
 def _joined(work: Path, of: Request) -> Images:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from clipattr.errors import DataError
+from clipattr.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,12 +104,14 @@ def plan_study(
     workers: int = 1,
     batch: int = 64,
     seconds: float = 10.0,
+    site: str | Site = "image.-1.cls",
 ) -> Plan:
     """Estimate a study's time, disk, memory and network from a short calibration on this machine.
 
     Args:
         pictures, n_latents, k, examples, words, steps: of the study. steps: of training, 4,096 activations each.
         workers: machines or processes like this one, each with the threads that torch has here.
+        site: of the study, one vector a picture.
         seconds: for the calibration, shared by its five measurements; each runs at least once.
 
     Raises:
@@ -119,7 +122,7 @@ def plan_study(
             f"There is nothing to plan with {pictures} pictures, {n_latents} latents, k={k}, {workers} workers."
         )
     judge = model if evaluator is None else evaluator
-    width, embed = model.image_width, judge.embed_dim
+    width, embed = Site(site).width(model), judge.embed_dim
     share = seconds / 5
     rates = {
         "decode": _decode_rate(model, share),

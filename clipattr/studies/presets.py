@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clipattr.attribution import Attribution, Similarity, attribute
 from clipattr.errors import StudyError
 from clipattr.models.weights import PAPER_VARIANTS
-from clipattr.studies.study import Study, build_study
+from clipattr.studies.start import build_study
+from clipattr.studies.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,14 +1,13 @@
 """Study: one folder that holds what is known about a model's latents at one site, and opens anywhere.
 
 Owns the folder's layout, its hashes, and who may open it. Ignores how the parts are computed (`build.py`)
-and what is done with them. Start at `open_study` and `build_study`.
+and what is done with them. Start at `open_study`; `build_study` is in start.py.
 
 The files of the folder and what each holds are listed in docs/formats.md; row i of every array is picture i, and
 `names.json` is the only file that changes after building.
 """
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +17,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipattr.dictionaries import SparseCodes, load_dictionary, load_sae
+from clipattr.dictionaries import SparseCodes, load_dictionary
 from clipattr.errors import StudyError
-from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
-from clipattr.models.modules import template_texts
+from clipattr.models.textonly import FILE, REFERENCE, TextEmbeddings
 from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import file_digest, json_digest
 from clipattr.storage.paths import user_path
-from clipattr.studies.belonging import check_pictures, folder_for
-from clipattr.studies.build import build
+from clipattr.studies.belonging import check_pictures
 from clipattr.studies.format import (
     SCHEMA,
     bundled_study,
@@ -42,9 +39,9 @@ from clipattr.studies.format import (
     read_pictures,
     read_thumbnail,
 )  # fmt: skip
-from clipattr.studies.gathering import Request, store_at
 from clipattr.studies.join import repeated
 from clipattr.studies.latents import latents_table
+from clipattr.studies.vectors import pictures_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +116,12 @@ class Study:
             return stored
         places = np.array([self._images.index_of(name) for name in stored.ids])
         return Images(self._images.source, stored.ids, stored.columns, rows=self._images.rows[places])
+
+    @cached_property
+    def sees(self) -> np.ndarray:
+        """(pictures,) bool: which originals can be looked at. None of them where a study was built from embeddings
+        without paths; heat maps, occlusion and text insertion are then not to be had."""
+        return pictures_there(self.images)
 
     @cached_property
     def codes(self) -> SparseCodes:
@@ -277,6 +280,8 @@ class Study:
             other = "evaluator" if role == "model" else "model"
             if other in self._models and self._models[other].weights_hash == about["hash"]:
                 self._models[role] = self._models[other]
+            elif about["reference"] == REFERENCE:
+                self._models[role] = self._checked(role, TextEmbeddings.open(self.path / FILE))
             elif about["reference"] == "custom":
                 raise StudyError(
                     f"The study's {role} (weights {about['hash']}) was a module, which no name loads. Open the study "
@@ -323,92 +328,4 @@ def open_study(
     return study if images is None else check_pictures(study)
 
 
-def build_study(
-    model: Any,
-    images: Any,
-    *,
-    path: str | os.PathLike[str],
-    vocabulary: Any = "general",
-    evaluator: Any = None,
-    site: str | Site | None = None,
-    dictionary: Any = None,
-    n_latents: int | None = None,
-    k: int | None = None,
-    examples: int = 20,
-    templates: Any = ("{}",),
-    holdout: float | None = None,
-    training: Mapping[str, Any] | None = None,
-    batch: int = 64,
-    workers: int | None = None,
-    draft: bool = True,
-    thumbnails: bool | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-    seed: int = 0,
-    engine: Engine | None = None,
-    store: str | os.PathLike[str] | None = None,
-) -> Study:
-    """Build a study, or what is missing of it, and open it.
-
-    The work is done in a folder beside `path` and renamed when complete. After an interruption the same call goes on
-    where it stopped and ends with the same bytes. If the finished study is there already, it is opened.
-
-    Args:
-        model: the audited model, anything `load_model` takes; images: anything `Images.open` takes.
-        vocabulary: anything `Vocabulary.open` takes.
-        evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
-            a model confuses it then also confuses when it names its own latents.
-        site: where activations are read; by default the dictionary's own, else "image.-1.cls".
-        dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
-        n_latents, k: of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
-        examples: kept per latent. templates: for words, each with "{}".
-        holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
-            encoded, but take no part in training, examples and labels.
-        training: further settings for `train_sae`, e.g. {"steps": 4000}.
-        thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
-        overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
-            the same number of threads.
-        store: folder that `collect_activations` has filled from the same pictures with the same model. What it holds
-            is not encoded again: only the evaluator reads the pictures, and nobody does if the store was encoded with
-            this evaluator.
-
-    Raises:
-        StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
-            collection.
-        DataError: pictures or vocabulary unusable.
-    """
-    audited = load_model(model)
-    judge = audited if evaluator is None else load_model(evaluator)
-    pictures = Images.open(images)
-    folder = folder_for(path)
-    parts = load_sae(dictionary) if isinstance(dictionary, (str, Path)) else dictionary
-    where = Site(str(site or getattr(parts, "site", None) or "image.-1.cls"))
-    request = Request(
-        model=audited,
-        evaluator=judge,
-        images=pictures,
-        vocabulary=Vocabulary.open(vocabulary),
-        site=where,
-        dictionary=parts,
-        settings={
-            "n_latents": n_latents,
-            "k": k,
-            "examples": examples,
-            "templates": sorted(template_texts(templates)),
-            "training": dict(training or {}),
-            "batch": batch,
-            "draft": draft,
-            "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,
-            "seed": seed,
-        },
-        engine=engine or Here(),
-        store=None if store is None else store_at(user_path(store), audited, pictures, where),
-        workers=workers,
-        progress=progress,
-    )
-    build(folder, request, holdout=holdout, overwrite=overwrite)
-    return Study(folder, model=audited, evaluator=judge, images=pictures)
-
-
-__all__ = ["SCHEMA", "Study", "build_study", "open_study"]
+__all__ = ["SCHEMA", "Study", "open_study"]

@@ -119,7 +119,7 @@ def test_shuffling_the_batch_shuffles_the_result(acts, codes, tail):
 
 def test_a_large_batch_in_blocks_equals_rows_one_by_one(acts, codes, tail, monkeypatch):
     together = tail.effects(acts, codes)
-    monkeypatch.setattr("clipattr.attribution.tail._BLOCK_BYTES", 1)
+    monkeypatch.setattr("clipattr.attribution.tail.BLOCK_BYTES", 1)
     for one, two in zip(together, tail.effects(acts, codes), strict=True):
         torch.testing.assert_close(one, two, atol=1e-14, rtol=0)
 
@@ -175,13 +175,133 @@ def test_latents_that_were_not_prepared_are_refused_not_guessed(
 
 
 def test_misfits_of_width_and_tail_are_named(exact_model, directions, acts, weights, tail):
-    with pytest.raises(DictionaryError, match="directions have 5 numbers, the site 64"):
+    with pytest.raises(DictionaryError, match=r"directions have 5 numbers, the site image\.-1\.cls has 64"):
         ClosedFormTail(exact_model, SimpleNamespace(decoder=torch.ones(3, 5)), weights)
     with pytest.raises(TargetError, match=r"embed = 48; got \(7, 48\)"):
         ClosedFormTail(exact_model, directions, weights.T)
-    with pytest.raises(SiteError, match="another tail"):
-        ClosedFormTail(SimpleNamespace(tail_is_closed_form=False), directions, weights)
+    with pytest.raises(SiteError, match=r"image\.-2\.cls: custom has no closed form here.*image\.embedding"):
+        ClosedFormTail(exact_model, directions, weights, site="image.-2.cls")
     with pytest.raises(SiteError, match=r"shape \(batch, 64\); got \(4, 5\)"):
         tail.gradient(acts[:, :5], acts[:, None])
     with pytest.raises(DictionaryError, match="group 0 names latent 80"):
         tail.exact_group(acts, directions.encode(acts), [[80]])
+
+
+# tails of other shapes, against autograd and brute force
+
+
+def model_with(**vision):
+    """A float64 model with random LayerNorm gains and shifts, and three pictures."""
+    import open_clip
+
+    torch.manual_seed(0)
+    base = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 60, "width": 16, "heads": 2, "layers": 1}
+    clip = open_clip.model.CLIP(embed_dim=48, vision_cfg=base | vision, text_cfg=text)
+    with torch.no_grad():
+        for module in clip.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.3)
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn(3, 3, 32, 32, generator=generator, dtype=torch.float64)
+    return clipattr.load_model(clip.double()), pixels
+
+
+SHAPES = {
+    "embedding": ({}, "image.embedding"),
+    "embedding of a resnet": ({"layers": [1, 1, 1, 1], "width": 16}, "image.embedding"),
+    "mean, then norm": ({"pool_type": "avg", "final_ln_after_pool": True}, "image.-1.patches"),
+    "norm, then mean": ({"pool_type": "avg"}, "image.-1.patches"),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def shaped(request):
+    """Model, activations, codes, tail and targets at one place of another shape."""
+    vision, site = SHAPES[request.param]
+    model, pixels = model_with(**vision)
+    acts = clipattr.activations(model, pixels, site)
+    generator = torch.Generator().manual_seed(4)
+    directions = torch.nn.functional.normalize(
+        torch.randn(50, acts.shape[-1], generator=generator, dtype=torch.float64), dim=1
+    )
+    rows = acts.reshape(-1, acts.shape[-1])
+    values, indices = (rows @ directions.T).abs().topk(5, dim=-1)
+    codes = SparseCodes(indices.int(), values, 50)
+    weights = torch.randn(model.embed_dim, 4, generator=generator, dtype=torch.float64)
+    dictionary = SimpleNamespace(decoder=directions, site=site)
+    return model, site, acts, codes, directions, ClosedFormTail(model, dictionary, weights), weights
+
+
+def test_values_at_any_tail_are_the_models_own(shaped):
+    model, site, acts, _, _, tail, weights = shaped
+    torch.testing.assert_close(
+        tail.values(acts), clipattr.continue_from(model, site, acts) @ weights, atol=1e-12, rtol=0
+    )
+
+
+def test_exact_at_any_tail_equals_ablating_one_part_after_another(shaped):
+    model, site, acts, codes, directions, tail, weights = shaped
+    exact, before = tail.exact(acts, codes), tail.values(acts)
+    tokens = 1 if acts.ndim == 2 else acts.shape[1]
+    for part in range(exact.shape[1]):
+        token, place = divmod(part, codes.k)
+        rows = torch.arange(len(acts)) * tokens + token
+        moved = codes.values[rows, place, None] * directions[codes.indices[rows, place].long()]
+        changed = acts.clone()
+        if acts.ndim == 2:
+            changed -= moved
+        else:
+            changed[:, token] -= moved
+        after = clipattr.continue_from(model, site, changed) @ weights
+        assert (exact[:, part] - (before - after)).abs().max() < 1e-9
+
+
+def test_patching_at_any_tail_equals_code_times_autograd_gradient(shaped):
+    model, site, acts, codes, directions, tail, weights = shaped
+    leaf = acts.clone().requires_grad_()
+    y = clipattr.continue_from(model, site, leaf) @ weights
+    found = tail.patching(acts, codes)
+    for n in range(weights.shape[1]):
+        (gradient,) = torch.autograd.grad(y[:, n].sum(), leaf, retain_graph=True)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        expected = codes.values * torch.einsum("bkd,bd->bk", directions[codes.indices.long()], rows)
+        assert (found[..., n] - expected.reshape(len(acts), -1)).abs().max() < 1e-9
+    slopes = tail.gradient(acts, torch.stack([acts, 2 * acts.flip(0)], 1))
+    (gradient,) = torch.autograd.grad(y[:, 0].sum(), leaf)
+    expected = (gradient * 2 * acts.flip(0)).flatten(1).sum(1)
+    torch.testing.assert_close(slopes[:, 1, 0], expected, atol=1e-9, rtol=0)
+
+
+def test_a_family_at_any_tail_is_ablated_at_every_token(shaped):
+    model, site, acts, codes, directions, tail, weights = shaped
+    family = codes.indices[:2].flatten().unique().long()
+    inside = torch.where(torch.isin(codes.indices.long(), family), codes.values, 0.0)
+    moved = torch.einsum("bk,bkd->bd", inside, directions[codes.indices.long()]).view_as(acts)
+    after = clipattr.continue_from(model, site, acts - moved) @ weights
+    found = tail.exact_group(acts, codes, [family, []])
+    torch.testing.assert_close(found[:, 0], tail.values(acts) - after, atol=1e-10, rtol=0)
+    assert found[:, 1].abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("place", ("image.-1.cls", "image.embedding"))
+def test_summed_effects_equal_the_sum_of_group_effects(place, exact_model, pictures, weights):
+    from clipattr.attribution.tail_sums import summed_exact
+
+    acts = clipattr.activations(exact_model, pictures, place)
+    generator = torch.Generator().manual_seed(4)
+    directions = torch.randn(50, acts.shape[1], generator=generator, dtype=torch.float64)
+    values, indices = (acts @ directions.T).topk(6, dim=-1)
+    codes = SparseCodes(indices.int(), values, 50)
+    tail = ClosedFormTail(exact_model, SimpleNamespace(decoder=directions, site=place), weights)
+    first = codes.indices[0].tolist()
+    groups = [first[:3], first[2:5], [], list(range(50))]  # the third latent is in three of them
+    factors = torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+    expected = (tail.exact_group(acts, codes, groups) * factors[:, None, None]).sum(0)
+    torch.testing.assert_close(
+        summed_exact(tail, acts, codes, groups, weights=factors), expected, atol=1e-12, rtol=0
+    )
+    single = torch.zeros(50, weights.shape[1], dtype=torch.float64)
+    single.index_add_(0, codes.indices.flatten().long(), tail.exact(acts, codes).flatten(0, 1))
+    torch.testing.assert_close(summed_exact(tail, acts, codes), single, atol=1e-10, rtol=0)

@@ -104,9 +104,12 @@ def test_a_tower_without_projection_is_attributed_in_closed_form(build):
     check(clipattr.load_model(model.clip), "image.-1.cls", CLOSED)
 
 
-def test_mean_pooling_falls_back_to_autograd_at_its_patches_and_says_so(build):
-    model = build(SMALL | {"pool_type": "avg"})
-    assert check(model, "image.-1.patches", AUTOGRAD).tokens == 16
+@pytest.mark.parametrize("norm_last", (False, True))
+def test_mean_pooling_has_a_closed_form_at_its_patches_and_says_so(norm_last, build):
+    model = build(SMALL | {"pool_type": "avg", "final_ln_after_pool": norm_last})
+    assert model.tail("image.-1.patches").norm_first is not norm_last
+    assert check(model, "image.-1.patches", CLOSED).tokens == 16
+    check(model, "image.-1.patches", CLOSED, method="patching")
     dictionary, pixels = dictionary_for(model, "image.-1.cls")
     with pytest.raises(
         SiteError, match=r"only the mean over patches reaches.*image\.-1\.patches.*image\.-2\.cls"
@@ -146,20 +149,31 @@ def build_timm(build, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sites"),
+    ("kind", "sites", "closed"),
     (
-        ("SigLIP", ("image.-1.patches", "image.-2.all")),
-        ("EVA", ("image.-1.cls", "image.-2.cls", "image.-3.patches")),
-        ("mean", ("image.-1.patches", "image.-2.cls", "image.-2.all")),
-        ("registers", ("image.-1.patches", "image.-2.cls", "image.-2.patches")),
+        ("SigLIP", ("image.-1.patches", "image.-2.all"), None),
+        ("EVA", ("image.-2.cls", "image.-3.patches"), "image.-1.cls"),
+        ("mean", ("image.-2.cls", "image.-2.all"), "image.-1.patches"),
+        ("registers", ("image.-2.cls", "image.-2.patches"), "image.-1.patches"),
     ),
 )
-def test_timm_towers_are_attributed_by_autograd_and_say_so(kind, sites, build_timm):
+def test_timm_towers_are_attributed_and_say_by_which_route(kind, sites, closed, build_timm):
     model = build_timm(kind)
     for site in sites:
         found = check(model, site, AUTOGRAD)
         assert found.tokens in (1, 16) or site.endswith("all")
-    assert not model.tail_is_closed_form
+    if closed:
+        check(model, closed, CLOSED)
+        check(model, closed, CLOSED, method="patching")
+    else:
+        assert model.tail("image.-1.patches") is None
+
+
+def test_every_tower_is_attributed_in_closed_form_at_its_embedding(build, build_timm):
+    resnet = build({"image_size": 32, "layers": [1, 1, 1, 1], "width": 16})
+    for model in (resnet, build(SMALL | ATTENTION), build_timm("SigLIP"), build(SMALL)):
+        check(model, "image.embedding", CLOSED)
+        check(model, "image.embedding", CLOSED, method="patching")
 
 
 def test_methods_and_checks_follow_pooling_by_attention_too(build_timm):
@@ -192,7 +206,9 @@ def test_methods_and_checks_follow_pooling_by_attention_too(build_timm):
 def test_a_tower_without_class_token_names_the_sites_it_has(build_timm):
     model = build_timm("SigLIP")
     dictionary, pixels = dictionary_for(model, "image.-1.patches")
-    with pytest.raises(SiteError, match=r"no class token.*image\.-1\.patches and image\.-1\.all"):
+    with pytest.raises(
+        SiteError, match=r"no class token.*image\.-1\.patches, image\.-1\.all and image\.embedding"
+    ):
         attribute(model, pixels, target_for(model), dictionary=dictionary, site="image.-1.cls")
 
 
@@ -231,7 +247,7 @@ def test_coca_is_attributed_by_autograd_through_its_attention_pooling(build):
         assert found.method == "patching"
         if site == "image.-1.cls":
             check(model, site, AUTOGRAD, method="exact")
-    assert not model.tail_is_closed_form and model.ln_post is None
+    assert model.tail("image.-1.cls") is None and model.ln_post is None
 
 
 def test_attention_pooling_before_a_mean_is_followed(build):
@@ -259,11 +275,19 @@ def test_a_tower_that_gives_no_single_embedding_is_refused(pool, build):
     refused(build(SMALL | ATTENTION | pool), "does not pool its tokens to one embedding")
 
 
-def test_a_missing_pre_pool_norm_falls_back_to_autograd_and_says_so(build):
+def test_a_missing_pre_pool_norm_still_has_a_closed_form(build):
     model = build(SMALL)
     model.visual.ln_post = torch.nn.Identity()
     model = clipattr.load_model(model.clip)
-    assert not model.tail_is_closed_form
+    assert model.tail("image.-1.cls").describe() == "linear map, division by the length"
+    check(model, "image.-1.cls", CLOSED)
+
+
+def test_another_norm_before_pooling_falls_back_to_autograd_and_says_so(build):
+    model = build(SMALL)
+    model.visual.ln_post = torch.nn.RMSNorm(64)
+    model = clipattr.load_model(model.clip)
+    assert model.tail("image.-1.cls") is None
     assert check(model, "image.-1.cls", AUTOGRAD).method == "patching"
     check(model, "image.-1.cls", AUTOGRAD, method="exact")
 

@@ -217,7 +217,7 @@ def test_directions_of_writing_and_control_characters_are_shown_as_codes(fuzz, t
 
 def test_names_that_are_no_unicode_stay_in_studies_and_files_of_results(fuzz, tiny_model, tmp_path):
     from clipattr.cli.main import main
-    from clipattr.studies.study import build_study
+    from clipattr.studies.start import build_study
 
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -258,7 +258,7 @@ def test_names_that_are_no_unicode_stay_in_studies_and_files_of_results(fuzz, ti
 
 @pytest.fixture(scope="session")
 def study_folder(tiny_model, tmp_path_factory):
-    from clipattr.studies.study import build_study
+    from clipattr.studies.start import build_study
 
     pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(24)]
     path = tmp_path_factory.mktemp("study") / "s"

@@ -257,7 +257,9 @@ def test_towers_of_another_kind_encode_but_say_that_they_have_no_sites(config):
     model = load_model(clip)
     assert model.encode_image(torch.randn(2, 3, 32, 32)).shape == (2, 48)
     assert model.embed_dim == 48 and model.image_size == (32, 32) and not model.tail_is_closed_form
-    with pytest.raises(SiteError, match=r"ModifiedResNet.*image\.<block>\.cls.*evaluator"):
+    with pytest.raises(
+        SiteError, match=r"ModifiedResNet.*image\.<block>\.cls.*image\.embedding.*every model"
+    ):
         _ = model.image_width
 
 

@@ -77,7 +77,7 @@ def refuse(shared, item):
 
 
 def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch, everything_counts):
-    from clipattr.studies.study import build_study
+    from clipattr.studies.start import build_study
 
     for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
         monkeypatch.setattr(f"clipattr.studies.build.{name}", value)

@@ -8,7 +8,7 @@ import torch
 
 from clipattr.discovery.audit.run import audit
 from clipattr.studies.encode import collect_activations
-from clipattr.studies.study import build_study
+from clipattr.studies.start import build_study
 
 
 class Elsewhere:

@@ -95,7 +95,9 @@ def test_a_site_cannot_be_changed():
         ("image.-1.cls\n", "tower.block.tokens"),
         ("audio.-1.cls", "there are image and text"),
         ("image.-1.eot", "cls, patches, all"),
-        ("image.pooled", "model.encode_image"),
+        ("image.pooled", "image.embedding before it is normalised"),
+        ("image.-1.embedding", "image.embedding before"),
+        ("audio.embedding", "there are image and text"),
         (None, "tower.block.tokens"),
     ],
 )
@@ -456,7 +458,9 @@ def test_attention_pooling_needs_the_context_at_the_last_block_too(small, pixels
 
 def test_last_block_patches_are_refused_with_the_site_to_use(tiny_model, pixels):
     acts = activations(tiny_model, pixels, "image.-1.patches")  # reading them is fine
-    with pytest.raises(SiteError, match=r"only the cls tokens reach.*Use image\.-1\.cls.*image\.-2\.patches"):
+    with pytest.raises(
+        SiteError, match=r"only the class token reaches.*Use image\.-1\.cls.*image\.-2\.patches"
+    ):
         continue_from(tiny_model, "image.-1.patches", acts)
 
 
@@ -469,7 +473,7 @@ def test_the_refused_site_has_indeed_no_effect(tiny_model, pixels):
 
 def test_a_mean_pooling_tower_refuses_its_last_class_token_instead(small):
     model = small(pool_type="avg")
-    with pytest.raises(SiteError, match="only the patches tokens reach"):
+    with pytest.raises(SiteError, match="only the mean over patches reaches"):
         continue_from(model, "image.-1.cls", torch.zeros(1, 64))
 
 
@@ -494,3 +498,73 @@ def test_a_tower_that_runs_its_tokens_first_is_read_the_same(tiny_model, pixels)
         torch.testing.assert_close(continue_from(other, place, acts, context), expected, atol=1e-5, rtol=1e-4)
         with replace(other, place, lambda old: old):
             torch.testing.assert_close(other.encode_image(pixels), expected)
+
+
+# the embedding, and two spellings of one place
+
+
+def test_the_embedding_is_what_the_tower_puts_out_before_it_is_normalised(tiny_model, pixels):
+    features = tiny_model.clip.encode_image(pixels)
+    assert not torch.allclose(features.norm(dim=1), torch.ones(3), atol=0.1)
+    acts = activations(tiny_model, pixels, "image.embedding")
+    assert torch.equal(acts, features)
+    torch.testing.assert_close(
+        continue_from(tiny_model, "image.embedding", acts), tiny_model.encode_image(pixels)
+    )
+    with (
+        capture(tiny_model, "image.embedding") as held,
+        replace(tiny_model, "image.embedding", lambda x: 2 * x + 1),
+    ):
+        changed = tiny_model.encode_image(pixels)
+    torch.testing.assert_close(held["image.embedding"], features)
+    torch.testing.assert_close(changed, F.normalize(2 * features + 1, dim=-1))
+    assert hooks(tiny_model) == 0
+
+
+def test_a_generative_models_features_are_replaced_beside_its_tokens(pixels):
+    text = {"context_length": 8, "vocab_size": 60, "width": 16, "heads": 2, "layers": 1}
+    text |= {"embed_cls": True, "output_tokens": True}
+    decoder = open_clip.coca_model.MultimodalCfg(context_length=8, vocab_size=60, width=16, heads=2, layers=1)
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16, "output_tokens": True,
+              "attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5}  # fmt: skip
+    coca = open_clip.coca_model.CoCa(embed_dim=48, multimodal_cfg=decoder, text_cfg=text, vision_cfg=vision)
+    model = load_model(coca)
+    acts = activations(model, pixels, "image.embedding")
+    assert not torch.allclose(acts.norm(dim=1), torch.ones(3), atol=0.1)  # CoCa itself normalises
+    with replace(model, "image.embedding", acts.flip(0)):
+        torch.testing.assert_close(model.encode_image(pixels), F.normalize(acts, dim=-1).flip(0))
+
+
+def test_the_embeddings_site_has_the_shape_and_tail_of_the_joint_space(tiny_model):
+    site = Site("image.embedding")
+    assert site.shape(tiny_model) == (48,) and site.width(tiny_model) == 48 and site.is_single
+    assert site.reaches_embedding(tiny_model) and not site.needs_context(tiny_model)
+    assert site.tail(tiny_model).describe() == "division by the length"
+    with pytest.raises(SiteError, match="belongs to no block"):
+        site.index(tiny_model)
+    with pytest.raises(SiteError, match=r"text\.embedding: the text tower cannot be read"):
+        activations(tiny_model, torch.zeros(1, 3, 32, 32), "text.embedding")
+
+
+def test_two_spellings_of_one_place_are_one_site(tiny_model, pixels):
+    assert Site("image.2.cls").canonical(tiny_model) == Site("image.-1.cls")
+    assert Site("image.0.patches").is_same("image.-3.patches", tiny_model)
+    assert not Site("image.0.patches").is_same("image.-3.all", tiny_model)
+    assert not Site("image.0.cls").is_same("image.9.cls", tiny_model)
+    with capture(tiny_model, "image.2.cls") as held:
+        tiny_model.encode_image(pixels)
+    assert "image.-1.cls" in held and torch.equal(held["image.-1.cls"], held["image.2.cls"])
+    assert "image.1.cls" not in held and "image.embedding" not in held
+
+
+RESNET = {"layers": [1, 1, 1, 1], "width": 16}
+
+
+@pytest.mark.parametrize(
+    ("vision", "site"),
+    (({}, "image.-1.cls"), ({"pool_type": "avg"}, "image.embedding"), (RESNET, "image.embedding")),
+)
+def test_a_study_is_built_where_its_effects_have_a_closed_form(vision, site, small):
+    from clipattr.models.places import default_site
+
+    assert str(default_site(small(**vision))) == site

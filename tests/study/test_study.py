@@ -17,7 +17,8 @@ from clipattr.meaning import example_places, examples_of_use, words_of
 from clipattr.models.loading import load_model
 from clipattr.sites import activations
 from clipattr.studies.join import duplicates
-from clipattr.studies.study import build_study, open_study
+from clipattr.studies.start import build_study
+from clipattr.studies.study import open_study
 
 WORDS = ["red", "green", "blue", "a <b>striped</b> thing", "night"]
 SMALL = {

@@ -207,6 +207,7 @@ class Witness:
     def _measure_focus(self, family: int) -> float:
         study: Study = self.reliance.study
         numbers = self.reliance.where_strong(self.half, family, OCCLUDED)
+        numbers = numbers[torch.from_numpy(study.sees[self.half.rows[numbers.numpy()]])]
         if not len(numbers):
             return math.nan
         pictures = [study.images[int(row)].load() for row in self.half.rows[numbers.numpy()]]

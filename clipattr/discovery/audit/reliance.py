@@ -74,13 +74,14 @@ class Reliance:
         self, study: Study, prompts: Sequence[Prompt], background: Tensor, families: Sequence[Sequence[int]]
     ) -> None:
         self.study, self.prompts = study, list(prompts)
-        if str(study.site) != "image.-1.cls":
+        if not study.site.is_single or study.site.tail(study.model) is None:
             raise SiteError(
-                f"audit needs codes at image.-1.cls; this study was built at {study.site}. Build one there."
+                "audit needs one vector a picture with a closed-form tail: image.embedding, or image.-1.cls where the "
+                f"class token is pooled. This study was built at {study.site}; build one there."
             )
         text = study.model.encode_text([prompt.text for prompt in prompts])
         self.columns = (text - background.mean(0)).T.float()  # (embed, prompts)
-        self.tail = ClosedFormTail(study.model, study.dictionary, self.columns)
+        self.tail = ClosedFormTail(study.model, study.dictionary, self.columns, site=study.site)
         self._gather(families)
 
     def _gather(self, families: Sequence[Sequence[int]]) -> None:

@@ -119,6 +119,8 @@ def audit(
             live latents or vocabulary.
     """
     settings = settings or Settings()
+    if not study.sees.any():  # built from embeddings: nothing can be occluded or written on
+        settings = replace(settings, covered_pictures=0, written_pictures=0)
     asked = read_prompts(prompts, study)
     if not len(study.vocabulary):
         raise StudyError(

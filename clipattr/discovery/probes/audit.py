@@ -132,8 +132,11 @@ def audit_probe(
                 "latents come from a study: pass one, or study=... beside the pictures. ca.build_study makes it."
             )
         study, source = source, None
-    if str(study.site) != "image.-1.cls" or not study.model.tail_is_closed_form:
-        raise SiteError(f"a probe is audited at image.-1.cls; this study was built at {study.site}.")
+    if not study.site.is_single or study.site.tail(study.model) is None:
+        raise SiteError(
+            f"a probe is audited where one vector a picture has a closed-form tail: image.embedding, or image.-1.cls "
+            f"where the class token is pooled. This study was built at {study.site}; build one there."
+        )
     if probe is not None and probe.model_hash not in (None, study.model.weights_hash):
         raise StudyError(
             f"the probe reads embeddings of the model with weights {probe.model_hash}; the study is of "
@@ -246,7 +249,7 @@ def _by_latent(study: Study, probe: Probe, prompts: Probe, pictures: Encoded, tr
     import pandas as pd
 
     columns = torch.stack([probe.margins()[0], prompts.margins()[0]], 2)  # (embed, classes, 2)
-    tail = ClosedFormTail(study.model, study.dictionary, columns[:, 0])
+    tail = ClosedFormTail(study.model, study.dictionary, columns[:, 0], site=study.site)
     meaning = study.labels.mean_embedding.float()
     text = study.evaluator.encode_text(list(prompts.about["prompts"])).float()
     names, frames = study.latents["name"], []

@@ -103,7 +103,7 @@ def probe_findings(
     length = weights.norm(dim=0)
     weights = weights / length.clamp_min(1e-12)
     margins = pictures.embeddings @ weights + constants / length.clamp_min(1e-12)  # raw cosine
-    tail = ClosedFormTail(study.model, study.dictionary, weights)
+    tail = ClosedFormTail(study.model, study.dictionary, weights, site=study.site)
     words = looked_for(study, probe.names)
     carriers = Carriers(study, words, tail)
     seen = pictures.seen(study)

@@ -150,7 +150,7 @@ def embeddings_without(study: Study, pictures: Encoded, latents: Sequence[int]) 
     """(pictures, embed) unit length: embeddings with some latents ablated, exactly."""
     model, site = study.model, study.site
     with torch.no_grad():
-        if site.index(model) == model.image_blocks - 1 and model.tail_is_closed_form:
+        if site.is_single and site.tail(model) is not None:
             acts = pictures.acts - family_directions(study.dictionary, pictures.codes, list(latents))
             return torch.cat([continue_from(model, site, some).float().cpu() for some in acts.split(BLOCK)])
         with ablate(study, list(latents)):

@@ -1,0 +1,75 @@
+"""A target: numbers read off the unit-length embedding, each with a name and a unit.
+
+Owns the interface that methods and tails ask: values, and for linear targets `(w, c)` of `y = <e, w> + c`. The kinds of
+targets are in targets.py. Start at `Target`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from clipattr.attribution.prompts import Prompts, embed_prompts
+
+
+class Target(ABC):
+    """Something to attribute: `n` numbers per picture, each with a name and a unit."""
+
+    names: list[str]
+    unit: str = "cosine"
+    templates: tuple[str, ...] = ("{}",)
+    _memo: tuple[Any, dict[str, Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def units(self) -> list[str]:
+        """The unit of every target."""
+        return [self.unit] * len(self)
+
+    @property
+    def subjects(self) -> list[str | None]:
+        """Per target the prompt that a latent should look like to be expected; None where there is no prompt."""
+        return [None] * len(self)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:3]) + (f", … {len(self)} in all" if len(self) > 3 else "")
+        return f"{type(self).__name__}({shown})"
+
+    @property
+    def is_linear(self) -> bool:
+        """True where `y = <e, w> + c` holds exactly, so that closed forms apply."""
+        return isinstance(self, LinearTarget)
+
+    def _once(self, part: str, model: Any, make: Callable[[], Tensor]) -> Tensor:
+        """What a model makes of a part of the target, made once: batches and backward passes ask again and again."""
+        if self._memo is None or self._memo[0] is not model:
+            self._memo = (model, {})
+        held = self._memo[1]
+        if part not in held:
+            held[part] = make()
+        return held[part]
+
+    def _embedded(self, part: str, prompts: Prompts, model: Any) -> Tensor:
+        return self._once(part, model, lambda: embed_prompts(prompts, model, self.templates))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_memo"}
+
+    @abstractmethod
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        """Read the target off unit-length embeddings, differentiably: (batch, embed) to (batch, n)."""
+
+
+class LinearTarget(Target):
+    """A target of the form `y = <e, w> + c`."""
+
+    @abstractmethod
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        """Weights (embed, n) and constants (n,) of the target for one model."""
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        weights, constants = self.linear(model)
+        return embeddings @ weights.to(embeddings) + constants.to(embeddings)

@@ -1,0 +1,58 @@
+"""Texts: from prompts and templates to unit-length text embeddings.
+
+Owns what counts as a prompt, averaging over templates, batches, and the warning where a text is cut. Ignores how the
+text tower works. Start at `embed_texts`; users call `Model.encode_text`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.errors import ModelError
+from clipattr.models.modules import template_texts
+
+if TYPE_CHECKING:
+    from clipattr.models.loading import Model
+
+TEXT_BATCH = 256  # texts that go through the text tower at a time
+
+
+def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tensor:
+    """Unit-length embeddings (n, embed) of prompts, each put into every template; see `Model.encode_text`."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    templates = template_texts(templates)
+    for text in prompts:
+        if not isinstance(text, str):
+            raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
+    if not templates or any("{}" not in template for template in templates):
+        raise ModelError(f"Every template needs {{}} where the prompt goes; got {templates}.")
+    if not prompts:
+        return torch.zeros(0, model.embed_dim, device=model.device)
+    texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+    tokens = model.tokenizer(texts, context_length=model.context_length)
+    _warn_of_cut_texts(model, texts, tokens)
+    units = torch.cat(
+        [model.unit(model.clip.encode_text(part.to(model.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
+    )
+    if len(templates) == 1:
+        return units
+    return F.normalize(units.reshape(len(prompts), len(templates), -1).mean(1), dim=-1)
+
+
+def _warn_of_cut_texts(model: "Model", texts: list[str], tokens: Tensor) -> None:
+    """Tokenizers cut long texts in silence; a label that lost its last words is worth a warning."""
+    if not isinstance(model.tokenizer, open_clip.SimpleTokenizer):
+        return
+    full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
+    cut = [texts[i] for i in full if len(model.tokenizer.encode(texts[i])) + 2 > model.context_length]
+    if cut:
+        warnings.warn(
+            f"{len(cut)} text(s) are longer than the {model.context_length} tokens that {model.reference} "
+            f"takes and were cut, e.g. {cut[0][:80]!r}.",
+            stacklevel=4,
+        )

@@ -1,0 +1,209 @@
+"""Traced towers: vision transformers of timm and transformers, read by their parts and tried before they are used.
+
+Owns the reading of towers whose blocks we did not write: what they are called with is watched on one picture of noise,
+and what was read must give the tower's own output on it. A tower that keeps something beside its stream is refused; its
+features are still a site, `image.embedding`. Start at `read_timm` and `read_described`.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipattr.errors import SiteError
+from clipattr.models.tails import MEAN, TOKEN, read_chain
+from clipattr.models.tower import EMBEDDING, SITES, Tower
+
+# What a trunk of timm, and a tower that describes itself, must have to be read here.
+TIMM = ("blocks", "norm", "forward_head", "num_prefix_tokens", "embed_dim")
+DESCRIBED = ("layers", "finish", "prefix", "grid", "chain", "kind")
+
+
+def read_timm(visual: nn.Module, trunk: Any, reference: str) -> Tower:
+    """One of timm's vision transformers inside open_clip; SiteError where it keeps something beside its stream."""
+    blocks: list[nn.Module] = list(trunk.blocks)
+
+    def finish(stream: Tensor) -> Tensor:
+        return visual.head(trunk.forward_head(trunk.norm(stream)))  # type: ignore[operator]
+
+    prefix = int(trunk.num_prefix_tokens)
+    grid = tuple(getattr(trunk.patch_embed, "grid_size", None) or ())
+    last, extras = _tried(
+        visual, blocks, finish, prefix, grid, f"a {type(trunk).__name__} from timm", reference
+    )
+    matrices = [
+        parameter
+        for module in (getattr(trunk, "attn_pool", None), getattr(trunk, "head", None), visual.head)
+        if isinstance(module, nn.Module)
+        for parameter in module.parameters()
+        if parameter.ndim == 2
+    ]
+    pooled, pooling = _pooled(finish, last, prefix)
+    chain, norm_first = _timm_chain(visual, trunk, finish, last, prefix, pooled)
+    return Tower(
+        visual=visual,
+        blocks=blocks,
+        width=last.shape[2],
+        tokens=last.shape[1],
+        prefix=prefix,
+        has_class_token=getattr(trunk, "cls_token", None) is not None,
+        grid=(int(grid[0]), int(grid[1])),
+        batch_first=True,
+        pooled=pooled,
+        pooling=pooling,
+        finish=finish,
+        extras=extras,
+        last_matrix=matrices[-1] if matrices else None,
+        chain=chain,
+        norm_first=norm_first,
+    )
+
+
+def read_described(visual: Any, reference: str) -> Tower:
+    """A tower that says itself what it consists of (`layers`, `finish`, `prefix`, `grid`, `chain`), tried as well."""
+    blocks, prefix, grid = list(visual.layers), int(visual.prefix), tuple(visual.grid)
+    last, extras = _tried(visual, blocks, visual.finish, prefix, grid, f"a {visual.kind}", reference)
+    pooled, pooling = _pooled(visual.finish, last, prefix)
+    chain = tuple(visual.chain) if pooled == {"cls"} else None
+    if chain is not None:
+        tail = read_chain(chain, last.shape[2])
+        with torch.no_grad():
+            chain = chain if tail and same(tail.features(last[:, 0]), visual.finish(last)) else None
+    return Tower(
+        visual=visual,
+        blocks=blocks,
+        width=last.shape[2],
+        tokens=last.shape[1],
+        prefix=prefix,
+        has_class_token=prefix > 0,
+        grid=(int(grid[0]), int(grid[1])),
+        batch_first=True,
+        pooled=pooled,
+        pooling=pooling,
+        finish=visual.finish,
+        extras=extras,
+        last_matrix=visual.last_matrix,
+        chain=chain,
+    )
+
+
+def _tried(
+    visual: nn.Module,
+    blocks: list[nn.Module],
+    finish: Callable[[Tensor], Tensor],
+    prefix: int,
+    grid: tuple[int, ...],
+    kind: str,
+    reference: str,
+) -> tuple[Tensor, list[tuple[tuple, dict[str, Any]]]]:
+    """The last block's output for one picture of noise, and what else each block is called with.
+
+    Raises:
+        SiteError: the blocks run one behind the other and then `finish` do not give what the tower itself gives.
+    """
+    own, first, last, extras = _watched(visual, blocks)
+    if (
+        last is not None
+        and first is not None
+        and last.ndim == 3
+        and isinstance(own, Tensor)
+        and own.ndim == 2
+        and len(extras) == len(blocks)
+        and len(grid) == 2
+        and last.shape[1] == prefix + grid[0] * grid[1]
+    ):
+        with torch.no_grad():
+            again = first
+            for block, (arguments, named) in zip(blocks, extras, strict=True):
+                again = block(again, *arguments, **named)
+            if same(again, last) and same(finish(last), own):
+                return last, extras
+    raise SiteError(
+        f"{reference}: its image tower is {kind} that does more than hand one stream of tokens through its blocks to "
+        f"its pooling, which sites do not follow: {SITES}. {EMBEDDING}: attribute and audit there."
+    )
+
+
+def _timm_chain(
+    visual: nn.Module,
+    trunk: Any,
+    finish: Callable[[Tensor], Tensor],
+    last: Tensor,
+    prefix: int,
+    pooled: frozenset[str],
+) -> tuple[tuple[Any, ...] | None, bool]:
+    """What follows timm's pooling, and whether its LayerNorm comes before it; None where it is not what it seems.
+
+    The modules are read by name and tried on the stream of one picture against the tower's own result.
+    """
+    if pooled not in ({"cls"}, {"patches"}):
+        return None, False
+    first, second = trunk.norm, getattr(trunk, "fc_norm", None)
+    rest = (second, getattr(trunk, "head", None), visual.head)
+    tokens, pooling = (last[:, 0], TOKEN) if pooled == {"cls"} else (last[:, prefix:], MEAN)
+    norm_first = isinstance(first, nn.LayerNorm)
+    tail = read_chain((first, *rest), last.shape[2], pooling, norm_first)
+    if tail is None:
+        return None, False
+    with torch.no_grad():
+        fits = same(tail.features(tokens), finish(last))
+    return ((first, *rest), norm_first) if fits else (None, False)
+
+
+def _watched(
+    visual: nn.Module, blocks: list[nn.Module]
+) -> tuple[Any, Tensor | None, Tensor | None, list[tuple[tuple, dict[str, Any]]]]:
+    """One picture of noise through the tower: its features, the first block's input, the last block's output, and
+    what else each block was called with."""
+    extras: list[tuple[tuple, dict[str, Any]]] = []
+    ends: list[Any] = []
+    owner = threading.get_ident()
+
+    def before(_module: nn.Module, given: tuple, named: dict[str, Any]) -> None:
+        if threading.get_ident() == owner:
+            if not extras:
+                ends.append(given[0])
+            extras.append((given[1:], dict(named)))
+
+    def behind(_module: nn.Module, _given: Any, output: Any) -> None:
+        if threading.get_ident() == owner:
+            ends.append(output)
+
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+    handles.append(blocks[-1].register_forward_hook(behind))
+    parameter = next(visual.parameters())
+    noise = torch.randn(1, 3, *visual.image_size, generator=torch.Generator().manual_seed(0))  # type: ignore[misc]
+    try:
+        with torch.no_grad():
+            features = visual(noise.to(parameter.device, parameter.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    tensors = [end if isinstance(end, Tensor) else None for end in ends]
+    return features, tensors[0] if tensors else None, tensors[-1] if len(tensors) > 1 else None, extras
+
+
+def same(found: Any, own: Tensor) -> bool:
+    """Whether a tower read from its parts gives what the tower itself gives, within rounding."""
+    if not isinstance(found, Tensor) or found.shape != own.shape:
+        return False
+    tolerance = 1e-3 if own.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((found - own).norm() <= tolerance * own.norm())
+
+
+def _pooled(finish: Callable[[Tensor], Tensor], stream: Tensor, prefix: int) -> tuple[frozenset[str], str]:
+    """Which tokens the features depend on, by their gradients, which are exactly zero for the others."""
+    with torch.enable_grad():
+        leaf = stream.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(finish(leaf).square().sum(), leaf)
+    moving = slopes[0].abs().amax(1) > 0
+    if moving[prefix:].any():
+        if moving[:prefix].any():
+            return frozenset({"cls", "patches"}), "pooling over all tokens"
+        # Without a class token the patches are all there is, and they are pooled by mean or by attention.
+        return frozenset({"patches"}), "pooling over patches"
+    with torch.no_grad():
+        alone = moving[0] and not moving[1:].any() and same(finish(stream[:, :1]), finish(stream))
+    return (frozenset({"cls"}), "class token") if alone else (frozenset({"cls", "patches"}), "prefix tokens")
