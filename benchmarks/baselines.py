@@ -7,23 +7,27 @@ in the score by which they rank. Each takes a study and a number, and returns th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import clipattr as ca
+from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.expectations import (
     expected_share,
     family_means,
     prompt_embeddings,
     read_prompts,
 )
+from clipattr.discovery.audit.mediators import carried_by
 from clipattr.discovery.audit.naming import named_families
-from clipattr.discovery.audit.reliance import Half, Reliance
-from clipattr.discovery.audit.run import Settings, default_background
+from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.findings import Finding
 from clipattr.statistics import Interval
 
+EXPECTED = 0.5  # share of its best word's alignment from which a prompt describes a family
 CLEAR, UNALIGNED = 0.4, 0.05  # clarity and alignment of the reference's outlier filter
 
 
@@ -39,18 +43,27 @@ class Suspects:
         self.share, self.aligned = expected_share(
             means, meant, study.vocabulary_embeddings, study.empty_embedding
         )
-        text = study.model.encode_text(default_background(self.prompts, study))
-        self.reliance = Reliance(study, self.prompts, text, self.families)
-        self.half: Half = self.reliance.halves(meant)[0]
+        self.base = Base.of(study)
+        self.subjects = [Subject.of(self.base, prompt) for prompt in self.prompts]
+
+    def strength(self) -> Any:
+        """(pictures, families) summed codes on the finding half, scipy CSC."""
+        codes = self.base.finding.codes.tocsc()
+        return np.stack([np.asarray(codes[:, family].sum(1)).ravel() for family in self.families], 1)
 
     def on_own(self) -> tuple[Tensor, Tensor]:
         """Mean strength and presence of each family on each prompt's own pictures, (families, prompts) each."""
-        strength = torch.stack(
-            [torch.from_numpy(self.half.strength[own.numpy()].mean(0)) for own in self.half.own], 1
-        )
-        active = (self.half.strength > 0).astype("float32")
-        presence = torch.stack([torch.from_numpy(active[own.numpy()].mean(0)) for own in self.half.own], 1)
-        return strength, presence - torch.from_numpy(active.mean(0))[:, None]
+        table = torch.from_numpy(self.strength()).float()
+        active = (table > 0).float()
+        owns = [subject.finding.own for subject in self.subjects]
+        strength = torch.stack([table[own].mean(0) for own in owns], 1).nan_to_num()
+        presence = torch.stack([active[own].mean(0) for own in owns], 1).nan_to_num()
+        return strength, presence - active.mean(0)[:, None]
+
+    @property
+    def columns(self) -> Tensor:
+        """(embed, prompts) directions of the contrasts."""
+        return torch.stack([subject.column for subject in self.subjects], 1)
 
     def best(self, score: Tensor, allowed: Tensor, n: int) -> list[Finding]:
         """The `n` best allowed (family, prompt) pairs by score, as findings."""
@@ -71,9 +84,11 @@ def low_alignment(study: ca.Study, n: int) -> list[Finding]:
     seen = Suspects(study, single=True)
     clear = study.latents["clarity"].to_numpy()[[family[0] for family in seen.families]] > CLEAR
     allowed = (seen.aligned < UNALIGNED) & torch.from_numpy(clear)[:, None]
-    everywhere = torch.ones(len(seen.half.rows), 1, dtype=torch.bool)
-    carried = torch.cat(
-        [seen.reliance.carried(seen.half, number, everywhere) for number in range(len(seen.prompts))]
+    carried = torch.stack(
+        [
+            carried_by(seen.base, subject, seen.base.finding, subject.finding.own).float()
+            for subject in seen.subjects
+        ]
     )  # (prompts, latents)
     return seen.best(carried.T[[family[0] for family in seen.families]], allowed, n)
 
@@ -81,23 +96,23 @@ def low_alignment(study: ca.Study, n: int) -> list[Finding]:
 def association(study: ca.Study, n: int) -> list[Finding]:
     """Presence on the prompt's pictures beyond presence elsewhere, without asking what the model uses."""
     seen = Suspects(study)
-    return seen.best(seen.on_own()[1], seen.share < Settings().expected, n)
+    return seen.best(seen.on_own()[1], seen.share < EXPECTED, n)
 
 
 def activation(study: ca.Study, n: int) -> list[Finding]:
     """Mean activation on the prompt's pictures."""
     seen = Suspects(study)
-    return seen.best(seen.on_own()[0], seen.share < Settings().expected, n)
+    return seen.best(seen.on_own()[0], seen.share < EXPECTED, n)
 
 
 def lens(study: ca.Study, n: int) -> list[Finding]:
     """Mean activation times the logit lens, in place of exact attribution."""
     seen = Suspects(study)
     directions = ca.continue_from(study.model, study.site, study.dictionary.decoder)  # each alone, embedded
-    score = directions @ seen.reliance.columns  # (latents, prompts)
+    score = directions @ seen.columns  # (latents, prompts)
     strength = seen.on_own()[0]
     weight = torch.stack([score[torch.as_tensor(family)].mean(0) for family in seen.families])
-    return seen.best(strength * weight, seen.share < Settings().expected, n)
+    return seen.best(strength * weight, seen.share < EXPECTED, n)
 
 
 BASELINES: dict[str, Callable[[ca.Study, int], list[Finding]]] = {

@@ -63,6 +63,43 @@ def t_interval(values: Tensor) -> Interval:
     return Interval(normal.value, low, high)
 
 
+def difference_interval(one: Tensor, other: Tensor) -> Interval:
+    """Difference of the means of two independent samples with Welch's interval; infinitely wide below two each.
+
+    >>> difference_interval(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 1.0])).value
+    1.0
+    """
+    if min(len(one), len(other)) < 2:
+        value = float(one.mean() - other.mean()) if len(one) and len(other) else 0.0
+        return Interval(value, -math.inf, math.inf)
+    parts = [float(some.double().var()) / len(some) for some in (one, other)]
+    value, error = float(one.double().mean() - other.double().mean()), math.sqrt(sum(parts))
+    if error <= 0:
+        return Interval(value, value, value)
+    from scipy.stats import t
+
+    sizes = (len(one), len(other))
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Interval(value, value - half, value + half)
+
+
+def rate_difference(one: Tensor, other: Tensor) -> Interval:
+    """Difference of two shares, of samples of 0 and 1, with Newcombe's interval; infinitely wide for an empty one.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, method 10: Wilson's intervals combined.
+
+    >>> rate_difference(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0])).value
+    1.0
+    """
+    if not len(one) or not len(other):
+        return Interval(0.0, -math.inf, math.inf)
+    here, there = float(one.double().mean()), float(other.double().mean())
+    first, second = (wilson(int(some.sum()), len(some)) for some in (one, other))
+    low = math.hypot(here - first[0], second[1] - there)
+    return Interval(here - there, here - there - low, here - there + math.hypot(first[1] - here, there - second[0]))
+
+
 def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
     """Mean of the finite values of each picture, (pictures, …) to (m,); pictures without a finite value are dropped."""
     rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)

@@ -57,7 +57,7 @@ def audit(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments)
     study = _opened(arguments.study)
     with engine_of(arguments) as engine:
-        findings = audit(study, prompts, engine=engine)
+        findings = audit(study, prompts, budget=arguments.budget, device=arguments.device, engine=engine)
     if arguments.pixels and len(findings):
         from clipattr.discovery.pixels.verify import verify as verified
 
@@ -254,6 +254,7 @@ def _print_findings(findings: Findings, out: Any) -> None:
         f"{len(findings):,} unexpected reliances{of}, in points (cosine × 100), strongest causal effect first",
         file=out,
     )
+    _print_verdicts(findings, out)
     if not len(findings):
         return
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
@@ -271,6 +272,20 @@ def _print_findings(findings: Findings, out: Any) -> None:
     print_table(columns, [_row(finding) for finding in found[:LISTED]], out, numbers=(3, 4, 5, 6, 7))
     if len(found) > LISTED:
         print(f"… and {len(found) - LISTED:,} more; the report, JSON and CSV have all.", file=out)
+
+
+def _print_verdicts(findings: Findings, out: Any) -> None:
+    """What is said of prompts without a finding: how many, and the first of those that cannot be judged."""
+    silent = [verdict for verdict in findings.verdicts if verdict.outcome != "found"]
+    unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
+    if silent:
+        print(
+            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report and "
+            "JSON say of each what could have been seen.",
+            file=out,
+        )
+    for verdict in (silent if len(findings.verdicts) <= 5 else unjudged)[:5]:
+        print(f"  {visible(verdict.prompt, 60)}: {visible(verdict.sentence(), 300)}", file=out)
 
 
 def _row(f: Finding) -> tuple[str, ...]:
