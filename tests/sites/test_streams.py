@@ -160,7 +160,7 @@ def test_blocks_of_another_kind_have_no_inside(tiny_model, pixels):
             return x
 
     changed = copy.copy(tiny_model)
-    blocks = tiny_model.image_tower.blocks
+    blocks = changed.image_tower.blocks
     kept, blocks[1] = blocks[1], Other()
     try:
         with pytest.raises(SiteError, match="blocks of .* are Others, of which only the output is known"):
