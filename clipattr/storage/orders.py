@@ -67,7 +67,7 @@ def block_orders(
 
 
 def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarray:
-    """(rows,) int64: order of writing of the pictures (shard None) or of a shard's rows; `shuffle` None: given order."""
+    """(rows,) int64: writing order of the pictures (shard None) or of a shard's rows; `shuffle` None: given order."""
     if shuffle is None:
         return np.arange(rows, dtype=np.int64)
     key = [shuffle] if shard is None else [shuffle, shard + 1]
