@@ -1,7 +1,7 @@
-"""Statistics: intervals, rank tests, error rates and correlations that every room reports.
+"""Statistics: intervals, rank tests, error rates and correlations that all rooms use.
 
-Arrays or tensors go in, floats and `Interval` come out; all intervals are two-sided at 95 %. Images are the
-independent units: `bootstrap` and `sign_flip` average over an image's prompts first. Start at `Interval`.
+Functions take arrays or tensors and return floats or an `Interval`. All intervals are two-sided at 95 %. Images are
+the independent units: `bootstrap` and `sign_flip` first average over the prompts of an image. Start at `Interval`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEVEL = 0.95  # of every interval
-Z = 1.96  # standard errors on each side of a normal estimate at that level
+LEVEL = 0.95  # confidence level of every interval
+Z = 1.96  # half-width of a normal interval at that level, in standard errors
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Interval:
     high: float
 
     def points(self) -> str:
-        """As displays show it: cosine × 100."""
+        """The interval as displays show it, in points (cosine × 100)."""
         return f"{self.value * 100:+.1f} ({self.low * 100:.1f} to {self.high * 100:.1f})"
 
 
@@ -110,9 +110,9 @@ def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def bootstrap(values: Tensor | np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Mean over pictures and its percentile bootstrap interval, resampling pictures; values (pictures, …).
+    """Mean over pictures with a percentile bootstrap interval that resamples pictures; values (pictures, …).
 
-    NaN where no picture has a finite value; of width zero for a single one.
+    NaN if no picture has a finite value; width zero for a single picture.
     """
     means = per_picture(values)
     if len(means) < 2:
@@ -132,7 +132,7 @@ def bootstrap(values: Tensor | np.ndarray, *, draws: int = 2000, seed: int = 0) 
 
 
 def sign_flip(values: Tensor | np.ndarray, *, draws: int = 4000, seed: int = 0) -> float:
-    """Two-sided p-value that the mean over pictures is 0, by flipping the signs of pictures; at least 1/(draws+1)."""
+    """Two-sided p-value of mean 0 over pictures, from random sign flips of pictures; at least 1/(draws+1)."""
     means = per_picture(values)
     if not len(means):
         return math.nan
@@ -142,13 +142,13 @@ def sign_flip(values: Tensor | np.ndarray, *, draws: int = 4000, seed: int = 0) 
 
 
 def above_zero(estimate: Interval) -> float:
-    """Probability that a normal estimate with this interval truly lies above zero; 0 for an infinite one."""
+    """Probability that the true value is above zero, for a normal estimate with this interval; 0 if it is infinite."""
     error = (estimate.high - estimate.low) / (2 * Z)
     return normal_above(estimate.value, error) if math.isfinite(error) else 0.0
 
 
 def normal_above(value: float, error: float) -> float:
-    """Probability that a normal estimate with this standard error truly lies above zero.
+    """Probability that the true value is above zero, for a normal estimate with this standard error.
 
     >>> normal_above(0.0, 1.0)
     0.5
@@ -157,7 +157,7 @@ def normal_above(value: float, error: float) -> float:
 
 
 def simultaneous(estimate: Interval, trials: int) -> Interval:
-    """The wider interval that holds for all of `trials` estimates at once (Bonferroni)."""
+    """The wider interval that holds for `trials` estimates simultaneously (Bonferroni)."""
     factor = normal_quantile(1 - (1 - LEVEL) / 2 / max(trials, 1)) / Z
     low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
     return Interval(estimate.value, low, high)
@@ -212,7 +212,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def rank_auc(ranks: np.ndarray, positive: np.ndarray) -> float:
-    """`auc` from ranks (n,) that are known already; NaN if one class is empty. positive: mask (n,), or indices."""
+    """`auc` from given ranks (n,); NaN if one class is empty. positive: mask (n,), or indices."""
     own = ranks[positive]
     n, rest = len(own), len(ranks) - len(own)
     return float((own.sum() - n * (n + 1) / 2) / (n * rest)) if n and rest else math.nan
@@ -230,16 +230,16 @@ def auc_error(value: float, positives: int, negatives: int) -> float:
 
 
 def pearson(one: Tensor, two: Tensor) -> Tensor:
-    """Correlation along the last dimension, NaN where either does not vary: (…, m) twice to (…)."""
+    """Pearson correlation along the last dimension, (…, m) and (…, m) to (…); NaN if either is constant."""
     one = one.double() - one.double().mean(-1, keepdim=True)
     two = two.double() - two.double().mean(-1, keepdim=True)
     scale = one.norm(dim=-1) * two.norm(dim=-1)
-    # What varies by rounding alone does not vary.
+    # Variation below rounding error counts as none.
     return torch.where(scale > 1e-24, (one * two).sum(-1) / scale, torch.nan)
 
 
 def spearman(one: Tensor, two: Tensor) -> float:
-    """Rank correlation of two vectors, ties at their mean rank; NaN below two entries or without variation."""
+    """Spearman correlation of two vectors, ties at their mean rank; NaN below two entries or if either is constant."""
     from scipy.stats import rankdata
 
     if len(one) < 2:
@@ -249,13 +249,13 @@ def spearman(one: Tensor, two: Tensor) -> float:
 
 
 def spearman_of_active(values: Tensor, truth: Tensor, active: Tensor) -> Tensor:
-    """Spearman of signed values over active parts, per picture and target.
+    """Spearman correlation of signed values over active parts, for each picture and target.
 
     Args:
         values, truth: (batch, parts, n). active: (batch, parts) bool.
 
     Returns:
-        (batch, n), NaN where fewer than two parts are active.
+        (batch, n); NaN if fewer than two parts are active.
     """
     result = torch.full((len(values), values.shape[2]), torch.nan, dtype=torch.float64)
     for picture in range(len(values)):
