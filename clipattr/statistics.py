@@ -97,7 +97,9 @@ def rate_difference(one: Tensor, other: Tensor) -> Interval:
     here, there = float(one.double().mean()), float(other.double().mean())
     first, second = (wilson(int(some.sum()), len(some)) for some in (one, other))
     low = math.hypot(here - first[0], second[1] - there)
-    return Interval(here - there, here - there - low, here - there + math.hypot(first[1] - here, there - second[0]))
+    return Interval(
+        here - there, here - there - low, here - there + math.hypot(first[1] - here, there - second[0])
+    )
 
 
 def per_picture(values: Tensor | np.ndarray) -> np.ndarray:

@@ -280,8 +280,8 @@ def _print_verdicts(findings: Findings, out: Any) -> None:
     unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
     if silent:
         print(
-            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report and "
-            "JSON say of each what could have been seen.",
+            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report "
+            "and JSON say of each what could have been seen.",
             file=out,
         )
     for verdict in (silent if len(findings.verdicts) <= 5 else unjudged)[:5]:

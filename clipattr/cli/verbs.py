@@ -198,8 +198,8 @@ VERBS = (
             HTML,
             argument("--pixels", action="store_true", help="verify each finding by editing pictures; see `verify`"),
             argument("--fail-above", metavar="POINTS", type=points, help="exit with 1 if a causal effect is larger"),
-            argument("--budget", metavar="FORWARDS", type=int, help="forward passes a prompt (default 60; 0 asks nothing "
-                     "directly)"),
+            argument("--budget", metavar="FORWARDS", type=int, help="forward passes a prompt (default 60; 0 asks "
+                     "nothing directly)"),
             argument("--device", metavar="DEVICE", help="where the models run, for instance cuda (default: a GPU if "
                      "there is one)"),
             argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "

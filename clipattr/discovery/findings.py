@@ -147,12 +147,20 @@ class PromptVerdict:
 
     def sentence(self) -> str:
         """For people, in one sentence."""
-        pictures = f"{self.pictures_finding + self.pictures_measuring:,} pictures of its own (by {self.chosen_by})"
+        pictures = (
+            f"{self.pictures_finding + self.pictures_measuring:,} pictures of its own (by {self.chosen_by})"
+        )
         if self.outcome == "cannot be judged":
             return f"cannot be judged: {self.why}."
         told = f"{self.findings} found" if self.findings else "nothing found"
-        least = "" if self.smallest_effect is None else f"; an effect of {self.smallest_effect * 100:.1f} points would have been seen"
-        confused = f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
+        least = (
+            ""
+            if self.smallest_effect is None
+            else f"; an effect of {self.smallest_effect * 100:.1f} points would have been seen"
+        )
+        confused = (
+            f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
+        )
         return f"{told} in {pictures}{least}{confused}."
 
 

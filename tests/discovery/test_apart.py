@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from clipattr.discovery.audit.occlusion import Covered
 from clipattr.discovery.audit.mediators import meetings_of
+from clipattr.discovery.audit.occlusion import Covered
 from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,

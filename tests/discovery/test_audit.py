@@ -64,7 +64,9 @@ def test_effect_and_reliance_are_real_ablations(ready, watermarked):
 
 
 def test_saying_what_a_word_means_changes_what_shows_it(ready):
-    bare, told = (Subject.of(ready.base, prompt) for prompt in (Prompt("kite"), Prompt("kite", means="eagle")))
+    bare, told = (
+        Subject.of(ready.base, prompt) for prompt in (Prompt("kite"), Prompt("kite", means="eagle"))
+    )
     eagle = ready.base.study.vocabulary.words.index("eagle")
     assert eagle in told.same and eagle not in bare.same
     assert torch.equal(bare.finding.contrast, told.finding.contrast)
@@ -124,21 +126,30 @@ def span(value, half=0.01):
 
 EVIDENCE = Evidence(
     pictures=torch.arange(10), on_own=True, named=1.0, reliance=span(0.1), causal_effect=span(0.1), thing=span(0.1),
-    beside=span(0.1), standing=0.2, by_text=0.0, difference=span(0.8), shown=0.9, shown_elsewhere=0.1, together=0.9, kept=0.1, alone=0.9, presence=0.9,
+    beside=span(0.1), standing=0.2, by_text=0.0, difference=span(0.8), shown=0.9, shown_elsewhere=0.1, together=0.9,
+    kept=0.1, alone=0.9, presence=0.9,
     presence_elsewhere=0.1, share=0.2, clarity=0.6, diversity=0.1, alike=0.2,
 )  # fmt: skip
 
 
 def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
     nowhere = torch.zeros(2, dtype=torch.bool)
-    return Family(Candidate(route, label, 0, (nowhere, nowhere), (nowhere, nowhere), (), 0.5, 0.001), latents, 0.1, instead, "")
+    return Family(
+        Candidate(route, label, 0, (nowhere, nowhere), (nowhere, nowhere), (), 0.5, 0.001),
+        latents,
+        0.1,
+        instead,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
     ("instead", "route", "changes", "reason"),
     [
         (False, Route.WORD, {}, Reason.HOLDS),
-        (False, Route.WORD, {"causal_effect": span(0.015)}, Reason.WEAK),
+        (False, Route.WORD, {"causal_effect": span(0.015), "beside": span(0.0)}, Reason.WEAK),
+        (False, Route.WORD, {"causal_effect": span(0.005)}, Reason.HOLDS),  # the thing itself proves it
+        (False, Route.WORD, {"causal_effect": span(-0.05)}, Reason.WEAK),
         (False, Route.WORD, {"kept": 0.9}, Reason.NOT_ITS_OWN),
         (False, Route.WORD, {"difference": span(0.15)}, Reason.ABSENT),
         (False, Route.WORD, {"thing": span(-0.05), "beside": span(0.0)}, Reason.NO_LEVEL),
@@ -158,7 +169,7 @@ def test_evidence_is_held_against_the_settings(instead, route, changes, reason):
 
 
 def test_effects_count_in_units_of_the_prompt_s_own_contrast():
-    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015))
+    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015), thing=span(0.02))
     assert judge(family(), weak, 0.5, Settings()).reason is Reason.WEAK
     assert judge(family(), weak, 0.1, Settings()).reason is Reason.HOLDS
     assert judge(family(), weak, math.nan, Settings()).reason is Reason.WEAK
@@ -181,5 +192,7 @@ def test_an_inserted_text_counts_over_other_words_or_where_text_is_pictured():
     rise = Rise(span(0.05), span(0.05), (1,), span(0.05), 0.1, 0.1, 36)
     unspecific = dataclasses.replace(rise, specific=span(0.0))
     assert reads(rise, 0.5, Settings()) and not reads(unspecific, 0.5, Settings())
-    assert reads(unspecific, 0.5, Settings(), pictured=True) and not reads(None, 0.5, Settings(), pictured=True)
+    assert reads(unspecific, 0.5, Settings(), pictured=True) and not reads(
+        None, 0.5, Settings(), pictured=True
+    )
     assert not reads(dataclasses.replace(rise, kept=0.9), 0.5, Settings())

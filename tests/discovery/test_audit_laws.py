@@ -87,7 +87,7 @@ def close(one, other):
 
 
 def test_something_is_found_and_every_prompt_has_a_verdict(findings):
-    assert {f.label for f in findings} >= {"a watermark", "apple", "brick wall"}
+    assert {f.label for f in findings} >= {"meadow", "apple", "brick wall"}
     assert [verdict.prompt for verdict in findings.verdicts] == PROMPTS
     for verdict in findings.verdicts:
         assert verdict.outcome in ("found", "nothing found", "cannot be judged")
@@ -164,7 +164,9 @@ def test_a_prompt_nobody_pictured_is_told_so(study):
     found = asked(study, ["zebra crossing"])
     assert found.verdicts[0].outcome in ("cannot be judged", "nothing found") or len(found)
     few = asked(study, few=10_000)
-    assert {v.outcome for v in few.verdicts} == {"cannot be judged"} and "pictures of it" in few.verdicts[0].why
+    assert {v.outcome for v in few.verdicts} == {"cannot be judged"} and "pictures of it" in few.verdicts[
+        0
+    ].why
 
 
 def test_a_vocabulary_of_one_word_and_five_pictures_give_verdicts(study):

@@ -27,8 +27,9 @@ def test_weights_are_those_of_the_penalised_least_squares(seen):
     atoms, centred = concepts.words.double().numpy(), concepts.centred(pictures).double().numpy()
     for row in (0, 7, 39):
         slow = minimize(
-            lambda z: 0.5 * ((centred[row] - z @ atoms) ** 2).sum() + 0.2 * z.sum(),
-            np.full(30, 0.1), bounds=[(0, None)] * 30, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-14},
+            lambda z, picture: 0.5 * ((picture - z @ atoms) ** 2).sum() + 0.2 * z.sum(),
+            np.full(30, 0.1), args=(centred[row],), bounds=[(0, None)] * 30, method="L-BFGS-B",
+            options={"maxiter": 5000, "ftol": 1e-14},
         )  # fmt: skip
         here = weights[[row]].toarray()[0]
         cost = 0.5 * ((centred[row] - here @ atoms) ** 2).sum() + 0.2 * here.sum()

@@ -14,7 +14,9 @@ from clipattr.statistics import mean_interval as interval
 
 NOTHING = torch.zeros(3)
 # Words: a thing, a mark, a place.
-ROLES = Roles({"mark": torch.tensor([0.0, 0.9, 0.0]), "text": NOTHING, "place": torch.tensor([0.0, 0.0, 0.9])})
+ROLES = Roles(
+    {"mark": torch.tensor([0.0, 0.9, 0.0]), "text": NOTHING, "place": torch.tensor([0.0, 0.0, 0.9])}
+)
 
 
 def family(word=0, label="banana", route=Route.WORD, instead=False):

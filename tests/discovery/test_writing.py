@@ -44,7 +44,9 @@ def test_the_rise_is_the_mean_difference_through_the_model(insertion):
     subject, model = Subject.of(base, prompt), base.study.model
 
     def contrast(pictures):
-        return model.encode_image(torch.stack([model.prepare(picture) for picture in pictures])) @ subject.column
+        return (
+            model.encode_image(torch.stack([model.prepare(picture) for picture in pictures])) @ subject.column
+        )
 
     changed = [written(picture, "dragon", n) for n, picture in enumerate(insertion.pictures)]
     slow = contrast(changed) - contrast(insertion.pictures)

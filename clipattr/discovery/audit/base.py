@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,9 @@ class Base:
                 "audit names what models rely on; this study has no vocabulary. Build it with vocabulary=..."
             )
         if not bool((study.examples.counts > 0).any()):
-            raise StudyError("No latent of this study has an example: its dictionary never fires on these pictures.")
+            raise StudyError(
+                "No latent of this study has an example: its dictionary never fires on these pictures."
+            )
         self.study, self.settings = study, settings
         self._cache: dict[tuple[int, str], Tensor] = {}
         self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
@@ -107,13 +109,17 @@ class Base:
     def _choose_rivals(self) -> None:
         """The words that the audited model chooses among, and the mean text that every contrast is taken against."""
         n_words = len(self.study.vocabulary)
-        often = sum(np.asarray((seen > self.settings.seen).sum(0)).ravel() for seen, _ in self._seen.values())
+        often = np.zeros(n_words)
+        for seen, _ in self._seen.values():
+            often += np.asarray((seen > self.settings.seen).sum(0)).ravel()
         words = self.study.vocabulary.words
         order = sorted(range(n_words), key=lambda number: (-int(often[number]), words[number], number))
         self.rival_words = np.sort(np.array(order[: self.settings.rivals], dtype=np.int64))
         chosen = [self.study.vocabulary.prompts[number] for number in self.rival_words.tolist()]
         self.rival_text = self.text(chosen)
-        self.background = self.rival_text.double().mean(0).float() if n_words > 1 else torch.zeros_like(self.rival_text[0])
+        self.background = (
+            self.rival_text.double().mean(0).float() if n_words > 1 else torch.zeros_like(self.rival_text[0])
+        )
 
     def text(self, prompts: list[str]) -> Tensor:
         """(n, embed) unit-length texts of the audited model, under the study's templates."""
@@ -125,7 +131,9 @@ class Base:
         rows, (seen, bar) = self._rows[name], self._seen[name]
         rivals, scores, codes = [], [], []
         for some in _blocks(rows):
-            values, index = (self.audited(some) @ self.rival_text.T).topk(min(RIVALS, len(self.rival_words)), 1)
+            values, index = (self.audited(some) @ self.rival_text.T).topk(
+                min(RIVALS, len(self.rival_words)), 1
+            )
             rivals.append(torch.from_numpy(self.rival_words)[index])
             scores.append(values)
             codes.append(self.study.codes.rows(torch.from_numpy(some)).to_scipy().tocsr())
@@ -173,15 +181,20 @@ class Base:
         """(n, embed) kept in memory once made, None where that would be too large."""
         key = (id(half), what)
         if key not in self._cache:
-            if len(half) * len(self.background) * 4 > KEPT_BYTES:
+            if not len(half) or len(half) * len(self.background) * 4 > KEPT_BYTES:
                 return None
-            self._cache[key] = torch.cat([made(some) for some in _blocks(half.rows)] or [torch.zeros(0, 1)])
+            self._cache[key] = torch.cat([made(some) for some in _blocks(half.rows)])
         return self._cache[key]
 
     @cached_property
     def tail(self) -> ClosedFormTail:
         """The closed form behind the site, aimed at nothing yet."""
-        return ClosedFormTail(self.study.model, self.study.dictionary, torch.zeros(len(self.background), 1), site=self.study.site)
+        return ClosedFormTail(
+            self.study.model,
+            self.study.dictionary,
+            torch.zeros(len(self.background), 1),
+            site=self.study.site,
+        )
 
     @cached_property
     def answered(self) -> np.ndarray:
@@ -189,7 +202,7 @@ class Base:
         return np.array([plain(word) for word in self.study.vocabulary.words])
 
     def word_of(self, text: str) -> int | None:
-        """Number of the vocabulary's word that a text spells, up to case, articles and plural; None if there is none."""
+        """Number of the vocabulary's word that a text spells, up to case, article and plural; None if none does."""
         found = np.flatnonzero(self.answered == plain(text))
         return int(found[0]) if len(found) else None
 
@@ -229,7 +242,12 @@ def halves(study: Study) -> tuple[np.ndarray, np.ndarray]:
     if len(measuring) < max(50, len(finding) // 20):
         side = np.array([digest(ids[row]) % 2 == 0 for row in chosen.tolist()], dtype=bool)
         finding, measuring = chosen[side], chosen[~side]
-    return tuple(rows[np.argsort([ids[row] for row in rows], kind="stable")] for rows in (finding, measuring))
+    return by_id(finding, ids), by_id(measuring, ids)
+
+
+def by_id(rows: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """Rows in the order of their pictures' ids."""
+    return rows[np.argsort([ids[row] for row in rows.tolist()], kind="stable")]
 
 
 def representatives(study: Study) -> np.ndarray:

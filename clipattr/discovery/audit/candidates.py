@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ ALIKE = 0.3  # overlap (intersection over union) of firings from which two laten
 NAMED = 0.4  # rate difference from which a word names what latents fire for
 
 
-class Route(str, Enum):
+class Route(StrEnum):
     """Why something was followed up."""
 
     WORD = "co-occurrence"
@@ -128,7 +128,7 @@ def _words(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     found = over_represented(
         tables.seen, subject.finding.own, settings.least_difference, settings.discovery_rate, settings.few
     )
-    made = []
+    made: list[Candidate] = []
     for word, difference, chance in zip(*found, strict=True):
         if int(word) in subject.same or len(made) == settings.candidates:
             continue
@@ -161,7 +161,7 @@ def _parts(base: Base, subject: Subject) -> list[Candidate]:
         meant = base.concepts.texts(text)[0]
         if float(meant @ subject.meant) >= base.settings.same_text / 2:
             continue
-        there = tuple(shows(base, half, meant)[0] for half in (base.finding, base.measuring))
+        there = shows(base, base.finding, meant)[0], shows(base, base.measuring, meant)[0]
         made.append(Candidate(Route.PART, part, None, there, there, (), math.nan, math.nan))
     return made
 
@@ -174,9 +174,11 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     fires = tables.fires[:, found].tocsc()
     kept, usual = [], float(side.shown[~side.own].float().mean())
     for place in range(len(found)):
-        there = torch.zeros(len(half), dtype=torch.bool)
-        there[torch.from_numpy(fires.indices[fires.indptr[place] : fires.indptr[place + 1]].astype(np.int64))] = True
-        elsewhere = there & ~side.own
+        on = torch.zeros(len(half), dtype=torch.bool)
+        on[
+            torch.from_numpy(fires.indices[fires.indptr[place] : fires.indptr[place + 1]].astype(np.int64))
+        ] = True
+        elsewhere = on & ~side.own
         if int(elsewhere.sum()) < 2 * settings.few:
             continue
         if float(side.shown[elsewhere].float().mean()) > usual + settings.spread / 3:
@@ -192,16 +194,25 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     for group in groups:
         places = [kept[member][0] for member in group]
         latents = tuple(int(found[place]) for place in places)
-        there = surely = tuple(_fires(some, latents) for some in (base.finding, base.measuring))
+        there = surely = _fires(base.finding, latents), _fires(base.measuring, latents)
         label, word = named(base, subject, tables.seen, there[0] & ~side.own)
         best = min(places)
         if word in subject.same or (word is None and difference[best] <= settings.nameless):
             continue
-        if word is not None:  # what the word is seen on says more than what the latents fire on: they raised it
+        if (
+            word is not None
+        ):  # what the word is seen on says more than what the latents fire on: they raised it
             there, surely = _where(base, word)
         made.append(
             Candidate(
-                Route.LATENTS, label, word, there, surely, latents, float(difference[best]), float(chance[best])
+                Route.LATENTS,
+                label,
+                word,
+                there,
+                surely,
+                latents,
+                float(difference[best]),
+                float(chance[best]),
             )  # fmt: skip
         )
     return made

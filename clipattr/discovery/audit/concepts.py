@@ -35,7 +35,9 @@ class Concepts:
     def texts(self, texts: Tensor) -> Tensor:
         """(n, embed) centred, unit length; a single word's vocabulary has no centre to take off."""
         centred = texts.float() - self.text_mean
-        return F.normalize(centred if len(self.text_mean) and centred.norm() > 1e-6 else texts.float(), dim=-1)
+        return F.normalize(
+            centred if len(self.text_mean) and centred.norm() > 1e-6 else texts.float(), dim=-1
+        )
 
     def centred(self, pictures: Tensor) -> Tensor:
         """(n, embed) pictures less the average picture, unit length."""

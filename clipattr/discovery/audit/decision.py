@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from clipattr.discovery.audit.candidates import NAMED, Route
 from clipattr.discovery.audit.evidence import Evidence, is_part
@@ -18,7 +18,7 @@ from clipattr.discovery.audit.text_insertion import Rise
 from clipattr.discovery.findings import Interval
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """What the evidence says of one family."""
 
     HOLDS = "holds"
@@ -54,7 +54,9 @@ def _reason(family: Family, evidence: Evidence | None, unit: float, settings: Se
         return Reason.FEW
     if not (math.isfinite(unit) and unit > 0):
         return Reason.WEAK
-    if evidence.causal_effect.low < settings.least_effect * unit and not _by_thing(family, evidence, unit, settings):
+    if evidence.causal_effect.low < settings.least_effect * unit and not _by_thing(
+        family, evidence, unit, settings
+    ):
         return Reason.WEAK
     if evidence.kept > KEPT:
         return Reason.NOT_ITS_OWN

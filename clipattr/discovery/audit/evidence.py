@@ -142,7 +142,9 @@ def _thing(base: Base, subject: Subject, family: Family) -> tuple[Interval, Inte
     beside = difference_interval(torch.cat(own_with), torch.cat(own_without))
     side, there, surely = sides[-1]
     alone = surely & ~(side.clear if family.instead else side.shown | side.own)
-    by_text = _by_text(base, subject, base.measuring, family.candidate.word, alone, side.elsewhere & ~there, thing)
+    by_text = _by_text(
+        base, subject, base.measuring, family.candidate.word, alone, side.elsewhere & ~there, thing
+    )
     return thing, beside, by_text
 
 
@@ -169,7 +171,13 @@ def _group(base: Base, subject: Subject, half: Half, numbers: Tensor, latents: t
 
 
 def _by_text(
-    base: Base, subject: Subject, half: Half, word: int | None, alone: Tensor, neither: Tensor, thing: Interval
+    base: Base,
+    subject: Subject,
+    half: Half,
+    word: int | None,
+    alone: Tensor,
+    neither: Tensor,
+    thing: Interval,
 ) -> float:
     """Share of what the thing does to the prompt that its own word's score explains through the likeness of texts."""
     if word is None or not thing.value > 0 or not alone.any() or not neither.any():

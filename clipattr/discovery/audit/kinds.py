@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.audit.base import Base
+from clipattr.discovery.audit.candidates import Route
 from clipattr.discovery.audit.evidence import Evidence
 from clipattr.discovery.audit.mediators import Family
-from clipattr.discovery.audit.candidates import Route
 
 DOUBT = 0.25  # the weight of "unknown"
 # What the evaluator is asked to compare a word with where no role is declared.
@@ -62,7 +62,9 @@ class Roles:
         return 0.0 if word is None else float(self.of[role][word])
 
 
-def degrees(family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan) -> dict[str, float]:
+def degrees(
+    family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan
+) -> dict[str, float]:
     """How much speaks for each kind, 0 to 1.
 
     Args:

@@ -28,7 +28,6 @@ from clipattr.discovery.audit.selectivity import (
 )
 from clipattr.discovery.audit.subject import Side, Subject
 
-
 BESIDE = 0.5  # share of the pictures with both on which the prompt must be seen as well
 
 
@@ -57,7 +56,8 @@ def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: 
     told apart by the candidate's other pictures, where a lookalike is seen too.
 
     Args:
-        there, surely: (n,) bool, where the candidate is, and surely is. part: it is a part of the prompt's name, and so stands in its place.
+        there, surely: (n,) bool, where the candidate is, and surely is. part: it is a part of the
+            prompt's name, and so stands in its place.
         missing: (n,) how surely it is not there, 0 to 1.
     """
     elsewhere = there & ~side.own
@@ -140,7 +140,9 @@ def families_of(
                 continue
             there = candidate.there[0]
             missing = missing_of(base, half, candidate, there)
-            for meeting in meetings_of(side, there, candidate.surely[0], candidate.route is Route.PART, missing):
+            for meeting in meetings_of(
+                side, there, candidate.surely[0], candidate.route is Route.PART, missing
+            ):
                 pictures = where_carried(side, meeting)
                 if meeting.instead is not instead or int(pictures.sum()) < settings.few:
                     continue

@@ -117,7 +117,6 @@ class Covering:
             self._windows |= dict(zip(missing, zip(copies, seen, strict=True), strict=True))
         return [self._windows[number] for number in numbers]
 
-
     def _small(self, number: int) -> Image.Image:
         """A picture no larger than the models need, so that its copies stay small."""
         picture = self.study.images[int(self.rows[number])].load().convert("RGB")

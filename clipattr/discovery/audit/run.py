@@ -1,7 +1,7 @@
 """The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
 
-Each prompt is audited by itself, against values that come from the study alone: candidates and their latents on one
-half, evidence on the other, a decision, and a verdict even where nothing was found. So a prompt's findings do not depend
+Each prompt is audited by itself, against values that come from the study alone: candidates and latents on one half,
+evidence on the other, a decision, and a verdict even where nothing was found. So a prompt's findings do not depend
 on the other prompts. Owns that order of things. Start at `audit`.
 """
 
@@ -57,7 +57,9 @@ class Ready:
     def covering(self) -> Covering:
         """Occlusion on the finding half, with its cache."""
         half = self.base.finding
-        return Covering(self.base.study, half.rows, self.base.study.seen(half.rows), self.base.settings.occluded)
+        return Covering(
+            self.base.study, half.rows, self.base.study.seen(half.rows), self.base.settings.occluded
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def _focus(ready: Ready, judged: Judged, left: int) -> tuple[float, int]:
     if evidence is None or family.instead or family.covered is not None or left < cost:
         return math.nan, 0
     codes = base.measuring.codes[evidence.pictures.numpy()][:, list(family.latents)]
-    strongest = torch.from_numpy(codes.sum(1)).flatten().argsort(descending=True, stable=True)[:FOCUS_PICTURES]
+    strongest = (
+        torch.from_numpy(codes.sum(1)).flatten().argsort(descending=True, stable=True)[:FOCUS_PICTURES]
+    )
     rows = base.measuring.rows[evidence.pictures[strongest].numpy()]
     if not base.study.sees[rows].all():
         return math.nan, 0
@@ -180,8 +184,8 @@ def audit(
             folder. None: here. The findings are the same.
 
     Returns:
-        findings, largest causal effect first, and a verdict for every prompt. Reliance and effects are raw cosine of the
-        prompt's contrast.
+        findings, largest causal effect first, and a verdict for every prompt. Reliance and effects are raw cosine of
+        the prompt's contrast.
 
     Raises:
         TargetError: no prompts, or an empty one. SiteError: a study at another site. StudyError: a study without

@@ -3,13 +3,13 @@
 What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
 them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
 that fires for both senses of one word follows the word as well; only pictures of the one without the other tell. And
-one that fires for candles beside books alone follows neither; occluding the book tells. Owns that choice of latents; how
-prompt and meaning meet is `mediators`'. Start at `stands_for`.
+one that fires for candles beside books alone follows neither; occluding the book tells. Owns that choice of latents;
+how prompt and meaning meet is `mediators`'. Start at `stands_for`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch import Tensor
 from clipattr.discovery.audit.occlusion import Covered
 
 FEW = 5  # pictures below which nothing is said
-LOOKALIKE = 0.4  # share of the meaning's other pictures in which the prompt is seen: the two are taken for each other
+LOOKALIKE = (
+    0.4  # share of the meaning's other pictures in which the prompt is seen: the two are taken for each other
+)
 INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
 ALIKE = 0.5  # share of one mean strength that another must reach
 MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
@@ -38,8 +40,8 @@ class Apart:
         prompt: its number. word: number of the meaning's word in the vocabulary.
         latents: the one that carries most first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
-        reason: what chose the latents: "co-occurrence", how they fire on different pictures; "covered", that occluding the
-            meaning silences them.
+        reason: what chose the latents: "co-occurrence", how they fire on different pictures; "covered", that occluding
+            the meaning silences them.
     """
 
     prompt: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +74,9 @@ class Subject:
         """Look at one prompt."""
         study, settings = base.study, base.settings
         text = base.text([prompt.text])[0]
-        meant = study.evaluator.encode_text([prompt.means or prompt.text], templates=base.templates).float().cpu()
+        meant = (
+            study.evaluator.encode_text([prompt.means or prompt.text], templates=base.templates).float().cpu()
+        )
         meant = base.concepts.texts(meant)[0]
         word = base.word_of(prompt.means or prompt.text)
         ids = study.vocabulary.ids
@@ -103,9 +104,7 @@ class Subject:
         rest = finding.contrast[~finding.own]
         unit = float(level.mean() - rest.mean()) if len(level) and len(rest) else float("nan")
         spread = float(rest.std()) if len(rest) > 1 else float("nan")
-        return cls(
-            prompt, word, frozenset(same), column, text, meant, mode, finding, measuring, unit, spread
-        )
+        return cls(prompt, word, frozenset(same), column, text, meant, mode, finding, measuring, unit, spread)
 
     def tail(self, base: Base) -> ClosedFormTail:
         """The closed form aimed at this prompt's contrast."""
@@ -120,7 +119,10 @@ def _labels(base: Base, prompt: Prompt) -> list[Tensor]:
         names.add(plain(str(base.study.vocabulary.ids[word])))
     labels = base.study.images.columns["label"]
     return [
-        torch.tensor([bool(labels[row]) and plain(labels[row]) in names for row in half.rows.tolist()], dtype=torch.bool)
+        torch.tensor(
+            [bool(labels[row]) and plain(labels[row]) in names for row in half.rows.tolist()],
+            dtype=torch.bool,
+        )
         for half in (base.finding, base.measuring)
     ]
 
@@ -153,10 +155,7 @@ def _side(
     competes: Tensor,
 ) -> Side:
     contrast = base.scores(half, column)
-    if labelled is None:
-        own = answers(half, contrast + base.mean_score(half), competes)
-    else:
-        own = labelled
+    own = answers(half, contrast + base.mean_score(half), competes) if labelled is None else labelled
     return Side(own, *shows(base, half, meant, same), contrast)
 
 
@@ -179,7 +178,9 @@ def shows(base: Base, half: Half, meant: Tensor, same: frozenset[int] = frozense
     cosine = base.along(half, meant)
     weight = base.concepts.weight_of(meant, cosine, half.seen)
     if same:
-        weight = torch.maximum(weight, torch.from_numpy(half.seen_by_word[:, sorted(same)].max(1).toarray().ravel()))
+        weight = torch.maximum(
+            weight, torch.from_numpy(half.seen_by_word[:, sorted(same)].max(1).toarray().ravel())
+        )
     clear = weight > base.settings.seen
     return clear, clear | (cosine >= half.bar - 1e-6)
 

@@ -26,10 +26,18 @@ from clipattr.meaning import alignment
 OWN, OTHER = "the prompt's own pictures", "other pictures that show it"
 WRITTEN_ON = "other pictures with the prompt written on them"
 EXAMPLES = 12
-SEPARATE = {"pictures", "reliance", "causal_effect", "share", "clarity"}  # fields of evidence that a finding has itself
+SEPARATE = {
+    "pictures",
+    "reliance",
+    "causal_effect",
+    "share",
+    "clarity",
+}  # fields of evidence that a finding has itself
 
 
-def finding_of(base: Base, subject: Subject, judged: Judged, roles: Roles, focus: float = math.nan) -> Finding:
+def finding_of(
+    base: Base, subject: Subject, judged: Judged, roles: Roles, focus: float = math.nan
+) -> Finding:
     """What one decision comes to."""
     family, evidence, study = judged.family, judged.evidence, base.study
     assert evidence is not None
@@ -134,14 +142,16 @@ def verdict_of(
         pictures_finding=counts[0],
         pictures_measuring=counts[1],
         chosen_by=subject.mode,
-        purity=_finite(subject.purity),
-        contrast=_finite(subject.unit),
+        purity=subject.purity if math.isfinite(subject.purity) else None,
+        contrast=subject.unit if math.isfinite(subject.unit) else None,
         smallest_effect=_smallest(base, subject, counts[1]) if enough else None,
         confused_with=tuple(confusions),
         not_asked=why_not,
         forwards=forwards,
         rejected=tuple(
-            (j.family.candidate.label or "(no word for it)", j.reason.value) for j in judged if j.reason is not Reason.HOLDS
+            (j.family.candidate.label or "(no word for it)", j.reason.value)
+            for j in judged
+            if j.reason is not Reason.HOLDS
         ),
     )
 

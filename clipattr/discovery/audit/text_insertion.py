@@ -8,7 +8,6 @@ Start at `Insertion`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -78,7 +77,9 @@ def missing_glyphs(text: str) -> str:
     for face in FACES:
         font = _font(face, 24)
         box = bytes(font.getmask("\U0010fffe"))
-        missing |= {letter for letter in set(text) if not letter.isspace() and bytes(font.getmask(letter)) == box}
+        missing |= {
+            letter for letter in set(text) if not letter.isspace() and bytes(font.getmask(letter)) == box
+        }
     return "".join(sorted(missing))
 
 
@@ -165,7 +166,9 @@ class Insertion:
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):
             return None, 0, f"the fonts have no glyph for {letters[:12]!r}"
-        other = torch.from_numpy(~np.isin(self.numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy())))
+        other = torch.from_numpy(
+            ~np.isin(self.numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
+        )
         if int(other.sum()) < settings.few or not subject.unit > 0:
             return None, 0, "too few pictures of other things to insert it into"
         tail, least = subject.tail(base), settings.least_rise * subject.unit
@@ -178,8 +181,14 @@ class Insertion:
             return None, first, "" if len(gain) >= 3 else "too few pictures of other things to insert it into"
         acts = torch.cat([acts, self.with_text(text, first)])
         after = tail.values(acts)[:, 0].cpu()
-        controls = [n for n in self.controls if n not in subject.same and n != subject.word][: settings.controls]
-        against = torch.stack([tail.values(self.others[n])[:, 0].cpu() for n in controls]).mean(0) if controls else before
+        controls = [n for n in self.controls if n not in subject.same and n != subject.word][
+            : settings.controls
+        ]
+        against = (
+            torch.stack([tail.values(self.others[n])[:, 0].cpu() for n in controls]).mean(0)
+            if controls
+            else before
+        )
         rise = self._rise(subject, tail, acts, other, after - before, after - against)
         return rise, len(self.numbers), ""
 
