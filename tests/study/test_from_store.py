@@ -123,7 +123,7 @@ def test_a_store_of_something_else_is_refused_with_what_to_do(tiny_model, evalua
         finally:
             (tmp_path / "39.png").rename(pictures / "39.png")
     with pytest.raises(
-        StudyError, match=r"has image\.-1\.cls, image\.-2\.cls; the study's site is image\.0\.cls"
+        StudyError, match=r"has image\.-1\.cls, image\.-2\.cls; the study's site is image\.-3\.cls"
     ):
         build_study(tiny_model, pictures, site="image.0.cls", **arguments)
     (tmp_path / "store" / "00002.json").unlink()
