@@ -78,7 +78,7 @@ def degrees(
         return found | {"compound": 1.0}
     if family.instead:
         return found | {"polysemy": 1 - kin, "coarse_label": kin}
-    local = 0.5 if math.isnan(focus) else _ramp(focus, 0.3, 0.6)
+    local = 0.5 if math.isnan(focus) else _ramp(focus, 0.35, 0.75)
     if family.covered is not None:
         local = 1.0
     mark, text, place = (roles.how(role, word) for role in ("mark", "text", "place"))

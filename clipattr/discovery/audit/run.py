@@ -23,7 +23,7 @@ from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, told
 from clipattr.discovery.audit.evidence import measured
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
-from clipattr.discovery.audit.mediators import families_of
+from clipattr.discovery.audit.mediators import Family, families_of
 from clipattr.discovery.audit.occlusion import Covered, Covering, windows
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
@@ -82,22 +82,29 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> Told:
     every = candidates_of(base, subject, ready.tables)
     candidates = [c for c in every if not _is_text(ready, c)]
     families, weak = families_of(base, subject, candidates)
+    judged = [_judged(ready, subject, family) for family in families]
+    focus: dict[tuple[int, ...], float] = {}
+    for one in told_once([one for one in judged if one.reason is Reason.HOLDS]):
+        focus[one.family.latents], price = _focus(ready, one, left)
+        left -= price
     covered, cost = _occluded(ready, subject, candidates, weak, left)
+    left -= cost
     if covered:
         more, _ = families_of(base, subject, candidates, covered)
-        families = [*families, *(family for family in more if family.covered is not None)]
-    left -= cost
-    judged = [judge(family, measured(base, subject, family), subject.unit, settings) for family in families]
+        judged += [_judged(ready, subject, family) for family in more if family.covered is not None]
     held = told_once([one for one in judged if one.reason is Reason.HOLDS])
-    findings = []
-    for one in held:
-        focus, price = _focus(ready, one, left)
-        left -= price
-        findings.append(finding_of(base, subject, one, ready.roles, focus))
+    findings = [
+        finding_of(base, subject, one, ready.roles, focus.get(one.family.latents, math.nan)) for one in held
+    ]
     if rise is not None and reads(rise, subject.unit, settings, len(candidates) < len(every)):
         findings.append(written_finding(base, subject, rise, ready.insertion, ready.roles))
     verdict = verdict_of(base, subject, judged, findings, settings.budget - left, why_not)
     return Told(tuple(findings), verdict)
+
+
+def _judged(ready: Ready, subject: Subject, family: Family) -> Judged:
+    evidence = measured(ready.base, subject, family)
+    return judge(family, evidence, subject.unit, ready.base.settings)
 
 
 def _is_text(ready: Ready, candidate: Candidate) -> bool:
