@@ -18,9 +18,8 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "reason": (
         "suspected because",
         "",
-        "company: it co-occurs with the prompt; covered: also, and its activation falls when its region is occluded; "
-        "written: also, and it becomes active when the prompt is written; part: it is part of the prompt's name; "
-        "stands out: its pictures score high",
+        "co-occurrence: it is seen on the prompt's pictures more often than on others; part of the name: it is part of "
+        "the prompt's name; written: writing the prompt on pictures raises their score",
     ),
     "concerns": ("measured on", "", ""),
     "pictures": ("pictures measured", "", ""),
@@ -59,9 +58,9 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
     "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures that show it"),
     "beside": (
-        "the prompt as well",
-        "percent",
-        "share of those own pictures that also show the prompt; near 0\u00a0%: they show something else instead",
+        "effect beside the prompt",
+        "",
+        "score of the prompt's own pictures that show the concept, minus that of its own pictures without it",
     ),
     "left_covered": (
         "left when covered",
@@ -88,6 +87,39 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "",
         "effect of removing the cause from pictures and pasting it into others, minus that of a control edit",
     ),
+    "difference": (
+        "rate difference",
+        "percent",
+        "share of the prompt's own pictures that show the concept, minus the share of other pictures",
+    ),
+    "thing": (
+        "effect of the concept",
+        "points",
+        "score of pictures that show the concept without the prompt, minus that of pictures with neither",
+    ),
+    "by_text": (
+        "explained by text",
+        "percent",
+        "share of that effect explained by the similarity of the two texts",
+    ),
+    "kept": ("activation kept", "percent", "share of the family's codes that remains without the cause"),
+    "alone": (
+        "activation alone",
+        "percent",
+        "the family's codes on the concept without the prompt, relative to pictures with both",
+    ),
+    "alike": (
+        "likeness",
+        "percent",
+        "similarity of pictures of the prompt and of the concept to each other, relative to that within each",
+    ),
+    "diversity": (
+        "largest answer",
+        "percent",
+        "largest share of one answer of the model among other pictures of the concept",
+    ),
+    "unit": ("prompt's contrast", "points", "score of the prompt's own pictures above that of the others"),
+    "effect_in_units": ("effect in contrasts", "percent", "causal effect divided by the prompt's contrast"),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (
         "re-rendering",
