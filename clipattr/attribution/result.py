@@ -314,7 +314,8 @@ class Attribution:
         """The same result with all numbers on the CPU."""
         if self.values.device.type == "cpu":
             return self
-        moved = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.cpu() for name, value in tensors.items()}
         return replace(self, codes=self.codes.to("cpu"), **moved)
 
     # several batches, files
