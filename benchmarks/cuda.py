@@ -39,6 +39,13 @@ def opened(name: str, device: str) -> ca.Study:
     return ca.open_study(name, **models)
 
 
+def by_latent(found: ca.Attribution, codes: bool = False) -> torch.Tensor:
+    """Attributions (or codes) as (pictures, latents): the order of a picture's latents may differ between devices."""
+    dense = torch.zeros(len(found.codes.indices), found.codes.n_latents)
+    values = found.codes.values if codes else found.values[..., 0]
+    return dense.scatter_(1, found.codes.indices.long(), values.float())
+
+
 def said(findings: ca.Findings) -> list[tuple[Any, ...]]:
     return sorted((f.prompt, f.latents, f.label or "", f.kind) for f in findings)
 
