@@ -80,9 +80,10 @@ def main() -> None:
             lambda method=method: ca.attribute(cpu, images, prompts[0], method=method),
             lambda method=method: ca.attribute(gpu, images, prompts[0], method=method),
         )
-        figures[f"attribute_{method}_largest_difference"] = float(
-            (here.values - there.values.cpu()).abs().max()
-        )
+        largest = float((by_latent(here) - by_latent(there)).abs().max())
+        figures[f"attribute_{method}_largest_difference"] = largest
+        same_latents = (by_latent(here, codes=True) > 0) == (by_latent(there, codes=True) > 0)
+        figures["active_latents_equal"] = float(same_latents.all(1).float().mean())
     here, there = compare(
         "audit",
         lambda: ca.audit(cpu, prompts, progress=False),
