@@ -180,9 +180,13 @@ def test_codespell_finds_nothing():
 
 def test_the_tour_of_contributing_names_every_module_once():
     listed = re.findall(r"^\| `([\w/]+\.py)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.M)
-    there = {str(path.relative_to(ROOT / "clipattr")) for path in FILES["clipattr"] if path.stem != "__init__"}
+    there = {
+        str(path.relative_to(ROOT / "clipattr")) for path in FILES["clipattr"] if path.stem != "__init__"
+    }
     assert not (lacking := there - set(listed)), f"give a line in CONTRIBUTING.md to {sorted(lacking)}"
-    assert not (stale := set(listed) - there), f"CONTRIBUTING.md names modules that do not exist: {sorted(stale)}"
+    assert not (stale := set(listed) - there), (
+        f"CONTRIBUTING.md names modules that do not exist: {sorted(stale)}"
+    )
     assert len(listed) == len(set(listed))
 
 

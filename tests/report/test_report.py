@@ -150,7 +150,7 @@ def test_a_picture_that_is_gone_is_named_and_the_rest_shown(study, finding):
 
     study.thumbnail = thumbnail
     page = Page(report.page(Findings([finding(examples=("000003", "000001", "elsewhere"))], study)))
-    assert "Not readable any more: 000003 , elsewhere" in page.text
+    assert "No longer readable: 000003 , elsewhere" in page.text
     assert any(a.get("title", "").startswith("000001") for _, a in page.tags)
 
 
