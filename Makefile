@@ -4,13 +4,13 @@
 # make lab     the notebooks, in JupyterLab
 # make docs    the documentation site, into docs/_build/site
 # make data    rebuild the bundled picture world from its seed (long; resumes)
-# make lint    ruff and mypy
+# make lint    ruff, mypy and codespell
 # make clean   remove what builds and runs leave behind; the environment stays
 
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py),$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py cuda.py recovered.py),$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test bench lab docs data lint clean
 .DELETE_ON_ERROR:
@@ -68,6 +68,7 @@ data: $(VENV)/.stamp-dev
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 clean:
 	rm -rf build dist out docs/_build docs/reference docs/cli docs/course .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,108 +1,39 @@
-"""Simpler ways to choose suspicious reliances, each naming as many as the audit: what the audit is compared with.
+"""Simpler ways to suspect reliances, each naming as many as the audit, as findings that truth can judge.
 
-All of them see the same families, prompts and pictures as the audit, and the same test of what is expected; they differ
-in the score by which they rank. Each takes a study and a number, and returns that many findings, best first.
+The ways themselves are in `world_kit/simpler.py`. Start at `BASELINES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from world_kit.simpler import Looks, Suspect, activation, activation_lens, logit_lens, low_alignment
 
 import clipattr as ca
-from clipattr.discovery.audit.expectations import (
-    expected_share,
-    family_means,
-    prompt_embeddings,
-    read_prompts,
-)
-from clipattr.discovery.audit.naming import named_families
-from clipattr.discovery.audit.reliance import Half, Reliance
-from clipattr.discovery.audit.run import Settings, default_background
 from clipattr.discovery.findings import Finding
 from clipattr.statistics import Interval
 
-CLEAR, UNALIGNED = 0.4, 0.05  # clarity and alignment of the reference's outlier filter
+NOTHING = Interval(0.0, 0.0, 0.0)
 
 
-class Suspects:
-    """What every baseline looks at: families (or single latents), their expected shares, the finding half."""
+def _named(way: Callable[[Looks, int], list[Suspect]]) -> Callable[[ca.Study, int], list[Finding]]:
+    """A way as a function of a study and a number, over the study's words."""
 
-    def __init__(self, study: ca.Study, single: bool = False):
-        self.study, self.prompts = study, read_prompts(None, study)
-        families = [group.latents for group in named_families(study)]
-        self.families = [[latent] for family in families for latent in family] if single else families
-        meant = prompt_embeddings(study, self.prompts)
-        means = family_means(study, self.families)
-        self.share, self.aligned = expected_share(
-            means, meant, study.vocabulary_embeddings, study.empty_embedding
-        )
-        text = study.model.encode_text(default_background(self.prompts, study))
-        self.reliance = Reliance(study, self.prompts, text, self.families)
-        self.half: Half = self.reliance.halves(meant)[0]
-
-    def on_own(self) -> tuple[Tensor, Tensor]:
-        """Mean strength and presence of each family on each prompt's own pictures, (families, prompts) each."""
-        strength = torch.stack(
-            [torch.from_numpy(self.half.strength[own.numpy()].mean(0)) for own in self.half.own], 1
-        )
-        active = (self.half.strength > 0).astype("float32")
-        presence = torch.stack([torch.from_numpy(active[own.numpy()].mean(0)) for own in self.half.own], 1)
-        return strength, presence - torch.from_numpy(active.mean(0))[:, None]
-
-    def best(self, score: Tensor, allowed: Tensor, n: int) -> list[Finding]:
-        """The `n` best allowed (family, prompt) pairs by score, as findings."""
-        flat = score.masked_fill(~allowed, -torch.inf).flatten()
-        zero = Interval(0.0, 0.0, 0.0)
-        findings = []
-        for place in flat.topk(min(n, int(allowed.sum()))).indices.tolist():
-            family, prompt = divmod(place, score.shape[1])
-            latents = tuple(self.families[family])
-            findings.append(
-                Finding(self.prompts[prompt].text, latents, None, "unknown", 0, zero, zero, 0, 0, 0, 0)
+    def suspects(study: ca.Study, n: int) -> list[Finding]:
+        found = way(Looks(study, list(study.vocabulary.words)), n)
+        return [
+            Finding(
+                one.prompt, one.latents or (), one.label, "unknown", 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0
             )
-        return findings
+            for one in found
+        ]
+
+    return suspects
 
 
-def low_alignment(study: ca.Study, n: int) -> list[Finding]:
-    """The reference's way: single latents by attribution, kept if clear and little aligned with the prompt."""
-    seen = Suspects(study, single=True)
-    clear = study.latents["clarity"].to_numpy()[[family[0] for family in seen.families]] > CLEAR
-    allowed = (seen.aligned < UNALIGNED) & torch.from_numpy(clear)[:, None]
-    everywhere = torch.ones(len(seen.half.rows), 1, dtype=torch.bool)
-    carried = torch.cat(
-        [seen.reliance.carried(seen.half, number, everywhere) for number in range(len(seen.prompts))]
-    )  # (prompts, latents)
-    return seen.best(carried.T[[family[0] for family in seen.families]], allowed, n)
-
-
-def association(study: ca.Study, n: int) -> list[Finding]:
-    """Presence on the prompt's pictures beyond presence elsewhere, without asking what the model uses."""
-    seen = Suspects(study)
-    return seen.best(seen.on_own()[1], seen.share < Settings().expected, n)
-
-
-def activation(study: ca.Study, n: int) -> list[Finding]:
-    """Mean activation on the prompt's pictures."""
-    seen = Suspects(study)
-    return seen.best(seen.on_own()[0], seen.share < Settings().expected, n)
-
-
-def lens(study: ca.Study, n: int) -> list[Finding]:
-    """Mean activation times the logit lens, in place of exact attribution."""
-    seen = Suspects(study)
-    directions = ca.continue_from(study.model, study.site, study.dictionary.decoder)  # each alone, embedded
-    score = directions @ seen.reliance.columns  # (latents, prompts)
-    strength = seen.on_own()[0]
-    weight = torch.stack([score[torch.as_tensor(family)].mean(0) for family in seen.families])
-    return seen.best(strength * weight, seen.share < Settings().expected, n)
-
-
-BASELINES: dict[str, Callable[[ca.Study, int], list[Finding]]] = {
-    "low_alignment": low_alignment,
-    "association": association,
-    "activation": activation,
-    "logit_lens": lens,
+BASELINES = {
+    "low_alignment": _named(low_alignment),
+    "activation": _named(activation),
+    "logit_lens": _named(logit_lens),
+    "activation_lens": _named(activation_lens),
 }

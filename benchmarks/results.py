@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def _commit() -> str:
         return "unknown"
 
 
+def _version(package: str) -> str:
+    """The installed version; the checkout's own where clipattr runs without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(getattr(import_module(package), "__version__", "unknown"))
+
+
 def about() -> dict[str, Any]:
     """Machine, versions and commit of a measurement."""
     import torch
@@ -49,7 +58,7 @@ def about() -> dict[str, Any]:
             "python": sys.version.split()[0],
             "system": platform.system(),
         },
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "commit": _commit(),
     }
 

@@ -256,7 +256,7 @@ def plain_settings() -> Any:
     from clipattr.discovery.audit.run import Settings
 
     known = {field.name for field in dataclasses.fields(Settings)}
-    return Settings(**{name: 0 for name in ("written_pictures", "covered_pictures") if name in known})
+    return Settings(**{name: 0 for name in ("budget",) if name in known})
 
 
 def main() -> None:

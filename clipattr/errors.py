@@ -1,25 +1,24 @@
-"""The errors callers can catch, one per room.
+"""Error classes that callers can catch, one per room.
 
-Owns the classes only. Every message says what was asked, what came instead, and what to do; the place that
-finds the fault writes it. Start at `ClipattrError`: catching it catches all of them, and each is a
-`ValueError` too.
+Owns the classes only. Each message states what was asked, what was given, and what to do; it is written by the code
+that finds the fault. Start at `ClipattrError`, the base class of all of them; each is also a `ValueError`.
 """
 
 
 class ClipattrError(Exception):
-    """Any fault that this package reports on purpose."""
+    """Base class of the errors that this package raises on purpose."""
 
 
 class ModelError(ClipattrError, ValueError):
-    """A model or its weights could not be found, read, or used for what was asked."""
+    """A model or its weights could not be found, read, or used as requested."""
 
 
 class SiteError(ClipattrError, ValueError):
-    """A site is misspelt, does not exist in this model, or got a tensor that does not fit it."""
+    """A site is misspelt, does not exist in this model, or was given a tensor of the wrong shape."""
 
 
 class DataError(ClipattrError, ValueError):
-    """Pictures, vocabularies or stored activations are missing, broken, or do not belong together."""
+    """Pictures, vocabularies or stored activations are missing, damaged, or do not match each other."""
 
 
 class StudyError(ClipattrError, ValueError):
@@ -31,4 +30,4 @@ class DictionaryError(ClipattrError, ValueError):
 
 
 class TargetError(ClipattrError, ValueError):
-    """A target cannot be read as something to attribute."""
+    """A target cannot be interpreted or attributed."""

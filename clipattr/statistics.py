@@ -1,7 +1,7 @@
-"""Statistics: intervals, rank tests, error rates and correlations that every room reports.
+"""Statistics: intervals, rank tests, error rates and correlations that all rooms use.
 
-Arrays or tensors go in, floats and `Interval` come out; all intervals are two-sided at 95 %. Images are the
-independent units: `bootstrap` and `sign_flip` average over an image's prompts first. Start at `Interval`.
+Functions take arrays or tensors and return floats or an `Interval`. All intervals are two-sided at 95 %. Images are
+the independent units: `bootstrap` and `sign_flip` first average over the prompts of an image. Start at `Interval`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEVEL = 0.95  # of every interval
-Z = 1.96  # standard errors on each side of a normal estimate at that level
+LEVEL = 0.95  # confidence level of every interval
+Z = 1.96  # half-width of a normal interval at that level, in standard errors
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Interval:
     high: float
 
     def points(self) -> str:
-        """As displays show it: cosine × 100."""
+        """The interval as displays show it, in points (cosine × 100)."""
         return f"{self.value * 100:+.1f} ({self.low * 100:.1f} to {self.high * 100:.1f})"
 
 
@@ -63,6 +63,45 @@ def t_interval(values: Tensor) -> Interval:
     return Interval(normal.value, low, high)
 
 
+def difference_interval(one: Tensor, other: Tensor) -> Interval:
+    """Difference of the means of two independent samples with Welch's interval; infinitely wide below two each.
+
+    >>> difference_interval(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 1.0])).value
+    1.0
+    """
+    if min(len(one), len(other)) < 2:
+        value = float(one.mean() - other.mean()) if len(one) and len(other) else 0.0
+        return Interval(value, -math.inf, math.inf)
+    parts = [float(some.double().var()) / len(some) for some in (one, other)]
+    value, error = float(one.double().mean() - other.double().mean()), math.sqrt(sum(parts))
+    if error <= 0:
+        return Interval(value, value, value)
+    from scipy.stats import t
+
+    sizes = (len(one), len(other))
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Interval(value, value - half, value + half)
+
+
+def rate_difference(one: Tensor, other: Tensor) -> Interval:
+    """Difference of two shares, of samples of 0 and 1, with Newcombe's interval; infinitely wide for an empty one.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, method 10: Wilson's intervals combined.
+
+    >>> rate_difference(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0])).value
+    1.0
+    """
+    if not len(one) or not len(other):
+        return Interval(0.0, -math.inf, math.inf)
+    here, there = float(one.double().mean()), float(other.double().mean())
+    first, second = (wilson(int(some.sum()), len(some)) for some in (one, other))
+    low = math.hypot(here - first[0], second[1] - there)
+    return Interval(
+        here - there, here - there - low, here - there + math.hypot(first[1] - here, there - second[0])
+    )
+
+
 def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
     """Mean of the finite values of each picture, (pictures, …) to (m,); pictures without a finite value are dropped."""
     rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
@@ -73,9 +112,9 @@ def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def bootstrap(values: Tensor | np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Mean over pictures and its percentile bootstrap interval, resampling pictures; values (pictures, …).
+    """Mean over pictures with a percentile bootstrap interval that resamples pictures; values (pictures, …).
 
-    NaN where no picture has a finite value; of width zero for a single one.
+    NaN if no picture has a finite value; width zero for a single picture.
     """
     means = per_picture(values)
     if len(means) < 2:
@@ -95,7 +134,7 @@ def bootstrap(values: Tensor | np.ndarray, *, draws: int = 2000, seed: int = 0) 
 
 
 def sign_flip(values: Tensor | np.ndarray, *, draws: int = 4000, seed: int = 0) -> float:
-    """Two-sided p-value that the mean over pictures is 0, by flipping the signs of pictures; at least 1/(draws+1)."""
+    """Two-sided p-value of mean 0 over pictures, from random sign flips of pictures; at least 1/(draws+1)."""
     means = per_picture(values)
     if not len(means):
         return math.nan
@@ -105,13 +144,13 @@ def sign_flip(values: Tensor | np.ndarray, *, draws: int = 4000, seed: int = 0) 
 
 
 def above_zero(estimate: Interval) -> float:
-    """Probability that a normal estimate with this interval truly lies above zero; 0 for an infinite one."""
+    """Probability that the true value is above zero, for a normal estimate with this interval; 0 if it is infinite."""
     error = (estimate.high - estimate.low) / (2 * Z)
     return normal_above(estimate.value, error) if math.isfinite(error) else 0.0
 
 
 def normal_above(value: float, error: float) -> float:
-    """Probability that a normal estimate with this standard error truly lies above zero.
+    """Probability that the true value is above zero, for a normal estimate with this standard error.
 
     >>> normal_above(0.0, 1.0)
     0.5
@@ -120,7 +159,7 @@ def normal_above(value: float, error: float) -> float:
 
 
 def simultaneous(estimate: Interval, trials: int) -> Interval:
-    """The wider interval that holds for all of `trials` estimates at once (Bonferroni)."""
+    """The wider interval that holds for `trials` estimates simultaneously (Bonferroni)."""
     factor = normal_quantile(1 - (1 - LEVEL) / 2 / max(trials, 1)) / Z
     low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
     return Interval(estimate.value, low, high)
@@ -175,7 +214,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def rank_auc(ranks: np.ndarray, positive: np.ndarray) -> float:
-    """`auc` from ranks (n,) that are known already; NaN if one class is empty. positive: mask (n,), or indices."""
+    """`auc` from given ranks (n,); NaN if one class is empty. positive: mask (n,), or indices."""
     own = ranks[positive]
     n, rest = len(own), len(ranks) - len(own)
     return float((own.sum() - n * (n + 1) / 2) / (n * rest)) if n and rest else math.nan
@@ -193,16 +232,16 @@ def auc_error(value: float, positives: int, negatives: int) -> float:
 
 
 def pearson(one: Tensor, two: Tensor) -> Tensor:
-    """Correlation along the last dimension, NaN where either does not vary: (…, m) twice to (…)."""
+    """Pearson correlation along the last dimension, (…, m) and (…, m) to (…); NaN if either is constant."""
     one = one.double() - one.double().mean(-1, keepdim=True)
     two = two.double() - two.double().mean(-1, keepdim=True)
     scale = one.norm(dim=-1) * two.norm(dim=-1)
-    # What varies by rounding alone does not vary.
+    # Variation below rounding error counts as none.
     return torch.where(scale > 1e-24, (one * two).sum(-1) / scale, torch.nan)
 
 
 def spearman(one: Tensor, two: Tensor) -> float:
-    """Rank correlation of two vectors, ties at their mean rank; NaN below two entries or without variation."""
+    """Spearman correlation of two vectors, ties at their mean rank; NaN below two entries or if either is constant."""
     from scipy.stats import rankdata
 
     if len(one) < 2:
@@ -212,13 +251,13 @@ def spearman(one: Tensor, two: Tensor) -> float:
 
 
 def spearman_of_active(values: Tensor, truth: Tensor, active: Tensor) -> Tensor:
-    """Spearman of signed values over active parts, per picture and target.
+    """Spearman correlation of signed values over active parts, for each picture and target.
 
     Args:
         values, truth: (batch, parts, n). active: (batch, parts) bool.
 
     Returns:
-        (batch, n), NaN where fewer than two parts are active.
+        (batch, n); NaN if fewer than two parts are active.
     """
     result = torch.full((len(values), values.shape[2]), torch.nan, dtype=torch.float64)
     for picture in range(len(values)):

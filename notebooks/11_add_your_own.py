@@ -150,8 +150,8 @@ pd.DataFrame(rows, columns=["bound", "active per picture", "variance unexplained
 #
 # ## Somebody else's dictionary
 # Published dictionaries load by name, are downloaded once, and know their site. `check_sae` measures one on our
-# pictures beside what its card promises. Here the study's own dictionary goes out in SAELens's format and comes back, once as it
-# is and once claimed to be of another block. Which of the two would you use?
+# pictures beside what its card promises. Here the study's own dictionary goes out in SAELens's format and comes back,
+# once as it is and once claimed to be of another block. Which of the two would you use?
 
 # %%
 import tempfile

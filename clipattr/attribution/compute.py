@@ -20,6 +20,7 @@ from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.placing import place_of
+from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DictionaryError
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site, activations, acts_and_context
@@ -68,7 +69,7 @@ def attribute(
             source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
         )
     ]
-    return Attribution.cat(parts)
+    return Attribution.cat([part.cpu() for part in parts])
 
 
 def explain_splice(
@@ -234,6 +235,8 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
             f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
             "Load the one that belongs to this model."
         )
+    if isinstance(dictionary, Dictionary) and dictionary.device != model.device:
+        dictionary = dictionary.to(model.device)
     return model, dictionary, Site(place_of(dictionary, site))
 
 

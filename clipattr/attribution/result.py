@@ -310,6 +310,14 @@ class Attribution:
             + f"Together the latents change the target by {abs(gap):.1f} {side} than these values sum to."
         )
 
+    def cpu(self) -> Attribution:
+        """The same result with all numbers on the CPU."""
+        if self.values.device.type == "cpu":
+            return self
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.cpu() for name, value in tensors.items()}
+        return replace(self, codes=self.codes.to("cpu"), **moved)
+
     # several batches, files
 
     @staticmethod

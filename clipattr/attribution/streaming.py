@@ -34,7 +34,8 @@ from clipattr.storage.locks import locked
 
 SCHEMA = 1
 MANIFEST = "attributions.json"
-STATE = MANIFEST + ".partial"
+STATE = "attributions.unfinished.json"
+FORMER_STATE = MANIFEST + ".partial"  # until version 0.1
 
 
 class Attributions:
@@ -107,6 +108,8 @@ def stream(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock", f"writing the attributions in {folder}", DataError):
+            if (folder / FORMER_STATE).exists():
+                (folder / FORMER_STATE).replace(folder / STATE)
             sweep(folder)
             if (folder / MANIFEST).exists():
                 noted, written = _done(folder / MANIFEST, plan)

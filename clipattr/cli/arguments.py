@@ -1,6 +1,6 @@
-"""Arguments: the kinds of values that verbs take, the options that several verbs share, and the exit codes.
+"""Arguments: types of option values, options that several verbs share, and exit codes.
 
-Values are checked before anything is loaded. Ignores which verbs there are (`verbs.py`). Start at `Argument`.
+Owns the checks of values, which run before anything is loaded. Ignores the verbs (`verbs.py`). Start at `Argument`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 OK, ABOVE_LIMIT, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
-EXITS = "exit: 0 fine, 1 above --fail-above, 2 bad input, 70 own fault, 130 interrupted"
+EXITS = "exit: 0 success, 1 above --fail-above, 2 bad input, 70 bug, 130 interrupted"
 DEMO_STUDY = "picture-world"
 DEMO_REPORT = "clipattr-demo.html"
 SHELLS = ("bash", "zsh", "tcsh")
-FILES = ("FILE", "OUT", "FINDINGS", "PICTURE", "IMAGES")  # placeholders that a shell completes with files
+FILES = ("FILE", "OUT", "FINDINGS", "PICTURE", "IMAGES")  # metavars that a shell completes with files
 FOLDERS = ("DIR", "STUDY", "STORE")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a verb: its names, and the options of `argparse`'s `add_argument`."""
+    """One argument of a verb: its names, and keyword arguments of `argparse`'s `add_argument`."""
 
     names: tuple[str, ...]
     options: Mapping[str, Any]
 
 
 def argument(*names: str, **options: Any) -> Argument:
-    """An `Argument`, written like a call of `add_argument`.
+    """Make an `Argument`; takes the same arguments as `add_argument`.
 
     >>> argument("--top", metavar="N").names
     ('--top',)
@@ -60,7 +60,7 @@ def share(text: str) -> float:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value read as JSON where it is JSON (numbers, true, null), else as it stands.
+    """Parse NAME=VALUE; the value is parsed as JSON if possible (numbers, true, null), else it is a text.
 
     >>> setting("k=64"), setting("normalize=layer_norm")
     (('k', 64), ('normalize', 'layer_norm'))
@@ -80,25 +80,27 @@ IMAGES = argument(
     "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
 )
 STUDY = argument("study", metavar="STUDY", help="folder of a study, or a bundled name")
-PROMPT = argument("--prompt", metavar="TEXT", action="append", help="one prompt; can be given several times")
+PROMPT = argument("--prompt", metavar="TEXT", action="append", help="one prompt; may be repeated")
 BATCH = argument(
-    "--batch", metavar="N", type=whole, default=64, help="pictures at a time (default: %(default)s)"
+    "--batch", metavar="N", type=whole, default=64, help="pictures per forward pass (default: %(default)s)"
 )
 QUIET = argument("--quiet", action="store_true", help="no progress bars")
-# Where a verb computes.
+# Options for the engine of a verb.
 ENGINE = (
-    argument("--ray", metavar="N", type=whole, help="spread over N Ray workers; needs clipattr[scale]"),
-    argument("--ray-address", metavar="ADDRESS", help="of a running Ray cluster; auto for this machine's (default: a "
-             "new one)"),
-    argument("--threads", metavar="N", type=whole, help="of this process, or of each worker (there, default: 1); the "
-             "same number gives the same bytes"),
+    argument("--ray", metavar="N", type=whole, help="use N Ray workers; needs clipattr[scale]"),
+    argument("--ray-address", metavar="ADDRESS", help="address of a running Ray cluster; auto for this machine's "
+             "(default: a new one)"),
+    argument("--threads", metavar="N", type=whole, help="threads of this process, or of each worker (default of a "
+             "worker: 1); the same number gives the same bytes"),
 )  # fmt: skip
 
 
 def prompts_from(default: str) -> Argument:
-    """--prompts FILE; `default`: what is audited without it."""
+    """--prompts FILE; `default`: the prompts without this option."""
     return argument(
-        "--prompts", metavar="FILE", help=f"one a line, or a table with a column word (default: {default})"
+        "--prompts",
+        metavar="FILE",
+        help=f"one prompt per line, or a table with a column word (default: {default})",
     )
 
 

@@ -1,7 +1,7 @@
-"""Gate: which findings should stop a release, given a limit and what was known before.
+"""Gate: the findings that should stop a release, given a limit and the findings accepted earlier.
 
-Owns the comparison of two audits for that one question. Ignores where findings come from and what a caller does with
-the answer (the command line exits with 1). Start at `over_limit`.
+Owns this comparison of two audits. Ignores the origin of the findings and the caller's reaction (the command line exits
+with 1). Start at `over_limit`.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,16 @@ if TYPE_CHECKING:
 
 
 def over_limit(findings: "Findings", above: float, baseline: "Findings | None" = None) -> "list[Finding]":
-    """Findings with a causal effect above a limit that the baseline does not excuse.
+    """Findings with a causal effect above a limit that are not accepted by the baseline.
 
-    A finding is excused by one of the baseline with the same prompt and the same cause, unless its effect has grown
-    beyond the baseline's: its interval lies above the other's. Latents say what is the same cause where both audits
-    used the same dictionary (their numbers mean the same there); else the label does, and where there is no label, the
-    kind.
+    The baseline accepts a finding if it has one with the same prompt and the same cause, unless the new effect's
+    interval lies above the old one. Two causes are the same if the families share a latent, when both audits used the
+    same dictionary; otherwise if their labels are equal, or, without labels, their kinds.
 
     Args:
-        findings: of the audit in question.
-        above: the limit in points (cosine × 100); a finding exactly at it passes.
-        baseline: findings that are known and accepted.
+        findings: of the new audit.
+        above: the limit in points (cosine × 100); a finding exactly at the limit passes.
+        baseline: accepted findings of an earlier audit.
 
     Returns:
         Those findings, strongest first.
@@ -50,7 +49,7 @@ def _is_known(finding: "Finding", baseline: "Iterable[Finding]", same_latents: b
 
 
 def _dictionary(findings: "Findings") -> str | None:
-    """The hash of the dictionary that was audited, where the audit wrote it down."""
+    """The hash of the audited dictionary; None if the audit does not state it."""
     about = findings.about
     value = about.get("dictionary_hash") or about.get("dictionary")
     return value if isinstance(value, str) else None

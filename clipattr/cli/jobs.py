@@ -1,7 +1,7 @@
-"""Jobs: the verbs that build a study, whole or piece by piece, plan it, and write it out as pages.
+"""Jobs: the verbs that build a study or its parts, estimate its cost, and write it as pages.
 
-Owns `study`, `encode`, `train`, `convert`, `saes`, `plan` and `site`. Like every verb they compute nothing
-themselves: each calls the function that a notebook calls, and prints what came out. The table is in `verbs.py`.
+Owns `study`, `encode`, `train`, `convert`, `saes`, `plan` and `site`. They compute nothing themselves: each calls the
+function that a notebook calls, and prints the result. The table of verbs is in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipattr.storage.paths import full_path, user_path
 
 
 def study(arguments: argparse.Namespace) -> int:
-    """Pictures to a study."""
+    """Build a study from pictures."""
     from clipattr.dictionaries import load_sae
     from clipattr.studies.belonging import left_out
     from clipattr.studies.start import build_study
@@ -68,7 +68,7 @@ def study(arguments: argparse.Namespace) -> int:
 
 
 def encode(arguments: argparse.Namespace) -> int:
-    """Pictures to a store of activations."""
+    """Encode pictures into an activation store."""
     from clipattr.images.collection import Images
     from clipattr.models.loading import load_model
     from clipattr.models.places import default_site
@@ -99,7 +99,7 @@ def encode(arguments: argparse.Namespace) -> int:
         "fingerprint": store.fingerprint,
         "skipped": store.skipped,
     }
-    # The dictionary goes beside the store, also where that is the current folder.
+    # The dictionary's suggested path is beside the store, even if the store is the current folder.
     beside = full_path(store.path) if store.path.name in ("", "..") else store.path
     where, out = shlex.quote(str(store.path)), shlex.quote(f"{beside}.sae")
     text = (
@@ -111,7 +111,7 @@ def encode(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """A store of activations to a dictionary; checkpoints lie in a folder beside it until it is finished."""
+    """Train a dictionary on an activation store; checkpoints are in a folder beside it until it is finished."""
     from clipattr.dictionaries import train_sae
     from clipattr.storage.activations import ActivationStore
 
@@ -128,14 +128,14 @@ def train(arguments: argparse.Namespace) -> int:
         checkpoint=out.with_name(out.name + ".checkpoint"),
         progress=not arguments.quiet,
     )
-    if os.environ.get("RANK", "0") != "0":  # another process of torchrun writes
+    if os.environ.get("RANK", "0") != "0":  # process 0 of torchrun writes
         return OK
     made.save(out)
     return _told(arguments, _described(made, out), _introduced(made, out))
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Another project's file, or a published dictionary, to a dictionary in the own format."""
+    """Convert another project's file, or a published dictionary, to this package's format."""
     from clipattr.dictionaries import convert as convert_file
 
     given = {"site": arguments.site} if arguments.site else {}
@@ -146,7 +146,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def saes(arguments: argparse.Namespace) -> int:
-    """The published dictionaries, or the check of one of them on images."""
+    """List published dictionaries, or check one of them on images."""
     from clipattr.dictionaries import list_saes
 
     if arguments.images:
@@ -189,7 +189,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """What a study will cost, from ten seconds of measuring."""
+    """Estimate the cost of a study from ten seconds of measurement."""
     from clipattr.models.loading import load_model
     from clipattr.studies.plan import plan_study
 
@@ -220,7 +220,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def site(arguments: argparse.Namespace) -> int:
-    """A study to a folder of static pages."""
+    """Write a study as a folder of static pages."""
     from clipattr.discovery.findings import Findings
     from clipattr.reporting.site import write_site
     from clipattr.studies.study import open_study
@@ -233,7 +233,7 @@ def site(arguments: argparse.Namespace) -> int:
 
 
 def engine_of(arguments: argparse.Namespace) -> Any:
-    """Where a verb computes: Ray if it was asked for, else this process."""
+    """The engine of a verb: Ray on request, else this process."""
     if arguments.threads:
         import torch
 

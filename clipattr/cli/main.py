@@ -1,8 +1,8 @@
-"""Command line: long jobs and continuous integration, without writing Python.
+"""Command line, for long jobs and continuous integration.
 
-Owns exit codes and how errors are told. Computes nothing: every verb calls the functions that notebooks call. Results
-go to stdout (with `--json -`, JSON alone), progress and remarks to stderr. Heavy imports happen inside verbs, so that
-`--help` is quick. Start at `main`; the table of verbs is in `verbs.py`.
+Owns exit codes and the display of errors. Computes nothing: every verb calls the functions that notebooks call. Results
+go to stdout (with `--json -` only JSON), progress and remarks to stderr. Verbs import heavy modules when they run, so
+that `--help` is quick. Start at `main`; the table of verbs is in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: arguments without the program's name; default those of the process.
+        argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit status: 0 fine, 1 findings above the limit, 2 bad input, 70 a fault of clipattr, 130 interrupted.
+        The exit status: 0 success, 1 findings above the limit, 2 bad input, 70 internal error, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="replace"
-            )  # a terminal that cannot show a character is no reason to stop
+            stream.reconfigure(errors="replace")  # replace characters that the terminal cannot show
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:
@@ -47,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = show_warning
             return _run(arguments)
     except KeyboardInterrupt:
-        say("interrupted; a study goes on where it stopped when the same command is given again")
+        say("interrupted; the same command continues an unfinished study")
         return INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
@@ -56,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except Exception as error:
         say(
-            f"a fault of clipattr: {type(error).__name__}: {error}. Run again with --debug and report what it shows"
+            f"internal error of clipattr: {type(error).__name__}: {error}. Run again with --debug and report the output"
         )
         return INTERNAL
 
 
 def _reader_gone() -> int:
-    """Whoever read our output has closed it: nothing more to say, and nothing wrong."""
+    """The reader closed the pipe: stop without an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
@@ -71,5 +69,5 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("json", "csv", "html", "plot"):
         check_target(getattr(arguments, name, None), name)
     status = RUN[arguments.verb](arguments)
-    sys.stdout.flush()  # here, where a closed pipe is still an answer and not a traceback
+    sys.stdout.flush()  # inside the handler of BrokenPipeError
     return status

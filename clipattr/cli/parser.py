@@ -1,7 +1,7 @@
-"""Parser: the command line as argparse sees it, made from the table of verbs.
+"""Parser: an argparse parser made from the table of verbs.
 
-Owns the program's own options, how help looks, and completion for shells. Ignores which verbs there are
-(`verbs.py`) and what they do. Start at `parser`.
+Owns the program's own options, the layout of help, and shell completion. Ignores the verbs and their functions
+(`verbs.py`). Start at `parser`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from clipattr.cli.verbs import VERBS, Verb
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line and where to read on, instead of the whole usage."""
+        """Print one line and a pointer to --help instead of the whole usage."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n  see {self.prog} --help\n")
 
 
 class _Overview(argparse.RawDescriptionHelpFormatter):
-    """Help of the program as a whole: the verbs without a line above them, so that all of it fits a screen."""
+    """Help of the program without a heading line above the verbs, so that it fits a screen."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=22)
@@ -32,7 +32,7 @@ class _Overview(argparse.RawDescriptionHelpFormatter):
 
 
 class _Completion(argparse.Action):
-    """Prints what a shell needs to complete verbs, options and file names, and stops."""
+    """Print the script with which a shell completes verbs, options and file names, and exit."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
@@ -45,7 +45,7 @@ class _Completion(argparse.Action):
 
 
 def _tell_files(parser: argparse.ArgumentParser, file: Any, folder: Any) -> None:
-    """Mark every argument whose placeholder stands for a file or a folder, in all verbs."""
+    """Mark every argument of all verbs whose metavar means a file or a folder."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for verb in action.choices.values():
@@ -57,20 +57,20 @@ def _tell_files(parser: argparse.ArgumentParser, file: Any, folder: Any) -> None
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `clipattr VERB …`; what it returns has `verb`, the verb's name."""
+    """The parser of `clipattr VERB …`; its namespace has `verb`, the verb's name."""
     common = _Parser(add_help=False)
     common.add_argument(
-        "--json", metavar="OUT", help="write the result as JSON; - prints it, and nothing else, on stdout"
+        "--json", metavar="OUT", help="write the result as JSON; - prints only the JSON to stdout"
     )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     main = _Parser(
         prog="clipattr",
-        description="Find out what a CLIP model's scores rest on, and which of it nobody expected.",
+        description="Find what a CLIP model's scores rely on, and which reliances are unexpected.",
         epilog=EXITS,
         formatter_class=_Overview,
         add_help=False,
     )
-    # Without a line of its own, so that the overview fits 25 lines.
+    # Hidden, so that the overview fits 25 lines.
     main.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     main.add_argument("--version", action="version", version=f"clipattr {__version__}")
     main.add_argument(
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHELL",
         choices=SHELLS,
         action=_Completion,
-        help="print what completes words in it: " + ", ".join(SHELLS),
+        help="print its completion script: " + ", ".join(SHELLS),
     )
     verbs = main.add_subparsers(
         title="verbs (clipattr VERB --help has an example of each)",

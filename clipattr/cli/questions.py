@@ -1,7 +1,7 @@
-"""Questions: the verbs that ask something of a study or of what comes with the package.
+"""Questions: the verbs that analyse or show a study, and list models.
 
-Owns `demo`, `audit`, `models`, `attribute`, `faithfulness` and `serve`. They compute nothing themselves: each calls
-the function that a notebook calls, and prints what came out. The table of verbs is in `verbs.py`.
+Owns `demo`, `audit`, `verify`, `models`, `attribute`, `faithfulness` and `serve`. They compute nothing themselves: each
+calls the function that a notebook calls, and prints the result. The table of verbs is in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipattr.storage.paths import user_path
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
 
-LISTED = 40  # findings a table lists; the files have all
+LISTED = 40  # findings in a printed table; files have all
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -52,12 +52,12 @@ def audit(arguments: argparse.Namespace) -> int:
         raise DataError(
             "--baseline goes with --fail-above POINTS: without a limit there is nothing to fail on."
         )
-    # Read before the long work, so that a slip shows at once.
+    # Read before the audit, so that a wrong file is reported at once.
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
     study = _opened(arguments.study)
     with engine_of(arguments) as engine:
-        findings = audit(study, prompts, engine=engine)
+        findings = audit(study, prompts, budget=arguments.budget, device=arguments.device, engine=engine)
     if arguments.pixels and len(findings):
         from clipattr.discovery.pixels.verify import verify as verified
 
@@ -106,7 +106,7 @@ def _of(effect: dict[str, float] | None) -> str:
 
 
 def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:
-    """Write findings to the files that were asked for."""
+    """Write findings to the requested files."""
     emit(findings.to_json(), arguments.json)
     if arguments.csv:
         write(findings.to_frame().to_csv(index=False), arguments.csv)
@@ -174,7 +174,7 @@ def faithfulness(arguments: argparse.Namespace) -> int:
     prompts = asked or list(study.vocabulary.words)[:8]
     held_back = study.holdout
     images = held_back if held_back is not None and len(held_back) else study.images
-    # Evenly over the collection, which may be sorted by class.
+    # Evenly spaced over the collection, which may be sorted by class.
     images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
     say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
     randomise = can_randomise(study.model, study.site)
@@ -190,10 +190,8 @@ def faithfulness(arguments: argparse.Namespace) -> int:
         for r in table.itertuples(index=False)
     ]
     print_table(("measure", "method", "mean", "95 % interval"), rows, out, numbers=(2, 3))
-    less = (
-        " Less is better for the randomised model: near 0 for a method that looks at the model." * randomise
-    )
-    print(f"\nHigher is better. Insertions and deletions are in raw {found.unit} units.{less}", file=out)
+    less = " For the randomised model lower is better: near 0 if a method depends on the model." * randomise
+    print(f"\nHigher is better. Insertion and deletion are in raw {found.unit} units.{less}", file=out)
     return OK
 
 
@@ -208,7 +206,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def _opened(name: str) -> Any:
-    """A study, with a word on what it was built without."""
+    """Open a study, and print what it was built without."""
     from clipattr.studies.belonging import left_out
     from clipattr.studies.study import open_study
 
@@ -229,7 +227,7 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
 
 
 def _picture(study: Any, asked: str) -> Any:
-    """A picture of the study by its id or number, or any other by its path."""
+    """A picture of the study by id or number, or any other picture by path."""
     if asked in study.images.ids:
         return study.images[asked]
     if asked.lstrip("-").isdigit():
@@ -254,6 +252,7 @@ def _print_findings(findings: Findings, out: Any) -> None:
         f"{len(findings):,} unexpected reliances{of}, in points (cosine × 100), strongest causal effect first",
         file=out,
     )
+    _print_verdicts(findings, out)
     if not len(findings):
         return
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
@@ -271,6 +270,20 @@ def _print_findings(findings: Findings, out: Any) -> None:
     print_table(columns, [_row(finding) for finding in found[:LISTED]], out, numbers=(3, 4, 5, 6, 7))
     if len(found) > LISTED:
         print(f"… and {len(found) - LISTED:,} more; the report, JSON and CSV have all.", file=out)
+
+
+def _print_verdicts(findings: Findings, out: Any) -> None:
+    """What is said of prompts without a finding: how many, and the first of those that cannot be judged."""
+    silent = [verdict for verdict in findings.verdicts if verdict.outcome != "found"]
+    unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
+    if silent:
+        print(
+            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report "
+            "and JSON say of each what could have been seen.",
+            file=out,
+        )
+    for verdict in (silent if len(findings.verdicts) <= 5 else unjudged)[:5]:
+        print(f"  {visible(verdict.prompt, 60)}: {visible(verdict.sentence(), 300)}", file=out)
 
 
 def _row(f: Finding) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
-"""Serve: the panels of a study as a web page, for people who have no notebook.
+"""Serve: the panels of a study as a web page, for readers without a notebook.
 
-Owns the page's notebook, the settings of the server (Voila), the token, and the life of its process. Every visitor gets
-a kernel of his own, so that nobody sees what another chooses; kernels run nothing but the page's one cell, since the
-server passes on no code from browsers. Ignores what the panels show. Start at `serve`.
+Owns the page's notebook, the settings of the server (Voila), the token, and the server process. Every visitor has a
+separate kernel, so visitors do not see each other's choices. Kernels run only the page's single cell, since the server
+accepts no code from browsers. Ignores the content of the panels. Start at `serve`.
 
-Decisions: loopback unless another address is asked for, since the token travels unencrypted. The token lies in a
-settings file that only the owner reads, not on a command line that every user of the machine can list. The server's own
-file route is closed; the page is one notebook, so there is no listing of folders either.
+Decisions: the default address is loopback, since the token is sent unencrypted. The token is in a settings file that
+only its owner can read, not on a command line that every user of the machine can list. The server's file route is
+disabled, and the page is a single notebook, so folders are not listed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from urllib.error import HTTPError
 from clipattr.errors import DataError
 
 PORT = 8866
-START_SECONDS = 180.0  # a cold disk or a busy machine takes its time
-SHORTEST_TOKEN = 12
-IDLE_SECONDS = 1800  # after which the kernel of a visitor who has left is ended
+START_SECONDS = 180.0  # longest wait for the server; long enough for a cold disk and a busy machine
+SHORTEST_TOKEN = 12  # characters
+IDLE_SECONDS = 1800  # idle time after which a visitor's kernel is ended
 _CELL = """\
 from clipattr_widgets.served import served
 
 served({study!r}, findings={findings!r}, write={write!r})
 """
-# Voila's own page asks a public server for the style of icons that the panels bring along: no visitor shall be told of
-# to others, and none without a network shall wait.
+# Voila's page loads an icon style from a public server, although the panels include it. This removes the request: it
+# would reveal visitors to a third party, and delay the page without a network.
 _PAGE = """\
 {%- extends 'voila/templates/lab/index.html.j2' -%}
 {%- block notebook_css -%}
@@ -65,14 +65,14 @@ def serving(
 
     Args:
         study: a folder, or a bundled name.
-        host: address to listen at; anything but loopback is reachable from other machines, unencrypted.
-        port: where to listen.
-        token: what a visitor must know; drawn at random where None.
-        write: whether visitors may rename latents and judge findings; else nothing is written to the study.
-        findings: JSON of an audit, to be listed from the start.
+        host: address to listen on; any address but loopback can be reached from other machines, unencrypted.
+        port: port to listen on.
+        token: secret that visitors must give; None: a random one.
+        write: whether visitors may rename latents and judge findings; otherwise the study is not written to.
+        findings: JSON of an audit, shown when the page opens.
 
     Yields:
-        The address with its token, to give to visitors; and the server's process.
+        The address including the token, and the server's process.
 
     Raises:
         DataError: Voila is not installed, the port is taken, the token is too short, or the server does not start.
@@ -87,7 +87,7 @@ def serving(
             "is drawn."
         )
     _check_free(host, port)
-    from clipattr.studies.study import open_study  # after the checks: loading it takes seconds
+    from clipattr.studies.study import open_study  # after the checks, because the import takes seconds
 
     place = open_study(study).path.resolve()
     found = None if findings is None else str(Path(findings).resolve())
@@ -109,7 +109,7 @@ def serving(
 
 
 def serve(study: str | os.PathLike[str], *, say: Any = print, **options: Any) -> None:
-    """Serve a study until interrupted; `options` as for `serving`. Says where, through `say`.
+    """Serve a study until interrupted; `options` as for `serving`. Prints the address with `say`.
 
     Raises:
         DataError: as for `serving`, or the server ended by itself.
@@ -125,9 +125,9 @@ def serve(study: str | os.PathLike[str], *, say: Any = print, **options: Any) ->
 
 @contextmanager
 def _ended_like_interrupted() -> Iterator[None]:
-    """A request to end (`kill`, a service manager) takes the server and its kernels down too, as Ctrl-C does."""
+    """End the server and its kernels on SIGTERM (`kill`, a service manager) as on Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread can handle signals
         return
 
     def end(number: int, _: Any) -> None:
@@ -141,7 +141,7 @@ def _ended_like_interrupted() -> Iterator[None]:
 
 
 def settings(host: str, port: int, token: str) -> dict[str, Any]:
-    """What the server is told."""
+    """Settings of the server."""
     return {
         "Voila": {"ip": host, "port": port, "port_retries": 0, "token": token, "open_browser": False},
         "VoilaConfiguration": {
@@ -151,7 +151,7 @@ def settings(host: str, port: int, token: str) -> dict[str, Any]:
             "allow_template_override": "NO",
             "show_tracebacks": False,
             "strip_sources": True,
-            # What else is installed for JupyterLab has no business on the page, and may not fit Voila.
+            # Other installed JupyterLab extensions are not needed on the page and may not work with Voila.
             "extension_allowlist": [
                 "@jupyter-widgets/jupyterlab-manager",
                 "@voila-dashboards/widgets-manager8",
@@ -164,7 +164,7 @@ def settings(host: str, port: int, token: str) -> dict[str, Any]:
 
 
 def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str) -> Path:
-    """The page's notebook in a folder of its own, and the settings beside it."""
+    """Write the page's notebook in a separate folder, and the server's settings."""
     config = home / "config"
     for folder in (config, home / "page", home / "data", home / "runtime", home / "ipython"):
         folder.mkdir(mode=0o700)
@@ -186,7 +186,7 @@ def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """The user's own Jupyter settings have no say: one of them might switch the token off."""
+    """Environment without the user's Jupyter settings, one of which might disable the token."""
     return {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_NO_CONFIG": "", "JUPYTER_DATA_DIR": str(home / "data"),
@@ -223,7 +223,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
             urllib.request.urlopen(address, timeout=1).close()
             return
         except HTTPError:
-            return  # it answers
+            return  # any answer shows that the server runs
         except OSError:
             time.sleep(0.1)
     told = log.read_text("utf-8", errors="replace").strip().splitlines()[-3:]
@@ -231,7 +231,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """The server and its kernels, which are of its session."""
+    """End the server and its kernels, which are in its session."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, sign)

@@ -1,6 +1,6 @@
-"""Terminal: tables that fit, remarks on stderr, and files that are written whole or not at all.
+"""Terminal: tables that fit the width, remarks on stderr, and atomically written files.
 
-Owns how the command line puts things out. Ignores what they mean. Start at `print_table`.
+Owns the output of the command line. Ignores its meaning. Start at `print_table`.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from clipattr.display.wording import visible
 from clipattr.errors import DataError
 from clipattr.storage.files import write_text
 
-WIDTH = 100  # columns a table may take
+WIDTH = 100  # most columns of a table
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], out: Any, *, numbers: Iterable[int] = ()
 ) -> None:
-    """Columns as wide as needed; where they go beyond `WIDTH`, the widest texts are cut until they fit."""
+    """Print a table; if it is wider than `WIDTH`, the widest text columns are cut until it fits."""
     right = set(numbers)
     widths = [max(_columns(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
@@ -37,7 +37,7 @@ def print_table(
 
 
 def _columns(text: str) -> int:
-    """Columns a text takes on a terminal."""
+    """Number of terminal columns of a text."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )
@@ -53,16 +53,16 @@ def _fitted(text: str, width: int, right: bool) -> str:
 
 
 def write(text: str, target: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     path = Path(target)
-    if path.exists() and not path.is_file():  # /dev/null, a pipe: written to, never replaced
+    if path.exists() and not path.is_file():  # /dev/null or a pipe must not be replaced
         path.write_text(text, encoding="utf-8")
         return
     write_text(path, text)
 
 
 def emit(text: str, target: str | None) -> None:
-    """Put JSON where it was asked for: a file, stdout for "-", or nowhere."""
+    """Write JSON to the requested target: a file, stdout for "-", or nowhere for None."""
     if target == "-":
         encoding = (
             (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
@@ -74,7 +74,7 @@ def emit(text: str, target: str | None) -> None:
 
 
 def escaped(text: str) -> str:
-    """JSON in ASCII alone, which every terminal shows as it is; what it says stays the same.
+    """Equivalent JSON in ASCII, which every terminal can show.
 
     >>> escaped('{"prompt": "caf\u00e9"}')
     '{"prompt": "caf\\\\u00e9"}'
@@ -83,13 +83,13 @@ def escaped(text: str) -> str:
 
 
 def tell(notes: Iterable[str]) -> None:
-    """Notes on stderr, each shortened to what a terminal shows."""
+    """Print notes to stderr, each shortened."""
     for note in notes:
         say(f"note: {visible(note, 600)}")
 
 
 def check_target(target: str | None, option: str) -> None:
-    """Refuse a place that cannot be written to before hours of work, not after."""
+    """Refuse an unwritable output path before the work starts."""
     if target is None or target == "-":
         if target == "-" and option != "json":
             raise DataError(f"--{option} - : only --json can be written to stdout; name a file.")
@@ -106,7 +106,7 @@ def check_target(target: str | None, option: str) -> None:
 
 
 def human(arguments: argparse.Namespace) -> TextIO:
-    """Where text for people goes: stdout, unless JSON has it."""
+    """The stream for readable text: stdout, or stderr if stdout has the JSON."""
     return sys.stderr if arguments.json == "-" else sys.stdout
 
 

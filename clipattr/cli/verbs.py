@@ -1,6 +1,6 @@
-"""Verbs: the one table of what `clipattr` can do: name, help, example, arguments, function.
+"""Verbs: the table of all verbs: name, help, example, arguments, function.
 
-Owns the table alone. A new verb is a function in `jobs.py` or `questions.py` and an entry here. Start at `VERBS`.
+Owns the table only. A new verb is a function in `jobs.py` or `questions.py` and an entry here. Start at `VERBS`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Verb:
     """A verb of the command line.
 
     Attributes:
-        about: its line in the overview. example: a command that works.
-        arguments: in the order of the help; a tuple of several excludes one another.
-        run: takes the parsed arguments and returns the exit status.
+        about: its line in the overview. example: a valid command.
+        arguments: in the order of the help; arguments in an inner tuple exclude each other.
+        run: function of the parsed arguments that returns the exit status.
     """
 
     name: str
@@ -66,28 +66,29 @@ VERBS = (
         "      --evaluator ViT-L-14:datacomp_xl_s13b_b90k --vocabulary words.txt --holdout 0.3",
         jobs.study,
         (
-            argument("model", metavar="MODEL", nargs="?", help=MODEL_HELP + "; left out with --text-embeddings"),
+            argument("model", metavar="MODEL", nargs="?", help=MODEL_HELP + "; omit with --text-embeddings"),
             argument("images", metavar="IMAGES", nargs="?", help="folder, table (.csv with a column path), .tar, or "
-                     "scenes:FILE; left out with --embeddings"),
-            argument("--embeddings", metavar="FILE", help="what MODEL made of the pictures: .npy, .npz, .safetensors, "
-                     ".parquet, or clip-retrieval's folder"),
-            argument("--evaluator-embeddings", metavar="FILE", help="what the evaluator made of the same rows"),
-            argument("--text-embeddings", metavar="FILE", help="in place of MODEL: a .npz with words and vectors"),
-            out("study; an interrupted one goes on"),
+                     "scenes:FILE; omit with --embeddings"),
+            argument("--embeddings", metavar="FILE", help="embeddings of the pictures by MODEL: .npy, .npz, "
+                     ".safetensors, .parquet, or clip-retrieval's folder"),
+            argument("--evaluator-embeddings", metavar="FILE", help="embeddings of the same rows by the evaluator"),
+            argument("--text-embeddings", metavar="FILE", help="instead of MODEL: a .npz with words and vectors"),
+            out("study; an interrupted build continues"),
             argument("--vocabulary", metavar="FILE", default="general", help="words for labels: a text or .csv file, "
                      "general (default) or imagenet21k"),
-            argument("--evaluator", metavar="MODEL", help="an independent CLIP that names what latents stand for"),
+            argument("--evaluator", metavar="MODEL", help="an independent CLIP that names latents"),
             argument("--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"),
-            argument("--store", metavar="DIR", help="what `clipattr encode` kept of these pictures; not encoded again"),
+            argument("--store", metavar="DIR", help="store that `clipattr encode` wrote for these pictures"),
             argument("--site", help="where activations are read (default: the dictionary's site, else image.-1.cls "
-                     "where it is pooled, else image.embedding)"),
-            argument("--latents", metavar="N", type=whole, help="of the dictionary to train"),
+                     "if it is pooled, else image.embedding)"),
+            argument("--latents", metavar="N", type=whole, help="latents of the dictionary to train"),
             argument("--k", metavar="K", type=whole, help="active latents of the dictionary to train"),
-            argument("--steps", metavar="N", type=whole, help="of the dictionary's training"),
-            argument("--examples", metavar="M", type=whole, default=20, help="kept per latent (default: %(default)s)"),
-            argument("--holdout", metavar="SHARE", type=share, help="of the pictures, to measure effects on"),
+            argument("--steps", metavar="N", type=whole, help="steps of the dictionary's training"),
+            argument("--examples", metavar="M", type=whole, default=20, help="examples per latent (default: "
+                     "%(default)s)"),
+            argument("--holdout", metavar="SHARE", type=share, help="share of pictures held out for measuring effects"),
             BATCH,
-            argument("--seed", type=int, default=0, help="of training and holding out (default: 0)"),
+            argument("--seed", type=int, default=0, help="seed of training and of the held-out pictures (default: 0)"),
             argument("--overwrite", action="store_true", help="replace another study in DIR"),
             *ENGINE,
             QUIET,
@@ -101,10 +102,10 @@ VERBS = (
         (
             MODEL,
             IMAGES,
-            out("store; an interrupted one goes on"),
-            argument("--site", action="append", help="where to read; several times for several (default: "
+            out("store; an interrupted run continues"),
+            argument("--site", action="append", help="where to read activations; may be repeated (default: "
                      "image.-1.cls)"),
-            argument("--evaluator", metavar="MODEL", help="keep what a study needs of this second CLIP too"),
+            argument("--evaluator", metavar="MODEL", help="also store embeddings by this second CLIP, for `study`"),
             BATCH,
             *ENGINE,
             QUIET,
@@ -118,34 +119,36 @@ VERBS = (
         (
             argument("store", metavar="STORE", help="folder that `clipattr encode` wrote"),
             out("dictionary"),
-            argument("--latents", metavar="N", type=whole, help="of the dictionary (without --k and this: chosen)"),
+            argument("--latents", metavar="N", type=whole, help="latents of the dictionary (default without --k: "
+                     "chosen)"),
             argument("--k", metavar="K", type=whole, help="active latents per activation"),
             argument("--kind", help="topk (default with --latents), nested, batchtopk, matryoshka, relu, gated or "
                      "jumprelu"),
-            argument("--budget", metavar="N", type=float, help="multiply-adds for trying more than one recipe, e.g. "
+            argument("--budget", metavar="N", type=float, help="multiply-adds for comparing several recipes, e.g. "
                      "2e12"),
-            argument("--site", help="of the store, where it has several"),
+            argument("--site", help="site of the store, if it has several"),
             (
-                argument("--steps", metavar="N", type=whole, help="of training (default: 2000, 1200 for choosing)"),
+                argument("--steps", metavar="N", type=whole, help="steps of training (default: 2000; 1200 for "
+                     "choosing)"),
                 argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps"),
             ),
-            argument("--seed", type=int, default=0, help="of the first directions (default: 0)"),
+            argument("--seed", type=int, default=0, help="seed of the initial directions (default: 0)"),
             QUIET,
         ),
     ),
     Verb(
         "convert",
-        "read another project's dictionary and save it as ours",
+        "convert another project's dictionary to our format",
         "clipattr convert downloads/sae.pt --out photos.sae --set k=64 --site image.-1.cls",
         jobs.convert,
         (
             argument("file", metavar="FILE", help="the weights, a folder with them, a name from `clipattr saes`, or "
                      "hf-hub:ID"),
             out("dictionary"),
-            argument("--format", default="auto", help="its format, where the keys do not tell"),
-            argument("--site", help="where its activations were read, e.g. image.-1.cls"),
-            argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="what the file "
-                     "does not say; an error names what is missing"),
+            argument("--format", default="auto", help="its format, if the keys do not determine it"),
+            argument("--site", help="site of its activations, e.g. image.-1.cls"),
+            argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="settings that "
+                     "the file lacks; an error names them"),
         ),
     ),
     Verb(
@@ -157,9 +160,9 @@ VERBS = (
             argument("text", metavar="TEXT", nargs="?", help="part of a name, model or site; with --images the "
                      "dictionary to check"),
             argument("--images", metavar="IMAGES", help="load the dictionary and check it on some of these images"),
-            argument("--model", metavar="MODEL", help="the model it belongs to (default: the one its publisher names)"),
-            argument("--site", help="where its activations are read, where neither file nor publisher says"),
-            argument("--offline", action="store_true", help="use what was downloaded before, and no network"),
+            argument("--model", metavar="MODEL", help="the model it belongs to (default: as its publisher states)"),
+            argument("--site", help="its site, if neither file nor publisher states it"),
+            argument("--offline", action="store_true", help="use downloaded files only, no network"),
         ),
     ),
     Verb(
@@ -170,16 +173,16 @@ VERBS = (
         (
             MODEL,
             argument("--evaluator", metavar="MODEL", help="the CLIP that names latents (default: the model itself)"),
-            argument("--pictures", metavar="N", type=whole, required=True, help="how many there will be"),
+            argument("--pictures", metavar="N", type=whole, required=True, help="number of pictures"),
             *(
                 argument(f"--{name}", metavar="N", type=whole, default=number, help=f"{about} (default: {number:,})")
                 for name, number, about in (
-                    ("latents", 30_000, "of the dictionary"),
+                    ("latents", 30_000, "latents of the dictionary"),
                     ("k", 64, "active latents per picture"),
-                    ("examples", 20, "kept per latent"),
-                    ("words", 20_000, "of the vocabulary"),
-                    ("steps", 20_000, "of training, 4,096 activations each"),
-                    ("workers", 1, "like this machine"),
+                    ("examples", 20, "examples per latent"),
+                    ("words", 20_000, "words of the vocabulary"),
+                    ("steps", 20_000, "training steps of 4,096 activations"),
+                    ("workers", 1, "machines like this one"),
                 )
             ),
         ),
@@ -198,8 +201,12 @@ VERBS = (
             HTML,
             argument("--pixels", action="store_true", help="verify each finding by editing pictures; see `verify`"),
             argument("--fail-above", metavar="POINTS", type=points, help="exit with 1 if a causal effect is larger"),
-            argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: only findings fail that are "
-                     "new, or clearly larger than there"),
+            argument("--budget", metavar="FORWARDS", type=int, help="forward passes per prompt (default 60; 0: no "
+                     "direct tests)"),
+            argument("--device", metavar="DEVICE", help="device of the models, e.g. cuda (default: a GPU if there is "
+                     "one)"),
+            argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: fail only on findings that are "
+                     "new or clearly larger"),
             *ENGINE,
         ),
     ),
@@ -221,7 +228,7 @@ VERBS = (
         "list the models that load by name",
         "clipattr models --kind paper",
         questions.models,
-        (argument("--kind", choices=("bundled", "paper", "open_clip"), help="only these"),),
+        (argument("--kind", choices=("bundled", "paper", "open_clip"), help="list only this kind"),),
     ),
     Verb(
         "attribute",
@@ -233,8 +240,10 @@ VERBS = (
             argument("picture", metavar="PICTURE", help="id or number in the study, or a file"),
             argument("prompt", metavar="PROMPT", help="text the picture is compared with"),
             argument("--against", metavar="PROMPT", help="explain the difference to this prompt's score"),
-            argument("--method", metavar="NAME", help="default: exact ablation, or patching at deeper sites"),
-            argument("--top", metavar="N", type=whole, default=12, help="latents shown (default: %(default)s)"),
+            argument("--method", metavar="NAME", help="attribution method; default: exact ablation, or patching at "
+                     "deeper sites"),
+            argument("--top", metavar="N", type=whole, default=12, help="number of latents shown (default: "
+                     "%(default)s)"),
             argument("--plot", metavar="OUT", help="write the bars as a picture (.png, .pdf, .svg)"),
         ),
     ),
@@ -247,7 +256,8 @@ VERBS = (
             STUDY,
             prompts_from("8 labels"),
             PROMPT,
-            argument("--pictures", metavar="N", type=whole, default=64, help="to measure on, held-back ones first "
+            argument("--pictures", metavar="N", type=whole, default=64, help="number of pictures to measure on, "
+                     "held-out ones first "
                      "(default: %(default)s)"),
             argument("--plot", metavar="OUT", help="write the rank correlations as a picture"),
         ),
@@ -259,10 +269,11 @@ VERBS = (
         questions.serve,
         (
             STUDY,
-            argument("--findings", metavar="FINDINGS", help="JSON of an audit, listed from the start"),
-            argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s, this machine alone)"),
-            argument("--port", metavar="N", type=whole, default=8866, help="(default: %(default)s)"),
-            argument("--token", help="what visitors must know; default: one is drawn"),
+            argument("--findings", metavar="FINDINGS", help="JSON of an audit to show"),
+            argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine "
+                     "only)"),
+            argument("--port", metavar="N", type=whole, default=8866, help="port to listen on (default: %(default)s)"),
+            argument("--token", help="secret that visitors must give (default: a random one)"),
             argument("--write", action="store_true", help="let visitors name latents and judge findings"),
         ),
     ),
@@ -275,7 +286,7 @@ VERBS = (
             STUDY,
             out("pages; new, empty, or an earlier site"),
             argument("--findings", metavar="FINDINGS", help="JSON of an audit; each finding gets a page"),
-            argument("--latents", metavar="N", type=whole, help="latents with a page, those to look at first (default: "
+            argument("--latents", metavar="N", type=whole, help="number of latents with a page, by triage (default: "
                      "all)"),
             argument("--quiet", action="store_true", help="no progress"),
         ),

@@ -1,11 +1,12 @@
 """Loading: a dictionary by its published name, from the Hugging Face hub, or from a file of any known project.
 
-Owns what follows the reading of a file: the site must be known, the registry must agree, and the quality is checked
-where images are given. Start at `load_sae`.
+Owns what follows the reading of a file: an unknown site is pointed out, the registry must agree, and the quality is
+checked where images are given. Start at `load_sae`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ def load_sae(
             error tells which are needed.
 
     Returns:
-        A dictionary whose `site` is known and whose `info` records source, format and promised quality.
+        A dictionary whose `info` records source, format and promised quality. Its `site` is None, with a warning, if
+        neither the file nor the registry nor `site` tells it; whatever needs the site then refuses it.
 
     Raises:
         DictionaryError: unknown or ambiguous files (with the names seen, or the keyword that settles it); tensors,
-            keywords or settings that the reader does not use; a site that cannot be told; damaged or unsafe files;
-            shapes that do not fit; no connection; or measured quality that contradicts the promised one.
+            keywords or settings that the reader does not use; damaged or unsafe files; shapes that do not fit; no
+            connection; or measured quality that contradicts the promised one.
 
     >>> import tempfile, torch
     >>> from safetensors.torch import save_file
@@ -128,11 +130,14 @@ def _read(
             )
         made.site = registered
     if made.site is None:
-        raise DictionaryError(
+        warnings.warn(
             f"{path} does not say where its activations were read (layer, stream, tokens). Pass it to load_sae: site= "
             "with the written form, e.g. 'image.11.cls', 'image.-2.all', 'image.3.mlp_out.patches' or "
-            "'image.embedding'. It is never guessed, since codes of another place mean nothing."
+            "'image.embedding'. It is never guessed: until it is given, attributions, studies and cards refuse the "
+            "dictionary.",
+            stacklevel=3,
         )
+        return made
     from clipattr.sites import Site
 
     for written in (made.site, made.input_site):

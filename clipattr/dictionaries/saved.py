@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from clipattr.dictionaries.sae import CARD_FILE, CONFIG_FILE, KINDS, SCHEMA, WEIGHTS_FILE, Dictionary
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import read_json, schema_complaint
+from clipattr.storage.paths import user_path
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
@@ -32,7 +33,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     ...     load_dictionary(folder).hash == made.hash
     True
     """
-    folder = Path(path)
+    folder = user_path(path)
     if folder.name in (CONFIG_FILE, WEIGHTS_FILE):
         folder = folder.parent
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]

@@ -262,6 +262,17 @@ def _digest(parts: dict[str, Tensor], meta: dict[str, str]) -> str:
     )
 
 
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a pass by name; with several runs, those of a run by its number and name."""
+    runs = settings.get("runs", [])
+    own = {
+        name if len(runs) == 1 else f"run {number}, {name}": value
+        for number, run in enumerate(runs)
+        for name, value in run.items()
+    }
+    return {**{name: value for name, value in settings.items() if name != "runs"}, **own}
+
+
 def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watch) -> None:
     try:
         with safe_open(str(file), framework="pt") as opened:
@@ -272,7 +283,7 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
         again = f"delete {file.parent} and train anew"
         if told := schema_complaint(file, int(meta["schema"]), CHECKPOINT_SCHEMA, again):
             raise DictionaryError(told)
-        found, wanted = parse_json(meta["settings"]), json.loads(json.dumps(settings))
+        found, wanted = _flat(parse_json(meta["settings"])), _flat(json.loads(json.dumps(settings)))
         different = {name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)}
         if different:
             told = ", ".join(

@@ -87,7 +87,7 @@ def exact_sums(tail: ClosedFormTail, acts: Tensor, codes: SparseCodes) -> tuple[
     for some in torch.arange(len(acts)).split(ABLATED):
         fixed = codes.rows(some).to_fixed()
         # Unused places are exactly zero.
-        effect = tail.exact(acts[some], fixed).double().flatten(0, 1)
+        effect = tail.exact(acts[some], fixed).double().flatten(0, 1).cpu()
         index = fixed.indices.long().flatten()
         total.index_add_(0, index, effect)
         square.index_add_(0, index, effect.square())

@@ -101,12 +101,84 @@ class Finding:
                 raise ValueError(f"{number!r:.60} is not a number that an audit measures")
 
 
+@dataclass(frozen=True)
+class PromptVerdict:
+    """What an audit says of one prompt, whether or not it found something.
+
+    Attributes:
+        prompt: its text. outcome: "found", "nothing found" or "cannot be judged". why: the last one's reason.
+        findings: how many. pictures_finding, pictures_measuring: its own pictures in the two halves of the study.
+        chosen_by: where these come from: labels, or the audited model's answers. purity: share of them in which the
+            evaluator sees the prompt. contrast: raw cosine by which they lie above the others.
+        smallest_effect: raw cosine of a reliance that would have been seen in four of five such audits.
+        confused_with: words whose likeness of text to the prompt's explains that their pictures score for it.
+        not_asked: why the prompt was not inserted as text, if it was not. forwards: forward passes spent on it.
+        rejected: candidates and why each is no finding.
+    """
+
+    prompt: str
+    outcome: str
+    why: str = ""
+    findings: int = 0
+    pictures_finding: int = 0
+    pictures_measuring: int = 0
+    chosen_by: str = ""
+    purity: float | None = None
+    contrast: float | None = None
+    smallest_effect: float | None = None
+    confused_with: tuple[str, ...] = ()
+    not_asked: str = ""
+    forwards: int = 0
+    rejected: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PromptVerdict:
+        """Read one object of `verdicts` in the findings JSON.
+
+        Raises:
+            DataError: a field is missing or unknown.
+        """
+        try:
+            rejected = tuple((str(what), str(why)) for what, why in values.get("rejected", ()))
+            confused = tuple(str(word) for word in values.get("confused_with", ()))
+            return cls(**{**values, "rejected": rejected, "confused_with": confused})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error
+
+    def sentence(self) -> str:
+        """For people, in one sentence."""
+        pictures = (
+            f"{self.pictures_finding + self.pictures_measuring:,} pictures of its own (by {self.chosen_by})"
+        )
+        if self.outcome == "cannot be judged":
+            return f"cannot be judged: {self.why}."
+        told = f"{self.findings} found" if self.findings else "nothing found"
+        least = (
+            ""
+            if self.smallest_effect is None
+            else f"; an effect of {self.smallest_effect * 100:.1f} points would have been seen"
+        )
+        confused = (
+            f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
+        )
+        return f"{told} in {pictures}{least}{confused}."
+
+
 class Findings(Sequence[Finding]):
-    """Findings of one audit, strongest first; slices are findings again."""
+    """Findings of one audit, strongest first; slices are findings again.
+
+    Attributes:
+        verdicts: one for each prompt audited, in the order asked; empty where no audit made these findings.
+    """
 
     def __init__(
-        self, findings: Iterable[Finding], study: Study | None = None, about: Mapping[str, Any] | None = None
+        self,
+        findings: Iterable[Finding],
+        study: Study | None = None,
+        about: Mapping[str, Any] | None = None,
+        verdicts: Iterable[PromptVerdict] = (),
     ):
+        self.verdicts = tuple(verdicts)
         self._findings = tuple(findings)
         self.study = study
         self.about = dict(about or {})  # model, dictionary, prompts audited, settings
@@ -120,7 +192,7 @@ class Findings(Sequence[Finding]):
     def __getitem__(self, index: slice) -> Findings: ...
     def __getitem__(self, index: int | slice) -> Finding | Findings:
         if isinstance(index, slice):
-            return Findings(self._findings[index], self.study, self.about)
+            return Findings(self._findings[index], self.study, self.about, self.verdicts)
         return self._findings[index]
 
     def __repr__(self) -> str:
@@ -163,6 +235,27 @@ class Findings(Sequence[Finding]):
         ]
         return pd.DataFrame(rows, columns=columns)
 
+    def verdict_frame(self) -> pd.DataFrame:
+        """One row a prompt audited: outcome, findings, pictures, how they were chosen, smallest effect in points."""
+        import pandas as pd
+
+        rows = [
+            (
+                v.prompt,
+                v.outcome,
+                v.findings,
+                v.pictures_finding + v.pictures_measuring,
+                v.chosen_by,
+                None if v.purity is None else round(v.purity, 2),
+                None if v.smallest_effect is None else round(v.smallest_effect * 100, 2),
+                ", ".join(v.confused_with),
+                v.why or v.not_asked,
+            )
+            for v in self.verdicts
+        ]
+        columns = ["prompt", "outcome", "findings", "pictures", "chosen by", "purity", "smallest effect"]
+        return pd.DataFrame(rows, columns=[*columns, "text taken for", "why"])
+
     def to_json(self, path: str | Path | None = None) -> str:
         """The findings as JSON (raw cosine); written to `path` as well when one is given.
 
@@ -170,6 +263,8 @@ class Findings(Sequence[Finding]):
             DataError: a full disk or a place that cannot be written; what was there before is untouched.
         """
         content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
+        if self.verdicts:
+            content["verdicts"] = [asdict(verdict) for verdict in self.verdicts]
         text = json_text(content, indent=2) + "\n"
         if path is not None:
             try:
@@ -198,7 +293,11 @@ class Findings(Sequence[Finding]):
         listed, about = content.get("findings"), content.get("about", {})
         if not isinstance(listed, list) or not isinstance(about, dict):
             raise DataError(f"{source} holds no list of findings: audit again")
-        return cls([Finding.from_dict(item) for item in listed], study, about)
+        verdicts = content.get("verdicts", [])
+        if not isinstance(verdicts, list):
+            raise DataError(f"{source} holds no list of verdicts: audit again")
+        each = [PromptVerdict.from_dict(item) for item in verdicts]
+        return cls([Finding.from_dict(item) for item in listed], study, about, each)
 
     def report(self, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
         """Write one self-contained HTML page, with still forms of `panels` if given; see `clipattr.reporting.page`."""

@@ -1,1 +1,1 @@
-"""Display: figures, and how numbers and foreign text are shown to people. Computes nothing."""
+"""Display: figures, and numbers and foreign text as displayed text. Computes nothing."""

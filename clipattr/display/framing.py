@@ -1,8 +1,8 @@
-"""Framing: which part of a picture a model sees.
+"""Framing: the part of a picture that a model sees.
 
-Owns the rectangle that a model's preprocessing keeps of a picture: all of it (squash), a centre crop (shortest
-side), or all of it with a margin (longest side). A map over the model's patches belongs into that rectangle. Ignores
-pixels and models beyond their preprocessing. Start at `frame_of`.
+Owns the rectangle of a picture that the model's preprocessing keeps: the whole picture (squash), a centre crop
+(shortest side), or the whole picture with a margin (longest side). A map over the model's patches is drawn in that
+rectangle. Ignores everything else about the model. Start at `frame_of`.
 """
 
 import json
@@ -15,12 +15,12 @@ from PIL import Image
 
 from clipattr.errors import DataError
 
-PROBE_LEVELS = 200  # grey levels of the ramps by which an unknown preprocessing is measured
+PROBE_LEVELS = 200  # grey level at the end of the ramps that measure an unknown preprocessing
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a model sees of a picture, in fractions of the picture's width and height.
+    """The part of a picture that a model sees, in fractions of the picture's width and height.
 
     `left` < `right` and `top` < `bottom`; (0, 0, 1, 1) is the whole picture. Edges beyond 0 or 1 are margins that the
     preprocessing adds.
@@ -43,19 +43,19 @@ class Frame:
 
 
 def frame_of(model: Any, size: tuple[int, int]) -> Frame:
-    """What a model sees of a picture of this size.
+    """The part that a model sees of a picture of this size.
 
     Args:
         model: a `Model`, or its `preprocess_id` alone.
         size: (width, height) in pixels.
 
     Returns:
-        Exact for preprocessing that open_clip describes. A preprocessing of one's own is measured with two ramps,
-        which must come back as ramps; its error is about a hundredth of the picture.
+        The frame; exact for preprocessing that open_clip describes. Custom preprocessing is measured with two ramps,
+        which it must map to ramps; the error is about a hundredth of the picture.
 
     Raises:
-        DataError: an empty size, or a preprocessing of one's own that is given by its id alone, or that does not keep
-            pictures upright rectangles.
+        DataError: the size is empty, custom preprocessing is given by its id alone, or it does not map pictures to
+            upright rectangles.
 
     >>> frame_of('{"resize_mode": "shortest", "size": [224, 224]}', (400, 200))
     Frame(left=0.25, top=0.0, right=0.75, bottom=1.0)
@@ -75,7 +75,7 @@ def frame_of(model: Any, size: tuple[int, int]) -> Frame:
 
 @lru_cache(1024)
 def _described(preprocess: str, width: int, height: int) -> Frame:
-    """From open_clip's description; what follows the resizing keeps the centre."""
+    """The frame from open_clip's description; the crop after resizing keeps the centre."""
     config = json.loads(preprocess)
     size = config["size"]
     tall, wide = size if isinstance(size, list) else (size, size)
@@ -90,7 +90,7 @@ def _described(preprocess: str, width: int, height: int) -> Frame:
 
 
 def _measured(model: Any, width: int, height: int) -> Frame:
-    """By what becomes of two ramps, between what becomes of black and white."""
+    """The frame from two preprocessed ramps, normalised by preprocessed black and white pictures."""
     shade = np.linspace(0, PROBE_LEVELS, width)[None].repeat(height, 0)
     rise = np.linspace(0, PROBE_LEVELS, height)[:, None].repeat(width, 1)
     black, bright, across, down = (

@@ -1,7 +1,7 @@
-"""Plots: figures for notebooks, papers and READMEs. They draw numbers that others have computed.
+"""Plots: matplotlib figures of given numbers for notebooks, papers and READMEs.
 
-Owns colours, marks and layout. Every function returns a `Chart`, a matplotlib figure that shows itself in a notebook;
-pyplot and its global state are never touched. Sign and kind are told by position, shape and text as well as by colour.
+Owns colours, marks and layout. Every function returns a `Chart`, a matplotlib figure that a notebook displays; pyplot
+and its global state are not used. Sign and kind are shown by position, shape and text as well as by colour.
 Start at `signed_bars`, `reliance_map` or `gallery`.
 """
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from clipattr.attribution.result import Attribution
     from clipattr.discovery.findings import Finding
 
-UNSEEN = 0.6  # how far towards grey `overlay` brings what the model does not see, 0 to 1
+UNSEEN = 0.6  # blending with grey of the area that the model does not see, 0 to 1
 BLUE, ORANGE, GREY, INK, FAINT = "#2f6db3", "#c8641b", "#8a8f98", "#22252a", "#d9dce1"
 DPI = 110
 LABEL_LENGTH = 34
-# One shape a kind, so that a map can be read without colour.
+# One shape per kind, so that a map can be read without colour.
 KIND_MARKS = {
     "polysemy": "o",
     "compound": "s",
@@ -45,9 +45,9 @@ KIND_MARKS = {
 
 
 class Chart(Figure):
-    """A matplotlib figure without pyplot: shows itself in a notebook, and is saved with `savefig`.
+    """A matplotlib figure without pyplot; notebooks display it, and `savefig` saves it.
 
-    Drawings show themselves as PNG; figures made of pictures as JPEG, which is a tenth of the size.
+    Drawings are displayed as PNG, figures made of pictures as JPEG, which takes a tenth of the bytes.
     """
 
     def __init__(self, width: float, height: float, *, of_pictures: bool = False, **options: Any) -> None:
@@ -62,7 +62,7 @@ class Chart(Figure):
         return self.jpeg() if self.of_pictures else None
 
     def png(self) -> bytes:
-        """The figure as PNG bytes, without anything that changes from run to run."""
+        """The figure as PNG bytes, identical from run to run."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
@@ -86,11 +86,11 @@ def signed_bars(
     """Horizontal bars to both sides of zero, the first on top.
 
     Args:
-        names: what each bar stands for.
-        values: one a bar, in `unit`, as they are to be shown.
-        rest: further bars in grey below a line: what is no latent (bias, error, gap).
-        notes: a few characters beside each name, for instance an alignment.
-        unit: named on the axis.
+        names: label of each bar.
+        values: length of each bar, in `unit`.
+        rest: further bars in grey below a line, for parts that are not latents (bias, error, gap).
+        notes: a short text beside each name, e.g. an alignment.
+        unit: name of the unit for the axis.
 
     Raises:
         DataError: names, values or notes differ in number, or there is nothing to draw.
@@ -141,9 +141,10 @@ def signed_bars(
 def attribution_bars(
     attribution: Attribution, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None
 ) -> Chart:
-    """The `n` latents that move one target most on one picture, then bias, error and the gap that remains.
+    """The `n` latents with the largest attribution to one target on one picture, then bias, error and gap.
 
-    Cosines are shown in points (× 100), others in their own unit. Methods that only rank have no rows for the rest.
+    Cosines are shown in points (× 100), other targets in their own unit. Methods that only rank have no bars for bias,
+    error and gap.
     """
     rows = attribution.top(n, picture=picture, target=target)
     ranks_only = attribution.unit == "rank only"
@@ -165,10 +166,10 @@ def attribution_bars(
 def waterfall_steps(
     names: Sequence[str], changes: Sequence[float], *, unit: str = "points", title: str | None = None
 ) -> Chart:
-    """Bars that each start where the one above ended; the last level is marked and written out.
+    """Bars that each start where the bar above ends; the last level is marked with its value.
 
     Args:
-        names: what each step is. changes: one a step, in `unit`; the first starts at 0.
+        names: label of each step. changes: change of each step, in `unit`; the first starts at 0.
 
     Raises:
         DataError: names and changes differ in number, or there are none.
@@ -206,10 +207,10 @@ def waterfall_steps(
 
 
 def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | None = None) -> Chart:
-    """Findings by alignment (what the family looks like) and causal effect (what it does), one shape a kind.
+    """Findings by alignment (x) and causal effect (y), one shape per kind.
 
-    Up and to the left is what an audit looks for: the prompt owes much to something that does not look like it.
-    Lines are 95 % intervals of the causal effect. The `name` strongest findings are named.
+    An audit looks for findings at the upper left: a large effect of a family that does not look like the prompt.
+    Vertical lines are 95 % intervals of the causal effect. The `name` strongest findings are labelled.
 
     Raises:
         DataError: no findings.
@@ -253,7 +254,7 @@ def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | No
     for finding in found[: max(name, 0)]:
         place = (finding.alignment / span_x, finding.causal_effect.value / span_y)
         if any(abs(place[0] - x) < 0.22 and abs(place[1] - y) < 0.045 for x, y in taken):
-            continue  # two names on top of each other help nobody; the table has both
+            continue  # overlapping names are unreadable; the table has both
         taken.append(place)
         to_the_left = finding.alignment > min(f.alignment for f in found) + 0.6 * span_x
         axes.annotate(
@@ -290,12 +291,12 @@ def gallery(
 
     Args:
         pictures: PIL images or (h, w, 3) uint8 arrays.
-        captions: one a picture.
-        columns: pictures a row.
-        side: inches a picture.
+        captions: one per picture.
+        columns: pictures per row.
+        side: side of a picture in inches.
 
     Raises:
-        DataError: no pictures, or another number of captions.
+        DataError: there are no pictures, or the number of captions differs.
     """
     if not len(pictures):
         raise DataError("no pictures to draw")
@@ -353,11 +354,13 @@ def _title(axes: Axes, title: str | None) -> None:
 def overlay(
     picture: Image.Image, heat: Tensor | np.ndarray, *, strength: float = 0.65, frame: Frame | None = None
 ) -> Image.Image:
-    """A picture under a map: positive values in warm, negative in cold, 0 clear. The map's largest |value| is full.
+    """Overlay a map on a picture: positive values in a warm colour, negative in a cold one, 0 transparent.
+
+    The largest |value| of the map is drawn at full strength.
 
     Args:
-        frame: what the model sees of the picture, from `frame_of(model, picture.size)`; the map is drawn there and
-            the rest is greyed. None: the model sees the whole picture.
+        frame: the part of the picture that the model sees, from `frame_of(model, picture.size)`; the map is drawn there
+            and the rest is greyed. None: the whole picture.
     """
     heat = np.asarray(heat, dtype=np.float32)
     if heat.ndim != 2:
@@ -369,7 +372,7 @@ def overlay(
     scaled = Image.fromarray(heat / largest).resize(size, Image.Resampling.BICUBIC)
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)
     level, seen = np.zeros(base.shape[:2], np.float32), np.zeros(base.shape[:2], bool)
-    # The part of the frame that lies on the picture; a frame with margins is larger.
+    # The part of the frame inside the picture; a frame with margins is larger than the picture.
     rows, columns = (
         slice(max(start, 0), min(end, side))
         for start, end, side in ((top, bottom, len(base)), (left, right, base.shape[1]))

@@ -1,7 +1,7 @@
-"""Wording: how numbers, kinds of findings and text from outside are put before people.
+"""Wording: numbers, kinds of findings and foreign text as displayed text.
 
-Owns signs, units, the sentences about kinds, and the rule that no foreign text may change what stands around it.
-Knows nothing of HTML, terminals or figures, which all use it. Start at `visible` and `points`.
+Owns signs, units, the sentences about kinds, and the neutralisation of control characters in foreign text. Ignores
+HTML, terminals and figures, which all use it. Start at `visible` and `points`.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 NO_VALUE = "–"
 NO_LABEL = "(no word for it)"
 
-# What a kind is called, and what it says about a prompt. Keys: `clipattr.discovery.findings.KINDS`.
+# Display name of each kind, and the sentence that explains it. Keys: `clipattr.discovery.findings.KINDS`.
 KIND_WORDS: Mapping[str, tuple[str, str]] = {
     "polysemy": ("another sense", "pictures of another thing with the same name score for the prompt"),
     "compound": ("part of a compound", "one word of the prompt names something else, and that scores for it"),
@@ -26,10 +26,10 @@ KIND_WORDS: Mapping[str, tuple[str, str]] = {
 
 
 def visible(text: object, limit: int | None = None) -> str:
-    """Any text as one line that shows what it holds and cannot reorder or hide anything.
+    """Any text as one line in which every character is visible and none can reorder or hide others.
 
-    Characters without a picture of their own (control and direction marks, lone surrogates) become their code point,
-    as in ⟨U+202E⟩; runs of white space become one space. What goes beyond `limit` characters is cut and counted.
+    Control and direction marks and lone surrogates are replaced by their code point, as in ⟨U+202E⟩; runs of white
+    space become one space. A text longer than `limit` characters is cut, followed by its length.
     """
     raw = str(text)
     line = "".join(_shown(c) for c in (raw if limit is None else raw[: 4 * limit]))
@@ -51,7 +51,7 @@ def _shown(character: str) -> str:
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """A number with its sign and a real minus; "–" where there is none (None, NaN)."""
+    """A number with its sign and a typographic minus; "–" for None and NaN."""
     if value is None or not math.isfinite(value):
         return NO_VALUE
     rounded = round(float(value), digits)
@@ -83,10 +83,10 @@ def percent(value: float | None) -> str:
 
 
 def kind_word(kind: str) -> str:
-    """What a kind is called in a table."""
+    """Display name of a kind."""
     return KIND_WORDS.get(kind, (kind.replace("_", " "), ""))[0]
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a number that can be shown as one; True and False are not."""
+    """Whether a value is a number to display; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,1 +1,1 @@
-"""Execution: the same work done in this process or by Ray."""
+"""Execution: running tasks in this process or with Ray."""

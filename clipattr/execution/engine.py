@@ -1,8 +1,8 @@
-"""Tasks: the same work, item by item, done here or wherever an engine sends it.
+"""Engines: run a function over items, in this process or on other machines.
 
-Owns the order of results, which is that of the items whoever computed them, so that sums and files come out the same
-bytes; and smaller helpings where memory does not suffice for a whole one. Ignores what is computed. Start at `Engine`;
-`ray.py` has the one that uses a cluster.
+Owns the interface of an engine, which returns results in the order of the items so that sums and files have the same
+bytes everywhere, and the halving of a batch that does not fit into memory. Ignores what is computed. Start at `Engine`;
+the engine for a cluster is in `ray.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +12,10 @@ Part = TypeVar("Part")
 
 
 class Engine(Protocol):
-    """Runs a function over items. Functions live in modules and take (shared, item); both must be picklable.
+    """Runs a function over items. The function is a module-level function of (shared, item); both must be picklable.
 
-    at_once: whether one call may take all items of a stage at once, because it would run here anyway.
+    Attributes:
+        at_once: whether one call may take all items of a stage, because it runs in this process anyway.
     """
 
     at_once: bool
@@ -25,7 +26,7 @@ class Engine(Protocol):
 
 
 class Here:
-    """One after the other in this process."""
+    """Runs the items one after the other in this process."""
 
     at_once = True
 
@@ -35,16 +36,16 @@ class Here:
 
 
 def in_halves(work: Callable[[slice], Part], size: int) -> tuple[list[Part], int | None]:
-    """`work` on a batch, in one piece if memory suffices for it, else in halves, quarters and so on.
+    """Apply `work` to a batch, in halves, quarters and so on if memory does not suffice for the whole.
 
     Args:
-        work: takes a slice of the batch. size: of the batch.
+        work: function of a slice of the batch. size: of the batch.
 
     Returns:
-        what `work` made of the pieces, in order, and the size of the smallest piece, None for the batch in one piece.
+        the results for the pieces, in order, and the size of the smallest piece (None: the batch was not divided).
 
     Raises:
-        What `work` raises; its own memory error where not even one item fits.
+        Any error of `work`; its memory error if even one item does not fit.
     """
     made: list[Part] = []
     left, smallest = [(0, size)], None
@@ -56,7 +57,7 @@ def in_halves(work: Callable[[slice], Part], size: int) -> tuple[list[Part], int
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or stop - start == 1:
                 raise
-        # Outside the handler, whose traceback would hold on to the memory.
+        # Outside the handler, whose traceback would keep the memory allocated.
         middle = start - (start - stop) // 2
         smallest = min(middle - start, smallest or size)
         left += [(middle, stop), (start, middle)]
@@ -64,7 +65,7 @@ def in_halves(work: Callable[[slice], Part], size: int) -> tuple[list[Part], int
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
+    """Whether an error reports lack of memory, on any device."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(
         phrase in said for phrase in ("out of memory", "can't allocate memory", "not enough memory")

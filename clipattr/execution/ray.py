@@ -1,11 +1,11 @@
-"""Scale: the engine that sends a study's work to Ray, on this machine or on a cluster.
+"""Ray: the engine that runs a study's tasks on this machine or on a cluster.
 
-Owns starting and stopping Ray, how many tasks wait at a time, and what happens when a worker dies. What the tasks
-compute is the same code as without it. Start at `Ray`.
+Owns starting and stopping Ray, the number of waiting tasks, and the handling of dead workers. The tasks run the same
+code as without Ray. Start at `Ray`.
 
 All machines must see the pictures and the study's folder under the same paths (a shared file system), and have the
-same clipattr installed. Tasks run with one thread each unless told otherwise; floats may differ in their last digits
-from a run with another number of threads, so compare with a single process of as many.
+same clipattr installed. By default a task runs with one thread. The last digits of floats depend on the number of
+threads, so compare with a single process that uses as many.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 from clipattr.errors import ClipattrError, DataError
 
-AHEAD = 4  # results per worker that may wait for an earlier one
-RETRIES = 3  # of a task whose worker died
-_KEPT: dict[Any, Any] = {}  # in a worker: what the last stage's tasks share, unpacked once
+AHEAD = 4  # finished results per worker that may wait for an earlier result
+RETRIES = 3  # repetitions of a task whose worker died
+_KEPT: dict[Any, Any] = {}  # in a worker: the shared value of the last stage, unpickled once
 
 
 class Ray:
@@ -29,12 +29,12 @@ class Ray:
 
     Args:
         workers: tasks at a time; None: as many as the cluster has cores.
-        address: of a running cluster, "auto" for the one of this machine; None starts one here, which ends with
+        address: of a running cluster, "auto" for the one of this machine; None starts a cluster here, which ends with
             `close`, a `with` block, or the process.
-        threads: of each task.
+        threads: threads of each task.
 
     Raises:
-        DataError: Ray is not installed, or no cluster answers at the address.
+        DataError: Ray is not installed, or there is no cluster at the address.
     """
 
     at_once = False
@@ -44,7 +44,7 @@ class Ray:
             raise DataError(f"Ray needs at least one worker and one thread; got {workers} and {threads}.")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Ray's own default makes room for everything else on the machine, and on a busy one never gets to work.
+        # Ray's default lowers the priority of workers so far that they starve on a busy machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             import ray
@@ -73,18 +73,18 @@ class Ray:
         self.close()
 
     def close(self) -> None:
-        """Stop what was started here."""
+        """Stop the cluster if this object started it."""
         if self._mine and self._ray.is_initialized():
             self._ray.shutdown()
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, items: Sequence[Any]) -> Iterator[Any]:
         """`function(shared, item)` for every item, in the order of the items.
 
-        As many at a time as there are workers, however large the cluster. A task whose worker dies is given to
-        another, three times at most. A slow one holds up nobody until four results per worker wait behind it.
+        `workers` tasks run at a time, however large the cluster is. A task whose worker dies is given to another
+        worker, three times at most. A slow task delays the others only when four results per worker wait for it.
 
         Raises:
-            What the function raises. DataError: workers keep dying.
+            Any error of the function. DataError: the workers of one task died four times.
         """
         task = self._ray.remote(_run).options(num_cpus=self.threads, max_retries=RETRIES)
         box = [self._ray.put((function, shared))]
@@ -128,7 +128,7 @@ class Ray:
 
 
 def _run(box: list[Any], threads: int, item: Any) -> Any:
-    """In a worker: one item. What its stage shares is fetched and unpacked once per worker."""
+    """Compute one item in a worker. The shared value of the stage is fetched and unpickled once per worker."""
     import ray
     import torch
 

@@ -1,7 +1,7 @@
-"""Name checks: how sure the name of a finding's cause is.
+"""Name checks: how certain the name of a finding's cause is.
 
-Owns the comparison of a family's label with the runner-up word and with the labels of the family's own pictures.
-Ignores how labels are made. Start at `name_check`.
+Owns the comparison of a family's label with the runner-up word and with the labels of the family's pictures. Ignores
+how labels are chosen. Start at `name_check`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from clipattr.display.wording import visible
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
 
-MANY = 0.5  # share of a family's pictures from which their common label counts as another name
+MANY = 0.5  # least share of a family's pictures with one label for that label to count as another name
 
 
 @dataclass(frozen=True)
 class NameCheck:
-    """What speaks for and against a label.
+    """Evidence for and against a label.
 
-    `runner_up`: the vocabulary's next word for the family's strongest latent, and `lead`: by how much it fits worse,
-    raw cosine (None and NaN where unknown). `pictured`: the label that most of the family's pictures bear, on `count`
-    of `pictures` of them (None where they bear none).
+    Attributes:
+        runner_up: second word for the family's strongest latent; None if unknown.
+        lead: alignment of the label minus that of the runner-up, raw cosine; NaN if unknown.
+        pictured: most frequent label of the family's pictures, None without labels; `count` of `pictures` have it.
     """
 
     label: str | None
@@ -43,7 +44,7 @@ class NameCheck:
         return not same and self.count >= MANY * self.pictures
 
     def words(self) -> str:
-        """The check in one line, as text; "" where nothing is known."""
+        """The check in one line, as text; "" if nothing is known."""
         parts = []
         if self.pictured is not None:
             verb = "is" if self.count == 1 else "are"
@@ -62,10 +63,10 @@ class NameCheck:
 
 
 def name_check(study: Any, finding: Finding) -> NameCheck:
-    """Hold a finding's label against the runner-up and against the labels of its pictures.
+    """Compare a finding's label with the runner-up word and with the labels of its pictures.
 
     Args:
-        study: the finding's; None, or one without labels, leaves unknown what it would say.
+        study: the finding's study; None, or a study without labels, leaves the corresponding fields unknown.
     """
     runner_up, lead = _runner_up(study, finding)
     pictured, count, pictures = None, 0, 0
@@ -81,7 +82,7 @@ def name_check(study: Any, finding: Finding) -> NameCheck:
 
 
 def _runner_up(study: Any, finding: Finding) -> tuple[str | None, float]:
-    """The next word after the label for the strongest latent, and its distance."""
+    """The best word other than the label for the strongest latent, and the lead of the label."""
     held = getattr(study, "labels", None)
     if held is None or not finding.latents or finding.label is None:
         return None, float("nan")

@@ -1,7 +1,7 @@
-"""Report: the findings of an audit as one HTML page that opens offline, prints, and can be sent to anybody.
+"""Report: the findings of an audit as one self-contained HTML page.
 
-Owns the page (`report.html`, `report.css` beside this file) and how a finding is told there. Computes nothing: every
-number comes from the findings, every picture from their study. Everything that came from outside is escaped.
+Owns the page (`report.html` and `report.css` in this folder) and the text about a finding. Computes nothing: numbers
+come from the findings, pictures from their study. Foreign text is escaped.
 Start at `write_report`.
 """
 
@@ -36,15 +36,15 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     """Write one self-contained page with the findings, strongest causal effect first.
 
     Args:
-        panels: views to add at the end, heading to panel (or to a panel's `snapshot()`); their still forms are taken.
+        panels: panels (or their `snapshot()`) by heading, whose static views are added at the end.
 
-    Pictures come from `findings.study`; without one (findings read from JSON) the page says so and shows ids.
+    Pictures come from `findings.study`; findings read from JSON without a study are shown with picture ids only.
 
     Returns:
-        The path written: the page is either whole or not there.
+        The path of the page, which is written atomically.
 
     Raises:
-        DataError: the folder does not exist or cannot be written to.
+        DataError: the folder does not exist or is not writable.
     """
     path = Path(path)
     if path.is_dir():
@@ -119,7 +119,7 @@ def _moves(finding: Finding) -> str:
 
 
 def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
-    """(what, number, note) as a row; the number and note are HTML already."""
+    """A row of (what, number, note) tiles; number and note are HTML."""
     cells = [
         f"<div><dt>{html.escape(what)}</dt><dd>{number}{f'<small>{note}</small>' if note else ''}</dd></div>"
         for what, number, note in figures
@@ -187,7 +187,7 @@ def _verdict_tag(f: Finding, pictures: PagePictures) -> str:
 
 
 def _first_picture(finding: Finding, pictures: PagePictures) -> str:
-    """The family's strongest example, small, beside a name that says the same: no text of its own."""
+    """The family's strongest example as a small picture without alternative text, since the label follows it."""
     for _, place in pictures.examples_of(finding)[:1]:
         if place in pictures.uris:
             return f'<img src="{pictures.uris[place]}" alt="">'
@@ -199,7 +199,7 @@ def _label(finding: Finding) -> str:
 
 
 def _effect_bar(effect: Interval, low: float, high: float) -> str:
-    """The value as a bar from zero with its interval, on a scale that all rows share. Its numbers stand beside it."""
+    """The value as a bar from zero with its interval, on the scale of all rows; the numbers are in another column."""
 
     def at(value: float) -> float:
         inside = min(max(value, low), high) if value == value else 0.0
@@ -249,7 +249,7 @@ def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
 
 
 def _views(panels: Mapping[str, Any]) -> str:
-    """The still forms of panels, which escape what came from outside themselves."""
+    """The static views of panels, which escape foreign text themselves."""
     views = {
         heading: panel.snapshot() if hasattr(panel, "snapshot") else panel
         for heading, panel in panels.items()
@@ -295,7 +295,7 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 
 
 def _name_note(f: Finding, pictures: PagePictures) -> str:
-    """How sure the name of the cause is; a doubtful one stands out."""
+    """The name check of the cause; a doubtful name is highlighted."""
     check = name_check(pictures.study, f)
     told = check.words()
     kind = "doubt" if check.is_doubtful else "small"
@@ -303,7 +303,7 @@ def _name_note(f: Finding, pictures: PagePictures) -> str:
 
 
 def _verdict_note(f: Finding, pictures: PagePictures) -> str:
-    """What a person said of the finding, kept beside the study."""
+    """The verdict of a person about the finding, stored with the study."""
     verdict = pictures.verdict_of(f)
     if verdict.choice == "open" and not verdict.note:
         return ""
@@ -312,7 +312,7 @@ def _verdict_note(f: Finding, pictures: PagePictures) -> str:
 
 
 def measured_words(f: Finding) -> str:
-    """What the pictures are that a finding was measured on."""
+    """Heading of the pictures that a finding was measured on."""
     prompt = visible(f.prompt, 40)
     if "prompt_examples" not in f.evidence:
         return f"Pictures labelled “{prompt}”"
@@ -334,7 +334,7 @@ def _sentence(f: Finding) -> str:
         f"({span(effect.low, effect.high)}) when {when}. "
     )
     if f.by_writing:
-        told += "Its latents wake when it is written; what else they respond to is shown below"
+        told += "Its latents become active when the prompt is written on a picture; their strongest examples are below"
     elif f.label:
         told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
     else:
@@ -347,7 +347,7 @@ def _sentence(f: Finding) -> str:
 
 
 def _whole(what: str, text: str | None) -> str:
-    """The whole of a text too long for a heading, to unfold."""
+    """A text that is too long for a heading, in an element that unfolds."""
     if text is None or len(text) <= NAME_LENGTH:
         return ""
     return f'<details><summary>{what} in full</summary><div class="whole">{text_html(text)}</div></details>'
@@ -367,7 +367,7 @@ def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePi
         told = html.escape(told, quote=True)
         items.append(f'<li><img src="{uri}" alt="{told}" title="{told}"></li>')
     note = (
-        f'<p class="small">Not readable any more: {", ".join(name_html(m) for m in missing)}</p>'
+        f'<p class="small">No longer readable: {", ".join(name_html(m) for m in missing)}</p>'
         if missing
         else ""
     )

@@ -1,4 +1,4 @@
-"""The bridge to the panels, imported only when it is crossed."""
+"""`explore`: the panels, imported when the function is called."""
 
 from typing import TYPE_CHECKING, Any
 

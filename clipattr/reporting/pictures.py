@@ -1,6 +1,6 @@
-"""The pictures on a report's page: which ones a finding shows, and their pixels as data URIs within a budget.
+"""Pictures on a report's page: the choice for each finding, and their pixels as data URIs within a size budget.
 
-Owns choosing and encoding. Ignores the page. Start at `PagePictures`.
+Owns choice and encoding. Ignores the page. Start at `PagePictures`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from clipattr.studies.verdicts import Verdict, Verdicts
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
 
-SHOWN_PICTURES = 12  # a strip
-PICTURE_BYTES = 6_000_000  # of JPEG on the page; base64 adds a third
+SHOWN_PICTURES = 12  # pictures of one strip
+PICTURE_BYTES = 6_000_000  # budget of JPEG bytes on the page; base64 adds a third
 PICTURE_STEPS = ((152, 82), (112, 78), (80, 70), (56, 60))  # side in px and JPEG quality, tried in this order
 
 
 class FindingPictures:
-    """Which pictures of a study belong to a finding."""
+    """The pictures of a study that a finding shows."""
 
     def __init__(self, study: Any, findings: Sequence[Finding]) -> None:
         self.study = study
         self.places: dict[str, int] = {}
         self.labelled: dict[str, list[int]] = {}
         self.limit = SHOWN_PICTURES
-        # A study in memory has no folder, and no verdicts.
+        # A study in memory has no folder and so no verdicts.
         self._verdicts = Verdicts(study) if getattr(study, "path", None) is not None else None
         if study is None:
             return
@@ -45,16 +45,16 @@ class FindingPictures:
                     self.places[shown] = place
 
     def verdict_of(self, finding: Finding) -> Verdict:
-        """What a person said of a finding; "open" where nobody has."""
+        """The verdict of a person about a finding; "open" if there is none."""
         return self._verdicts.of(finding) if self._verdicts is not None else Verdict()
 
     def examples_of(self, finding: Finding) -> list[tuple[str, int | None]]:
-        """(id, place) of the family's strongest examples, in their order; (name, None) for one that is not there."""
+        """(id, place) of the family's strongest examples in order; (name, None) for an example that the study lacks."""
         found = [(name, self.places.get(name)) for name in finding.examples[: self.limit]]
         return [(name if place is None else self.study.images.ids[place], place) for name, place in found]
 
     def pictures_of(self, finding: Finding) -> list[tuple[str, int | None]]:
-        """Pictures the finding was measured on, where the audit names some; else those labelled with the prompt."""
+        """Pictures that the finding was measured on, if the audit names them; else those labelled with the prompt."""
         named = finding.evidence.get("prompt_examples")
         if isinstance(named, Sequence) and not isinstance(named, str):
             return [(str(name), self.places.get(str(name))) for name in named[: self.limit]]
@@ -64,7 +64,7 @@ class FindingPictures:
 
 
 class PagePictures(FindingPictures):
-    """The pictures on the page as data URIs, all of one size, chosen so that they stay within `PICTURE_BYTES`."""
+    """The pictures on the page as data URIs of one size, within the budget `PICTURE_BYTES`."""
 
     def __init__(self, study: Any, findings: Sequence[Finding]) -> None:
         super().__init__(study, findings)
@@ -80,7 +80,7 @@ class PagePictures(FindingPictures):
                 *examples[:1],
                 *examples,
                 *self.pictures_of(finding),
-            ):  # the first is in the table too
+            ):  # the first example is also in the table
                 if place is not None:
                     uses[place] = uses.get(place, 0) + 1
         thumbnails = {place: self._thumbnail(place) for place in uses}
@@ -90,7 +90,7 @@ class PagePictures(FindingPictures):
             }
             if sum(len(data) * uses[place] for place, data in encoded.items()) <= PICTURE_BYTES:
                 break
-        else:  # very many findings: fewer pictures for each
+        else:  # too many findings for the smallest size: show fewer pictures for each
             self.limit //= 2
             if self.limit:
                 return self._encode(findings)
@@ -104,7 +104,7 @@ class PagePictures(FindingPictures):
         try:
             return self.study.thumbnail(place).convert("RGB")
         except (OSError, ValueError):
-            return None  # the picture was moved or damaged since; its id is still named
+            return None  # the picture was moved or damaged later; the page shows its id
 
 
 def _jpeg(picture: Any, side: int, quality: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Site: a study as static pages that need no kernel and no network: latents, findings, prompts, words.
+"""Site: a study as static pages of latents, findings, prompts and words, which need no kernel and no network.
 
-Owns the folder of pages (`templates/site.html`, `templates/site.css`) and what stands on each. Computes nothing: all
-numbers come from the study, `studies.collected` and the findings. Text from outside is escaped by the template engine.
+Owns the folder of pages (`templates/site.html`, `templates/site.css`) and their content. Computes nothing: numbers come
+from the study, `studies.collected` and the findings. The template engine escapes foreign text.
 Start at `write_site`.
 """
 
@@ -28,9 +28,9 @@ from clipattr.studies.collected import Collected
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
 
-PAGE_BYTES = 300_000  # of one page, so that it opens at once
+PAGE_BYTES = 300_000  # largest size of a page, for quick loading
 LISTED = 500  # latents on one page of the list: about 100 kB
-SIDE = 84  # px of a thumbnail
+SIDE = 84  # side of a thumbnail in px
 EXAMPLES, PER_BAND, COLUMNS = 12, 6, 6
 PROMPTS = 400  # prompts with a page of their own
 RESTS_ON = 20
@@ -48,16 +48,15 @@ def write_site(
 
     Args:
         study: a `Study`. Without its model's weights the pages lack prompts and what they rest on.
-        out: the folder; made if it does not exist. A folder with anything in it is refused, unless it is an earlier
-            site.
+        out: the folder; created if it does not exist. It must be empty or hold an earlier site.
         findings: of an audit of this study.
-        latents: how many latents get a page, by triage; None for all live ones.
+        latents: number of latents with a page, by triage; None: all live ones.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: the folder holds other things, or cannot be written.
+        DataError: the folder holds other files, or is not writable.
     """
     out = Path(out)
     mark = out / "site.css"
@@ -144,7 +143,7 @@ class _Site:
             )
 
     def _by_word(self) -> dict[str, list[tuple[str, list[int]]]]:
-        """Pages of words by their first letters, each small enough for one page."""
+        """Words grouped by their first letters, so that each group fits one page."""
         words: dict[str, list[int]] = {}
         for j in self.numbers:
             for text in {_text(getattr(self.rows[j], "label", None)), _text(self.study.names.get(j))} - {""}:
@@ -152,7 +151,7 @@ class _Site:
         return _split(sorted(words.items()))
 
     def _prompts(self) -> list[tuple[str, str]]:
-        """Label words that get a page, with the name of its file; none where nothing can be computed."""
+        """Label words with a page, and its file name; empty if the study's site or weights do not allow scores."""
         try:
             words = self.collected.label_words[:PROMPTS]
             self.collected.check_site()
@@ -193,7 +192,7 @@ class _Site:
             label = f.label or NO_LABEL
             rows.append({"number": number, "prompt": f.prompt, "label": label, "kind": kind_word(f.kind),
                          "effect": told, "verdict": "" if verdict == "open" else verdict})  # fmt: skip
-            # The report's section escapes what came from outside itself.
+            # The report's section escapes foreign text itself.
             section = Markup(
                 _section(number, f, PagePictures(self.study, [f])).replace("#glance", "../findings.html")
             )
@@ -239,7 +238,7 @@ class _Site:
     def _strip(
         self, rows: Sequence[int], file: str, title: str, values: Sequence[float]
     ) -> tuple[dict[str, Any], bytes]:
-        """Thumbnails as one JPEG, and what the page says of it."""
+        """Thumbnails as one JPEG, and its description for the page."""
         images = self.study.images
         columns = min(COLUMNS if len(rows) > EXAMPLES else EXAMPLES, len(rows))
         page = Image.new("RGB", (columns * SIDE, math.ceil(len(rows) / columns) * SIDE), (238, 239, 241))
@@ -283,7 +282,7 @@ def _anchor(word: str) -> str:
 
 
 def _split(words: Sequence[tuple[str, list[int]]], length: int = 1) -> dict[str, list[tuple[str, list[int]]]]:
-    """Words by their first letters, with more letters where a page would become too large."""
+    """Words grouped by first letters; a group that is too large for a page is divided by further letters."""
     pages: dict[str, list[tuple[str, list[int]]]] = {}
     for word, latents in words:
         head = word.lower()[:length]

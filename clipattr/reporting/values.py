@@ -1,6 +1,6 @@
-"""Values on a report's page: foreign text, numbers, evidence and settings as HTML that cannot act.
+"""Values on a report's page: foreign text, numbers, evidence and settings as escaped HTML.
 
-Owns escaping and what known pieces of evidence are called. Ignores the page. Start at `text_html` and `evidence_html`.
+Owns escaping and the names of known evidence. Ignores the page. Start at `text_html` and `evidence_html`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from clipattr.display.wording import is_number, percent, points, span, visible
 
 NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the rest unfolds
 TEXT_LENGTH = 20_000  # characters of one foreign text on the page
-# Evidence that audits attach: what to call it, its unit, and what it says. Unknown names are shown as they are.
+# Evidence of audits: displayed name, unit, explanation. Unknown names are shown unchanged.
 EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "reason": (
         "suspected because",
         "",
-        "company: it comes with the prompt; covered: as well, and falls silent when its place is covered; "
-        "written: as well, and wakes when the prompt is written; part: of its name; stands out: by score",
+        "co-occurrence: it is seen on the prompt's pictures more often than on others; part of the name: it is part of "
+        "the prompt's name; written: writing the prompt on pictures raises their score",
     ),
     "concerns": ("measured on", "", ""),
     "pictures": ("pictures measured", "", ""),
@@ -28,7 +28,7 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "seen": (
         "seen in them",
         "percent",
-        "how much of the family's meaning the evaluator sees in the measured pictures; low: other reasons",
+        "presence of the family's concept in the measured pictures by the evaluator; low: they score for other reasons",
     ),
     "together": (
         "beside the prompt's own",
@@ -43,39 +43,39 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "standing": (
         "standing",
         "percent",
-        "their score over that of the prompt's own pictures; near 100\u00a0% the family alone passes for the prompt",
+        "their score divided by that of the prompt's own pictures; near 100\u00a0%: the family alone suffices",
     ),
     "separation": (
         "separation",
         "",
-        "how well the family's strength tells which pictures score high (area under the ROC curve; 0.5 is chance)",
+        "how well the family's activation predicts which pictures score high (area under the ROC curve; 0.5 is chance)",
     ),
     "focus": (
         "focus",
         "percent",
-        "largest share of the family's strength that goes when a quarter of the picture is covered; low: spread out",
+        "largest share of the family's activation that is lost when a quarter of the picture is hidden",
     ),
     "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
-    "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures in which it does"),
+    "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures that show it"),
     "beside": (
-        "the prompt as well",
-        "percent",
-        "share of those own pictures that show the prompt too; near 0\u00a0%: something else stands in its place",
+        "effect beside the prompt",
+        "",
+        "score of the prompt's own pictures that show the concept, minus that of its own pictures without it",
     ),
     "left_covered": (
         "left when covered",
         "percent",
-        "share of the family's strength left when a window covers the place where the evaluator sees its meaning",
+        "share of the family's activation that remains when the region that depicts its concept is occluded",
     ),
     "writing": (
         "writing",
         "points",
-        "rise of the score when the prompt is written on other pictures, and beyond other words written there",
+        "rise of the score when the prompt is written on other pictures, minus the rise with other words",
     ),
     "before_written": (
         "without the writing",
         "percent",
-        "share of the family's strength that was there before the prompt was written",
+        "share of the family's activation that was present before the prompt was written",
     ),
     "ablated": (
         "switched off",
@@ -85,13 +85,46 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "pixels": (
         "in pixels",
         "",
-        "what happens when the cause is taken out of pictures and pasted into others, beyond a control edit",
+        "effect of removing the cause from pictures and pasting it into others, minus that of a control edit",
     ),
+    "difference": (
+        "rate difference",
+        "percent",
+        "share of the prompt's own pictures that show the concept, minus the share of other pictures",
+    ),
+    "thing": (
+        "effect of the concept",
+        "points",
+        "score of pictures that show the concept without the prompt, minus that of pictures with neither",
+    ),
+    "by_text": (
+        "explained by text",
+        "percent",
+        "share of that effect explained by the similarity of the two texts",
+    ),
+    "kept": ("activation kept", "percent", "share of the family's codes that remains without the cause"),
+    "alone": (
+        "activation alone",
+        "percent",
+        "the family's codes on the concept without the prompt, relative to pictures with both",
+    ),
+    "alike": (
+        "likeness",
+        "percent",
+        "similarity of pictures of the prompt and of the concept to each other, relative to that within each",
+    ),
+    "diversity": (
+        "largest answer",
+        "percent",
+        "largest share of one answer of the model among other pictures of the concept",
+    ),
+    "unit": ("prompt's contrast", "points", "score of the prompt's own pictures above that of the others"),
+    "effect_in_units": ("effect in contrasts", "percent", "causal effect divided by the prompt's contrast"),
     "group": ("vocabulary group", "", ""),
     "rerender_effect": (
         "re-rendering",
         "points",
-        "fall of the score when the cause is taken out of the picture itself: the truth of the picture world",
+        "fall of the score when the picture is rendered without the cause: ground truth in the picture world",
     ),
 }
 SHOWN_ELSEWHERE = {"prompt_examples"}  # as pictures
@@ -104,8 +137,8 @@ ABOUT = {
     "dictionary": "dictionary",
     "dictionary_hash": "dictionary (hash)",
     "pictures": "pictures",
-    "pictures_finding": "pictures that raised suspicions",
-    "pictures_measuring": "pictures that measured them",
+    "pictures_finding": "pictures for finding candidates",
+    "pictures_measuring": "pictures for measuring effects",
     "families": "families of latents",
     "prompts_audited": "prompts audited",
     "vocabulary": "vocabulary",
@@ -115,17 +148,17 @@ ABOUT = {
 
 
 def text_html(foreign: object, limit: int = TEXT_LENGTH) -> str:
-    """Foreign text as HTML that cannot act, hide or turn its surroundings round."""
+    """Foreign text as escaped HTML, isolated from the text direction of its surroundings."""
     return f'<bdi dir="auto">{html.escape(visible(foreign, limit), quote=True)}</bdi>'
 
 
 def name_html(foreign: object) -> str:
-    """A prompt or label as a heading or table shows it."""
+    """A prompt or label for a heading or table."""
     return text_html(foreign, NAME_LENGTH)
 
 
 def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """A finding's evidence as (name as text, value as HTML, what it says as text); without what says nothing."""
+    """A finding's evidence as (name as text, value as HTML, explanation as text), without empty values."""
     rows = []
     for key, value in evidence.items():
         if key in SHOWN_ELSEWHERE:
@@ -137,7 +170,7 @@ def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def evidence_html(evidence: Mapping[str, Any]) -> str:
-    """A finding's evidence as a list, with a line that says what each number means."""
+    """A finding's evidence as a list with an explanation of each number."""
     rows = [
         f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>"
         + (f'<dd class="why">{html.escape(why)}</dd>' if why else "")
@@ -150,9 +183,9 @@ def evidence_html(evidence: Mapping[str, Any]) -> str:
 
 
 def value_html(value: Any, unit: str = "") -> str:
-    """A piece of evidence or of the audit's settings as HTML; "" where there is nothing to show.
+    """A value of the evidence or the settings as HTML; "" if it is empty.
 
-    An object with value, low and high is an interval of raw cosine, shown in points unless `unit` says otherwise.
+    An object with value, low and high is an interval in raw cosine, shown in points unless `unit` is given.
     """
     if value is None:
         return ""
@@ -181,7 +214,7 @@ def value_html(value: Any, unit: str = "") -> str:
 
 
 def about_html(about: Mapping[str, Any]) -> str:
-    """What was audited, known things first; "" where nothing is told."""
+    """The audited model, study and settings, known entries first; "" if there are none."""
     keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
     rows = [
         (ABOUT.get(key, str(key).replace("_", " ")), _model_html(about[key]) or value_html(about[key]))
@@ -197,7 +230,7 @@ def about_html(about: Mapping[str, Any]) -> str:
 
 
 def _model_html(told: Any) -> str:
-    """A model as studies tell of it (reference, hash and more); "" for anything else."""
+    """A model as described in a study's manifest (reference, hash); "" for any other value."""
     if isinstance(told, Mapping) and {"reference", "hash"} <= set(told):
         return f"{name_html(told['reference'])}, weights {name_html(told['hash'])}"
     return ""

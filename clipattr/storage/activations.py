@@ -1,12 +1,12 @@
-"""Activations on disk: cut into shards, checksummed, resumable, memory-mapped.
+"""Activation stores: activations on disk in shards with checksums, resumable and memory-mapped.
 
-Owns the folder layout, writing shards, and reading in order or shuffled. Ignores where activations come from, which
-`studies/encode.py` knows, and what is trained on them. Start at `ActivationStore.open`.
+Owns the folder layout, writing shards, and reading in order or shuffled. Ignores where activations come from
+(`studies/encode.py`) and what is trained on them. Start at `ActivationStore.open`.
 
-Layout: `manifest.json` (what it was made of), per site a folder of raw little-endian shards `00000.bin`, and per
-shard `00000.json` with row counts, checksums and skipped pictures, written last: a shard without it does not exist.
-A store that was encoded with an evaluator also holds `pictures/00000.safetensors`: what a study needs of each picture
-besides its activations, namely the evaluator's unit embedding, a fingerprint for near-duplicates and a thumbnail.
+Layout: `manifest.json` (inputs and settings), per site a folder of raw little-endian shards `00000.bin`, and per shard
+a record `00000.json` with row counts, checksums and skipped pictures. The record is written last; a shard without a
+record counts as missing. A store encoded with an evaluator also holds `pictures/00000.safetensors`: for each picture
+the evaluator's unit embedding, a fingerprint for near-duplicates and a thumbnail.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from clipattr.storage.shards import (
     write_document,
 )
 
-# Beside the sites of the residual stream a store can keep what comes out of the tower: unit embeddings.
+# Pseudo-site of the tower's output: unit embeddings.
 POOLED = "image.pooled"
 
 
 class ActivationStore(ShardFolder):
     """A folder of activations of one model on one collection of pictures.
 
-    Rows are tokens: picture after picture, and within a picture token after token, unless the store was written mixed
-    (`shuffle`); `places` and `token_numbers` tell where each row comes from either way. One site is read at a time;
-    `at(site)` gives the same store at another site.
+    Rows are tokens, ordered by picture and, within a picture, by token, unless the store was shuffled when it was
+    written (`shuffle`). In both cases `places` and `token_numbers` give the origin of each row. A store object reads
+    one site; `at(site)` returns the same store at another site.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], site: str | None = None) -> None:
@@ -57,7 +57,7 @@ class ActivationStore(ShardFolder):
         self._maps: dict[int, Tensor] = {}
         self.refresh()
 
-    # Making and opening
+    # Creating and opening
 
     @classmethod
     def create(
@@ -77,23 +77,24 @@ class ActivationStore(ShardFolder):
         thumbnails: bool = False,
         renew: bool = False,
     ) -> ActivationStore:
-        """Make an empty store, or open one that was made with exactly these settings.
+        """Create an empty store, or open one that was created with exactly these settings.
 
         Args:
-            model: what was encoded with; its reference, weights_hash and preprocess_id are kept.
+            model: the encoder; its reference, weights_hash and preprocess_id are stored.
             sites: shape of one picture's activation at each site, e.g. {"image.-1.cls": (512,)}.
             pictures, fingerprint: size and fingerprint of the collection.
-            batch: pictures per forward pass; part of the manifest, since another size may change last digits.
+            batch: pictures per forward pass; stored in the manifest, since another size may change last digits.
             shard_pictures: pictures per shard.
-            shuffle: a seed to mix with once, on writing: pictures over the whole store, rows within each shard.
-                Training then reads whole blocks, about as fast as in order. None keeps the given order.
-            evaluator: the model whose embeddings are kept as well, with fingerprints; None for activations alone.
-            thumbnails: with an evaluator, whether small copies of the pictures are kept.
-            renew: accept a store of other pictures; its shards then count as missing unless theirs are the same.
+            shuffle: seed of the order in which the store is written: pictures are permuted over the whole store, rows
+                within each shard. Training then reads whole blocks, about as fast as in order. None keeps the given
+                order.
+            evaluator: second model whose embeddings are stored too, with fingerprints; None: activations only.
+            thumbnails: with an evaluator, whether thumbnails of the pictures are stored.
+            renew: accept a store of other pictures; a shard then counts as missing if its pictures differ.
 
         Raises:
-            DataError: the folder holds a store of anything else (both values are named), or resume is False and it
-                holds one at all.
+            DataError: the folder holds a store with other settings (both values are named), or resume is False and
+                the folder holds any store.
         """
         path = user_path(path)
         if not sites and evaluator is None:
@@ -144,7 +145,7 @@ class ActivationStore(ShardFolder):
         """Open a store for reading, at one of its sites (default: the first).
 
         Raises:
-            DataError: no store there, a damaged or newer one, or one without this site.
+            DataError: there is no store, it is damaged or of a newer schema, or it lacks this site.
         """
         return cls(user_path(path), read_manifest(user_path(path))).at(site)
 
@@ -192,7 +193,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of these activations should know."""
+        """Remarks about how the activations were computed."""
         sizes = [shard["smallest"] for shard in self.shards if shard.get("smallest")]
         told = "Memory did not suffice for the asked micro-batch in {} of {} shards; down to {} pictures were encoded "
         told += "at a time there, which may change last digits."
@@ -200,7 +201,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def places(self) -> np.ndarray:
-        """int64, one per row: which picture of the collection it comes from."""
+        """(rows,) int64: number of the picture that each row comes from."""
         order, parts = mixed(self.manifest["pictures"], self.shuffle), []
         for number, shard in enumerate(self.shards):
             places = order[shard["first"] : shard["last"]]
@@ -210,7 +211,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def token_numbers(self) -> np.ndarray:
-        """int64, one per row: which of its picture's tokens at this site it is."""
+        """(rows,) int64: number of the token at this site that each row comes from."""
         sizes = np.diff(self._starts).tolist()
         parts = [mixed(rows, self.shuffle, number) % self.tokens for number, rows in enumerate(sizes)]
         return np.concatenate([np.empty(0, np.int64), *parts])
@@ -230,7 +231,7 @@ class ActivationStore(ShardFolder):
         return out
 
     def take(self, rows: np.ndarray) -> Tensor:
-        """Some rows in ascending order of their number, (len(rows), width) float32."""
+        """The given rows in ascending order, (len(rows), width) float32."""
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")
@@ -245,30 +246,31 @@ class ActivationStore(ShardFolder):
     def shuffled(self, batch: int, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Tensor]:
         """Full float32 batches (batch, width) of one epoch from batch number `start` on.
 
-        Seed and epoch alone decide the order; every row comes once, but for those that fill no batch. Rows mixed on
-        writing are read in whole blocks (`block_orders`), others singly (`batch_orders`), which is much slower.
+        The order depends on seed and epoch only. Every row occurs once, except rows that do not fill a last batch. A
+        store that was shuffled when written is read in whole blocks (`block_orders`), any other store row by row
+        (`batch_orders`), which is much slower.
         """
         if self.shuffle is None:
             for rows in itertools.islice(batch_orders(len(self), batch, seed, epoch), start, None):
                 yield self.take(rows)
             return
-        # Half a batch at a time, so that few long copies fill it and its rows change company from epoch to epoch.
+        # Blocks of half a batch: few long copies per batch, and other pairs of blocks in every epoch.
         block = max(1, batch // 2, BLOCK_BYTES // (self.width * DTYPES[self.manifest["dtype"]].itemsize))
         orders = block_orders(self._starts, batch, seed, epoch, block)
-        # No name here for what is yielded: it would keep one batch in memory while the next is made.
+        # No variable holds the batch: it would stay in memory while the next one is read.
         yield from map(self._joined, itertools.islice(orders, start, None))
 
     def pictures_of(self, number: int) -> tuple[np.ndarray, Tensor | None, dict[str, Tensor]]:
-        """What a shard holds, picture by picture in the order of `shard_places`.
+        """Content of a shard, one row per picture, in the order of `shard_places`.
 
         Returns:
-            places of its pictures in the collection, (pictures,) int64; activations at this site,
-            (pictures, tokens, width) in the stored dtype, None for a store without sites; and of a store with an
-            evaluator the tensors evaluator (pictures, embed) float16, fingerprints (pictures,) int64,
-            thumbnail_lengths (pictures,) int64 and thumbnails (bytes,) uint8, else none.
+            numbers of the pictures in the collection, (pictures,) int64; activations at this site,
+            (pictures, tokens, width) in the stored dtype, or None for a store without sites; and, for a store with an
+            evaluator, the tensors evaluator (pictures, embed) float16, fingerprints (pictures,) int64,
+            thumbnail_lengths (pictures,) int64 and thumbnails (bytes,) uint8, else an empty dict.
 
         Raises:
-            DamagedShard: files that are not what was written.
+            DamagedShard: a file is missing or differs from its checksum.
         """
         shard = self.shards[number]
         places = mixed(self.manifest["pictures"], self.shuffle)[shard["first"] : shard["last"]]
@@ -285,11 +287,11 @@ class ActivationStore(ShardFolder):
         return places, acts, kept
 
     def check(self) -> None:
-        """Read everything once, also what lies behind a shard that is missing.
+        """Read every shard once, also those that follow a missing shard.
 
         Raises:
-            DataError: a shard whose size or checksum is not the recorded one, or NaN or infinite values; the first
-                such shard and row are named.
+            DataError: the size or checksum of a shard differs from its record, or a value is NaN or infinite; the error
+                names the first such shard and row.
         """
         self.refresh()
         for number in range(self.shard_count):
@@ -307,14 +309,14 @@ class ActivationStore(ShardFolder):
                     raise DataError(f"Shard {file} holds NaN or infinite values, first in row {bad[0]}.")
 
     def refresh(self) -> None:
-        """Look again which shards there are."""
+        """Read the records of the shards again."""
         self.shards: list[dict[str, Any]] = []
         while (record := read_record(self._record(len(self.shards)))) is not None:
             self.shards.append(record)
         rows = [shard["files"][self.site]["rows"] for shard in self.shards]
         self._starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
 
-    # Inside
+    # Internals
 
     def _joined(self, pieces: list[tuple[int, int, int]]) -> Tensor:
         sizes = [last - first for _, first, last in pieces]

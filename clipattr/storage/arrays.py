@@ -1,7 +1,7 @@
-"""Arrays: .npy and .safetensors files of a study, which may come from strangers or failing disks.
+"""Arrays: checked reading of a study's .npy and .safetensors files, which may be untrusted or damaged.
 
-Owns what is checked before numbers are believed: plain numbers only, as many rows as promised, nothing unpickled.
-Ignores what they mean. Start at `load_array`.
+Owns the checks: plain numbers only, the expected number of rows, no pickles. Ignores what the numbers mean. Start at
+`load_array`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from clipattr.errors import ClipattrError, StudyError
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside is a StudyError that names the file."""
+    """Convert any error inside the block to a StudyError that names the file."""
     try:
         yield
     except ClipattrError:
@@ -35,7 +35,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def load_array(path: Path, rows: int | None) -> np.ndarray:
-    """A .npy file, memory-mapped; StudyError unless it holds numbers in `rows` rows (None: in any number of them)."""
+    """Memory-map a .npy file; StudyError unless it holds `rows` rows of numbers (None: any number of rows)."""
     with reading(path):
         array = np.load(path, mmap_mode="c", allow_pickle=False)
         if array.dtype.kind not in "biuf" or array.ndim < 1 or rows not in (None, len(array)):
@@ -44,7 +44,7 @@ def load_array(path: Path, rows: int | None) -> np.ndarray:
 
 
 def within(values: Tensor, least: int, below: int, rows: int | None = None) -> None:
-    """ValueError unless all of these indices lie in [least, below), in `rows` rows."""
+    """ValueError unless all indices lie in [least, below) and there are `rows` rows."""
     if rows is not None and len(values) != rows:
         raise ValueError(f"{rows} rows were promised; it has {len(values)}")
     if values.numel() and not least <= int(values.min()) <= int(values.max()) < below:
@@ -54,7 +54,7 @@ def within(values: Tensor, least: int, below: int, rows: int | None = None) -> N
 
 
 def load_tensors(path: Path, *names: str) -> dict[str, Tensor]:
-    """A .safetensors file; StudyError unless it has these tensors."""
+    """Read a .safetensors file; StudyError unless it has these tensors."""
     with reading(path):
         tensors = load_file(path)
         missing = [name for name in names if name not in tensors]

@@ -1,8 +1,8 @@
-"""Checkpoints: the tensors of weights files by name, whatever they were wrapped in when they were saved.
+"""Checkpoints: the tensors of weights files by name, without the wrappers that training code adds.
 
-Owns single files (safetensors, torch, pickle) and safetensors in shards, the level of a checkpoint that holds the
-state, whole modules that were pickled, and prefixes that wrappers put before names. Nothing in a file is executed.
-Ignores what the names mean. Start at `read_state`.
+Owns single files (safetensors, torch, pickle), sharded safetensors, the search for the level of a checkpoint that holds
+the state, pickled modules, and prefixes that wrappers add to names. Nothing in a file is executed. Ignores what the
+names mean. Start at `read_state`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from clipattr.errors import DataError
 from clipattr.storage.documents import read_json
 from clipattr.storage.unpickling import as_plain, read_torch
 
-# Where trainers keep the state in a checkpoint, the first that holds tensors wins.
+# Keys under which trainers store the state; the first that holds tensors is used.
 STATES = (
     "state_dict", "model_state_dict", "model_state", "state", "model", "module", "net", "network", "clip", "weights",
     "params", "generator", "student",
 )  # fmt: skip
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "teacher")
-# What wrappers put before every name: DataParallel, torch.compile, Lightning, FSDP, averaged models.
+# Prefixes of every name, added by DataParallel, torch.compile, Lightning, FSDP and averaged models.
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "clip.", "clip_model.", "ema.",
             "ema_model.", "averaged_model.", "student.", "teacher.")  # fmt: skip
-# What wrappers put anywhere in a name.
+# Parts that wrappers insert anywhere in a name.
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 COUNTERS = frozenset({"n_averaged", "num_updates", "step", "steps", "decay", "initted", "_extra_state"})
 MOST_SHARDS = 10_000
@@ -38,8 +38,12 @@ MOST_SHARDS = 10_000
 
 @dataclass
 class State:
-    """A checkpoint's tensors by name. about: what else it says (epoch, arguments), as plain data; notes: choices made;
-    wrapped: whether anything but the plain tensors was in the file."""
+    """A checkpoint's tensors by name.
+
+    Attributes:
+        about: its other content (epoch, arguments) as plain data. notes: choices made while reading.
+        wrapped: whether the file held anything besides the plain tensors.
+    """
 
     tensors: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +52,10 @@ class State:
 
 
 def read_state(file: Path) -> State:
-    """The tensors of a file of weights, or of the shards that an index (`*.index.json`) names.
+    """Read the tensors of a weights file, or of the shards that an index (`*.index.json`) names.
 
     Raises:
-        DataError: not there, damaged, a program, or without tensors; a shard missing.
+        DataError: the file or a shard is missing, damaged, a program, or without tensors.
     """
     if file.name.lower().endswith(".index.json"):
         return State(read_shards(file), wrapped=True)
@@ -60,7 +64,7 @@ def read_state(file: Path) -> State:
 
 
 def read_content(file: Path) -> Any:
-    """All that a file of weights holds, as tensors and plain data.
+    """The whole content of a weights file, as tensors and plain data.
 
     Raises:
         DataError: see `read_state`.
@@ -72,10 +76,10 @@ def read_content(file: Path) -> Any:
 
         try:
             return load_file(file)
-        except Exception as error:  # safetensors has its own errors
+        except Exception as error:  # safetensors raises errors of its own classes
             raise DataError(f"{file} is damaged or cut short: {error}") from error
     content: Any = None
-    # The tensors of a torch archive are mapped, not copied; all else goes through the restricted reader.
+    # Tensors of a torch archive are memory-mapped; everything else goes through the restricted reader.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -91,10 +95,10 @@ def read_content(file: Path) -> Any:
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of safetensors shards that lie beside their index.
+    """Read the tensors of the shards in the folder of an index.
 
     Raises:
-        DataError: an index that names no shards, or a shard or tensor that is missing.
+        DataError: the index names no shards, or a shard or tensor is missing.
     """
     from safetensors import safe_open
 
@@ -119,7 +123,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         try:
             with safe_open(index.parent / shard, "pt") as held:
                 tensors |= {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (no mapping)
-        except Exception as error:  # safetensors has its own errors
+        except Exception as error:  # safetensors raises errors of its own classes
             raise DataError(f"The shard {index.parent / shard} is damaged or cut short: {error}") from error
     lost = sorted(set(shards) - set(tensors))
     if lost:
@@ -128,13 +132,13 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def state_of(content: Any, name: str) -> State:
-    """The tensors in what a checkpoint holds, and what else it says.
+    """Find the tensors in the content of a checkpoint, and its other data.
 
     Args:
-        content: of `read_content`. name: of the file, for errors.
+        content: result of `read_content`. name: name of the file, for errors.
 
     Raises:
-        DataError: no tensors in it.
+        DataError: it holds no tensors.
 
     >>> state_of({"epoch": 3, "state_dict": {"module._orig_mod.weight": torch.ones(2)}}, "w.pt").tensors
     {'weight': tensor([1., 1.])}
@@ -173,9 +177,9 @@ def state_of(content: Any, name: str) -> State:
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without what wrappers put before or into their names, and without wrappers' counters.
+    """The same tensors without the wrappers' prefixes, name parts and counters.
 
-    A prefix comes off only where every name has it.
+    A prefix is removed only if every name has it.
 
     >>> list(unwrapped({"module.a.weight": torch.ones(1), "module.b": torch.ones(1), "n_averaged": torch.ones(())}))
     ['a.weight', 'b']
@@ -198,7 +202,7 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flattened(level: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A pickled module's parameters and buffers by name; anything else as it is."""
+    """The parameters and buffers of a pickled module by name; any other mapping unchanged."""
     if "_modules" not in level or "_parameters" not in level:
         return level
     found: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Documents: JSON from files that anyone may have written, with limits on size and depth, and of which version; tables.
+"""Documents: untrusted JSON with limits on size and depth, schema versions, and CSV rows.
 
-Owns the reading, its limits, the words for a version that cannot be read, and rows of any text as CSV. Ignores what
-the values mean; whoever reads checks them. Start at `read_json`.
+Owns reading and writing of JSON, its limits, the message for an unreadable schema version, and CSV rows of arbitrary
+text. Ignores what the values mean; the caller checks them. Start at `read_json`.
 """
 
 import csv
@@ -13,26 +13,26 @@ from typing import Any, TextIO
 
 from clipattr.storage.files import write_text
 
-LARGEST = 256 * 2**20  # bytes of a file; the largest that this package writes itself is a few megabytes
+LARGEST = 256 * 2**20  # bytes of a JSON file that is read; this package itself writes a few megabytes at most
 
 
 def read_json(path: Path, largest: int = LARGEST) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        OSError: it cannot be read. ValueError: not a file of its own, larger than `largest` bytes, not UTF-8, not
-            JSON, or nested too deeply. Callers name the file and say what it should have been.
+        OSError: it cannot be read. ValueError: it is not a regular file, larger than `largest` bytes, not UTF-8, not
+            JSON, or nested too deeply. The caller's error names the file and what was expected.
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("it is no plain file")
     if about.st_size > largest:
         raise ValueError(f"it has {about.st_size:,} bytes, at most {largest:,} are read")
-    return parse_json(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
+    return parse_json(path.read_text(encoding="utf-8-sig"))  # accepts a byte-order mark
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds; ValueError whatever is wrong with it."""
+    """Parse a JSON text; ValueError for every fault."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -40,18 +40,17 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """JSON as people read it, that any file can hold: halves of surrogate pairs, which UTF-8 has no bytes for and other
-    JSON may bring along, are written as escapes."""
+    """Readable JSON that UTF-8 can encode: lone surrogates, which UTF-8 cannot represent, are written as escapes."""
     text = json.dumps(value, ensure_ascii=False, **options)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def schema_complaint(what: object, found: object, newest: int, again: str, *, oldest: int = 1) -> str | None:
-    """Why an artefact's schema cannot be read, and what to do about it; None if it can.
+    """The error message for an artefact whose schema cannot be read; None if it can.
 
     Args:
-        what: the file or folder. found: its schema. oldest, newest: those that this version reads.
-        again: the command, or call, that makes the artefact anew.
+        what: the file or folder. found: its schema. oldest, newest: the schemas that this version reads.
+        again: the command or call that creates the artefact again.
     """
     if isinstance(found, bool) or not isinstance(found, int):
         return f"{what} has schema {found!r:.40}, which is no version: it is damaged. Make it again: {again}"
@@ -63,14 +62,14 @@ def schema_complaint(what: object, found: object, newest: int, again: str, *, ol
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:
-    """Write a JSON file atomically, with `options` of `json.dumps`; OSError where it cannot be written."""
+    """Write a JSON file atomically, with `options` of `json.dumps`; OSError if that fails."""
     write_text(path, json_text(value, **{"indent": 1, **options}) + "\n")
 
 
 def write_rows(file: TextIO, rows: Iterable[Sequence[str | None]]) -> None:
-    """Rows of texts as CSV that `csv.reader` reads back; None becomes "". Open the file with newline=""."""
+    """Write rows of texts as CSV that `csv.reader` reads back; None becomes "". Open the file with newline=""."""
     plain = csv.writer(file, lineterminator="\n")
-    # A carriage return ends a row too, for readers; names of files can hold one.
+    # File names can contain a carriage return, which also ends a row for CSV readers.
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
         writer = quoted if any("\r" in value for value in row if value) else plain

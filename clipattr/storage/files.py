@@ -1,7 +1,7 @@
-"""Files: the one atomic write and the one digest of the package.
+"""Files: the atomic write and the digest that the whole package uses.
 
-A file appears under its name complete or not at all: it is written under a temporary name (`NAME.partial`), synced to
-disk and renamed, and the folder's entry is synced where the system allows it. Start at `written` and `digest`.
+A file is written under a temporary name (`NAME.partial`), synced to disk and renamed, so that its name never stands for
+an incomplete file. The folder's entry is synced where the system allows it. Start at `written` and `digest`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial"  # suffix of a file that is being written
-TEMPORARY = ("*" + PARTIAL, ".tmp??????")  # what killed writers leave: ours, and those of safetensors
+TEMPORARY = ("*" + PARTIAL, ".tmp??????")  # files left by killed writers: ours, and those of safetensors
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """The temporary name to write a file to; the file is put in place if the block ends without an error.
+    """Give the temporary name of a file to write; rename the file when the block ends without an error.
 
     Args:
-        path: of the finished file. Its folder must exist.
+        path: final name. Its folder must exist.
 
     Raises:
-        OSError: a full disk, or a folder that cannot be written. The temporary file is removed.
+        OSError: the disk is full, or the folder is not writable. The temporary file is removed.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -41,7 +41,7 @@ def written(path: Path) -> Iterator[Path]:
     except BaseException:
         discard(partial)
         raise
-    with contextlib.suppress(OSError):  # no system needs it, and some cannot
+    with contextlib.suppress(OSError):  # some systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -50,7 +50,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, **options: Any) -> None:
-    """Write a text atomically, in UTF-8 unless the options of `Path.write_text` say otherwise; OSError as `written`."""
+    """Write a text atomically, by default in UTF-8; `options` of `Path.write_text`. OSError as for `written`."""
     with written(path) as partial:
         partial.write_text(text, **{"encoding": "utf-8", **options})
 
@@ -59,7 +59,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Write a safetensors file atomically.
 
     Raises:
-        OSError, SafetensorError: a full disk, or a folder that cannot be written.
+        OSError, SafetensorError: the disk is full, or the folder is not writable.
     """
     from safetensors.torch import save_file
 
@@ -68,24 +68,23 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def discard(path: Path) -> None:
-    """Remove what a failed write has left, if it can be removed; the failure itself is what is reported."""
+    """Remove the file of a failed write if possible; errors are suppressed, as the caller reports the failed write."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files that killed writers have left in a folder and below."""
+    """Remove the unfinished files of killed writers in a folder and its subfolders."""
     for pattern in TEMPORARY:
         for file in folder.rglob(pattern):
             discard(file)
 
 
 def digest(*parts: str | bytes | memoryview, by: str = "blake2b", digits: int = 16) -> str:
-    """Hexadecimal hash over the parts, one after the other.
+    """Hexadecimal hash of the concatenated parts.
 
     Args:
-        by: "blake2b", of which as many bytes are made as asked for, or another name of `hashlib`, whose first
-            `digits` are taken.
+        by: "blake2b", with a digest of the requested length, or another name of `hashlib`, cut to the first `digits`.
 
     >>> digest("kite", b"bat") == digest(b"kitebat")
     True
@@ -96,7 +95,7 @@ def digest(*parts: str | bytes | memoryview, by: str = "blake2b", digits: int = 
 
 
 def digest_parts(parts: Iterable[str | bytes | memoryview], by: str = "blake2b", digits: int = 16) -> str:
-    """`digest` of parts that are made while they are hashed, so that memory holds one at a time."""
+    """`digest` of an iterable of parts, of which one at a time is in memory."""
     made = hashlib.blake2b(digest_size=digits // 2) if by == "blake2b" else hashlib.new(by)
     for part in parts:
         made.update(part.encode() if isinstance(part, str) else part)
@@ -104,12 +103,12 @@ def digest_parts(parts: Iterable[str | bytes | memoryview], by: str = "blake2b",
 
 
 def json_digest(value: Any, by: str = "blake2b", digits: int = 16) -> str:
-    """`digest` of a JSON value; the order of keys does not count."""
+    """`digest` of a JSON value; independent of the order of keys."""
     return digest(json.dumps(value, sort_keys=True), by=by, digits=digits)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], *before: str, by: str = "blake2b", digits: int = 16) -> str:
-    """`digest` of some texts, and of the names and values of tensors in the order of their names."""
+    """`digest` of texts, followed by names and values of tensors, sorted by name."""
     values = (part for name in sorted(tensors) for part in (name, tensor_bytes(tensors[name])))
     return digest_parts(itertools.chain(before, values), by, digits)
 

@@ -1,6 +1,6 @@
-"""Folder of shards: where the files of an activation store lie, writing them, and which of them are sound.
+"""Folder of shards: the file names of an activation store, writing shards, and finding missing or damaged ones.
 
-Owns file names, the lock, and what is checked before numbers are written. Ignores reading (`activations.py`).
+Owns file names, the lock, and the checks of numbers before they are written. Ignores reading (`activations.py`).
 Start at `ShardFolder.write_shard`.
 """
 
@@ -19,12 +19,12 @@ from clipattr.storage.locks import locked
 from clipattr.storage.orders import mixed
 from clipattr.storage.shards import narrowed, read_record, write_array, write_pictures, write_record
 
-# Folder of what is kept of pictures besides activations; stands for the site in a store without sites.
+# Folder of evaluator embeddings, fingerprints and thumbnails; takes the place of the site in a store without sites.
 PICTURES = "pictures"
 
 
 class ShardFolder:
-    """The files of one store, with the manifest that says what they hold."""
+    """The files of one store, and the manifest that describes them."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -32,16 +32,16 @@ class ShardFolder:
 
     @property
     def shuffle(self) -> int | None:
-        """The seed that pictures and rows were mixed with on writing, None for the given order."""
+        """Seed of the permutation of pictures and rows; None for the given order."""
         return self.manifest.get("shuffle")
 
     @property
     def shard_count(self) -> int:
-        """How many shards the complete store has."""
+        """Number of shards of the complete store."""
         return -(-self.manifest["pictures"] // self.manifest["shard_pictures"])
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other writers out for the duration; the lock goes with the process, however it ends.
+        """Lock the store against other writers while the block runs; the lock ends with the process.
 
         Raises:
             DataError: another process is writing this store.
@@ -58,18 +58,19 @@ class ShardFolder:
         pictures: dict[str, Tensor] | None = None,
         signature: str | None = None,
     ) -> None:
-        """Write a shard: for every site the activations of its pictures, (pictures, width) or
-        (pictures, tokens, width), and the (place, id, reason) of those left out.
+        """Write one shard and then its record.
 
         Args:
-            number: which shard; call `refresh` after the last one.
-            smallest: pictures at a time, where memory did not suffice for a whole micro-batch.
-            pictures: what a store with an evaluator keeps of the same pictures, see `pictures_of`.
-            signature: of the shard's pictures, by which `missing` tells whether they have changed.
+            acts: per site the activations of the pictures, (pictures, width) or (pictures, tokens, width).
+            skipped: (place, id, reason) of each unreadable picture.
+            number: of the shard; call `refresh` after the last one.
+            smallest: the smallest micro-batch that was encoded, if memory did not suffice for a whole one.
+            pictures: tensors stored besides activations if the store has an evaluator, see `pictures_of`.
+            signature: of the shard's pictures, with which `missing` detects changed pictures.
 
         Raises:
-            DataError: shapes that do not fit, NaN or infinite values (shard and row named; values beyond float16's
-                range become infinite), or a full disk.
+            DataError: shapes do not fit, values are NaN or infinite (the error names shard and row; values beyond
+                float16's range become infinite), or the disk is full.
         """
         places = self.shard_places(number)
         files = {}
@@ -104,8 +105,8 @@ class ShardFolder:
         write_record(self._record(number), record)
 
     def missing(self, signatures: Callable[[int], str] | None = None) -> list[int]:
-        """Numbers of the shards that are to be written: those without a record or with a file that is not what the
-        record says, and those of which `signatures` says that their pictures have changed."""
+        """Numbers of the shards to write: those without a record, those with a file that differs from its record, and
+        those whose pictures have changed according to `signatures`."""
 
         def sound(number: int) -> bool:
             record = read_record(self._record(number))
@@ -128,7 +129,7 @@ class ShardFolder:
         return [number for number in range(self.shard_count) if not sound(number)]
 
     def shard_places(self, number: int) -> range:
-        """The pictures of a shard, as places in the order they are written in."""
+        """The pictures of a shard, as positions in the order of writing."""
         size = self.manifest["shard_pictures"]
         return range(number * size, min((number + 1) * size, self.manifest["pictures"]))
 

@@ -1,6 +1,6 @@
-"""Locks: keep a second process out of a folder while one writes it.
+"""Locks: prevent two processes from writing one folder.
 
-A lock belongs to a process and ends with it, however the process ends. Start at `locked`.
+The operating system releases a lock when its process ends, however the process ends. Start at `locked`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from clipattr.errors import ClipattrError
 
 @contextlib.contextmanager
 def locked(file: Path, doing: str, error: type[ClipattrError]) -> Iterator[None]:
-    """Hold a lock file for the duration of the block, and remove it afterwards.
+    """Hold a lock file while the block runs, and remove it afterwards.
 
     Args:
-        file: the lock file; its folder is made where it is missing.
-        doing: what the holder does, as in "building 'photos.study'".
-        error: what is raised.
+        file: the lock file; its folder is created if it is missing.
+        doing: activity of the holder for the message, e.g. "building 'photos.study'".
+        error: class of the error.
 
     Raises:
-        error: another process holds the lock; the message gives its number.
+        error: another process holds the lock; the message gives its process number.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir():
@@ -36,23 +36,23 @@ def locked(file: Path, doing: str, error: type[ClipattrError]) -> Iterator[None]
         try:
             before = file.stat().st_ino
             lock.acquire()
-        except FileNotFoundError:  # its holder removed it in this moment
+        except FileNotFoundError:  # its holder removed it between the two calls
             continue
         except Timeout as refused:
             raise error(
                 f"Another process is {doing} (process {_holder(file)}): wait for it, or choose another path."
             ) from refused
-        # The holder before us may have removed the file after we had opened it: such a lock locks nothing.
+        # The previous holder may have removed the file after we opened it; such a lock protects nothing.
         with contextlib.suppress(OSError):
             if file.stat().st_ino == before:
                 break
         lock.release()
     try:
-        with contextlib.suppress(OSError):  # a full disk is reported where it matters
+        with contextlib.suppress(OSError):  # a full disk is reported by the caller's own writes
             file.write_text(str(os.getpid()))
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps an open file
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file
             file.unlink()
         lock.release()
 

@@ -1,6 +1,6 @@
-"""Orders: in which order pictures and rows of a store are written, and rows are read for training.
+"""Orders: the order in which a store's pictures and rows are written, and in which training reads its rows.
 
-Owns permutations that a seed decides, so that any position can be reached again, and the fast copy of chosen rows.
+Owns seeded permutations in which any position can be reached without the earlier ones, and the fast copy of rows.
 Ignores files. Start at `mixed` and `batch_orders`.
 """
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Rows that are permuted together: large enough to mix, small enough to stay in memory.
+# Rows permuted together: enough for mixing, few enough for memory.
 WINDOW = 2**18
 
 
 def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WINDOW) -> Iterator[np.ndarray]:
     """Row numbers of each full batch of an epoch.
 
-    Blocks of 64 rows come in random order; a window of them is permuted row by row. Both draws follow from seed and
-    epoch, so that any batch can be reached again without reading the ones before.
+    Blocks of 64 rows come in random order, and the rows of a window of blocks are permuted. Both permutations depend on
+    seed and epoch only, so any batch can be reached without reading the earlier ones.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     block = 64
@@ -38,14 +38,14 @@ def batch_orders(rows: int, batch: int, seed: int, epoch: int, window: int = WIN
 def block_orders(
     starts: np.ndarray, batch: int, seed: int, epoch: int, block: int
 ) -> Iterator[list[tuple[int, int, int]]]:
-    """For each full batch of an epoch the pieces it is copied from: (shard, first, last), rows counted in the shard.
+    """The pieces (shard, first row, last row) that each full batch of an epoch is copied from.
 
-    Shards are cut into blocks of `block` neighbouring rows, and the blocks come in an order that seed and epoch decide;
-    batches are cut from their sequence, so that every row comes once but for the few that fill no batch. Rows of one
-    block stay together: this is for stores whose rows were mixed on writing.
+    Shards are divided into blocks of `block` neighbouring rows, and the blocks are permuted by seed and epoch. Batches
+    are consecutive parts of that sequence, so every row occurs once, except rows that do not fill a last batch. Rows of
+    one block stay together: use this for stores whose rows were shuffled when written.
 
     Args:
-        starts: (shards + 1,), the number of each shard's first row, and of all rows.
+        starts: (shards + 1,), number of each shard's first row, then the number of all rows.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     sizes = np.diff(starts)
@@ -67,7 +67,7 @@ def block_orders(
 
 
 def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarray:
-    """int64 (rows,): the order in which pictures (shard None) or a shard's rows are written; given order for None."""
+    """(rows,) int64: writing order of the pictures (shard None) or of a shard's rows; `shuffle` None: given order."""
     if shuffle is None:
         return np.arange(rows, dtype=np.int64)
     key = [shuffle] if shard is None else [shuffle, shard + 1]
@@ -75,7 +75,7 @@ def mixed(rows: int, shuffle: int | None, shard: int | None = None) -> np.ndarra
 
 
 def unmixed(rows: np.ndarray, shuffle: int | None, shard: int) -> np.ndarray:
-    """A shard's rows back in the order of its pictures: undoes `mixed`."""
+    """A shard's rows in the order of its pictures; the inverse of `mixed`."""
     if shuffle is None:
         return rows
     plain = np.empty_like(rows)
@@ -86,8 +86,8 @@ def unmixed(rows: np.ndarray, shuffle: int | None, shard: int) -> np.ndarray:
 def gather(table: Tensor, which: Tensor, out: Tensor, piece: int = 256) -> None:
     """out[i] = table[which[i]], from float16 or float32 rows to float32 ones.
 
-    Rows are picked as integers, since torch copies half-precision rows value by value, and in pieces that are still in
-    the cache when they are widened.
+    Rows are selected as integers, since torch copies half-precision rows value by value, and in pieces small enough to
+    stay in the cache until they are converted.
     """
     wide = table.shape[1] * table.dtype.itemsize % 8 == 0
     numbers = table.view(torch.int64 if wide else torch.int16)

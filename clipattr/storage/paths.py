@@ -1,6 +1,6 @@
-"""Paths: what users write for a file or folder, as a path.
+"""Paths: from the text that a user writes to a path.
 
-Owns the home folder's "~" and "file://". Ignores whether something is there. Start at `user_path`.
+Owns "~" for the home folder and "file://". Ignores whether the path exists. Start at `user_path`.
 """
 
 import os
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that a user means: "~" is the home folder, "file://" is taken off. A relative path stays relative.
+    """The path that a user means: "~" is the home folder, and "file://" is removed. A relative path stays relative.
 
     >>> user_path("photos/cat.png").as_posix(), user_path("file:///data/my%20photos").as_posix()
     ('photos/cat.png', '/data/my photos')
@@ -19,12 +19,12 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         return Path(unquote(urlparse(written).path))
     path = Path(written)
     try:
-        # A folder that is really called "~" is reached as "./~".
+        # A folder named "~" can be reached as "./~".
         return path.expanduser()
     except RuntimeError:  # no home folder is known
         return path
 
 
 def full_path(text: str | os.PathLike[str]) -> Path:
-    """The same as an absolute path without "." and "..", so that its name is that of the folder."""
+    """`user_path` as an absolute path without "." and "..", so that its last part is the folder's name."""
     return Path(os.path.abspath(user_path(text)))

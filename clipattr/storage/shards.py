@@ -1,6 +1,6 @@
-"""Shards: the files an activation store is made of, written whole or not at all.
+"""Shards: the files of an activation store, each written atomically.
 
-Owns the manifest's reading, the records of shards with their checksums, and arrays on disk. Knows nothing of models.
+Owns reading the manifest, the records of shards with their checksums, and arrays on disk. Knows nothing of models.
 Start at `read_manifest`.
 """
 
@@ -23,16 +23,16 @@ from clipattr.storage.files import json_digest, save_tensors, write_text, writte
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-# What is read in one go, at least, where rows were mixed on writing: shorter copies cost more to begin than to make.
+# Least bytes of one copy from a shuffled store: starting a shorter copy costs more than the copy itself.
 BLOCK_BYTES = 2**19
 DTYPES: dict[str, Any] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
 class DamagedShard(DataError):
-    """A shard is not what was written; removing its record makes it count as missing.
+    """A shard differs from its record; if the record is deleted, the shard counts as missing.
 
     Attributes:
-        record: the file that says what the shard holds.
+        record: path of the record.
     """
 
     def __init__(self, file: Path, what: str, record: Path) -> None:
@@ -41,7 +41,7 @@ class DamagedShard(DataError):
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over a read-only map; nothing here writes to it, which is what torch's warning is about."""
+    """A tensor over a read-only memory map. torch warns that it is not writable; nothing here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))
@@ -80,7 +80,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """What is known of a shard; None where nothing can be relied on, so that the shard does not count as written."""
+    """The record of a shard; None if it is missing or damaged, so that the shard counts as missing."""
     try:
         record = read_json(file)
         told = record.pop("sum", None)
@@ -92,18 +92,18 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 
 def write_record(file: Path, record: dict[str, Any]) -> None:
-    """Write what is known of a shard, with a checksum of its own."""
+    """Write the record of a shard, with a checksum over the record."""
     write_document(file, {**record, "sum": json_digest(record, "sha256")})
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """In words, where two manifests differ; empty if they agree."""
+    """The differences of two manifests in words; empty if they are equal."""
     names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     return "; ".join(f"{name}: {found.get(name)} there, {wanted.get(name)} asked" for name in names)
 
 
 def write_document(file: Path, content: dict[str, Any], **options: Any) -> None:
-    """Write a JSON file with sorted keys, complete or not at all; DataError where it cannot be written."""
+    """Write a JSON file with sorted keys atomically; DataError if that fails."""
     try:
         write_text(file, json.dumps(content, sort_keys=True, **options) + "\n")
     except OSError as error:
@@ -111,10 +111,10 @@ def write_document(file: Path, content: dict[str, Any], **options: Any) -> None:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Raw values into a file, complete or not at all.
+    """Write raw values to a file atomically.
 
     Raises:
-        DataError: a full disk or a folder that cannot be written.
+        DataError: the disk is full, or the folder is not writable.
     """
     try:
         with written(file) as partial:
@@ -134,10 +134,10 @@ def temporary_folder() -> Path:
 
 
 def narrowed(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """float32 rows (n, width) in the dtype they are kept in.
+    """Convert float32 rows (n, width) to the stored dtype.
 
     Raises:
-        DataError: NaN or infinite values; `where` and the first such row are named.
+        DataError: values are NaN or infinite; the error names `where` and the first such row.
     """
     with np.errstate(over="ignore"):
         array = values.astype(DTYPES[dtype])
@@ -150,7 +150,7 @@ def narrowed(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 
 def write_pictures(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write what a shard keeps of its pictures besides activations; DataError for a full disk."""
+    """Write a shard's embeddings, fingerprints and thumbnails; DataError if the disk is full."""
     try:
         save_tensors(file, tensors)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,7 @@
-"""Unpickling: torch and pickle files of other projects as tensors and plain data, without executing anything in them.
+"""Unpickling: read torch and pickle files as tensors and plain data, without executing anything in them.
 
-Owns what a file may name: tensor rebuilders, dtypes, arrays, NumPy's numbers, plain containers. A class that is not
-known becomes a `Bag` of what was stored; a call of anything else is refused. Ignores what the names mean. Start at
+Owns the names that a file may use: tensor rebuilders, dtypes, arrays, NumPy scalars, plain containers. An unknown class
+becomes a `Bag` that holds the stored attributes; any other call is refused. Ignores what the names mean. Start at
 `read_torch`.
 """
 
@@ -22,14 +22,14 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 
-# Largest ratio of unpacked to packed size. Float weights hardly compress, so a higher ratio is an attack.
+# Largest ratio of unpacked to packed size. Float weights hardly compress; a higher ratio indicates a zip bomb.
 MOST_UNFOLDED = 32
 
 
 class Bag:
-    """Stands in for a class that is not known here: keeps the stored attributes and does nothing.
+    """Replaces an unknown class: holds the stored attributes and has no behaviour.
 
-    A bag is built without arguments; a file that *calls* an unknown name is refused, and the error gives that name.
+    A bag is built without arguments. A file that *calls* an unknown name is refused with an error that gives the name.
     """
 
     stands_for = ""
@@ -51,14 +51,14 @@ class Bag:
 
 
 def _tensor_from_bytes(data: bytes) -> Any:
-    """A storage inside a plain pickle, which is a torch file itself."""
+    """Read a storage inside a plain pickle; it is a torch file itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A wrapper of an allowed function, so that a file cannot set attributes of the function itself."""
+    """Wrap an allowed function, so that a file cannot set attributes of the function itself."""
 
     def call(*args: Any) -> Any:
         return function(*args)
@@ -80,7 +80,7 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _allowed(module: str, name: str) -> Any:
-    """What a name in a file stands for: tensor rebuilders, dtypes, arrays, plain containers; None for all others."""
+    """The object for a name in a file: tensor rebuilders, dtypes, arrays, plain containers; None for any other name."""
     if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
         return found
     full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
@@ -140,14 +140,14 @@ class _PickleModule:
 
 
 def read_torch(data: bytes, name: str) -> Any:
-    """The content of a torch or pickle file; nothing in it is executed.
+    """Read a torch or pickle file without executing anything in it.
 
     Args:
-        data: the file's bytes. name: what errors call it.
+        data: the file's bytes. name: name of the file for errors.
 
     Raises:
-        DataError: not such a file, truncated, a TorchScript archive, or one that calls unknown names (the error
-            lists them).
+        DataError: the file is of another type, truncated, a TorchScript archive, or calls an unknown name (which the
+            error gives).
     """
     if zipfile.is_zipfile(io.BytesIO(data)):
         try:
@@ -162,7 +162,7 @@ def read_torch(data: bytes, name: str) -> Any:
             raise DataError(
                 f"{name} is a TorchScript archive, that is a program: refused. Save its state dict where it was made."
             )
-    # Where torch's own restricted reader fails or warns, the one here decides.
+    # If torch's own restricted reader fails, the reader of this module decides.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -179,7 +179,7 @@ def read_torch(data: bytes, name: str) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """A value with bags replaced by dicts and arrays by tensors, at any depth."""
+    """The value with bags replaced by dicts and arrays by tensors, at any depth."""
     if isinstance(value, Bag):
         return {name: as_plain(part) for name, part in vars(value).items()}
     if isinstance(value, dict):

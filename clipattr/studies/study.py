@@ -38,7 +38,7 @@ from clipattr.studies.format import (
     read_manifest,
     read_pictures,
     read_thumbnail,
-)
+)  # fmt: skip
 from clipattr.studies.join import repeated
 from clipattr.studies.latents import latents_table
 from clipattr.studies.vectors import pictures_there
@@ -322,12 +322,9 @@ def open_study(
     folder = user_path(path)
     if not folder.exists() and folder.name == str(path):
         folder = bundled_study(str(path)) or folder
-    study = Study(
-        folder,
-        model=None if model is None else load_model(model),
-        evaluator=None if evaluator is None else load_model(evaluator),
-        images=None if images is None else Images.open(images),
-    )
+    roles = {"model": model, "evaluator": evaluator}
+    models = {role: load_model(given) for role, given in roles.items() if given is not None}
+    study = Study(folder, images=None if images is None else Images.open(images), **models)
     return study if images is None else check_pictures(study)
 
 

@@ -33,7 +33,7 @@ def test_every_verb_has_an_example_that_its_parser_takes(verb, capsys):
     example = text.split("example:\n")[1].split("\n\n")[0].replace("\\\n", " ").split()
     assert example[:2] == ["clipattr", verb]
     assert parser().parse_args(example[1:]).verb == verb
-    assert "exit: 0 fine, 1 above --fail-above, 2 bad input" in text
+    assert "exit: 0 success, 1 above --fail-above, 2 bad input" in text
 
 
 @pytest.mark.parametrize(

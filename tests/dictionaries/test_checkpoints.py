@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from clipattr.dictionaries import convert, load_dictionary, load_sae
 from clipattr.dictionaries.checkpoints.reading import read_torch
+from clipattr.dictionaries.placing import place_of
 from clipattr.errors import DictionaryError, SiteError
 
 TOLERANCE = 1e-5  # relative, of codes and reconstructions in float32 against float64
@@ -97,8 +98,11 @@ def test_a_setting_that_may_belong_to_the_forward_pass_is_an_error_that_names_it
 def test_a_site_that_cannot_be_told_is_asked_for_and_one_that_is_told_is_kept(tmp_path):
     case = CASES["clipscope"]
     path = case.write(tmp_path / "a")
-    with pytest.raises(DictionaryError, match="does not say where its activations were read .*site="):
-        load_sae(path)
+    with pytest.warns(UserWarning, match="does not say where its activations were read .*site="):
+        unplaced = load_sae(path)
+    assert unplaced.site is None
+    with pytest.raises(DictionaryError, match="does not say where its activations were read. Pass site="):
+        place_of(unplaced)
     with pytest.raises(SiteError, match="image.last.cls"):
         load_sae(path, site="image.last.cls")
     assert load_sae(path, site="image.embedding").site == "image.embedding"
@@ -116,7 +120,7 @@ def test_a_site_that_cannot_be_told_is_asked_for_and_one_that_is_told_is_kept(tm
         config = case.config | {"layer_subtype": changed[0], "hook_point_layer": changed[1]}
         path = case.write(tmp_path / f"b{number}", config=config)
         if site is None:
-            with pytest.raises(DictionaryError, match="does not say where"):
+            with pytest.warns(UserWarning, match="does not say where"):
                 load_sae(path)
         else:
             assert load_sae(path).site == site

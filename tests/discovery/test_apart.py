@@ -7,16 +7,17 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from clipattr.discovery.audit.mediators import meetings_of
 from clipattr.discovery.audit.occlusion import Covered
 from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,
     lost_without,
     mean_strength,
-    meet,
     silenced,
     stands_for,
 )
+from clipattr.discovery.audit.subject import Side
 
 N = 600
 OWN, BESIDE, ALONE, TWIN = slice(0, 60), slice(0, 48), slice(100, 150), slice(200, 260)
@@ -29,8 +30,10 @@ def mask(*parts):
     return there
 
 
-def way(there, level=0.9, rest=0.0):
-    return torch.where(there, level, rest).double()
+def meet(own, meaning, prompt, missing=None, part=False):
+    """How they meet, in the order of what is asked first."""
+    side = Side(own, prompt, prompt, torch.zeros(N))
+    return meetings_of(side, meaning, meaning, part, (~meaning).double() if missing is None else missing)
 
 
 def codes(*columns):
@@ -45,7 +48,8 @@ def codes(*columns):
 def beside():
     """A lemon lies beside most banjos, and elsewhere alone; other banjos are seen that are not the prompt's own."""
     lemon, banjo = mask(BESIDE, ALONE), mask(OWN, TWIN)
-    return meet(mask(OWN), lemon, banjo, way(lemon), way(banjo))
+    (meeting,) = meet(mask(OWN), lemon, banjo)
+    return meeting
 
 
 def test_company_is_met_beside_the_prompt():
@@ -74,43 +78,41 @@ def test_a_picture_in_which_the_company_was_overlooked_says_little_of_what_is_wi
     assert strength[0] == pytest.approx((8 * 3.0 + 4 * 0.1 * 8.0) / 8.4)
     assert np.isnan(mean_strength(codes(latent), mask(OWN) * surely / 9, few=1))
     for without, fits in ((None, False), (surely, True)):
-        meeting = meet(mask(OWN), lemon, banjo, way(lemon), way(banjo), without)
-        assert meeting is not None and stands_for(codes(latent), meeting).fits[0] == fits
+        (meeting,) = meet(mask(OWN), lemon, banjo, without)
+        assert stands_for(codes(latent), meeting).fits[0] == fits
 
 
 def test_where_the_company_is_never_missing_other_pictures_decide():
     lemon, banjo = mask(OWN, ALONE), mask(OWN, TWIN)
-    meeting = meet(mask(OWN), lemon, banjo, way(lemon), way(banjo))
-    assert meeting is not None
+    (meeting,) = meet(mask(OWN), lemon, banjo)
     context = [(OWN, 8.0), (ALONE, 3.0)]
     prompt = [(OWN, 8.0), (ALONE, 1.0), (TWIN, 3.0)]
     assert stands_for(codes(context, prompt), meeting).fits.tolist() == [True, False]
 
 
-def test_a_lookalike_is_no_company():
-    tiger, lion = mask(OWN, ALONE), mask(OWN, ALONE)
-    clearly_lion = torch.where(mask(OWN), 0.95, 0.0).double() + way(mask(ALONE), 0.6)
-    clearly_tiger = way(mask(OWN), 0.8) + way(mask(ALONE), 0.95)
-    assert meet(mask(OWN), tiger, lion, clearly_tiger, clearly_lion) is None
+def test_a_lookalike_is_no_candidate():
+    tiger = lion = mask(OWN, ALONE)  # the evaluator sees both wherever one is
+    assert meet(mask(OWN), tiger, lion) == []
 
 
-def test_a_lookalike_in_the_prompts_place_counts():
+def test_another_look_stands_in_the_prompts_place():
     lions, tigers = slice(0, 30), slice(30, 60)
-    sees_tiger, sees_lion = mask(OWN, ALONE), mask(OWN)
-    clearly_tiger = way(mask(tigers, ALONE), 0.95) + way(mask(lions), 0.8)
-    clearly_lion = way(mask(lions), 0.95) + way(mask(tigers), 0.8) + way(mask(ALONE), 0.6)
-    meeting = meet(mask(OWN), sees_tiger, sees_lion, clearly_tiger, clearly_lion)
-    assert meeting is not None and meeting.instead
+    meeting = meet(mask(OWN), mask(tigers, ALONE), mask(lions))[0]
+    assert meeting.instead
     tiger = [(tigers, 7.0), (ALONE, 7.0)]
     lion = [(lions, 7.0), (tigers, 1.0)]
     either = [(OWN, 7.0), (ALONE, 3.0)]
     assert stands_for(codes(tiger, lion, either), meeting).fits.tolist() == [True, False, True]
 
 
+def test_a_part_of_the_name_stands_in_its_place_wherever_it_is():
+    (meeting,) = meet(mask(OWN), mask(ALONE), mask(OWN), part=True)
+    assert meeting.instead and meeting.is_own[ALONE].all()
+
+
 def test_a_latent_goes_to_the_meaning_it_responds_to_most_and_must_lift_the_prompt():
     lemon, shadow = beside(), mask(BESIDE, ALONE, slice(400, 500))
-    other = meet(mask(OWN), shadow, mask(OWN, TWIN), way(shadow), way(mask(OWN, TWIN)))
-    assert other is not None
+    (other,) = meet(mask(OWN), shadow, mask(OWN, TWIN))
     table = codes([(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)], [(BESIDE, 5.0), (ALONE, 5.0)])
     share = torch.tensor([0.02, 0.06, -0.01])
     standing = {7: stands_for(table, lemon), 8: stands_for(table, other)}

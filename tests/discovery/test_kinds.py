@@ -1,74 +1,60 @@
 """Kinds follow from evidence, and weak evidence is not a confident name."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
-from clipattr.discovery.audit.evidence import Evidence
-from clipattr.discovery.audit.kinds import constituents, is_constituent, kind_of
-from clipattr.statistics import Interval, auc
+from clipattr.discovery.audit.candidates import Candidate, Route
+from clipattr.discovery.audit.kinds import Roles, kind_of, kinship
+from clipattr.discovery.audit.mediators import Family
+from clipattr.discovery.audit.names import constituents, is_constituent
+from clipattr.statistics import auc
 from clipattr.statistics import mean_interval as interval
 
-NOTHING = Interval(0.0, 0.0, 0.0)
-BESIDE = Evidence(
-    on_own=True,
-    own_pictures=50,
-    pictures=torch.arange(10),
-    reliance=NOTHING,
-    causal_effect=NOTHING,
-    presence=0.9,
-    presence_elsewhere=0.1,
-    seen=0.9,
-    together=0.95,
-    elsewhere=NOTHING,
-    standing=0.1,
-    separation=0.8,
-    share=0.2,
-    clarity=0.7,
-    shown=0.9,
-    shown_elsewhere=0.05,
-    beside=0.95,
-    focus=0.9,
+NOTHING = torch.zeros(3)
+# Words: a thing, a mark, a place.
+ROLES = Roles(
+    {"mark": torch.tensor([0.0, 0.9, 0.0]), "text": NOTHING, "place": torch.tensor([0.0, 0.0, 0.9])}
 )
 
 
-def seen(**changes):
-    return dataclasses.replace(BESIDE, **changes)
+def family(word=0, label="banana", route=Route.WORD, instead=False):
+    nowhere = torch.zeros(2, dtype=torch.bool)
+    candidate = Candidate(route, label, word, (nowhere, nowhere), (nowhere, nowhere), (), 0.5, 0.001)
+    return Family(candidate, (1,), 0.1, instead, "co-occurrence")
 
 
 @pytest.mark.parametrize(
-    ("evidence", "prompt", "label", "group", "kind"),
+    ("found", "kin", "focus", "kind"),
     [
-        (BESIDE, "monkey", "banana", "food", "companion"),
-        (seen(focus=0.3), "camel", "desert", "place", "context"),
-        (seen(focus=0.3), "camel", "desert", None, "context"),
-        (seen(beside=0.02, shown=0.5), "bat", "cricket gear", "object", "polysemy"),
-        (seen(beside=0.02, shown=0.5), "lion", "tiger", "animal", "coarse_label"),
-        (seen(shown=0.0, standing=0.9, beside=math.nan), "bat", "cricket gear", "object", "polysemy"),
-        (seen(shown=0.0, standing=0.2), "hot dog", "dog", "animal", "compound"),
-        (seen(focus=0.3), "camel", "a watermark", "mark", "watermark"),
-        (seen(focus=0.8), "camel", "a written word", "writing", "typography"),
-        (seen(shown=0.0, standing=0.1), "duck", "swan", "animal", "unknown"),
+        (family(), 0.5, 0.9, "companion"),
+        (family(), 0.5, 0.2, "context"),
+        (family(word=2), 0.5, 0.9, "context"),
+        (family(word=1), 0.5, 0.2, "watermark"),
+        (family(instead=True), 0.1, math.nan, "polysemy"),
+        (family(instead=True), 0.9, math.nan, "coarse_label"),
+        (family(route=Route.PART, instead=True), 0.5, math.nan, "compound"),
     ],
 )
-def test_the_evidence_decides_the_kind(evidence, prompt, label, group, kind):
-    own_group = {"bat": "tool", "lion": "animal"}.get(prompt)
-    named, probability = kind_of(evidence, prompt, label, group, own_group)
-    assert named == kind
-    assert 0.25 <= probability <= 1
+def test_the_evidence_decides_the_kind(found, kin, focus, kind):
+    named, probability = kind_of(found, None, ROLES, kin, focus)
+    assert named == kind and 0.25 <= probability <= 1
 
 
-def test_a_family_that_no_word_fits_is_unknown():
-    assert kind_of(BESIDE, "monkey", None, None)[0] in ("unknown", "companion")
-    assert kind_of(seen(beside=0.5, focus=0.5), "monkey", None, None)[0] == "unknown"
+def test_a_family_that_no_word_fits_is_less_sure():
+    nameless = kind_of(family(word=None, label=None), None, ROLES, 0.5, 0.9)
+    assert nameless[1] < kind_of(family(), None, ROLES, 0.5, 0.9)[1]
 
 
 def test_what_was_not_measured_does_not_decide():
-    _, sure = kind_of(BESIDE, "monkey", "banana", None)
-    _, unsure = kind_of(seen(focus=math.nan, beside=math.nan), "monkey", "banana", None)
-    assert unsure < sure
+    assert kind_of(family(), None, ROLES, 0.5)[1] < kind_of(family(), None, ROLES, 0.5, 0.9)[1]
+
+
+def test_two_of_one_sort_look_alike_or_share_a_group_whatever_it_is_called():
+    assert kinship(0.9, 0.6, (None, None)) == 1.0 and kinship(-0.2, -0.2, (None, None)) == 0.0
+    assert kinship(0.1, 0.1, ("x", "x")) > 0.8 > 0.2 > kinship(0.1, 0.1, ("x", "y"))
+    assert kinship(math.nan, math.nan, (None, "y")) == 0.5
 
 
 @pytest.mark.parametrize(

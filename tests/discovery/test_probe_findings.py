@@ -11,9 +11,9 @@ import clipattr as ca
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.probes.findings import _distinct, _Reliance
 from clipattr.discovery.probes.matching import FEW, change, comparison, enough, same
-from clipattr.discovery.probes.mediators import Carriers
+from clipattr.discovery.probes.mediators import Mediators
 from clipattr.discovery.probes.null_space import remover
-from clipattr.discovery.probes.presence import looked_for, upper_heap
+from clipattr.discovery.probes.presence import candidate_words, upper_component
 from clipattr.statistics import Interval, simultaneous
 from clipattr_data.lesion_world import LesionWorld
 from clipattr_data.robustness import material
@@ -77,11 +77,11 @@ def test_a_picture_shows_a_thing_as_surely_as_two_normal_heaps_say(share, apart)
     generator = torch.Generator().manual_seed(2)
     above = torch.rand(4000, generator=generator) < share
     values = 0.1 + 0.02 * (torch.randn(4000, generator=generator) * (1 + above) + apart * above)
-    sure = upper_heap(torch.stack([values, torch.full_like(values, 0.3)], 1))
+    sure = upper_component(torch.stack([values, torch.full_like(values, 0.3)], 1))
     x = (values.double() - 0.1) / 0.02
     true = share * torch.exp(-((x - apart) ** 2) / 8) / 2
     true = true / (true + (1 - share) * torch.exp(-(x**2) / 2))
-    true[x < x[true.argmin()]] = true.min()  # a wide heap would claim the lowest values too
+    true[x < x[true.argmin()]] = true.min()  # a wide component would claim the lowest values too
     assert float((sure[:, 0] - true).abs().mean()) < 0.03
     assert (sure[:, 0][values.argsort()].diff() >= 0).all()
     assert not sure[:, 1].any(), "what never varies shows nothing"
@@ -89,29 +89,29 @@ def test_a_picture_shows_a_thing_as_surely_as_two_normal_heaps_say(share, apart)
 
 def test_words_of_classes_are_not_looked_for():
     study = SimpleNamespace(vocabulary=SimpleNamespace(words=["ruler", "Melanoma", "hair"]))
-    assert looked_for(study, ["melanoma", "nevus"]) == [0, 2]
+    assert candidate_words(study, ["melanoma", "nevus"]) == [0, 2]
 
 
 def test_a_carrier_rises_with_the_thing_and_lifts_the_class():
     """Against least squares latent by latent, in the bundled lesion study."""
     study = ca.open_study("lesions")
-    words = looked_for(study, ["melanoma", "nevus"])
+    words = candidate_words(study, ["melanoma", "nevus"])
     weights = study.model.encode_text(["melanoma", "nevus"]).float().T
     weights = weights - weights.flip(1)
-    carriers = Carriers(study, words, ca.attribution.ClosedFormTail(study.model, study.dictionary, weights))
+    mediators = Mediators(study, words, ca.attribution.ClosedFormTail(study.model, study.dictionary, weights))
     word = [study.vocabulary.words[n] for n in words].index("vignette")
-    codes = carriers.pictures.codes.to_dense().double()
-    slopes = change(carriers.classes, carriers.shown[:, word], carriers.shown) @ codes
-    found = carriers.of(word, 0)
-    assert found and (slopes[found] > 0).all() and (carriers._lift[found, 0] > 0).all()
-    assert not set(found) & set(carriers.of(word, 1)), "what lifts one of two classes lowers the other"
-    weight = change(carriers.classes, carriers.shown[:, word], carriers.shown)
+    codes = mediators.pictures.codes.to_dense().double()
+    slopes = change(mediators.classes, mediators.shown[:, word], mediators.shown) @ codes
+    found = mediators.of(word, 0)
+    assert found and (slopes[found] > 0).all() and (mediators._lift[found, 0] > 0).all()
+    assert not set(found) & set(mediators.of(word, 1)), "what lifts one of two classes lowers the other"
+    weight = change(mediators.classes, mediators.shown[:, word], mediators.shown)
     for latent in found[:3]:
         spread = (weight.square() * (codes[:, latent] - codes[:, latent].mean()).square()).sum().sqrt()
-        assert slopes[latent] / spread == pytest.approx(carriers._rises[word][latent])
+        assert slopes[latent] / spread == pytest.approx(mediators._rises[word][latent])
         # One of 512 latents by chance.
-        assert slopes[latent] / spread >= carriers.rise == pytest.approx(2.8856, abs=1e-3)
-    shown = carriers.examples(word, found, 12)
+        assert slopes[latent] / spread >= mediators.rise == pytest.approx(2.8856, abs=1e-3)
+    shown = mediators.examples(word, found, 12)
     assert len(shown) == 12 and all(study.images[row].scene.shows("vignette") for row in shown)
 
 

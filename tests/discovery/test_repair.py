@@ -13,7 +13,7 @@ from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.discovery.probes.probe import Probe
 from clipattr.discovery.repair.directions import factors_of, learning_pictures, own_pictures
-from clipattr.discovery.repair.erasure import Factors, direction, freed, spread_within
+from clipattr.discovery.repair.erasure import Factors, direction, erased, spread_within
 from clipattr.discovery.repair.evaluation import before_after
 from clipattr.discovery.repair.removals import Removal
 from clipattr.discovery.repair.repair import repair
@@ -92,7 +92,7 @@ def test_freed_weights_are_blind_to_the_factor_and_of_those_the_nearest_on_real_
     weights, bias = torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(3)
     factors = factors_along(embeddings, classes, factor)
     metric = spread_within(embeddings, classes)
-    row, _ = freed(weights, bias, 0, embeddings, classes == 0, factors, metric)
+    row, _ = erased(weights, bias, 0, embeddings, classes == 0, factors, metric)
     d = factors.directions[:, 0].double()
     others = weights[1:].mean(0).double()
     assert abs(float(d @ (row.double() - others))) < 1e-5 * float(d.norm())
@@ -110,7 +110,7 @@ def test_a_freed_class_is_found_without_its_factor_and_others_are_not_lost():
     weights = torch.stack([embeddings[classes == c].mean(0) for c in range(3)]) * 10  # as prompts learn them
     bias = torch.zeros(3)
     factors = factors_along(embeddings, classes, factor)
-    row, b = freed(weights, bias, 0, embeddings, classes == 0, factors, spread_within(embeddings, classes))
+    row, b = erased(weights, bias, 0, embeddings, classes == 0, factors, spread_within(embeddings, classes))
     test, truth, shown = confounded(6000, seed=9)
 
     def groups(weights, bias):

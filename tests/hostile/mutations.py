@@ -230,7 +230,8 @@ def verdict(case, tensors, config, folder):
     try:
         z, recon, site = case.truth(tensors, config)
     except Undefined as error:
-        return f"read although the publisher's code refuses it ({error})"
+        # Without a site nothing is attributed: whatever needs the site refuses the dictionary.
+        return "refused" if made.site is None else f"read although the publisher's code refuses it ({error})"
     if made.site != site:
         return f"site {made.site} instead of {site}"
     narrow = any(value.dtype in (torch.float16, torch.bfloat16) for value in tensors.values())

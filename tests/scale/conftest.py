@@ -9,12 +9,6 @@ from clipattr.discovery.audit.run import Settings
 def everything_counts() -> Settings:
     """Settings under which any suspicion becomes a finding, for tests of how findings are computed."""
     return Settings(
-        expected=2,
-        followed=2,
-        least_surprise=-9,
-        least_effect=-1,
-        least_reliance=-1,
-        least_separation=0,
-        least_lift=-1,
-        discovery_rate=2,
-    )
+        least_effect=-1, least_rise=-1, least_difference=-1, discovery_rate=2, passes=-9, part_effect=-9, by_text=9,
+        few=2, budget=0,
+    )  # fmt: skip

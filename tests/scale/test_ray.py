@@ -79,8 +79,8 @@ def refuse(shared, item):
 def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypatch, everything_counts):
     from clipattr.studies.start import build_study
 
-    for name, value in {"SHARD": 12, "BLOCK": 16, "PART": 24}.items():
-        monkeypatch.setattr(f"clipattr.studies.build.{name}", value)
+    for name, value in {"gathering.SHARD": 12, "build.BLOCK": 16, "build.PART": 24}.items():
+        monkeypatch.setattr(f"clipattr.studies.{name}", value)
     pictures = [np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8) for i in range(40)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -99,7 +99,7 @@ def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypa
             ).to_json()
             for given in (None, engine)
         )
-        assert alone == spread and json.loads(alone)["findings"]
+        assert alone == spread and len(json.loads(alone)["verdicts"]) == 3
     finally:
         torch.set_num_threads(threads)
 

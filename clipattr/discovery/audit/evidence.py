@@ -1,34 +1,26 @@
-"""Evidence for one suspected reliance, each a number with an interval, measured on pictures that did not raise it.
+"""Evidence: what the measuring half says of one family, each a number with an interval.
 
-Owns the measurements: causal effect of the family, its presence on the prompt's pictures, whether what the prompt
-should rest on is there as well, what happens on other pictures, where in the picture the family sits. Ignores how
-suspects are chosen and what they are called. Start at `gather`.
+What the latents do (exact ablation) and what the thing does (pictures with it against pictures without) are measured
+apart and kept under their own names. Intervals are Student's over pictures that are no duplicates of each other.
+Ignores how families are found and what is decided. Start at `measured`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from clipattr.discovery.audit.occlusion import Covering, windows
-from clipattr.discovery.audit.presence import BEST, gap, shown, ways
-from clipattr.discovery.audit.reliance import FEW, Half, Reliance
-from clipattr.discovery.audit.selectivity import meet
-from clipattr.discovery.audit.text_insertion import Rise, Writing
-from clipattr.discovery.encoded import activations_of, summed_codes
+from clipattr.discovery.audit.base import Base, Half
+from clipattr.discovery.audit.candidates import Candidate, Route
+from clipattr.discovery.audit.mediators import Family, missing_of, spread_out
+from clipattr.discovery.audit.subject import Side, Subject, seen_word
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.statistics import auc, clarity_of, interval
-
-if TYPE_CHECKING:
-    from clipattr.studies.study import Study
-
-STEPS, HALF = 3, 0.5  # windows across and down, and their side, when asking where a family sits
-OCCLUDED = 4  # pictures occluded for one family
+from clipattr.discovery.statistics import clarity_of
+from clipattr.statistics import difference_interval, rate_difference, t_interval
 
 
 @dataclass(frozen=True)
@@ -36,227 +28,231 @@ class Evidence:
     """What was measured for one prompt and family.
 
     Attributes:
-        on_own: the suspicion is about the prompt's own pictures; else about pictures that show the family alone.
-        own_pictures: how many pictures of the measuring half are the prompt's own.
-        pictures: numbers of the measured pictures in the measuring half.
+        pictures: numbers of the measured pictures in the measuring half. on_own: they are the prompt's own.
+        named: rate difference of the candidate's word where it fires elsewhere, 1 where the word itself raised it.
         reliance: mean single-latent exact ablation summed over the family, raw cosine of the prompt's contrast.
-        causal_effect: fall of the contrast when the whole family is ablated at once, raw cosine.
-        presence: share of the prompt's own pictures on which the family is active, 0 to 1.
-        seen: how much of the family's meaning the evaluator sees in the measured pictures, against the pictures that
-            fit this meaning best (1) and all pictures (0). Low: the latents fire there for another reason than their
-            best examples suggest, for instance a colour that two things share.
-        together: share of the measured pictures in which the evaluator also sees the prompt, 0 to 1.
-        elsewhere: the same causal effect on pictures that show the family but are not the prompt's.
-        standing: mean contrast on those pictures over the mean contrast on the prompt's own pictures. Near 1: the
-            family alone passes for the prompt.
-        separation: how well the family's strength tells such pictures' contrast apart, as an area under the ROC curve.
-        share: of the positive evidence on the measured pictures, 0 to 1.
-        clarity: mean pairwise cosine of the family's strongest pictures by the evaluator.
-        focus: largest share of the family's strength that goes when one quarter of the picture is covered, 0 to 1;
-            NaN if not measured.
-        presence_elsewhere: share of other pictures on which the family is active.
-        shown: share of the prompt's own pictures in which the evaluator sees the family's meaning; shown_elsewhere:
-            the same for all other pictures.
-        beside: share of those own pictures in which the evaluator sees the prompt itself as well, 0 to 1; near 0 where
-            the meaning stands in the prompt's place.
-        left: share of the family's summed codes that is left on own pictures when the place where the evaluator sees
-            the meaning is covered; NaN where it has no place of its own, or that was not asked.
-        rise: what writing the prompt on other pictures does; None where that was not asked.
+        causal_effect: fall of the contrast when the whole family is ablated, raw cosine.
+        thing: contrast of pictures that show the candidate and not the prompt, over that of pictures of neither, raw
+            cosine: what the thing does, not what the latents do.
+        beside: the same on the prompt's own pictures, with the candidate against without.
+        standing: `thing` in units of the prompt's own contrast. by_text: share of it that the likeness of the two
+            texts explains; NaN without a text.
+        difference: rate difference between the prompt's own and other pictures, over both halves.
+        shown, shown_elsewhere: share of the prompt's own and of other pictures on which the candidate is.
+        together: share of the measured pictures in which the evaluator sees the prompt.
+        kept: share of the family's codes that is left without the candidate. alone: how strongly the family fires where
+            the candidate is without the prompt, against where both are.
+        presence, presence_elsewhere: share of own and other pictures on which the family is active.
+        share: of the positive evidence on the measured pictures. clarity: of the family's strongest pictures.
+        diversity: largest share of one answer of the audited model among the candidate's pictures elsewhere.
+        alike: mean pairwise cosine of evaluator images between the prompt's shown pictures and the candidate's, over
+            the mean within the two: near 1 they look alike, low they are two looks.
     """
 
-    on_own: bool
-    own_pictures: int
     pictures: Tensor
+    on_own: bool
+    named: float
     reliance: Interval
     causal_effect: Interval
-    presence: float
-    presence_elsewhere: float
-    seen: float
-    together: float
-    elsewhere: Interval
+    thing: Interval
+    beside: Interval
     standing: float
-    separation: float
-    share: float
-    clarity: float
+    by_text: float
+    difference: Interval
     shown: float
     shown_elsewhere: float
-    beside: float
-    left: float = math.nan
-    rise: Rise | None = None
-    focus: float = math.nan
+    together: float
+    kept: float
+    alone: float
+    presence: float
+    presence_elsewhere: float
+    share: float
+    clarity: float
+    diversity: float
+    alike: float
 
 
-class Witness:
-    """Measures families against prompts on one half of a study; what several findings need is computed once."""
+def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
+    """Measure one family on the half that did not choose it; None where too few pictures speak."""
+    half, side, settings = base.measuring, subject.measuring, base.settings
+    there, surely = family.candidate.there[1], family.candidate.surely[1]
+    strength = strength_of(half, family.latents)
+    active = strength > 0
+    alone = surely & ~(side.clear if family.instead else side.shown | side.own)
+    about = alone if family.instead else side.own & there
+    if not family.instead and int((about & active).sum()) >= settings.few:
+        about = about & active
+    choices = [(about, not family.instead)] + ([] if family.instead else [(alone & active, False)])
+    told = None
+    for pictures, on_own in choices:
+        if int(pictures.sum()) < settings.few:
+            continue
+        numbers = spread_out(torch.nonzero(pictures).flatten(), settings.most)
+        effect = t_interval(_group(base, subject, half, numbers, family.latents))
+        if told is None or effect.low >= settings.least_effect * subject.unit > told[2].low:
+            told = numbers, on_own, effect
+    if told is None:
+        return None
+    numbers, on_own, effect = told
+    single, positive, everything = _single(base, subject, half, numbers, family.latents)
+    thing, beside, by_text = _thing(base, subject, family)
+    return Evidence(
+        pictures=numbers,
+        on_own=on_own,
+        named=_named(base, half, family.candidate),
+        reliance=t_interval(single),
+        causal_effect=effect,
+        thing=thing,
+        beside=beside,
+        standing=thing.value / subject.unit if subject.unit > 0 else math.nan,
+        by_text=by_text,
+        difference=_difference(subject, family.candidate),
+        shown=_share(there, side.own),
+        shown_elsewhere=_share(there, ~side.own),
+        together=_share(side.shown, about),
+        kept=_kept(base, half, side, family, strength),
+        alone=_alone(strength, side, there, surely),
+        presence=_share(active, side.own),
+        presence_elsewhere=_share(active, ~side.own),
+        share=float(positive.sum() / everything.sum().clamp_min(1e-12)),
+        clarity=clarity_of(base.study.seen(half.rows[strength.topk(min(20, len(half))).indices.numpy()])),
+        diversity=_diversity(half, alone),
+        alike=_alike(base, half, side.own & side.clear & ~there, about),
+    )
 
-    def __init__(
-        self,
-        reliance: Reliance,
-        half: Half,
-        prompt_text: Tensor,
-        family_meaning: Tensor,
-        covered_pictures: int = 0,
-        written_pictures: int = 0,
-    ) -> None:
-        """Prepare one half.
 
-        Args:
-            prompt_text: (prompts, embed), family_meaning: (families, embed): what the evaluator takes the prompts and
-                the families to mean, unit length.
-            covered_pictures: how many are covered to see whether a family depends on its meaning's place.
-            written_pictures: how many other pictures a prompt is written on.
-        """
-        self.reliance, self.half = reliance, half
-        self.contrast = reliance.contrasts(half)  # (pictures, prompts)
-        self.pictures = reliance.study.seen(half.rows)  # the evaluator's, (pictures, embed)
-        self.prompt_text, self.family_meaning = prompt_text, family_meaning
-        self._focus: dict[int, float] = {}
-        self.covered_pictures = covered_pictures
-        self.writing = Writing(reliance, half, written_pictures)
+def _thing(base: Base, subject: Subject, family: Family) -> tuple[Interval, Interval, float]:
+    """What the thing does, elsewhere and on own pictures, and how much of it the two texts explain.
 
-    def strength(self, family: int) -> Tensor:
-        """(pictures,) summed codes of a family."""
-        return torch.from_numpy(self.half.strength[:, [family]].toarray()[:, 0])
+    Both halves speak: a candidate is chosen by where it is, never by what it does to the contrast. What latents raised
+    was chosen with the contrast in view, so that only the measuring half speaks for it.
+    """
+    candidate = family.candidate
+    sides = [(subject.measuring, candidate.there[1], candidate.surely[1])]
+    if candidate.route is not Route.LATENTS:
+        sides.insert(0, (subject.finding, candidate.there[0], candidate.surely[0]))
+    with_it, without, own_with, own_without = [], [], [], []
+    for side, there, surely in sides:
+        alone = surely & ~(side.clear if family.instead else side.shown | side.own)
+        with_it.append(side.contrast[alone])
+        without.append(side.contrast[side.elsewhere & ~there])
+        own_with.append(side.contrast[side.own & surely])
+        own_without.append(side.contrast[side.own & ~there])
+    thing = difference_interval(torch.cat(with_it), torch.cat(without))
+    beside = difference_interval(torch.cat(own_with), torch.cat(own_without))
+    side, there, surely = sides[-1]
+    alone = surely & ~(side.clear if family.instead else side.shown | side.own)
+    by_text = _by_text(
+        base, subject, base.measuring, family.candidate.word, alone, side.elsewhere & ~there, thing
+    )
+    return thing, beside, by_text
 
-    def causal(self, numbers: Tensor, family: int, prompt: int) -> Tensor:
-        """(pictures,) exact fall of the prompt's contrast when the whole family is ablated."""
-        reliance = self.reliance
-        codes = reliance.study.codes.rows(torch.from_numpy(self.half.rows[numbers.numpy()])).to_fixed()
-        tail = reliance.tail.aimed_at(reliance.columns[:, [prompt]])
-        return tail.exact_group(reliance.acts(self.half, numbers), codes, [reliance.families[family]])[
-            :, 0, 0
-        ]
 
-    def single(self, numbers: Tensor, family: int, prompt: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(pictures,) each: summed single-latent effects of the family, its positive part, all positive evidence."""
-        latent, effect = self.reliance.effects(self.half, numbers, [prompt])
-        effect = effect[..., 0]
-        inside = torch.isin(latent, torch.as_tensor(self.reliance.families[family]))
-        positive = effect.clamp_min(0)
-        return (effect * inside).sum(1), (positive * inside).sum(1), positive.sum(1)
+def strength_of(half: Half, latents: tuple[int, ...]) -> Tensor:
+    """(n,) summed codes of some latents."""
+    return torch.from_numpy(np.asarray(half.codes[:, list(latents)].sum(1)).ravel())
 
-    def seen(self, numbers: Tensor, family: int) -> float:
-        """How much of the family's meaning the evaluator sees in some pictures: 0 as in all, 1 as in its very best.
 
-        Pictures count by how strongly they show the family, since that is where the reliance lies.
-        """
-        similar = self.pictures @ self.family_meaning[family]
-        weight = self.strength(family)[numbers]
-        total = weight.sum()
-        best = similar.topk(min(BEST, len(similar))).values.mean()
-        if total <= 0 or best - similar.mean() < 1e-6:
-            return math.nan
-        here = (similar[numbers] * weight).sum() / total
-        return float((here - similar.mean()) / (best - similar.mean()))
+def _single(
+    base: Base, subject: Subject, half: Half, numbers: Tensor, latents: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = half.rows[numbers.numpy()]
+    codes = base.study.codes.rows(torch.from_numpy(rows)).to_fixed()
+    effect = subject.tail(base).exact(base.acts(rows), codes)[..., 0].cpu()
+    inside = torch.isin(codes.indices.long(), torch.tensor(latents)) & (codes.values != 0)
+    positive = effect.clamp_min(0)
+    return (effect * inside).sum(1), (positive * inside).sum(1), positive.sum(1)
 
-    def together(self, numbers: Tensor, prompt: int) -> float:
-        """Share of some pictures in which the evaluator sees the prompt, at least half as well as in its best."""
-        own = self.half.own[prompt]
-        if len(own) < FEW:
-            return math.nan
-        similar = self.pictures @ self.prompt_text[prompt]
-        bound = (similar.mean() + similar[own].quantile(0.9)) / 2
-        return float((similar[numbers] > bound).float().mean())
 
-    def shows(self, family: int) -> Tensor:
-        """(pictures,) bool: in which pictures the evaluator sees the family's meaning."""
-        return shown(self.pictures, self.family_meaning[family : family + 1])[:, 0]
+def _group(base: Base, subject: Subject, half: Half, numbers: Tensor, latents: tuple[int, ...]) -> Tensor:
+    rows = half.rows[numbers.numpy()]
+    codes = base.study.codes.rows(torch.from_numpy(rows)).to_fixed()
+    return subject.tail(base).exact_group(base.acts(rows), codes, [list(latents)])[:, 0, 0].cpu()
 
-    def beside(self, family: int, prompt: int) -> float:
-        """Share of the prompt's own pictures that show the family's meaning and the prompt itself as well."""
-        meanings = torch.stack([self.prompt_text[prompt], self.family_meaning[family]])
-        way = ways(self.pictures, meanings)
-        seen, is_own = way > gap(way), self.half.is_own(prompt)
-        meeting = meet(is_own, seen[:, 1], seen[:, 0], way[:, 1], way[:, 0])
-        if meeting is None:
-            return math.nan
-        there = meeting.meaning & is_own
-        return float(meeting.prompt[there].float().mean()) if there.sum() >= FEW else math.nan
 
-    def left(self, family: int, prompt: int) -> float:
-        """Share of a family's codes that covering its meaning leaves on the prompt's own pictures."""
-        meaning = self.family_meaning[family]
-        shows = self.half.is_own(prompt) & self.shows(family)
-        covering = Covering(self.reliance.study, self.half.rows, self.pictures, self.covered_pictures)
-        covered = covering.cover(shows, self.pictures @ meaning, self.prompt_text[prompt], meaning)
-        return math.nan if covered is None else float(covered.left(self.reliance.families[family]))
+def _by_text(
+    base: Base,
+    subject: Subject,
+    half: Half,
+    word: int | None,
+    alone: Tensor,
+    neither: Tensor,
+    thing: Interval,
+) -> float:
+    """Share of what the thing does to the prompt that its own word's score explains through the likeness of texts."""
+    if word is None or not thing.value > 0 or not alone.any() or not neither.any():
+        return math.nan
+    own = base.text([base.study.vocabulary.prompts[word]])[0] - base.background
+    along = float(own @ subject.column / own.square().sum().clamp_min(1e-12))
+    if along <= 0:
+        return 0.0
+    score = base.scores(half, own)
+    return float(along * (score[alone].mean() - score[neither].mean()) / thing.value)
 
-    def concerned(self, family: int, prompt: int, on_own: bool) -> Tensor:
-        """Numbers of the pictures that a suspicion is about: the prompt's that show the family, or others that do.
 
-        Of the prompt's own, those in which the evaluator sees the family's meaning as well, if they are enough; and
-        where the family hardly ever fires, those in which the meaning is seen.
-        """
-        if on_own:
-            own = self.half.own[prompt]
-            active, showing = self.strength(family)[own] > 0, self.shows(family)[own]
-            choices = (own[some] for some in (active & showing, active, showing))
-            return next((some for some in choices if len(some) >= FEW), own[active])
-        shown = self.reliance.where_strong(self.half, family)
-        return shown[~torch.isin(shown, self.half.own[prompt])]
+def _kept(base: Base, half: Half, side: Side, family: Family, strength: Tensor) -> float:
+    """Share of the summed codes that is left without the candidate, beside the prompt or, too rarely missing, at all.
 
-    def focus(self, family: int) -> float:
-        """Largest share of the family's strength that goes when a window of a quarter of the picture is covered.
+    The evaluator overlooks a candidate in some pictures: each counts as surely as it is missing there.
+    """
+    there, surely = family.candidate.there[1], family.candidate.surely[1]
+    missing = missing_of(base, half, family.candidate, there)
+    own, alone = (side.own & surely, side.own * missing), (surely & side.elsewhere, side.elsewhere * missing)
+    pairs = [(surely & ~side.clear, side.elsewhere * missing)] if family.instead else [own, alone]
+    for with_it, without in pairs:
+        if int(with_it.sum()) >= 3 and float(without.sum()) >= 3 and float(strength[with_it].sum()) > 0:
+            left = float((strength * without).sum() / without.sum())
+            return left / float(strength[with_it].mean())
+    return math.nan
 
-        Near 1 for a thing at one place, near a quarter for a texture that is everywhere.
-        """
-        if family not in self._focus:
-            self._focus[family] = self._measure_focus(family)
-        return self._focus[family]
 
-    def _measure_focus(self, family: int) -> float:
-        study: Study = self.reliance.study
-        numbers = self.reliance.where_strong(self.half, family, OCCLUDED)
-        numbers = numbers[torch.from_numpy(study.sees[self.half.rows[numbers.numpy()]])]
-        if not len(numbers):
-            return math.nan
-        pictures = [study.images[int(row)].load() for row in self.half.rows[numbers.numpy()]]
-        covered = [version for picture in pictures for version in windows(picture, STEPS, HALF)]
-        left = self._strength_of(covered, family).view(len(pictures), -1)  # first column: nothing covered
-        lost = ((left[:, :1] - left[:, 1:]) / left[:, :1].clamp_min(1e-9)).clamp(0, 1)
-        return float(lost.amax(1).mean())
+def _difference(subject: Subject, candidate: Candidate) -> Interval:
+    """How much commoner a candidate is on the prompt's own pictures, over both halves: one raised it, both count it."""
+    own, others = [], []
+    for side, there in zip((subject.finding, subject.measuring), candidate.there, strict=True):
+        own.append(there[side.own].double())
+        others.append(there[~side.own].double())
+    return rate_difference(torch.cat(own), torch.cat(others))
 
-    def _strength_of(self, pictures: list[Image.Image], family: int) -> Tensor:
-        """(pictures,) summed codes of a family on pictures that are not in the study."""
-        study = self.reliance.study
-        codes = study.dictionary.encode(activations_of(study, pictures))
-        return summed_codes(codes, self.reliance.families[family])
 
-    def gather(self, family: int, prompt: int, on_own: bool) -> Evidence | None:
-        """All evidence for one suspicion but its focus, which costs forward passes; None for too few pictures."""
-        pictures = self.concerned(family, prompt, on_own)
-        if len(pictures) < FEW:
-            return None
-        own, others = self.half.own[prompt], self.concerned(family, prompt, on_own=False)
-        active = self.strength(family) > 0
-        is_own = self.half.is_own(prompt)
-        single, family_positive, all_positive = self.single(pictures, family, prompt)
-        contrast = self.contrast[:, prompt]
-        own_level = contrast[own].mean().item() if len(own) else math.nan
-        shows = self.shows(family)
-        not_own = ~is_own
-        strongly = torch.zeros_like(is_own)
-        strongly[others] = True
-        return Evidence(
-            on_own=on_own,
-            own_pictures=len(own),
-            pictures=pictures,
-            reliance=interval(single),
-            causal_effect=interval(self.causal(pictures, family, prompt)),
-            presence=float(active[own].float().mean()) if len(own) else 0.0,
-            presence_elsewhere=float(active[not_own].float().mean()) if not_own.any() else 0.0,
-            seen=self.seen(pictures, family),
-            together=self.together(pictures, prompt),
-            elsewhere=interval(self.causal(others, family, prompt))
-            if len(others)
-            else interval(torch.zeros(0)),
-            standing=float(contrast[others].mean() / own_level)
-            if len(others) and own_level > 0
-            else math.nan,
-            separation=auc(contrast[not_own].numpy(), strongly[not_own].numpy()),
-            share=float(family_positive.sum() / all_positive.sum().clamp_min(1e-12)),
-            clarity=clarity_of(self.pictures[self.reliance.where_strong(self.half, family, 20)]),
-            shown=float(shows[own].float().mean()) if len(own) else math.nan,
-            shown_elsewhere=float(shows[not_own].float().mean()) if not_own.any() else math.nan,
-            beside=self.beside(family, prompt),
-        )
+def _alone(strength: Tensor, side: Side, there: Tensor, surely: Tensor) -> float:
+    """How strongly a family fires where the candidate is without the prompt, against where both are."""
+    both, alone = side.own & there, surely & side.elsewhere
+    if min(int(both.sum()), int(alone.sum())) < 3 or not float(strength[both].sum()) > 0:
+        return math.nan
+    return float(strength[alone].mean() / strength[both].mean())
+
+
+def _named(base: Base, half: Half, candidate: Candidate) -> float:
+    """How much commoner a candidate's word is where its latents fire than where they do not."""
+    if candidate.word is None or candidate.route is not Route.LATENTS:
+        return 1.0
+    fires = strength_of(half, candidate.latents) > 0
+    seen = seen_word(base, half, candidate.word)[0].float()
+    return float(seen[fires].mean() - seen[~fires].mean()) if fires.any() else 0.0
+
+
+def _share(there: Tensor, among: Tensor) -> float:
+    return float(there[among].float().mean()) if among.any() else math.nan
+
+
+def _diversity(half: Half, alone: Tensor) -> float:
+    answers = half.rival[alone, 0] if len(half) else half.rival[:0, 0]
+    return float(torch.bincount(answers).max() / len(answers)) if len(answers) >= 5 else math.nan
+
+
+def _alike(base: Base, half: Half, one: Tensor, other: Tensor) -> float:
+    """How alike two sets of pictures look to the evaluator, against how alike each is in itself."""
+    if min(int(one.sum()), int(other.sum())) < 3:
+        return math.nan
+    sums = []
+    for some in (one, other):
+        numbers = spread_out(torch.nonzero(some).flatten(), 64).numpy()
+        sums.append(base.concepts.centred(base.study.seen(half.rows[numbers])))
+    within = sum(clarity_of(some) for some in sums) / 2
+    return float(sums[0].mean(0) @ sums[1].mean(0)) / within if within > 1e-6 else math.nan
+
+
+def is_part(family: Family) -> bool:
+    """Whether a family's candidate is a part of the prompt's name."""
+    return family.candidate.route is Route.PART

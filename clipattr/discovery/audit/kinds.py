@@ -1,119 +1,121 @@
-"""Names the kind of an unexpected reliance from its evidence.
+"""Kinds: what sort of reliance the evidence speaks for.
 
-Each kind has a degree in [0, 1], made of the evidence that speaks for it; the probabilities are the degrees' shares,
-with a fixed share for "unknown" so that weak evidence does not become a confident name. Rules, not a fit: every number
-that decides is in the finding's evidence. Start at `kind_of`.
+What was asked directly names itself: a part of the name is a compound, an inserted text that lifts is typography. What
+stands in the prompt's place is another sense or another look, by how far the evaluator keeps the two sets of *pictures*
+apart. What comes beside it is a context, a companion or a mark, by where in the picture the family sits and by what its
+word means. The vocabulary is one witness: roles and groups sharpen, nothing hangs on how they are spelled. Start at
+`kind_of`.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from clipattr.discovery.audit.base import Base
+from clipattr.discovery.audit.candidates import Route
 from clipattr.discovery.audit.evidence import Evidence
-from clipattr.discovery.audit.text_insertion import WRITING
+from clipattr.discovery.audit.mediators import Family
 
 DOUBT = 0.25  # the weight of "unknown"
-MARKS, PLACES = {"mark", "marks", "watermark"}, {"place", "places", "background"}
+# What the evaluator is asked to compare a word with where no role is declared.
+PROTOTYPES = {
+    "mark": ("a watermark", "a logo", "a stamp", "a frame around the picture", "a label stuck on a photo"),
+    "text": ("a written word", "letters", "text in the picture", "a caption"),
+    "place": ("a background", "a landscape", "a room", "a surface", "outdoors", "the sky"),
+}
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words of a text."""
-    return re.findall(r"[^\W_]+", text.casefold())
+@dataclass(frozen=True)
+class Roles:
+    """How surely each word is a mark, a text, a place, 0 to 1; the rest is things and looks.
 
-
-def is_constituent(label: str, prompt: str) -> bool:
-    """Whether `label` is a part of the compound `prompt`: "dog" of "hot dog", "butter" of "butterfly".
-
-    A closed compound needs a part of at least three letters at its start or end, so that "car" is not found in
-    "oscar" by its middle; "art" in "heart" remains possible and is one reason for a probability below one.
+    Attributes:
+        of: by role (words,).
     """
-    part, whole = words_of(label), words_of(prompt)
-    if not part or part == whole or len(whole) < len(part):
-        return False
-    if len(whole) > 1:
-        return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
-    word = whole[0]
-    return len(part) == 1 and len(part[0]) >= 3 and (word.startswith(part[0]) or word.endswith(part[0]))
 
+    of: dict[str, Tensor]
 
-def constituents(prompts: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Numbers of the words that are a part of some prompt, as `is_constituent` has it, for long lists of both."""
-    numbers: dict[tuple[str, ...], list[int]] = {}
-    for number, word in enumerate(words):
-        numbers.setdefault(tuple(words_of(word)), []).append(number)
-    found: set[int] = set()
-    for whole in {tuple(words_of(prompt)) for prompt in prompts}:
-        n = len(whole)
-        parts: list[tuple[str, ...]] = [
-            whole[a:b] for a in range(n) for b in range(a + 1, n + 1) if b - a < n
-        ]
-        if n == 1:
-            parts = [(part,) for cut in range(1, len(whole[0])) for part in (whole[0][:cut], whole[0][cut:])]
-        found.update(
-            number
-            for part in parts
-            for number in numbers.get(part, ())
-            if is_constituent(words[number], " ".join(whole))
-        )
-    return sorted(found)
+    @classmethod
+    def read(cls, base: Base) -> Roles:
+        """By a declared role, else by how much nearer a word is to a role's prototypes than other words are."""
+        texts = [text for texts in PROTOTYPES.values() for text in texts]
+        encoded = base.study.evaluator.encode_text(texts, templates=base.templates).float().cpu()
+        cosine = base.concepts.words @ base.concepts.texts(encoded).T
+        declared = getattr(base.study.vocabulary, "roles", None) or [None] * len(cosine)
+        known = torch.tensor([role is not None for role in declared])
+        found, start = {}, 0
+        for role, some in PROTOTYPES.items():
+            best = cosine[:, start : start + len(some)].amax(1)
+            start += len(some)
+            deviation = best.std() if len(best) > 1 else torch.tensor(1.0)
+            surely = torch.sigmoid(2 * ((best - best.mean()) / deviation.clamp_min(1e-6) - 2))
+            exactly = torch.tensor([float(name == role) for name in declared])
+            found[role] = torch.where(known, exactly, surely)
+        return cls(found)
+
+    def how(self, role: str, word: int | None) -> float:
+        """How surely a word has a role; 0 for what has no word."""
+        return 0.0 if word is None else float(self.of[role][word])
 
 
 def degrees(
-    evidence: Evidence, prompt: str, label: str | None, group: str | None, prompt_group: str | None = None
+    family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan
 ) -> dict[str, float]:
-    """How much speaks for each kind, 0 to 1."""
-    family_group = (group or "").casefold()
-    diffuse = 0.5 if math.isnan(evidence.focus) else 1 - _ramp(evidence.focus, 0.4, 0.7)
-    if family_group in PLACES:
-        diffuse = max(diffuse, 0.9)
-    elif family_group:
-        diffuse = min(diffuse, 0.4)
-    part = label is not None and is_constituent(label, prompt)
-    mark, writing = family_group in MARKS, family_group in WRITING
-    thing = 0.0 if mark or writing or part else 1.0
-    # Something that comes with the prompt is seen on its pictures more often than elsewhere: beside what the prompt
-    # should rest on (context, companion), or in its place (another sense, another look).
-    with_it = _ramp(evidence.shown - evidence.shown_elsewhere, 0.1, 0.4)
-    beside = 0.5 if math.isnan(evidence.beside) else evidence.beside
-    if not math.isnan(evidence.left):  # it has a place of its own
-        beside = 1.0
-    accompanies = thing * with_it * beside
-    # A second sense passes for the prompt without what the prompt should rest on. Where nothing says that both go by
-    # one word, a thing that merely looks alike must pass almost entirely to be called a sense.
-    replaces = thing * max(with_it * (1 - beside), (1 - with_it) * 0.5 * _ramp(evidence.standing, 0.4, 1.0))
-    # Two looks of one word: a coarse label if both are things of one group, else two senses.
-    kin = 0.5 if not (group and prompt_group) else float(family_group == prompt_group.casefold())
-    return {
-        "compound": float(part),
-        "watermark": float(mark),
-        "typography": float(writing),
-        "polysemy": replaces * (1 - diffuse) * (1 - kin),
-        "coarse_label": replaces * (1 - diffuse) * kin,
-        "context": accompanies * diffuse,
-        "companion": accompanies * (1 - diffuse),
+    """How much speaks for each kind, 0 to 1.
+
+    Args:
+        kin: how surely prompt and candidate are of one sort, 0 to 1. focus: largest share of the family's strength that
+            goes with one window of the picture; NaN where not measured.
+    """
+    word, found = family.candidate.word, dict.fromkeys(
+        ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label"), 0.0
+    )  # fmt: skip
+    if family.candidate.route is Route.PART:
+        return found | {"compound": 1.0}
+    if family.instead:
+        return found | {"polysemy": 1 - kin, "coarse_label": kin}
+    local = 0.5 if math.isnan(focus) else _ramp(focus, 0.35, 0.75)
+    if family.covered is not None:
+        local = 1.0
+    mark, text, place = (roles.how(role, word) for role in ("mark", "text", "place"))
+    thing = (1 - mark) * (1 - text)
+    return found | {
+        "watermark": max(mark, text * 0.5) * (1 - 0.5 * place) + (0.3 * (1 - local) if word is None else 0.0),
+        "context": thing * max(place, (1 - local) * (1 - 0.5 * place)),
+        "companion": thing * local * (1 - place),
     }
 
 
 def kind_of(
-    evidence: Evidence, prompt: str, label: str | None, group: str | None, prompt_group: str | None = None
+    family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan
 ) -> tuple[str, float]:
-    """The likeliest kind and its probability; "unknown" when no word fits the family or nothing speaks for a kind.
-
-    Args:
-        label, group: the family's word and its group in the vocabulary.
-        prompt_group: the prompt's own group, where the vocabulary knows it.
-    """
-    found = degrees(evidence, prompt, label, group, prompt_group)
-    if label is None:
-        found = {kind: degree * 0.3 for kind, degree in found.items()}
+    """The likeliest kind and its probability; "unknown" where nothing speaks for a kind."""
+    found = degrees(family, evidence, roles, kin, focus)
+    if family.candidate.label is None:
+        found = {kind: degree * 0.5 for kind, degree in found.items()}
     found["unknown"] = DOUBT
     kind = max(found, key=lambda name: found[name])
     return kind, found[kind] / sum(found.values())
 
 
+def kinship(alike: float, text: float, groups: tuple[str | None, str | None]) -> float:
+    """How surely two things are of one sort: by a shared group, the likeness of their pictures and of their texts.
+
+    Args:
+        alike: of `Evidence`. text: cosine of the evaluator's centred texts, NaN without. groups: of prompt and
+            candidate, None where unknown; only whether they are equal counts.
+    """
+    pictures = 0.5 if math.isnan(alike) else _ramp(alike, -0.1, 0.6)
+    texts = 0.5 if math.isnan(text) else _ramp(text, -0.1, 0.5)
+    seen = 0.7 * pictures + 0.3 * texts
+    if None in groups:
+        return seen
+    return 0.8 * float(groups[0] == groups[1]) + 0.2 * seen
+
+
 def _ramp(value: float, low: float, high: float) -> float:
-    if math.isnan(value):
-        return 0.5
     return min(1.0, max(0.0, (value - low) / (high - low)))

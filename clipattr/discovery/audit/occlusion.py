@@ -27,6 +27,7 @@ SIDE = 0.44  # of the picture's sides, a window's: neighbours overlap by a third
 FEW = 5  # pictures below which nothing is said
 FIRST = 3  # of them tell whether to go on
 LOCAL = 0.35  # of what the evaluator sees of a meaning goes with one window, if it has a place of its own
+LARGEST = 2  # times a model's resolution to which a picture is made smaller first
 SPARED = 0.25  # of that may go of the prompt
 
 
@@ -109,12 +110,19 @@ class Covering:
     def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
         """For each picture its covered copies, and what the evaluator sees of them, (windows, embed)."""
         missing = [number for number in numbers if number not in self._windows]
-        copies = [windows(self.study.images[int(self.rows[number])].load())[1:] for number in missing]
+        copies = [windows(self._small(number))[1:] for number in missing]
         if missing:
             pixels = torch.stack([self.study.evaluator.prepare(copy) for some in copies for copy in some])
             seen = self.study.evaluator.encode_image(pixels).float().cpu().split(STEPS * STEPS)
             self._windows |= dict(zip(missing, zip(copies, seen, strict=True), strict=True))
         return [self._windows[number] for number in numbers]
+
+    def _small(self, number: int) -> Image.Image:
+        """A picture no larger than the models need, so that its copies stay small."""
+        picture = self.study.images[int(self.rows[number])].load().convert("RGB")
+        most = LARGEST * max(*self.study.model.image_size, *self.study.evaluator.image_size)
+        picture.thumbnail((most, most))
+        return picture
 
 
 def windows(picture: Image.Image, steps: int = STEPS, side: float = SIDE) -> list[Image.Image]:

@@ -1,34 +1,28 @@
-"""Families for a prompt and a meaning that comes with it: latents that fire for the meaning where the prompt is not.
+"""Selectivity: which latents fire for a meaning where the prompt is not.
 
 What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
 them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
-that fires for both senses of one word follows the word as well; only pictures that carry the word's label, and do not
-show what the word means, tell. And one that fires for candles beside books alone follows neither; covering the book
-tells. Owns that choice of latents; what comes with a prompt is `company`'s, covering pictures `covering`'s.
-Start at `company_families`.
+that fires for both senses of one word follows the word as well; only pictures of the one without the other tell. And
+one that fires for candles beside books alone follows neither; occluding the book tells. Owns that choice of latents;
+how prompt and meaning meet is `mediators`'. Start at `stands_for`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from clipattr.discovery.audit.cooccurrence import company
-from clipattr.discovery.audit.occlusion import Covered, Covering
-from clipattr.discovery.audit.presence import BLOCK, gap, shown, ways
-
-if TYPE_CHECKING:
-    from clipattr.discovery.audit.reliance import Half, Reliance
+from clipattr.discovery.audit.occlusion import Covered
 
 FEW = 5  # pictures below which nothing is said
-LOOKALIKE = 0.4  # of the way to a prompt's best pictures, on the meaning's other ones: seen there as well
-SAME = 0.98  # cosine of two texts that mean the same to the evaluator
+LOOKALIKE = (
+    0.4  # share of the meaning's other pictures in which the prompt is seen: the two are taken for each other
+)
 INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
 ALIKE = 0.5  # share of one mean strength that another must reach
 MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
@@ -46,8 +40,8 @@ class Apart:
         prompt: its number. word: number of the meaning's word in the vocabulary.
         latents: the one that carries most first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
-        reason: what chose the latents: "company", how they fire on different pictures; "covered", that covering the
-            meaning silences them; "written", that writing the prompt wakes them.
+        reason: what chose the latents: "co-occurrence", how they fire on different pictures; "covered", that occluding
+            the meaning silences them.
     """
 
     prompt: int
@@ -81,34 +75,6 @@ class Meeting:
     prompt: Tensor
     without: Tensor
     instead: bool
-
-
-def meet(
-    is_own: Tensor,
-    sees: Tensor,
-    sees_prompt: Tensor,
-    way: Tensor,
-    way_prompt: Tensor,
-    without: Tensor | None = None,
-) -> Meeting | None:
-    """How a prompt and a meaning meet; None where the evaluator merely takes one for the other.
-
-    Things that look alike are seen together as well. They are told from company by the meaning's other pictures: a
-    banjo is not seen on other pictures of lemons, but a lion on other pictures of tigers. Such a lookalike still counts
-    where it stands in the prompt's place, that is where it is seen more clearly than the prompt.
-
-    Args:
-        is_own, sees, sees_prompt: (pictures,) bool, the prompt's own pictures, where the meaning and where the prompt
-            is seen; way, way_prompt: (pictures,) how clearly, as `sight.ways` has it.
-        without: (pictures,) how surely the meaning is missing, 0 to 1; default 1 wherever it is not seen.
-    """
-    elsewhere = sees & ~is_own
-    alike = float(way_prompt[elsewhere].mean()) if elsewhere.sum() >= FEW else 0.0
-    if alike >= LOOKALIKE:
-        sees, sees_prompt = sees & (way > way_prompt), sees_prompt & (way_prompt >= way)
-    instead = float((sees & ~sees_prompt)[is_own].float().mean()) >= INSTEAD
-    without = (~sees).double() if without is None else without
-    return Meeting(is_own, sees, sees_prompt, without, instead) if instead or alike < LOOKALIKE else None
 
 
 @dataclass(frozen=True)
@@ -225,82 +191,6 @@ def families_apart(
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
-            reason = "covered" if standing[word].covered else "company"
+            reason = "covered" if standing[word].covered else "co-occurrence"
             found.append(Apart(prompt, word, kept, float(share[kept].sum()), reason))
-    return found
-
-
-def words_along(
-    reliance: Reliance, half: Half, meant: Tensor, discovery_rate: float, least_lift: float
-) -> list[list[int]]:
-    """For every prompt the numbers of the words that come with it, and do not mean the same.
-
-    Args:
-        half, meant: as for `company_families`. discovery_rate, least_lift: as in the audit's settings.
-    """
-    study = reliance.study
-    pictures, vocabulary = study.seen(half.rows), study.vocabulary_embeddings.float()
-    comes = company((shown(pictures, some) for some in vocabulary.split(BLOCK)), half.own)
-    likeness = meant.float() @ vocabulary.T
-    return [
-        [
-            word
-            for word in comes.of(number, discovery_rate, least_lift)
-            if study.vocabulary.words[word].casefold() != prompt.text.casefold()
-            and likeness[number, word] < SAME
-        ]
-        for number, prompt in enumerate(reliance.prompts)
-    ]
-
-
-def company_families(
-    reliance: Reliance,
-    half: Half,
-    meant: Tensor,
-    along: Sequence[Sequence[int]],
-    least_reliance: float,
-    enough: float,
-    covered_pictures: int,
-    progress: bool = False,
-) -> list[Apart]:
-    """For every prompt and every word that comes with it, the latents through which the word speaks for the prompt.
-
-    Args:
-        half: whose pictures decide.
-        meant: (prompts, embed), what the evaluator takes the prompts to mean.
-        along: for each prompt the numbers of the words that come with it.
-        least_reliance, covered_pictures: as in the audit's settings.
-        enough: raw cosine that latents which purely stand for a meaning must carry to be its family.
-        progress: show a bar.
-    """
-    study = reliance.study
-    pictures = study.seen(half.rows)
-    vocabulary = study.vocabulary_embeddings.float()
-    codes, found = reliance.codes(half.rows), []
-    for number, words in enumerate(tqdm(along, desc="company", unit="prompt", disable=not progress)):
-        if not words:
-            continue
-        meanings = torch.stack([meant[number].float(), *vocabulary[list(words)]])
-        clear = ways(pictures, meanings)
-        bounds, is_own = gap(clear), half.is_own(number)
-        seen, missing = clear > bounds, (1 - clear / bounds).clamp(0, 1)
-        covering, standing = Covering(study, half.rows, pictures, covered_pictures), {}
-        for place, word in enumerate(words, start=1):
-            meeting = meet(
-                is_own, seen[:, place], seen[:, 0], clear[:, place], clear[:, 0], missing[:, place]
-            )
-            without = None
-            if meeting is None or not meeting.instead:
-                without = covering.cover(
-                    is_own & seen[:, place], clear[:, place], meanings[0], meanings[place]
-                )
-            if meeting is not None:
-                standing[word] = stands_for(codes, meeting)
-            if without is not None:
-                standing[word] = silenced(without, standing.get(word))
-        if not standing:
-            continue
-        carried = reliance.carried(half, number, seen[:, [1 + words.index(word) for word in standing]])
-        families = families_apart(number, standing, dict(zip(standing, carried, strict=True)), enough)
-        found += [family for family in families if family.carried >= least_reliance]
     return found

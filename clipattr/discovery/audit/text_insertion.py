@@ -1,67 +1,86 @@
-"""Written words: does writing a prompt on pictures of other things lift it, through which latents, and does it matter
-which word it is?
+"""Text insertion: does the prompt, inserted as text into pictures of other things, lift its own score?
 
-What a collection shows of written words, it shows beside the things they name. So every word in question is written on
-the same pictures of other things, in several faces, sizes, places and colours: a latent that wakes there reads, one
-that fires for the thing does not. Owns what is written and what it does. Start at `Writing`, and `reading_families`.
+Asked of every prompt directly, so that no evaluator needs a word for writing. All prompts and a few other words of the
+study go into the same pictures, in several faces, sizes, places and colours: what any text does to the prompt is told
+from what its own does, and a latent that wakes there reads. The faces are none that bundled worlds are lettered in.
+Start at `Insertion`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from clipattr.discovery.audit.presence import shown
-from clipattr.discovery.audit.reliance import Half, Reliance
-from clipattr.discovery.audit.selectivity import ALIKE, CARRIES, FEW, Apart
+from clipattr.attribution import ClosedFormTail
+from clipattr.discovery.audit.base import Base, digest
+from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.encoded import Encoded, activations_of, exact_sums, summed_codes
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.statistics import interval
+from clipattr.statistics import t_interval
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-WRITING = {"writing", "text"}  # groups of the vocabulary's words for it
+WRITING = {"writing", "text"}  # groups by which repairs find a vocabulary's words for writing
 
-FACES = ("DejaVuSans-Bold.ttf", "DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")
+DEFAULT = ""  # Pillow's own scalable face
+# STIX comes with matplotlib, so that every machine has the same faces.
+FACES = (DEFAULT, "STIXGeneralBol.ttf", "STIXGeneral.ttf", "STIXGeneralBolIta.ttf")
 SIZES = (4, 5, 6)  # picture height over letter height
 PLACES = (0.1, 0.5, 0.9)
-COMPARED = 5  # other prompts that are written in a prompt's place
-EVERY = 3  # on every so many of its pictures
-MORE = 2  # times as many pictures to find reading latents on as to measure what they do
-REMEMBERED = 32  # written prompts
+LARGEST = 4  # times the model's resolution beyond which a picture is made smaller before text goes in
 LEARNT_FROM = 128  # pictures written on to learn how writing moves an embedding
-OFTEN = 0.02  # share of the written pictures on which a latent must fire to be a reader
+WAKES = 0.5  # share of a reader's codes that may be there without the text
+OFTEN = 0.1  # share of the pictures with text on which a latent must fire to be a reader
+CARRIES = 0.05  # share of the readers' reliance below which a latent is left out
 
 
 @dataclass(frozen=True)
 class Rise:
-    """What writing a prompt on pictures does to it and to a family.
+    """What inserting a prompt does to it.
 
     Attributes:
-        written: rise of the prompt's contrast, raw cosine, over the same pictures without a word.
-        before: share of the family's summed codes that is there without the word; NaN where it never fires with it.
+        inserted: rise of the contrast over the same pictures without text, raw cosine. specific: over other words.
+        latents: readers, the one that carries most first. carried: raw cosine, what they carry.
+        kept: share of the readers' codes that is there without the text. n: pictures.
     """
 
-    written: Interval
-    before: float
+    inserted: Interval
+    specific: Interval
+    latents: tuple[int, ...]
+    carried: Interval
+    kept: float
+    share: float
+    n: int
 
 
 @lru_cache(maxsize=64)
-def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # brings open fonts that are the same on every machine
+def _font(face: str, size: int) -> Any:
+    if face == DEFAULT:
+        return ImageFont.load_default(size)
+    import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / face), size)
+
+
+@lru_cache(maxsize=4096)
+def missing_glyphs(text: str) -> str:
+    """Letters that some face cannot draw: they would come out as the same empty box."""
+    missing = set()
+    for face in FACES:
+        font = _font(face, 24)
+        box = bytes(font.getmask("\U0010fffe"))
+        missing |= {
+            letter for letter in set(text) if not letter.isspace() and bytes(font.getmask(letter)) == box
+        }
+    return "".join(sorted(missing))
 
 
 def written(picture: Image.Image, text: str, number: int) -> Image.Image:
@@ -95,87 +114,108 @@ def _evenly(numbers: np.ndarray, n: int) -> np.ndarray:
     return numbers[np.linspace(0, len(numbers) - 1, min(n, len(numbers))).astype(int)]
 
 
-class Writing:
-    """Prompts written on pictures of one half of a study: not on their own, nor where the evaluator sees writing.
+class Insertion:
+    """The pictures that every prompt is inserted into, and what other words do there; made once for a study.
 
-    What was written last is remembered.
-
-    Args:
-        half: whose pictures are written on. n_pictures: on how many each prompt is written.
+    Pictures and words are chosen by their digest, so that neither order nor number of prompts matters.
     """
 
-    def __init__(self, reliance: Reliance, half: Half, n_pictures: int) -> None:
-        self.reliance, self.half, self.n_pictures = reliance, half, n_pictures
-        self._after: dict[int, Tensor] = {}
+    def __init__(self, base: Base) -> None:
+        self.base, settings = base, base.settings
+        ids = base.study.images.ids
+        loadable = np.flatnonzero(base.study.sees[base.measuring.rows]).tolist()
+        order = sorted(loadable, key=lambda n: digest(ids[int(base.measuring.rows[n])]))
+        self.numbers = np.array(order[: settings.inserted], dtype=np.int64)
+        words = base.study.vocabulary.words
+        chosen = sorted(base.rival_words.tolist(), key=lambda n: digest(words[n]))
+        fitting = [n for n in chosen if 3 <= len(words[n]) <= 12 and not missing_glyphs(words[n])]
+        self.controls = fitting[: settings.controls + 2]
 
     @cached_property
-    def bare(self) -> np.ndarray:
-        """Numbers of the pictures without writing; all where the vocabulary has no word for it."""
-        study = self.reliance.study
-        words = study.vocabulary_embeddings[writing_words(study)]
-        return np.flatnonzero(~shown(study.seen(self.half.rows), words).any(1).numpy())
+    def pictures(self) -> list[Image.Image]:
+        """The pictures without text, no larger than the model needs."""
+        most = LARGEST * max(self.base.study.model.image_size)
+        made = []
+        for row in self.base.measuring.rows[self.numbers].tolist():
+            picture = self.base.study.images[int(row)].load().convert("RGB")
+            picture.thumbnail((most, most))
+            made.append(picture)
+        return made
 
-    def numbers(self, prompt: int) -> np.ndarray:
-        """Which pictures of the half a prompt is written on."""
-        return _evenly(np.setdiff1d(self.bare, self.half.own[prompt].numpy()), self.n_pictures)
+    @cached_property
+    def bare(self) -> Tensor:
+        """(pictures, width) activations without text."""
+        return activations_of(self.base.study, self.pictures).cpu()
 
-    def after(self, prompt: int) -> Tensor:
-        """Activations of the pictures with the prompt written on them, (pictures, width)."""
-        if prompt not in self._after:
-            while len(self._after) >= REMEMBERED:
-                del self._after[next(iter(self._after))]
-            self._after[prompt] = self._written(prompt, [self.reliance.prompts[prompt].text], 1)
-        return self._after[prompt]
+    def with_text(self, text: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """(some, width) activations of the pictures start to stop with a text on them."""
+        some = list(enumerate(self.pictures))[start:stop]
+        return activations_of(self.base.study, (written(picture, text, n) for n, picture in some)).cpu()
 
-    def _written(self, prompt: int, texts: Sequence[str], every: int) -> Tensor:
-        study = self.reliance.study
-        rows = list(enumerate(self.half.rows[self.numbers(prompt)].tolist()))[::every]
-        return activations_of(
-            study, (written(study.images[row].load(), texts[n % len(texts)], n) for n, row in rows)
-        )
+    @cached_property
+    def others(self) -> dict[int, Tensor]:
+        """By control word (pictures, width) activations with that word on them."""
+        return {word: self.with_text(self.base.study.vocabulary.words[word]) for word in self.controls}
 
-    def readers(self, prompt: int) -> tuple[list[int], float]:
-        """Latents that writing a prompt wakes and that lift it then, the one that carries most first.
+    def ask(self, subject: Subject) -> tuple[Rise | None, int, str]:
+        """Insert a prompt.
 
         Returns:
-            latents; and what they carry, raw cosine: their summed single-latent ablation on the written pictures.
+            what it did, None where that is hopeless or cannot be asked; the forward passes that it took; and why not.
         """
-        reliance, numbers = self.reliance, self.numbers(prompt)
-        if len(numbers) < FEW:
-            return [], 0.0
-        acts = self.after(prompt)
-        codes = reliance.study.dictionary.encode(acts)
-        tail = reliance.tail.aimed_at(reliance.columns[:, [prompt]])
-        carried = (exact_sums(tail, acts, codes)[0][:, 0] / len(acts)).numpy()
-        after, before = codes.to_scipy(), reliance.codes(self.half.rows[numbers])
+        base, settings, text = self.base, self.base.settings, subject.prompt.text
+        if letters := missing_glyphs(text):
+            return None, 0, f"the fonts have no glyph for {letters[:12]!r}"
+        other = torch.from_numpy(
+            ~np.isin(self.numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
+        )
+        if int(other.sum()) < settings.few or not subject.unit > 0:
+            return None, 0, "too few pictures of other things to insert it into"
+        tail, least = subject.tail(base), settings.least_rise * subject.unit
+        before = tail.values(self.bare)[:, 0].cpu()
+        first = min(settings.first, len(self.numbers))
+        acts = self.with_text(text, 0, first)
+        some = other[:first]
+        gain = (tail.values(acts)[:, 0].cpu() - before[:first])[some]
+        if len(gain) < 3 or t_interval(gain).high < least or first == len(self.numbers):
+            return None, first, "" if len(gain) >= 3 else "too few pictures of other things to insert it into"
+        acts = torch.cat([acts, self.with_text(text, first)])
+        after = tail.values(acts)[:, 0].cpu()
+        controls = [n for n in self.controls if n not in subject.same and n != subject.word][
+            : settings.controls
+        ]
+        against = (
+            torch.stack([tail.values(self.others[n])[:, 0].cpu() for n in controls]).mean(0)
+            if controls
+            else before
+        )
+        rise = self._rise(subject, tail, acts, other, after - before, after - against)
+        return rise, len(self.numbers), ""
+
+    def _rise(
+        self, subject: Subject, tail: ClosedFormTail, acts: Tensor, other: Tensor, gain: Tensor, over: Tensor
+    ) -> Rise:
+        base = self.base
+        acts, numbers = acts[other], self.numbers[other.numpy()]
+        codes = base.study.dictionary.encode(acts)
+        carried = (exact_sums(tail, acts, codes)[0][:, 0].cpu() / len(acts)).numpy()
+        after, before = codes.to_scipy(), base.measuring.codes[numbers]
         strength, without = (np.asarray(some.sum(0)).ravel() for some in (after, before))
         fires = np.asarray((after > 0).sum(0)).ravel() >= max(3, OFTEN * len(acts))
-        wakes = np.flatnonzero(fires & (without <= ALIKE * strength) & (carried > 0))
+        wakes = np.flatnonzero(fires & (without <= WAKES * strength) & (carried > 0))
         ordered = wakes[np.argsort(-carried[wakes], kind="stable")]
         kept = [int(j) for j in ordered if carried[j] >= CARRIES * carried[wakes].sum()]
-        return kept, float(carried[kept].sum())
-
-    def rise(self, prompt: int, family: Sequence[int]) -> Rise | None:
-        """What writing a prompt does to its contrast and to a family; None where there is too little to write on."""
-        reliance, numbers = self.reliance, self.numbers(prompt)
-        if len(numbers) < FEW:
-            return None
-        acts, study = self.after(prompt), reliance.study
-        without = reliance.acts(self.half, torch.from_numpy(numbers))
-        fired = summed_codes(study.dictionary.encode(acts), family).sum().item()
-        there = summed_codes(study.codes.rows(torch.from_numpy(self.half.rows[numbers])), family).sum().item()
-        return Rise(self._above(prompt, acts, without), there / fired if fired > 0 else math.nan)
-
-    def specific(self, prompt: int) -> Interval:
-        """Rise of a prompt's contrast over other prompts written in its place: what follows from which word it is."""
-        text, after = self.reliance.prompts[prompt].text, self.after(prompt)[::EVERY]
-        others = [other.text for other in self.reliance.prompts if other.text != text]
-        others = others[:: max(1, len(others) // COMPARED)][:COMPARED]
-        return self._above(prompt, after, self._written(prompt, others, EVERY) if others else after)
-
-    def _above(self, prompt: int, acts: Tensor, without: Tensor) -> Interval:
-        level, other = (self.reliance.tail.values(some)[:, prompt] for some in (acts, without))
-        return interval(level - other)
+        fixed = codes.to_fixed()
+        single = tail.exact(acts, fixed)[..., 0].cpu()
+        inside = torch.isin(fixed.indices.long(), torch.tensor(kept)) & (fixed.values != 0)
+        positive = single.clamp_min(0)
+        there = float(summed_codes(codes, kept).sum()) if kept else 0.0
+        return Rise(
+            t_interval(gain[other]), t_interval(over[other]), tuple(kept),
+            t_interval((single * inside).sum(1)),
+            float(without[kept].sum() / there) if there > 0 else float("nan"),
+            float((positive * inside).sum() / positive.sum().clamp_min(1e-12)), len(acts),
+        )  # fmt: skip
 
 
 def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -> Tensor:
@@ -188,21 +228,3 @@ def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -
     changed = (written(pictures.images[int(place)].load(), text, n) for n, place in enumerate(places))
     after = study.model.encode_image(torch.stack([study.model.prepare(picture) for picture in changed]))
     return (after.float().cpu() - pictures.embeddings[torch.from_numpy(places)]).mean(0)
-
-
-def reading_families(
-    reliance: Reliance, half: Half, asked: Iterable[tuple[int, int]], n_pictures: int, progress: bool = False
-) -> list[Apart]:
-    """The latents through which a prompt is read where it is written, one family for each prompt.
-
-    Args:
-        half: whose pictures are written on.
-        asked: prompts whose pictures show writing, and the vocabulary's word for that.
-        n_pictures: as in the audit's settings; the more are needed, the rarer a reader fires.
-    """
-    writing, found = Writing(reliance, half, MORE * n_pictures), []
-    for prompt, word in tqdm(list(asked), desc="writing", unit="prompt", disable=not progress):
-        latents, carried = writing.readers(prompt)
-        if latents:
-            found.append(Apart(prompt, word, latents, carried, "written"))
-    return found

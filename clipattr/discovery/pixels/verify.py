@@ -152,9 +152,8 @@ def verify(
         else:
             evidence = examine(measure, item, settings)
         made.append(replace(item, evidence={**item.evidence, "pixels": _plain(evidence)}))
-    return Findings(
-        made, study, about | {"pixels": {"settings": asdict(settings), "forwards": measure.forwards}}
-    )
+    checked = about | {"pixels": {"settings": asdict(settings), "forwards": measure.forwards}}
+    return Findings(made, study, checked, getattr(findings, "verdicts", ()))
 
 
 def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> PixelEvidence:

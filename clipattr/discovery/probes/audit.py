@@ -1,7 +1,7 @@
-"""Probe audit: what a linear probe rests on, latent by latent, beside the prompt for the same class.
+"""Probe audit: the effect of every latent on a linear probe, compared with the prompt for the same class.
 
-Owns the measurement of both on the same pictures and the table where they differ. Ignores fitting (`fitting.py`), what
-makes a finding (`findings.py`) and mending (`discovery/repair`, which takes what `ProbeAudit.findings` returns). Start
+Owns the measurement of both on the same pictures, and the table of their differences. Ignores fitting (`fitting.py`),
+the criteria of a finding (`findings.py`) and repair (`discovery/repair`, which takes the findings). Start
 at `audit_probe`.
 """
 
@@ -39,11 +39,11 @@ class ProbeAudit:
     """A probe and the prompts for its classes, measured on the same pictures.
 
     Attributes:
-        probe, prompts: the two classifiers, classes in the same order. study: whose latents.
-        classes: one row a class: pictures, accuracy of either with 95 % intervals.
-        groups: one row a group, None without groups. worst: the lowest accuracy of a group, by classifier.
-        latents: one row a class and latent, where they differ most first: class, latent, name, probe_effect with
-            bounds, probe_share, prompt_effect with bounds, prompt_share, difference, alignment. Effects are mean exact
+        probe, prompts: the two classifiers, with classes in the same order. study: source of the latents.
+        classes: one row per class: number of pictures, accuracy of both classifiers with 95 % intervals.
+        groups: one row per group; None without groups. worst: the lowest accuracy of a group, by classifier.
+        latents: one row per class and latent, sorted by difference: class, latent, name, probe_effect with bounds,
+            probe_share, prompt_effect with bounds, prompt_share, difference, alignment. Effects are mean exact
             ablations on the class's own pictures, in logits of its margin over the other classes; shares are of the
             positive effects.
     """
@@ -70,7 +70,7 @@ class ProbeAudit:
         return "\n".join(lines)
 
     def disagreements(self, name: str | None = None, n: int = 10) -> pd.DataFrame:
-        """The latents whose share differs most between probe and prompt, of one class or of all."""
+        """The latents whose share differs most between probe and prompt, for one class or for all."""
         frame = self.latents
         if name is not None:
             self.probe.index(name)
@@ -78,14 +78,14 @@ class ProbeAudit:
         return frame.head(n)
 
     def findings(self, bounds: Bounds | None = None) -> Findings:
-        """Families that the probe rests on and that no class of that name should: what `repair` takes.
+        """Unexpected reliances of the probe, as `repair` takes them.
 
         Args:
-            bounds: how much, by ablation and by comparison; see `probe_findings`.
+            bounds: least effects by ablation and by comparison; see `probe_findings`.
 
         Returns:
-            findings, largest causal effect first. Their numbers are raw cosines, as everywhere: with the direction of
-            the class's margin, whose length in logits is `evidence["logits_per_cosine"]`.
+            findings, largest comparison first. Their numbers are raw cosines with the direction of the class's margin,
+            whose length in logits is `evidence["logits_per_cosine"]`.
         """
         return Findings(
             probe_findings(self.study, self.probe, self._pictures, self._truth, bounds),
@@ -114,17 +114,17 @@ def audit_probe(
 
     Args:
         source: a study, whose held-out pictures are measured; or pictures (anything `Images.open` takes: a folder, a
-            table) with `study`, which lends its model and dictionary.
-        labels: the class of each picture of `source`, None to leave it out; default the collection's.
-        groups: one name a picture, for the worst group; default the collection's.
-        probe: what to audit; None fits one on pictures that are not held out and measures on the rest: by the split of
-            the study or of `source` (which `open_table` makes by lesion and patient), else by random halves.
-        prompts: the prompt of each class; the class's name where none is given. templates: each with "{}".
-        seed: of those halves.
+            table) together with `study`, which provides model and dictionary.
+        labels: the class of each picture of `source`, None to leave it out; default: the collection's.
+        groups: group of each picture, for the worst group; default: the collection's.
+        probe: the probe to audit; None: fit one on pictures that are not held out and measure on the rest, by the split
+            of the study or of `source` (`open_table` splits by lesion and patient), else by random halves.
+        prompts: prompt of each class; default: the class's name. templates: texts that contain "{}".
+        seed: of the random halves.
 
     Raises:
-        DataError: no labels, one class only, labels that the probe does not know. SiteError: a model or site without
-            the closed-form tail. StudyError: pictures without a study, or a probe of another model.
+        DataError: there are no labels, only one class, or labels that the probe does not have. SiteError: the model or
+            site has no closed-form tail. StudyError: pictures without a study, or a probe of another model.
     """
     if study is None:
         if not hasattr(source, "dictionary"):
@@ -189,14 +189,14 @@ def audit_probe(
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
-    """Number of each class by its name, and by its name without case where that is of one class only."""
+    """Number of each class by its name, and by its case-folded name where that is unique."""
     folded = Counter(name.casefold() for name in names)
     place = {name.casefold(): number for number, name in enumerate(names) if folded[name.casefold()] == 1}
     return place | {name: number for number, name in enumerate(names)}
 
 
 def _measured(study: Study, pictures: Encoded, own: bool, seed: int, *, fitting: bool) -> Tensor:
-    """(pictures,) bool: those that measure; the others fit."""
+    """(pictures,) bool: True for pictures to measure on, False for pictures to fit on."""
     if own and len(study.holdout_rows):
         return torch.from_numpy(np.isin(np.asarray(pictures.rows), study.holdout_rows))
     if not fitting:

@@ -1,13 +1,13 @@
-"""Probe findings: what a classifier rests on, and its class does not explain, with the latents that carry it.
+"""Probe findings: concepts that a classifier relies on although they do not define its class, with their mediators.
 
-Two witnesses must agree on a thing. *Comparison*: among pictures of one class that are alike in all else there is a
-word for, those that show it have a higher margin. *Ablation*: taking the latents that carry it out of the activation
-lets the margin fall on pictures that show it. The first says how far the thing moves the decision, and rests on the
-evaluator's eyes alone; the second that the classifier reads it from what the model saw, and not from something that
-happens to come along. Amounts are told in gaps: 1 is what tells the class's own pictures from others.
+Two measurements must agree. *Comparison*: within a class, and with all other concepts of the vocabulary held equal,
+pictures that show the concept have a higher margin. *Ablation*: the margin of pictures that show the concept falls when
+the mediators are ablated. The comparison measures how far the concept moves the decision, and uses the evaluator alone;
+the ablation shows that the effect passes through the model's latents and is no mere co-occurrence. Both are in units of
+the class gap: 1 is the difference in margin between the class's own pictures and all others.
 
-Every word that the evaluator can look for is a candidate, whether or not a latent is devoted to it; and every family of
-latents that follows no word. Owns this measurement. Ignores accuracy and single latents (`audit.py`). Start at
+Candidates are all words that the evaluator can recognise, with or without a latent of their own, and all families of
+latents without a word. Owns this measurement. Ignores accuracy and single latents (`audit.py`). Start at
 `probe_findings`.
 """
 
@@ -27,8 +27,8 @@ from clipattr.discovery.audit.naming import named_families
 from clipattr.discovery.encoded import Encoded, exact_sums
 from clipattr.discovery.findings import Finding
 from clipattr.discovery.probes.matching import comparison, same
-from clipattr.discovery.probes.mediators import Carriers
-from clipattr.discovery.probes.presence import looked_for, shown_family, shown_words
+from clipattr.discovery.probes.mediators import Mediators
+from clipattr.discovery.probes.presence import candidate_words, shown_family, shown_words
 from clipattr.discovery.probes.probe import Probe
 from clipattr.discovery.statistics import clarity_of
 from clipattr.errors import StudyError
@@ -37,20 +37,21 @@ from clipattr.statistics import Interval, above_zero, mean_interval, simultaneou
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-UNEXPECTED = 0.5  # a thing is expected if the class describes it at least this well, against its best word
-EXAMPLES = 12
-CLEAREST = 20  # examples whose likeness is told
+UNEXPECTED = 0.5  # share of the best word's alignment from which the class's name explains a concept
+EXAMPLES = 12  # example pictures of a finding
+CLEAREST = 20  # example pictures that clarity is measured on
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What makes a reliance of a probe worth reporting, in gaps.
+    """Least effects of a reported reliance of a probe, in units of the class gap.
 
     Attributes:
-        compared: between pictures of one class with the thing and without; the interval, held for all candidates of a
-            sort at once, may not reach below half of it. Told a little low where the evaluator is unsure who shows it.
-        ablated: fall when the carriers are ablated on pictures that show the thing; the interval may not reach below
-            half of it.
+        compared: least difference in margin between pictures of one class with and without the concept. The lower
+            bound, simultaneous over all candidates with (or without) a word, must reach half of it. The estimate is
+            biased towards zero where the evaluator's presence is uncertain.
+        ablated: least fall of the margin when the mediators are ablated on pictures that show the concept; the lower
+            bound must reach half of it.
     """
 
     compared: float = 0.08
@@ -59,7 +60,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A thing that a class may rest on: `word` is its place among those looked for, None for a family without one."""
+    """A concept that a class may rely on; `word`: position among the candidate words, None for a family without one."""
 
     word: int | None
     family: tuple[int, ...]
@@ -83,15 +84,15 @@ class _Reliance:
 def probe_findings(
     study: Study, probe: Probe, pictures: Encoded, truth: Tensor, bounds: Bounds | None = None
 ) -> list[Finding]:
-    """What a probe rests on and no class of that name should, largest comparison first.
+    """Unexpected reliances of a probe, largest comparison first.
 
     Args:
-        pictures: to measure on, of this study's model. truth: (pictures,) the number of each one's class.
+        pictures: to measure on, encoded by this study's model. truth: (pictures,) class number of each picture.
 
     Returns:
-        findings; their latents are the carriers. Reliance and effects are raw cosines with the direction of the class's
-        margin, whose length in logits is `evidence["logits_per_cosine"]`; `evidence` holds both witnesses in gaps, with
-        intervals, and as `indistinct` other words for which these pictures say the same.
+        findings whose latents are the mediators. Reliance and effects are raw cosines with the direction of the class's
+        margin, whose length in logits is `evidence["logits_per_cosine"]`. `evidence` holds both measurements in class
+        gaps, with intervals, and as `indistinct` other words that these pictures cannot distinguish from the label.
 
     Raises:
         StudyError: no latent has an example.
@@ -104,13 +105,13 @@ def probe_findings(
     weights = weights / length.clamp_min(1e-12)
     margins = pictures.embeddings @ weights + constants / length.clamp_min(1e-12)  # raw cosine
     tail = ClosedFormTail(study.model, study.dictionary, weights, site=study.site)
-    words = looked_for(study, probe.names)
-    carriers = Carriers(study, words, tail)
+    words = candidate_words(study, probe.names)
+    mediators = Mediators(study, words, tail)
     seen = pictures.seen(study)
     others = shown_words(study, seen, words)
     text = study.evaluator.encode_text(list(probe.names)).float()
     found: list[Finding] = []
-    sorts = (_with_word(study, words, others, carriers), _without_word(study, pictures))
+    sorts = (_with_word(study, words, others, mediators), _without_word(study, pictures))
     for number in range(len(probe.names)):
         own = truth == number
         gap = (
@@ -118,7 +119,7 @@ def probe_findings(
             if 0 < own.sum() < len(own)
             else 0.0
         )
-        if gap <= 0:  # a class that is not told from the others rests on nothing
+        if gap <= 0:  # the probe does not separate this class
             continue
         kept: list[_Reliance] = []
         for candidates in sorts:
@@ -130,7 +131,7 @@ def probe_findings(
             for some, aligned, compared in measured:
                 if not _holds(simultaneous(compared, len(measured)), bounds.compared * gap):
                     continue
-                latents = some.family if some.word is None else tuple(carriers.of(some.word, number))
+                latents = some.family if some.word is None else tuple(mediators.of(some.word, number))
                 if not latents:
                     continue
                 rows = torch.nonzero(some.shown > 0.5).flatten()
@@ -141,16 +142,16 @@ def probe_findings(
         share = _shares(tail, pictures, own, number)
         for reliance in _distinct(kept, truth):
             found.append(
-                _finding(study, probe, pictures, reliance, tail, carriers, share, gap, float(length[number]))
+                _finding(study, probe, pictures, reliance, tail, mediators, share, gap, float(length[number]))
             )
     return sorted(found, key=lambda f: -f.evidence["compared"]["value"])
 
 
-def _with_word(study: Study, words: Sequence[int], shown: Tensor, carriers: Carriers) -> list[_Candidate]:
+def _with_word(study: Study, words: Sequence[int], shown: Tensor, mediators: Mediators) -> list[_Candidate]:
     vocabulary = study.vocabulary
     return [
         _Candidate(
-            place, (), vocabulary.words[n], vocabulary.groups[n], shown[:, place], carriers.meaning(place)
+            place, (), vocabulary.words[n], vocabulary.groups[n], shown[:, place], mediators.meaning(place)
         )
         for place, n in enumerate(words)
     ]
@@ -169,7 +170,7 @@ def _without_word(study: Study, pictures: Encoded) -> list[_Candidate]:
 def _unexpected(
     study: Study, candidates: Sequence[_Candidate], text: Tensor
 ) -> list[tuple[_Candidate, float]]:
-    """Those that a class, (1, embed) by the evaluator's text, does not explain, and their alignment with it."""
+    """Candidates that the class name, (1, embed) by the evaluator, does not explain, and their alignment with it."""
     if not candidates:
         return []
     means = torch.stack([some.mean for some in candidates])
@@ -179,9 +180,9 @@ def _unexpected(
 
 
 def _distinct(kept: Sequence[_Reliance], truth: Tensor) -> list[_Reliance]:
-    """Of things that these pictures do not tell apart only the one that moves the margin most, with all words.
+    """Of concepts that these pictures do not distinguish keep the one with the largest comparison, with all words.
 
-    What has a word comes first: a family of latents that goes with it adds nothing.
+    Concepts with a word come first: a family of latents that co-occurs with one adds no information.
     """
     told: list[_Reliance] = []
     for one in sorted(kept, key=lambda r: (r.candidate.word is None, -r.compared.value)):
@@ -201,7 +202,7 @@ def _finding(
     pictures: Encoded,
     reliance: _Reliance,
     tail: ClosedFormTail,
-    carriers: Carriers,
+    mediators: Mediators,
     share: Tensor,
     gap: float,
     length: float,
@@ -214,7 +215,7 @@ def _finding(
     if some.word is None:
         top = [int(row) for row in study.examples.of(latents[0])[:CLEAREST]]
     else:
-        top = carriers.examples(some.word, latents, CLEAREST)
+        top = mediators.examples(some.word, latents, CLEAREST)
     return Finding(
         prompt=probe.names[number],
         latents=latents,
@@ -244,7 +245,7 @@ def _finding(
 
 
 def _shares(tail: ClosedFormTail, pictures: Encoded, own: Tensor, number: int) -> Tensor:
-    """(latents,): of the positive evidence for a class on its own pictures."""
+    """(latents,): share of the positive evidence for a class on its own pictures."""
     rows = torch.nonzero(own).flatten()
     positive = exact_sums(tail, pictures.acts[rows], pictures.codes.rows(rows))[0][:, number].clamp_min(0)
     return positive / positive.sum().clamp_min(1e-12)

@@ -1,7 +1,7 @@
 """Fitting: linear probes on embeddings and sparse ones on codes, with scikit-learn.
 
-Owns what is learnt from labelled pictures: strength by cross-validation, classes counted alike, logits at the
-temperature that suits pictures left out. Ignores what a probe is (`probes.py`). Start at `fit_probe`.
+Owns fitting to labelled pictures: regularisation strength by cross-validation, balanced classes, and calibration of the
+logits on left-out pictures. Ignores the classifier as a value (`probe.py`). Start at `fit_probe`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))  # scikit-learn's C; embeddings have unit length
-FEWEST = 2  # pictures a class needs to be told from another
+FEWEST = 2  # least pictures of a class
 
 
 def fit_probe(
@@ -44,22 +44,22 @@ def fit_probe(
 
     Args:
         source: (pictures, embed) unit-length embeddings, as a tensor, array, list, frame or sparse matrix; or a study,
-            whose pictures that are not held out are taken.
-        labels: one a picture, a list, array, tensor, Series or column; a study's own where left out. Pictures whose
+            of which the pictures that are not held out are used.
+        labels: one per picture, as a list, array, tensor, Series or column; default: the study's own. Pictures whose
             label is missing (None, NaN, NA, "") are left out and counted in `about["without_label"]`; 0, False and
             "None" are classes.
         penalty: "l2" or "l1".
-        strength: scikit-learn's C, large is weak; where None the smallest whose cross-validated log-loss is within
-            one standard error of the best.
-        balanced: classes count alike, however many pictures each has.
-        calibrate: bring the logits to the temperature that suits pictures left out in cross-validation.
-        folds: of the cross-validation; fewer where a class has fewer pictures.
-        weights: how much each picture counts.
-        blind_to: (embed, n) directions that the probe must not use, of `directions_of`.
+        strength: scikit-learn's C, large means weak regularisation; None: the smallest C whose cross-validated log-loss
+            is within one standard error of the best.
+        balanced: give all classes the same total weight.
+        calibrate: divide the logits by the temperature that minimises the loss on left-out pictures.
+        folds: of the cross-validation; fewer if a class has fewer pictures.
+        weights: weight of each picture.
+        blind_to: (embed, n) directions that the probe must not use, from `directions_of`.
 
     Raises:
-        DataError: numbers that do not match, fewer than two classes, a class with a single picture, or embeddings that
-            are not finite.
+        DataError: the numbers of labels and pictures differ, there are fewer than two classes, a class has a single
+            picture, or embeddings are not finite.
     """
     if penalty not in ("l1", "l2"):
         raise DataError(f"the penalty is 'l1' or 'l2'; got {penalty!r}.")
@@ -74,7 +74,7 @@ def fit_probe(
             )
         x = x @ remover(blind_to).numpy()
     coef, intercept, about = _best(x, y, each, penalty, strength, folds, seed, calibrate)
-    if blind_to is not None:  # the fit leaves what it never saw at zero, up to its tolerance
+    if blind_to is not None:  # removes what the solver's tolerance leaves in the null space
         coef = coef @ remover(blind_to).numpy()
     about |= {"kind": "logistic", "balanced": balanced, "without_label": len(labels) - len(kept)}
     about |= {} if blind_to is None else {"blind_to_directions": blind_to.shape[1]}
@@ -105,7 +105,7 @@ class SparseProbe:
         return torch.from_numpy(codes.to_scipy() @ self.weights.numpy().T) + self.bias
 
     def top(self, name: str, n: int = 10) -> list[tuple[int, float]]:
-        """Latents that speak for a class and their weights, strongest first."""
+        """Latents with positive weight for a class and their weights, strongest first."""
         row = self.weights[self.names.index(name)]
         best = row.topk(min(n, int((row > 0).sum())))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -120,11 +120,11 @@ def fit_sparse_probe(
     folds: int = 5,
     seed: int = 0,
 ) -> SparseProbe:
-    """Fit an L1 logistic regression on codes: which few latents tell the classes apart?
+    """Fit an L1 logistic regression on codes, to find a few latents that separate the classes.
 
     Args:
-        source: `SparseCodes`, or a study, whose pictures that are not held out are taken.
-        labels, strength, balanced, folds, seed: as for `fit_probe`. Each latent counts in units of its largest code.
+        source: `SparseCodes`, or a study, of which the pictures that are not held out are used.
+        labels, strength, balanced, folds, seed: as for `fit_probe`. Codes are scaled by each latent's largest code.
 
     Raises:
         DataError: as `fit_probe`.
@@ -149,7 +149,7 @@ def fit_sparse_probe(
     x.indices, x.indptr = (
         x.indices.astype(np.int32),
         x.indptr.astype(np.int32),
-    )  # scikit-learn takes no others
+    )  # scikit-learn requires 32-bit indices
     coef, intercept, about = _best(x, y, _weights(y, None, balanced), "l1", strength, folds, seed, True)
     made = torch.from_numpy(coef * scale).float()
     return SparseProbe(tuple(names), made, torch.from_numpy(intercept).float(), about)
@@ -176,7 +176,7 @@ def _classes(labels: Sequence[str | None]) -> tuple[list[int], list[str], np.nda
 
 
 def _per_picture(weights: Any, count: int) -> np.ndarray:
-    """How much each picture counts, as given; DataError if it is not one number of at least 0 a picture."""
+    """The given weight of each picture; DataError unless there is one number of at least 0 per picture."""
     found = numbers_in(weights, "weights").double().numpy().reshape(-1)
     if len(found) != count or not (np.isfinite(found).all() and (found >= 0).all()):
         raise DataError(f"weights are one number of at least 0 a picture ({count}); got {len(found)}.")
@@ -184,7 +184,7 @@ def _per_picture(weights: Any, count: int) -> np.ndarray:
 
 
 def _weights(y: np.ndarray, given: np.ndarray | None, balanced: bool) -> np.ndarray:
-    """How much each picture counts: as given, and classes alike where asked."""
+    """Weight of each picture: as given, and on request with equal totals for all classes."""
     each = np.ones(len(y)) if given is None else given
     if not balanced:
         return each
@@ -196,8 +196,8 @@ def _best(
     x: Any, y: np.ndarray, each: np.ndarray, penalty: str, strength: float | None, folds: int, seed: int,
     calibrate: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
-    """coef (classes, columns) and intercept (classes,) at the best strength, at left-out pictures' temperature."""
-    if strength is not None and not calibrate:  # nothing to learn from pictures left out
+    """coef (classes, columns) and intercept (classes,) at the chosen strength, calibrated on left-out pictures."""
+    if strength is not None and not calibrate:  # no cross-validation is needed
         about: dict[str, Any] = {
             "penalty": penalty,
             "strength": strength,
@@ -212,7 +212,7 @@ def _best(
         left_out[c] = _left_out(x, y, each, penalty, c, folds, seed)
         losses[c] = _log_loss(left_out[c], y, each)
     best = min(losses, key=lambda c: (losses[c], c))
-    # The weakest that is no worse than chance explains: on separable pictures the loss falls without end.
+    # One-standard-error rule: on separable pictures the loss decreases with C without limit.
     bound = losses[best] + _standard_error(left_out[best], y, each)
     chosen = min(c for c in losses if losses[c] <= bound)
     coef, intercept = _fit(x, y, each, penalty, chosen)
@@ -249,7 +249,7 @@ def _material(
 
 def _fit(x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float) -> tuple[np.ndarray, np.ndarray]:
     """coef (classes, embed) and intercept (classes,), also for two classes."""
-    # lbfgs knows no L1; saga does, and is slower. Since scikit-learn 1.8 the penalty is told by l1_ratio.
+    # lbfgs does not support L1; saga does, and is slower. Since scikit-learn 1.8 l1_ratio selects the penalty.
     from sklearn import __version__ as version
     from sklearn.linear_model import LogisticRegression
 
@@ -258,7 +258,7 @@ def _fit(x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float) -> tup
     told: dict[str, Any] = {"l1_ratio": ratio} if recent else {"penalty": penalty}
     solver = "saga" if penalty == "l1" else "lbfgs"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of iterations: the cross-validated loss judges the result
+        warnings.simplefilter("ignore")  # convergence warnings: the cross-validated loss judges the result
         made = LogisticRegression(C=c, solver=solver, max_iter=1000, tol=1e-4, random_state=0, **told)
         made.fit(x, y, sample_weight=each)
     coef, intercept = made.coef_, made.intercept_
@@ -270,7 +270,7 @@ def _fit(x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float) -> tup
 def _left_out(
     x: Any, y: np.ndarray, each: np.ndarray, penalty: str, c: float, folds: int, seed: int
 ) -> np.ndarray:
-    """Logits of every picture by a probe that has not seen it, (pictures, classes)."""
+    """Logits of every picture by a probe fitted without it, (pictures, classes)."""
     from sklearn.model_selection import StratifiedKFold
 
     logits = np.zeros((len(y), y.max() + 1))
@@ -285,7 +285,7 @@ def _log_loss(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
 
 
 def _standard_error(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
-    """Of the log-loss, pictures being independent."""
+    """Standard error of the log-loss over independent pictures."""
     loss = _surprisals(logits, y)
     return float(np.sqrt((each**2 * (loss - _log_loss(logits, y, each)) ** 2).sum()) / each.sum())
 
@@ -297,9 +297,9 @@ def _surprisals(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(logits: np.ndarray, y: np.ndarray, each: np.ndarray) -> float:
-    """What to multiply logits by, at most 1, so that their softmax means what it says; found on left-out pictures.
+    """Inverse temperature, at most 1, that minimises the log-loss of left-out logits.
 
-    Never sharper than fitted: where every left-out picture is right, sharper would always look better.
+    At most 1, because the loss decreases without limit where every left-out picture is classified correctly.
     """
     from scipy.optimize import minimize_scalar
 

@@ -1,9 +1,9 @@
-"""Comparison: what differs between pictures of one class that show a thing and those that do not, all else alike.
+"""Matching: the difference between pictures of one class with and without a concept, other concepts held equal.
 
-Least squares on the thing, the class and the other things that say most of what is compared. Things that mostly come
-along, or mostly not, are the same thing or its opposite as far as these pictures can tell, and are not held equal.
-Owns this regression. Ignores what is compared (`findings.py`, `null_space.py`) and who says that a picture shows a
-thing (`presence.py`). Start at `comparison`.
+Least squares on the concept, the class and the control concepts that explain most of the outcome. Concepts that nearly
+always co-occur, or nearly never, cannot be distinguished by these pictures and are not used as controls. Owns this
+regression. Ignores the outcome (`findings.py`, `null_space.py`) and the source of concept presence (`presence.py`).
+Start at `comparison`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from clipattr.discovery.repair.erasure import within_classes
 from clipattr.statistics import Interval, Z
 
-FEW = 5  # pictures that must show a thing, and lack it
-CONTROLS = 40  # other things at most that are held equal
-PICTURES_A_CONTROL = 10  # at least
-ALIKE = 0.4  # correlation within classes from which two things are one, or opposites
+FEW = 5  # least pictures with the concept, and least pictures without it
+CONTROLS = 40  # most control concepts
+PICTURES_A_CONTROL = 10  # least pictures per control concept
+ALIKE = 0.4  # correlation within classes from which two concepts are not distinguished
 
 
 def comparison(margin: Tensor, classes: Tensor, own: Tensor, others: Tensor) -> Interval:
-    """How much higher the margin of a picture that shows a thing is, all else alike, with its 95 % interval.
+    """Difference in margin between pictures with and without a concept, controls held equal, with its 95 % interval.
 
-    The interval is robust to unequal spread (HC1). Infinitely wide where fewer than `FEW` pictures show the thing, or
-    lack it.
+    The interval is robust to heteroscedasticity (HC1). It is infinitely wide if fewer than `FEW` pictures show the
+    concept, or fewer than `FEW` lack it.
 
     Args:
-        margin, classes: (pictures,). own: (pictures,), how surely each shows the thing. others: (pictures, things), how
-            surely each shows what may be held equal; the thing itself may be among them.
+        margin, classes: (pictures,). own: (pictures,), probability that each picture shows the concept. others:
+            (pictures, concepts), the same for possible controls; the concept itself may be among them.
     """
     if not enough(own):
         return Interval(0.0, -math.inf, math.inf)
@@ -47,16 +47,16 @@ def comparison(margin: Tensor, classes: Tensor, own: Tensor, others: Tensor) -> 
 
 
 def enough(own: Tensor) -> bool:
-    """Whether enough pictures show a thing, and lack it."""
+    """Whether enough pictures show a concept, and enough lack it."""
     return min(float(own.sum()), float((1 - own.double()).sum())) >= FEW
 
 
 def designed(classes: Tensor, own: Tensor, others: Tensor, says: Tensor | None = None) -> Tensor:
-    """(pictures, 1 + controls) float64 within classes: the thing, then what is held equal.
+    """Design matrix (pictures, 1 + controls) float64, centred within classes: the concept, then the controls.
 
     Args:
-        says: (pictures,) what is compared: controls are those that say most of it. None: those that go most with the
-            thing.
+        says: (pictures,) outcome; the controls are the concepts that correlate most with it. None: those that
+            correlate most with the concept.
     """
     x = within_classes(torch.cat([own[:, None], others], 1), classes)
     unit = x / x.norm(dim=0).clamp_min(1e-9)
@@ -67,12 +67,12 @@ def designed(classes: Tensor, own: Tensor, others: Tensor, says: Tensor | None =
 
 
 def change(classes: Tensor, own: Tensor, others: Tensor) -> Tensor:
-    """Weights (pictures,) float64 by which anything is summed over pictures to give its change with a thing."""
+    """Weights (pictures,) float64: the weighted sum of any quantity over pictures is its change with the concept."""
     return torch.linalg.pinv(designed(classes, own, others), rtol=1e-9)[0]
 
 
 def same(own: Tensor, other: Tensor, classes: Tensor) -> bool:
-    """Whether two things mostly come together within classes, so that these pictures do not tell them apart."""
+    """Whether two concepts mostly co-occur within classes, so that these pictures do not distinguish them."""
     x = within_classes(torch.stack([own, other], 1), classes)
     unit = x / x.norm(dim=0).clamp_min(1e-9)
     return float(unit[:, 0] @ unit[:, 1]) >= ALIKE

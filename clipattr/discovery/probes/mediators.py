@@ -1,9 +1,9 @@
-"""Carriers: the latents through which a thing that a picture shows reaches a classifier.
+"""Mediators: latents that respond to a concept and feed the class logit.
 
-A latent carries a thing for a class if its code is higher on pictures that show the thing, all else alike, and if it
-lifts the class's margin where it is active. So even a thing to which no latent is devoted has carriers: it is spread
-over several. They are chosen on a study's finding half, and measured on other pictures.
-Owns this choice. Ignores how much they carry (`findings.py`). Start at `Carriers.of`.
+A latent mediates a concept for a class if its code is higher on pictures that show the concept, other concepts held
+equal, and if it raises the class's margin where it is active. A concept without a latent of its own has mediators too,
+since it is spread over several latents. They are chosen on the study's finding half and measured on other pictures.
+Owns this choice. Ignores the size of their effect (`findings.py`). Start at `Mediators.of`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from clipattr.statistics import normal_quantile
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-BY_CHANCE = 1.0  # latents of a dictionary that may pass for rising with a thing
-MOST = 50  # latents
+BY_CHANCE = 1.0  # expected number of latents of a dictionary that pass the test by chance
+MOST = 50  # mediators of one concept
 
 
-class Carriers:
-    """Latents that carry things that have a word.
+class Mediators:
+    """Mediators of the concepts that have a word.
 
     Args:
-        words: numbers of the words, in the vocabulary. tail: aimed at the classes' margins.
+        words: numbers of the words in the vocabulary. tail: for the margins of the classes.
     """
 
     def __init__(self, study: Study, words: Sequence[int], tail: ClosedFormTail):
@@ -48,10 +48,10 @@ class Carriers:
         self._rises: dict[int, np.ndarray] = {}
 
     def of(self, word: int, number: int) -> list[int]:
-        """Carriers of a thing for a class, those that rise most surely with it first.
+        """Mediators of a concept for a class, sorted by the significance of their response.
 
         Args:
-            word: its place among the words. number: of the class.
+            word: position among the words. number: of the class.
         """
         if word not in self._rises:
             self._rises[word] = self._sureness(word)
@@ -60,25 +60,25 @@ class Carriers:
         return [int(latent) for latent in order if rises[latent] >= self.rise]
 
     def examples(self, word: int, latents: Sequence[int], n: int) -> list[int]:
-        """Rows of the study's pictures that show a thing, those on which its carriers are most active first."""
+        """Rows of the study's pictures that show a concept, sorted by the summed codes of its mediators."""
         strength = summed_codes(self.pictures.codes, list(latents)).double() * (self.shown[:, word] > 0.5)
         order = strength.argsort(descending=True, stable=True)[:n].tolist()
         rows = np.asarray(self.pictures.rows)
         return [int(rows[place]) for place in order if strength[place] > 0]
 
     def meaning(self, word: int) -> Tensor:
-        """(embed,): the evaluator's mean picture that shows a thing."""
+        """(embed,): the evaluator's mean embedding of pictures that show a concept."""
         weight = self.shown[:, word].float()
         return (weight @ self.seen) / weight.sum().clamp_min(1e-9)
 
     def _sureness(self, word: int) -> np.ndarray:
-        """By how many standard errors each code is higher with a thing, all else alike, (latents,)."""
+        """(latents,): difference of each code with the concept, other concepts held equal, in standard errors."""
         own = self.shown[:, word]
         if not enough(own):
             return np.full(len(self._means), -np.inf)
         weights = change(self.classes, own, self.shown).numpy()
         squared = weights**2
-        # The spread that each code has anyway (a score test): sums over active entries are all it takes.
+        # Variance under the null hypothesis (score test), from sums over active entries only.
         variance = squared @ self._squares - 2 * self._means * (squared @ self._codes)
         variance = variance + self._means**2 * squared.sum()
         return (weights @ self._codes) / np.sqrt(np.maximum(variance, 1e-18))

@@ -1,10 +1,10 @@
-"""Blindness: directions of the embedding that findings stand for, and pictures seen without them.
+"""Null-space projection: directions of the embedding that findings refer to, and embeddings without them.
 
-A probe that is fitted anew on embeddings without a direction cannot lean on it, however closely it went with the
-classes in training; and it learns whatever else tells the classes, which a probe that was led astray has hardly done.
-A direction is how far the embedding moves, among a study's pictures of one class that are alike in all else there is a
-word for, when a thing shows. Owns these directions. Ignores fitting (`fitting.py`) and repairs that
-need no training set (`discovery/repair`). Start at `directions_of`.
+A probe that is refitted on embeddings without a direction cannot use it, however strongly it correlates with the
+classes in the training data, and instead learns other features that separate the classes. The direction of a concept is
+the change of the embedding with the concept, among a study's pictures of one class with other concepts held equal. Owns
+these directions. Ignores fitting (`fitting.py`) and repairs that need no training set (`discovery/repair`). Start at
+`directions_of`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipattr.discovery.findings import Finding
 from clipattr.discovery.probes.matching import FEW, change, enough
-from clipattr.discovery.probes.presence import looked_for, shown_family, shown_words
+from clipattr.discovery.probes.presence import candidate_words, shown_family, shown_words
 from clipattr.discovery.repair.directions import learning_pictures
 from clipattr.discovery.repair.removals import removals_of
 from clipattr.errors import DataError
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor:
-    """How the embedding moves with what each finding is about, (embed, findings) float32.
+    """Change of the embedding with the concept of each finding, (embed, findings) float32.
 
     Args:
-        study: where the findings come from; its pictures that are not held out are looked at.
+        study: source of the findings; its pictures that are not held out are used.
 
     Raises:
-        StudyError: findings of another model or dictionary. TargetError: none at all. DataError: a thing that hardly
-            any picture shows, or lacks.
+        StudyError: findings of another model or dictionary. TargetError: there are no findings. DataError: too few
+            pictures show a concept, or lack it.
     """
     removals = removals_of(study, findings, None, "prompts")
     pictures = learning_pictures(study)
     seen = pictures.seen(study)
     classes, names = pictures.classes()
     vocabulary = study.vocabulary.words
-    others = shown_words(study, seen, looked_for(study, names))
+    others = shown_words(study, seen, candidate_words(study, names))
     moved = pictures.embeddings.double()
     found = []
     for removal in removals:
@@ -60,9 +60,9 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
 
 
 def remover(directions: Tensor) -> Tensor:
-    """(embed, embed): embeddings times this are without the directions (embed, n); symmetric.
+    """Symmetric projection (embed, embed) onto the orthogonal complement of directions (embed, n).
 
-    Directions that are nearly the same count once.
+    Nearly parallel directions count once.
     """
     d = directions.double()
     d = d / d.norm(dim=0).clamp_min(1e-12)

@@ -1,9 +1,8 @@
-"""Presence: how surely each picture shows each thing that has a word, as the evaluator sees it.
+"""Concept presence: the probability that a picture shows a concept, by the evaluator.
 
-Similarities of pictures to a word fall into two heaps that overlap: of pictures that show the thing, and of those that
-do not. Each is taken to be normal, and a picture shows the thing as surely as its similarity belongs to the upper one.
-What has no word is there where its latents are active.
-Owns which words are looked at and how surely a picture shows them. Ignores what follows from it (`matching.py`).
+Image-text similarities are modelled as a mixture of two normal distributions, pictures with and without the concept;
+the presence is the posterior of the upper component. A concept without a word is present where its latents are active.
+Owns the choice of words and the presence. Ignores its use (`matching.py`).
 Start at `shown_words`.
 """
 
@@ -21,42 +20,42 @@ from clipattr.discovery.encoded import Encoded, summed_codes
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-WORDS = 512  # of a longer vocabulary only those that name a family are looked at
-BINS = 128  # of similarities, equally wide
-STARTS = (0.5, 0.25, 0.1, 0.03)  # shares of the upper heap that the search for it begins with
-STEPS = 200
-NARROWEST = 0.05  # standard deviation of a heap, in standard deviations of all
+WORDS = 512  # vocabulary size above which only words that name a family are candidates
+BINS = 128  # equally wide bins of the histogram of similarities
+STARTS = (0.5, 0.25, 0.1, 0.03)  # initial weights of the upper component
+STEPS = 200  # most steps of expectation maximisation
+NARROWEST = 0.05  # least standard deviation of a component, in standard deviations of all similarities
 
 
-def looked_for(study: Study, names: Iterable[str]) -> list[int]:
-    """Numbers of the words that are looked for in pictures: the vocabulary's, less the names of classes."""
+def candidate_words(study: Study, names: Iterable[str]) -> list[int]:
+    """Numbers of the vocabulary words whose presence is estimated, without the names of classes."""
     words, classes = study.vocabulary.words, {name.casefold() for name in names}
     known = {family.label for family in named_families(study)} if len(words) > WORDS else set(words)
     return [n for n, word in enumerate(words) if word in known and word.casefold() not in classes]
 
 
 def shown_words(study: Study, seen: Tensor, words: Sequence[int]) -> Tensor:
-    """How surely each picture shows what each word says, (pictures, words) float64.
+    """Probability that each picture shows the concept of each word, (pictures, words) float64.
 
     Args:
-        seen: (pictures, embed), the evaluator's embeddings. words: numbers in the vocabulary.
+        seen: (pictures, embed), embeddings by the evaluator. words: numbers in the vocabulary.
     """
-    return upper_heap(seen @ study.vocabulary_embeddings[list(words)].float().T)
+    return upper_component(seen @ study.vocabulary_embeddings[list(words)].float().T)
 
 
 def shown_family(pictures: Encoded, latents: Sequence[int]) -> Tensor:
-    """Which pictures show what a family without a word stands for, (pictures,) of 0 and 1.
+    """Presence of the concept of a family without a word, (pictures,) of 0 and 1: whether its latents are active.
 
-    Those on which its latents are active: no word tells the evaluator what to look for.
+    Without a word the evaluator cannot be asked.
     """
     return (summed_codes(pictures.codes, latents) > 0).double()
 
 
-def upper_heap(values: Tensor) -> Tensor:
-    """Probability that each value belongs to the upper of two normal heaps, by column; never falls with the value.
+def upper_component(values: Tensor) -> Tensor:
+    """Posterior of the upper of two normal mixture components for each value, by column; monotone in the value.
 
-    Expectation and maximisation on the histogram of each column, from several starts, the likeliest end of which
-    counts. Zeros where a column does not vary.
+    Expectation maximisation on the histogram of each column from several starts; the result with the highest likelihood
+    is used. Zeros if a column is constant.
 
     Args:
         values: (pictures, columns).
@@ -78,7 +77,7 @@ def upper_heap(values: Tensor) -> Tensor:
         likelihood, belongs = _fitted(counts / len(v), middles, start)
         better = likelihood > best
         best, sure = torch.where(better, likelihood, best), torch.where(better, belongs, sure)
-    # A wide upper heap would claim the lowest values too.
+    # A wide upper component would have a high posterior at the lowest values too.
     lowest = sure.argmin(0)
     sure = (
         torch.where(torch.arange(BINS)[:, None] < lowest, sure.gather(0, lowest[None]), sure).cummax(0).values
@@ -87,15 +86,15 @@ def upper_heap(values: Tensor) -> Tensor:
 
 
 def _fitted(shares: Tensor, middles: Tensor, start: float) -> tuple[Tensor, Tensor]:
-    """Log-likelihood (columns,) and probability of the upper heap (bins, columns) where the search ends."""
+    """Log-likelihood (columns,) and posterior of the upper component (bins, columns) after convergence."""
     above = 1 - shares.cumsum(0) + shares / 2
     sure = (above < start).double() * 0.96 + 0.02
     for _ in range(STEPS):
         logs = []
-        for heap in (sure * shares, (1 - sure) * shares):
-            size = heap.sum(0).clamp_min(1e-9)
-            mean = (heap * middles).sum(0) / size
-            deviation = ((heap * (middles - mean).square()).sum(0) / size).sqrt().clamp_min(NARROWEST)
+        for part in (sure * shares, (1 - sure) * shares):
+            size = part.sum(0).clamp_min(1e-9)
+            mean = (part * middles).sum(0) / size
+            deviation = ((part * (middles - mean).square()).sum(0) / size).sqrt().clamp_min(NARROWEST)
             logs.append(size.log() - deviation.log() - ((middles - mean) / deviation).square() / 2)
         after = torch.sigmoid(logs[0] - logs[1])
         moved, sure = (after - sure).abs().max(), after

@@ -1,8 +1,8 @@
-"""Probes: linear classifiers on a model's image embeddings, fitted, brought along, or made of prompts.
+"""Probes: linear classifiers on a model's image embeddings, fitted here, read from a file, or made from prompts.
 
-Owns the classifier as a value and the files it is read from. Zero-shot prompts are the same kind of classifier, so that
-whatever is measured for one is measured for the other. Ignores fitting (`fitting.py`), what a probe relies on
-(`audit.py`) and how it is mended (`discovery/repair`). Start at `Probe`.
+Owns the classifier as a value and the files it is read from. Zero-shot prompts are the same kind of classifier, so the
+same measurements apply to both. Ignores fitting (`fitting.py`), what a probe relies on (`audit.py`) and its repair
+(`discovery/repair`). Start at `Probe`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Probe:
     """A linear classifier on unit-length image embeddings: `logit_c = <e, w_c> + b_c`, softmax over classes.
 
     Attributes:
-        names: the classes, no two alike. weights: (classes, embed) float32. bias: (classes,) float32. They are made
-            from tensors, arrays, lists, Series or frames.
-        model_hash: of the model whose embeddings it reads; None if nobody said.
-        about: how it came about, JSON-like.
+        names: the classes, all different. weights: (classes, embed) float32. bias: (classes,) float32. Tensors,
+            arrays, lists, Series or frames are converted.
+        model_hash: of the model whose embeddings it takes; None if unknown.
+        about: origin of the probe, JSON-like.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Probe:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Arrays, lists, Series and frames are taken; a single name would be taken for a list of letters.
+        # Arrays, lists, Series and frames are converted; a single string would be read as a list of letters.
         if isinstance(self.names, str):
             raise TargetError(f"a probe's names are a list, one a class; got the text {self.names!r}.")
         for name, value in (
@@ -78,7 +78,7 @@ class Probe:
         """The zero-shot classifier of a model: weights are text embeddings times the model's own temperature.
 
         Args:
-            prompts: class names, each its own prompt; or class names with the prompt of each.
+            prompts: class names, which are also the prompts; or a mapping from class name to prompt.
         """
         texts = dict(prompts) if isinstance(prompts, Mapping) else {name: name for name in prompts}
         with torch.no_grad():
@@ -88,7 +88,7 @@ class Probe:
         return cls(tuple(texts), weights.float().cpu(), bias, model.weights_hash, about)
 
     def index(self, name: str) -> int:
-        """Number of a class; TargetError if the probe has none of that name."""
+        """Number of a class; TargetError if the probe has no class of that name."""
         if name not in self.names:
             raise TargetError(f"the classifier has no class {name!r}; it has {', '.join(self.names[:12])}.")
         return self.names.index(name)
@@ -114,14 +114,14 @@ class Probe:
     def margins(self) -> tuple[Tensor, Tensor]:
         """Each class against the mean of the others: weights (embed, classes) and constants (classes,).
 
-        What decides between classes; the part common to all logits is gone. For two classes it is their difference.
+        Margins decide between classes; the common part of all logits cancels. For two classes they are the difference.
         """
         n = len(self.names)
         others = (self.weights.sum(0) - self.weights) / (n - 1)
         return (self.weights - others).T, self.bias - (self.bias.sum() - self.bias) / (n - 1)
 
     def target(self, *classes: str) -> ProbeLogit:
-        """What to attribute: the margin of some classes (all where none is named) over the mean of the others."""
+        """Attribution target: the margin of some classes (default: all) over the mean of the others."""
         which = [self.index(name) for name in classes] if classes else list(range(len(self.names)))
         weights, constants = self.margins()
         return ProbeLogit(weights.T[which], constants[which], names=[self.names[number] for number in which])
@@ -148,17 +148,17 @@ class Probe:
         model: Any = None,
         trust_pickle: bool = False,
     ) -> Probe:
-        """Read a probe that somebody else fitted.
+        """Read a probe from a file or folder.
 
         Args:
             path: a folder that `save` wrote; weights as .safetensors; a torch state dict (.pt, .pth, .bin), opened
                 weights-only; or a scikit-learn classifier as a pickle (.pkl, .pickle, .joblib).
-            names: of the classes, in the order of the rows; numbers where left out and the file has none.
-            model: whose embeddings it reads, to be checked from then on.
+            names: of the classes, in the order of the rows; default: the file's names, else numbers.
+            model: the model whose embeddings the probe takes; its hash is stored and checked later.
             trust_pickle: a pickle runs whatever code its author wrote. It is refused unless you say that you trust it.
 
         Raises:
-            DataError: unreadable, refused, or without anything like (classes, embed) weights.
+            DataError: the file is unreadable, refused, or has no (classes, embed) weights.
         """
         place = user_path(path)
         if place.is_dir():
@@ -170,7 +170,7 @@ class Probe:
         else:
             weights, bias = _linear_layer(_tensors(place), place)
             found = None
-        if len(weights) == 1:  # two classes in one row, as scikit-learn writes them
+        if len(weights) == 1:  # scikit-learn stores two classes in one row
             weights, bias = torch.cat([-weights / 2, weights / 2]), torch.cat([-bias / 2, bias / 2])
         called = names if names is not None else found
         called = tuple(cell_text(name) or "" for name in (range(len(weights)) if called is None else called))
@@ -206,12 +206,12 @@ class Probe:
 
 
 def numbers_in(values: Any, what: str) -> Tensor:
-    """Numbers as a tensor on the CPU: of a tensor, array, nested list, Series, frame or sparse matrix.
+    """Convert a tensor, array, nested list, Series, frame or sparse matrix to a tensor on the CPU.
 
-    Whole and half-precision numbers become float32.
+    Integers and half-precision numbers become float32.
 
     Raises:
-        DataError: something else, or rows of different lengths.
+        DataError: the values are not numbers, or rows have different lengths.
 
     >>> numbers_in([[1, 2], [3, 4]], "x").dtype
     torch.float32
@@ -238,7 +238,7 @@ def numbers_in(values: Any, what: str) -> Tensor:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, whatever they were wrapped in when they were saved."""
+    """The tensors of a file by name, without wrappers."""
     try:
         return read_state(file).tensors
     except DataError as error:
@@ -249,7 +249,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _linear_layer(held: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
-    """The one matrix among some tensors, and the vector that goes with it."""
+    """The only matrix among the tensors, and the vector of matching length."""
     matrices = {name: value for name, value in held.items() if value.ndim == 2}
     if len(matrices) != 1:
         shapes = {name: tuple(value.shape) for name, value in held.items()}

@@ -1,7 +1,7 @@
-"""Factors: what a family of latents stands for in the embedding, learnt from a study's pictures.
+"""Directions: the embedding direction of the concept that a family of latents represents, estimated from a study.
 
-Owns which pictures teach it, how much of it each picture shows, and its direction. Ignores what is done to a classifier
-with it (`erasure.py`). Start at `factors_of`.
+Owns the pictures used for estimation, the presence of the concept in each picture, and its direction. Ignores the
+erasure from a classifier (`erasure.py`). Start at `factors_of`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from clipattr.sites import continue_from
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-PICTURES = 20_000  # of the study's that a direction is learnt from, at most
-OWN = 100  # pictures chosen by the evaluator for a class that no label names
-BLOCK = 2048  # rows a step
+PICTURES = 20_000  # most pictures of the study that a direction is estimated from
+OWN = 100  # pictures that the evaluator chooses for a class without labelled pictures
+BLOCK = 2048  # rows per step
 
 
 def learning_pictures(study: Study) -> Encoded:
@@ -37,10 +37,10 @@ def learning_pictures(study: Study) -> Encoded:
 
 
 def own_pictures(study: Study, pictures: Encoded, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The class of each picture, and which are each class's own.
+    """The class of each picture, and the pictures that belong to each class.
 
     Returns:
-        numbers: (pictures,) of a class, by the label or, without one, by the evaluator. own: (pictures, classes) bool.
+        numbers: (pictures,) class number, by the label or else by the evaluator. own: (pictures, classes) bool.
     """
     labels = pictures.images.columns["label"]
     place = {name.casefold(): number for number, name in enumerate(names)}
@@ -59,10 +59,10 @@ def own_pictures(study: Study, pictures: Encoded, names: Sequence[str]) -> tuple
 
 
 def _presence(study: Study, pictures: Encoded, removal: Removal, among: Tensor) -> Tensor:
-    """How much of a family each picture shows, (pictures,): by its codes and by the evaluator, in equal parts.
+    """Presence of a family's concept in each picture, (pictures,): standardised codes plus evaluator similarity.
 
-    Codes see what the model uses, and fire on more than the factor; the evaluator sees the factor, and knows nothing
-    of the model. Their sum is steadier than either.
+    Codes measure what the model uses, but also respond to other concepts. The evaluator measures the concept, but not
+    the model's use of it. Their sum has less variance than either.
     """
     strength = summed_codes(pictures.codes, list(removal.latents))
     seen = pictures.seen(study)
@@ -86,10 +86,10 @@ def factors_of(
     numbers: Tensor,
     names: Sequence[str],
 ) -> Factors:
-    """Directions and levels of some families.
+    """Directions and presence levels of several families.
 
     Args:
-        own: (pictures,) bool, pictures of the class that is to be freed of them. numbers, names: every picture's class.
+        own: (pictures,) bool, pictures of the class whose weights are changed. numbers, names: class of every picture.
     """
     found = [
         _writing(study, pictures, removal, own) or _taught(study, pictures, removal, own, numbers, names)
@@ -104,17 +104,17 @@ def factors_of(
 def _taught(
     study: Study, pictures: Encoded, removal: Removal, own: Tensor, numbers: Tensor, names: Sequence[str]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Direction, presence and its two levels of a family, learnt from pictures of other classes where there are any."""
+    """Direction, presence and its two levels for a family, from pictures of other classes if there are enough."""
     active = summed_codes(pictures.codes, list(removal.latents)) > 0
     among = ~own
     if removal.label is not None:
-        thing = [n for n, name in enumerate(names) if name.casefold() == removal.label.casefold()]
-        among = among & ~torch.isin(numbers, torch.tensor(thing, dtype=numbers.dtype))
+        labelled = [n for n, name in enumerate(names) if name.casefold() == removal.label.casefold()]
+        among = among & ~torch.isin(numbers, torch.tensor(labelled, dtype=numbers.dtype))
     if int((among & active).sum()) >= FEW:
         presence = _presence(study, pictures, removal, among)
         found = direction(pictures.embeddings, presence, numbers.clamp_min(0), among)
     else:
-        # Only the class itself shows the family: its own latents are all that tells the factor from the class.
+        # Only pictures of the class show the concept: the family's latents alone separate the concept from the class.
         presence = _presence(study, pictures, removal, torch.ones_like(own))
         without = embeddings_without(study, pictures, removal.latents)
         moved = (pictures.embeddings - without)[active]
@@ -129,9 +129,9 @@ def _taught(
 def _writing(
     study: Study, pictures: Encoded, removal: Removal, own: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Direction, presence and its two levels of a prompt written in pictures; None for any other factor.
+    """Direction, presence and its two levels for a written prompt; None for any other concept.
 
-    Writing can be added to any picture, so that nothing else moves along with it.
+    Text can be inserted into any picture, so no other factor changes with it.
     """
     words = [number for number in writing_words(study) if study.vocabulary.words[number] == removal.label]
     if not words or removal.prompt is None:
@@ -147,7 +147,7 @@ def _writing(
 
 
 def embeddings_without(study: Study, pictures: Encoded, latents: Sequence[int]) -> Tensor:
-    """(pictures, embed) unit length: embeddings with some latents ablated, exactly."""
+    """(pictures, embed) unit length: exact embeddings with some latents ablated."""
     model, site = study.model, study.site
     with torch.no_grad():
         if site.is_single and site.tail(model) is not None:

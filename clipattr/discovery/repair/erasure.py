@@ -1,14 +1,15 @@
-"""Erasure: which direction of the embedding carries a factor, and how a classifier is freed of it at the least cost.
+"""Concept erasure: the direction of a concept in the embedding, and class weights that do not depend on it.
 
 Owns the estimate of directions and the new weights of a class; takes plain tensors. Ignores studies and findings
-(`directions.py`, `repair.py`). Start at `freed`.
+(`directions.py`, `repair.py`). Start at `erased`.
 
-A factor's direction `d` is how far the embedding moves with it *within* a class, over pictures of other classes: what
-moves along with the class itself is the thing, not the factor. Weights are freed as in least-squares concept erasure
-(Belrose et al. 2023, arXiv:2306.03819): of all weights whose margin is blind to `d`, those whose scores differ least
-from the old ones on real pictures. That leaves the class too low or too high, since the factor was part of every
-picture of it; so its bias is set anew, by logistic loss over pictures of the class and of the others, with the factor
-and without, where those that are missing are made by moving embeddings along `d`.
+The direction `d` of a concept is the slope of the embedding on its presence *within* classes, over pictures of other
+classes: variation along with the class itself belongs to the class, not to the concept. Weights are changed as in
+least-squares concept erasure (Belrose et al. 2023, arXiv:2306.03819): among all weights whose margin does not depend on
+`d`, take those whose scores on real pictures differ least from the old ones. If the class was always shown with the
+concept, its scores are then too low or too high. Its bias is therefore refitted with a logistic loss over pictures of
+the class and of other classes, with and without the concept; missing combinations are made by moving embeddings along
+`d`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 5  # pictures with the factor below which nothing is learnt from other classes
-RIDGE = 1e-2  # of the mean variance, added to the covariance
+FEW = 5  # least pictures of other classes with the concept for estimating its direction from them
+RIDGE = 1e-2  # fraction of the mean variance that is added to the diagonal of the covariance
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Factors to take out, on some pictures.
+    """Concepts to erase.
 
     Attributes:
         directions: (embed, factors), change of the embedding per unit of presence.
-        presence: (pictures, factors), how much of each factor a picture shows, standard deviations.
-        absent, present: (factors,) levels of presence without and with the factor.
+        presence: (pictures, factors), presence of each concept in each picture, in standard deviations.
+        absent, present: (factors,) typical presence in pictures without and with the concept.
     """
 
     directions: Tensor
@@ -42,7 +43,7 @@ class Factors:
 
 
 def standardised(values: Tensor, among: Tensor) -> Tensor:
-    """Values in standard deviations from the mean of some of them; zeros where they do not vary."""
+    """Values in standard deviations from the mean, both over `among`; zeros if these values are constant."""
     chosen = values[among].double()
     spread = chosen.std() if len(chosen) > 1 else chosen.new_zeros(())
     if not spread > 1e-9:
@@ -51,7 +52,7 @@ def standardised(values: Tensor, among: Tensor) -> Tensor:
 
 
 def within_classes(values: Tensor, classes: Tensor) -> Tensor:
-    """Values (pictures, …) less the mean of their class (pictures,) of numbers."""
+    """Values (pictures, …) minus the mean of their class; classes: (pictures,) numbers."""
     values = values.double()
     n = int(classes.max()) + 1
     flat = values.reshape(len(values), -1)
@@ -61,11 +62,11 @@ def within_classes(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def direction(embeddings: Tensor, presence: Tensor, classes: Tensor, among: Tensor) -> Tensor:
-    """Slope of the embedding along a factor's presence within classes, (embed,), zero where it does not vary.
+    """Slope of the embedding on a concept's presence within classes, (embed,); zero if the presence is constant.
 
     Args:
-        embeddings: (pictures, embed). presence: (pictures,). classes: (pictures,) numbers from 0. among: bool, pictures
-            to learn from.
+        embeddings: (pictures, embed). presence: (pictures,). classes: (pictures,) numbers from 0. among: (pictures,)
+            bool, pictures to use.
     """
     level = within_classes(presence[among], classes[among])
     moved = within_classes(embeddings[among], classes[among])
@@ -73,14 +74,14 @@ def direction(embeddings: Tensor, presence: Tensor, classes: Tensor, among: Tens
 
 
 def spread_within(embeddings: Tensor, classes: Tensor) -> Tensor:
-    """Covariance of embeddings within classes, (embed, embed) float64, with a little added so that it inverts."""
+    """Covariance of embeddings within classes, (embed, embed) float64, with a ridge so that it can be inverted."""
     moved = within_classes(embeddings, classes)
     covariance = moved.T @ moved / max(len(moved), 1)
     ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
     return covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
-def freed(
+def erased(
     weights: Tensor,
     bias: Tensor,
     number: int,
@@ -91,21 +92,21 @@ def freed(
     *,
     strength: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Weights and bias of one class, freed of factors.
+    """Weights and bias of one class with concepts erased.
 
     Args:
         weights: (classes, embed), bias: (classes,), in logits. number: of the class.
         embeddings: (pictures, embed) unit length. own: (pictures,) bool, the class's pictures.
-        covariance: of `spread_within`. strength: 1 takes the factors' effect out, 0 leaves it.
+        covariance: from `spread_within`. strength: 1 removes the effect of the concepts, 0 keeps it.
 
     Returns:
-        (embed,) and (): the new row and its bias.
+        (embed,) and (): the new weights and bias.
     """
     others = torch.arange(len(weights)) != number
     margin = (weights[number] - weights[others].mean(0)).double()
     d = F.normalize(factors.directions.double(), dim=0)
     change = torch.linalg.solve(covariance, d)
-    # Not a plain inverse: two families of one factor have directions that are nearly the same.
+    # Pseudo-inverse, because two families of one concept have nearly parallel directions.
     amount = torch.linalg.pinv(d.T @ change, hermitian=True, rtol=1e-3) @ (d.T @ margin)
     row = (weights[number].double() - strength * change @ amount).float()
     level = (embeddings.mean(0) @ (weights[number] - row)).float()  # keeps the mean score
@@ -124,8 +125,8 @@ def freed(
             sets.append((moved, (moved @ weights[others].T + bias[others]).amax(1), sign))
     margins = [(sign * (some @ row - best)).double().numpy() for some, best, sign in sets]
     signs = [sign for _, _, sign in sets]
-    # Real pictures count as much as all factors together. The others count by the root of how many classes they are:
-    # halfway between a class against the rest (1) and a picture drawn at random (their number).
+    # Real pictures weigh as much as all moved ones together. Other classes weigh by the square root of their number:
+    # between one-against-rest (1) and pictures drawn at random (their number).
     rest = float(others.sum()) ** 0.5
     weight = [
         (1.0 if place < 2 else 1.0 / d.shape[1]) * (rest if sign < 0 else 1.0)
@@ -137,7 +138,7 @@ def freed(
 def _best_bias(
     margins: Sequence[np.ndarray], signs: Sequence[float], weight: Sequence[float], start: float
 ) -> float:
-    """The bias with the least logistic loss, each set of pictures counted by its weight; convex."""
+    """The bias with the least weighted logistic loss over sets of pictures; the loss is convex."""
     from scipy.optimize import minimize_scalar
 
     def loss(b: float) -> float:

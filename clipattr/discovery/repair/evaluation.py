@@ -1,7 +1,7 @@
-"""Before and after: what a repair changed, on pictures that took no part in it.
+"""Before and after: the effect of a repair on pictures that were not used for it.
 
-Owns the numbers and how they are shown: accuracy, the worst group, the repaired prompts, and what happened to all
-others. Ignores how the two sets of logits came about. Start at `before_after`.
+Owns the figures and their display: accuracy, worst group, repaired prompts and all other classes. Ignores the origin of
+the two sets of logits. Start at `before_after`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from clipattr.statistics import mean_interval, wilson
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST = 5  # pictures below which a group is listed, but not called the worst
+FEWEST = 5  # least pictures of a group that can be the worst group
 COLUMNS = ("measure", "pictures", "before", "before_low", "before_high", "after", "after_low", "after_high", "change",
            "change_low", "change_high", "unit")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A repair in numbers; intervals are 95 %.
+    """Figures of a repair; intervals are 95 %.
 
     Attributes:
-        rows: one a measure; `frame` shows them. classes: one row a class. groups: one row a group, None without groups.
-        about: what was repaired. notes: what a reader must know, first of all that there were no groups.
-        correct: (pictures, 2) bool, before and after, for further questions; pictures in the order of `which`.
-        which: (pictures,) places among the pictures looked at.
+        rows: one per measure, shown by `frame`. classes: one row per class. groups: one row per group; None without
+            groups.
+        about: what was repaired. notes: remarks, e.g. that there are no groups.
+        correct: (pictures, 2) bool, before and after; pictures in the order of `which`.
+        which: (pictures,) positions among the measured pictures.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -47,7 +48,7 @@ class BeforeAfter:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a measure, before and after: shares from 0 to 1, contrasts in logits."""
+        """One row per measure, before and after: shares from 0 to 1, contrasts in logits."""
         import pandas as pd
 
         return pd.DataFrame(list(self.rows), columns=list(COLUMNS))
@@ -109,12 +110,12 @@ def before_after(
     """Compare two sets of logits on the same pictures.
 
     Args:
-        classes: whose names the logits' columns have. before, after: (pictures, classes).
-        labels: one a picture, None to leave it out. groups: one a picture, or None for no groups at all.
-        repaired: the classes that the repair is about; all others count as side effects.
+        classes: classifier whose names the logits' columns have. before, after: (pictures, classes).
+        labels: one per picture, None to leave it out. groups: one per picture, or None for no groups at all.
+        repaired: the repaired classes; changes of all others are side effects.
 
     Raises:
-        DataError: no labels at all, or labels that are not among the classes.
+        DataError: there are no labels, or a label is not among the classes.
     """
     if labels is None or not any(labels):
         raise DataError(
@@ -173,13 +174,13 @@ def _filled(measure: str, n: int, spans: Sequence[tuple[float, float, float]], u
 
 
 def _mean(values: Tensor) -> tuple[float, float, float]:
-    """Mean and its 95 % normal interval over independent pictures."""
+    """Mean over independent pictures with its 95 % normal interval."""
     found = mean_interval(values)
     return found.value, found.low, found.high
 
 
 def _row(measure: str, hits: Tensor) -> dict[str, Any]:
-    """Shares before and after, (pictures, 2) bool; the change is of the same pictures, so its interval is paired."""
+    """Shares before and after from (pictures, 2) bool; the interval of the change is paired."""
     n = len(hits)
     spans = []
     for column in (0, 1):
@@ -190,7 +191,7 @@ def _row(measure: str, hits: Tensor) -> dict[str, Any]:
 
 
 def _contrast(measure: str, before: Tensor, after: Tensor, truth: Tensor, which: Tensor) -> dict[str, Any]:
-    """Logit of the true class over the best other, before and after."""
+    """Logit of the true class minus that of the best other class, before and after."""
 
     def margin(logits: Tensor) -> Tensor:
         own = logits.gather(1, truth[:, None])[:, 0]
@@ -229,7 +230,7 @@ def _by_group(
     if first["measure"] == last["measure"]:
         worst["change_low"], worst["change_high"] = first["change_low"], first["change_high"]
     else:
-        # Two groups of different pictures: no pairing, so half-widths add in quadrature.
+        # Two groups with different pictures: unpaired, so half-widths add in quadrature.
         widths = [
             row[f"{when}_high"] - row[f"{when}_low"] for row, when in ((first, "before"), (last, "after"))
         ]

@@ -1,6 +1,6 @@
-"""Removals: which latents are to be taken out of whose score, read from findings or from what a caller writes.
+"""Removals: the latents to remove and the prompts concerned, from findings or from the caller's lists.
 
-Owns the check that findings and latents are this study's. Ignores how they are taken out (`repair.py`). Start at
+Owns the check that findings and latents belong to the study. Ignores how they are removed (`repair.py`). Start at
 `removals_of`.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """One family to take out, of one prompt's score (None: of all)."""
+    """One family to remove from one prompt's score (None: from all scores)."""
 
     prompt: str | None
     latents: tuple[int, ...]
@@ -29,7 +29,7 @@ class Removal:
 def removals_of(
     study: Study, findings: Any, prompts: str | Sequence[str] | None, scope: str
 ) -> list[Removal]:
-    """What to take out of what, each latent known and every finding this study's."""
+    """Removals for findings or latents, checked against the study."""
     if isinstance(findings, Findings):
         for part, here in (("model", study.manifest["model"]), ("dictionary", study.dictionary.hash)):
             there = findings.about.get(part, here)

@@ -1,16 +1,17 @@
-"""Repair: take unexpected reliances out of a model or of a classifier, and keep what else it can do.
+"""Repair: remove unexpected reliances from a model or a classifier, with little effect on other predictions.
 
-Owns the choice of what is changed and what leaves it: scores, a fixed classifier, a patched model. Directions are
-found in `directions.py`, the numbers before and after in `evaluation.py`. Start at `repair`.
+Owns the two methods and the results: scores, a fixed classifier, a patched model. Directions are estimated in
+`directions.py`, figures before and after in `evaluation.py`. Start at `repair`.
 
-Two ways, each for the prompts concerned or for the whole model:
+There are two methods, each for the prompts concerned or for the whole model:
 
-    how="project"  the factor's direction is taken out of the prompt's text embedding (or the probe's row), whose bias
-                   is set anew; with scope="model" out of the image embedding, so that no prompt sees it.
-    how="ablate"   the family's latents are taken out of the activation while pictures are encoded, exactly.
+    how="project"  the concept's direction is projected out of the prompt's text embedding (or the probe's row), and
+                   the bias is refitted; with scope="model" it is projected out of the image embedding, for all prompts.
+    how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
-The default changes the prompts concerned and nothing else, by projection. A family carries evidence for the thing
-itself too: a prompt that loses all of it no longer finds its own pictures, which ablation does nothing about.
+The default is projection, for the prompts concerned only. A family also carries evidence for the prompt itself: a
+prompt that loses all of it no longer ranks its own pictures first. Projection compensates for that with the bias;
+ablation does not.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from clipattr.discovery.repair.directions import (
     learning_pictures,
     own_pictures,
 )
-from clipattr.discovery.repair.erasure import freed, spread_within
+from clipattr.discovery.repair.erasure import erased, spread_within
 from clipattr.discovery.repair.evaluation import BeforeAfter, before_after
 from clipattr.discovery.repair.removals import Removal, removals_of
 from clipattr.errors import StudyError, TargetError
@@ -46,14 +47,14 @@ if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
 HOWS, SCOPES = ("project", "ablate"), ("prompts", "model")
-STRENGTH = 0.75  # measured on the picture world: a whole removal takes a part of the thing along
+STRENGTH = 0.75  # fraction removed; in the picture world, 1 also removed evidence for the prompt itself
 
 
 class Repair:
-    """A repaired model or classifier. Made by `repair`; nothing of the study or its model is changed.
+    """A repaired model or classifier, made by `repair`. The study and its model are not changed.
 
     Attributes:
-        study, removals, how, scope: what was asked for. before: the classifier as it was.
+        study, removals, how, scope: arguments of `repair`. before: the original classifier.
     """
 
     def __init__(
@@ -73,19 +74,19 @@ class Repair:
             scope,
             before,
         )
-        self._after = after  # project, prompts
+        self._after = after  # for how="project", scope="prompts"
         self._projection = (
-            projection  # project, model: (embed, embed), to multiply embeddings by from the right
+            projection  # for how="project", scope="model": (embed, embed), multiplied from the right
         )
 
     @property
     def prompts(self) -> list[str]:
-        """The prompts whose scores the findings speak of, in order."""
+        """The prompts concerned, in order."""
         return list(dict.fromkeys(r.prompt for r in self.removals if r.prompt is not None))
 
     @property
     def latents(self) -> list[int]:
-        """All latents concerned."""
+        """All latents that are removed."""
         return sorted({latent for removal in self.removals for latent in removal.latents})
 
     def __repr__(self) -> str:
@@ -95,7 +96,7 @@ class Repair:
 
     @property
     def about(self) -> str:
-        """What is changed, in one line."""
+        """The change in one line."""
         if self.how == "project":
             where = (
                 f"rows of the classifier for {len(self.prompts)} prompt(s), all others as they were"
@@ -111,10 +112,10 @@ class Repair:
         return f"latents ablated at {self.study.site} {where}"
 
     def classifier(self) -> Probe:
-        """The fixed classifier: class names, weights and biases on image embeddings as `encode_image` gives them.
+        """The repaired classifier: class names, weights and biases for embeddings of `encode_image`.
 
         Raises:
-            StudyError: the repair is not one of classifier rows (latents ablated at inference).
+            StudyError: latents are ablated at inference, which a classifier on embeddings cannot express.
         """
         if self.how == "ablate":
             raise StudyError(
@@ -130,7 +131,7 @@ class Repair:
             pixels: (batch, 3, H, W) of `model.prepare`.
 
         Raises:
-            StudyError: only some prompts are repaired, so that there is no one embedding.
+            StudyError: only some prompts are repaired, so there is no common embedding.
         """
         if self.scope == "prompts":
             raise StudyError(
@@ -168,7 +169,7 @@ class Repair:
         return F.normalize(embeddings @ self._projection.to(embeddings), dim=-1)
 
     def logits(self, pictures: Encoded) -> Tensor:
-        """`scores` of pictures that are encoded already, (pictures, classes)."""
+        """`scores` of encoded pictures, (pictures, classes)."""
         if self.how == "project":
             return self.classifier().logits(self._projected(pictures.embeddings))
         if self.scope == "model":
@@ -193,14 +194,15 @@ class Repair:
         """Accuracy, worst group and side effects before and after.
 
         Args:
-            images: anything `Images.open` takes, best pictures that took no part so far; default the
-                study's held-out ones.
-            labels: a class of the classifier for each picture, None to leave it out; default the collection's.
-            groups: one name a picture, e.g. "cow, desert": the accuracy in each is taken, and the lowest is the worst
-                group's. Default the collection's column `group`; without any the result says so.
+            images: anything `Images.open` takes, best pictures that were not used so far; default: the study's
+                held-out pictures.
+            labels: a class of the classifier for each picture, None to leave it out; default: the collection's.
+            groups: one name per picture, e.g. "cow, desert"; the worst group is the one with the lowest accuracy.
+                Default: the collection's column `group`; without groups the result has a note.
 
         Raises:
-            DataError: no labels, labels that are no classes, or another number of them than pictures.
+            DataError: there are no labels, a label is not a class, or the number of labels differs from that of
+                pictures.
         """
         pictures = encoded(self.study, images)
         given = names_given(labels, pictures, "label")
@@ -217,15 +219,15 @@ class Repair:
         )
 
     def export(self, folder: str | Path) -> Path:
-        """Write the repair for use elsewhere.
+        """Write the repair to a folder.
 
-        A projection for some prompts becomes a fixed classifier (safetensors with class names, for embeddings of the
-        unchanged model). A projection of the whole model becomes a patched model in open_clip's own folder format:
-        `load_model("local-dir:…")` and open_clip read it, and its embeddings are exactly `encode_image`'s here.
+        A projection for some prompts is written as a classifier (safetensors with class names, for embeddings of the
+        unchanged model). A projection for the whole model is written as a patched model in open_clip's folder format,
+        which `load_model("local-dir:…")` and open_clip read; its embeddings equal those of `encode_image`.
 
         Raises:
-            StudyError: latents ablated at inference, which neither weights nor a classifier can express; or a model
-                whose configuration is not known.
+            StudyError: latents are ablated at inference, which neither weights nor a classifier can express; or the
+                model's configuration is not known.
         """
         place = Path(folder)
         if self.scope == "prompts":
@@ -273,24 +275,24 @@ def repair(
     classifier: Probe | Sequence[str] | None = None,
     strength: float = STRENGTH,
 ) -> Repair:
-    """Take unexpected reliances out.
+    """Remove unexpected reliances from a model or a classifier.
 
-    Pictures labelled with a prompt are its own, whatever they show: where the other sense of a word bears its label,
-    repairing the word can only keep both.
+    All pictures labelled with a prompt count as its own: if pictures of another sense of a word carry its label, the
+    repair keeps both senses.
 
     Args:
-        study: where the findings come from; directions are learnt from its pictures that are not held out.
-        findings: what `audit` found, a part of it, or one; or latents, with `prompts`.
+        study: source of the findings; directions are estimated from its pictures that are not held out.
+        findings: all or some findings of `audit`, or one; or latents, with `prompts`.
         how: "project" (default) or "ablate"; scope: "prompts" (default: only the findings' own prompts change) or
-            "model" (every prompt sees the change). See the head of this module.
-        prompts: for latents, whose scores are to be freed of them; for findings, only those of these prompts count.
-        classifier: the classes that compete: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
-            and the findings' prompts.
-        strength: of a projection, 1 takes the direction out, 0 leaves it.
+            "model" (the change applies to every prompt). See the module's docstring.
+        prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
+        classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
+            together with the findings' prompts.
+        strength: of a projection: 1 removes the direction completely, values near 0 hardly change it.
 
     Raises:
-        StudyError: findings of another model or dictionary. TargetError: nothing to repair, prompts that are no
-            classes, or an unknown `how` or `scope`. SiteError: a study at a site with several tokens a picture.
+        StudyError: findings of another model or dictionary. TargetError: there is nothing to repair, a prompt is not a
+            class, or `how` or `scope` is unknown. SiteError: the study's site has several tokens per picture.
     """
     if how not in HOWS or scope not in SCOPES:
         raise TargetError(
@@ -310,7 +312,7 @@ def repair(
         return Repair(
             study, removals, how, scope, before, None, _whole(study, removals, pictures, before, strength)
         )
-    return Repair(study, removals, how, scope, before, _freed(study, removals, pictures, before, strength))
+    return Repair(study, removals, how, scope, before, _erased(study, removals, pictures, before, strength))
 
 
 def _classifier(study: Study, given: Probe | Sequence[str] | None, prompts: Sequence[str]) -> Probe:
@@ -327,7 +329,7 @@ def _classifier(study: Study, given: Probe | Sequence[str] | None, prompts: Sequ
     return Probe.of_prompts(study.model, list(dict.fromkeys([*given, *prompts])))
 
 
-def _freed(
+def _erased(
     study: Study, removals: Sequence[Removal], pictures: Encoded, before: Probe, strength: float
 ) -> Probe:
     numbers, own = own_pictures(study, pictures, before.names)
@@ -338,7 +340,7 @@ def _freed(
         number = before.index(prompt)
         some = [removal for removal in removals if removal.prompt == prompt]
         factors = factors_of(study, pictures, some, own[:, number], numbers, before.names)
-        weights[number], bias[number] = freed(
+        weights[number], bias[number] = erased(
             before.weights,
             before.bias,
             number,
@@ -350,7 +352,7 @@ def _freed(
         )
     about = {
         "kind": "repair", "how": "project", "strength": strength, "of": dict(before.about),
-        "what": "the factors' directions are projected out of the rows of these classes, whose biases are set anew; "
+        "what": "the factors' directions are projected out of the rows of these classes, whose biases are refitted; "
         "all other rows are as they were",
         "removed": [{"class": r.prompt, "latents": list(r.latents), "label": r.label} for r in removals],
     }  # fmt: skip
@@ -360,7 +362,7 @@ def _freed(
 def _whole(
     study: Study, removals: Sequence[Removal], pictures: Encoded, before: Probe, strength: float
 ) -> Tensor:
-    """(embed, embed): what takes all the factors' directions out of an embedding that it is multiplied by."""
+    """Projection (embed, embed) that removes the concepts' directions from an embedding."""
     numbers, own = own_pictures(study, pictures, before.names)
     found = []
     for removal in removals:
@@ -377,7 +379,7 @@ def _whole(
 
 
 def _model_config(reference: str) -> dict[str, Any]:
-    """The model_cfg that open_clip builds this model from."""
+    """The model_cfg from which open_clip builds this model."""
     import open_clip
 
     from clipattr.models.configs import CONFIG_NAME, LOCAL

@@ -1,0 +1,143 @@
+"""How an audit grows, forward passes left out: synthetic activations, codes, embeddings and words, no picture decoded.
+
+Prevalence of words follows Zipf's law, each picture shows a few words in its evaluator embedding and in its activation.
+Prints time, peak memory and forwards asked by stage, and the exponent of growth along each axis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from results import write_results
+
+from clipattr.dictionaries import SparseCodes
+from clipattr.discovery.audit.expectations import Prompt
+from clipattr.discovery.audit.run import Ready, audit_prompt
+from clipattr.discovery.audit.settings import Settings
+from clipattr.sites import Site
+
+WIDTH, EMBED, WORDS_SHOWN, NOISE = 768, 512, 3, 0.6  # the site is the embedding
+SMALL = {"prompts": 20, "latents": 4_000, "pictures": 6_000, "words": 2_000, "k": 32}
+FULL = {"prompts": 1_000, "latents": 30_000, "pictures": 50_000, "words": 20_000, "k": 64}
+
+
+class Words(list):  # type: ignore[type-arg]
+    """A vocabulary of bare words."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(words)
+        self.words = self.prompts = words
+        self.ids = self.groups = [None] * len(words)
+
+
+class Texts:
+    """A model without towers: texts are known directions, pictures are never asked for."""
+
+    def __init__(self, words: list[str], table: torch.Tensor) -> None:
+        self.known, self.table = {word: n for n, word in enumerate(words)}, table
+        self.asked, self.image_size = 0, (224, 224)
+
+    def encode_text(self, texts: list[str], templates: Any = None) -> torch.Tensor:
+        self.asked += len(texts)
+        return torch.stack([self.table[self.known.get(text, 0)] for text in texts])
+
+
+class Audited(Texts):
+    """The audited side, at its embedding: what follows the site is division by the length."""
+
+    def __init__(self, words: list[str], table: torch.Tensor) -> None:
+        super().__init__(words, table)
+        self.embed_dim, self.dtype, self.device = table.shape[1], torch.float32, torch.device("cpu")
+        self.reference = "synthetic"
+
+    def unit(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(features, dim=-1)
+
+
+def synthetic(prompts: int, latents: int, pictures: int, words: int, k: int, seed: int = 0) -> Any:
+    """A study as an audit sees one, of the stated size."""
+    random = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+    names = [f"word {n}" for n in range(words)]
+    rate = 1 / (np.arange(words) + 10.0)
+    shown = random.choice(words, (pictures, WORDS_SHOWN), p=rate / rate.sum())
+    seen, directions, decoder = unit(words, EMBED), unit(words, WIDTH), unit(latents, WIDTH)
+    acts, embeddings = np.empty((pictures, WIDTH), np.float16), np.empty((pictures, EMBED), np.float16)
+    indices = torch.randint(latents, (pictures, k), generator=generator, dtype=torch.int32)
+    indices[:, :WORDS_SHOWN] = torch.from_numpy(shown % latents).int()
+    values = torch.rand(pictures, k, generator=generator)
+    for start in range(0, pictures, 4096):
+        rows = slice(start, start + 4096)
+        noise = NOISE * unit(len(shown[rows]), EMBED)
+        embeddings[rows] = torch.nn.functional.normalize(seen[shown[rows]].sum(1) + noise, dim=1).numpy()
+        acts[rows] = (directions[shown[rows]].sum(1) + NOISE * unit(len(shown[rows]), WIDTH)).numpy()
+    audited = Audited(names, directions)
+    order = [f"{n:08d}" for n in range(pictures)]
+    return SimpleNamespace(
+        site=Site("image.embedding"), model=audited, evaluator=Texts(names, seen), manifest={},
+        vocabulary=Words(names),
+        vocabulary_embeddings=seen, empty_embedding=torch.zeros(EMBED),
+        images=SimpleNamespace(ids=order, columns={"label": [None] * pictures,
+                               "split": ["holdout" if n % 2 else "train" for n in range(pictures)]}),
+        activations=acts, evaluator_embeddings=embeddings, repeats=np.zeros(pictures, dtype=bool),
+        sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(indices, values, latents),
+        dictionary=SimpleNamespace(decoder=decoder, n_latents=latents),
+        examples=SimpleNamespace(counts=torch.ones(latents), values=torch.ones(latents, 20), of=lambda latent: []),
+        labels=SimpleNamespace(mean_embedding=unit(latents, EMBED)),
+        seen=lambda rows: torch.from_numpy(np.asarray(embeddings[rows], dtype=np.float32)),
+    )  # fmt: skip
+
+
+def measure(**size: int) -> dict[str, float]:
+    """Seconds of each stage and peak gigabytes of one size."""
+    study = synthetic(**size)
+    names = study.vocabulary.words
+    start = time.perf_counter()
+    ready = Ready(study, Settings(budget=0))
+    prepared = time.perf_counter()
+    for name in names[5 : 5 + size["prompts"]]:
+        audit_prompt(ready, Prompt(name))
+    done = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"prepare": prepared - start, "asking": done - prepared, "gigabytes": peak, **size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small size, and twice that along each axis")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    rows = [measure(**SMALL)]
+    figures: dict[str, float] = {}
+    for axis in ("prompts", "latents", "pictures", "words"):
+        row = measure(**(SMALL | {axis: 2 * SMALL[axis]}))
+        rows.append(row)
+        before, after = (r["prepare"] + r["asking"] for r in (rows[0], row))
+        figures[f"exponent_{axis}"] = float(np.log2(after / before))
+    if not arguments.quick:
+        row = measure(**FULL)
+        rows.append(row)
+        figures |= {
+            "non_forward_minutes": (row["prepare"] + row["asking"]) / 60,
+            "peak_gigabytes": row["gigabytes"],
+            "forwards_a_prompt": float(Settings().budget),
+        }
+    for row in rows:
+        print({name: round(value, 2) for name, value in row.items()})
+    for name, value in figures.items():
+        print(f"{name:28} {value:.2f}")
+    write_results("audit_scale", figures, rows, quick=arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""What an audit knows of a study before any prompt is asked: frozen values, equal for every prompt.
+
+Near-duplicates are one picture, halves never share one, and the words that compete for pictures are the study's own: so
+what is said of a prompt cannot depend on how often a picture was copied or on which other prompts are asked. All
+tensors are on the CPU, wherever the models run. Start at `Base.of`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipattr.attribution import ClosedFormTail
+from clipattr.discovery.audit.concepts import Concepts
+from clipattr.discovery.audit.settings import Settings
+from clipattr.errors import SiteError, StudyError
+from clipattr.sites import continue_from
+
+if TYPE_CHECKING:
+    from clipattr.studies.study import Study
+
+BLOCK = 2048  # pictures a step
+RIVALS = 16  # best words of the audited model kept for each picture
+KEPT_BYTES = 2**29  # embeddings of one half kept in memory
+CENTRE = 20_000  # pictures whose mean is the evaluator's centre, at most
+ARTICLES = re.compile(r"^(a|an|the)\s+")
+
+
+@dataclass(frozen=True)
+class Half:
+    """The pictures of one half, row i of everything the same one.
+
+    Attributes:
+        rows: (n,) rows in the study's arrays.
+        seen: (n, words) CSR, how much each word weighs in a picture. seen_by_word: the same by column.
+        bar: (n,) cosine from which a text is among the picture's best words.
+        rival, rival_score: (n, some) words that the audited model gives the picture, best first, and their similarity.
+        codes: (n, latents) CSR.
+    """
+
+    rows: np.ndarray
+    seen: Any
+    seen_by_word: Any
+    bar: Tensor
+    rival: Tensor
+    rival_score: Tensor
+    codes: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Base:
+    """A study made ready for an audit; see `of`."""
+
+    def __init__(self, study: Study, settings: Settings) -> None:
+        if not study.site.is_single or study.site.tail(study.model) is None:
+            raise SiteError(
+                "audit needs one vector a picture with a closed-form tail: image.embedding, or image.-1.cls where the "
+                f"class token is pooled. This study was built at {study.site}; build one there."
+            )
+        if not len(study.vocabulary):
+            raise StudyError(
+                "audit names what models rely on; this study has no vocabulary. Build it with vocabulary=..."
+            )
+        if not bool((study.examples.counts > 0).any()):
+            raise StudyError(
+                "No latent of this study has an example: its dictionary never fires on these pictures."
+            )
+        self.study, self.settings = study, settings
+        self._cache: dict[tuple[int, str], Tensor] = {}
+        self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
+        finding, measuring = halves(study)
+        sample = _evenly(finding, CENTRE)
+        self.concepts = Concepts(
+            study.vocabulary_embeddings, study.seen(sample), settings.sparsity, settings.fits
+        )
+        self._rows = {"finding": finding, "measuring": measuring}
+        self._seen = {name: self._decomposed(rows) for name, rows in self._rows.items()}
+        self._choose_rivals()
+        self.finding, self.measuring = (self._half(name) for name in ("finding", "measuring"))
+
+    @classmethod
+    def of(cls, study: Study, settings: Settings | None = None) -> Base:
+        """Prepare a study.
+
+        Raises:
+            SiteError: the study's site has no closed-form tail. StudyError: no vocabulary, or nothing ever fires.
+        """
+        return cls(study, settings or Settings())
+
+    def _decomposed(self, rows: np.ndarray) -> tuple[Any, Tensor]:
+        from scipy.sparse import vstack
+
+        parts = [self.concepts.decompose(self.study.seen(some)) for some in _blocks(rows)]
+        if not parts:
+            return self.concepts.decompose(self.study.seen(rows))
+        return vstack([part for part, _ in parts]).tocsr(), torch.cat([bar for _, bar in parts])
+
+    def _choose_rivals(self) -> None:
+        """The words that the audited model chooses among, and the mean text that every contrast is taken against."""
+        n_words = len(self.study.vocabulary)
+        often = np.zeros(n_words)
+        for seen, _ in self._seen.values():
+            often += np.asarray((seen > self.settings.seen).sum(0)).ravel()
+        words = self.study.vocabulary.words
+        order = sorted(range(n_words), key=lambda number: (-int(often[number]), words[number], number))
+        self.rival_words = np.sort(np.array(order[: self.settings.rivals], dtype=np.int64))
+        chosen = [self.study.vocabulary.prompts[number] for number in self.rival_words.tolist()]
+        self.rival_text = self.text(chosen)
+        self.background = (
+            self.rival_text.double().mean(0).float() if n_words > 1 else torch.zeros_like(self.rival_text[0])
+        )
+
+    def text(self, prompts: list[str]) -> Tensor:
+        """(n, embed) unit-length texts of the audited model, under the study's templates."""
+        return self.study.model.encode_text(prompts, templates=self.templates).float().cpu()
+
+    def _half(self, name: str) -> Half:
+        from scipy.sparse import vstack
+
+        rows, (seen, bar) = self._rows[name], self._seen[name]
+        rivals, scores, codes = [], [], []
+        for some in _blocks(rows):
+            values, index = (self.audited(some) @ self.rival_text.T).topk(
+                min(RIVALS, len(self.rival_words)), 1
+            )
+            rivals.append(torch.from_numpy(self.rival_words)[index])
+            scores.append(values)
+            codes.append(self.study.codes.rows(torch.from_numpy(some)).to_scipy().tocsr())
+        nothing = torch.zeros(0, 1)
+        return Half(
+            rows, seen, seen.tocsc(), bar,
+            torch.cat(rivals) if rivals else nothing.long(),
+            torch.cat(scores) if scores else nothing,
+            vstack(codes).tocsr() if codes else self.study.codes.rows(torch.from_numpy(rows)).to_scipy().tocsr(),
+        )  # fmt: skip
+
+    def acts(self, rows: np.ndarray) -> Tensor:
+        """(rows, width) float32 at the site."""
+        return torch.from_numpy(np.asarray(self.study.activations[rows], dtype=np.float32))
+
+    def audited(self, rows: np.ndarray) -> Tensor:
+        """(rows, embed) unit-length embeddings of the audited model, from the stored activations."""
+        with torch.no_grad():
+            return continue_from(self.study.model, self.study.site, self.acts(rows)).float().cpu()
+
+    def scores(self, half: Half, column: Tensor) -> Tensor:
+        """(n,) similarity of each picture of a half with a direction (embed,) of the audited model's output."""
+        if (kept := self._kept(half, "audited", self.audited)) is not None:
+            return kept @ column
+        return torch.cat([self.audited(some) @ column for some in _blocks(half.rows)] or [torch.zeros(0)])
+
+    def mean_score(self, half: Half) -> Tensor:
+        """(n,) similarity of each picture with the mean text."""
+        key = (id(half), "mean")
+        if key not in self._cache:
+            self._cache[key] = self.scores(half, self.background)
+        return self._cache[key]
+
+    def along(self, half: Half, text: Tensor) -> Tensor:
+        """(n,) cosine of each centred picture with a text of `Concepts.texts`, as the evaluator has them."""
+
+        def centred(rows: np.ndarray) -> Tensor:
+            return self.concepts.centred(self.study.seen(rows))
+
+        if (kept := self._kept(half, "centred", centred)) is not None:
+            return kept @ text
+        return torch.cat([centred(some) @ text for some in _blocks(half.rows)] or [torch.zeros(0)])
+
+    def _kept(self, half: Half, what: str, made: Callable[[np.ndarray], Tensor]) -> Tensor | None:
+        """(n, embed) kept in memory once made, None where that would be too large."""
+        key = (id(half), what)
+        if key not in self._cache:
+            if not len(half) or len(half) * len(self.background) * 4 > KEPT_BYTES:
+                return None
+            self._cache[key] = torch.cat([made(some) for some in _blocks(half.rows)])
+        return self._cache[key]
+
+    @cached_property
+    def tail(self) -> ClosedFormTail:
+        """The closed form behind the site, aimed at nothing yet."""
+        return ClosedFormTail(
+            self.study.model,
+            self.study.dictionary,
+            torch.zeros(len(self.background), 1),
+            site=self.study.site,
+        )
+
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """(words,) names in the form in which labels and prompts are compared."""
+        return np.array([plain(word) for word in self.study.vocabulary.words])
+
+    def word_of(self, text: str) -> int | None:
+        """Number of the vocabulary's word that a text spells, up to case, article and plural; None if none does."""
+        found = np.flatnonzero(self.answered == plain(text))
+        return int(found[0]) if len(found) else None
+
+
+def plain(text: str) -> str:
+    """A name without case, article, hyphens and plural ending: what two spellings of one thing share."""
+    words = " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
+    words = ARTICLES.sub("", words)
+    for ending, instead in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh")):
+        if words.endswith(ending) and len(words) > len(ending) + 2:
+            return words[: -len(ending)] + instead
+    return words[:-1] if words.endswith("s") and not words.endswith("ss") and len(words) > 3 else words
+
+
+def digest(*parts: str) -> int:
+    """A number that follows from texts alone: what is chosen by it does not hang on any order."""
+    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
+
+
+def halves(study: Study) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the pictures that find and of those that measure, one for each set of near-duplicates, by id.
+
+    The study's own split where it holds enough out, else halves by the digest of the ids.
+    """
+    leader = representatives(study)
+    ids, split = study.images.ids, study.images.columns["split"]
+    held = np.array([part == "holdout" for part in split])
+    # A set of duplicates with one member that the dictionary was trained on cannot measure.
+    trained = np.zeros(len(ids), dtype=bool)
+    np.logical_or.at(trained, leader, ~held)
+    # Of near-duplicates the study keeps the first; equal ones are joined whichever comes first.
+    alone = ~np.asarray(study.repeats, dtype=bool)
+    kept = np.zeros(len(ids), dtype=bool)
+    np.logical_or.at(kept, leader, alone)
+    chosen = np.flatnonzero((leader == np.arange(len(ids))) & kept)
+    finding, measuring = chosen[trained[chosen]], chosen[~trained[chosen]]
+    if len(measuring) < max(50, len(finding) // 20):
+        side = np.array([digest(ids[row]) % 2 == 0 for row in chosen.tolist()], dtype=bool)
+        finding, measuring = chosen[side], chosen[~side]
+    return by_id(finding, ids), by_id(measuring, ids)
+
+
+def by_id(rows: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """Rows in the order of their pictures' ids."""
+    return rows[np.argsort([ids[row] for row in rows.tolist()], kind="stable")]
+
+
+def representatives(study: Study) -> np.ndarray:
+    """(pictures,) row of the picture that stands for each one's near-duplicates: of equal activations, the first id."""
+    ids = study.images.ids
+    order = np.argsort(ids, kind="stable")
+    first: dict[bytes, int] = {}
+    leader = np.arange(len(ids))
+    for row in order.tolist():
+        key = np.ascontiguousarray(study.activations[row]).tobytes()
+        leader[row] = first.setdefault(key, row)
+    return leader
+
+
+def near_texts(texts: Tensor, text: Tensor, mean: Tensor) -> Tensor:
+    """(n,) cosine of texts with one, the mean text taken off."""
+    return F.normalize(texts - mean, dim=-1) @ F.normalize(text - mean, dim=0)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+
+def _evenly(rows: np.ndarray, n: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows

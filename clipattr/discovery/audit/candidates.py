@@ -1,0 +1,247 @@
+"""Candidates: what might speak for a prompt in place of the thing itself, before anything is measured.
+
+Three routes, all on the finding half and all by sparse products: words that are seen on the prompt's own pictures more
+often than elsewhere; latents that fire there more often than elsewhere and for many other things as well, which asks
+nothing of the evaluator; and parts of the prompt's name. Each asks whether it is unexpected: other names of the prompt
+and its lookalikes are no candidates. Start at `candidates_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.discovery.audit.base import Base, Half
+from clipattr.discovery.audit.names import constituents
+from clipattr.discovery.audit.subject import Subject, seen_word, shows
+from clipattr.statistics import false_discovery
+
+ALIKE = 0.3  # overlap (intersection over union) of firings from which two latents stand for one thing
+NAMED = 0.4  # rate difference from which a word names what latents fire for
+
+
+class Route(StrEnum):
+    """Why something was followed up."""
+
+    WORD = "co-occurrence"
+    LATENTS = "latents that co-occur"
+    PART = "part of the name"
+    TEXT = "written"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that may speak for a prompt.
+
+    Attributes:
+        route: why. label: its name; None where no word fits. word: its number in the vocabulary, if it has one.
+        there: (n,) bool for the finding and for the measuring half: where it is seen, or fires. surely: where that is
+            beyond doubt.
+        latents: those that raised it; empty where a word did.
+        difference: rate difference between the prompt's own and other pictures. chance: adjusted p-value of that.
+    """
+
+    route: Route
+    label: str | None
+    word: int | None
+    there: tuple[Tensor, Tensor]
+    surely: tuple[Tensor, Tensor]
+    latents: tuple[int, ...]
+    difference: float
+    chance: float
+
+
+def rates(table: Any, own: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each column: on how many own pictures it is positive, on how many at all, and the rate difference.
+
+    Args:
+        table: (n, columns) CSR of zero and one. own: (n,) bool.
+    """
+    n, n_own = table.shape[0], int(own.sum())
+    both = table.T @ own.numpy().astype(np.float32)
+    total = np.asarray(table.sum(0)).ravel()
+    return both, total, both / max(1, n_own) - (total - both) / max(1, n - n_own)
+
+
+def over_represented(
+    table: Any, own: Tensor, least: float, rate: float, few: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns that are positive on own pictures more often than elsewhere, the largest difference first.
+
+    Significance is hypergeometric, the false-discovery rate held over all columns; only those that differ enough are
+    tested, the others count as tests.
+
+    Returns:
+        columns, their rate difference, their adjusted p-value.
+    """
+    from scipy.stats import hypergeom
+
+    both, total, difference = rates(table, own)
+    tested = np.flatnonzero((difference >= least) & (both >= min(few, 3)))
+    chance = np.ones(table.shape[1])
+    chance[tested] = hypergeom.sf(both[tested] - 1, table.shape[0], total[tested], int(own.sum()))
+    adjusted = false_discovery(chance)[tested]
+    kept = adjusted <= rate
+    order = np.argsort(-difference[tested[kept]], kind="stable")
+    return tested[kept][order], difference[tested[kept]][order], adjusted[kept][order]
+
+
+def positive(table: Any, bound: float) -> Any:
+    """The table with 1 where it exceeds a bound, as float32 CSR."""
+    some = table.copy()
+    some.data = (some.data > bound).astype(np.float32)
+    some.eliminate_zeros()
+    return some
+
+
+def candidates_of(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
+    """Everything to be followed up for one prompt, words first."""
+    own = subject.finding.own
+    if int(own.sum()) < base.settings.few:
+        return _parts(base, subject)
+    parts = _parts(base, subject)
+    named = {found.word for found in parts if found.word is not None}
+    words = [found for found in _words(base, subject, tables) if found.word not in named]
+    return [*parts, *words, *_latents(base, subject, tables)]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The finding half as zero and one: where each word is seen, where each latent fires."""
+
+    seen: Any
+    fires: Any
+
+    @classmethod
+    def of(cls, base: Base) -> Tables:
+        return cls(positive(base.finding.seen, base.settings.seen), positive(base.finding.codes, 0.0))
+
+
+def _words(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
+    settings = base.settings
+    found = over_represented(
+        tables.seen, subject.finding.own, settings.least_difference, settings.discovery_rate, settings.few
+    )
+    made: list[Candidate] = []
+    for word, difference, chance in zip(*found, strict=True):
+        if int(word) in subject.same or len(made) == settings.candidates:
+            continue
+        label = base.study.vocabulary.words[int(word)]
+        where = _where(base, int(word))
+        made.append(Candidate(Route.WORD, label, int(word), *where, (), float(difference), float(chance)))
+    return made
+
+
+def _where(base: Base, word: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Where a word is seen, and surely seen, on both halves."""
+    finding, measuring = (seen_word(base, half, word) for half in (base.finding, base.measuring))
+    return (finding[0], measuring[0]), (finding[1], measuring[1])
+
+
+def _parts(base: Base, subject: Subject) -> list[Candidate]:
+    """Words that are a part of the prompt's name; those of an open compound are asked for even if no list has them."""
+    words = base.study.vocabulary.words
+    made = []
+    for word in constituents([subject.prompt.text], words):
+        if word == subject.word:
+            continue
+        made.append(Candidate(Route.PART, words[word], word, *_where(base, word), (), math.nan, math.nan))
+    named = {(found.label or "").casefold() for found in made}
+    parts = subject.prompt.text.split()
+    for part in dict.fromkeys(parts if len(parts) > 1 else ()):
+        if len(part) < 3 or part.casefold() in named or base.word_of(part) is not None:
+            continue
+        text = base.study.evaluator.encode_text([part], templates=base.templates).float().cpu()
+        meant = base.concepts.texts(text)[0]
+        if float(meant @ subject.meant) >= base.settings.same_text / 2:
+            continue
+        there = shows(base, base.finding, meant)[0], shows(base, base.measuring, meant)[0]
+        made.append(Candidate(Route.PART, part, None, there, there, (), math.nan, math.nan))
+    return made
+
+
+def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
+    settings, side, half = base.settings, subject.finding, base.finding
+    found, difference, chance = over_represented(
+        tables.fires, side.own, settings.least_difference, settings.discovery_rate, settings.few
+    )
+    fires = tables.fires[:, found].tocsc()
+    kept, usual = [], float(side.shown[~side.own].float().mean())
+    for place in range(len(found)):
+        on = torch.zeros(len(half), dtype=torch.bool)
+        on[
+            torch.from_numpy(fires.indices[fires.indptr[place] : fires.indptr[place + 1]].astype(np.int64))
+        ] = True
+        elsewhere = on & ~side.own
+        if int(elsewhere.sum()) < 2 * settings.few:
+            continue
+        if float(side.shown[elsewhere].float().mean()) > usual + settings.spread / 3:
+            continue  # it fires for the prompt itself, where that is not the main thing
+        answers = half.rival[elsewhere, 0]
+        if torch.bincount(answers).max() > settings.spread * len(answers):
+            continue
+        kept.append((place, elsewhere))
+        if len(kept) == settings.candidates:
+            break
+    groups = _grouped([elsewhere for _, elsewhere in kept])
+    made = []
+    for group in groups:
+        places = [kept[member][0] for member in group]
+        latents = tuple(int(found[place]) for place in places)
+        there = surely = _fires(base.finding, latents), _fires(base.measuring, latents)
+        label, word = named(base, subject, tables.seen, there[0] & ~side.own)
+        best = min(places)
+        if word in subject.same or (word is None and difference[best] <= settings.nameless):
+            continue
+        if (
+            word is not None
+        ):  # what the word is seen on says more than what the latents fire on: they raised it
+            there, surely = _where(base, word)
+        made.append(
+            Candidate(
+                Route.LATENTS,
+                label,
+                word,
+                there,
+                surely,
+                latents,
+                float(difference[best]),
+                float(chance[best]),
+            )  # fmt: skip
+        )
+    return made
+
+
+def _grouped(firings: list[Tensor]) -> list[list[int]]:
+    """Latents that fire on much the same pictures, in the order of the first of each group."""
+    groups: list[list[int]] = []
+    for number, one in enumerate(firings):
+        for group in groups:
+            other = firings[group[0]]
+            if float((one & other).sum()) >= ALIKE * float((one | other).sum()):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def _fires(half: Half, latents: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.asarray(half.codes[:, list(latents)].sum(1)).ravel() > 0)
+
+
+def named(base: Base, subject: Subject, seen: Any, there: Tensor) -> tuple[str | None, int | None]:
+    """The word that is commonest where something fires, over its rate elsewhere; None where none is clearly so."""
+    if int(there.sum()) < base.settings.few:
+        return None, None
+    difference = rates(seen, there)[2]
+    best = int(np.argmax(difference))
+    if difference[best] < NAMED:
+        return None, None
+    return base.study.vocabulary.words[best], best

@@ -1,0 +1,173 @@
+"""Mediators: the latents through which a candidate speaks for a prompt, chosen on the finding half.
+
+A candidate is *beside* the prompt (a context, a companion, a mark) or *instead* of it (another sense, another look, a
+part of its name). Owns telling the two apart and choosing the latents; what fires for what is `selectivity`'s. Start at
+`families_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipattr.discovery.audit.base import Base, Half
+from clipattr.discovery.audit.candidates import Candidate, Route
+from clipattr.discovery.audit.occlusion import Covered
+from clipattr.discovery.audit.selectivity import (
+    INSTEAD,
+    LOOKALIKE,
+    Meeting,
+    Standing,
+    families_apart,
+    silenced,
+    stands_for,
+)
+from clipattr.discovery.audit.subject import Side, Subject
+
+BESIDE = 0.5  # share of the pictures with both on which the prompt must be seen as well
+
+
+@dataclass(frozen=True)
+class Family:
+    """Latents that speak for a prompt on a candidate's behalf.
+
+    Attributes:
+        candidate: whose. latents: the one that carries most first. carried: raw cosine, their single-latent ablations
+            summed. instead: the candidate stands in the prompt's place. reason: what chose the latents.
+        covered: what occluding the candidate did, where that was asked.
+    """
+
+    candidate: Candidate
+    latents: tuple[int, ...]
+    carried: float
+    instead: bool
+    reason: str
+    covered: Covered | None = None
+
+
+def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: Tensor) -> list[Meeting]:
+    """The ways in which a prompt and a candidate may meet on one half: beside, instead, or both to be asked.
+
+    None where the evaluator merely takes one for the other: things that look alike are seen together as well. They are
+    told apart by the candidate's other pictures, where a lookalike is seen too.
+
+    Args:
+        there, surely: (n,) bool, where the candidate is, and surely is. part: it is a part of the
+            prompt's name, and so stands in its place.
+        missing: (n,) how surely it is not there, 0 to 1.
+    """
+    elsewhere = there & ~side.own
+    alike = float(side.clear[elsewhere].float().mean()) if int(elsewhere.sum()) >= 5 else 0.0
+    made = []
+    in_place = part or (side.own.any() and float((there & ~side.clear)[side.own].float().mean()) >= INSTEAD)
+    if in_place:
+        alone = surely & ~side.clear
+        own = side.own | alone if part else side.own
+        made.append(Meeting(own, alone, side.clear & ~there, (~there).double(), True))
+    together = side.own & there
+    beside = together.any() and float(side.shown[together].float().mean()) >= BESIDE
+    if not part and beside and alike < LOOKALIKE:
+        made.append(Meeting(side.own, there, side.clear, missing, False))
+    return made
+
+
+def where_carried(side: Side, meeting: Meeting) -> Tensor:
+    """(n,) bool: pictures on which a candidate may carry the prompt."""
+    if meeting.instead:
+        return meeting.meaning & ~meeting.prompt
+    return side.own & meeting.meaning
+
+
+def carried_by(base: Base, subject: Subject, half: Half, pictures: Tensor) -> Tensor:
+    """(latents,) mean exact single-latent ablation of the prompt's contrast over some pictures, raw cosine."""
+    numbers = spread_out(torch.nonzero(pictures).flatten(), base.settings.most)
+    total = torch.zeros(base.study.dictionary.n_latents, dtype=torch.float64)
+    if not len(numbers):
+        return total
+    tail = subject.tail(base)
+    for some in numbers.split(64):
+        rows = half.rows[some.numpy()]
+        codes = base.study.codes.rows(torch.from_numpy(rows)).to_fixed()
+        effect = tail.exact(base.acts(rows), codes)[..., 0].double().cpu()
+        total.index_add_(0, codes.indices.long().flatten().cpu(), effect.flatten())
+    return total / len(numbers)
+
+
+def spread_out(numbers: Tensor, n: int) -> Tensor:
+    """At most `n` of some numbers, evenly spread."""
+    if len(numbers) <= n:
+        return numbers
+    return numbers[torch.from_numpy(np.linspace(0, len(numbers) - 1, n).astype(np.int64))]
+
+
+def missing_of(base: Base, half: Half, candidate: Candidate, there: Tensor) -> Tensor:
+    """(n,) how surely a candidate is missing: the evaluator overlooks it in some pictures that have it."""
+    if candidate.word is None or int(there.sum()) < base.settings.few:
+        return (~there).double()
+    cosine = base.along(half, base.concepts.words[candidate.word])
+    usual = cosine[there].mean().clamp_min(1e-6)
+    return torch.where(there, 0.0, (1 - cosine / usual).clamp(0, 1)).double()
+
+
+def families_of(
+    base: Base,
+    subject: Subject,
+    candidates: Sequence[Candidate],
+    covered: dict[int, Covered] | None = None,
+) -> tuple[list[Family], list[int]]:
+    """The families of a prompt, one for each candidate that has latents of its own.
+
+    Args:
+        covered: by candidate, what occluding it did.
+
+    Returns:
+        families; and numbers of the candidates beside the prompt that found none, or none that carries enough.
+    """
+    half, side, settings = base.finding, subject.finding, base.settings
+    enough = settings.least_effect * subject.unit
+    made: list[Family] = []
+    asked: set[int] = set()
+    # What fires is no rival of what is seen: a latent may stand for a word, and have raised a candidate as well.
+    for by_firing, instead in ((False, True), (False, False), (True, True), (True, False)):
+        standing: dict[int, Standing] = {}
+        carried: dict[int, Tensor] = {}
+        for number, candidate in enumerate(candidates):
+            if (candidate.route is Route.LATENTS) is not by_firing:
+                continue
+            there = candidate.there[0]
+            missing = missing_of(base, half, candidate, there)
+            for meeting in meetings_of(
+                side, there, candidate.surely[0], candidate.route is Route.PART, missing
+            ):
+                pictures = where_carried(side, meeting)
+                if meeting.instead is not instead or int(pictures.sum()) < settings.few:
+                    continue
+                some = stands_for(half.codes, meeting)
+                if candidate.latents:
+                    some = _among(some, candidate.latents)
+                if not instead:
+                    asked.add(number)
+                    if covered and number in covered:
+                        some = silenced(covered[number], some)
+                standing[number] = some
+                carried[number] = carried_by(base, subject, half, pictures).float()
+        if standing:
+            made += [
+                Family(
+                    candidates[family.word], tuple(family.latents), family.carried, instead, family.reason,
+                    (covered or {}).get(family.word),
+                )
+                for family in families_apart(0, standing, carried, enough)
+            ]  # fmt: skip
+    strong = {id(family.candidate) for family in made if family.carried >= enough}
+    return made, [number for number in sorted(asked) if id(candidates[number]) not in strong]
+
+
+def _among(standing: Standing, latents: Sequence[int]) -> Standing:
+    kept = np.zeros(len(standing.fits), dtype=bool)
+    kept[list(latents)] = True
+    return Standing(standing.fits & kept, standing.clearer, standing.purely & kept, standing.covered)

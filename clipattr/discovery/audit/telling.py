@@ -1,0 +1,202 @@
+"""Telling: findings and verdicts as the values that tables, JSON, report and panels show.
+
+Every prompt has a verdict, also where nothing was found: how many pictures were looked at, and the smallest effect that
+could have been seen in them. Start at `finding_of` and `verdict_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+import numpy as np
+import torch
+
+from clipattr.discovery.audit.base import Base
+from clipattr.discovery.audit.decision import Judged, Reason, confidence, confidence_written
+from clipattr.discovery.audit.evidence import Evidence, strength_of
+from clipattr.discovery.audit.expectations import family_means
+from clipattr.discovery.audit.kinds import Roles, kind_of, kinship
+from clipattr.discovery.audit.subject import Subject
+from clipattr.discovery.audit.text_insertion import Insertion, Rise
+from clipattr.discovery.findings import Finding, PromptVerdict
+from clipattr.meaning import alignment
+
+OWN, OTHER = "the prompt's own pictures", "other pictures that show it"
+WRITTEN_ON = "other pictures with the prompt written on them"
+EXAMPLES = 12
+SEPARATE = {
+    "pictures",
+    "reliance",
+    "causal_effect",
+    "share",
+    "clarity",
+}  # fields of evidence that a finding has itself
+
+
+def finding_of(
+    base: Base, subject: Subject, judged: Judged, roles: Roles, focus: float = math.nan
+) -> Finding:
+    """What one decision comes to."""
+    family, evidence, study = judged.family, judged.evidence, base.study
+    assert evidence is not None
+    word, half = family.candidate.word, base.measuring
+    text = math.nan if word is None else float(base.concepts.words[word] @ subject.meant)
+    groups = study.vocabulary.groups
+    pair = (
+        None if subject.word is None else groups[subject.word],
+        None if word is None else groups[word],
+    )
+    kind, probability = kind_of(family, evidence, roles, kinship(evidence.alike, text, pair), focus)
+    strength = strength_of(half, family.latents)[evidence.pictures]
+    order = evidence.pictures[strength.argsort(descending=True, stable=True)]
+    told = {
+        "reason": family.candidate.route.value,
+        "concerns": OWN if evidence.on_own else OTHER,
+        "pictures": len(evidence.pictures),
+        "instead": family.instead,
+        "unit": subject.unit,
+        "effect_in_units": evidence.causal_effect.value / subject.unit,
+        **{f.name: _plain(getattr(evidence, f.name)) for f in fields(Evidence) if f.name not in SEPARATE},
+        "focus": focus,
+        "prompt_examples": [study.images.ids[int(row)] for row in half.rows[order[:EXAMPLES].numpy()]],
+    }
+    return Finding(
+        prompt=subject.prompt.text,
+        latents=family.latents,
+        label=family.candidate.label,
+        kind=kind,
+        kind_probability=probability,
+        reliance=evidence.reliance,
+        causal_effect=evidence.causal_effect,
+        share=evidence.share,
+        alignment=_alignment(base, subject, family.latents),
+        clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,
+        confidence=confidence(family, evidence, subject.unit, base.settings),
+        examples=_examples(base, family.latents),
+        evidence={key: _finite(value) for key, value in told.items()},
+    )
+
+
+def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Insertion, roles: Roles) -> Finding:
+    """What an inserted text that lifts its prompt comes to."""
+    told = {
+        "reason": "written",
+        "concerns": WRITTEN_ON,
+        "pictures": rise.n,
+        "unit": subject.unit,
+        "effect_in_units": rise.inserted.value / subject.unit,
+        "writing": {"written": asdict(rise.inserted), "specific": asdict(rise.specific)},
+        "before_written": rise.kept,
+        "kept": rise.kept,
+        "prompt_examples": [],
+    }
+    return Finding(
+        prompt=subject.prompt.text,
+        latents=rise.latents,
+        label=_word_for_text(base, roles) or f'the word "{subject.prompt.text}"',
+        kind="typography",
+        kind_probability=1 / 1.25,
+        reliance=rise.carried,
+        causal_effect=rise.inserted,
+        share=rise.share,
+        alignment=_alignment(base, subject, rise.latents),
+        clarity=0.0,
+        confidence=confidence_written(rise, subject.unit, base.settings),
+        examples=_examples(base, rise.latents),
+        evidence={key: _finite(value) for key, value in told.items()},
+    )
+
+
+def verdict_of(
+    base: Base,
+    subject: Subject,
+    judged: Sequence[Judged],
+    findings: Sequence[Finding],
+    forwards: int,
+    why_not: str,
+) -> PromptVerdict:
+    """What is said of a prompt as a whole."""
+    side, other, few = subject.finding, subject.measuring, base.settings.few
+    counts = (int(side.own.sum()), int(other.own.sum()))
+    enough = min(counts) >= few and math.isfinite(subject.unit) and subject.unit > 0
+    if findings:
+        outcome, why = "found", ""
+    elif enough:
+        outcome, why = "nothing found", ""
+    else:
+        outcome = "cannot be judged"
+        why = (
+            f"the collection has {counts[0]} and {counts[1]} pictures of it in its two halves (by {subject.mode}); "
+            f"{few} each are needed"
+            if min(counts) < few
+            else "its own pictures do not score above the others, so there is no contrast to speak of"
+        )
+    confusions = sorted({j.family.candidate.label or "" for j in judged if j.reason is Reason.TEXT} - {""})
+    return PromptVerdict(
+        prompt=subject.prompt.text,
+        outcome=outcome,
+        why=why,
+        findings=len(findings),
+        pictures_finding=counts[0],
+        pictures_measuring=counts[1],
+        chosen_by=subject.mode,
+        purity=subject.purity if math.isfinite(subject.purity) else None,
+        contrast=subject.unit if math.isfinite(subject.unit) else None,
+        smallest_effect=_smallest(base, subject, counts[1]) if enough else None,
+        confused_with=tuple(confusions),
+        not_asked=why_not,
+        forwards=forwards,
+        rejected=tuple(
+            (j.family.candidate.label or "(no word for it)", j.reason.value)
+            for j in judged
+            if j.reason is not Reason.HOLDS
+        ),
+    )
+
+
+def _smallest(base: Base, subject: Subject, n: int) -> float:
+    """Raw cosine: what would have been seen in four of five audits, from the spread of the contrast on own pictures.
+
+    The least effect that is asked for, or what so many pictures can tell from nothing, whichever is more.
+    """
+    own = subject.measuring.contrast[subject.measuring.own]
+    # An ablation moves a picture's contrast by a part of it, and scatters by about as large a part of its spread.
+    spread = float(own.std()) if len(own) > 1 else subject.spread
+    scatter = base.settings.least_effect * spread if math.isfinite(spread) else 0.0
+    return max(base.settings.least_effect * subject.unit, 2.8 * scatter / max(1, n) ** 0.5)
+
+
+def _word_for_text(base: Base, roles: Roles) -> str | None:
+    """The vocabulary's own word for writing, if one is surely that."""
+    surely, best = roles.of["text"].max(0)
+    text = base.concepts.words[int(best)]
+    return base.study.vocabulary.words[int(best)] if float(surely) > 0.9 and bool(text.any()) else None
+
+
+def _alignment(base: Base, subject: Subject, latents: tuple[int, ...]) -> float:
+    means = family_means(base.study, [latents])
+    asked = subject.prompt.means or subject.prompt.text
+    text = base.study.evaluator.encode_text([asked], templates=base.templates).float().cpu()
+    return float(alignment(means, text, base.study.empty_embedding)[0, 0])
+
+
+def _examples(base: Base, latents: tuple[int, ...]) -> tuple[str, ...]:
+    rows = base.study.examples.of(latents[0])[:EXAMPLES] if latents else []
+    return tuple(base.study.images.ids[row] for row in rows)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.tolist()
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN and no infinity: what was not measured is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
