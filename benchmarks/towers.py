@@ -6,7 +6,7 @@ continuing from a site equals encoding, that exact ablation in closed form equal
 again, that attribution inside the tower is finite, and that a study can be built and audited.
 
     python benchmarks/towers.py --quick
-    python benchmarks/towers.py [--only PATTERN]
+    python benchmarks/towers.py [--only PATTERN] [--keep FILE]
 """
 
 import argparse
@@ -259,19 +259,33 @@ def plain_settings() -> Any:
     return Settings(**{name: 0 for name in ("budget",) if name in known})
 
 
+def finished(file: Path | None) -> list[dict[str, Any]]:
+    """Rows that an earlier run has written."""
+    if file is None or not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.startswith("{")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one architecture of each kind")
     parser.add_argument("--only", default="*", help="names to run, with * and ?")
+    parser.add_argument(
+        "--keep", type=Path, help="file of finished rows: a run that was cut off goes on from it"
+    )
     arguments = parser.parse_args()
     names = [name for name in open_clip.list_models() if fnmatch.fnmatch(name, arguments.only)]
     if arguments.quick:
         names = [name for name in names if name in SAMPLE]
+    kept = {row["name"]: row for row in finished(arguments.keep) if "failed" not in row}
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for name in names:
+            if name in kept:
+                rows.append(kept[name])
+                continue
             try:
                 row = check(name, Path(place))
             except Exception as error:  # every architecture has its line, whatever happens
@@ -280,6 +294,9 @@ def main() -> None:
                 row = {"name": name, "failed": f"{type(error).__name__} ({where}): {error}"[:300]}
             rows.append(row)
             print(json.dumps(row), flush=True)
+            if arguments.keep:
+                with arguments.keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
     good = [row for row in rows if "failed" not in row]
     figures = {
         "configs": len(rows),
