@@ -64,8 +64,11 @@ class Model:
         weights_hash: str | None = None,
     ):
         self.clip = clip.eval().requires_grad_(False)
-        if hasattr(clip, "set_grad_checkpointing"):
-            clip.set_grad_checkpointing(False)  # type: ignore[operator]  # it would run blocks twice, and hooks with them
+        # Checkpointing would run blocks twice, and hooks with them. Text towers of transformers are left out: they turn it
+        # on whatever they are told.
+        switched = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
+        if hasattr(switched, "set_grad_checkpointing"):
+            switched.set_grad_checkpointing(False)  # type: ignore[operator, union-attr]
         self.reference = reference
         self._tower: Tower | None = None
         self._make_tokenizer = make_tokenizer

@@ -42,3 +42,4 @@ def test_its_length_is_the_tokenizers(config, tmp_path):
     assert model.context_length == 12
     units = model.encode_text(["a kite", "bat"])
     assert units.shape == (2, 8) and torch.isfinite(units).all()
+    assert not units.requires_grad  # such towers ask for gradients of their inputs when checkpointing is on
