@@ -64,8 +64,8 @@ class Model:
         weights_hash: str | None = None,
     ):
         self.clip = clip.eval().requires_grad_(False)
-        # Checkpointing would run blocks twice, and hooks with them. Text towers of transformers are left out: they turn it
-        # on whatever they are told.
+        # Checkpointing would run blocks twice, and hooks with them. Text towers of transformers are left out: they turn
+        # it on whatever they are told.
         switched = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
         if hasattr(switched, "set_grad_checkpointing"):
             switched.set_grad_checkpointing(False)  # type: ignore[operator, union-attr]
