@@ -85,7 +85,8 @@ def test_pictures_are_seen_once_by_one_covering():
 
     evaluator = SimpleNamespace(
         image_size=(8, 8),
-        prepare=lambda picture: torch.from_numpy(np.asarray(picture) / 255).float(), encode_image=encode
+        prepare=lambda picture: torch.from_numpy(np.asarray(picture) / 255).float(),
+        encode_image=encode,
     )
     pictures = [SimpleNamespace(load=lambda: Image.new("RGB", (8, 8), (200, 10, 10)))] * 5
     study = SimpleNamespace(images=pictures, evaluator=evaluator, model=evaluator)
