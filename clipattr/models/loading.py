@@ -276,6 +276,10 @@ class Model:
         """
         return embed_texts(self, prompts, templates)
 
+    def knows(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> bool:
+        """Whether `encode_text` can embed these; False only for a table of text embeddings that lacks one."""
+        return True
+
     def unit(self, features: Any) -> Tensor:
         """What a tower returns, (batch, embed), at unit length and in at least float32."""
         if isinstance(features, tuple):  # towers with output_tokens return (pooled, tokens)

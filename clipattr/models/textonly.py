@@ -169,6 +169,11 @@ class TextEmbeddings(Model):
         found = torch.stack(rows).view(len(prompts), len(templates), -1)
         return F.normalize(found.mean(1), dim=-1)
 
+    def knows(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> bool:
+        """Whether all of these are in the table, in every template."""
+        asked = [template.replace("{}", text) for text in texts for template in templates]
+        return all(text in self._row or not text.strip() for text in asked)
+
     def _looked_up(self, text: str) -> Tensor:
         if text in self._row:
             return self._table[self._row[text]]

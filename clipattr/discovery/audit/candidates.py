@@ -157,6 +157,8 @@ def _parts(base: Base, subject: Subject) -> list[Candidate]:
     for part in dict.fromkeys(parts if len(parts) > 1 else ()):
         if len(part) < 3 or part.casefold() in named or base.word_of(part) is not None:
             continue
+        if not base.study.evaluator.knows([part], base.templates):
+            continue
         text = base.study.evaluator.encode_text([part], templates=base.templates).float().cpu()
         meant = base.concepts.texts(text)[0]
         if float(meant @ subject.meant) >= base.settings.same_text / 2:

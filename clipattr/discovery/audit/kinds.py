@@ -43,10 +43,13 @@ class Roles:
     def read(cls, base: Base) -> Roles:
         """By a declared role, else by how much nearer a word is to a role's prototypes than other words are."""
         texts = [text for texts in PROTOTYPES.values() for text in texts]
-        encoded = base.study.evaluator.encode_text(texts, templates=base.templates).float().cpu()
-        cosine = base.concepts.words @ base.concepts.texts(encoded).T
-        declared = getattr(base.study.vocabulary, "roles", None) or [None] * len(cosine)
+        words = base.concepts.words
+        declared = getattr(base.study.vocabulary, "roles", None) or [None] * len(words)
         known = torch.tensor([role is not None for role in declared])
+        if not base.study.evaluator.knows(texts, base.templates):  # a table of texts without the prototypes
+            return cls({role: torch.tensor([float(name == role) for name in declared]) for role in PROTOTYPES})
+        encoded = base.study.evaluator.encode_text(texts, templates=base.templates).float().cpu()
+        cosine = words @ base.concepts.texts(encoded).T
         found, start = {}, 0
         for role, some in PROTOTYPES.items():
             best = cosine[:, start : start + len(some)].amax(1)
