@@ -119,8 +119,8 @@ CONTENTS = {
     "TargetError": "errors",
 }
 
-# Modules that are public as such: `ca.presets.paper`.
-MODULES = {"presets": "studies.presets"}
+# Modules that are public as such, e.g. `ca.presets.paper` and `ca.plots.gallery`.
+MODULES = {"plots": "display.plots", "presets": "studies.presets"}
 
 __all__ = ["__version__", *CONTENTS]
 

@@ -35,8 +35,8 @@ table.groupby("kind").size().to_frame("findings").T
 # %% [markdown]
 # ## The strongest of each kind
 # *Reliance* and *causal effect* are in points (cosine × 100). The causal effect is what the prompt's score loses when
-# all latents of the finding are removed at once, on held-back pictures, with its 95 % interval; of a finding that only
-# writing the prompt on other pictures has proved (`reason` is `written`), what the prompt's score gains by that.
+# all latents of the finding are removed at once, on held-back pictures, with its 95 % interval. Of a finding that was
+# proved by inserting the prompt as text into other pictures, it is what the prompt's score gains by that.
 
 # %%
 columns = ["prompt", "rests on", "kind", "reliance", "causal_effect", "effect_low", "confidence"]
@@ -60,9 +60,8 @@ plots.gallery(rows, titles, columns=8)
 # The evidence behind it, number by number.
 
 # %%
-pd.Series(finding.evidence).drop(["prompt_examples", "elsewhere"]).to_frame(
-    f"{finding.prompt} / {finding.label}"
-)
+told = {name: value for name, value in finding.evidence.items() if name != "prompt_examples"}
+pd.Series(told).to_frame(f"{finding.prompt} / {finding.label}")
 
 # %% [markdown]
 # ## Is it true?

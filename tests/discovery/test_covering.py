@@ -84,10 +84,12 @@ def test_pictures_are_seen_once_by_one_covering():
         return torch.nn.functional.normalize(pixels.flatten(1)[:, :4] + 0.1, dim=1)
 
     evaluator = SimpleNamespace(
-        prepare=lambda picture: torch.from_numpy(np.asarray(picture) / 255).float(), encode_image=encode
+        image_size=(8, 8),
+        prepare=lambda picture: torch.from_numpy(np.asarray(picture) / 255).float(),
+        encode_image=encode,
     )
     pictures = [SimpleNamespace(load=lambda: Image.new("RGB", (8, 8), (200, 10, 10)))] * 5
-    study = SimpleNamespace(images=pictures, evaluator=evaluator)
+    study = SimpleNamespace(images=pictures, evaluator=evaluator, model=evaluator)
     covering, another = (Covering(study, np.arange(5), torch.eye(5)[:, :4], 5) for _ in range(2))
     everywhere, clearly = torch.ones(5, dtype=torch.bool), torch.arange(5.0)
     for _ in range(2):

@@ -26,6 +26,7 @@ BROUGHT = {
     "IPython",
     "scipy",
     "joblib",
+    "markupsafe",
     "yaml",
 }
 # Asked for by name where they are used, with a sentence that says how to install them; or there in Jupyter alone.
@@ -39,6 +40,7 @@ GUARDED = {
     "ipykernel",
     "jupyter_server",
     "tokenizers",
+    "pyarrow",
 }
 
 

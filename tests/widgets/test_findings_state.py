@@ -137,4 +137,4 @@ def test_evidence_is_told_in_the_reports_words(study, finding):
     rows = FindingsState(study, [finding(evidence=evidence)]).evidence
     said = {name: (value, why) for name, value, why in rows}
     assert "left when covered" not in said and said["odd <b>"][0] == "1, 2"
-    assert said["seen in them"][0].startswith("102") and "evaluator sees" in said["seen in them"][1]
+    assert said["seen in them"][0].startswith("102") and "evaluator" in said["seen in them"][1]

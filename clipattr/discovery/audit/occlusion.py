@@ -28,6 +28,7 @@ FEW = 5  # pictures below which nothing is said
 FIRST = 3  # of them tell whether to go on
 LOCAL = 0.35  # of what the evaluator sees of a meaning goes with one window, if it has a place of its own
 LARGEST = 2  # times a model's resolution to which a picture is made smaller first
+REMEMBERED = 256  # pictures whose copies are kept
 SPARED = 0.25  # of that may go of the prompt
 
 
@@ -109,6 +110,8 @@ class Covering:
 
     def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
         """For each picture its covered copies, and what the evaluator sees of them, (windows, embed)."""
+        if len(self._windows) > REMEMBERED:
+            self._windows.clear()
         missing = [number for number in numbers if number not in self._windows]
         copies = [windows(self._small(number))[1:] for number in missing]
         if missing:
