@@ -41,18 +41,6 @@ def summed_exact(
     Raises:
         SiteError: a site of several tokens. DictionaryError: codes or groups that do not fit.
     """
-    return summed_features(tail, acts, codes, groups, weights=weights) @ tail.weights.double()
-
-
-def summed_features(
-    tail: ClosedFormTail,
-    acts: Tensor,
-    codes: Any,
-    groups: Sequence[Any] | None = None,
-    *,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """What `summed_exact` reads its targets from, (groups, embed) float64: sums of unit embeddings before and after."""
     if tail.splits_tokens or acts.ndim != 2:
         raise SiteError(f"{tail.site} has several tokens a picture; sums need one vector a picture.")
     acts = tail.checked(acts)
@@ -73,7 +61,7 @@ def summed_features(
             group_of,
             weights[some],
         )
-    return total
+    return total @ tail.weights.double()
 
 
 def _membership(tail: ClosedFormTail, groups: Sequence[Any] | None) -> tuple[Tensor, Tensor]:

@@ -183,6 +183,27 @@ def normal_name(name: Any) -> str:
     return "_".join(text.replace("-", " ").replace("_", " ").split())
 
 
+def columns_by_name(names: Iterable[str], table: str) -> dict[str, str]:
+    """Columns by the form in which their names are compared.
+
+    Args:
+        table: what errors call the table.
+
+    Raises:
+        DataError: two names that differ in case or spaces only.
+
+    >>> columns_by_name(["Path", "label"], "a table")
+    {'path': 'Path', 'label': 'label'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        key = normal_name(name)
+        if key and key in found:
+            raise DataError(f"{table} names a column twice: {found[key]!r} and {name!r}.")
+        found[key] = name
+    return found
+
+
 def first(counts: "Counter[str]") -> str:
     """The most frequent names with their counts, for a note."""
     some = ", ".join(f"{name!r} ({count})" for name, count in counts.most_common(SHOWN))

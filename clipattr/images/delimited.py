@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipattr.errors import DataError
-from clipattr.images.cells import INVISIBLE, normal_name
+from clipattr.images.cells import INVISIBLE, columns_by_name, normal_name
 
 LARGEST = 4 * 2**30  # bytes of a table that is read
 SEPARATORS = ",;\t|"
@@ -118,7 +118,7 @@ def parse_table(text: str, file: Path | str) -> TextTable:
     lines = lines[1:]
     while header and not header[-1] and all(len(row) < len(header) or not row[-1].strip() for row in lines):
         header.pop()  # a separator at the end of every line
-    check_header(header, file)
+    columns_by_name(header, repr(str(file)))
     width, rows, short = len(header), [], []
     for number, row in enumerate(lines, 2):
         if len(row) != width:
@@ -140,16 +140,6 @@ def parse_table(text: str, file: Path | str) -> TextTable:
             f"{', '.join(map(str, short[:MOST_NOTED]))}{'…' if len(short) > MOST_NOTED else ''}."
         )
     return TextTable(header, rows, notes)
-
-
-def check_header(header: list[str], file: Path | str) -> None:
-    """Refuse two columns whose names differ in case or spaces only; DataError names them."""
-    first: dict[str, str] = {}
-    for name in header:
-        key = normal_name(name)
-        if key and key in first:
-            raise DataError(f"{str(file)!r} names a column twice: {first[key]!r} and {name!r}.")
-        first[key] = name
 
 
 def sniff(text: str) -> str:

@@ -19,6 +19,7 @@ from clipattr.images.cells import (
     cell_text,
     class_names,
     column_texts,
+    columns_by_name,
     is_missing,
     marker_note,
     normal_name,
@@ -116,7 +117,7 @@ def rows_of_columns(
     Raises:
         DataError: no column of pictures, rows without one, or one picture with two labels.
     """
-    by_name = _by_name(columns, table)
+    by_name = columns_by_name(columns, table)
     picture = _first(PATHS, by_name)
     if picture is None:
         raise DataError(
@@ -155,7 +156,7 @@ def overlaid(
 ) -> list[str]:
     """Write what a folder's own table says of its pictures over `columns`; returns notes."""
     held, classes, notes = _columns_of_file(table)
-    by_name = _by_name(held, table.name)
+    by_name = columns_by_name(held, table.name)
     picture = _first(PATHS, by_name)
     if picture is None:
         return [f"{table.name} has no column of file names and was not read; it has {sorted(held)[:LISTED]}."]
@@ -234,16 +235,6 @@ def _of_parquet(file: Path) -> tuple[dict[str, list[Any]], dict[str, Any], list[
     except (KeyError, ValueError, TypeError, AttributeError):
         pass
     return columns, names, []
-
-
-def _by_name(columns: Mapping[str, Any], table: str) -> dict[str, str]:
-    by_name: dict[str, str] = {}
-    for name in columns:
-        key = normal_name(name)
-        if key and key in by_name:
-            raise DataError(f"{table} names a column twice: {by_name[key]!r} and {name!r}.")
-        by_name[key] = name
-    return by_name
 
 
 def _first(spellings: Sequence[str], by_name: Mapping[str, str]) -> str | None:

@@ -31,6 +31,11 @@ def clarity(sum_vector: Tensor, count: Tensor) -> Tensor:
     return torch.where(count >= 2, value, torch.full_like(value, float("nan"))).float()
 
 
+def clarity_of(embeddings: Tensor) -> float:
+    """`clarity` of one set of unit embeddings (n, embed); NaN below two."""
+    return float(clarity(embeddings.sum(0, keepdim=True), torch.tensor([len(embeddings)]))[0])
+
+
 def example_clarity(examples: Examples, embeddings: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """Clarity of each latent's examples, and its standard error by leaving one example out at a time.
 

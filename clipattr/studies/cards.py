@@ -23,12 +23,8 @@ from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
 from clipattr.sites import Site
 from clipattr.storage.files import write_text
-from clipattr.studies.measures import factor_scores, monosemanticity, reconstruction, spliced
+from clipattr.studies.measures import RARE, factor_scores, monosemanticity, reconstruction, spliced
 
-ROWS = 4096
-DENSE = 0.1
-# A factor in fewer pictures than this says little about a latent.
-RARE = 10
 # For each figure, whether more is better; the verdict compares these.
 HIGHER = {
     "explained_variance": True,

@@ -18,21 +18,10 @@ from clipattr.errors import DictionaryError
 from clipattr.meaning.scores import Totals
 from clipattr.sites import Site, continue_from
 
-ROWS = 4096
-DENSE = 0.1
+ROWS = 4096  # pictures a step
+DENSE = 0.1  # fraction of rows from which an active latent counts as dense
 # A factor in fewer pictures than this says little about a latent.
 RARE = 10
-# For each figure, whether more is better; the verdict compares these.
-HIGHER = {
-    "explained_variance": True,
-    "zero_shot_kept": True,
-    "recovered_over_zero": True,
-    "recovered_over_mean": True,
-    "similarity_change": False,
-    "monosemanticity": True,
-    "factor_auc": True,
-    "factor_f1": True,
-}
 
 
 def reconstruction(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import clipattr as ca
-from clipattr.discovery.audit.expectations import prompt_embeddings, read_prompts
 from clipattr.discovery.audit.occlusion import Covering, windows
 from clipattr.discovery.audit.presence import gap, ways
 from clipattr_data.world import World
@@ -39,7 +38,7 @@ def covered(study, prompt, word):
     rows = study.rows[[study.images.columns["label"][row] == prompt for row in study.rows]]
     rows = np.concatenate([rows, study.rows[:1500]])  # the collection, for averages
     seen = study.seen(rows)
-    prompt_meaning = prompt_embeddings(study, read_prompts([prompt], study))[0]
+    prompt_meaning = study.evaluator.encode_text([prompt])[0]
     meaning = study.vocabulary_embeddings[study.vocabulary.words.index(word)].float()
     way = ways(seen, torch.stack([meaning]))[:, 0]
     own = torch.tensor([study.images.columns["label"][row] == prompt for row in rows])

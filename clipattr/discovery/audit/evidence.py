@@ -19,7 +19,7 @@ from clipattr.discovery.audit.candidates import Candidate, Route
 from clipattr.discovery.audit.mediators import Family, missing_of, spread_out
 from clipattr.discovery.audit.subject import Side, Subject, seen_word
 from clipattr.discovery.findings import Interval
-from clipattr.discovery.statistics import clarity_of
+from clipattr.meaning.scores import clarity_of
 from clipattr.statistics import difference_interval, rate_difference, t_interval
 
 

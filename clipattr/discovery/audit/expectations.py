@@ -61,11 +61,6 @@ def read_prompts(prompts: Iterable[str | Prompt] | None, study: Study) -> list[P
     return list(read.values())
 
 
-def prompt_embeddings(study: Study, prompts: Sequence[Prompt]) -> Tensor:
-    """What the evaluator takes the prompts to mean, (prompts, embed), unit length."""
-    return study.evaluator.encode_text([prompt.means or prompt.text for prompt in prompts]).float()
-
-
 def family_means(study: Study, families: Sequence[Sequence[int]]) -> Tensor:
     """Mean evaluator embedding of each family's examples, (families, embed).
 

@@ -92,19 +92,6 @@ def followed_words(study: Study, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.where(live, best, 0.0), word
 
 
-def followed_share(study: Study, rows: np.ndarray, strength: Any, texts: Tensor) -> Tensor:
-    """How well each text follows each family, against the word that follows it best, (families, texts).
-
-    1: no word follows better. Near 0: the family is active wherever, whatever the text says.
-
-    Args:
-        rows: of the study's pictures; strength: (pictures, families) their summed codes, scipy CSR.
-        texts: (texts, embed), the evaluator's.
-    """
-    best, _ = best_word(study, rows, strength)
-    return correlations(strength, standardised(study, rows, texts)) / best.clamp_min(1e-3)[:, None]
-
-
 def named_families(study: Study, rows: np.ndarray | None = None, wanted: Sequence[int] = ()) -> list[Family]:
     """The study's families, strongest latent first in each.
 
@@ -157,14 +144,3 @@ def _followers(
     return [
         (word, torch.nonzero(some).flatten().tolist()) for word, some in zip(words, members.T, strict=True)
     ]
-
-
-def family_meanings(study: Study, groups: Sequence[Family], means: Tensor) -> Tensor:
-    """What the evaluator is asked to see for each family: its word, or its mean example where no word fits."""
-    rows = [
-        study.vocabulary_embeddings[study.vocabulary.words.index(group.label)]
-        if group.label in study.vocabulary.words
-        else mean
-        for group, mean in zip(groups, means, strict=True)
-    ]
-    return torch.nn.functional.normalize(torch.stack(rows).float(), dim=-1)

@@ -30,8 +30,8 @@ from clipattr.discovery.probes.matching import comparison, same
 from clipattr.discovery.probes.mediators import Mediators
 from clipattr.discovery.probes.presence import candidate_words, shown_family, shown_words
 from clipattr.discovery.probes.probe import Probe
-from clipattr.discovery.statistics import clarity_of
 from clipattr.errors import StudyError
+from clipattr.meaning.scores import clarity_of
 from clipattr.statistics import Interval, above_zero, mean_interval, simultaneous
 
 if TYPE_CHECKING:
