@@ -102,7 +102,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def _of(effect: dict[str, float] | None) -> str:
-    return "" if effect is None else f"{effect['value'] * 100:+.1f}"
+    return "" if effect is None else points(effect["value"])
 
 
 def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:

@@ -5,12 +5,14 @@ Owns every forward pass of a verification and counts them. Start at `Measure`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.encoded import summed_codes
+from clipattr.discovery.encoded import encoded, summed_codes
 from clipattr.discovery.pixels.edits import filled
 from clipattr.sites import capture
 
@@ -38,6 +40,11 @@ class Measure:
         self._prepared: dict[int, Tensor] = {}
         with torch.no_grad():
             self._background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(pictures, embed) float32: the audited model's embeddings of the whole study, on the CPU; made once."""
+        return encoded(self.study, rows=np.arange(len(self.study.images))).embeddings
 
     def column(self, prompt: str) -> Tensor:
         """(embed,): what an image embedding is multiplied by to give the prompt's contrast against the vocabulary."""

@@ -133,7 +133,7 @@ def verify(
     items = [findings] if isinstance(findings, Finding) else list(findings)
     if not items:
         raise TargetError("There is nothing to verify: no finding was given.")
-    if study.site.tokens == "patches" or study.site.tokens == "all":
+    if not study.site.is_single:
         raise SiteError(
             f"Verification reads one activation a picture; the study was built at {study.site}, which has several. "
             f"Build a study at image.{study.site.block}.cls or image.embedding."
@@ -158,9 +158,9 @@ def verify(
 
 def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> PixelEvidence:
     """All of one verification, on pictures of the study."""
-    study, start = measure.study, measure.forwards
+    start = measure.forwards
     column = measure.column(finding.prompt)
-    rows, weak_rows, spread = choose_pictures(study, finding, column, settings)
+    rows, weak_rows, spread = choose_pictures(measure, finding, column, settings)
     if len(rows) < settings.fewest or len(weak_rows) < settings.fewest:
         short = f"{len(rows)} pictures show the family and {len(weak_rows)} show neither it nor the prompt"
         return PixelEvidence("untestable", f"{short}; {settings.fewest} of each are needed", spread=spread)
@@ -299,27 +299,22 @@ def _scaled(maps: Tensor) -> Tensor:
 
 
 def choose_pictures(
-    study: Study, finding: Finding, column: Tensor, settings: PixelSettings
+    measure: Measure, finding: Finding, column: Tensor, settings: PixelSettings
 ) -> tuple[list[int], list[int], float]:
     """Rows in which the family is strong, the highest contrast first; rows that show neither; the contrast's spread.
 
-    Nearly equal pictures count once. Where contrasts cannot be had from the study's arrays, pictures are taken by
-    their codes alone.
+    Nearly equal pictures count once, and pictures that cannot be looked at do not count.
     """
-    from clipattr.discovery.encoded import encoded
-
+    study = measure.study
     codes = summed_codes(study.codes, list(finding.latents))
-    usable = ~torch.from_numpy(study.repeats)
-    ordered = torch.where(usable, codes, torch.zeros(())).argsort(dim=0, descending=True, stable=True)
-    level = float(codes[ordered[:TOP]].mean())
-    with torch.no_grad():
-        contrast = encoded(study, rows=torch.arange(len(codes)).numpy()).embeddings @ column.float().cpu()
-    spread = float(contrast.std())
+    usable = torch.from_numpy(~study.repeats & study.sees)
+    level = float(torch.where(usable, codes, torch.zeros(())).sort(descending=True).values[:TOP].mean())
+    contrast = measure.embeddings @ column.float().cpu()
     strong = torch.nonzero(usable & (codes >= settings.strong * level) & (codes > 0)).flatten()
     strong = strong[contrast[strong].argsort(dim=0, descending=True, stable=True)][: settings.strong_pictures]
     weak = torch.nonzero(usable & (codes <= 0.05 * level) & (contrast < contrast.median())).flatten()
     step = max(1, len(weak) // settings.weak_pictures)
-    return strong.tolist(), weak[::step][: settings.weak_pictures].tolist(), spread
+    return strong.tolist(), weak[::step][: settings.weak_pictures].tolist(), float(contrast.std())
 
 
 def _plain(evidence: PixelEvidence) -> dict[str, Any]:
