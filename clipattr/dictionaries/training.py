@@ -280,7 +280,7 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
             parts = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         if "digest" in meta and meta["digest"] != _digest(parts, meta):
             raise KeyError("its numbers are not those that were written")
-        again = f"delete {file.parent} and train anew"
+        again = f"delete {file.parent} and train again"
         if told := schema_complaint(file, int(meta["schema"]), CHECKPOINT_SCHEMA, again):
             raise DictionaryError(told)
         found, wanted = _flat(parse_json(meta["settings"])), _flat(json.loads(json.dumps(settings)))

@@ -47,10 +47,10 @@ class Opened:
 
 
 def opened(source: Any, root: Path | None) -> Opened:
-    """What is to be found where `source` says; see `Images.open` for the kinds.
+    """Open the pictures that `source` names; see `Images.open` for the kinds.
 
     Raises:
-        DataError: a kind of thing that holds no pictures, or nothing there.
+        DataError: `source` is of a type that holds no pictures, or nothing is there.
     """
     if isinstance(source, (str, os.PathLike)):
         return _of_name(os.fspath(source), root)

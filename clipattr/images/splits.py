@@ -95,7 +95,7 @@ def given_split(
         raise DataError(
             f"{len(leaks)} pictures in {str(file)!r} show a lesion or patient that is also on the other side of the "
             f"split, first {one!r} and {other!r}: a probe is then judged on what it was fitted on. Leave out `split` "
-            "to split anew by lesion."
+            "to make a new split by lesion."
         )
     if len(set(sides)) < 2:
         raise DataError(

@@ -123,7 +123,7 @@ def open_table(
             Pictures that share any of them are one unit; a row with none is a unit of its own.
         group: a column to take the groups from ("age": bands of age), default none.
         split: a column that says where a picture belongs ("holdout", "test" and "val" are held out, all else is not);
-            default the file is split anew: `holdout` is the share of every class's units that is held out.
+            default a new split is drawn: `holdout` is the share of every class's units that is held out.
         seed: of that split.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipattr.discovery.audit.base import Base, Half
 from clipattr.discovery.audit.candidates import Candidate, Route
-from clipattr.discovery.audit.occlusion import Covered
+from clipattr.discovery.audit.occlusion import Occluded
 from clipattr.discovery.audit.selectivity import (
     INSTEAD,
     LOOKALIKE,
@@ -46,7 +46,7 @@ class Family:
     carried: float
     instead: bool
     reason: str
-    covered: Covered | None = None
+    covered: Occluded | None = None
 
 
 def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: Tensor) -> list[Meeting]:
@@ -117,7 +117,7 @@ def families_of(
     base: Base,
     subject: Subject,
     candidates: Sequence[Candidate],
-    covered: dict[int, Covered] | None = None,
+    covered: dict[int, Occluded] | None = None,
 ) -> tuple[list[Family], list[int]]:
     """The families of a prompt, one for each candidate that has latents of its own.
 

@@ -1,9 +1,9 @@
-"""What is left of latents when the place where a meaning is seen is covered: a counterfactual without a renderer.
+"""Occlusion test: how much of a latent's activation remains after the image region that depicts a concept is occluded.
 
-A latent for candles beside books falls silent when the book is covered, a latent for candles does not; their codes on
-pictures as they are tell nothing of that where a candle hardly ever stands alone. A window is slid over each picture,
-and stays where the evaluator loses most of the meaning and none of the prompt. Says nothing of meanings that are all
-over the picture. Owns covering, and ignores what is concluded from it. Start at `Covering`.
+A latent for candles beside books loses its activation when the book is occluded; a latent for candles does not. Their
+codes on unaltered pictures do not differ where candles hardly ever stand alone. A window is slid over each picture and
+kept where the evaluator loses most of the concept and none of the prompt. Concepts that fill the picture cannot be
+tested in this way. Owns the alteration of pictures and ignores what is concluded from it. Start at `Occlusion`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
 STEPS = 3  # windows across and down
-SIDE = 0.44  # of the picture's sides, a window's: neighbours overlap by a third
-FEW = 5  # pictures below which nothing is said
-FIRST = 3  # of them tell whether to go on
-LOCAL = 0.35  # of what the evaluator sees of a meaning goes with one window, if it has a place of its own
-LARGEST = 2  # times a model's resolution to which a picture is made smaller first
-REMEMBERED = 256  # pictures whose copies are kept
-SPARED = 0.25  # of that may go of the prompt
+SIDE = 0.44  # side of a window as a fraction of the picture's, so that neighbours overlap by a third
+FEW = 5  # fewest pictures for a result
+EARLY_STOP_IMAGES = 3  # pictures tried before giving up on a concept
+LOCAL = 0.35  # fraction of the concept's similarity that one window must remove for the concept to be local
+LARGEST = 2  # longest side of a picture before occlusion, in units of a model's resolution
+REMEMBERED = 256  # pictures whose altered copies are kept
+MAX_PROMPT_LOSS = 0.25  # fraction of the concept's loss that the prompt's own similarity may lose
 
 
 @dataclass(frozen=True)
-class Covered:
-    """What covering a meaning did to some pictures that show it.
+class Occluded:
+    """The effect of occluding a concept in some pictures that show it.
 
     Attributes:
-        before, after: (latents,) each latent's codes summed over the pictures, whole and covered.
-        active: (latents,) on how many of the whole pictures each fired.
-        lost: how much less the evaluator sees of the meaning, as a share of what sets these pictures off from the
-            average one.
-        lost_prompt: the same of the prompt; negative where it is seen better.
+        before, after: (latents,) each latent's codes summed over the pictures, unaltered and occluded.
+        active: (latents,) number of unaltered pictures on which each fired.
+        lost: fall of the evaluator's similarity to the concept, as a fraction of its excess on these pictures over the
+            average picture.
+        lost_prompt: the same for the prompt; negative where its similarity rises.
     """
 
     before: np.ndarray
@@ -51,38 +51,37 @@ class Covered:
     lost_prompt: float
 
     def left(self, latents: Sequence[int] | None = None) -> np.ndarray:
-        """Share of the codes that is left: of each latent, (latents,), or of some summed, (); NaN where none fired."""
+        """Fraction of the codes that remains, of each latent (latents,) or of some summed (); NaN where none fired."""
         before, after = self.before, self.after
         if latents is not None:
             before, after = before[list(latents)].sum(), after[list(latents)].sum()
         return np.divide(after, before, out=np.full(np.shape(before), np.nan), where=before > 0)
 
 
-class Covering:
-    """Covers pictures of one half of a study; what the evaluator sees of a covered picture is computed once and kept.
-
-    So make one for each prompt, whose meanings share pictures.
+class Occlusion:
+    """Occludes pictures of one half of a study, and keeps the evaluator's embeddings of the altered copies.
 
     Args:
-        rows: (pictures,) rows of the half in the study's arrays. seen: (pictures, embed), the evaluator's.
-        pictures: how many are covered for one meaning.
+        rows: (pictures,) rows of the half in the study's arrays.
+        seen: (pictures, embed), the evaluator's embeddings.
+        pictures: number of pictures that are occluded for one concept.
     """
 
     def __init__(self, study: Study, rows: np.ndarray, seen: Tensor, pictures: int) -> None:
         self.study, self.rows, self.seen, self.pictures = study, rows, seen, pictures
         self._windows: dict[int, tuple[list[Image.Image], Tensor]] = {}
 
-    def cover(self, shows: Tensor, clearly: Tensor, prompt: Tensor, meaning: Tensor) -> Covered | None:
-        """Cover a meaning where it is seen.
+    def occlude(self, shows: Tensor, clearly: Tensor, prompt: Tensor, meaning: Tensor) -> Occluded | None:
+        """Occlude a concept where the evaluator sees it.
 
         Args:
-            shows: (pictures,) bool, which pictures of the half to choose from. clearly: (pictures,), how clearly each
-                shows the meaning; the clearest are covered.
-            prompt, meaning: (embed,), the evaluator's, unit length.
+            shows: (pictures,) bool, the pictures of the half to choose from.
+            clearly: (pictures,), how clearly each shows the concept; the clearest are occluded.
+            prompt, meaning: (embed,), the evaluator's text embeddings of prompt and concept, unit length.
 
         Returns:
-            None where fewer than `FEW` pictures show the meaning or are to be covered, or where it has no place of its
-            own: no window takes it and spares the prompt.
+            None if fewer than `FEW` pictures show the concept or are to be occluded, or if it is not local: no window
+            removes it and leaves the prompt.
         """
         numbers = torch.nonzero(shows).flatten()
         if min(len(numbers), self.pictures) < FEW:
@@ -92,7 +91,7 @@ class Covering:
         everywhere = self.seen @ aims.T
         excess = (everywhere[numbers].mean(0) - everywhere.mean(0)).clamp_min(1e-9)
         chosen, falls = [], []
-        for some in (numbers[:FIRST], numbers[FIRST:]):
+        for some in (numbers[:EARLY_STOP_IMAGES], numbers[EARLY_STOP_IMAGES:]):
             for number, (covered, seen) in zip(some.tolist(), self._covered(some.tolist()), strict=True):
                 fall = (everywhere[number] - seen @ aims.T) / excess  # (windows, 2)
                 best = int((fall[:, 0] - fall[:, 1].clamp_min(0)).argmax())
@@ -101,15 +100,15 @@ class Covering:
             if float(torch.stack(falls)[:, 0].mean()) < LOCAL / 2:
                 return None
         lost, lost_prompt = torch.stack(falls).mean(0).tolist()
-        if lost < LOCAL or lost_prompt > SPARED * lost:
+        if lost < LOCAL or lost_prompt > MAX_PROMPT_LOSS * lost:
             return None
         whole = self.study.codes.rows(torch.from_numpy(self.rows[numbers.numpy()])).to_scipy()
         before, active = (np.asarray(counted.sum(0)).ravel() for counted in (whole, whole > 0))
         codes = self.study.dictionary.encode(activations_of(self.study, chosen)).to_scipy()
-        return Covered(before, np.asarray(codes.sum(0)).ravel(), active, lost, lost_prompt)
+        return Occluded(before, np.asarray(codes.sum(0)).ravel(), active, lost, lost_prompt)
 
     def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
-        """For each picture its covered copies, and what the evaluator sees of them, (windows, embed)."""
+        """For each picture its occluded copies and the evaluator's embeddings of them, (windows, embed)."""
         if len(self._windows) > REMEMBERED:
             self._windows.clear()
         missing = [number for number in numbers if number not in self._windows]

@@ -24,7 +24,7 @@ from clipattr.discovery.audit.evidence import measured
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
 from clipattr.discovery.audit.mediators import Family, families_of
-from clipattr.discovery.audit.occlusion import Covered, Covering, windows
+from clipattr.discovery.audit.occlusion import Occluded, Occlusion, windows
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.telling import finding_of, verdict_of, written_finding
@@ -54,23 +54,23 @@ class Ready:
         self.insertion = Insertion(self.base)
 
     @cached_property
-    def covering(self) -> Covering:
+    def occlusion(self) -> Occlusion:
         """Occlusion on the finding half, with its cache."""
         half = self.base.finding
-        return Covering(
+        return Occlusion(
             self.base.study, half.rows, self.base.study.seen(half.rows), self.base.settings.occluded
         )
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one prompt's audit came to."""
+class PromptAudit:
+    """Findings and verdict of one prompt."""
 
     findings: tuple[Finding, ...]
     verdict: PromptVerdict
 
 
-def audit_prompt(ready: Ready, prompt: Prompt) -> Told:
+def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
     """Audit one prompt."""
     base, settings = ready.base, ready.base.settings
     subject = Subject.of(base, prompt)
@@ -99,7 +99,7 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> Told:
     if rise is not None and reads(rise, subject.unit, settings, len(candidates) < len(every)):
         findings.append(written_finding(base, subject, rise, ready.insertion, ready.roles))
     verdict = verdict_of(base, subject, judged, findings, settings.budget - left, why_not)
-    return Told(tuple(findings), verdict)
+    return PromptAudit(tuple(findings), verdict)
 
 
 def _judged(ready: Ready, subject: Subject, family: Family) -> Judged:
@@ -116,9 +116,9 @@ def _is_text(ready: Ready, candidate: Candidate) -> bool:
 
 def _occluded(
     ready: Ready, subject: Subject, candidates: Sequence[Candidate], weak: Sequence[int], left: int
-) -> tuple[dict[int, Covered], int]:
+) -> tuple[dict[int, Occluded], int]:
     """Occlude candidates whose latents carry too little, the commonest first, as far as the budget goes."""
-    base, settings, found = ready.base, ready.base.settings, dict[int, Covered]()
+    base, settings, found = ready.base, ready.base.settings, dict[int, Occluded]()
     price, cost = settings.occluded * (WINDOWS + 1), 0
     said = subject.prompt.means or subject.prompt.text
     order = sorted(weak, key=lambda number: -candidates[number].difference)
@@ -134,7 +134,7 @@ def _occluded(
         text = base.study.evaluator.encode_text([said], templates=base.templates).float().cpu()[0]
         cost += price
         clearly = base.along(base.finding, base.concepts.words[word])
-        if (covered := ready.covering.cover(there, clearly, text, meaning)) is not None:
+        if (covered := ready.occlusion.occlude(there, clearly, text, meaning)) is not None:
             found[number] = covered
     return found, cost
 
@@ -210,14 +210,14 @@ def audit(
         settings = replace(settings, budget=0)
     asked = read_prompts(prompts, study)
     ready = Ready(study if device is None else placed(study, device), settings, background)
-    told: list[Told] = []
+    audited: list[PromptAudit] = []
     with tqdm(total=len(asked), desc="audit", unit="prompt", disable=not progress) as bar:
         bar.set_postfix_str(f"at most {settings.budget * len(asked):,} forward passes")
         for one in (engine or Here()).map(audit_prompt, ready, asked):
-            told.append(one)
+            audited.append(one)
             bar.update()
     findings = sorted(
-        (finding for one in told for finding in one.findings),
+        (finding for one in audited for finding in one.findings),
         key=lambda f: (-f.causal_effect.value, f.prompt, f.latents),
     )
     about: dict[str, Any] = {
@@ -231,7 +231,7 @@ def audit(
         "prompts_audited": len(asked),
         "settings": asdict(settings),
     }
-    return Findings(findings, study, about, [one.verdict for one in told])
+    return Findings(findings, study, about, [one.verdict for one in audited])
 
 
 def placed(study: Study, device: str | torch.device) -> Study:

@@ -1,10 +1,10 @@
-"""Selectivity: which latents fire for a meaning where the prompt is not.
+"""Selectivity: which latents respond to a concept where the prompt's object is absent.
 
-What a latent stands for must be asked apart from the prompt. A latent that fires for banjos and for the lemons beside
-them follows the word banjo well; only pictures of lemons without banjos tell that it is no banjo detector. A latent
-that fires for both senses of one word follows the word as well; only pictures of the one without the other tell. And
-one that fires for candles beside books alone follows neither; occluding the book tells. Owns that choice of latents;
-how prompt and meaning meet is `mediators`'. Start at `stands_for`.
+To tell a lemon detector from a banjo detector we need images with lemons and without banjos. A latent that fires for
+banjos and for the lemons beside them correlates with the word banjo; only images with lemons and without banjos show
+that it is no banjo detector. The same holds for a latent that fires for both senses of one word. A latent that fires
+only for candles beside books needs a third test: occluding the book. Owns the choice of latents; where prompt and
+concept occur together is decided in `mediators`. Start at `stands_for`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.audit.occlusion import Covered
+from clipattr.discovery.audit.occlusion import Occluded
 
-FEW = 5  # pictures below which nothing is said
+FEW = 5  # fewest pictures for a result
 LOOKALIKE = (
-    0.4  # share of the meaning's other pictures in which the prompt is seen: the two are taken for each other
+    0.4  # share of the concept's other pictures that show the prompt, above which the two are confused
 )
-INSTEAD = 0.2  # share of its own pictures that show the meaning, and not the prompt
-ALIKE = 0.5  # share of one mean strength that another must reach
-MORE = 1.5  # times as strong on other pictures of the meaning as on other pictures of the prompt
-CLEAR = 3.0  # times as strong on pictures of the meaning as on pictures of neither
+INSTEAD = 0.2  # share of the prompt's own pictures that show the concept and not the prompt
+ALIKE = 0.5  # ratio of two mean codes from which they count as similar
+MORE = 1.5  # ratio of the mean code on other pictures of the concept to that on other pictures of the prompt
+CLEAR = 3.0  # ratio of the mean code on pictures of the concept to that on pictures of neither
 CARRIES = 0.05  # share of a family's reliance below which a latent is left out
-PURELY = 0.25  # of its strength on pictures with both, for the meaning alone
-CHANCE = 0.01  # of a latent being this much weaker without the meaning, if it did not matter
+PURELY = (
+    0.25  # ratio of the mean code on the concept alone to that on both, for a latent of the concept alone
+)
+CHANCE = 0.01  # p-value of a latent's loss without the concept
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,10 @@ def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray
     return lost
 
 
-def silenced(covered: Covered, otherwise: Standing | None) -> Standing:
-    """What covering a meaning says of the latents, before what `stands_for` says.
+def silenced(covered: Occluded, otherwise: Standing | None) -> Standing:
+    """Which latents stand for a concept by occlusion; those of `stands_for` are added.
 
-    Covering names the latents that a meaning has on these pictures; that others fire for it elsewhere adds to them.
+    Occlusion finds the concept's latents on these pictures. Other latents may respond to it elsewhere.
     """
     silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
     if otherwise is None:

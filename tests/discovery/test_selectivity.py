@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 from clipattr.discovery.audit.mediators import meetings_of
-from clipattr.discovery.audit.occlusion import Covered
+from clipattr.discovery.audit.occlusion import Occluded
 from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,
@@ -144,7 +144,7 @@ def test_a_loss_on_two_pictures_or_by_chance_is_none():
 
 
 def test_what_covering_silences_stands_for_the_meaning_and_ranks_first():
-    covered = Covered(np.array([10.0, 10, 5, 0]), np.array([1.0, 9, 2, 3]), np.array([8, 8, 1, 0]), 0.8, 0.0)
+    covered = Occluded(np.array([10.0, 10, 5, 0]), np.array([1.0, 9, 2, 3]), np.array([8, 8, 1, 0]), 0.8, 0.0)
     assert covered.left()[:3].tolist() == [0.1, 0.9, 0.4] and np.isnan(covered.left()[3])
     assert covered.left([0, 1]) == 0.5 and np.isnan(covered.left([3]))
     elsewhere = Standing(np.arange(4) == 3, np.array([0.0, 0.0, 0.0, 0.7]), np.zeros(4, dtype=bool))

@@ -1,4 +1,4 @@
-"""Covering pictures: against what is left of latents when the thing is truly taken out and the picture drawn again."""
+"""Occlusion pictures: against what is left of latents when the thing is truly taken out and the picture drawn again."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import clipattr as ca
-from clipattr.discovery.audit.occlusion import Covering, windows
+from clipattr.discovery.audit.occlusion import Occlusion, windows
 from clipattr.discovery.audit.presence import gap, ways
 from clipattr_data.world import World
 
@@ -43,7 +43,7 @@ def covered(study, prompt, word):
     way = ways(seen, torch.stack([meaning]))[:, 0]
     own = torch.tensor([study.images.columns["label"][row] == prompt for row in rows])
     shows = own & (way > gap(way[:, None])[0])
-    return Covering(study, rows, seen, 8).cover(shows, way, prompt_meaning.float(), meaning)
+    return Occlusion(study, rows, seen, 8).occlude(shows, way, prompt_meaning.float(), meaning)
 
 
 def test_what_covering_leaves_is_what_drawing_again_without_the_thing_leaves(study):
@@ -89,12 +89,12 @@ def test_pictures_are_seen_once_by_one_covering():
     )
     pictures = [SimpleNamespace(load=lambda: Image.new("RGB", (8, 8), (200, 10, 10)))] * 5
     study = SimpleNamespace(images=pictures, evaluator=evaluator, model=evaluator)
-    covering, another = (Covering(study, np.arange(5), torch.eye(5)[:, :4], 5) for _ in range(2))
+    covering, another = (Occlusion(study, np.arange(5), torch.eye(5)[:, :4], 5) for _ in range(2))
     everywhere, clearly = torch.ones(5, dtype=torch.bool), torch.arange(5.0)
     for _ in range(2):
         assert (
-            covering.cover(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1]) is None
+            covering.occlude(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1]) is None
         )  # nothing changes when covered
     assert asked == [27]
-    another.cover(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1])
+    another.occlude(everywhere, clearly, torch.eye(4)[0], torch.eye(4)[1])
     assert asked == [27, 27]
