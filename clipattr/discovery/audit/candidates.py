@@ -22,7 +22,7 @@ from clipattr.discovery.audit.names import constituents
 from clipattr.discovery.audit.subject import Subject, seen_word, shows
 from clipattr.statistics import false_discovery
 
-ALIKE = 0.3  # overlap (intersection over union) of firings from which two latents stand for one thing
+SAME_FIRINGS = 0.3  # overlap (intersection over union) of firings from which two latents stand for one thing
 NAMED = 0.4  # rate difference from which a word names what latents fire for
 
 
@@ -226,7 +226,7 @@ def _grouped(firings: list[Tensor]) -> list[list[int]]:
     for number, one in enumerate(firings):
         for group in groups:
             other = firings[group[0]]
-            if float((one & other).sum()) >= ALIKE * float((one | other).sum()):
+            if float((one & other).sum()) >= SAME_FIRINGS * float((one | other).sum()):
                 group.append(number)
                 break
         else:

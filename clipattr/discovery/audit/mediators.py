@@ -27,6 +27,7 @@ from clipattr.discovery.audit.selectivity import (
     stands_for,
 )
 from clipattr.discovery.audit.subject import Side, Subject
+from clipattr.discovery.encoded import exact_sums
 
 BESIDE = 0.5  # share of the pictures with both on which the prompt must be seen as well
 
@@ -85,16 +86,9 @@ def where_carried(side: Side, meeting: Meeting) -> Tensor:
 def carried_by(base: Base, subject: Subject, half: Half, pictures: Tensor) -> Tensor:
     """(latents,) mean exact single-latent ablation of the prompt's contrast over some pictures, raw cosine."""
     numbers = spread_out(torch.nonzero(pictures).flatten(), base.settings.most)
-    total = torch.zeros(base.study.dictionary.n_latents, dtype=torch.float64)
-    if not len(numbers):
-        return total
-    tail = subject.tail(base)
-    for some in numbers.split(64):
-        rows = half.rows[some.numpy()]
-        codes = base.study.codes.rows(torch.from_numpy(rows)).to_fixed()
-        effect = tail.exact(base.acts(rows), codes)[..., 0].double().cpu()
-        total.index_add_(0, codes.indices.long().flatten().cpu(), effect.flatten())
-    return total / len(numbers)
+    rows = half.rows[numbers.numpy()]
+    codes = base.study.codes.rows(torch.from_numpy(rows))
+    return exact_sums(subject.tail(base), base.acts(rows), codes)[0][:, 0] / max(len(rows), 1)
 
 
 def spread_out(numbers: Tensor, n: int) -> Tensor:

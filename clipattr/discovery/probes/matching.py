@@ -19,7 +19,7 @@ from clipattr.statistics import Interval, Z
 FEW = 5  # least pictures with the concept, and least pictures without it
 CONTROLS = 40  # most control concepts
 PICTURES_A_CONTROL = 10  # least pictures per control concept
-ALIKE = 0.4  # correlation within classes from which two concepts are not distinguished
+INDISTINCT = 0.4  # correlation within classes from which two concepts are not distinguished
 
 
 def comparison(margin: Tensor, classes: Tensor, own: Tensor, others: Tensor) -> Interval:
@@ -61,7 +61,7 @@ def designed(classes: Tensor, own: Tensor, others: Tensor, says: Tensor | None =
     x = within_classes(torch.cat([own[:, None], others], 1), classes)
     unit = x / x.norm(dim=0).clamp_min(1e-9)
     along = (unit[:, 1:].T @ unit[:, 0]).abs()
-    weight = (along if says is None else (unit[:, 1:].T @ says).abs()) * (along < ALIKE)
+    weight = (along if says is None else (unit[:, 1:].T @ says).abs()) * (along < INDISTINCT)
     most = min(CONTROLS, len(x) // PICTURES_A_CONTROL, int((weight > 0).sum()))
     return torch.cat([x[:, :1], x[:, 1:][:, weight.argsort(descending=True)[:most]]], 1)
 
@@ -75,4 +75,4 @@ def same(own: Tensor, other: Tensor, classes: Tensor) -> bool:
     """Whether two concepts mostly co-occur within classes, so that these pictures do not distinguish them."""
     x = within_classes(torch.stack([own, other], 1), classes)
     unit = x / x.norm(dim=0).clamp_min(1e-9)
-    return float(unit[:, 0] @ unit[:, 1]) >= ALIKE
+    return float(unit[:, 0] @ unit[:, 1]) >= INDISTINCT
