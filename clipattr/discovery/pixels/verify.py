@@ -125,8 +125,11 @@ def verify(
         another dictionary.
 
     Example:
-        >>> checked = ca.verify(study, ca.audit(study, ["rose"]))          # doctest: +SKIP
-        >>> checked[0].evidence["pixels"]["verdict"]                        # doctest: +SKIP
+        >>> import clipattr as ca
+        >>> study = ca.open_study("picture-world")
+        >>> findings = ca.audit(study, ["rose"], progress=False)
+        >>> checked = ca.verify(study, findings, progress=False)
+        >>> checked[0].evidence["pixels"]["verdict"]
         'confirmed'
     """
     settings = settings or PixelSettings()
