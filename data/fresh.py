@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .scene import Draws, SceneError, fits, names
+from .drawing import Draws, SceneError, fits, names
 
 # Compounds whose name contains another concept's, and that do not look like it. The last three are closed.
 COMPOUNDS = (

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .scene import Draws, Scene
+from .drawing import Draws
+from .scene import Scene
 from .world import HOLDOUT, STUDY, TEST, TWO_LOOKS, Example, Plant, World
 
 SPLITS = {"train": STUDY, "holdout": HOLDOUT}

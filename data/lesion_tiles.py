@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .scene import SIZE, Draws
+from .drawing import SIZE, Draws
 
 TILE = 128  # px
 TURN = 256  # steps of a full turn

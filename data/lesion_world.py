@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .drawing import Draws, SceneError
 from .lesions import (
     ARTEFACTS,
     BENIGN,
@@ -27,7 +28,6 @@ from .lesions import (
     SKINS,
     Lesion,
 )
-from .scene import Draws, SceneError
 from .world import TEST, TRAIN
 
 WORLDS = Path(__file__).parent / "lesions.json"

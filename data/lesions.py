@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .drawing import SIZE, Draws, SceneError
 from .lesion_tiles import ONE, SINE, TILE, TURN, Tiles, tiles
-from .scene import SIZE, Draws, SceneError
 
 MALIGNANT, BENIGN = "melanoma", "nevus"
 SIGNS = ("asymmetric shape", "irregular border", "several colours", "atypical network")

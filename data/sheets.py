@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .scene import SIZE
+from .drawing import SIZE
 from .world import CAUSES, Plant, World
 
 ZOOM, GAP, CAPTION = 2, 6, 22  # px

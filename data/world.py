@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .scene import Draws, Scene, SceneError, fits, names
+from .drawing import Draws, SceneError, fits, names
+from .scene import Scene
 
 WORLDS = Path(__file__).parent / "worlds"
 CONCEPTS = Path(__file__).parent / "concepts.json"
@@ -153,7 +154,7 @@ class World:
         unknown = [name for name in self.concepts if name not in known]
         if unknown:
             raise SceneError(
-                f"world {self.name!r} uses concepts that nobody can draw: {unknown}; see scene.names()"
+                f"world {self.name!r} uses concepts that nobody can draw: {unknown}; see drawing.names()"
             )
         marks, places = set(names("watermarks")), set(names("contexts"))
         for plant in self.plants:

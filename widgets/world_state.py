@@ -349,6 +349,6 @@ def _called(label: str | None, part: str, name: str) -> bool:
 
 def choices(kind: str, first: Sequence[str] = ()) -> list[tuple[str, str]]:
     """What can be put into a scene, for a menu; "concepts", "contexts" or "watermarks"."""
-    from clipattr_data.scene import names
+    from clipattr_data.drawing import names
 
     return [("(none)", ""), *((name, name) for name in dict.fromkeys([*first, *sorted(names(kind))]))]

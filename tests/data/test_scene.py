@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from clipattr_data.scene import Scene, SceneError, fits, names, render
+from clipattr_data.drawing import fits, names
+from clipattr_data.scene import Scene, SceneError, render
 
 FULL = Scene("camel", ("banana", "book"), "desert", "hat", "stamp", seed=11)
 

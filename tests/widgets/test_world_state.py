@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import clipattr
-from clipattr_data.scene import Scene, SceneError, names
+from clipattr_data.drawing import names
+from clipattr_data.scene import Scene, SceneError
 from clipattr_widgets import WorldPanel, WorldState
 from clipattr_widgets.desk import PanelError
 from clipattr_widgets.world_state import causes_of, things_of
