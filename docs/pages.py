@@ -71,7 +71,9 @@ def towers() -> dict[str, str]:
     file = ROOT / "benchmarks" / "results" / "towers.json"
     text = "# Every tower\n\n"
     if not file.exists():
-        return {"reference/towers.md": text + "`python benchmarks/towers.py` writes the numbers of this page.\n"}
+        return {
+            "reference/towers.md": text + "`python benchmarks/towers.py` writes the numbers of this page.\n"
+        }
     found = json.loads(file.read_text("utf-8"))
     figures, versions = found["figures"], found["versions"]
     text += (

@@ -269,8 +269,6 @@ def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
     return display, prompts
 
 
-
-
 def _pairs(text: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
 

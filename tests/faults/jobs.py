@@ -119,7 +119,14 @@ def audit(root, out):
     """A page and its numbers; thresholds of 0, since a model of noise relies on nothing much."""
     out.mkdir(exist_ok=True)
     low = Settings(
-        least_effect=0, least_rise=0, least_difference=-1, discovery_rate=2, passes=-9, part_effect=-9, by_text=9, few=2
+        least_effect=0,
+        least_rise=0,
+        least_difference=-1,
+        discovery_rate=2,
+        passes=-9,
+        part_effect=-9,
+        by_text=9,
+        few=2,
     )
     found = clipattr.audit(opened(root), WORDS, settings=low, progress=False)
     found.to_json(out / "audit.json")

@@ -222,7 +222,9 @@ def test_a_finding_by_writing_says_what_writing_adds_and_no_other_does(finding):
         == 2
         == page.count("the prompt is written on pictures of other things")
     )
-    assert "become active when the prompt is written" in page and "The evaluator names its examples" not in page
+    assert (
+        "become active when the prompt is written" in page and "The evaluator names its examples" not in page
+    )
     assert "switched off inside the model" not in page and "when this family is switched off" not in page
     plain = report.page(Findings([finding(kind="typography")]))
     assert plain.count("falls by 30.0 points") == 2 and "is written on pictures" not in plain

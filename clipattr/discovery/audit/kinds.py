@@ -47,7 +47,9 @@ class Roles:
         declared = getattr(base.study.vocabulary, "roles", None) or [None] * len(words)
         known = torch.tensor([role is not None for role in declared])
         if not base.study.evaluator.knows(texts, base.templates):  # a table of texts without the prototypes
-            return cls({role: torch.tensor([float(name == role) for name in declared]) for role in PROTOTYPES})
+            return cls(
+                {role: torch.tensor([float(name == role) for name in declared]) for role in PROTOTYPES}
+            )
         encoded = base.study.evaluator.encode_text(texts, templates=base.templates).float().cpu()
         cosine = words @ base.concepts.texts(encoded).T
         found, start = {}, 0
