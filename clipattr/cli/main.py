@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = show_warning
             return _run(arguments)
     except KeyboardInterrupt:
-        say("interrupted; the same command continues an unfinished study")
+        say("interrupted; the same command continues an unfinished study or audit")
         return INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()

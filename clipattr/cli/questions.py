@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, OK
@@ -57,7 +59,14 @@ def audit(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments)
     study = _opened(arguments.study)
     with engine_of(arguments) as engine:
-        findings = audit(study, prompts, budget=arguments.budget, device=arguments.device, engine=engine)
+        findings = audit(
+            study,
+            prompts,
+            budget=arguments.budget,
+            device=arguments.device,
+            engine=engine,
+            checkpoint=_checkpoint(arguments),
+        )
     if arguments.pixels and len(findings):
         from clipattr.discovery.pixels.verify import verify as verified
 
@@ -105,13 +114,24 @@ def _of(effect: dict[str, float] | None) -> str:
     return "" if effect is None else points(effect["value"])
 
 
+def _checkpoint(arguments: argparse.Namespace) -> Path | None:
+    """The folder beside the first output file where a stopped command goes on; None without such a file."""
+    for name in ("json", "html", "csv"):
+        target = getattr(arguments, name, None)
+        if target and target != "-" and (Path(target).is_file() or not Path(target).exists()):
+            return Path(f"{target}.checkpoint")
+    return None
+
+
 def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:
-    """Write findings to the requested files."""
+    """Write findings to the requested files, and remove the checkpoint that they came from."""
     emit(findings.to_json(), arguments.json)
     if arguments.csv:
         write(findings.to_frame().to_csv(index=False), arguments.csv)
     if arguments.html:
         findings.report(arguments.html)
+    if (done := _checkpoint(arguments)) is not None:
+        shutil.rmtree(done, ignore_errors=True)
 
 
 def models(arguments: argparse.Namespace) -> int:

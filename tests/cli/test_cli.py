@@ -315,3 +315,26 @@ def test_faithfulness_prints_writes_and_draws_what_the_function_measures(study_d
     )
     assert "rank correlation" in err and plot.read_bytes().startswith(b"\x89PNG")
     assert main(["faithfulness", str(study_dir), "--prompts", str(tmp_path / "none.txt")]) == 2
+
+
+def test_an_audit_keeps_its_work_beside_its_first_file_until_that_is_written(
+    study_dir, audited, tmp_path, monkeypatch
+):
+    import clipattr.discovery.audit.run as run
+
+    asked = []
+
+    def working(study, prompts, *, checkpoint, **options):
+        asked.append(checkpoint)
+        if checkpoint is not None:
+            checkpoint.mkdir()
+        return audited(study, prompts)
+
+    monkeypatch.setattr(run, "audit", working)
+    out = tmp_path / "a.json"
+    assert main(["audit", str(study_dir), "--csv", str(tmp_path / "a.csv"), "--json", str(out)]) == 0
+    assert asked == [tmp_path / "a.json.checkpoint"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]
+    for nowhere in ("-", "/dev/null"):
+        assert main(["audit", str(study_dir), "--json", nowhere]) == 0
+    assert asked[1:] == [None, None]

@@ -128,7 +128,9 @@ def audit(root, out):
         by_text=9,
         few=2,
     )
-    found = clipattr.audit(opened(root), WORDS, settings=low, progress=False)
+    kept = out.with_name(out.name + ".checkpoint")
+    found = clipattr.audit(opened(root), WORDS, settings=low, progress=False, checkpoint=kept)
+    )
     found.to_json(out / "audit.json")
     found.report(out / "audit.html")
 

@@ -29,6 +29,9 @@ SAMPLE = [
     ("attribute", "two jobs at once", 20),
     ("audit", "kill -9", 21),
     ("audit", "full disk", 22),
+    ("audit", "bit flip", 23),
+    ("audit", "unreadable file", 24),
+    ("audit", "two jobs at once", 25),
 ]
 
 

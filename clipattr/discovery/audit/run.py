@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +32,10 @@ from clipattr.discovery.audit.telling import finding_of, verdict_of, written_fin
 from clipattr.discovery.audit.text_insertion import Insertion
 from clipattr.discovery.encoded import activations_of, summed_codes
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+from clipattr.errors import DataError
+from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Engine, Here
+from clipattr.storage.files import json_digest
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
@@ -68,6 +72,14 @@ class PromptAudit:
 
     findings: tuple[Finding, ...]
     verdict: PromptVerdict
+
+    @classmethod
+    def from_dict(cls, values: Any) -> PromptAudit:
+        """Read what `asdict` made and JSON kept; DataError if it is something else."""
+        if not isinstance(values, dict) or set(values) != {"findings", "verdict"}:
+            raise DataError(f"not what an audit says of one prompt: {values!r:.200}")
+        found = tuple(Finding.from_dict(item) for item in values["findings"])
+        return cls(found, PromptVerdict.from_dict(values["verdict"]))
 
 
 def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
@@ -173,6 +185,7 @@ def audit(
     device: str | torch.device | None = None,
     progress: bool = True,
     engine: Engine | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Findings:
     """Find the reliances of a model that nobody would expect.
 
@@ -189,6 +202,8 @@ def audit(
         progress: show a bar.
         engine: where prompts are audited, e.g. `clipattr.Ray(workers=8)`; all of its machines must see the study's
             folder. None: here. The findings are the same.
+        checkpoint: folder that keeps what was found for each prompt, so that the same call after an interruption goes
+            on with the next prompt; delete it once the findings are saved. None: nothing is kept.
 
     Returns:
         findings, largest causal effect first, and a verdict for every prompt. Reliance and effects are raw cosine of
@@ -196,7 +211,7 @@ def audit(
 
     Raises:
         TargetError: no prompts, or an empty one. SiteError: a study at another site. StudyError: a study without
-            live latents or vocabulary.
+            live latents or vocabulary. DataError: the checkpoint cannot be written, or another process uses it.
 
     >>> import clipattr as ca
     >>> findings = ca.audit(ca.open_study("picture-world"), ["rabbit"], budget=0, progress=False)
@@ -213,7 +228,17 @@ def audit(
     audited: list[PromptAudit] = []
     with tqdm(total=len(asked), desc="audit", unit="prompt", disable=not progress) as bar:
         bar.set_postfix_str(f"at most {settings.budget * len(asked):,} forward passes")
-        for one in (engine or Here()).map(audit_prompt, ready, asked):
+        shared = _depends_on(study, settings, background, device)
+        for one in resumed(
+            engine or Here(),
+            audit_prompt,
+            ready,
+            asked,
+            folder=checkpoint,
+            keys=[[shared, prompt.text, prompt.means] for prompt in asked],
+            pack=asdict,
+            unpack=PromptAudit.from_dict,
+        ):
             audited.append(one)
             bar.update()
     findings = sorted(
@@ -232,6 +257,14 @@ def audit(
         "settings": asdict(settings),
     }
     return Findings(findings, study, about, [one.verdict for one in audited])
+
+
+def _depends_on(study: Study, settings: Settings, background: Sequence[str] | None, device: Any) -> str:
+    """Digest of all that a prompt's findings depend on besides the prompt."""
+    columns = [list(study.images.columns[name]) for name in ("label", "split")]
+    given = None if background is None else list(background)
+    words = list(study.vocabulary.words)
+    return json_digest([study.hash, asdict(settings), given, str(device), columns, words])
 
 
 def placed(study: Study, device: str | torch.device) -> Study:
