@@ -130,7 +130,6 @@ def audit(root, out):
     )
     kept = out.with_name(out.name + ".checkpoint")
     found = clipattr.audit(opened(root), WORDS, settings=low, progress=False, checkpoint=kept)
-    )
     found.to_json(out / "audit.json")
     found.report(out / "audit.html")
 
