@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from world_kit.drawing import draw_all, write_specs  # noqa: E402
 from world_kit.families import names, open_world  # noqa: E402
 from world_kit.photos import categories  # noqa: E402
-from world_kit.studying import EVALUATORS, FORMS, PICTURES, build_forms, write_pictures  # noqa: E402
+from world_kit.studying import EMBEDDING, EVALUATORS, FORMS, PICTURES, build_forms, write_pictures  # noqa: E402
 from world_kit.world import SPECS  # noqa: E402
 
 WEAK, MIDDLE = 0.95, 0.98  # median word AUC at which an evaluator leaves a snapshot
@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument("--only", help="the world to audit; its result waits under --out for a round")
     parser.add_argument("--round", help="title of the round that the results are appended as (audit)")
     parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
-    parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=FORMS, help="of the studies")
+    parser.add_argument(
+        "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING), help="of the studies"
+    )
     parser.add_argument("--laws", action="store_true", help="also audit single prompts and another order")
     parser.add_argument("--bare", action="store_true", help="no simpler ways beside the audit")
     parser.add_argument(

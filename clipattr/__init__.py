@@ -57,6 +57,7 @@ CONTENTS = {
     "ImageSimilarity": "attribution",
     "as_target": "attribution",
     "ClosedFormTail": "attribution",
+    "mean_effects": "attribution.tail_sums",
     "summed_exact": "attribution.tail_sums",
     "attribute": "attribution",
     "Attribution": "attribution",

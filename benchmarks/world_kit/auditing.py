@@ -72,10 +72,14 @@ def audit_world(
     studies = {form: open_form(out, world.name, form) for form in forms}
     if not studies:
         return result
-    # Pictures, codes and dictionary are those of every form.
-    judge = Judge(studies[forms[0]], world, contents, learnt_of(world, truth))
+    # Pictures, codes and dictionary are those of every form at one site.
+    judges: dict[str, Judge] = {}
     twins = twin_plants(world.name)
     for form, study in studies.items():
+        site = str(study.site)
+        if site not in judges:
+            judges[site] = Judge(study, world, contents, learnt_of(world, truth))
+        judge = judges[site]
         told = audit_form(judge, study, world, tell)
         told["twins"] = [
             {"twin": name, "prompt": plant.prompt, "found_here": _speaks_of(judge, plant, told["findings"])}
@@ -85,8 +89,9 @@ def audit_world(
             told["laws"] = held(study, world.prompts, told["findings"])
         result["forms"][form] = told
         _keep(out, result)
-    for form in SIMPLER_FORMS if simpler and judge.learnt else ():
+    for form in SIMPLER_FORMS if simpler and learnt_of(world, truth) else ():
         if form in studies:
+            judge = judges[str(studies[form].site)]
             told = result["forms"][form]
             n = max(len(told["findings"]), len(judge.learnt))
             told["simpler"] = simpler_ways(judge, studies[form], n)

@@ -1,8 +1,9 @@
 """Builds the study that a world is audited in, and opens it in its forms.
 
 The forms differ in what is known of the pictures: `plain` has the world's own words and no labels, `labels` has the
-labels as well, `general` has the bundled vocabulary of that name in place of the world's words, and `names` has two
-more names for every word. Start at `build_forms` and `open_form`.
+labels as well, `general` has the bundled vocabulary of that name in place of the world's words, `names` has two more
+names for every word, and `embedding` is read at `image.embedding`, with its own dictionary. Start at `build_forms` and
+`open_form`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .scene import STUDY
 from .world import World
 
 FORMS = ("plain", "labels", "general", "names")
+EMBEDDING = "embedding"  # not among the forms that every round has
 MORE_NAMES = ("one {}", "a picture of a {}")  # phrases of the captions that mean the same
 EVALUATORS = ("evaluator", "evaluator-middle", "evaluator-weak")
 PICTURES = 6000  # a study of so many pictures gets its 8 latents a dimension by default
@@ -69,7 +71,8 @@ def build_forms(
         out: gets `pictures/NAME` and `studies/NAME/FORM`.
         n: pictures.
         evaluator: which one of the family, one of `EVALUATORS`.
-        forms: which of `FORMS`; all of them share the pictures' encodings and the dictionary of `plain`.
+        forms: which of `FORMS`, or "embedding"; all but that share the pictures' encodings and the dictionary of
+            `plain`.
 
     Returns:
         the studies' folders.
@@ -90,11 +93,12 @@ def build_forms(
     first = place(out, world.name, "plain", evaluator)
     trained = place(out, world.name, "plain") / "dictionary"
     made: list[Path] = []
-    for form in sorted(forms, key=FORMS.index):
+    for form in sorted(forms, key=(*FORMS, EMBEDDING).index):
+        alone = form == EMBEDDING
         target = place(out, world.name, form, evaluator)
         if target in made or (target / "study.json").exists() and not (target / ".copied").exists():
             continue
-        if target != first and not target.exists():
+        if target != first and not alone and not target.exists():
             copy = target.with_name(target.name + ".copy")
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(first, copy)  # its encodings are used again
@@ -106,8 +110,9 @@ def build_forms(
             path=target,
             vocabulary=vocabularies.get(form, str(pictures / "vocabulary.txt")),
             evaluator=judge,
-            dictionary=str(trained) if target.parent / "plain" != target else None,
-            overwrite=target != first,
+            site="image.embedding" if alone else None,
+            dictionary=str(trained) if target.parent / "plain" != target and not alone else None,
+            overwrite=target != first and not alone,
             thumbnails=(first / "thumbnails.npy").exists(),
             progress=False,
         )

@@ -4,7 +4,7 @@ The exact effect of ablating a family, `y(x) - y(x - u)` with `u` the family's c
 the unit embedding read by the target: `<e(x) - e(x - u), w>`. The change does not depend on the target.
 
 So a sum over pictures is one vector of `embed` numbers per family, read by all targets at the end. A million pictures
-need a gather and a sum per active latent, whatever the number of prompts. Start at `summed_exact`.
+need a gather and a sum per active latent, whatever the number of prompts. Start at `mean_effects`.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,78 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from clipattr.attribution.padding import padded
 from clipattr.attribution.tail import ClosedFormTail
-from clipattr.errors import SiteError
+from clipattr.attribution.targets import LinearTarget, as_target
+from clipattr.errors import SiteError, TargetError
+from clipattr.images.embeddings import Embeddings
 
 ROWS = 512  # pictures whose entries are held at a time
+
+
+def mean_effects(
+    model: Any,
+    dictionary: Any,
+    rows: Any,
+    target: Any,
+    groups: Sequence[Any] | None = None,
+    *,
+    site: Any = None,
+    batch: int = 4096,
+    progress: bool = True,
+) -> Tensor:
+    """Exact effect of ablating each latent, or each group of latents at once, averaged over stored activations.
+
+    It needs neither pictures nor a forward pass. Memory holds one batch of rows and `embed` numbers a group; time does
+    not depend on the number of targets.
+
+    Args:
+        model: a `Model`, or the `TextEmbeddings` that take its place where only vectors are known.
+        dictionary: trained at a site with one vector a picture and a closed-form tail, such as `image.embedding`.
+        rows: (pictures, width) activations at that site: `Embeddings`, an array (also memory-mapped) or a tensor.
+        target: what `as_target` reads, if it is linear: prompts, `Contrast`, `VocabularyContrast`, `ProbeLogit` …
+        groups: latent numbers of each group; a latent may be in several. None: every latent by itself.
+        site: where the dictionary does not say it.
+        batch: rows read and encoded at a time.
+        progress: show a bar.
+
+    Returns:
+        (groups or latents, targets) float64, in the unit of the target (cosine for prompts). Positive: the latents lift
+        the target on average over all rows; a row in which none of them is active counts 0.
+
+    Raises:
+        TargetError: the target is not linear, or there is no row. SiteError: no closed form at the site, or several
+        tokens a picture. DictionaryError: the dictionary or a group does not fit.
+
+    Example:
+        >>> import clipattr as ca
+        >>> study = ca.open_study("picture-world")
+        >>> effects = ca.mean_effects(study.model, study.dictionary, study.activations, ["kite", "bat"], progress=False)
+        >>> tuple(effects.shape) == (study.dictionary.n_latents, 2)
+        True
+
+    Source of the exact effect: the definition of ablation in Dreyer et al. 2025, arXiv:2505.20229.
+    """
+    wanted = as_target(target)
+    if not isinstance(wanted, LinearTarget):
+        raise TargetError(
+            f"Mean effects need a target that is linear in the embedding; {wanted!r} is not. "
+            "ca.attribute(...) takes any target, picture by picture."
+        )
+    if not len(rows):
+        raise TargetError("Mean effects need at least one row of activations; none was given.")
+    weights, constants = wanted.linear(model)
+    tail = ClosedFormTail(model, dictionary, weights, site=site, constants=constants)
+    total: Tensor | float = 0.0
+    for start in tqdm(range(0, len(rows), batch), unit="batch", disable=not progress, desc="effects"):
+        stop = min(start + batch, len(rows))
+        block = rows.read(start, stop) if isinstance(rows, Embeddings) else rows[start:stop]
+        acts = torch.as_tensor(block).to(tail.device, tail.dtype)
+        total = total + summed_exact(tail, acts, dictionary.encode(acts), groups)
+    assert isinstance(total, Tensor)
+    return total / len(rows)
 
 
 def summed_exact(

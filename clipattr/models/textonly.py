@@ -7,6 +7,7 @@ Owns looking texts up in the table, and saying what such a model cannot do. Igno
 import difflib
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ class TextEmbeddings(Model):
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32
+
+    @property
+    def context_length(self) -> int:  # type: ignore[override]
+        """No limit: texts are looked up, no tokenizer cuts them."""
+        return sys.maxsize
 
     @property
     def embed_dim(self) -> int:  # type: ignore[override]

@@ -305,3 +305,42 @@ def test_summed_effects_equal_the_sum_of_group_effects(place, exact_model, pictu
     single = torch.zeros(50, weights.shape[1], dtype=torch.float64)
     single.index_add_(0, codes.indices.flatten().long(), tail.exact(acts, codes).flatten(0, 1))
     torch.testing.assert_close(summed_exact(tail, acts, codes), single, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("place", ("image.-1.cls", "image.embedding"))
+def test_mean_effects_of_stored_rows_equal_ablation_row_by_row(
+    place, exact_model, pictures, weights, monkeypatch
+):
+    acts = clipattr.activations(exact_model, pictures, place)
+    generator = torch.Generator().manual_seed(5)
+    directions = torch.randn(30, acts.shape[1], generator=generator, dtype=torch.float64)
+
+    class Relu:
+        decoder, site, n_latents = directions, place, 30
+
+        def encode(self, rows):
+            return SparseCodes.from_dense((rows @ directions.T).clamp_min(0))
+
+    groups = [[0, 3, 7], [], [5]]
+    target = clipattr.Similarity(weights.T)
+    found = clipattr.mean_effects(exact_model, Relu(), acts, target, groups, batch=3, progress=False)
+    columns = torch.nn.functional.normalize(weights, dim=0)
+    dense = (acts @ directions.T).clamp_min(0)
+    expected = torch.zeros(3, weights.shape[1], dtype=torch.float64)
+    for row, own in zip(acts, dense, strict=True):
+        for number, group in enumerate(groups):
+            moved = own[group] @ directions[group]
+            before, after = (
+                clipattr.continue_from(exact_model, place, x[None]) @ columns for x in (row, row - moved)
+            )
+            expected[number] += (before - after)[0] / len(acts)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_mean_effects_refuse_what_they_cannot_give(exact_model, directions, acts):
+    with pytest.raises(TargetError, match="linear"):
+        clipattr.mean_effects(
+            exact_model, directions, acts, lambda unit: unit.square().sum(1), progress=False
+        )
+    with pytest.raises(TargetError, match="at least one row"):
+        clipattr.mean_effects(exact_model, directions, acts[:0], "a kite", progress=False)

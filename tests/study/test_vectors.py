@@ -188,3 +188,11 @@ def test_text_embeddings_of_another_model_show_in_the_space_check():
 
         given = ca.Embeddings(pictures @ rotation, labels=[f"w{i}" for i in truth.tolist()])
         space_notes(VectorInput(given), given.images, model, model.words)
+
+
+def test_prompts_of_a_table_of_texts_are_targets_however_long_they_are():
+    generator = torch.Generator().manual_seed(0)
+    words = ["kite", "a " * 400 + "bat"]
+    model = ca.TextEmbeddings(words, torch.randn(2, 16, generator=generator).numpy())
+    weights, _ = ca.as_target(words).linear(model)
+    torch.testing.assert_close(weights.T, model.encode_text(words))
