@@ -88,7 +88,7 @@ def room_of(name):
     return name.split(".")[1] if name.startswith("clipattr.") else name
 
 
-@pytest.mark.parametrize("folder", ["clipattr", "data"])
+@pytest.mark.parametrize("folder", PACKAGES)
 def test_no_module_imports_itself_in_a_circle(folder):
     graph = {name_of(path): set(imports(path)) for path in FILES[folder]}
     for one, other in BRIDGES:

@@ -9,6 +9,7 @@ import ipywidgets as W
 
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DotList, Gallery, Overlay
 from clipattr_widgets.shelf import Shelf
@@ -25,7 +26,6 @@ class ComparePanel(Panel):
     """
 
     def __init__(self, studies: Any = None, *, state: CompareState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.opening import opened
 
         if state is None:
             found, names = opened(studies)

@@ -11,6 +11,7 @@ from clipattr.display.wording import KIND_WORDS, kind_word
 from clipattr.studies.verdicts import CHOICES
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
 from clipattr_widgets.findings_state import COLUMNS, FindingsState
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.repaired import HOWS, REPAIR_COLUMNS, Repaired
@@ -35,7 +36,6 @@ class FindingsPanel(Panel):
     def __init__(
         self, study: Any = None, findings: Any = (), *, state: FindingsState | None = None, **chosen: Any
     ) -> None:
-        from clipattr_widgets.opening import opened
 
         self.state = state = state or FindingsState(opened(study)[0][0], findings, **chosen)
         narrow = {"description_width": "60px"}

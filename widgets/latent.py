@@ -7,9 +7,11 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr_widgets.captions import card_html, heat_scale
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
 from clipattr_widgets.drawings import histogram_svg
 from clipattr_widgets.latent_state import ORDERS, LatentState
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
@@ -35,7 +37,6 @@ class LatentPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: LatentState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.opening import opened
 
         self.state = state = state or LatentState(opened(study)[0][0], **chosen)
         self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
@@ -87,7 +88,6 @@ class LatentPanel(Panel):
             self.state.latent = latent
 
     def _draw_known(self) -> None:
-        from clipattr_widgets.captions import card_html
 
         state = self.state
         if state.card is None:
@@ -118,7 +118,6 @@ class LatentPanel(Panel):
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:
-        from clipattr_widgets.captions import heat_scale
 
         shelf = self.state.shelf
         self.gallery.heat_scale = heat_scale(shelf.heat)
@@ -132,7 +131,6 @@ class LatentPanel(Panel):
         self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
-        from clipattr_widgets.captions import card_html
 
         state = self.state
         state.settle()

@@ -9,8 +9,12 @@ from typing import Any
 import ipywidgets as W
 import numpy as np
 
+from clipattr_widgets.captions import card_html
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.latent import LatentPanel
+from clipattr_widgets.latent_state import LatentState
 from clipattr_widgets.map_state import CHOSEN, COLUMNS, LIT, MARKED, OTHERS, VIEWS, MapState
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
 from clipattr_widgets.sprites import data_uri
@@ -37,7 +41,6 @@ class MapPanel(Panel):
         own_latent_panel: bool = True,
         **chosen: Any,
     ) -> None:
-        from clipattr_widgets.opening import opened
 
         self.state = state = state or MapState(opened(study)[0][0], **chosen)
         self._own = own_latent_panel
@@ -121,9 +124,6 @@ class MapPanel(Panel):
         if not self._own or self.state.latent < 0:
             return
         if self.latent_panel is None:
-            from clipattr_widgets.latent import LatentPanel
-            from clipattr_widgets.latent_state import LatentState
-
             made = LatentState(self.state.table, latent=self.state.latent, prompt=self.state.prompt)
             self.latent_panel = LatentPanel(state=made)
             self.below.children = [self.latent_panel]
@@ -176,7 +176,6 @@ class MapPanel(Panel):
         return f"{count:,} latents {what}" + (f", the first {len(state.rows)} listed" if state.hidden else "")
 
     def _draw_card(self) -> None:
-        from clipattr_widgets.captions import card_html
 
         card, shelf = self.state.card, self.state.examples
         self.opener.disabled = card is None

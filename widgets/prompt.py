@@ -9,6 +9,7 @@ import ipywidgets as W
 
 from clipattr.display.wording import kind_word, points
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, DataTable, Gallery
 from clipattr_widgets.prompt_state import N_SENSES, PromptState
@@ -31,7 +32,6 @@ class PromptPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: PromptState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.opening import opened
 
         self.state = state = state or PromptState(opened(study)[0][0], **chosen)
         style = {"description_width": "74px"}

@@ -9,7 +9,20 @@ from typing import Any
 import ipywidgets as W
 import traitlets as T
 
+from clipattr_widgets.compare import ComparePanel
+from clipattr_widgets.compare_state import MAX_MODELS, CompareState
+from clipattr_widgets.desk import PanelError
 from clipattr_widgets.explorer_state import ExplorerState
+from clipattr_widgets.findings import FindingsPanel
+from clipattr_widgets.findings_state import FindingsState
+from clipattr_widgets.latent import LatentPanel
+from clipattr_widgets.latent_state import LatentState
+from clipattr_widgets.map import MapPanel
+from clipattr_widgets.map_state import MapState
+from clipattr_widgets.prompt import PromptPanel
+from clipattr_widgets.prompt_state import PromptState
+from clipattr_widgets.world import WorldPanel
+from clipattr_widgets.world_state import WorldState, scene_of
 
 NAMES = ("Explorer", "Latent", "Prompt", "Findings", "Map")
 
@@ -85,8 +98,6 @@ class Tabs:
         self._links.append(T.link((self.state, name), (other, name)))
 
     def _build_latent(self) -> Any:
-        from clipattr_widgets.latent import LatentPanel
-        from clipattr_widgets.latent_state import LatentState
 
         latent = max(self.state.latent, 0)
         self.state.latent = latent
@@ -97,8 +108,6 @@ class Tabs:
         return LatentPanel(state=made)
 
     def _build_prompt(self) -> Any:
-        from clipattr_widgets.prompt import PromptPanel
-        from clipattr_widgets.prompt_state import PromptState
 
         state = self.state
         made = PromptState(state.table, prompt=state.prompt, against=state.against, findings=self.findings)
@@ -108,8 +117,6 @@ class Tabs:
         return PromptPanel(state=made)
 
     def _build_findings(self) -> Any:
-        from clipattr_widgets.findings import FindingsPanel
-        from clipattr_widgets.findings_state import FindingsState
 
         made = FindingsState(self.state.table, self.findings or ())
         made.observe(self._audited, "audited")
@@ -118,8 +125,6 @@ class Tabs:
         return FindingsPanel(state=made)
 
     def _build_map(self) -> Any:
-        from clipattr_widgets.map import MapPanel
-        from clipattr_widgets.map_state import MapState
 
         made = MapState(
             self.state.table, latent=self.state.latent, prompt=self.state.prompt, findings=self.findings
@@ -130,8 +135,6 @@ class Tabs:
         return MapPanel(state=made, own_latent_panel=False)
 
     def _build_compare(self) -> Any:
-        from clipattr_widgets.compare import ComparePanel
-        from clipattr_widgets.compare_state import MAX_MODELS, CompareState
 
         state = self.state
         made = CompareState(
@@ -145,8 +148,6 @@ class Tabs:
         return ComparePanel(state=made)
 
     def _build_live_world(self) -> Any:
-        from clipattr_widgets.world import WorldPanel
-        from clipattr_widgets.world_state import WorldState
 
         state = self.state
         made = WorldState(
@@ -173,8 +174,6 @@ class Tabs:
 
 def _is_rendered(desk: Any) -> bool:
     """Whether the study's pictures are scenes that can be edited."""
-    from clipattr_widgets.desk import PanelError
-    from clipattr_widgets.world_state import scene_of
 
     try:
         scene_of(desk, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, DataTable, Stage
 from clipattr_widgets.static import Static, bar_table, picture_html, plain_bars_figure, table_html
@@ -26,7 +27,6 @@ class WorldPanel(Panel):
     """
 
     def __init__(self, study: Any = None, *, state: WorldState | None = None, **chosen: Any) -> None:
-        from clipattr_widgets.opening import opened
 
         self.state = state = state or WorldState(opened(study)[0][0], **chosen)
         self.stage = Stage(title="scene")
