@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-OK, ABOVE_LIMIT, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
-EXITS = "exit: 0 success, 1 above --fail-above, 2 bad input, 70 bug, 130 interrupted"
+OK, ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
+EXITS = (
+    "exit: 0 success, 1 above --fail-above, 2 bad input, 3 cannot be judged,\n      70 bug, 130 interrupted"
+)
 DEMO_STUDY = "picture-world"
 DEMO_REPORT = "clipattr-demo.html"
 SHELLS = ("bash", "zsh", "tcsh")

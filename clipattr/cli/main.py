@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit status: 0 success, 1 findings above the limit, 2 bad input, 70 internal error, 130 interrupted.
+        The exit status: 0 success, 1 findings above the limit, 2 bad input, 3 prompts that cannot be judged (with a
+        limit), 70 internal error, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

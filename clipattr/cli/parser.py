@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Overview,
         add_help=False,
     )
-    # Hidden, so that the overview fits 25 lines.
+    # Hidden, so that the overview fits 28 lines.
     main.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     main.add_argument("--version", action="version", version=f"clipattr {__version__}")
     main.add_argument(

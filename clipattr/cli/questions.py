@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, OK
+from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, NOT_JUDGED, OK
 from clipattr.cli.jobs import engine_of
 from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
@@ -23,8 +23,10 @@ from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
+    from clipattr.discovery.gate import Gate
 
 LISTED = 40  # findings in a printed table; files have all
+TOLD = 5  # prompts named in remarks
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -46,9 +48,10 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    from clipattr.cli.gate import over_limit
     from clipattr.discovery.audit.run import audit
     from clipattr.discovery.findings import Findings
+    from clipattr.discovery.gate import gate
+    from clipattr.discovery.spelling import with_suggestions
 
     if arguments.baseline and arguments.fail_above is None:
         raise DataError(
@@ -58,6 +61,7 @@ def audit(arguments: argparse.Namespace) -> int:
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
     study = _opened(arguments.study)
+    _tell_unknown(study, prompts)
     with engine_of(arguments) as engine:
         findings = audit(
             study,
@@ -67,22 +71,44 @@ def audit(arguments: argparse.Namespace) -> int:
             engine=engine,
             checkpoint=_checkpoint(arguments),
         )
+    findings = with_suggestions(findings)
     if arguments.pixels and len(findings):
         from clipattr.discovery.pixels.verify import verify as verified
 
         findings = verified(study, findings)
-    _write_findings(findings, arguments)
+    decided = None if arguments.fail_above is None else gate(findings, arguments.fail_above, baseline)
+    _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
     out = human(arguments)
     _print_findings(findings, out)
-    if arguments.fail_above is None:
-        return OK
-    over = over_limit(findings, arguments.fail_above, baseline)
-    known = " and not in the baseline" if baseline is not None else ""
-    print(f"\n{len(over)} of them above {arguments.fail_above:g} points{known}.", file=out)
-    for finding in over:
+    return OK if decided is None else _told_gate(decided, baseline is not None, out)
+
+
+def _told_gate(decided: Gate, has_baseline: bool, out: Any) -> int:
+    """Print the decision; returns the exit status."""
+    known = " and not in the baseline" if has_baseline else ""
+    print(f"\n{len(decided.over)} of them above {decided.limit:g} points{known}.", file=out)
+    for finding in decided.over:
         print(f"  {visible(finding.prompt, 40)} rests on {visible(finding.label or NO_LABEL, 40)}: "
               f"{finding.causal_effect.points()} points", file=out)  # fmt: skip
-    return ABOVE_LIMIT if over else OK
+    if decided.unjudged:
+        print(
+            f"{len(decided.unjudged):,} of {len(decided.unjudged) + decided.judged:,} prompts cannot be judged, "
+            "so they have not passed. Add pictures of them, or leave them out of the prompts.",
+            file=out,
+        )
+    return {"failed": ABOVE_LIMIT, "cannot be judged": NOT_JUDGED}.get(decided.outcome, OK)
+
+
+def _tell_unknown(study: Any, prompts: list[str] | None) -> None:
+    """Say which prompts are neither a label nor a word of the study, before the work starts."""
+    from clipattr.discovery.spelling import unknown_prompts
+
+    unknown = unknown_prompts(study, prompts or ())
+    for prompt, words in list(unknown.items())[:TOLD]:
+        meant = f"; did you mean {' or '.join(visible(word, 40) for word in words)}?" if words else ""
+        say(f"note: {visible(prompt, 60)!r} is neither a label nor a word of this study{meant}")
+    if len(unknown) > TOLD:
+        say(f"note: and {len(unknown) - TOLD:,} more prompts")
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -123,11 +149,18 @@ def _checkpoint(arguments: argparse.Namespace) -> Path | None:
     return None
 
 
-def _write_findings(findings: Findings, arguments: argparse.Namespace) -> None:
-    """Write findings to the requested files, and remove the checkpoint that they came from."""
-    emit(findings.to_json(), arguments.json)
+def _write_findings(
+    findings: Findings, arguments: argparse.Namespace, more: dict[str, Any] | None = None
+) -> None:
+    """Write findings to the requested files, `more` added to the JSON; remove the checkpoint they came from."""
+    from clipattr.reporting.prompts import csv_text
+
+    text = findings.to_json()
+    if more and arguments.json:
+        text = json_text(json.loads(text) | more, indent=2) + "\n"
+    emit(text, arguments.json)
     if arguments.csv:
-        write(findings.to_frame().to_csv(index=False), arguments.csv)
+        write(csv_text(findings), arguments.csv)
     if arguments.html:
         findings.report(arguments.html)
     if (done := _checkpoint(arguments)) is not None:
@@ -298,12 +331,15 @@ def _print_verdicts(findings: Findings, out: Any) -> None:
     unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
     if silent:
         print(
-            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report "
-            "and JSON say of each what could have been seen.",
+            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report, "
+            "JSON and CSV say of each what could have been seen.",
             file=out,
         )
-    for verdict in (silent if len(findings.verdicts) <= 5 else unjudged)[:5]:
+    shown = silent if len(findings.verdicts) <= TOLD else unjudged
+    for verdict in shown[:TOLD]:
         print(f"  {visible(verdict.prompt, 60)}: {visible(verdict.sentence(), 300)}", file=out)
+    if len(shown) > TOLD:
+        print(f"  and {len(shown) - TOLD:,} more", file=out)
 
 
 def _row(f: Finding) -> tuple[str, ...]:

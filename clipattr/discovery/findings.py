@@ -113,7 +113,8 @@ class PromptVerdict:
         smallest_effect: raw cosine of a reliance that would have been seen in four of five such audits.
         confused_with: words whose likeness of text to the prompt's explains that their pictures score for it.
         not_asked: why the prompt was not inserted as text, if it was not. forwards: forward passes spent on it.
-        rejected: candidates and why each is no finding.
+        rejected: candidates and why each is no finding. did_you_mean: labels or words spelled like a prompt that is
+            neither.
     """
 
     prompt: str
@@ -130,6 +131,7 @@ class PromptVerdict:
     not_asked: str = ""
     forwards: int = 0
     rejected: tuple[tuple[str, str], ...] = ()
+    did_you_mean: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PromptVerdict:
@@ -141,7 +143,9 @@ class PromptVerdict:
         try:
             rejected = tuple((str(what), str(why)) for what, why in values.get("rejected", ()))
             confused = tuple(str(word) for word in values.get("confused_with", ()))
-            return cls(**{**values, "rejected": rejected, "confused_with": confused})
+            meant = tuple(str(word) for word in values.get("did_you_mean", ()))
+            lists = {"rejected": rejected, "confused_with": confused, "did_you_mean": meant}
+            return cls(**{**values, **lists})
         except (TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error
 
@@ -151,7 +155,8 @@ class PromptVerdict:
             f"{self.pictures_finding + self.pictures_measuring:,} pictures of its own (by {self.chosen_by})"
         )
         if self.outcome == "cannot be judged":
-            return f"cannot be judged: {self.why}."
+            meant = f" Did you mean {' or '.join(self.did_you_mean)}?" if self.did_you_mean else ""
+            return f"cannot be judged: {self.why}.{meant}"
         told = f"{self.findings} found" if self.findings else "nothing found"
         least = (
             ""

@@ -19,6 +19,7 @@ from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, p
 from clipattr.errors import DataError
 from clipattr.reporting.names import name_check
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
+from clipattr.reporting.prompts import judged_words, verdicts_html
 from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
 from clipattr.storage.files import write_text
 
@@ -72,9 +73,9 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
         "style": _resource("report.css"),
         "title": html.escape(f"What {visible(model, 60)} relies on · clipattr audit"),
         "heading": heading,
-        "lede": _lede(found, findings.about),
-        "tiles": _tiles(_figures_of_page(found, findings.about)),
-        "summary": _summary(found, sheet),
+        "lede": _lede(found, findings),
+        "tiles": _tiles(_figures_of_page(found, findings)),
+        "summary": _summary(found, sheet) + verdicts_html(findings.verdicts),
         "guide": _guide(found),
         "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
         "about": about_html(findings.about),
@@ -97,18 +98,21 @@ def _plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _lede(found: Sequence[Finding], about: Mapping[str, Any]) -> str:
-    audited = about.get("prompts_audited")
+def _lede(found: Sequence[Finding], findings: Findings) -> str:
+    audited = findings.about.get("prompts_audited")
     among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
+    judged = judged_words(findings.verdicts)
     if not found:
-        return f"No unexpected reliance was found for any{among} prompt."
+        if findings.verdicts and all(v.outcome == "cannot be judged" for v in findings.verdicts):
+            return f"None{among} prompts could be judged, so this page says nothing about the model."
+        return f"No unexpected reliance was found for any{among} prompt.{judged}"
     prompts = len({f.prompt for f in found})
     first = found[0]
     label = name_html(first.label or NO_LABEL)
     when = WHEN_WRITTEN if first.by_writing else f"<strong>{label}</strong> is switched off inside the model"
     return (
-        f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}. The strongest: the "
-        f"score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
+        f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}.{judged} "
+        f"The strongest: the score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
     )
 
 
@@ -127,11 +131,14 @@ def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<dl class="tiles">{"".join(cells)}</dl>' if cells else ""
 
 
-def _figures_of_page(found: Sequence[Finding], about: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _figures_of_page(found: Sequence[Finding], findings: Findings) -> list[tuple[str, str, str]]:
+    about, verdicts = findings.about, findings.verdicts
+    judged = sum(v.outcome != "cannot be judged" for v in verdicts)
     figures = [("findings", f"{len(found):,}", "")]
     for key, what in (("prompts_audited", "prompts audited"), ("pictures", "pictures in the study")):
         if isinstance(about.get(key), int):
-            figures.append((what, f"{about[key]:,}", ""))
+            note = f"{judged:,} of them judged" if verdicts and key == "prompts_audited" else ""
+            figures.append((what, f"{about[key]:,}", note))
     if found:
         effect = found[0].causal_effect
         sure = sum(f.confidence >= 0.9 for f in found)

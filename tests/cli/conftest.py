@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clipattr.discovery.findings import Finding, Findings
+from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.statistics import Interval
 
 
@@ -107,11 +107,12 @@ def audited(monkeypatch, finding):
     class Audited:
         findings = [finding()]
         about = {"prompts_audited": 5}
+        verdicts = [PromptVerdict("kite", "found", findings=1)]
         calls = []
 
         def __call__(self, study, prompts=None, **options):
             self.calls.append((study, prompts))
-            return Findings(self.findings, study, self.about)
+            return Findings(self.findings, study, self.about, self.verdicts)
 
     fake = Audited()
     fake.calls = []

@@ -9,7 +9,7 @@ import pytest
 from clipattr.cli.main import main
 from clipattr.cli.parser import parser
 from clipattr.cli.verbs import RUN as VERBS
-from clipattr.discovery.findings import Findings
+from clipattr.discovery.findings import Findings, PromptVerdict
 from clipattr.errors import DataError
 
 
@@ -22,7 +22,7 @@ def test_help_fits_a_screen_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= 80
+    assert len(lines) <= 28 and max(map(len, lines)) <= 80
     assert all(f"    {verb} " in done.stdout for verb in VERBS)
 
 
@@ -201,6 +201,31 @@ def test_status_1_only_when_a_finding_is_above_the_limit(audited, study_dir, fin
     assert main(["audit", str(study_dir), "--fail-above", "19.9"]) == 1
     out = capsys.readouterr().out
     assert "1 of them above 19.9 points" in out and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
+
+
+def test_a_prompt_that_cannot_be_judged_is_never_green(audited, study_dir, finding, tmp_path, capsys):
+    audited.findings = [finding(0.02)]
+    audited.verdicts = [
+        PromptVerdict("kite", "found", findings=1),
+        PromptVerdict("eagel", "cannot be judged", "it has no pictures"),
+    ]
+    files = {name: tmp_path / f"a.{name}" for name in ("json", "csv", "html")}
+    options = [part for name, file in files.items() for part in (f"--{name}", str(file))]
+    line = ["audit", str(study_dir), "--prompt", "kite", "--prompt", "eagel", *options]
+    assert main(line) == 0
+    assert main([*line, "--fail-above", "5"]) == 3
+    out, err = capsys.readouterr()
+    assert "1 of 2 prompts cannot be judged, so they have not passed" in out
+    assert "'eagel' is neither a label nor a word of this study; did you mean eagle?" in err
+    told = json.loads(files["json"].read_text())
+    assert told["gate"]["outcome"] == "cannot be judged"
+    assert told["gate"]["cannot_be_judged"][0]["did_you_mean"] == ["eagle"]
+    assert list(Findings.from_json(files["json"]).verdicts[1].did_you_mean) == ["eagle"]
+    row = files["csv"].read_text().splitlines()[2]
+    assert row.startswith("eagel,") and "cannot be judged" in row and "did you mean eagle?" in row
+    page = files["html"].read_text()
+    assert "1 of 2 prompts cannot be judged" in page and "1 prompt: cannot be judged" in page
+    assert main([*line, "--fail-above", "1"]) == 1  # a finding over the limit comes first
 
 
 def test_a_baseline_excuses_what_it_lists(audited, study_dir, finding, tmp_path, capsys):

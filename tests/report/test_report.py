@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr.discovery.findings import Findings
+from clipattr.discovery.findings import Findings, PromptVerdict
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.reporting import page as report
@@ -194,6 +194,24 @@ def test_beyond_a_hundred_findings_the_rest_are_in_the_table_only(study, finding
 def test_an_audit_without_findings_says_so(study):
     page = Page(report.page(Findings([], study, {"prompts_audited": 40})))
     assert "No unexpected reliance was found" in page.text and page.faults == []
+
+
+def test_every_prompt_has_its_verdict_and_silence_is_not_praise(finding):
+    verdicts = [
+        PromptVerdict("thing 0", "found", findings=1, pictures_finding=9, smallest_effect=0.02),
+        PromptVerdict(
+            "<b>yak", "nothing found", pictures_finding=8, pictures_measuring=6, smallest_effect=0.031
+        ),
+        PromptVerdict("kitte", "cannot be judged", "no <pictures>", did_you_mean=("kite",)),
+    ]
+    read = Page(report.page(Findings([finding(0)], None, {"prompts_audited": 3}, verdicts)))
+    assert read.faults == [] and read.open == []
+    assert "1 of 3 prompts cannot be judged." in read.text and "2 of them judged" in read.text
+    assert "<b>yak nothing found 14" in read.text and "3.1" in read.text
+    assert "no <pictures> ; Did you mean kite ?" in read.text
+    silent = Page(report.page(Findings([], None, {"prompts_audited": 1}, verdicts[2:])))
+    assert "None of the 1 audited prompts could be judged, so this page says nothing" in silent.text
+    assert "No unexpected reliance" not in silent.text
 
 
 def test_effects_below_zero_and_numbers_that_are_missing_are_told(finding):

@@ -2,9 +2,58 @@
 
 import pytest
 
-from clipattr.cli.gate import over_limit
-from clipattr.discovery.findings import Findings
+from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+from clipattr.discovery.gate import gate, over_limit
+from clipattr.errors import DataError
 from clipattr.statistics import Interval
+
+
+@pytest.fixture
+def finding():
+    """Makes a finding of the given causal effect (raw cosine); keyword arguments replace its values."""
+
+    def make(effect=0.2, **changes):
+        values = {
+            "prompt": "kite",
+            "latents": (3, 7),
+            "label": "eagle",
+            "kind": "polysemy",
+            "kind_probability": 0.8,
+            "reliance": Interval(effect, effect, effect),
+            "causal_effect": Interval(effect, effect - 0.02, effect + 0.02),
+            "share": 0.4,
+            "alignment": 0.01,
+            "clarity": 0.7,
+            "confidence": 0.9,
+        }
+        return Finding(**{**values, **changes})
+
+    return make
+
+
+FOUND = PromptVerdict("kite", "found", findings=1)
+SILENT = PromptVerdict("bat", "nothing found")
+UNJUDGED = PromptVerdict("kitte", "cannot be judged", "no pictures", did_you_mean=("kite",))
+
+
+@pytest.mark.parametrize(
+    "effect, verdicts, outcome",
+    [
+        (0.2, [FOUND, SILENT], "failed"),
+        (0.2, [FOUND, UNJUDGED], "failed"),
+        (0.04, [FOUND, SILENT], "passed"),
+        (0.04, [FOUND, UNJUDGED], "cannot be judged"),
+    ],
+)
+def test_a_gate_passes_only_if_every_prompt_was_judged(finding, effect, verdicts, outcome):
+    decided = gate(Findings([finding(effect)], verdicts=verdicts), 5)
+    assert decided.outcome == outcome == decided.to_dict()["outcome"]
+    assert len(decided.over) == (effect > 0.05) and decided.judged + len(decided.unjudged) == 2
+
+
+def test_findings_without_verdicts_are_no_ground_for_a_decision(finding):
+    with pytest.raises(DataError, match="hold no verdicts"):
+        gate(Findings([finding(0.01)]), 5)
 
 
 def effects(found):
