@@ -1,6 +1,7 @@
 # make demo    install, then audit the bundled model and write its report
 # make test    install what the tests need, then run all of them, notebooks included
 # make bench   every benchmark in its quick form
+# make reproduce   the claims of the paper on the bundled models, into out/reproduction (resumes)
 # make lab     the notebooks, in JupyterLab
 # make docs    the documentation site, into docs/_build/site
 # make data    rebuild the bundled picture world from its seed (long; resumes)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py cuda.py recovered.py),$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test bench lab docs data lint clean
+.PHONY: help demo test bench reproduce lab docs data lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,13 @@ bench: $(VENV)/.stamp-dev
 	@failed=; for file in $(BENCHMARKS); do \
 		echo "== $$file"; $(BIN)/python $$file --quick || failed="$$failed $$file"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# QUICK= gives the form for a few thousand pictures, which takes the better part of an hour.
+QUICK ?= --quick
+reproduce: $(VENV)/.stamp
+	$(BIN)/clipattr reproduce paper --out out/reproduction $(or $(QUICK),--small) --lesions lesions \
+		--models picture-world-a,picture-world-b,picture-world-c --images picture-world \
+		--evaluator picture-world-evaluator --vocabulary picture-world
 
 lab: $(VENV)/.stamp-dev
 	$(BIN)/jupyter lab notebooks

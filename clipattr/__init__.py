@@ -110,6 +110,9 @@ CONTENTS = {
     "audit_probe": "discovery.probes.audit",
     "directions_of": "discovery.probes.null_space",
     "ProbeAudit": "discovery.probes.audit",
+    # published studies
+    "reproduce": "reproduction.run",
+    "Reproduction": "reproduction.run",
     # errors
     "ClipattrError": "errors",
     "ModelError": "errors",

@@ -8,6 +8,7 @@ Start at `judge`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from . import models_dir
 from .effects import LEARNT, contrasts, interval
 from .scene import Scene
 from .world import STUDY, TEST, Draws, Plant, World
@@ -138,6 +140,12 @@ class Truth:
             if (verdict.right, verdict.effect[1]) > (best.right, best.effect[1]):
                 best = verdict
         return best
+
+
+def learnt_plants(world: World) -> list[Plant]:
+    """The plants of a bundled world that re-rendering has shown its model to have learnt."""
+    rows = json.loads((models_dir() / world.name / "effects.json").read_text(encoding="utf-8"))
+    return [plant for plant, row in zip(world.plants, rows, strict=True) if row["learnt"]]
 
 
 def judge(truth: Truth, findings: Sequence[Finding], learnt: Sequence[Plant], n: int = 100) -> list[Verdict]:

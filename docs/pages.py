@@ -28,6 +28,7 @@ ROOMS = {
     "studies": "Studies, cards, plans, presets",
     "discovery": "Surprise: audits and repair",
     "reporting": "Panels and reports",
+    "reproduction": "Reproducing a published study",
     "errors": "Errors",
 }
 

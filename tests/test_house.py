@@ -35,6 +35,7 @@ meaning
 studies
 discovery
 reporting
+reproduction
 cli
 """
 RANK = {room: rank for rank, line in enumerate(ROOMS.split("\n")) for room in line.split()}

@@ -76,7 +76,7 @@ def test_its_attribution_is_patching_of_the_plain_cosine():
 
 
 def test_the_vocabulary_of_the_protocol_has_one_prompt_per_spelling():
-    from clipattr.studies.presets import _first_names
+    from clipattr.studies.presets import first_names
 
-    names = _first_names("imagenet21k")
+    names = first_names("imagenet21k")
     assert len(set(names.words)) == len(names.words) > 15_000 and names.prompts == names.words

@@ -66,13 +66,16 @@ def parser() -> argparse.ArgumentParser:
     main = _Parser(
         prog="clipattr",
         description="Find what a CLIP model's scores rely on, and which reliances are unexpected.",
+        usage="clipattr [--version] [--completion SHELL] VERB [options] ...",
         epilog=EXITS,
         formatter_class=_Overview,
         add_help=False,
     )
     # Hidden, so that the overview fits 28 lines.
     main.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    main.add_argument("--version", action="version", version=f"clipattr {__version__}")
+    main.add_argument(
+        "--version", action="version", version=f"clipattr {__version__}", help=argparse.SUPPRESS
+    )
     main.add_argument(
         "--completion",
         metavar="SHELL",

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipattr.cli import jobs, questions
+from clipattr.cli import jobs, questions, reproduction
 from clipattr.cli.arguments import (
     BATCH,
     DEMO_REPORT,
@@ -260,6 +260,34 @@ VERBS = (
                      "held-out ones first "
                      "(default: %(default)s)"),
             argument("--plot", metavar="OUT", help="write the rank correlations as a picture"),
+        ),
+    ),
+    Verb(
+        "reproduce",
+        "test a published study's claims on your models",
+        "clipattr reproduce paper --models models.txt --images imagenet/train --out run --plan",
+        reproduction.reproduce,
+        (
+            argument("protocol", metavar="PROTOCOL", choices=("paper",), help="the study: paper, arXiv:2505.20229"),
+            argument("--models", metavar="MODELS", required=True, help="references separated by commas, a file with "
+                     "one a line, or paper for its eight variants"),
+            argument("--images", metavar="IMAGES", required=True, help="folder, table, .tar, or the name of a bundled "
+                     "study for its pictures"),
+            out("reproduction; an interrupted run continues"),
+            argument("--evaluator", metavar="MODEL", help="the CLIP that names pictures (default: the study's own)"),
+            argument("--vocabulary", metavar="FILE", help="words, as for `study` (default: the study's own)"),
+            prompts_from("labels of the pictures, else the vocabulary"),
+            argument("--lesions", metavar="DIR", help="skin lesions with a table (ISIC, HAM10000); lesions: the "
+                     "bundled synthetic ones"),
+            argument("--truth", metavar="FILE", help="planted reliances, JSON: a list of prompt, cause, kind"),
+            argument("--only", metavar="NAME", action="append", help="one experiment; may be repeated"),
+            argument("--quick", action="store_true", help="a form of a few minutes"),
+            argument("--small", action="store_true", help="a form for some thousand pictures"),
+            argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="one size, e.g. "
+                     "n_latents=4096"),
+            argument("--plan", action="store_true", help="estimate the cost, and measure nothing"),
+            *ENGINE,
+            QUIET,
         ),
     ),
     Verb(

@@ -98,7 +98,7 @@ class Protocol:
         """
         settings = self.settings(**changes)
         if settings["vocabulary"] == "imagenet21k":
-            settings["vocabulary"] = _first_names(settings["vocabulary"])
+            settings["vocabulary"] = first_names(settings["vocabulary"])
         return build_study(model, images, path=path, progress=progress, **settings)
 
     def attribute(self, study: Study, images: Any, prompts: Any) -> Attribution:
@@ -122,7 +122,7 @@ class Protocol:
         return clear[clear["alignment"] < limit].sort_values("mean_top", ascending=False, kind="stable")
 
 
-def _first_names(vocabulary: str) -> Any:
+def first_names(vocabulary: str) -> Any:
     """The list with the first name of every entry alone, as the paper prompts it: no gloss tells senses apart."""
     from clipattr.meaning import Vocabulary
 

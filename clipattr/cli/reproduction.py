@@ -1,0 +1,111 @@
+"""Reproduction: the verb that tests a published study's claims.
+
+Owns `reproduce`. It computes nothing itself: it calls `ca.reproduce` and prints the verdicts. The table of verbs is in
+`verbs.py`. Start at `reproduce`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from clipattr.cli.arguments import OK
+from clipattr.cli.jobs import engine_of
+from clipattr.cli.terminal import emit, human, print_table, say
+from clipattr.display.wording import visible
+from clipattr.errors import DataError
+from clipattr.storage.documents import json_text, read_json
+from clipattr.storage.paths import user_path
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Test the claims of a published study."""
+    from clipattr.meaning import Vocabulary
+    from clipattr.reproduction.run import reproduce as run
+
+    if arguments.quick and arguments.small:
+        raise DataError("--quick and --small are two forms: give one of them.")
+    prompts = Vocabulary.open(arguments.prompts).words if arguments.prompts else None
+    if arguments.plan:
+        say("measuring rates on this machine")
+    with engine_of(arguments) as engine:
+        made = run(
+            arguments.protocol,
+            models=arguments.models,
+            images=arguments.images,
+            out=arguments.out,
+            evaluator=arguments.evaluator,
+            vocabulary=arguments.vocabulary,
+            prompts=prompts,
+            lesions=arguments.lesions,
+            truth=None if arguments.truth is None else _truth(arguments.truth),
+            form="quick" if arguments.quick else "small" if arguments.small else "paper",
+            sizes=dict(arguments.set),
+            only=arguments.only,
+            plan=arguments.plan,
+            # A null context gives None: then everything runs here.
+            engine=engine,
+            progress=not arguments.quiet,
+            command=_command(arguments),
+        )
+    return _planned(arguments, made) if arguments.plan else _told(arguments, made)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that gives the same results; where they are written, and by how many workers, is left out."""
+    words = ["clipattr", "reproduce", arguments.protocol]
+    for name in ("models", "images", "evaluator", "vocabulary", "prompts", "lesions", "truth"):
+        value = getattr(arguments, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    words += [f"--{name}" for name in ("quick", "small") if getattr(arguments, name)]
+    for name, value in arguments.set:
+        words += ["--set", f"{name}={value}"]
+    for name in arguments.only or ():
+        words += ["--only", name]
+    return shlex.join(words)
+
+
+def _truth(file: str) -> list[dict[str, Any]]:
+    """A list of planted reliances; DataError unless every entry has a prompt and a cause."""
+    try:
+        rows = read_json(user_path(file))
+        good = isinstance(rows, list) and all({"prompt", "cause"} <= set(row) for row in rows)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"--truth {file} cannot be read: {error}.") from error
+    if not good:
+        raise DataError(f"--truth {file} must be a JSON list of objects with prompt and cause (and kind).")
+    return [row for row in rows if row.get("learnt", True)]
+
+
+def _planned(arguments: argparse.Namespace, made: Any) -> int:
+    emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
+    out = human(arguments)
+    rows = [
+        (name, str(units), f"{seconds / 3600:,.2f}", assumes) for name, units, seconds, assumes in made.rows
+    ]
+    total = ("all", "", f"{made.seconds / 3600:,.2f}", "")
+    print_table(("experiment", "units", "hours", "assumes"), [*rows, total], out, numbers=(1, 2))
+    print("\nAssumptions:", file=out)
+    for told in made.assumptions:
+        print(f"  - {told}", file=out)
+    return OK
+
+
+def _told(arguments: argparse.Namespace, made: Any) -> int:
+    record = {
+        "page": str(made.page),
+        "claims": made.frame.to_dict("records"),
+        "deviations": list(made.deviations),
+    }
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    out = human(arguments)
+    for result in made.results:
+        added = "" if result.experiment.of_paper else " (added)"
+        print(f"{result.experiment.title}{added}: {result.conclusion.outcome}", file=out)
+        print(f"  {visible(result.conclusion.sentence, 600)}", file=out)
+    print(
+        f"\n{len(made.deviations)} deviations from the protocol are listed on the page: {made.page}", file=out
+    )
+    return OK

@@ -1,0 +1,81 @@
+"""Deviations: where a run differs from the published protocol, found by comparing values.
+
+Owns that comparison and the list of versions. Ignores what a difference does to the results. Start at `deviations`.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from clipattr import __version__
+
+if TYPE_CHECKING:
+    from clipattr.reproduction.run import Result, Run
+
+PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "pillow",
+)
+ITS_PICTURES = 1_281_167  # of ImageNet-1k's training set, which the paper's latents are read off
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it computes with."""
+    found = {"clipattr": __version__, "python": sys.version.split()[0], "system": platform.system()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def deviations(run: Run, results: Sequence[Result]) -> list[str]:
+    """What this run does otherwise than the protocol, one sentence each."""
+    inputs, sizes, protocol = run.inputs, run.sizes, run.inputs.protocol
+    found: list[str] = []
+    own = {f"{name}:{weights}" for name, weights in protocol.variants}
+    used = {str(given) for given in inputs.models.values()}
+    if missing := sorted(own - used):
+        found.append(f"models left out: {', '.join(missing)}")
+    if other := [name for name, given in inputs.models.items() if str(given) not in own]:
+        found.append(f"other models: {', '.join(other)}")
+    for what, asked, published in (
+        ("evaluator", _reference(inputs.evaluator), protocol.evaluator),
+        ("vocabulary", inputs.given["vocabulary"], protocol.vocabulary),
+        ("latents of the dictionary", sizes.n_latents, protocol.n_latents),
+        ("active latents", sizes.k, protocol.k),
+        ("passes over the pictures in training", sizes.epochs, protocol.training["epochs"]),
+        ("examples per latent", sizes.examples, protocol.examples),
+        ("pictures", len(inputs.images), ITS_PICTURES),
+    ):
+        if asked != published:
+            found.append(f"{what}: {asked} in place of {published}")
+    if sizes.prompts:
+        found.append(f"{len(inputs.prompts)} prompts are audited, those with the most pictures")
+    found.append(
+        "30 % of the pictures are held out, and effects are measured on them; the paper holds out none"
+        if sizes.holdout == 0.3
+        else f"{sizes.holdout:.0%} of the pictures are held out; the paper holds out none"
+    )
+    found += protocol.differences
+    for result in results:
+        found += [f"{result.experiment.title.lower()}: {text}" for text in result.experiment.deviations]
+        if not result.units:
+            found.append(f"{result.experiment.title.lower()}: not measured, as {result.experiment.lacking}")
+    return found
+
+
+def _reference(model: Any) -> str:
+    return model if isinstance(model, str) else str(getattr(model, "reference", "a module"))

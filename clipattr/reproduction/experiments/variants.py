@@ -1,0 +1,232 @@
+"""Side by side: several models, trained and frozen dictionaries, and several seeds, on the same pictures.
+
+Owns the experiments `variants`, `dictionaries` and `seeds`. Findings come from the audits of `surprises.py`, the
+matching of causes from `discovery/compare.py`. Start at `VARIANTS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clipattr.discovery.compare import compare
+from clipattr.reproduction.experiment import (
+    UNDECIDED,
+    Conclusion,
+    Experiment,
+    Values,
+    decide,
+    shown,
+    together,
+)
+from clipattr.reproduction.experiments.surprises import (
+    _audit_seconds,
+    _rate,
+    audited,
+    findings_of,
+    with_finding,
+)
+from clipattr.reproduction.figures import estimates
+from clipattr.reproduction.inputs import FROZEN
+from clipattr.statistics import Interval, mean_interval, wilson
+
+if TYPE_CHECKING:
+    from clipattr.discovery.compare import Comparison
+    from clipattr.reproduction.run import Run
+
+ALL = "all"
+AGAIN = 0.5  # share of findings that another seed must find again
+
+
+def _compared(run: Run) -> Comparison:
+    studies = {name: run.inputs.study(name) for name in run.inputs.variants}
+    found = [findings_of(run.value("counts", name), studies[name]) for name in studies]
+    return compare(studies, findings=found, progress=False)
+
+
+def _compare(run: Run, unit: str) -> dict[str, Any]:
+    made = _compared(run)
+    return {
+        "names": list(made.names),
+        "causes": made.frame.to_dict("records"),
+        "matches": len(made.matches),
+        "rates": {
+            name: with_finding(run.value("counts", name), written=False).tolist() for name in made.names
+        },
+        "chance": {name: with_finding(run.value("null", name)).tolist() for name in made.names},
+    }
+
+
+def _excess(value: Any, name: str) -> Interval:
+    from clipattr.statistics import rate_difference
+
+    return rate_difference(torch.tensor(value["rates"][name]), torch.tensor(value["chance"][name]))
+
+
+def _compare_conclusion(values: Values) -> Conclusion:
+    value = values[ALL]
+    excess = {name: _excess(value, name) for name in value["names"]}
+    shared = sum(cause["models"] == len(excess) for cause in value["causes"])
+    told = "; ".join(f"{name}: {shown(each, 100, 1)}" for name, each in excess.items())
+    sentence = (
+        f"Share of prompts with a surprising component above that of shuffled pictures, in percentage points: {told}. "
+        f"Of {len(value['causes'])} causes {shared} are found in all {len(excess)} models."
+    )
+    return Conclusion(together([decide(each) for each in excess.values()]), sentence, excess)
+
+
+VARIANTS = Experiment(
+    name="variants",
+    title="Variants side by side",
+    claim="Every one of several CLIP variants has surprising components; they are not a peculiarity of one.",
+    of_paper=True,
+    units=lambda run: [ALL] if len(run.inputs.variants) > 1 else [],
+    measure=_compare,
+    rows=lambda values: list(values[ALL]["causes"]),
+    conclude=_compare_conclusion,
+    draw=lambda values: estimates(
+        {"": [(name, _excess(values[ALL], name)) for name in values[ALL]["names"]]},
+        "share of prompts above shuffled pictures, percentage points",
+        scale=100,
+    ),
+    seconds=lambda run, rates: 0.02 * rates.study + 2.0,
+    assumes="the audits are counted above; matching latents takes a fiftieth of building a study",
+    lacking="it takes two models or more",
+)
+
+
+def _frozen(run: Run, unit: str) -> dict[str, Any]:
+    trained = run.value("counts", unit)
+    frozen = audited(run, run.inputs.study(unit, FROZEN), budget=0)
+    from clipattr.studies.cards import study_card
+
+    card = study_card(run.inputs.study(unit), keep=False)
+    return {"trained": trained, "frozen": frozen, "card": card.to_dict()}
+
+
+def _dictionary_rows(values: Values) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for variant, value in values.items():
+        for name in ("trained", "frozen"):
+            rate = _rate(with_finding(value[name], written=False))
+            rows.append(
+                {"model": variant, "dictionary": name, "figure": "share of prompts with a finding", "value": rate.value,
+                 "low": rate.low, "high": rate.high}
+            )  # fmt: skip
+        figures = {"trained": value["card"]["figures"], **value["card"]["controls"]}
+        for name, held in figures.items():
+            rows += [
+                {"model": variant, "dictionary": name, "figure": figure, "value": number}
+                for figure, number in held.items()
+            ]
+    return rows
+
+
+def _paired(values: Values) -> Interval:
+    """Trained minus frozen, paired by prompt that both could judge."""
+    parts = []
+    for value in values.values():
+        flags = [
+            dict(
+                zip(
+                    [v["prompt"] for v in value[name]["verdicts"] if v["outcome"] != "cannot be judged"],
+                    with_finding(value[name], written=False).tolist(),
+                    strict=True,
+                )
+            )
+            for name in ("trained", "frozen")
+        ]
+        parts += [flags[0][prompt] - flags[1][prompt] for prompt in flags[0] if prompt in flags[1]]
+    return mean_interval(torch.tensor(parts))
+
+
+def _dictionary_conclusion(values: Values) -> Conclusion:
+    difference = _paired(values)
+    sentence = (
+        "With trained directions the share of prompts with a finding is higher than with frozen random ones by "
+        f"{shown(difference, 100, 1)} percentage points (paired by prompt)."
+    )
+    return Conclusion(decide(difference), sentence, {"trained_over_frozen": difference})
+
+
+DICTIONARIES = Experiment(
+    name="dictionaries",
+    title="Trained and frozen dictionaries",
+    claim="The findings need a trained dictionary: frozen random directions give fewer.",
+    of_paper=False,
+    units=lambda run: run.inputs.variants,
+    measure=_frozen,
+    rows=_dictionary_rows,
+    conclude=_dictionary_conclusion,
+    draw=lambda values: estimates(
+        {
+            name: [
+                (variant, _rate(with_finding(value[name], written=False)))
+                for variant, value in values.items()
+            ]
+            for name in ("trained", "frozen")
+        },
+        "share of prompts with a finding, %",
+        scale=100,
+    ),
+    seconds=lambda run, rates: 0.5 * rates.study_again + len(run.inputs.prompts) * rates.audit,
+    assumes="half a study from stored activations, and one closed-form audit per prompt",
+)
+
+
+def _seed_units(run: Run) -> list[str]:
+    first = run.inputs.variants[0]
+    return [f"{first} seed {seed}" for seed in range(1, run.sizes.seeds)]
+
+
+def _seed(run: Run, unit: str) -> dict[str, Any]:
+    first, seed = run.inputs.variants[0], int(unit.rpartition(" ")[2])
+    studies = {"seed 0": run.inputs.study(first), f"seed {seed}": run.inputs.study(first, seed=seed)}
+    before = run.value("counts", first)
+    after = audited(run, studies[f"seed {seed}"], budget=run.sizes.budget)
+    found = [
+        findings_of(value, study) for value, study in zip((before, after), studies.values(), strict=True)
+    ]
+    made = compare(studies, findings=found, progress=False)
+    return {
+        "first": len(before["findings"]),
+        "findings": len(after["findings"]),
+        "prompts_judged": after["judged"],
+        "again": len(made.shared()),
+        "of": sum("seed 0" in each for _, _, each in made.rows),
+    }
+
+
+def _found_again(values: Values) -> Interval:
+    again, of = (sum(value[name] for value in values.values()) for name in ("again", "of"))
+    return Interval(again / of if of else float("nan"), *wilson(again, of))
+
+
+def _seed_conclusion(values: Values) -> Conclusion:
+    share = _found_again(values)
+    counts = [next(iter(values.values()))["first"], *(value["findings"] for value in values.values())]
+    told = ", ".join(map(str, counts))
+    sentence = (
+        f"{shown(share, 100, 0)} % of the first dictionary's findings are found again with another seed; numbers of "
+        f"findings by seed: {told}."
+    )
+    return Conclusion(
+        UNDECIDED if share.value != share.value else decide(share, AGAIN), sentence, {"again": share}
+    )
+
+
+SEEDS = Experiment(
+    name="seeds",
+    title="Seeds",
+    claim="The findings do not depend on the dictionary's seed: more than half of them are found again.",
+    of_paper=False,
+    units=_seed_units,
+    measure=_seed,
+    rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
+    conclude=_seed_conclusion,
+    draw=lambda values: None,
+    seconds=lambda run, rates: rates.study_again + _audit_seconds(run, rates),
+    assumes="a study from stored activations, and an audit like the first",
+    lacking="one seed was asked for",
+)

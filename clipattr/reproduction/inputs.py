@@ -1,0 +1,297 @@
+"""Inputs: the models, pictures, words and studies that a reproduction reads.
+
+Owns reading what the caller gives, building each model's studies from one encoding of the pictures, and the hashes that
+identify all of it. Ignores what is measured. Start at `Inputs.open`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from clipattr.dictionaries import random_sae
+from clipattr.errors import ClipattrError, DataError, StudyError
+from clipattr.images.collection import Images
+from clipattr.meaning.vocabulary import Vocabulary
+from clipattr.models.loading import Model, load_model
+from clipattr.reproduction.sizes import Sizes
+from clipattr.storage.files import json_digest
+from clipattr.storage.paths import user_path
+from clipattr.studies.encode import collect_activations
+from clipattr.studies.format import bundled_study
+from clipattr.studies.presets import Protocol, first_names
+from clipattr.studies.start import build_study
+from clipattr.studies.study import Study, open_study
+
+if TYPE_CHECKING:
+    from clipattr.execution.engine import Engine
+
+TRAINED, FROZEN = "trained", "frozen"
+FITTED_ON = 4000  # activations that set a frozen dictionary's mean and gain
+
+
+@dataclass
+class Inputs:
+    """What a reproduction reads, and the studies built from it.
+
+    Attributes:
+        protocol: the published settings. sizes: of this run. folder: where studies are built.
+        models: reference (or module) of each variant, by the name it is shown under.
+        images, vocabulary: opened. evaluator: reference or module of the model that names pictures.
+        prompts: that are audited. lesions: a folder with a table, a bundled lesion study, or None.
+        truth: one {"prompt", "cause", "kind"} for each planted reliance; None if unknown.
+    """
+
+    protocol: Protocol
+    sizes: Sizes
+    folder: Path
+    models: dict[str, Any]
+    images: Images
+    evaluator: Any
+    vocabulary: Vocabulary
+    prompts: list[str]
+    lesions: str | None = None
+    truth: tuple[Mapping[str, Any], ...] | None = None
+    engine: Engine | None = None
+    progress: bool = True
+    given: dict[str, Any] = field(default_factory=dict)
+    _loaded: dict[str, Model] = field(default_factory=dict)
+    _studies: dict[tuple[str, str, int], Study] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        protocol: Protocol,
+        sizes: Sizes,
+        folder: Path,
+        *,
+        models: Any,
+        images: Any,
+        evaluator: Any = None,
+        vocabulary: Any = None,
+        prompts: Iterable[str] | None = None,
+        lesions: Any = None,
+        truth: Any = None,
+        engine: Engine | None = None,
+        progress: bool = True,
+    ) -> Inputs:
+        """Read what `reproduce` was given.
+
+        Raises:
+            StudyError: no model, or two of one name. DataError: no pictures, words or prompts.
+        """
+        named = named_models(models)
+        pictures = _pictures(images, sizes.pictures)
+        asked = protocol.vocabulary if vocabulary is None else vocabulary
+        words = first_names(asked) if asked == "imagenet21k" else _words(asked)
+        listed = _prompts(prompts, pictures, words, sizes.prompts)
+        return cls(
+            protocol=protocol,
+            sizes=sizes,
+            folder=folder,
+            models=named,
+            images=pictures,
+            evaluator=protocol.evaluator if evaluator is None else evaluator,
+            vocabulary=words,
+            prompts=listed,
+            lesions=None if lesions is None else str(lesions),
+            truth=None if truth is None else tuple(dict(row) for row in truth),
+            engine=engine,
+            progress=progress,
+            given={"vocabulary": asked if isinstance(asked, str) else "a list of words"},
+        )
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the models, in the order given."""
+        return list(self.models)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the pictures, sorted; empty if they have none."""
+        return sorted({label for label in self.images.columns["label"] if label})
+
+    def model(self, variant: str) -> Model:
+        """A variant's model, loaded when first asked for."""
+        return self._load(variant, self.models[variant])
+
+    @property
+    def judge(self) -> Model:
+        """The evaluator, loaded when first asked for."""
+        return self._load(" evaluator", self.evaluator)
+
+    def _load(self, key: str, given: Any) -> Model:
+        if key not in self._loaded:
+            self._loaded[key] = load_model(given)
+        return self._loaded[key]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Hashes of everything that is read but the models."""
+        return {
+            "images": self.images.fingerprint,
+            "vocabulary": self.vocabulary.hash,
+            "prompts": json_digest(self.prompts),
+            "evaluator": self.judge.weights_hash,
+            "lesions": self.lesions,
+            "truth": None if self.truth is None else json_digest([dict(row) for row in self.truth]),
+        }
+
+    def study(self, variant: str, parts: str = TRAINED, seed: int = 0) -> Study:
+        """A variant's study, built if it is not there yet; all studies of a variant share one encoding.
+
+        Args:
+            parts: "trained" for the protocol's dictionary, "frozen" for random directions. seed: of the dictionary.
+        """
+        key = (variant, parts, seed)
+        if key not in self._studies:
+            self._studies[key] = self._built(variant, parts, seed)
+        return self._studies[key]
+
+    def _built(self, variant: str, parts: str, seed: int) -> Study:
+        model, sizes = self.model(variant), self.sizes
+        site = self.protocol.site
+        about = [model.weights_hash, self.identity, site, sizes.holdout]
+        store = self.folder / f"{file_name(variant)}-{json_digest(about, digits=8)}.acts"
+        collect_activations(
+            model, self.images, site, store, evaluator=self.judge, engine=self.engine, progress=self.progress
+        )
+        settings = self.protocol.settings(
+            n_latents=sizes.n_latents,
+            k=sizes.k,
+            examples=sizes.examples,
+            evaluator=self.judge,
+            vocabulary=self.vocabulary,
+            training={**self.protocol.training, "epochs": sizes.epochs},
+        )
+        dictionary = None
+        if parts == FROZEN:
+            trained = self.study(variant)
+            some = torch.from_numpy(np.asarray(trained.activations[trained.rows[:FITTED_ON]], np.float32))
+            dictionary = random_sae(
+                some, sizes.n_latents, sizes.k, seed=seed, site=site, model_hash=model.weights_hash
+            )
+            settings |= {"n_latents": None, "k": None, "training": None}
+        about += [sizes.n_latents, sizes.k, sizes.epochs, sizes.examples, parts, seed]
+        path = self.folder / f"{file_name(variant)}-{parts}-{seed}-{json_digest(about, digits=8)}.study"
+        return build_study(
+            model,
+            self.images,
+            path=path,
+            dictionary=dictionary,
+            holdout=None
+            if any(split == "holdout" for split in self.images.columns["split"])
+            else sizes.holdout,
+            store=store,
+            seed=seed,
+            engine=self.engine,
+            progress=self.progress,
+            **settings,
+        )
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name.
+
+    >>> file_name("ViT-B-32:openai")
+    'ViT-B-32-openai'
+    """
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "model"
+
+
+def named_models(models: Any) -> dict[str, Any]:
+    """Models by the name they are shown under.
+
+    Args:
+        models: a mapping; a list of references; or one text: a file with one reference a line, or references separated
+            by commas. "paper" stands for the protocol's own variants.
+
+    Raises:
+        StudyError: none, or two of one name.
+
+    >>> list(named_models("ViT-B-32:openai, ViT-L-14:openai"))
+    ['ViT-B-32:openai', 'ViT-L-14:openai']
+    """
+    if isinstance(models, Mapping):
+        return {str(name): given for name, given in models.items()}
+    if isinstance(models, (str, Path)):
+        file = user_path(models)
+        try:
+            text = file.read_text("utf-8") if file.is_file() else str(models).replace(",", "\n")
+        except (OSError, UnicodeError) as error:
+            raise StudyError(f"The list of models {str(models)!r} cannot be read: {error}.") from error
+        listed: list[Any] = [line.strip() for line in text.splitlines()]
+        listed = [line for line in listed if line and not line.startswith("#")]
+    else:
+        listed = list(models) if isinstance(models, Sequence) else [models]
+    if listed == ["paper"]:
+        from clipattr.studies.presets import paper
+
+        listed = [f"{name}:{weights}" for name, weights in paper.variants]
+    if not listed:
+        raise StudyError("There is no model to test: give at least one, e.g. ViT-B-32:openai.")
+    named: dict[str, Any] = {}
+    for number, given in enumerate(listed, 1):
+        name = given if isinstance(given, str) else getattr(given, "reference", "custom")
+        name = f"model {number}" if name == "custom" else name
+        if name in named:
+            raise StudyError(
+                f"The model {name!r} is given twice. Give each one once, or name them in a mapping."
+            )
+        named[name] = given
+    return named
+
+
+def _pictures(images: Any, at_most: int) -> Images:
+    """The collection; the name of a bundled study stands for its pictures."""
+    if isinstance(images, str) and not user_path(images).exists() and ":" not in images:
+        images = open_study(images).images if bundled_study(images) else images
+    opened = images.images if isinstance(images, Study) else Images.open(images)
+    return opened.select(evenly(len(opened), at_most)) if at_most and len(opened) > at_most else opened
+
+
+def _words(vocabulary: Any) -> Vocabulary:
+    """The vocabulary; the name of a bundled study stands for its words."""
+    if isinstance(vocabulary, Study):
+        return vocabulary.vocabulary
+    if isinstance(vocabulary, str):
+        try:
+            return Vocabulary.open(vocabulary)
+        except DataError as error:
+            try:
+                return open_study(vocabulary).vocabulary
+            except ClipattrError:
+                raise error from None
+    return Vocabulary.open(vocabulary)
+
+
+def _prompts(prompts: Any, images: Images, words: Vocabulary, at_most: int) -> list[str]:
+    """The given prompts; else the labels; else the words. Of too many, those with the most pictures are taken."""
+    counts = Counter(label for label in images.columns["label"] if label)
+    listed = sorted(counts) or list(words.words)
+    if prompts is not None:
+        listed = list(dict.fromkeys(str(prompt) for prompt in prompts))
+    if not listed:
+        raise DataError("There is no prompt to audit: give prompts, labelled pictures, or a vocabulary.")
+    if not at_most or len(listed) <= at_most:
+        return listed
+    if not any(counts[prompt] for prompt in listed):
+        return [listed[number] for number in evenly(len(listed), at_most)]
+    return sorted(sorted(listed, key=lambda prompt: (-counts[prompt], prompt))[:at_most])
+
+
+def evenly(count: int, at_most: int) -> np.ndarray:
+    """At most so many of `count` places, evenly spread.
+
+    >>> evenly(10, 3).tolist()
+    [0, 4, 9]
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, at_most)).astype(int))

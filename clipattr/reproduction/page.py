@@ -1,0 +1,57 @@
+"""Page: one self-contained HTML page that joins the experiments of a reproduction.
+
+Owns what the page holds. The template escapes foreign text; figures are embedded, so that it needs no network. Start
+at `page`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from clipattr.display.wording import visible
+from clipattr.reproduction.pieces import cell
+
+if TYPE_CHECKING:
+    from clipattr.reproduction.run import Reproduction
+
+ROWS = 40  # rows of a table on the page; the CSV has all
+MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
+
+
+def page(made: Reproduction, about: Mapping[str, Any]) -> str:
+    """The page as text, the same for the same results."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = lambda value: visible("–" if value is None else cell(value), 300)
+    environment.filters["uri"] = lambda text: (
+        "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+    )
+    template = environment.from_string(_resource("page.html"))
+    results = [
+        {
+            "name": result.experiment.name,
+            "title": result.experiment.title,
+            "claim": result.experiment.claim,
+            "of_paper": result.experiment.of_paper,
+            "outcome": result.conclusion.outcome,
+            "mark": MARKS[result.conclusion.outcome],
+            "sentence": result.conclusion.sentence,
+            "figure": result.figure,
+            "units": result.units,
+            "columns": list(dict.fromkeys(column for row in result.rows for column in row)),
+            "rows": result.rows[:ROWS],
+            "count": len(result.rows),
+        }
+        for result in made.results
+    ]
+    return template.render(
+        results=results, about=about, deviations=made.deviations, style=_resource("page.css")
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("clipattr.reproduction").joinpath("templates", name).read_text(encoding="utf-8")

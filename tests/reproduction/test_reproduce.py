@@ -1,0 +1,156 @@
+"""A reproduction runs whole without a hand step, resumes to the same bytes, and says what it did otherwise."""
+
+import csv
+import json
+import os
+import random
+import re
+
+import pytest
+
+import clipattr as ca
+from clipattr.reproduction.experiment import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
+from clipattr.reproduction.experiments import EXPERIMENTS
+from clipattr.reproduction.run import TIMES
+from clipattr.statistics import Interval
+
+KILLS = 50
+
+
+def contents(folder):
+    """Bytes of every file of the results: pages, tables, figures and pieces, but not the times."""
+    kept = [
+        folder / "index.html",
+        folder / "about.json",
+        *folder.glob("experiments/*"),
+        *folder.glob("pieces/*"),
+    ]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(kept)}
+
+
+def test_every_experiment_has_its_files_and_a_verdict(finished):
+    for experiment in EXPERIMENTS:
+        stored = json.loads((finished.folder / "experiments" / f"{experiment.name}.json").read_text("utf-8"))
+        assert stored["outcome"] in (SUPPORTED, NOT_SUPPORTED, UNDECIDED) and stored["sentence"]
+        with (finished.folder / "experiments" / f"{experiment.name}.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(stored["rows"])
+        if stored["units"]:
+            assert rows or not stored["rows"]
+            for name, estimate in stored["figures"].items():
+                assert name and set(estimate) == {"value", "low", "high"}
+        else:
+            assert "Not measured" in stored["sentence"]
+    assert list(finished.frame["experiment"]) == [experiment.name for experiment in EXPERIMENTS]
+
+
+def test_the_page_stands_alone_and_holds_every_claim_hash_and_deviation(finished, tiny_model):
+    text = finished.page.read_text("utf-8")
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", text) and "<script" not in text
+    about = json.loads((finished.folder / "about.json").read_text("utf-8"))
+    assert tiny_model.weights_hash in text and about["code"] in text and about["inputs"]["images"] in text
+    for experiment in EXPERIMENTS:
+        assert f'id="{experiment.name}"' in text
+    for told in ("latents of the dictionary: 24 in place of 30000", "models left out: ", "other models: one"):
+        assert told in text and any(told in deviation for deviation in finished.deviations)
+
+
+def test_names_are_escaped_on_the_page(asked, tmp_path):
+    hostile = {"<img src=x onerror=alert(1)>": asked["models"]["one"]}
+    made = ca.reproduce("paper", out=tmp_path / "o", **{**asked, "models": hostile}, only=["null"])
+    text = made.page.read_text("utf-8")
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+
+
+def test_killed_at_fifty_random_moments_it_ends_with_the_same_bytes(asked, finished, tmp_path, monkeypatch):
+    # Every file is written under a temporary name and synced before it is renamed: fail at a random one of those syncs.
+    out, draws, real = tmp_path / "out", random.Random(0), os.fsync
+    left, kills = [0], 0
+
+    class Killed(BaseException):
+        pass
+
+    def sync(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    while kills < KILLS:
+        left[0] = draws.randrange(0, 12)
+        try:
+            ca.reproduce("paper", out=out, **asked)
+        except Killed:
+            kills += 1
+            continue
+        # It finished: remove one result at random, so that there is something to interrupt again.
+        draws.choice(sorted((out / "pieces").glob("*.json"))).unlink()
+    left[0] = 10**9
+    made = ca.reproduce("paper", out=out, **asked)
+    assert contents(made.folder) == contents(finished.folder)
+
+
+def test_a_second_call_measures_nothing_again(asked, finished, monkeypatch):
+    monkeypatch.setattr("clipattr.reproduction.experiments.surprises.audit", None)
+    again = ca.reproduce("paper", out=finished.folder, **asked)
+    assert repr([r.conclusion for r in again.results]) == repr([r.conclusion for r in finished.results])
+
+
+def test_a_damaged_piece_is_measured_again(asked, finished, tmp_path):
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(finished.folder, out)
+    piece = next((out / "pieces").glob("null-*.json"))
+    before = piece.read_bytes()
+    piece.write_bytes(before.replace(b'"judged":', b'"jadged":'))
+    ca.reproduce("paper", out=out, **asked, only=["null"])
+    assert piece.read_bytes() == before
+
+
+def test_a_plan_states_its_assumptions_and_measures_nothing(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipattr.reproduction.plan._audit_rate", lambda pictures: 0.1)
+    made = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True)
+    assert made.seconds > 0 and list(made.frame["experiment"]) == [e.name for e in EXPERIMENTS]
+    assert all(made.frame["assumes"]) and any("threads" in told for told in made.assumptions)
+    assert not (tmp_path / "out" / "pieces").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
+    from clipattr.storage.locks import locked
+
+    out = tmp_path / "out"
+    with (
+        locked(out / ".lock", "testing", ca.StudyError),
+        pytest.raises(ca.StudyError, match="Another process is reproducing"),
+    ):
+        ca.reproduce("paper", out=out, **asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"protocol": "another"}, "no protocol 'another'; there is paper"),
+        ({"form": "huge"}, "no form 'huge'; there are paper, small, quick"),
+        ({"sizes": {"latents": 3}}, "no size 'latents'; there are pictures, n_latents"),
+        ({"sizes": {"k": 1.5}}, "The size k is a int, 0 or more; got 1.5"),
+        ({"only": ["count"]}, "no experiment 'count'; there are counts"),
+        ({"models": []}, "no model to test"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(asked, tmp_path, changes, told):
+    with pytest.raises(ca.StudyError, match=re.escape(told)):
+        ca.reproduce(out=tmp_path / "out", **{**asked, **changes})
+
+
+def test_a_verdict_needs_the_whole_interval_on_one_side():
+    assert decide(Interval(1.0, 0.0, 2.0)) == UNDECIDED
+    assert decide(Interval(float("nan"), float("nan"), float("nan"))) == UNDECIDED
+    assert decide(Interval(0.6, 0.51, 0.7), 0.5) == SUPPORTED
+
+
+def test_the_times_are_the_only_file_that_differs_between_runs(finished):
+    assert (finished.folder / TIMES).exists() and "seconds" not in (finished.folder / "about.json").read_text(
+        "utf-8"
+    )
