@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 CONTENTS = {
     # models and sites
     "load_model": "models.loading",
-    "list_models": "models.loading",
+    "list_models": "models.weights",
     "Model": "models.loading",
     "TextEmbeddings": "models.textonly",
     "Tail": "models.tails",
@@ -44,6 +44,7 @@ CONTENTS = {
     "named_dictionary": "dictionaries",
     "Recipe": "dictionaries",
     "convert": "dictionaries",
+    "train_text_sae": "meaning.text_latents",
     "Card": "studies.cards",
     "make_card": "studies.cards",
     "study_card": "studies.cards",
@@ -60,6 +61,8 @@ CONTENTS = {
     "mean_effects": "attribution.tail_sums",
     "summed_exact": "attribution.tail_sums",
     "attribute": "attribution",
+    "word_attribution": "attribution.words",
+    "WordAttribution": "attribution.words",
     "Attribution": "attribution",
     "METHODS": "attribution",
     "register_method": "attribution",

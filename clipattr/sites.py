@@ -1,12 +1,12 @@
 """Sites: where in a model activations are read and replaced.
 
-Owns every hook. The written form of a place is in models/places.py, what a tower consists of in models/towers.py, what
-follows its last block in models/tails.py. All other modules ask for activations here, or hand them back. Ignores
-dictionaries and targets.
+Owns every hook. The written form of a place is in models/places.py, what a tower consists of in models/towers.py and
+models/text_tower.py, what follows its last block in models/tails.py. Image sites take prepared pixels, text sites
+texts. All other modules ask for activations here, or hand them back. Ignores dictionaries and targets.
 Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,6 +18,8 @@ from clipattr.models.hooks import Reached, hooked
 from clipattr.models.loading import Model
 from clipattr.models.places import Site
 from clipattr.models.streams import Inside, continued, frame_streams, inside, tap
+from clipattr.models.text import TEXT_BATCH
+from clipattr.models.text_places import TextPlace, text_acts, text_ids
 from clipattr.models.tower import Tower
 
 
@@ -50,11 +52,11 @@ class Captured(dict[Site, Tensor]):
 
 @contextmanager
 def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
-    """Record activations while this thread encodes pictures; hooks go when the block is left, however that
-    happens.
+    """Record activations while this thread encodes pictures or texts; hooks go when the block is left, however
+    that happens.
 
     `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
-    (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`. A `capture` inside a
+    (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) for others. A `capture` inside a
     `replace` sees what was put in; around it, what was there before.
 
     Raises:
@@ -62,20 +64,20 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
     """
     acts = Captured(model)
 
-    def keep(place: _Place) -> tuple[nn.Module, Callable]:
+    def keep(place: _Place | TextPlace) -> list[tuple[nn.Module, Callable]]:
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             # A copy, since a view of one token would keep all of them in memory.
             acts[place.site] = place.read(inputs, output).clone()
 
-        return place.module, hook
+        return [*place.before, (place.module, hook)]
 
-    with hooked([keep(_Place(model, site)) for site in map(Site, sites)]):
+    with hooked([hook for site in map(Site, sites) for hook in keep(_place(model, site))]):
         yield acts
 
 
 @contextmanager
 def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put other activations in at a site while this thread encodes pictures; the hook goes with the block.
+    """Put other activations in at a site while this thread encodes pictures or texts; the hook goes with the block.
 
     Args:
         value: what to put in, or a function of what is there. Shape (batch, width) for `cls` and the embedding,
@@ -87,7 +89,7 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
     """
     site = Site(site)
-    place = _Place(model, site)
+    place = _place(model, site)
     mid: list[Any] = []
 
     def changed(inputs: Any, output: Any) -> Any:
@@ -96,9 +98,11 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         return place.write(inputs, output, _fitting(new, old, site))
 
     if site.stream != "resid_mid":
-        with hooked([(place.module, lambda _module, inputs, output: changed(inputs, output))]):
+        change = (place.module, lambda _module, inputs, output: changed(inputs, output))
+        with hooked([*place.before, change]):
             yield
         return
+    assert isinstance(place, _Place)
     # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,
     # and compute the rest of the block again.
     parts = place.parts
@@ -114,20 +118,27 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         yield
 
 
-def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
-    """Activations of pictures at one site; later blocks are not computed, nor anything that follows the tower.
+def activations(model: Model, inputs: Tensor | Sequence[str], site: str | Site) -> Tensor:
+    """Activations of pictures or texts at one site; later blocks are not computed, nor what follows the tower.
 
     Args:
-        pixels: (batch, 3, H, W), prepared by `model.prepare`.
+        inputs: pictures, (batch, 3, H, W), prepared by `model.prepare`; at sites of the text tower texts, or their
+            token ids from `model.tokens`.
 
     Returns:
-        (batch, width) for `cls` and the embedding, (batch, tokens, width) for `patches` and `all`, in the model's
-        dtype.
+        (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) for others, in the model's dtype.
 
     Raises:
-        SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
+        SiteError: the site does not exist in this model, or takes texts where pictures were given or the other way
+            round. ModelError: the pixels do not fit.
     """
-    place = _Place(model, Site(site))
+    site = Site(site)
+    if site.is_text:
+        with torch.no_grad():
+            parts = [text_acts(model, part, site) for part in text_ids(model, inputs, site).split(TEXT_BATCH)]
+        return torch.cat(parts)
+    pixels = _pixels(inputs, site)
+    place = _Place(model, site)
     found: list[Tensor] = []
 
     def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
@@ -139,22 +150,29 @@ def activations(model: Model, pixels: Tensor, site: str | Site) -> Tensor:
     return found[0]
 
 
-def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Tensor, Tensor | None]:
+def acts_and_context(
+    model: Model, inputs: Tensor | Sequence[str], site: str | Site
+) -> tuple[Tensor, Tensor | None]:
     """Activations at a site, and what `continue_from` needs beside them, from one pass that ends at the block.
 
     Args:
-        pixels: (batch, 3, H, W), prepared by `model.prepare`.
+        inputs: pixels or texts, as for `activations`.
 
     Returns:
         The activations, and (batch, tokens, width) or None: all tokens of the block's output; inside a block, the
-        stream that the activations are added to, with the other tokens as they are at that point.
+        stream that the activations are added to, with the other tokens as they are at that point; in the text tower,
+        the texts' token ids.
 
     Raises:
         SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
     """
     site = Site(site)
     if not site.needs_context(model):
-        return activations(model, pixels, site), None
+        return activations(model, inputs, site), None
+    if site.is_text:
+        ids = text_ids(model, inputs, site)
+        return activations(model, ids, site), ids
+    pixels = _pixels(inputs, site)
     tower = model.image_tower
     if not site.is_inside:
         context = activations(model, pixels, f"{site.tower}.{site.block}.all")
@@ -185,11 +203,11 @@ def acts_and_context(model: Model, pixels: Tensor, site: str | Site) -> tuple[Te
 
 
 def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
-    """Run the image tower from a site to the embedding, differentiably in `acts`; earlier blocks are not
-    computed.
+    """Run a tower from a site to the embedding, differentiably in `acts`. Earlier blocks are not computed, but in
+    the text tower, where a forward pass of the same texts has the activations put in.
 
     Args:
-        acts: (batch, width) for `cls` and the embedding, (batch, tokens, width) otherwise.
+        acts: (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) otherwise.
         context: (batch, tokens, width), the second value of `acts_and_context`: the tokens that `acts` does not give,
             and inside a block what `acts` are added to. Needed where `Site.needs_context` says so. At the output of a
             block it is the activations at `all` tokens.
@@ -203,7 +221,8 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     """
     site = Site(site)
     site.require_reach(model)
-    _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
+    if not site.is_text or site.is_single:
+        _check_shape(acts, (*acts.shape[:1], *site.shape(model)), site, "acts")
     return model.unit(features_from(model, site, acts, context))
 
 
@@ -213,6 +232,8 @@ def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
     acts = acts.to(model.device, model.dtype)
     if site.is_embedding:
         return acts
+    if site.is_text:
+        return _text_features_from(model, site, acts, context)
     tower, index = model.image_tower, site.index(model)
     if not site.needs_context(model):
         return tower.run(_alone(acts, site, tower), index)
@@ -262,14 +283,40 @@ def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
     return torch.cat([acts.new_zeros(len(acts), tower.prefix, acts.shape[2]), acts], dim=1)
 
 
+def _text_features_from(model: Model, site: Site, acts: Tensor, ids: Tensor | None) -> Tensor:
+    tail = site.tail(model)
+    if tail is not None:
+        return tail.features(acts)
+    if ids is None:
+        raise SiteError(
+            f"{site}: what follows depends on the other tokens; pass context=, the token ids of these texts, "
+            "model.tokens(texts)."
+        )
+    with replace(model, site, acts):
+        return model.text_features(ids)
+
+
+def _pixels(inputs: Any, site: Site) -> Tensor:
+    if not isinstance(inputs, Tensor):
+        raise SiteError(
+            f"{site} takes prepared pixels (batch, 3, H, W); got {type(inputs).__name__}. Stack what "
+            "model.prepare(picture) returns; texts are read at sites of the text tower, e.g. text.-1.eot."
+        )
+    return inputs
+
+
+def _place(model: Model, site: Site) -> "_Place | TextPlace":
+    return TextPlace(model, site) if site.is_text else _Place(model, site)
+
+
 class _Place:
     """A site in one model: the module whose inputs or output hold it, and how to read and write it there."""
 
     def __init__(self, model: Model, site: Site) -> None:
         self.model, self.site = model, site
         self.tower: Tower | None = None
+        self.before: list[tuple[nn.Module, Callable]] = []
         if site.is_embedding:
-            site.require_image()
             self.module: nn.Module = model.visual
             return
         self.parts = _parts(model, site)

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipattr.attribution.methods import Method, find_method
 from clipattr.attribution.paths import tolerated  # importing it registers its methods
 from clipattr.attribution.pixels import count, pixel_batches
+from clipattr.attribution.prompts import check_length
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.tail import ClosedFormTail
@@ -21,7 +22,7 @@ from clipattr.attribution.targets import LinearTarget, Target, as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.errors import DictionaryError
+from clipattr.errors import DictionaryError, TargetError
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site, activations, acts_and_context
 
@@ -40,13 +41,14 @@ def attribute(
     baseline: Any = None,
     batch: int = 64,
 ) -> Attribution:
-    """Attribute targets of pictures to latents.
+    """Attribute targets of pictures to latents; at a site of the text tower, of texts.
 
     Args:
         source: a study, or a model (anything `load_model` takes) together with `dictionary`.
         images: one picture or many: records or a whole `Images`, PIL pictures, (H, W, 3) uint8 arrays, paths, or
-            prepared pixels (batch, 3, H, W).
-        target: a prompt, several, a `Target` such as `Contrast("kite", "bat")`, or a function of the embedding.
+            prepared pixels (batch, 3, H, W). At a site of the text tower one text or many.
+        target: a prompt, several, a `Target` such as `Contrast("kite", "bat")`, or a function of the embedding. Of
+            texts too: `ImageSimilarity(pictures)`, an image embedding (embed,), or another text.
         dictionary, site: where no study says them, or to use others; the site defaults to the dictionary's.
         method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where what follows the site
             has a closed form (`Site.tail`: `image.embedding`, `image.-1.cls` of most models), attribution patching
@@ -63,7 +65,11 @@ def attribute(
     """
     parts = [
         explain_splice(
-            splice, method, names, align=align_with(source, splice.target), labels=labels_of(source)
+            splice,
+            method,
+            names,
+            align=align_with(source, splice.target) if is_own(source, splice.dictionary) else None,
+            labels=labels_of(source, splice.dictionary),
         )
         for names, splice in splices(
             source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
@@ -188,7 +194,7 @@ def placed_splices(
             f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
             f"{rows * count(images)} for one baseline per picture are needed."
         )
-    for names, places, pixels in pixel_batches(model, images, batch, start):
+    for names, places, pixels in _input_batches(model, site, images, batch, start):
         acts, context = read_site(model, pixels, site)
         codes = _codes_of_inputs(model, dictionary, site, pixels)
         own = reference
@@ -202,6 +208,32 @@ def placed_splices(
             model, dictionary, site, acts, wanted, codes=codes, reference=own, context=context, tail=tail
         )
         yield names, places, splice
+
+
+def _input_batches(
+    model: Any, site: Site, inputs: Any, batch: int, start: int = 0
+) -> Iterator[tuple[list[str], list[int], Any]]:
+    """Names, places and what the site's tower takes: pixels, or texts."""
+    if not site.is_text:
+        yield from pixel_batches(model, inputs, batch, start)
+        return
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TargetError(
+            f"{site} takes texts, at least one; got {type(inputs).__name__}. The pictures go into the target, e.g. "
+            "ImageSimilarity(pictures)."
+        )
+    for first in range(start, len(texts), batch):
+        some = texts[first : first + batch]
+        check_length(some, model)
+        yield some, list(range(first, first + len(some))), some
+
+
+def is_own(source: Any, dictionary: Any) -> bool:
+    """Whether a dictionary is the study's own, so that the study's labels speak of its latents."""
+    held = getattr(source, "dictionary", None)
+    own = getattr(held, "hash", None)
+    return held is not None and (held is dictionary or (own is not None and own == dictionary.hash))
 
 
 def _rows_per_picture(site: Site, model: Any) -> int:
@@ -240,13 +272,13 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
     return model, dictionary, Site(place_of(dictionary, site))
 
 
-def read_site(model: Any, pixels: Tensor, site: Site) -> tuple[Tensor, Tensor | None]:
-    """Activations at a site, and all tokens of the block where the rest of the model needs them."""
+def read_site(model: Any, inputs: Any, site: Site) -> tuple[Tensor, Tensor | None]:
+    """Activations of pixels or texts at a site, and what the rest of the model needs beside them."""
     with torch.no_grad():
-        return acts_and_context(model, pixels, site)
+        return acts_and_context(model, inputs, site)
 
 
-def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Tensor) -> SparseCodes | None:
+def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Any) -> SparseCodes | None:
     """A transcoder's codes, which come from another site than the one that they are spliced into; else None."""
     if getattr(dictionary, "input_site", None) is None:
         return None
@@ -274,16 +306,19 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
         )
     source = Site(getattr(dictionary, "input_site", None) or site)
     acts = torch.cat(
-        [read_site(model, pixels, source)[0] for _, _, pixels in pixel_batches(model, baseline, 64)]
+        [read_site(model, inputs, source)[0] for _, _, inputs in _input_batches(model, source, baseline, 64)]
     )
     return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 
 
-def labels_of(source: Any) -> Sequence[str] | None:
+def labels_of(source: Any, dictionary: Any = None) -> Sequence[str] | None:
     """What to call every latent of a study: the analyst's name, else the label if it is aligned, else "".
 
-    None without a study.
+    With a dictionary that is not the study's: the words that it was named with when it was made. None without either.
     """
+    if dictionary is not None and not is_own(source, dictionary):
+        words = (getattr(dictionary, "info", None) or {}).get("words")
+        return words if words is not None and len(words) == dictionary.n_latents else None
     table = getattr(source, "latents", None)
     if table is None or "label" not in table:
         return None

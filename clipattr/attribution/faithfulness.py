@@ -166,8 +166,9 @@ def group_correlation(
 
 
 def can_randomise(model: Any, site: Site | str) -> bool:
-    """Whether weights follow this site that `randomised` can shuffle; nothing follows `image.embedding`."""
-    return not Site(site).is_embedding and model.image_tower.last_matrix is not None
+    """Whether weights follow this site that `randomised` can shuffle: an image site before the embedding."""
+    place = Site(site)
+    return not place.is_embedding and not place.is_text and model.image_tower.last_matrix is not None
 
 
 def randomised(model: Any, seed: int = 0) -> Any:

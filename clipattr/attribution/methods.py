@@ -122,6 +122,14 @@ def _alone(splice: Splice, directions: Tensor) -> Tensor:
     model = splice.model
     if splice.site.is_embedding:
         return model.unit(directions)
+    if splice.site.is_text:
+        tail = model.text_tower.tail()
+        if tail is None:
+            raise TargetError(
+                f"the logit lens at {splice.site} needs a closed form behind the last block, which the text tower of "
+                f"{model.reference} does not have. Use method='patching' or 'exact'."
+            )
+        return model.unit(tail.features(directions))
     # A mean, or attention over equal tokens, returns the direction itself.
     tower = model.image_tower
     return model.unit(tower.finish(directions[:, None].expand(-1, tower.prefix + 1, -1)))

@@ -19,6 +19,7 @@ from clipattr.attribution.compute import (
     align_with,
     baseline_codes,
     explain_splice,
+    is_own,
     labels_of,
     parts_of,
     placed_splices,
@@ -145,7 +146,7 @@ def _write(
     folder: Path, parts: Any, source: Any, method: Any, shard: int, written: list[dict[str, Any]], plan: Any
 ) -> None:
     """Explain and write what is left; `written` grows by a shard at a time."""
-    labels = labels_of(source)
+    labels: Any = None
     held: list[Attribution] = []
     behind = 0
 
@@ -165,9 +166,11 @@ def _write(
         write_text(folder / STATE, json.dumps({"schema": SCHEMA, "shards": written, "plan": plan}, indent=1))
 
     for names, places, splice in parts:
-        held.append(
-            explain_splice(splice, method, names, align=align_with(source, splice.target), labels=labels)
-        )
+        own = is_own(source, splice.dictionary)
+        # A table of the whole study, made once.
+        labels = labels_of(source, splice.dictionary) if labels is None else labels
+        align = align_with(source, splice.target) if own else None
+        held.append(explain_splice(splice, method, names, align=align, labels=labels))
         behind = places[-1] + 1
         if sum(map(len, held)) >= shard:
             write()

@@ -168,7 +168,7 @@ def _write_findings(
 
 
 def models(arguments: argparse.Namespace) -> int:
-    from clipattr.models.loading import list_models
+    from clipattr.models.weights import list_models
 
     frame = list_models()
     if arguments.kind:

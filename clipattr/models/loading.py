@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
@@ -28,13 +26,14 @@ from torch import Tensor, nn
 from clipattr.errors import DataError, ModelError, SiteError
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.huggingface import adapt, is_transformers
-from clipattr.models.modules import described, device_named, tokenizer_of, unwrapped_clip
+from clipattr.models.modules import described, device_named, preprocess_config, tokenizer_of, unwrapped_clip
 from clipattr.models.places import Site
 from clipattr.models.tails import Tail
-from clipattr.models.text import embed_texts
+from clipattr.models.text import embed_texts, tokenized
+from clipattr.models.text_tower import TextTower, read_text_tower
 from clipattr.models.tower import Tower
 from clipattr.models.towers import read_tower
-from clipattr.models.weights import PAPER_VARIANTS, bundled_models, find_weights, hash_weights
+from clipattr.models.weights import find_weights, hash_weights
 from clipattr.storage.files import digest
 
 # What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
@@ -71,9 +70,12 @@ class Model:
             switched.set_grad_checkpointing(False)  # type: ignore[operator, union-attr]
         self.reference = reference
         self._tower: Tower | None = None
+        self._text_tower: TextTower | None = None
+        # Features of texts pass through here, so that a hook can read or replace them whatever the tower is.
+        self.text_output = nn.Identity()
         self._make_tokenizer = make_tokenizer
         if preprocess is None:
-            config = _preprocess_config(clip)
+            config = preprocess_config(clip)
             self.preprocess = image_transform_v2(PreprocessCfg(**config), is_train=False)
             self.preprocess_id = json.dumps(config, sort_keys=True, separators=(",", ":"))
         else:
@@ -86,7 +88,7 @@ class Model:
         """What another process is sent: all but what is read again from the module when first asked for."""
         self.weights_hash  # noqa: B018  computed here, where casts have not lost digits
         kept = {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
-        return {**kept, "_tower": None}
+        return {**kept, "_tower": None, "_text_tower": None}
 
     def __repr__(self) -> str:
         return f"Model({self.reference!r}, weights {self.weights_hash}, {self.device}, {self.dtype})"
@@ -161,6 +163,17 @@ class Model:
         if self._tower is None or self._tower.visual is not self.visual:
             self._tower = read_tower(self.visual, self.reference)
         return self._tower
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The text tower as sites address it; read again whenever the module is another one.
+
+        Raises:
+            SiteError: it is of a kind without sites; texts can still be encoded.
+        """
+        if self._text_tower is None or self._text_tower.clip is not self.clip:
+            self._text_tower = read_text_tower(self)
+        return self._text_tower
 
     @property
     def image_width(self) -> int:
@@ -276,6 +289,15 @@ class Model:
         """
         return embed_texts(self, prompts, templates)
 
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of texts as the text tower takes them, (n, tokens); (n, 2, tokens) with an attention mask."""
+        return tokenized(self, list(texts))
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Features of texts before they are normalised, (n, embed); see `tokens`."""
+        features = self.clip.encode_text(tokens.to(self.device))  # type: ignore[operator]
+        return self.text_output(features[0] if isinstance(features, tuple) else features)
+
     def knows(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> bool:
         """Whether `encode_text` can embed these; False only for a table of text embeddings that lacks one."""
         return True
@@ -357,20 +379,6 @@ def load_model(
     return _placed(model, device, dtype)
 
 
-def list_models() -> pd.DataFrame:
-    """All models that can be loaded by name, one row each.
-
-    Returns:
-        Columns `name`, `pretrained` (empty for bundled ones) and `kind`: "bundled" models come with the
-        package, "paper" are the eight variants of arXiv:2505.20229, "open_clip" the rest.
-    """
-    rows = [(name, "", "bundled") for name in sorted(bundled_models())]
-    rows += [(*variant, "paper") for variant in PAPER_VARIANTS]
-    others = [pair for pair in open_clip.list_pretrained() if tuple(pair) not in PAPER_VARIANTS]
-    rows += [(*pair, "open_clip") for pair in others]
-    return pd.DataFrame(rows, columns=["name", "pretrained", "kind"])
-
-
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
     """The model on that device in that dtype: itself if nothing changes, else a copy, so that no caller's
     model moves."""
@@ -382,14 +390,9 @@ def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype 
         raise ModelError(f"A model is held in a floating point dtype such as torch.float32; got {dtype}.")
     moved = copy.copy(model)
     moved.weights_hash = model.weights_hash  # hashed before the cast loses digits
+    moved.text_output = nn.Identity()  # hooks on one model must not act in the other
     try:
         moved.clip = copy.deepcopy(model.clip).to(device, dtype)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ModelError(f"{model.reference} could not be put on {device}: {error}") from error
     return moved
-
-
-def _preprocess_config(clip: nn.Module) -> dict[str, Any]:
-    """Size, mean, std and resizing that the tower asks for, all of them spelt out."""
-    config = merge_preprocess_dict(PreprocessCfg(), open_clip.get_model_preprocess_cfg(clip))
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from clipattr.errors import ModelError
@@ -94,3 +95,9 @@ def described(function: Callable) -> str:
     code = getattr(function, "__code__", None)
     inside = f" {code.co_code.hex()} {code.co_consts!r}" if code is not None else ""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function) + inside)
+
+
+def preprocess_config(clip: nn.Module) -> dict[str, Any]:
+    """Size, mean, std and resizing that the tower asks for, all of them spelt out."""
+    config = merge_preprocess_dict(PreprocessCfg(), open_clip.get_model_preprocess_cfg(clip))
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}

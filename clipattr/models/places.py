@@ -17,7 +17,7 @@ from clipattr.models.tails import Tail
 if TYPE_CHECKING:
     from clipattr.models.loading import Model
 
-TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "all")}
+TOKENS = {"image": ("cls", "patches", "all"), "text": ("eot", "tokens")}
 EMBEDDING = "embedding"
 
 
@@ -31,11 +31,13 @@ class Site:
     stream between the two) or `mlp_in` (its LayerNorm, the MLP's input), e.g. `image.3.mlp_out.all`. `image.embedding`
     is what the tower puts out before it is divided by its length; every model has it. Negative blocks count from the
     end and stay as written: `image.-1.cls` and `image.11.cls` are two spellings of one place in a model of twelve
-    blocks (see `canonical`). `text.-1.eot` and `text.embedding` are part of the grammar; reading and replacing there is
-    refused for now.
+    blocks (see `canonical`). In the text tower `text.-1.eot` is the stream at the token that is pooled (the end mark of
+    most models), `text.-1.tokens` the stream at all tokens, begin and end marks and padding included, and
+    `text.embedding` the features of a text. Sites of the text tower are read with texts in place of pictures.
 
     Attributes:
-        tower: "image" or "text". block: None at the embedding. tokens: "cls", "patches", "all", "eot" or "embedding".
+        tower: "image" or "text". block: None at the embedding. tokens: "cls", "patches", "all", "eot", "tokens" or
+            "embedding".
         stream: "resid_post" at a block's output, which is not written, and at the embedding.
 
     Raises:
@@ -96,25 +98,31 @@ class Site:
         return self.block is None
 
     @property
+    def is_text(self) -> bool:
+        """Whether this is a place in the text tower, which holds texts and not pictures."""
+        return self.tower == "text"
+
+    @property
     def is_inside(self) -> bool:
         """Whether the place is inside a block, not at its output."""
         return self.stream != RESIDUAL
 
     @property
     def is_single(self) -> bool:
-        """Whether a picture has one vector here, (width,), and not several tokens."""
+        """Whether a picture or text has one vector here, (width,), and not several tokens."""
         return self.tokens in ("cls", "eot", EMBEDDING)
 
     def index(self, model: "Model") -> int:
         """The block's number in this model, counted from 0.
 
         Raises:
-            SiteError: the model has no such block or no class token, no sites in that tower, or the site is the
-                embedding, which belongs to no block.
+            SiteError: the model has no such block, no class token or no single pooled token, no sites in that tower,
+                or the site is the embedding, which belongs to no block.
         """
-        self.require_image()
         if self.block is None:
             raise SiteError(f"{self} is the output of the tower and belongs to no block.")
+        if self.is_text:
+            return self._text_index(model, self.block)
         n = model.image_blocks
         if self.tokens == "cls" and not model.image_tower.has_class_token:
             raise SiteError(
@@ -125,12 +133,24 @@ class Site:
             raise SiteError(f"{self}: {model.reference} has {n} image blocks, 0 to {n - 1} or -{n} to -1.")
         return self.block % n
 
-    def require_image(self) -> None:
-        """Raise a SiteError for sites of the text tower."""
-        if self.tower != "image":
+    def _text_index(self, model: "Model", block: int) -> int:
+        tower = model.text_tower
+        if self.tokens == "eot" and tower.rule is None:
             raise SiteError(
-                f"{self}: the text tower cannot be read or replaced yet; sites of the image tower can, "
-                "e.g. image.-1.cls or image.embedding."
+                f"{self}: the text tower of {model.reference} pools {tower.pooling}, so that no one token stands for "
+                f"the text. Its sites are text.{block}.tokens and text.embedding."
+            )
+        n = len(tower.blocks)
+        if not -n <= block < n:
+            raise SiteError(f"{self}: {model.reference} has {n} text blocks, 0 to {n - 1} or -{n} to -1.")
+        return block % n
+
+    def require_image(self) -> None:
+        """Raise a SiteError for sites of the text tower, where only pictures make sense."""
+        if self.is_text:
+            raise SiteError(
+                f"{self}: this reads pictures, and a text site holds texts. Use a site of the image tower, e.g. "
+                "image.-1.cls or image.embedding; attribute(), pairs() and activations() take texts at text sites."
             )
 
     def canonical(self, model: "Model") -> "Site":
@@ -140,8 +160,9 @@ class Site:
             SiteError: as for `index`.
         """
         if self.is_embedding:
-            self.require_image()
             return self
+        if self.is_text:
+            return Site(f"text.{self.index(model) - len(model.text_tower.blocks)}.{self.tokens}")
         tokens = "patches" if self.tokens == "all" and not model.image_tower.prefix else self.tokens
         stream = f".{self.stream}" if self.is_inside else ""
         return Site(f"{self.tower}.{self.index(model) - model.image_blocks}{stream}.{tokens}")
@@ -164,16 +185,25 @@ class Site:
             SiteError: as for `index`.
         """
         if self.is_embedding:
-            self.require_image()
             return Tail(model.embed_dim)
+        if self.is_text:
+            last = self.index(model) == len(model.text_tower.blocks) - 1
+            return model.text_tower.tail() if last and self.tokens == "eot" else None
         if self.is_inside or self.index(model) < model.image_blocks - 1:
             return None
         return model.image_tower.tail(self.tokens)
 
     def shape(self, model: "Model") -> tuple[int, ...]:
-        """Shape of one picture's activation here: (width,) where `is_single`, else (tokens, width)."""
+        """Shape of one picture's or text's activation here: (width,) where `is_single`, else (tokens, width).
+
+        Texts may be padded to the longest of a batch, so that they have fewer tokens than this says.
+        """
         if self.is_embedding:
             return (model.embed_dim,)
+        if self.is_text:
+            self.index(model)
+            width = model.text_tower.width
+            return (width,) if self.tokens == "eot" else (model.context_length, width)
         if self.tokens == "cls":
             return (model.image_width,)
         before = model.image_tower.prefix if self.tokens == "patches" else 0
@@ -186,7 +216,9 @@ class Site:
     def reaches_embedding(self, model: "Model") -> bool:
         """Whether the embedding depends on the activation here: after the last block only pooled tokens
         count."""
-        if self.is_embedding or self.index(model) < model.image_blocks - 1 or self.tokens == "all":
+        if self.is_embedding or self.is_text:
+            return True
+        if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
             return True
         return self.tokens in model.image_tower.pooled
 
@@ -204,7 +236,9 @@ class Site:
 
     def needs_context(self, model: "Model") -> bool:
         """Whether what follows depends on more than the activation here: on other tokens, or, inside a block, on the
-        stream that the activation is added to."""
+        stream that the activation is added to; in the text tower, on which texts these are."""
+        if self.is_text:
+            return self.tail(model) is None
         if self.is_inside:
             return self.reaches_embedding(model)
         if self.is_embedding or self.tokens == "all" or not self.reaches_embedding(model):

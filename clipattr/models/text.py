@@ -34,14 +34,18 @@ def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tenso
     if not prompts:
         return torch.zeros(0, model.embed_dim, device=model.device)
     texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-    tokens = model.tokenizer(texts, context_length=model.context_length)
-    _warn_of_cut_texts(model, texts, tokens)
-    units = torch.cat(
-        [model.unit(model.clip.encode_text(part.to(model.device))) for part in tokens.split(TEXT_BATCH)]  # type: ignore
-    )
+    tokens = tokenized(model, texts)
+    units = torch.cat([model.unit(model.text_features(part)) for part in tokens.split(TEXT_BATCH)])
     if len(templates) == 1:
         return units
     return F.normalize(units.reshape(len(prompts), len(templates), -1).mean(1), dim=-1)
+
+
+def tokenized(model: "Model", texts: list[str]) -> Tensor:
+    """Token ids of texts, (n, tokens); with a warning where a text is cut."""
+    tokens = model.tokenizer(texts, context_length=model.context_length)
+    _warn_of_cut_texts(model, texts, tokens)
+    return tokens
 
 
 def _warn_of_cut_texts(model: "Model", texts: list[str], tokens: Tensor) -> None:
@@ -54,5 +58,5 @@ def _warn_of_cut_texts(model: "Model", texts: list[str], tokens: Tensor) -> None
         warnings.warn(
             f"{len(cut)} text(s) are longer than the {model.context_length} tokens that {model.reference} "
             f"takes and were cut, e.g. {cut[0][:80]!r}.",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from clipattr.errors import ModelError, SiteError
 from clipattr.models.loading import Model
+from clipattr.models.text_tower import TextTower
 from clipattr.models.tower import EMBEDDING, Tower
 
 REFERENCE = "text-embeddings"  # of a model that is a table in the study's own folder
@@ -148,6 +149,12 @@ class TextEmbeddings(Model):
     @property
     def image_tower(self) -> Tower:
         raise SiteError(f"Of this model only text embeddings are known, no image tower. {EMBEDDING}.")
+
+    @property
+    def text_tower(self) -> TextTower:
+        raise SiteError(
+            "Of this model only text embeddings are known, no text tower: text sites need a loaded model."
+        )
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """ModelError: there is no image tower."""

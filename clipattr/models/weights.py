@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pandas as pd
 import torch
 from torch import nn
 
@@ -356,3 +357,17 @@ def hash_weights(module: nn.Module) -> str:
             yield tensor_bytes(value)
 
     return digest_parts(parts(), "sha256")
+
+
+def list_models() -> pd.DataFrame:
+    """All models that can be loaded by name, one row each.
+
+    Returns:
+        Columns `name`, `pretrained` (empty for bundled ones) and `kind`: "bundled" models come with the
+        package, "paper" are the eight variants of arXiv:2505.20229, "open_clip" the rest.
+    """
+    rows = [(name, "", "bundled") for name in sorted(bundled_models())]
+    rows += [(*variant, "paper") for variant in PAPER_VARIANTS]
+    others = [pair for pair in open_clip.list_pretrained() if tuple(pair) not in PAPER_VARIANTS]
+    rows += [(*pair, "open_clip") for pair in others]
+    return pd.DataFrame(rows, columns=["name", "pretrained", "kind"])
