@@ -100,6 +100,8 @@ def _parts(clip: nn.Module) -> tuple[list[nn.Module], list[nn.Module], list[tupl
     """Blocks, the embeddings of ids, and the modules that may follow the pooled token."""
     text: Any = getattr(clip, "text", None)
     inner: Any = getattr(getattr(clip, "visual", None), "model", None)
+    chains: list[tuple[Any, ...]]
+    lookups: list[nn.Module]
     if inner is not None and hasattr(inner, "text_model"):  # transformers
         text = inner.text_model
         last = getattr(inner, "text_projection", None)
