@@ -30,7 +30,8 @@ from clipattr.statistics import Interval, wilson
 
 PAIRS = 60  # pictures with and without the cause, per plant
 FAMILY = 4  # latents of a family, at most
-TRUE, FALSE = 0.02, 0.01  # raw cosine: lower bound of a true effect, largest size of none
+TRUE, FALSE = 0.02, 0.005  # raw cosine: lower bound of a true effect, largest mean of none
+REACH = 0.15  # of its mean on its strongest pictures that a latent must reach on those with the cause, to stand for it
 NOTHING = Interval(0.0, 0.0, 0.0)
 Pictures = Sequence[Any]
 Planted = list[tuple[Any, Pictures, Pictures]]  # plant, pictures with its cause, the same without
@@ -58,12 +59,13 @@ def items(
     rng, made = random.Random(seed), []
     text = study.model.encode_text(list(prompts))
     background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
+    level = study.examples.values.float().clamp_min(0).mean(1)
     live = [j for j, count in enumerate(study.examples.counts.tolist()) if count >= 20]
     for plant, with_it, without in plants:
         codes, embeddings = encode(study, with_it)
         gone, bare = encode(study, without)
         fall = codes.mean(0) - gone.mean(0)
-        own = (fall > 0) & (gone.mean(0) <= 0.4 * codes.mean(0))
+        own = (fall > 0) & (gone.mean(0) <= 0.4 * codes.mean(0)) & (codes.mean(0) >= REACH * level)
         amount = fall * own
         latents = [
             j
@@ -78,7 +80,7 @@ def items(
             effect = float(change[:, at].mean())
             made.append(about | {"finding": finding(plant.prompt, latents, plant.cause), "effect": effect,
                                  "true": bool(effect - half[at] >= TRUE), "of": "plant"})  # fmt: skip
-            still = [q for q in range(len(prompts)) if abs(float(change[:, q].mean())) + half[q] < FALSE]
+            still = [q for q in range(len(prompts)) if abs(float(change[:, q].mean())) < FALSE]
             for q in rng.sample(still, min(1, len(still))):
                 told, effect = finding(prompts[q], latents, plant.cause), float(change[:, q].mean())
                 made.append(about | {"finding": told, "effect": effect, "true": False, "of": "other prompt"})

@@ -98,7 +98,7 @@ CONTENTS = {
     # surprise
     "audit": "discovery.audit.run",
     "verify": "discovery.pixels.verify",
-    "PixelSettings": "discovery.pixels.verify",
+    "PixelSettings": "discovery.pixels.settings",
     "Prompt": "discovery.audit.expectations",
     "explore": "reporting.panels",
     "Finding": "discovery.findings",

@@ -75,7 +75,10 @@ def audit(arguments: argparse.Namespace) -> int:
     if arguments.pixels and len(findings):
         from clipattr.discovery.pixels.verify import verify as verified
 
-        findings = verified(study, findings)
+        with engine_of(arguments) as engine:
+            findings = verified(
+                study, findings, device=arguments.device, engine=engine, checkpoint=_checkpoint(arguments)
+            )
     decided = None if arguments.fail_above is None else gate(findings, arguments.fail_above, baseline)
     _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
     out = human(arguments)
@@ -122,7 +125,15 @@ def verify(arguments: argparse.Namespace) -> int:
         _write_findings(findings, arguments)
         print("There is nothing to verify: the audit found nothing.", file=out)
         return OK
-    checked = verified(_opened(arguments.study), findings, budget=arguments.budget)
+    with engine_of(arguments) as engine:
+        checked = verified(
+            _opened(arguments.study),
+            findings,
+            budget=arguments.budget,
+            device=arguments.device,
+            engine=engine,
+            checkpoint=_checkpoint(arguments),
+        )
     _write_findings(checked, arguments)
     told = [finding.evidence["pixels"] for finding in checked]
     rows = [

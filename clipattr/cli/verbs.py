@@ -219,8 +219,11 @@ VERBS = (
             STUDY,
             argument("findings", metavar="FINDINGS", help="JSON that `clipattr audit --json` wrote"),
             argument("--budget", metavar="N", type=whole, help="forward passes for all findings (default: no limit)"),
+            argument("--device", metavar="DEVICE", help="device of the models, e.g. cuda (default: a GPU if there is "
+                     "one)"),
             CSV,
             HTML,
+            *ENGINE,
         ),
     ),
     Verb(

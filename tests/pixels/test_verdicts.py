@@ -2,7 +2,8 @@
 
 import pytest
 
-from clipattr.discovery.pixels.verify import PixelSettings, decide
+from clipattr.discovery.pixels.settings import PixelSettings
+from clipattr.discovery.pixels.verify import decide
 from clipattr.statistics import Interval
 
 SETTINGS = PixelSettings(silenced=0.5, selective=0.25, least_effect=0.15)
@@ -22,4 +23,5 @@ LARGE, SMALL, NONE = Interval(0.06, 0.04, 0.08), Interval(0.02, -0.01, 0.05), In
     ],
 )
 def test_a_verdict_follows_from_silence_and_effects(silenced, control, removal, transplant, verdict):
-    assert decide(SETTINGS, silenced, control, removal, transplant, spread=0.1)[0] == verdict
+    measured = {"silenced": silenced, "control": control, "removal": removal, "transplant": transplant}
+    assert decide(SETTINGS, measured, spread=0.1)[0] == verdict

@@ -5,16 +5,17 @@ Owns every forward pass of a verification and counts them. Start at `Measure`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.encoded import encoded, summed_codes
+from clipattr.discovery.encoded import encoded, family_directions, summed_codes
 from clipattr.discovery.pixels.edits import filled
-from clipattr.sites import capture
+from clipattr.sites import capture, continue_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,23 @@ if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
 BATCH = 128  # pictures a forward pass
+ROWS = 2**15  # pictures of the study whose embeddings are computed at a time
 REMEMBERED = 512  # prepared pictures kept, so that findings with common pictures do not decode them twice
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says of some pictures, each (pictures,) float32 on the CPU.
+
+    Attributes:
+        codes: summed codes of the family. contrast: of the prompt, raw cosine.
+        carried: fall of the contrast when the family is ablated, raw cosine; NaN where that has no
+            closed form.
+    """
+
+    codes: Tensor
+    contrast: Tensor
+    carried: Tensor
 
 
 class Measure:
@@ -41,10 +58,20 @@ class Measure:
         with torch.no_grad():
             self._background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process it leaves prepared pictures behind, which that process reads itself."""
+        return self.__dict__ | {"_prepared": {}}
+
     @cached_property
     def embeddings(self) -> Tensor:
         """(pictures, embed) float32: the audited model's embeddings of the whole study, on the CPU; made once."""
-        return encoded(self.study, rows=np.arange(len(self.study.images))).embeddings
+        rows = np.arange(len(self.study.images))
+        return torch.cat(
+            [
+                encoded(self.study, rows=some).embeddings
+                for some in np.split(rows, range(ROWS, len(rows), ROWS))
+            ]
+        )
 
     def column(self, prompt: str) -> Tensor:
         """(embed,): what an image embedding is multiplied by to give the prompt's contrast against the vocabulary."""
@@ -61,16 +88,24 @@ class Measure:
             del self._prepared[next(iter(self._prepared))]
         return torch.stack([picture for picture in found if picture is not None])
 
-    def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed codes of the family and the prompt's contrast in raw cosine, each (pictures,) float32 on the CPU."""
-        model, site = self.study.model, self.study.site
-        codes, contrasts = [], []
+    def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> Reading:
+        """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and what the family carries."""
+        model, site, dictionary = self.study.model, self.study.site, self.study.dictionary
+        closed = site.tail(model) is not None
+        codes, contrasts, carried = [], [], []
         with torch.no_grad(), capture(model, site) as held:
             for some in pixels.split(BATCH):
                 contrasts.append((model.encode_image(some) @ column).float().cpu())
-                codes.append(summed_codes(self.study.dictionary.encode(held[site].float().cpu()), latents))
+                acts = held[site].float().cpu()
+                active = dictionary.encode(acts)
+                codes.append(summed_codes(active, latents))
+                left = torch.full((len(some),), torch.nan)
+                if closed:
+                    without = acts - family_directions(dictionary, active, list(latents))
+                    left = (continue_from(model, site, without) @ column).float().cpu()
+                carried.append(contrasts[-1] - left)
         self.forwards += len(pixels)
-        return torch.cat(codes), torch.cat(contrasts)
+        return Reading(torch.cat(codes), torch.cat(contrasts), torch.cat(carried))
 
     def maps(
         self, pixels: Tensor, latents: Sequence[int], column: Tensor, *, windows: int, side: float
@@ -84,13 +119,14 @@ class Measure:
             (pictures, windows, windows) each, positive where the window's content raises the value.
         """
         masks = window_masks(pixels.shape[2:], windows, side)
-        codes, contrasts = self.read(pixels, latents, column)
-        falls = []
-        for picture, code, contrast in zip(pixels, codes, contrasts, strict=True):
-            altered = filled(picture.expand(len(masks), -1, -1, -1), masks)
-            after = self.read(altered, latents, column)
-            falls.append(torch.stack([code - after[0], contrast - after[1]]))
-        both = torch.stack(falls, 1).view(2, len(pixels), windows, windows)
+        whole = self.read(pixels, latents, column)
+        after = []
+        for some in pixels.split(max(1, BATCH // len(masks))):
+            altered = filled(some.repeat_interleave(len(masks), 0), masks.repeat(len(some), 1, 1))
+            read = self.read(altered, latents, column)
+            after.append(torch.stack([read.codes, read.contrast]).view(2, len(some), len(masks)))
+        falls = torch.stack([whole.codes, whole.contrast])[..., None] - torch.cat(after, 1)
+        both = falls.view(2, len(pixels), windows, windows)
         return both[0], both[1]
 
 

@@ -7,68 +7,32 @@ edit of equal extent. Owns the choice of pictures and edits and the verdict. Sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clipattr.discovery.encoded import summed_codes
+from clipattr.discovery.audit.run import placed
 from clipattr.discovery.findings import Finding, Findings
-from clipattr.discovery.pixels.edits import Cast, Edit, Region, Surroundings, border, largest, overlay_mask
+from clipattr.discovery.pixels.candidates import candidate_edits, choose_pictures
+from clipattr.discovery.pixels.edits import Edit
 from clipattr.discovery.pixels.measure import Measure
-from clipattr.errors import SiteError, TargetError
+from clipattr.discovery.pixels.settings import PixelSettings
+from clipattr.errors import DataError, SiteError, TargetError
+from clipattr.execution.checkpoint import resumed
+from clipattr.execution.engine import Engine, Here
 from clipattr.statistics import Interval, t_interval
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
 VERDICTS = ("confirmed", "contradicted", "untestable")
-TOP = 20  # strongest pictures whose mean code says what "strong" is
-
-
-@dataclass(frozen=True)
-class PixelSettings:
-    """What a verification does and asks for. Chosen on the picture world's variant b and the worlds called `choose`.
-
-    Attributes:
-        strong_pictures: pictures in which the family is strong; a third of them choose the edit.
-        fewest: strong pictures below which nothing is tested.
-        weak_pictures: pictures without the family that the cause is transplanted into.
-        strong: fraction of the mean code of the strongest pictures above which a picture counts as strong.
-        windows, window: places a side of the occlusion maps, and the side of a window as a fraction of the picture's.
-        fractions: areas of the picture that are tried as the region of the cause.
-        silenced: fraction of the family's codes that the edit must take away for the finding to be testable.
-        selective: by how much more than its control it must take away.
-        least_effect: change of the contrast over the control's, in spreads of the prompt's contrast over the study,
-            that removal and transplant must reach together on average.
-    """
-
-    strong_pictures: int = 24
-    fewest: int = 9
-    weak_pictures: int = 16
-    strong: float = 0.4
-    windows: int = 6
-    window: float = 0.34
-    fractions: tuple[float, ...] = (0.06, 0.12, 0.22, 0.35, 0.5)
-    silenced: float = 0.5
-    selective: float = 0.25
-    least_effect: float = 0.15
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes of one finding, at most."""
-        edits = 2 * (len(self.fractions) + 6)
-        finding = self.strong_pictures // 3
-        measuring = self.strong_pictures - finding
-        return (
-            self.strong_pictures * (self.windows**2 + 1)
-            + finding * (edits + 1)
-            + 3 * measuring
-            + 3 * self.weak_pictures
-        )
+ENOUGH = 0.8  # fraction of the codes; edits that silence more are no better for it
 
 
 @dataclass(frozen=True)
@@ -77,12 +41,14 @@ class PixelEvidence:
 
     Attributes:
         verdict: one of `VERDICTS`; reason: why, in a sentence.
-        edit: "region", "overlay", "border", "surroundings" or "colour"; area: fraction of the picture it changes.
+        edit: name of the edit, "region", "overlay", "border", "surroundings" or "colour", and its size where it has
+            several. area: fraction of the picture it changes.
         silenced: fraction of the family's codes it takes away on the measuring pictures; control: its control does.
-        removal: fall of the contrast; transplant: rise of the contrast of pictures that had neither.
+        removal: fall of the contrast; transplant: rise of the contrast of pictures that had neither. carried: the part
+            of the removal that passes through the family's latents, by exact ablation; None where that is not known.
         wakes: family's mean code on transplanted pictures over that of the strong ones.
         spread: standard deviation of the prompt's contrast over the study, raw cosine.
-        pictures: ids of the measuring pictures. forwards: pictures encoded.
+        pictures: ids of the measuring pictures. others: of those that had neither. forwards: pictures encoded.
     """
 
     verdict: str
@@ -93,9 +59,11 @@ class PixelEvidence:
     control: float = 0.0
     removal: Interval | None = None
     transplant: Interval | None = None
+    carried: Interval | None = None
     wakes: float = 0.0
     spread: float = 0.0
     pictures: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     forwards: int = 0
 
 
@@ -105,7 +73,10 @@ def verify(
     *,
     settings: PixelSettings | None = None,
     budget: int | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
+    engine: Engine | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Findings:
     """Test findings by editing pictures.
 
@@ -115,14 +86,18 @@ def verify(
         settings: what is done and asked for.
         budget: forward passes (pictures encoded) for all findings together; findings that no longer fit are left
             "untestable" with that reason. None: no limit. One finding takes at most `settings.forwards`.
+        device: where the model runs; default where it is.
         progress: show a bar.
+        engine: where findings are verified, e.g. `clipattr.Ray(workers=8)`. None: here. The verdicts are the same.
+        checkpoint: folder that keeps what was found for each finding, so that the same call goes on after an
+            interruption; it may be the audit's. None: nothing is kept.
 
     Returns:
         The findings in their order, each with `evidence["pixels"]`: the fields of `PixelEvidence` as plain values.
 
     Raises:
         SiteError: the study's site holds several tokens a picture. TargetError: nothing to verify, or findings of
-        another dictionary.
+        another dictionary. DataError: the checkpoint cannot be written, or another process uses it.
 
     Example:
         >>> import clipattr as ca
@@ -134,6 +109,48 @@ def verify(
     """
     settings = settings or PixelSettings()
     items = [findings] if isinstance(findings, Finding) else list(findings)
+    _check(study, items)
+    about = dict(findings.about) if isinstance(findings, Findings) else {}
+    measure = Measure(study if device is None else placed(study, device))
+    measure.embeddings  # noqa: B018 (computed once, before the study is sent to other processes)
+    told: list[dict[str, Any]] = []
+    shared = [study.hash, asdict(settings), str(device)]
+    with tqdm(total=len(items), desc="verify", unit="finding", disable=not progress) as bar:
+        most = (
+            settings.forwards * len(items) if budget is None else min(budget, settings.forwards * len(items))
+        )
+        bar.set_postfix_str(f"at most {most:,} forward passes")
+        while len(told) < len(items):
+            left = None if budget is None else budget - sum(one["forwards"] for one in told)
+            fits = len(items) if left is None else left // settings.forwards
+            if not fits:
+                break
+            some = items[len(told) : len(told) + fits]
+            for one in resumed(
+                engine or Here(),
+                _examined,
+                (measure, settings),
+                some,
+                folder=checkpoint,
+                keys=[[*shared, item.prompt, list(item.latents)] for item in some],
+                pack=dict,
+                unpack=_read,
+            ):
+                told.append(one)
+                bar.update()
+    unasked = PixelEvidence("untestable", f"the budget of {budget} forward passes is used up")
+    told += [_plain(unasked)] * (len(items) - len(told))
+    made = [
+        replace(item, evidence={**item.evidence, "pixels": one})
+        for item, one in zip(items, told, strict=True)
+    ]
+    checked = about | {
+        "pixels": {"settings": asdict(settings), "forwards": sum(one["forwards"] for one in told)}
+    }
+    return Findings(made, study, checked, getattr(findings, "verdicts", ()))
+
+
+def _check(study: Study, items: Sequence[Finding]) -> None:
     if not items:
         raise TargetError("There is nothing to verify: no finding was given.")
     if not study.site.is_single:
@@ -147,103 +164,103 @@ def verify(
                 f"The finding about {item.prompt!r} names latents {list(item.latents)[:6]}; the study's dictionary has "
                 f"{study.dictionary.n_latents}. Verify findings with the study that they were found in."
             )
-    about = dict(findings.about) if isinstance(findings, Findings) else {}
-    measure, made = Measure(study), []
-    for item in tqdm(items, desc="verify", unit="finding", disable=not progress):
-        if budget is not None and measure.forwards + settings.forwards > budget:
-            evidence = PixelEvidence("untestable", f"the budget of {budget} forward passes is used up")
-        else:
-            evidence = examine(measure, item, settings)
-        made.append(replace(item, evidence={**item.evidence, "pixels": _plain(evidence)}))
-    checked = about | {"pixels": {"settings": asdict(settings), "forwards": measure.forwards}}
-    return Findings(made, study, checked, getattr(findings, "verdicts", ()))
+
+
+def _examined(shared: tuple[Measure, PixelSettings], finding: Finding) -> dict[str, Any]:
+    return _plain(examine(shared[0], finding, shared[1]))
+
+
+def _read(values: Any) -> dict[str, Any]:
+    """What a checkpoint kept of one finding; DataError if it is something else."""
+    if not isinstance(values, dict) or set(values) != {one.name for one in fields(PixelEvidence)}:
+        raise DataError(f"not what a verification says of one finding: {values!r:.200}")
+    return values
 
 
 def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> PixelEvidence:
     """All of one verification, on pictures of the study."""
     start = measure.forwards
-    column = measure.column(finding.prompt)
-    rows, weak_rows, spread = choose_pictures(measure, finding, column, settings)
-    if len(rows) < settings.fewest or len(weak_rows) < settings.fewest:
-        short = f"{len(rows)} pictures show the family and {len(weak_rows)} show neither it nor the prompt"
-        return PixelEvidence("untestable", f"{short}; {settings.fewest} of each are needed", spread=spread)
-    finding_rows, measuring_rows = rows[::3], [row for place, row in enumerate(rows) if place % 3]
-    weak = measure.pixels(weak_rows)
-    latents = list(finding.latents)
+    column, latents = measure.column(finding.prompt), list(finding.latents)
+    chosen = choose_pictures(measure, finding, column, settings)
+    if min(chosen.strong, len(chosen.weak)) < settings.fewest:
+        short = (
+            f"{chosen.strong} pictures show the family and {len(chosen.weak)} show neither it nor the prompt"
+        )
+        return PixelEvidence(
+            "untestable", f"{short}; {settings.fewest} of each are needed", spread=chosen.spread
+        )
+    strong, weak = measure.pixels(chosen.finding), measure.pixels(chosen.weak)
+    found = measure.maps(strong, latents, column, windows=settings.windows, side=settings.window)
+    edits = candidate_edits(strong, weak, settings)
+    fired = measure.read(strong, latents, column).codes.sum()
 
-    def maps(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return measure.maps(pixels, latents, column, windows=settings.windows, side=settings.window)
-
-    strong = measure.pixels(finding_rows)
-    builders = candidate_edits(strong, maps(strong), weak, settings)
-    fired = measure.read(strong, latents, column)[0].sum()
-    best: tuple[float, Any, float] | None = None
-    for build in builders:
-        edit = build(strong, None)
+    def worth(name: str) -> float:
+        edit = edits[name](strong, lambda _: found)
         without, control = (
-            1 - float(measure.read(altered, latents, column)[0].sum() / fired)
+            1 - float(measure.read(altered, latents, column).codes.sum() / fired)
             for altered in edit.remove(strong, weak)
         )
         # Of edits that silence the family alike, the smaller one says more about where the cause is.
-        score = min(without, 0.8) - max(control, 0.0) - 0.25 * edit.area
-        if best is None or score > best[0]:
-            best = score, build, without - control
-    assert best is not None
-    pixels = measure.pixels(measuring_rows)
-    edit = best[1](pixels, maps)
-    return _measured(measure, finding, settings, edit, pixels, weak, column, spread, measuring_rows, start)
+        return min(without, ENOUGH) - max(control, 0.0) - settings.area * edit.area
 
+    best = max(edits, key=worth)
+    pixels = measure.pixels(chosen.measuring)
 
-def _measured(
-    measure: Measure,
-    finding: Finding,
-    settings: PixelSettings,
-    edit: Edit,
-    strong: Tensor,
-    weak: Tensor,
-    column: Tensor,
-    spread: float,
-    rows: Sequence[int],
-    start: int,
-) -> PixelEvidence:
-    """Removal and transplant of one edit on pictures that did not choose it, and the verdict."""
-    latents = list(finding.latents)
-    codes, contrast = measure.read(strong, latents, column)
-    gone, control = (measure.read(altered, latents, column) for altered in edit.remove(strong, weak))
-    silenced, silenced_control = (1 - float(some[0].sum() / codes.sum()) for some in (gone, control))
-    removal = t_interval(control[1] - gone[1])
-    pasted, beside = (measure.read(altered, latents, column) for altered in edit.transplant(strong, weak))
-    transplant = t_interval(pasted[1] - beside[1])
-    verdict, reason = decide(settings, silenced, silenced_control, removal, transplant, spread)
+    def maps(some: Tensor) -> tuple[Tensor, Tensor]:
+        return measure.maps(some, latents, column, windows=settings.windows, side=settings.window)
+
+    measured = _measured(measure, latents, column, edits[best](pixels, maps), pixels, weak)
+    verdict, reason = decide(settings, measured, chosen.spread)
     return PixelEvidence(
         verdict,
         reason,
-        edit.name,
-        round(edit.area, 4),
-        silenced,
-        silenced_control,
-        removal,
-        transplant,
-        float(pasted[0].mean() / codes.mean()),
-        spread,
-        tuple(measure.study.images.ids[row] for row in rows),
-        measure.forwards - start,
+        best,
+        spread=chosen.spread,
+        pictures=tuple(measure.study.images.ids[row] for row in chosen.measuring),
+        others=tuple(measure.study.images.ids[row] for row in chosen.weak),
+        forwards=measure.forwards - start,
+        **measured,
     )
 
 
-def decide(
-    settings: PixelSettings,
-    silenced: float,
-    control: float,
-    removal: Interval,
-    transplant: Interval,
-    spread: float,
-) -> tuple[str, str]:
+def _measured(
+    measure: Measure, latents: Sequence[int], column: Tensor, edit: Edit, strong: Tensor, weak: Tensor
+) -> dict[str, Any]:
+    """Removal and transplant of one edit on pictures that did not choose it."""
+    whole = measure.read(strong, latents, column)
+    gone, control = (measure.read(altered, latents, column) for altered in edit.remove(strong, weak))
+    pasted, beside = (measure.read(altered, latents, column) for altered in edit.transplant(strong, weak))
+    silenced, silenced_control = (1 - float(some.codes.sum() / whole.codes.sum()) for some in (gone, control))
+    return {
+        "area": round(edit.area, 4),
+        "silenced": silenced,
+        "control": silenced_control,
+        "removal": t_interval(control.contrast - gone.contrast),
+        "transplant": t_interval(by_source(pasted.contrast - beside.contrast, len(strong))),
+        "carried": t_interval(control.carried - gone.carried),
+        "wakes": float(pasted.codes.mean() / whole.codes.mean()),
+    }
+
+
+def by_source(values: Tensor, n: int) -> Tensor:
+    """Means of values (pictures,) over the pictures that got their cause from one of `n` sources, taken in turn.
+
+    >>> by_source(torch.tensor([1.0, 2.0, 3.0]), 2).tolist()
+    [2.0, 2.0]
+    """
+    source = torch.arange(len(values)) % n
+    total = torch.zeros(min(n, len(values))).index_add_(0, source, values.float())
+    return total / source.bincount()
+
+
+def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) -> tuple[str, str]:
     """The verdict and its reason.
 
     Confirmed: removal and transplant both lie above zero, or one clearly does and the other points the same way, and
     together they reach `least_effect` spreads. Contradicted: the edit silences the family, yet neither can reach it.
     """
+    silenced, control = measured["silenced"], measured["control"]
+    removal, transplant = measured["removal"], measured["transplant"]
     if silenced < settings.silenced or silenced - control < settings.selective:
         return "untestable", (
             f"no edit takes the cause out: the best silences {silenced:.0%} of the family, its control {control:.0%}"
@@ -263,62 +280,8 @@ def decide(
     return "untestable", "the effects are too uncertain on so few pictures"
 
 
-Builder = Callable[[Tensor, "Callable[[Tensor], tuple[Tensor, Tensor]] | None"], Edit]
-
-
-def candidate_edits(
-    strong: Tensor, maps: tuple[Tensor, Tensor], weak: Tensor, settings: PixelSettings
-) -> list[Builder]:
-    """Functions that make an edit for some pictures: (pixels, maps or None for the pictures given here) to `Edit`."""
-    size = (strong.shape[2], strong.shape[3])
-
-    def region(fraction: float) -> Builder:
-        return lambda pixels, again: Region(largest((again(pixels) if again else maps)[0], fraction, size))
-
-    def surroundings(fraction: float) -> Builder:
-        # What stays is what the prompt owes to something else than the family: the thing itself, if it is there.
-        def build(pixels: Tensor, again: Callable[[Tensor], tuple[Tensor, Tensor]] | None) -> Edit:
-            family, prompt = (_scaled(some) for some in (again(pixels) if again else maps))
-            return Surroundings(largest(prompt - family, fraction, size))
-
-        return build
-
-    def fixed(edit: Edit) -> Builder:
-        return lambda pixels, again: edit
-
-    made = [region(fraction) for fraction in settings.fractions]
-    made += [surroundings(fraction) for fraction in (0.3, 0.5)]
-    made += [fixed(Region(border(size, width), "border")) for width in (0.08, 0.14)]
-    mask = overlay_mask(strong, weak)
-    if mask is not None:
-        made.append(fixed(Region(mask, "overlay")))
-    made.append(fixed(Cast.between(strong, weak)))
-    return made
-
-
-def _scaled(maps: Tensor) -> Tensor:
-    """Maps (pictures, rows, columns) in units of each one's largest absolute value."""
-    return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(1e-9)
-
-
-def choose_pictures(
-    measure: Measure, finding: Finding, column: Tensor, settings: PixelSettings
-) -> tuple[list[int], list[int], float]:
-    """Rows in which the family is strong, the highest contrast first; rows that show neither; the contrast's spread.
-
-    Nearly equal pictures count once, and pictures that cannot be looked at do not count.
-    """
-    study = measure.study
-    codes = summed_codes(study.codes, list(finding.latents))
-    usable = torch.from_numpy(~study.repeats & study.sees)
-    level = float(torch.where(usable, codes, torch.zeros(())).sort(descending=True).values[:TOP].mean())
-    contrast = measure.embeddings @ column.float().cpu()
-    strong = torch.nonzero(usable & (codes >= settings.strong * level) & (codes > 0)).flatten()
-    strong = strong[contrast[strong].argsort(dim=0, descending=True, stable=True)][: settings.strong_pictures]
-    weak = torch.nonzero(usable & (codes <= 0.05 * level) & (contrast < contrast.median())).flatten()
-    step = max(1, len(weak) // settings.weak_pictures)
-    return strong.tolist(), weak[::step][: settings.weak_pictures].tolist(), float(contrast.std())
-
-
 def _plain(evidence: PixelEvidence) -> dict[str, Any]:
-    return asdict(evidence) | {"pictures": list(evidence.pictures)}
+    told = asdict(evidence)
+    if evidence.carried is not None and math.isnan(evidence.carried.value):
+        told["carried"] = None
+    return told | {name: list(told[name]) for name in ("pictures", "others")}

@@ -1,0 +1,50 @@
+"""Settings of a verification: every constant that decides, with its unit and reason. Start at `PixelSettings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What a verification does and asks for. Chosen on the picture world's variant b and the worlds called `choose`.
+
+    Attributes:
+        strong_pictures: pictures in which the family is strong; a third of them choose the edit.
+        fewest: strong pictures below which nothing is tested.
+        weak_pictures: pictures without the family that the cause is transplanted into.
+        strong: fraction of the mean code of the strongest pictures above which a picture counts as strong.
+        windows, window: places a side of the occlusion maps, and the side of a window as a fraction of the picture's.
+        fractions: areas of the picture that are tried as the region of the cause. kept: areas that stay where the
+            surroundings are exchanged. borders: widths of frames, as fractions of the shorter side.
+        silenced: fraction of the family's codes that the edit must take away for the finding to be testable.
+        selective: by how much more than its control it must take away.
+        area: what a whole picture of changed pixels counts against an edit, in fractions of silenced codes.
+        least_effect: change of the contrast over the control's, in spreads of the prompt's contrast over the study,
+            that removal and transplant must reach together on average.
+        carried: fraction of the removal's effect that must pass through the family's latents.
+    """
+
+    strong_pictures: int = 24
+    fewest: int = 9
+    weak_pictures: int = 16
+    strong: float = 0.4
+    windows: int = 6
+    window: float = 0.34
+    fractions: tuple[float, ...] = (0.06, 0.12, 0.22, 0.35, 0.5)
+    kept: tuple[float, ...] = (0.3, 0.5)
+    borders: tuple[float, ...] = (0.08, 0.14)
+    silenced: float = 0.5
+    selective: float = 0.25
+    area: float = 0.25
+    least_effect: float = 0.15
+    carried: float = 0.1
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of one finding, at most."""
+        edits = len(self.fractions) + len(self.kept) + len(self.borders) + 2  # overlay and colour
+        finding = -(-self.strong_pictures // 3)
+        measuring = self.strong_pictures - finding
+        mapping = self.strong_pictures * (self.windows**2 + 1)
+        return mapping + finding * (2 * edits + 1) + 3 * measuring + 2 * self.weak_pictures
