@@ -109,7 +109,7 @@ def _seconds(work: Callable[[], object], times: int = 1) -> float:
 
 def calibrated(run: Run) -> tuple[Rates, list[str]]:
     """Rates of this machine with the first model, and what they rest on."""
-    from clipattr.discovery.pixels.verify import PixelSettings
+    from clipattr.discovery.pixels.settings import PixelSettings
     from clipattr.studies.plan import plan_study
 
     inputs, sizes = run.inputs, run.sizes
