@@ -3,7 +3,7 @@
 Each generated input has a truth: which picture has which label and split. A picture counts as lost in silence where it
 is missing, or has another label or split, and neither a note nor an error says anything.
 
-    python -m benchmarks.files --inputs 5000 --rows 1000000 --json files.json
+    python benchmarks/files.py [--quick] [--inputs 5000] [--rows 1000000]
 """
 
 import argparse
@@ -18,9 +18,9 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from PIL import Image
+from results import write_results
 
 import clipattr as ca
 from clipattr.errors import ClipattrError
@@ -209,52 +209,57 @@ def losses(kind, draw: random.Random, top: Path, refused: Counter | None = None)
     return lost
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=5000)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    counts, examples, refused = Counter(), [], Counter()
-    for number in range(arguments.inputs):
-        kind = (table, folder, shard)[number % 3]
-        with tempfile.TemporaryDirectory() as place:
-            lost = losses(kind, random.Random(f"{arguments.seed} {number}"), Path(place), refused)
-        counts[kind.__name__] += 1
-        if lost:
-            counts["lost"] += 1
-            examples.append({"input": number, "kind": kind.__name__, "lost": lost[:3]})
+def read_times(rows: int) -> dict[int, float]:
+    """Seconds of processor to open a table of so many rows and of a quarter of them, by number of rows."""
     seconds = {}
-    for rows in (arguments.rows // 4, arguments.rows):
+    for count in (rows // 4, rows):
         with tempfile.TemporaryDirectory() as place:
-            (Path(place) / "0.png").write_bytes(PICTURE)
             for number in range(100):
                 (Path(place) / f"{number}.png").write_bytes(PICTURE)
             file = Path(place) / "t.csv"
             with file.open("w") as out:
                 out.write("id,path,label,split\n")
-                for row in range(rows):
-                    out.write(
-                        f"r{row:07d},{row % 100}.png,{row % 1000},{'test' if row % 5 == 0 else 'train'}\n"
-                    )
+                for row in range(count):
+                    split = "test" if row % 5 == 0 else "train"
+                    out.write(f"r{row:07d},{row % 100}.png,{row % 1000},{split}\n")
             begun = time.process_time()
             images = ca.Images.open(file)
-            seconds[rows] = time.process_time() - begun
-            assert len(images) == rows
-    few, many = seconds.values()
-    result = {
-        "inputs": dict(counts),
-        "refused": dict(refused.most_common()),
-        "silent_losses": examples,
-        "seconds_of_processor": seconds,
+            seconds[count] = time.process_time() - begun
+            if len(images) != count:
+                raise RuntimeError(f"{len(images)} of {count} rows were read")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=int, default=5000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    inputs, rows = (150, 20_000) if arguments.quick else (arguments.inputs, arguments.rows)
+    counts, examples, refused = Counter(), [], Counter()
+    for number in range(inputs):
+        kind = (table, folder, shard)[number % 3]
+        with tempfile.TemporaryDirectory() as place:
+            lost = losses(kind, random.Random(f"{arguments.seed} {number}"), Path(place), refused)
+        counts[kind.__name__] += 1
+        if lost:
+            examples.append({"input": number, "kind": kind.__name__, "lost": lost[:3]})
+    few, many = read_times(rows).values()
+    figures = {
+        **{f"{kind}s": count for kind, count in counts.items()},
+        "refused": sum(refused.values()),
+        "silent_losses": len(examples),
+        "rows": rows,
+        "seconds_of_processor": many,
         "ratio_for_4_times_the_rows": many / few,
-        "versions": {"numpy": np.__version__, "pandas": pd.__version__},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    for name, value in figures.items():
+        print(f"{name:28} {value:12.4g}")
+    write_results("files", figures, examples, quick=arguments.quick)
 
 
 if __name__ == "__main__":
