@@ -57,7 +57,9 @@ def audit(arguments: argparse.Namespace) -> None:
     if arguments.round:
         files = [store / f"{name}.json" for name in chosen]
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-        for name, value in add_round(FOLDER / "worlds.json", arguments.round, results, about()).items():
+        for name, value in add_round(
+            FOLDER / f"{arguments.results}.json", arguments.round, results, about()
+        ).items():
             print(f"{name:60} {value:.3f}")
 
 
@@ -82,6 +84,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="drawn to measure a plant's effect (truth)")
     parser.add_argument("--only", help="the world to audit; its result waits under --out for a round")
     parser.add_argument("--round", help="title of the round that the results are appended as (audit)")
+    parser.add_argument(
+        "--results", default="worlds", help="file of results that a round is appended to (audit)"
+    )
     parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
     parser.add_argument(
         "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING), help="of the studies"
