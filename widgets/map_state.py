@@ -11,6 +11,7 @@ import traitlets as T
 
 from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
+from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
 from clipattr_widgets.desk import Desk, PanelError, read_upload
 from clipattr_widgets.explorer_state import words_of
@@ -275,7 +276,7 @@ class MapState(T.HasTraits):
         """(n_latents,) what makes one worth a look in this view: reliance on what does not fit, else triage."""
         places = self.places
         if places is not None and np.isfinite(places.reliance).any():
-            return places.reliance - np.maximum(places.fit, 0) * _scale(places.reliance, places.fit)
+            return surprise(places.reliance, places.fit)
         frame = self.table.latents
         return np.asarray(frame["triage"] if "triage" in frame else np.zeros(len(frame)), np.float64)
 
@@ -361,11 +362,3 @@ class MapState(T.HasTraits):
         if self.chosen:
             lines.append(f"study.latents.iloc[{list(self.chosen)}]")
         return "\n".join(lines)
-
-
-def _scale(reliance: np.ndarray, fit: np.ndarray) -> float:
-    """What brings alignment to the range of reliance, so that one can be held against the other."""
-    both = np.isfinite(reliance) & np.isfinite(fit)
-    if not both.any():
-        return 0.0
-    return float(np.abs(reliance[both]).max() / (np.abs(fit[both]).max() or 1.0))

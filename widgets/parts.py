@@ -21,11 +21,12 @@ _STATIC = files("clipattr_widgets") / "static"
 _CSS = (_STATIC / "panel.css").read_text(encoding="utf-8")
 
 
-def _module(*names: str) -> str:
+def module(*names: str) -> str:
+    """The JavaScript of a view: these files of `static/`, behind what all views share."""
     return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in ("common.js", *names))
 
 
-class _Part(anywidget.AnyWidget):
+class Part(anywidget.AnyWidget):
     """What all parts share: messages from the view go to one handler, by kind."""
 
     _css = _CSS
@@ -48,7 +49,7 @@ class _Part(anywidget.AnyWidget):
                 handler(content)
 
 
-class Pulse(_Part):
+class Pulse(Part):
     """Answers when a panel asks whether anybody is there; where nobody is, the panel says so.
 
     Args:
@@ -56,7 +57,7 @@ class Pulse(_Part):
         still: class of the panel's still view, an output of its own that is hidden while the panel is alive.
     """
 
-    _esm = _module("pulse.js")
+    _esm = module("pulse.js")
     patience = T.Float(8.0, min=0.1).tag(sync=True)
     still = T.Unicode("").tag(sync=True)
 
@@ -65,7 +66,7 @@ class Pulse(_Part):
         self.on("ping", lambda message: self.send({"kind": "pong", "number": message.get("number")}))
 
 
-class BarList(_Part):
+class BarList(Part):
     """Ranked signed bars, one row per latent, with a switch each.
 
     A row is a dict: `id` int, `part` "latent" | "part" | "total", `label`, `value` (the bar's length and sign),
@@ -77,7 +78,7 @@ class BarList(_Part):
     Messages: `{"kind": "scale", "id", "factor"}`, `{"kind": "undo"}`. `selected` is the id of the chosen latent.
     """
 
-    _esm = _module("bar_list.js")
+    _esm = module("bar_list.js")
     rows = T.List(T.Dict()).tag(sync=True)
     columns = T.Dict().tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
@@ -99,14 +100,14 @@ class BarList(_Part):
             self.gen += 1
 
 
-class Gallery(_Part):
+class Gallery(Part):
     """Thumbnails in one sprite, each with an optional heat map and a caption.
 
     `selected` is the place (0-based) of the chosen thumbnail; a click sends `{"kind": "pick", "i"}` as well, so that
     the same one can be picked twice.
     """
 
-    _esm = _module("heat_slider.js", "gallery.js")
+    _esm = module("heat_slider.js", "gallery.js")
     sprite = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
@@ -176,10 +177,10 @@ class Gallery(_Part):
             }  # fmt: skip
 
 
-class Overlay(_Part):
+class Overlay(Part):
     """One picture, large, under an optional heat map with an opacity slider."""
 
-    _esm = _module("heat_slider.js", "overlay.js")
+    _esm = module("heat_slider.js", "overlay.js")
     picture = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
@@ -226,7 +227,7 @@ class Overlay(_Part):
             }  # fmt: skip
 
 
-class DataTable(_Part):
+class DataTable(Part):
     """A table; a row is `{"id": int, "cells": [cell, …]}`, a column `{"key", "label", "numeric", "wraps", "tip"}`.
 
     A cell is a text, or `{"text", "value", "low", "high"}`, drawn as an interval on an axis that all such cells share.
@@ -236,7 +237,7 @@ class DataTable(_Part):
     id of the chosen row.
     """
 
-    _esm = _module("data_table.js")
+    _esm = module("data_table.js")
     columns = T.List(T.Dict()).tag(sync=True)
     rows = T.List(T.Dict()).tag(sync=True)
     sorted_by = T.Unicode("").tag(sync=True)
@@ -268,14 +269,14 @@ class DataTable(_Part):
             self.gen += 1
 
 
-class Scatter(_Part):
+class Scatter(Part):
     """Many points, drawn in one piece: click one, or choose many with a box or a loop.
 
     `selected` is the place of the point that was clicked, `answered` echoes it once Python has it. What a box or a loop
     holds arrives in `on_chosen`. `groups` says how a point is drawn: 0 plain, 1 lit, 2 marked.
     """
 
-    _esm = _module("scatter.js")
+    _esm = module("scatter.js")
     xy = T.Bytes(b"").tag(sync=True)
     xy_gen = T.Int(0).tag(sync=True)
     groups = T.Bytes(b"").tag(sync=True)
@@ -336,14 +337,14 @@ def _once(names: Sequence[str]) -> tuple[list[str], list[int]]:
     return list(places), of
 
 
-class Stage(_Part):
+class Stage(Part):
     """One picture whose objects can be moved, with the mouse or by arrow keys.
 
     A thing is `{"name", "box": [left, top, right, bottom]}` in pixels of the picture. A move sends
     `{"kind": "move", "i", "left", "top"}`; the next one waits until its answer is drawn.
     """
 
-    _esm = _module("stage.js")
+    _esm = module("stage.js")
     picture = T.Bytes(b"").tag(sync=True)
     meta: "T.Dict[str, Any]" = T.Dict(
         {"width": 64, "height": 64, "shown": 256, "gen": 0, "alt": "", "things": []}
@@ -361,14 +362,14 @@ class Stage(_Part):
             }  # fmt: skip
 
 
-class DotList(_Part):
+class DotList(Part):
     """One line per latent or cause, one mark per model on a shared axis.
 
     A row is `{"id": int, "label", "values": [number or None per model], "texts": [text per model], "own": text or "",
     "spoken", "tip"}`. `selected` is the id of the chosen row.
     """
 
-    _esm = _module("dot_list.js")
+    _esm = module("dot_list.js")
     names: "T.List[str]" = T.List().tag(sync=True)
     axis = T.Unicode("").tag(sync=True)
     rows = T.List(T.Dict()).tag(sync=True)

@@ -9,6 +9,8 @@ from typing import Any
 import ipywidgets as W
 import traitlets as T
 
+from clipattr_widgets.browse import BrowsePanel
+from clipattr_widgets.browse_state import BrowseState
 from clipattr_widgets.compare import ComparePanel
 from clipattr_widgets.compare_state import MAX_MODELS, CompareState
 from clipattr_widgets.desk import PanelError
@@ -24,7 +26,7 @@ from clipattr_widgets.prompt_state import PromptState
 from clipattr_widgets.world import WorldPanel
 from clipattr_widgets.world_state import WorldState, scene_of
 
-NAMES = ("Explorer", "Latent", "Prompt", "Findings", "Map")
+NAMES = ("Explorer", "Browse", "Latent", "Prompt", "Findings", "Map")
 
 
 class Tabs:
@@ -96,6 +98,17 @@ class Tabs:
 
     def _link(self, name: str, other: Any) -> None:
         self._links.append(T.link((self.state, name), (other, name)))
+
+    def _build_browse(self) -> Any:
+        made = BrowseState(self.state.table, prompt=self.state.prompt, latent=self.state.latent)
+        for name in ("prompt", "latent"):
+            self._link(name, made)
+        made.observe(lambda _: self._open_latent(made.opened_latent), "opened")
+        return BrowsePanel(state=made)
+
+    def _open_latent(self, latent: int) -> None:
+        self.state.look_for(latent)
+        self.buttons.value = "Latent"
 
     def _build_latent(self) -> Any:
 

@@ -112,6 +112,15 @@ class Collected:
             parts = [target.values(e, model)[:, 0].float().cpu().numpy() for e in self._embeddings()]
         return np.concatenate(parts) if parts else np.zeros(0)
 
+    def highest(self, target: Any) -> np.ndarray:
+        """(pictures,) the number of the target that is highest on each picture."""
+        import torch
+
+        model = self.study.model
+        with torch.no_grad():
+            parts = [target.values(e, model).argmax(1).cpu().numpy() for e in self._embeddings()]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
     def _embeddings(self) -> Any:
         if self.n_pictures <= KEEP_EMBEDDINGS:
             return self._kept_embeddings

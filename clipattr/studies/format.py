@@ -294,11 +294,16 @@ def read_tokens(folder: Path, first: int, behind: int) -> Tensor | None:
 
 def read_thumbnail(folder: Path, start: int, stop: int) -> Image.Image:
     """The small picture that lies at these bytes of thumbnails.bin; PictureError if there is none."""
+    return read_picture(thumbnail_bytes(folder, start, stop))
+
+
+def thumbnail_bytes(folder: Path, start: int, stop: int) -> bytes:
+    """These bytes of thumbnails.bin, unread; PictureError if no thumbnail can lie there."""
     if not 0 <= start < stop <= start + LARGEST_THUMBNAIL:
         raise PictureError(f"its thumbnail cannot lie at bytes {start} to {stop}")
     with (folder / "thumbnails.bin").open("rb") as file:
         file.seek(start)
-        return read_picture(file.read(stop - start))
+        return file.read(stop - start)
 
 
 def _relative(path: str, final: Path) -> str:

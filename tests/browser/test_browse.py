@@ -1,0 +1,115 @@
+"""The browser of pictures and latents in Voila: a grid to scroll, sort, filter, mark, and open from."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+GRID = ".clipattr-browse .clipattr-grid"
+VIEW = f"{GRID} .clipattr-grid-view"
+CELL = f"{GRID} .clipattr-cell:not([hidden])"
+CELLS = (
+    "import clipattr as ca\nstudy = ca.open_study({path!r})\npanel = ca.explore(study, picture=5)\npanel",
+)
+
+
+@pytest.fixture(scope="module")
+def page(voila, notebook, opened, study_folder):
+    made = opened(width=1240, height=1000)
+    made.open_voila(voila, notebook("browse.ipynb", *(cell.format(path=str(study_folder)) for cell in CELLS)))
+    made.page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb")
+    made.page.click(".clipattr-tabs button:has-text('Browse')")
+    filled(made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong(page):
+    before = len(page.errors)
+    yield
+    assert page.errors[before:] == []
+
+
+def filled(page):
+    """Wait until every cell in sight has its pictures."""
+    page.page.wait_for_selector(f"{GRID}[data-waiting='0'] .clipattr-cell:not([hidden]) img")
+
+
+def choose(page, description, option):
+    box = page.page.locator(f".clipattr-browse .widget-dropdown:has(label:text-is('{description}')) select")
+    page.after(GRID, lambda: box.select_option(label=option))
+    filled(page)
+
+
+def numbers(page):
+    """The numbers below the cells in sight, in order."""
+    cells = page.page.locator(CELL).evaluate_all(
+        "all => all.map(c => [+c.getAttribute('aria-posinset'), c.querySelector('.clipattr-cell-number').innerText])"
+    )
+    return [float(said.split("·")[-1].replace("−", "-").strip(" %")) for _, said in sorted(cells)]
+
+
+def test_nine_thousand_pictures_scroll_with_few_elements_and_the_last_is_reached_by_key(page, screenshots):
+    assert int(page.page.locator(CELL).first.get_attribute("aria-setsize")) == 9000
+    page.page.screenshot(path=screenshots / "browse.png")
+    page.page.locator(VIEW).focus()
+    page.page.keyboard.press("End")
+    page.page.wait_for_selector(f"{CELL}[aria-posinset='9000'] img")
+    filled(page)
+    assert page.page.locator(f"{GRID} .clipattr-cell").count() < 150
+    active = page.page.locator(VIEW).get_attribute("aria-activedescendant")
+    assert page.page.locator(f"#{active}").get_attribute("aria-posinset") == "9000"
+    page.page.keyboard.press("Home")
+    page.page.wait_for_selector(f"{CELL}[aria-posinset='1'] img")
+
+
+def test_pictures_are_sorted_by_score_and_filtered_by_label_and_answer(page, screenshots):
+    choose(page, "sort by", "score")
+    scores = numbers(page)
+    assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
+    choose(page, "label", "kite")
+    choose(page, "answer", "another label")
+    labels = page.page.locator(f"{CELL} .clipattr-cell-caption").all_inner_texts()
+    assert labels and {label.strip("✓\xa0 ") for label in labels} == {"kite"}
+    page.page.screenshot(path=screenshots / "browse-errors.png")
+
+
+def test_marked_pictures_are_kept_as_a_selection_with_the_study(page, study_folder):
+    from clipattr import open_study
+    from clipattr.studies.selections import Selections
+
+    page.page.locator(VIEW).focus()
+    page.page.keyboard.press("Space")
+    page.page.wait_for_selector(f"{GRID}[data-marked='1']")
+    page.page.keyboard.press("Shift+ArrowRight")
+    page.page.wait_for_selector(f"{GRID}[data-marked='2']")
+    name = page.page.get_by_placeholder("keep marked as")
+    name.fill("odd kites")
+    name.press("Enter")
+    page.page.wait_for_selector(".clipattr-browse option:text-is('odd kites')", state="attached")
+    assert len(Selections(open_study(study_folder)).of("odd kites")) == 2
+    for filter_ in ("label", "answer"):
+        choose(page, filter_, "any")
+    choose(page, "kept", "odd kites")
+    assert page.page.locator(CELL).count() == 2
+
+
+def test_a_click_opens_the_picture_in_the_explorer_with_its_prompt(page):
+    told = page.page.locator(CELL).first.get_attribute("aria-label")
+    page.page.locator(CELL).first.click()
+    page.page.wait_for_selector(
+        f".clipattr-overlay:has-text('{told.split(',')[0].removeprefix('picture ')}')"
+    )
+    page.page.click(".clipattr-tabs button:has-text('Browse')")
+
+
+def test_latents_are_browsed_alike_and_a_click_opens_the_page_of_one(page, screenshots):
+    page.after(GRID, lambda: page.page.click(".clipattr-browse button:text-is('latents')"))
+    filled(page)
+    assert page.page.locator(CELL).first.locator("img").count() == 4
+    choose(page, "sort by", "frequency")
+    shares = numbers(page)
+    assert shares == sorted(shares, reverse=True)
+    page.page.screenshot(path=screenshots / "browse-latents.png")
+    number = page.page.locator(f"{CELL} .clipattr-cell-number").first.inner_text().split()[0]
+    page.page.locator(CELL).first.click()
+    page.page.wait_for_selector(f".clipattr-latent h3.clipattr-title:has-text('latent {number}')")

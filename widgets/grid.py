@@ -1,0 +1,55 @@
+"""The grid: very many thumbnails, of which only those in sight exist in the page.
+
+Owns the traits and messages of the drawn part; holds no pictures. Start at `Grid`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import traitlets as T
+
+from clipattr_widgets.browse_state import PAGE, Item
+from clipattr_widgets.parts import Part, module
+
+
+class Grid(Part):
+    """Cells in rows, scrolled; a page of cells is fetched when it comes near.
+
+    Messages from the view: `{"kind": "need", "pages", "gen"}`, `{"kind": "pick", "i"}` (click, Enter) and
+    `{"kind": "mark", "i", "to"}` (Space or X, Shift marks all between). `marked` holds places as int32. `data-waiting`
+    counts cells in sight whose pictures are not there yet.
+    """
+
+    _esm = module("grid.js")
+    count = T.Int(0).tag(sync=True)
+    page = T.Int(PAGE).tag(sync=True)
+    cell = T.Int(92).tag(sync=True)  # side of a cell's pictures in CSS pixels
+    height = T.Int(520).tag(sync=True)
+    selected = T.Int(-1).tag(sync=True)
+    marked = T.Bytes(b"").tag(sync=True)
+    gen = T.Int(0).tag(sync=True)
+
+    def show(self, count: int, *, title: str, gen: int) -> None:
+        """Show this many cells; the view asks for their pages with the generation number."""
+        with self.hold_sync():
+            self.count, self.title, self.selected = count, title, -1
+            self.gen = gen
+
+    def mark(self, places: Iterable[int]) -> None:
+        """Mark the cells at these places."""
+        self.marked = np.asarray(list(places), "<i4").tobytes()
+
+    def send_page(self, page: int, gen: int, items: Sequence[Item]) -> None:
+        """Answer a "need"."""
+        told: list[dict[str, Any]] = [
+            {
+                "caption": item.caption,
+                "number": item.number,
+                "alt": item.alt,
+                "lengths": [len(picture) for picture in item.pictures],
+            }
+            for item in items
+        ]
+        whole = b"".join(picture for item in items for picture in item.pictures)
+        self.send({"kind": "page", "page": page, "gen": gen, "items": told}, [whole])

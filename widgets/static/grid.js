@@ -1,0 +1,246 @@
+// A grid of very many cells: only those in sight exist. Python owns the order and sends pages of cells when asked.
+
+const GRID_KEPT = 60; // pages whose pictures are kept
+
+function render({ model, el }) {
+  const root = make("div", "clipattr-grid", { parent: el });
+  ownKeys(root);
+  const heading = make("div", "clipattr-gallery-title", { parent: root });
+  const view = make("div", "clipattr-grid-view", { parent: root, role: "listbox", tabindex: "0", "aria-multiselectable": "true" });
+  const sheet = make("div", "clipattr-grid-sheet", { parent: view, role: "presentation" });
+  const empty = make("div", "clipattr-empty", { parent: root });
+  const name = `clipattr-grid-${Math.random().toString(36).slice(2)}`;
+  let cells = [];
+  let pages = new Map();
+  let perRow = 1;
+  let active = 0;
+  let anchor = 0;
+  let marked = new Set();
+  let asked = "";
+  let waitingFrame = 0;
+  let heading_to = 1;
+
+  const count = () => model.get("count");
+  const size = () => model.get("page");
+  const width = () => model.get("cell");
+  const tall = () => model.get("cell") + 34;
+
+  function newCell() {
+    const cell = { i: -1, button: make("div", "clipattr-cell", { parent: sheet, role: "option" }) };
+    cell.pictures = make("span", "clipattr-cell-pictures", { parent: cell.button });
+    cell.caption = make("bdi", "clipattr-cell-caption", { parent: cell.button, dir: "auto" });
+    cell.number = make("span", "clipattr-cell-number", { parent: cell.button });
+    cell.button.addEventListener("click", (event) => {
+      if (event.shiftKey) return markTo(cell.i);
+      if (event.ctrlKey || event.metaKey) return toggle(cell.i);
+      activate(cell.i);
+      open(cell.i);
+    });
+    return cell;
+  }
+
+  function open(i) {
+    model.set("selected", i);
+    model.save_changes();
+    model.send({ kind: "pick", i, gen: model.get("gen") });
+  }
+
+  function toggle(i) {
+    activate(i);
+    anchor = i;
+    model.send({ kind: "mark", i, gen: model.get("gen") });
+  }
+
+  function markTo(i) {
+    model.send({ kind: "mark", i: anchor, to: i, gen: model.get("gen") });
+    activate(i);
+  }
+
+  function activate(i) {
+    active = Math.max(0, Math.min(count() - 1, i));
+    const top = Math.floor(active / perRow) * tall();
+    if (top < view.scrollTop) view.scrollTop = top;
+    else if (top + tall() > view.scrollTop + view.clientHeight) view.scrollTop = top + tall() - view.clientHeight;
+    draw();
+  }
+
+  const inSight = () => Math.max(1, Math.floor(view.clientHeight / tall()));
+  view.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const by = {
+      ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow, ArrowUp: -perRow, Home: -active, End: count(),
+      PageDown: perRow * inSight(), PageUp: -perRow * inSight(),
+    }[event.key];
+    if (by !== undefined) {
+      event.preventDefault();
+      const to = Math.max(0, Math.min(count() - 1, active + by));
+      if (event.shiftKey) markTo(to);
+      else {
+        anchor = to;
+        activate(to);
+      }
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      if (count()) open(active);
+    } else if (event.key === " " || event.key.toLowerCase() === "x") {
+      event.preventDefault();
+      if (count()) toggle(active);
+    }
+  });
+
+  /** Only what is in sight, with a row above and below, has elements; each is used again for another place. */
+  function draw() {
+    waitingFrame = 0;
+    if (!root.isConnected) return later();
+    const total = count();
+    heading.textContent = total ? model.get("title") : "";
+    empty.textContent = total ? "" : model.get("empty_text");
+    view.hidden = !total;
+    view.setAttribute("aria-label", model.get("title"));
+    view.style.height = `${model.get("height")}px`;
+    perRow = Math.max(1, Math.floor((view.clientWidth || 1) / (width() + 8)));
+    sheet.style.height = `${Math.ceil(total / perRow) * tall()}px`;
+    const first = Math.max(0, Math.floor(view.scrollTop / tall()) - 1) * perRow;
+    const last = Math.min(total, (Math.ceil((view.scrollTop + view.clientHeight) / tall()) + 1) * perRow);
+    const room = (Math.ceil(view.clientHeight / tall()) + 3) * perRow;
+    while (cells.length > room) cells.pop().button.remove();
+    while (cells.length < room) cells.push(newCell());
+    let waiting = 0;
+    for (const cell of cells) cell.used = false;
+    for (let i = first; i < last; i++) {
+      const cell = cells[i % room];
+      cell.used = true;
+      if (!fill(cell, i) && seen(i)) waiting++;
+    }
+    for (const cell of cells) {
+      cell.button.hidden = !cell.used;
+      if (!cell.used) cell.i = -1;
+    }
+    const there = active >= first && active < last;
+    if (there && total) view.setAttribute("aria-activedescendant", `${name}-${active}`);
+    else view.removeAttribute("aria-activedescendant");
+    root.dataset.waiting = waiting;
+    root.dataset.gen = model.get("gen");
+    if (total) request(first, last);
+  }
+
+  const seen = (i) => {
+    const top = Math.floor(i / perRow) * tall();
+    return top + tall() > view.scrollTop && top < view.scrollTop + view.clientHeight;
+  };
+
+  /** Shows a place in a cell; says whether its pictures are there. */
+  function fill(cell, i) {
+    const page = pages.get(Math.floor(i / size()));
+    const item = page?.items[i % size()];
+    const key = `${model.get("gen")}-${i}-${item ? 1 : 0}`;
+    cell.button.classList.toggle("clipattr-active", i === active);
+    cell.button.classList.toggle("clipattr-marked", marked.has(i));
+    cell.button.classList.toggle("clipattr-selected", i === model.get("selected"));
+    cell.button.setAttribute("aria-selected", String(marked.has(i)));
+    const at = `${i}-${perRow}-${width()}`;
+    if (cell.at !== at) {
+      cell.at = at;
+      cell.button.style.width = `${width() + 4}px`;
+      cell.button.style.transform = `translate(${(i % perRow) * (width() + 8)}px, ${Math.floor(i / perRow) * tall()}px)`;
+    }
+    if (cell.key === key) return Boolean(item);
+    cell.key = key;
+    cell.i = i;
+    cell.button.id = `${name}-${i}`;
+    cell.button.setAttribute("aria-setsize", count());
+    cell.button.setAttribute("aria-posinset", i + 1);
+    cell.button.setAttribute("aria-label", item?.alt ?? `item ${i + 1}, loading`);
+    cell.button.title = item?.alt ?? "";
+    cell.caption.textContent = item?.caption ?? "";
+    cell.number.textContent = item?.number ?? "";
+    const many = (item?.urls.length ?? 1) > 1;
+    cell.pictures.style.width = cell.pictures.style.height = `${width()}px`;
+    cell.pictures.classList.toggle("clipattr-cell-four", many);
+    cell.pictures.replaceChildren();
+    for (const url of item?.urls ?? []) {
+      const image = make("img", "", { parent: cell.pictures, alt: "", decoding: "sync", draggable: "false" });
+      if (url) image.src = url;
+      else image.hidden = true;
+    }
+    return Boolean(item);
+  }
+
+  /** Asks for the pages in sight, then for those ahead and behind; what was asked for already is not asked again. */
+  function request(first, last) {
+    const [from, to] = [Math.floor(first / size()), Math.floor(Math.max(first, last - 1) / size())];
+    const wanted = [];
+    for (let page = from; page <= to; page++) wanted.push(page);
+    for (const step of [1, 2, 3, 4]) wanted.push(heading_to > 0 ? to + step : from - step);
+    wanted.push(heading_to > 0 ? from - 1 : to + 1);
+    const end = Math.ceil(count() / size());
+    const lacking = wanted.filter((page) => page >= 0 && page < end && !pages.has(page));
+    const key = `${model.get("gen")}:${lacking}`;
+    if (!lacking.length || key === asked) return;
+    asked = key;
+    model.send({ kind: "need", pages: lacking, gen: model.get("gen") });
+  }
+
+  function heard(message, buffers) {
+    if (message?.kind !== "page" || message.gen !== model.get("gen")) return;
+    const bytes = asBytes(buffers[0]);
+    let at = 0;
+    const items = message.items.map(({ lengths, ...item }) => {
+      const urls = lengths.map((length) => {
+        const part = bytes.slice(at, at + length);
+        at += length;
+        return length ? URL.createObjectURL(new Blob([part], { type: part[0] === 0x89 ? "image/png" : "image/jpeg" })) : "";
+      });
+      return { ...item, urls };
+    });
+    drop(message.page);
+    pages.set(message.page, { items });
+    while (pages.size > GRID_KEPT) drop(pages.keys().next().value);
+    later();
+  }
+
+  function drop(page) {
+    for (const item of pages.get(page)?.items ?? []) item.urls.forEach((url) => url && URL.revokeObjectURL(url));
+    pages.delete(page);
+  }
+
+  function later() {
+    waitingFrame ||= requestAnimationFrame(draw);
+  }
+
+  function renew() {
+    for (const page of [...pages.keys()]) drop(page);
+    for (const cell of cells) cell.key = "";
+    [active, anchor, asked] = [0, 0, ""];
+    view.scrollTop = 0;
+    remark();
+  }
+
+  function remark() {
+    const bytes = asBytes(model.get("marked"));
+    marked = new Set(new Int32Array(bytes.slice().buffer));
+    root.dataset.marked = marked.size;
+    later();
+  }
+
+  let before = 0;
+  view.addEventListener("scroll", () => {
+    heading_to = Math.sign(view.scrollTop - before) || heading_to;
+    before = view.scrollTop;
+    draw();
+  });
+  const watcher = new ResizeObserver(later);
+  watcher.observe(view);
+  model.on("msg:custom", heard);
+  renew();
+  const stop = listen(model, { "change:gen": renew, "change:marked": remark, "change:selected": later });
+  return () => {
+    stop();
+    model.off("msg:custom", heard);
+    watcher.disconnect();
+    cancelAnimationFrame(waitingFrame);
+    for (const page of [...pages.keys()]) drop(page);
+  };
+}
+
+export default { render };
