@@ -100,6 +100,7 @@ CONTENTS = {
     "verify": "discovery.pixels.verify",
     "PixelSettings": "discovery.pixels.settings",
     "Prompt": "discovery.audit.expectations",
+    "write_statement": "reporting.statement",
     "explore": "reporting.panels",
     "Finding": "discovery.findings",
     "Findings": "discovery.findings",

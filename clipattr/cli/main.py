@@ -67,7 +67,7 @@ def _reader_gone() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for name in ("json", "csv", "html", "plot"):
+    for name in ("json", "csv", "html", "plot", "junit", "sarif", "statement"):
         check_target(getattr(arguments, name, None), name)
     status = RUN[arguments.verb](arguments)
     sys.stdout.flush()  # inside the handler of BrokenPipeError

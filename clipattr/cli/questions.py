@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, NOT_JUDGED, OK
 from clipattr.cli.jobs import engine_of
+from clipattr.cli.reports import write_reports
 from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
 from clipattr.errors import DataError
@@ -81,6 +82,7 @@ def audit(arguments: argparse.Namespace) -> int:
             )
     decided = None if arguments.fail_above is None else gate(findings, arguments.fail_above, baseline)
     _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
+    write_reports(arguments, findings, decided)
     out = human(arguments)
     _print_findings(findings, out)
     return OK if decided is None else _told_gate(decided, baseline is not None, out)

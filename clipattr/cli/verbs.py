@@ -29,6 +29,7 @@ from clipattr.cli.arguments import (
     share,
     whole,
 )
+from clipattr.cli.reports import REPORTS
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ VERBS = (
                      "one)"),
             argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: fail only on findings that are "
                      "new or clearly larger"),
+            *REPORTS,
             *ENGINE,
         ),
     ),

@@ -19,10 +19,11 @@ MAX_NOTE = 20_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """`choice` is one of `CHOICES`."""
+    """`choice` is one of `CHOICES`; `by`: who decided, empty if nobody said."""
 
     choice: str = "open"
     note: str = ""
+    by: str = ""
 
 
 class Verdicts:
@@ -44,7 +45,7 @@ class Verdicts:
         """What was said of a finding."""
         return self._held.get(_key(finding), Verdict())
 
-    def set(self, finding: Any, choice: str, note: str) -> None:
+    def set(self, finding: Any, choice: str, note: str, by: str = "") -> None:
         """Say it and keep it.
 
         Raises:
@@ -56,7 +57,7 @@ class Verdicts:
             raise StudyError(f"A note of {len(note):,} characters is too long; {MAX_NOTE:,} are kept.")
         # Another panel may have written meanwhile.
         held = self._read() if self.path.exists() else {}
-        held[_key(finding)] = Verdict(choice, note)
+        held[_key(finding)] = Verdict(choice, note, by)
         content = {"schema": SCHEMA, "verdicts": {key: asdict(held[key]) for key in sorted(held)}}
         try:
             write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
@@ -73,7 +74,7 @@ class Verdicts:
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
             return {
-                str(key): Verdict(str(value["choice"]), str(value["note"]))
+                str(key): Verdict(str(value["choice"]), str(value["note"]), str(value.get("by", "")))
                 for key, value in content["verdicts"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,137 @@
+"""Statement: an audit on two pages for a file: model, data, thresholds, verdicts, limits, and who accepted what.
+
+Owns what the statement says and its limits, which follow from the audit itself. The template escapes foreign text and
+prints on A4. Ignores evidence and pictures (`page.py`). Start at `write_statement`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipattr import __version__
+from clipattr.display.wording import NO_LABEL, kind_word, points, span, visible
+from clipattr.errors import DataError
+from clipattr.reporting.pictures import FindingPictures
+from clipattr.storage.files import write_text
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Findings
+    from clipattr.discovery.gate import Gate
+
+LISTED = 12  # findings on the two pages; the rest is counted
+NAMED = 12  # prompts that cannot be judged, by name
+
+
+def write_statement(
+    findings: Findings,
+    path: str | Path,
+    *,
+    decided: Gate | None = None,
+    purpose: str = "",
+    people: Sequence[str] = (),
+) -> Path:
+    """Write the statement of an audit as one HTML page; a browser prints it on two pages of A4.
+
+    Args:
+        findings: of `audit`, with their study if verdicts of persons are to be shown.
+        decided: the gate's decision. purpose: what the model is meant for, in a sentence.
+        people: who sign, each with a role, e.g. "A. Person, clinical safety"; each gets a line to sign on.
+
+    Raises:
+        DataError: the findings hold no verdicts, or the page cannot be written.
+    """
+    if not findings.verdicts:
+        raise DataError(
+            "These findings hold no verdicts, so a statement could not say which prompts were judged. Audit again."
+        )
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = lambda text, limit=200: visible(text, limit)
+    folder = resources.files("clipattr.reporting").joinpath("templates")
+    template = environment.from_string(folder.joinpath("statement.html").read_text(encoding="utf-8"))
+    text = template.render(**content(findings, decided), purpose=purpose, people=list(people))
+    try:
+        write_text(Path(path), text)
+    except OSError as error:
+        raise DataError(f"The statement {path} could not be written: {error}") from error
+    return Path(path)
+
+
+def content(findings: Findings, decided: Gate | None = None) -> dict[str, Any]:
+    """What the statement says, as plain values."""
+    about = findings.about
+    said = None if findings.study is None else FindingPictures(findings.study, list(findings))
+    rows = []
+    over = {id(finding) for finding in ([] if decided is None else decided.over)}
+    for finding in sorted(findings, key=lambda f: -f.causal_effect.value):
+        verdict = None if said is None else said.verdict_of(finding)
+        effect = finding.causal_effect
+        rows.append(
+            {
+                "prompt": finding.prompt,
+                "cause": finding.label or NO_LABEL,
+                "kind": kind_word(finding.kind),
+                "effect": points(effect.value),
+                "interval": span(effect.low, effect.high),
+                "over": id(finding) in over,
+                "choice": "open" if verdict is None else verdict.choice,
+                "note": "" if verdict is None else verdict.note,
+                "by": "" if verdict is None else verdict.by,
+            }
+        )
+    return {
+        "version": __version__,
+        "model": _facts(about, "model"),
+        "evaluator": _facts(about, "evaluator"),
+        "about": about,
+        "settings": about.get("settings", {}),
+        "outcomes": dict(Counter(verdict.outcome for verdict in findings.verdicts)),
+        "prompts": len(findings.verdicts),
+        "rows": rows[:LISTED],
+        "more": max(0, len(rows) - LISTED),
+        "choices": dict(Counter(row["choice"] for row in rows)),
+        "decided": decided,
+        "limits": limits(findings),
+    }
+
+
+def _facts(about: Any, name: str) -> dict[str, str]:
+    value = about.get(name)
+    return value if isinstance(value, dict) else {"reference": str(value or "unknown")}
+
+
+def limits(findings: Findings) -> list[str]:
+    """What this audit cannot say, as far as it knows itself."""
+    verdicts = findings.verdicts
+    found = []
+    unjudged = [verdict.prompt for verdict in verdicts if verdict.outcome == "cannot be judged"]
+    if unjudged:
+        names = ", ".join(visible(prompt, 40) for prompt in unjudged[:NAMED])
+        more = f" and {len(unjudged) - NAMED:,} more" if len(unjudged) > NAMED else ""
+        found.append(f"Nothing is said of {len(unjudged):,} prompts that could not be judged: {names}{more}.")
+    seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
+    if seen:
+        found.append(
+            f"Smaller reliances go unseen: in the median prompt an effect below {statistics.median(seen) * 100:.1f} "
+            f"points would have been missed in one of five such audits, in the worst one below {max(seen) * 100:.1f}."
+        )
+    if any(verdict.chosen_by != "labels" for verdict in verdicts if verdict.outcome != "cannot be judged"):
+        found.append(
+            "Pictures of some prompts were chosen by the audited model's own answers, not by labels."
+        )
+    if not any("pixels" in finding.evidence for finding in findings) and len(findings):
+        found.append("No finding was confirmed by editing pictures; effects are ablations inside the model.")
+    spent = [verdict.not_asked for verdict in verdicts if verdict.not_asked]
+    if spent:
+        found.append(f"Text insertion was not tried for {len(spent):,} prompts, e.g. as {spent[0]}.")
+    found.append(
+        "The audit speaks of these pictures and this evaluator. Reliances on what neither the pictures nor the words "
+        "of the vocabulary hold are not found."
+    )
+    return found

@@ -1,0 +1,123 @@
+"""JUnit XML, SARIF and the statement say what the gate decided, and hold hostile text without harm."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import clipattr as ca
+from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+from clipattr.discovery.gate import gate
+from clipattr.reporting.continuous import junit, sarif
+from clipattr.statistics import Interval
+from clipattr.studies.verdicts import Verdicts
+
+HOSTILE = "kite\x00\x1b[31m]]><script>alert(1)</script>\u202e&"
+
+
+def finding(prompt, points, label="string", kind="companion"):
+    effect = Interval(points / 100, points / 100 - 0.01, points / 100 + 0.01)
+    return Finding(prompt, (3, 5), label, kind, 0.9, effect, effect, 0.2, 0.01, 0.5, 0.95)
+
+
+@pytest.fixture
+def findings():
+    verdicts = [
+        PromptVerdict("kite", "found", findings=2, smallest_effect=0.01, chosen_by="labels"),
+        PromptVerdict("bat", "nothing found", smallest_effect=0.02, chosen_by="labels"),
+        PromptVerdict("yak", "cannot be judged", "there are no pictures of it"),
+        PromptVerdict(HOSTILE, "found", findings=1),
+    ]
+    listed = [finding("kite", 9.0), finding("kite", 2.0, None), finding(HOSTILE, 1.0, HOSTILE)]
+    about = {
+        "model": {"reference": "ViT <b>", "hash": "abc"},
+        "settings": {"least_effect": 0.04},
+        "pictures": 900,
+    }
+    return Findings(listed, None, about, verdicts)
+
+
+def test_junit_fails_what_the_gate_fails(findings):
+    root = ElementTree.fromstring(junit(findings, gate(findings, 5.0)))
+    cases = {case.get("name"): case for case in root.iter("testcase")}
+    assert len(cases) == 4 and root.attrib["tests"] == "4"
+    assert (root.attrib["failures"], root.attrib["errors"], root.attrib["skipped"]) == ("1", "1", "0")
+    assert (
+        "+9.0 points" in cases["kite"].find("failure").text
+        and "+2.0" in cases["kite"].find("system-out").text
+    )
+    assert "no pictures" in cases["yak"].find("error").get("message") and len(cases["bat"]) == 0
+
+
+def test_junit_without_a_gate_fails_nothing(findings):
+    root = ElementTree.fromstring(junit(findings))
+    assert root.attrib["failures"] == root.attrib["errors"] == "0" and root.attrib["skipped"] == "1"
+
+
+def test_sarif_has_what_its_readers_require(findings):
+    made = json.loads(
+        sarif(findings, gate(findings, 5.0), file="a b/prompts.txt", lines=["bat", "kite", "yak"])
+    )
+    assert made["version"] == "2.1.0" and made["$schema"].endswith("sarif-2.1.0.json")
+    (run,) = made["runs"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert run["tool"]["driver"]["name"] == "clipattr"
+    for result in run["results"]:
+        assert result["ruleId"] in rules and result["level"] in ("none", "note", "warning", "error")
+        assert result["message"]["text"] and result["partialFingerprints"]["reliance/v1"]
+        place = result["locations"][0]["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == "a%20b/prompts.txt" and place["region"]["startLine"] >= 1
+    assert [result["level"] for result in run["results"]] == ["error", "note", "note", "error"]
+    assert run["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"] == 2
+    assert {result["level"] for result in json.loads(sarif(findings))["runs"][0]["results"]} == {"warning"}
+
+
+def test_the_same_reliance_keeps_its_fingerprint(findings):
+    one = json.loads(sarif(findings))["runs"][0]["results"][0]["partialFingerprints"]
+    larger = Findings([finding("kite", 11.0)], None, {}, [PromptVerdict("kite", "found", findings=1)])
+    assert json.loads(sarif(larger))["runs"][0]["results"][0]["partialFingerprints"] == one
+
+
+def test_hostile_text_stays_text(findings, tmp_path):
+    for text in (junit(findings), sarif(findings)):
+        assert "\x1b" not in text and "\x00" not in text and "\u202e" not in text
+    assert "<script" not in junit(findings)
+    page = ca.write_statement(findings, tmp_path / "s.html", purpose=HOSTILE, people=[HOSTILE]).read_text(
+        "utf-8"
+    )
+    assert "<script" not in page and "ViT &lt;b&gt;" in page
+
+
+def test_the_statement_says_what_was_decided_what_is_missing_and_by_whom(findings, tmp_path):
+    class Study:
+        path = tmp_path
+        images = type("Images", (), {"ids": [], "columns": {"label": []}})
+
+    Verdicts(Study).set(findings[0], "accepted", "known, harmless", by="A. Person")
+    held = Findings(findings, Study, findings.about, findings.verdicts)
+    page = ca.write_statement(
+        held, tmp_path / "s.html", decided=gate(findings, 5.0), people=["B. Other, safety"]
+    )
+    text = page.read_text("utf-8")
+    for told in (
+        "<strong>failed</strong>", "accepted by A. Person: known, harmless", "B. Other, safety", "least effect 0.04",
+        "Nothing is said of 1 prompts that could not be judged: yak.", "below 1.5 points", "No finding was confirmed",
+    ):  # fmt: skip
+        assert told in text, told
+    assert "http:" not in text and "https:" not in text
+
+
+def test_the_statement_fits_two_pages_of_print(findings, tmp_path):
+    # 12 findings and 30 prompts by name at most: about 110 lines of 10 point text on two pages of A4.
+    many = [finding(f"prompt {n}", 9.0 - n / 10) for n in range(60)]
+    verdicts = [PromptVerdict(f"yak {n}", "cannot be judged", "no pictures") for n in range(500)]
+    text = Path(ca.write_statement(Findings(many, None, {}, verdicts), tmp_path / "s.html")).read_text(
+        "utf-8"
+    )
+    assert text.count("<tr") <= 20 and "And 48 smaller ones" in text and "488 more" in text
+
+
+def test_findings_without_verdicts_make_no_statement(tmp_path):
+    with pytest.raises(ca.DataError, match="hold no verdicts"):
+        ca.write_statement(Findings([]), tmp_path / "s.html")
