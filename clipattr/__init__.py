@@ -79,6 +79,7 @@ CONTENTS = {
     "ImageRecord": "images.collection",
     "Embeddings": "images.embeddings",
     "open_table": "images.tables",
+    "open_dicom": "images.dicom_folder",
     "Table": "images.tables",
     "HAM10000_CLASSES": "images.tables",
     "Vocabulary": "meaning",

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipattr.errors import DataError
+from clipattr.images.dicom import DicomError, is_dicom, read_dicom
 from clipattr.storage.paths import user_path
 
 # Formats whose decoders are compiled into Pillow. EPS and its like would start another program on the file.
@@ -44,6 +45,8 @@ SUFFIXES = frozenset(
         ".apng",
         ".pnm",
         ".pbm",
+        ".dcm",
+        ".dicom",
     ]
 )
 MAX_PIXELS = 100_000_000  # decoded; 300 MB as RGB
@@ -63,8 +66,8 @@ def read_picture(
 ) -> Image.Image:
     """Read a picture as upright, 8-bit RGB.
 
-    Animated pictures give their first frame. Transparent pixels are laid on white. 16-bit greys are scaled,
-    not clipped. An EXIF rotation is applied.
+    Animated pictures and DICOM files of several frames give their first frame. Transparent pixels are laid on white.
+    16-bit greys are scaled, not clipped. An EXIF rotation is applied.
 
     Args:
         source: a path ("~" is the home folder), the bytes of a file, a picture, or an array (h, w, 3), (h, w) or
@@ -79,9 +82,14 @@ def read_picture(
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decoded(source)
-    data = source if isinstance(source, bytes) else _read_bytes(user_path(source))
+    data = source if isinstance(source, bytes) else read_bytes(user_path(source))
     if not data:
         raise PictureError("the file is empty (0 bytes)")
+    if is_dicom(data):
+        try:
+            return _checked(read_dicom(data))
+        except DicomError as error:
+            raise PictureError(str(error)) from None
     try:
         picture = _opened(data)
         if draft is not None:
@@ -128,7 +136,8 @@ def difference_hash(picture: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a plain file of bounded size; PictureError with the reason."""
     try:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):

@@ -19,7 +19,7 @@ from clipattr.images.splits import HELD_NAMES, TRAIN_NAMES
 # Pictures that other programs read: a note names them, since their owner takes them for pictures.
 UNREAD_SUFFIXES = """
 .heic .heif .hif .heics .jxl .psd .psb .xcf .svg .eps .ai .pdf .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2
-.orf .rw2 .raf .pef .srw .x3f .3fr .iiq .erf .mrw .exr .hdr .tga .dcm .dicom .nii .nrrd .mha .svs .ndpi .mrxs
+.orf .rw2 .raf .pef .srw .x3f .3fr .iiq .erf .mrw .exr .hdr .tga .nii .nrrd .mha .svs .ndpi .mrxs
 .scn .czi .lif .nd2 .ico .icns .wmf .emf .pcx .sgi .qoi .dds .fits .npy .mp4 .mov .avi .mkv .webm
 """
 UNREAD = frozenset(UNREAD_SUFFIXES.split())
