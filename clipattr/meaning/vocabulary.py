@@ -25,6 +25,9 @@ from clipattr.storage.paths import user_path
 
 GENERAL = "general"
 IMAGENET = "imagenet21k"
+# Bundled lists of one field each, with a role for every word; their groups of artefacts begin with "artefact".
+FIELDS = ("dermatology", "chest_xray", "pathology", "inspection")
+ROLES = ("object", "place", "mark", "text", "look")
 GLOSS_WORDS = 8  # of a gloss that go into a prompt; a CLIP reads at most 75 tokens
 MAX_WORD = 300  # characters; a longer line is a sentence or a broken file
 
@@ -33,7 +36,8 @@ class Vocabulary:
     """Words in a fixed order. Spellings may repeat where id or gloss tell the senses apart.
 
     Attributes:
-        words: as spelled. ids, glosses, groups: per word, None where unknown.
+        words: as spelled. ids, glosses, groups: per word, None where unknown. roles: one of `ROLES` per word, None
+            where undeclared.
         display: what to show, "queen" or, where the spelling has several senses, "queen (female monarch)".
         prompts: what is embedded: the word alone, or with its qualifier where it has several senses.
         notes: what was dropped or merged when opening, in plain sentences.
@@ -47,15 +51,16 @@ class Vocabulary:
         glosses: Sequence[str | None] | None = None,
         groups: Sequence[str | None] | None = None,
         qualifiers: Sequence[str | None] | None = None,
+        roles: Sequence[str | None] | None = None,
         notes: Iterable[str] = (),
     ) -> None:
         nothing: list[str | None] = [None] * len(words)
         columns: list[list[Any]] = [
             list(words),
-            *(list(nothing if c is None else c) for c in (ids, glosses, groups, qualifiers)),
+            *(list(nothing if c is None else c) for c in (ids, glosses, groups, qualifiers, roles)),
         ]
         if any(len(column) != len(words) for column in columns):
-            raise DataError("words, ids, glosses, groups and qualifiers must have the same length.")
+            raise DataError("words, ids, glosses, groups, qualifiers and roles must have the same length.")
         self.notes = list(notes)
         rows = self._cleaned(list(zip(*columns, strict=True)))
         if not rows:
@@ -67,9 +72,21 @@ class Vocabulary:
         self.glosses: list[str | None] = [row[2] for row in rows]
         self.groups: list[str | None] = [row[3] for row in rows]
         self._qualifiers: list[str | None] = [row[4] for row in rows]
+        self.roles: list[str | None] = self._roles([row[5] for row in rows])
         self.display, self.prompts = _apart(rows)
         self._places: dict[str, int] | None = None
         self._embedded: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+
+    def _roles(self, given: list[str | None]) -> list[str | None]:
+        """Roles in lower case; others than `ROLES` are dropped with a note."""
+        folded = [None if role is None else role.casefold() for role in given]
+        unknown = Counter(role for role in folded if role is not None and role not in ROLES)
+        if unknown:
+            some = ", ".join(repr(role) for role, _ in unknown.most_common(5))
+            self.notes.append(
+                f"Roles are {', '.join(ROLES)}; {unknown.total()} others were left out: {some}."
+            )
+        return [role if role in ROLES else None for role in folded]
 
     def _cleaned(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         kept: list[tuple[Any, ...]] = []
@@ -102,11 +119,13 @@ class Vocabulary:
         """Open a vocabulary.
 
         Args:
-            source: "general" (bundled: common things, places, looks and marks); "imagenet21k" (names and
-                WordNet glosses that come with timm); a text file with one word per line ("#" starts a comment
-                line); a table with a header that has `word` and optionally `id`, `gloss`, `group` (.csv, .tsv, a
-                frame, a dictionary of lists); a .json list or object; a list, array or Series of words; a mapping
-                from word to group, from group to list of words, or from class number to word; or a `Vocabulary`.
+            source: "general" (bundled: common objects, places, looks and marks); "dermatology", "chest_xray",
+                "pathology" or "inspection" (bundled: what such pictures show, artefacts included, with roles);
+                "imagenet21k" (names and WordNet glosses that come with timm); a text file with one word per line ("#"
+                starts a comment line); a table with a header that has `word` and optionally `id`, `gloss`, `group`,
+                `role` (.csv, .tsv, a frame, a dictionary of lists); a .json list or object; a list, array or Series of
+                words; a mapping from word to group, from group to list of words, or from class number to word; or a
+                `Vocabulary`.
             encoding: of the file, if it is neither UTF-8 nor marked as UTF-16.
 
         Raises:
@@ -123,6 +142,8 @@ class Vocabulary:
             return cls._from_groups(json.loads(text))
         if isinstance(source, str) and source == IMAGENET:
             return cls._imagenet()
+        if isinstance(source, str) and source in FIELDS:
+            return cls._field(source)
         found = words_of(source, encoding)
         return cls(
             found.words,
@@ -130,6 +151,7 @@ class Vocabulary:
             glosses=found.glosses,
             groups=found.groups,
             qualifiers=found.qualifiers,
+            roles=found.roles,
             notes=found.notes,
         )
 
@@ -137,6 +159,17 @@ class Vocabulary:
     def _from_groups(cls, groups: Mapping[str, Sequence[str]]) -> "Vocabulary":
         pairs = [(word, group) for group, words in groups.items() for word in words]
         return cls([word for word, _ in pairs], groups=[group for _, group in pairs])
+
+    @classmethod
+    def _field(cls, name: str) -> "Vocabulary":
+        text = resources.files("clipattr.meaning").joinpath("vocabularies", f"{name}.json").read_text("utf-8")
+        rows = [
+            (word, group, about["role"])
+            for group, about in json.loads(text).items()
+            for word in about["words"]
+        ]
+        words, groups, roles = zip(*rows, strict=True)
+        return cls(list(words), groups=groups, roles=roles)
 
     @classmethod
     def _imagenet(cls) -> "Vocabulary":
@@ -167,7 +200,8 @@ class Vocabulary:
     def hash(self) -> str:
         """16 hex digits over everything that names or embeds a word."""
         rows = list(zip(self.words, self.ids, self.glosses, self.groups, self.prompts, strict=True))
-        return digest(json.dumps(rows))
+        # Lists without roles keep the hash they had before there were any.
+        return digest(json.dumps(rows), json.dumps(self.roles) if any(self.roles) else "")
 
     def index(self, word: str) -> int:
         """Place of the first entry spelled or displayed like this; DataError with near spellings if none
@@ -244,8 +278,11 @@ class Vocabulary:
     def save(self, path: str | Path) -> None:
         """Write as CSV (UTF-8); `Vocabulary.open` reads it back with the same hash."""
         with user_path(path).open("w", encoding="utf-8", newline="") as file:
-            columns = (self.words, self.ids, self.glosses, self.groups, self._qualifiers)
-            write_rows(file, [["word", "id", "gloss", "group", "qualifier"], *zip(*columns, strict=True)])
+            columns = [self.words, self.ids, self.glosses, self.groups, self._qualifiers]
+            names = ["word", "id", "gloss", "group", "qualifier"]
+            if any(self.roles):
+                columns, names = [*columns, self.roles], [*names, "role"]
+            write_rows(file, [names, *zip(*columns, strict=True)])
 
 
 def empty_prompt(model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
@@ -257,7 +294,7 @@ def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
     """Display names and prompts; a spelling that occurs more than once gets a qualifier."""
     times = Counter(row[0].casefold() for row in rows)
     display, prompts = [], []
-    for word, id, gloss, group, qualifier in rows:
+    for word, id, gloss, group, qualifier, _ in rows:
         if times[word.casefold()] == 1:
             display.append(word)
             prompts.append(word)

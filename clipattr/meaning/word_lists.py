@@ -29,6 +29,7 @@ OTHERS = {
     "glosses": ("gloss", "definition", "description"),
     "groups": ("group", "category"),
     "qualifiers": ("qualifier",),
+    "roles": ("role",),
 }
 HEADERS = ("word", "words")  # a first line of a text file that is a header rather than a word
 TABLES = (".csv", ".tsv", ".tab")
@@ -46,6 +47,7 @@ class Words:
     glosses: list[Any] | None = None
     groups: list[Any] | None = None
     qualifiers: list[Any] | None = None
+    roles: list[Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -1,10 +1,13 @@
 """Word lists: every bad file has its own message, and senses of one spelling stay apart."""
 
+import json
+
 import pytest
 import torch
 
 from clipattr.errors import DataError
 from clipattr.meaning.vocabulary import Vocabulary, empty_prompt
+from clipattr.storage.files import digest
 
 
 def test_blank_and_repeated_lines_are_dropped_and_noted(tmp_path):
@@ -123,3 +126,35 @@ def test_embeddings_are_computed_once_per_words_templates_and_weights(tiny_model
 
 def test_the_empty_prompt_is_one_unit_vector(tiny_model):
     assert empty_prompt(tiny_model).shape == (48,)
+
+
+@pytest.mark.parametrize("name", ["dermatology", "chest_xray", "pathology", "inspection"])
+def test_a_field_has_signs_and_artefacts_with_a_role_each(name, tmp_path):
+    words = Vocabulary.open(name)
+    assert not words.notes and len(words) > 100 and None not in words.roles + words.groups
+    artefacts = [
+        role for role, group in zip(words.roles, words.groups, strict=True) if group.startswith("artefact")
+    ]
+    assert len(artefacts) > 30 and {"mark", "text", "object"} >= set(artefacts) >= {"mark", "text"}
+    words.save(tmp_path / "words.csv")
+    again = Vocabulary.open(tmp_path / "words.csv")
+    assert again.hash == words.hash and again.roles == words.roles
+
+
+def test_the_published_biases_of_lesion_classifiers_have_words():
+    words = Vocabulary.open("dermatology")
+    assert [
+        words.groups[words.words.index(word)].split(":")[0] for word in ("hair", "ink mark", "ruler")
+    ] == ["artefact"] * 3
+
+
+def test_roles_change_the_hash_and_their_absence_does_not():
+    plain, declared = Vocabulary(["ruler", "mole"]), Vocabulary(["ruler", "mole"], roles=["Object", None])
+    assert plain.hash != declared.hash and declared.roles == ["object", None]
+    rows = [["ruler", None, None, None, "ruler"], ["mole", None, None, None, "mole"]]
+    assert plain.hash == digest(json.dumps(rows))  # as before there were roles
+
+
+def test_an_unknown_role_is_left_out_and_noted():
+    words = Vocabulary.open({"word": ["ruler", "mole"], "role": ["gadget", "look"]})
+    assert words.roles == [None, "look"] and "1 others were left out: 'gadget'" in " ".join(words.notes)
