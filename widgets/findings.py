@@ -20,7 +20,7 @@ from clipattr_widgets.text import markup
 
 EVIDENCE = (
     {"key": "what", "label": "evidence", "wraps": True},
-    {"key": "value", "label": "", "wraps": True},
+    {"key": "value", "label": "value", "wraps": True},
     {"key": "why", "label": "what it says", "wraps": True},
 )
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.resources import files
 from pathlib import Path
 
 import nbformat
@@ -169,6 +170,29 @@ def weak_text():
         found = page.evaluate(script)
         assert found["seen"] > 20
         return found["weak"]
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def violations():
+    """A function that runs axe-core on a page, or on a part of it, with all rules of WCAG 2.2 A and AA or `only` one:
+    what breaks them, as a list of texts."""
+    script = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+    def look(page, within="html", only=None):
+        page.evaluate(f"() => {{ if (!window.axe) {{ {script} }} }}")
+        found = page.evaluate(
+            "async ([within, type, values]) => (await axe.run(within, { runOnly: { type, values }, resultTypes: "
+            "['violations'], preload: false })).violations",
+            [within, "rule" if only else "tag", [only] if only else tags],
+        )
+        return [
+            f"{rule['id']}: {node['html'][:160]} | {(node['failureSummary'] or '').splitlines()[-1][:160]}"
+            for rule in found
+            for node in rule["nodes"]
+        ]
 
     return look
 

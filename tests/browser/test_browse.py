@@ -1,5 +1,8 @@
 """The browser of pictures and latents in Voila: a grid to scroll, sort, filter, mark, and open from."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -8,7 +11,15 @@ GRID = ".clipattr-browse .clipattr-grid"
 VIEW = f"{GRID} .clipattr-grid-view"
 CELL = f"{GRID} .clipattr-cell:not([hidden])"
 CELLS = (
-    "import clipattr as ca\nstudy = ca.open_study({path!r})\npanel = ca.explore(study, picture=5)\npanel",
+    "import clipattr as ca\n"
+    "from clipattr.discovery.findings import Finding\n"
+    "from clipattr.statistics import Interval\n"
+    "study = ca.open_study({path!r})\n"
+    "latents = tuple(int(j) for j in study.codes.rows(5).to_csr().indices[:2])\n"
+    "span = Interval(0.11, 0.08, 0.14)\n"
+    "finding = Finding('basket', latents, 'desert', 'context', 0.8, span, span, 0.4, 0.1, 0.6, 0.9,\n"
+    "                  tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
+    "panel = ca.explore(study, picture=5, findings=[finding])\npanel",
 )
 
 
@@ -113,3 +124,30 @@ def test_latents_are_browsed_alike_and_a_click_opens_the_page_of_one(page, scree
     number = page.page.locator(f"{CELL} .clipattr-cell-number").first.inner_text().split()[0]
     page.page.locator(CELL).first.click()
     page.page.wait_for_selector(f".clipattr-latent h3.clipattr-title:has-text('latent {number}')")
+
+
+INSIDE = {
+    "Explorer": ".clipattr-overlay[data-gen]",
+    "Browse": ".clipattr-browse .clipattr-grid[data-waiting='0'] img",
+    "Latent": ".clipattr-latent .clipattr-gallery[data-gen] .clipattr-thumb",
+    "Prompt": ".clipattr-prompt .clipattr-gallery[data-gen] .clipattr-thumb",
+    "Findings": ".clipattr-findings .clipattr-table[data-gen] tbody tr",
+    "Map": ".clipattr-map .clipattr-scatter[data-painted]",
+    "Live world": ".clipattr-world .clipattr-stage[data-gen] .clipattr-handle",
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_panel(page, violations, theme):
+    if theme == "dark":
+        themes = Path(sys.prefix) / "share/jupyter/lab/themes/@jupyterlab/theme-dark-extension/index.css"
+        page.page.add_style_tag(content=themes.read_text(encoding="utf-8"))
+        page.page.evaluate("() => document.body.setAttribute('data-jp-theme-light', 'false')")
+    only = "color-contrast" if theme == "dark" else None  # a theme changes nothing else
+    found = {}
+    for name, ready in INSIDE.items():
+        page.page.click(f".clipattr-tabs button:has-text('{name}')")
+        page.page.wait_for_selector(f"{ready} >> visible=true")
+        if broken := violations(page.page, ".clipattr-panel", only):
+            found[name] = broken
+    assert found == {}

@@ -19,7 +19,8 @@ function render({ model, el }) {
 
   function newLine(i) {
     const line = { row: make("div", "clipattr-bar-row", { parent: body, role: "row", "data-i": i }) };
-    line.switch = make("button", "clipattr-switch", { parent: line.row, type: "button", tabindex: "-1" });
+    const first = make("span", "", { parent: line.row, role: "gridcell" });
+    line.switch = make("button", "clipattr-switch", { parent: first, type: "button", tabindex: "-1" });
     line.label = make("bdi", "clipattr-bar-label", { parent: line.row, dir: "auto", role: "gridcell" });
     line.badge = make("span", "clipattr-badge", { parent: line.row, role: "gridcell" });
     line.track = make("div", "clipattr-track", { parent: line.row, "aria-hidden": "true" });

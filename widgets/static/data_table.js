@@ -82,14 +82,20 @@ function render({ model, el }) {
         make("button", "", { parent: cell, type: "button" }).addEventListener("click", () => {
           model.send({ kind: "sort", key: model.get("columns")[i].key });
         });
+        make("span", "", { parent: cell });
       }
       const on = column.key === key;
       cell.className = column.numeric ? "clipattr-number" : "";
       cell.setAttribute("aria-sort", on ? (falling ? "descending" : "ascending") : "none");
       // A button only where a click does something.
-      cell.firstChild.disabled = !model.get("sortable");
-      cell.firstChild.textContent = column.label + (on ? (falling ? " ▼" : " ▲") : "");
-      cell.firstChild.title = column.tip ?? "";
+      const said = column.label + (on ? (falling ? " ▼" : " ▲") : "");
+      const button = cell.firstChild;
+      button.hidden = !model.get("sortable");
+      button.textContent = button.hidden ? "" : said;
+      button.title = column.tip ?? "";
+      cell.lastChild.hidden = !button.hidden;
+      cell.lastChild.textContent = button.hidden ? said : "";
+      cell.lastChild.title = column.tip ?? "";
     });
   }
 

@@ -6,6 +6,33 @@ const PULSE_SILENT =
   "The kernel does not answer. If it is busy, the panel goes on when it is free; if it was restarted or has ended, " +
   "run the cell again (or load the page again).";
 
+const PULSE_CONTROLS = "select, input, textarea, .noUi-handle";
+
+/** Names for whom does not see the page: controls without a label of their own get their placeholder or tooltip, a
+ *  slider's handle its label; toggle buttons say whether they are pressed. */
+function nameControls(panel) {
+  for (const control of panel.querySelectorAll(PULSE_CONTROLS)) {
+    if (control.hasAttribute("aria-label") && control.dataset.named === undefined) continue;
+    const box = control.closest(".jupyter-widgets");
+    const label = box?.querySelector(".widget-label");
+    const said = label && label.style.display !== "none" ? label.textContent.trim() : "";
+    if (said && !control.classList.contains("noUi-handle")) continue; // the label names it
+    const title = [control.title, box?.title].find((text) => text && text !== "null");
+    const name = said || control.placeholder || title || control.options?.[0]?.text;
+    if (!name || control.getAttribute("aria-label") === name) continue;
+    control.dataset.named = "";
+    control.setAttribute("aria-label", name);
+  }
+  for (const group of panel.querySelectorAll(".widget-toggle-buttons")) {
+    group.setAttribute("role", "group");
+    if (group.classList.contains("clipattr-tabs")) group.setAttribute("aria-label", "panels");
+  }
+  for (const button of panel.querySelectorAll(".widget-toggle-buttons button, button.widget-toggle-button")) {
+    button.setAttribute("aria-pressed", String(button.classList.contains("mod-active")));
+  }
+  for (const odd of panel.querySelectorAll('[title="null"]')) odd.removeAttribute("title");
+}
+
 function render({ model, el }) {
   const root = make("div", "clipattr-pulse", { parent: el, role: "alert" });
   let panel = null;
@@ -39,6 +66,14 @@ function render({ model, el }) {
   }
 
   const watcher = new MutationObserver(cut);
+  let naming = 0;
+  const nameSoon = () => {
+    naming ||= requestAnimationFrame(() => {
+      naming = 0;
+      if (panel) nameControls(panel);
+    });
+  };
+  const namer = new MutationObserver(nameSoon);
   const acts = ["pointerdown", "keydown", "change"];
 
   function attach() {
@@ -48,7 +83,10 @@ function render({ model, el }) {
     if (panel.dataset.pulse) return; // a panel inside a panel: the outer one asks
     panel.dataset.pulse = "on";
     watcher.observe(panel, { attributes: true, attributeFilter: ["class"] });
+    namer.observe(panel, { childList: true, subtree: true, attributes: true, attributeFilter: ["placeholder"] });
     for (const act of acts) panel.addEventListener(act, ask, true);
+    panel.addEventListener("click", nameSoon);
+    nameSoon();
     cut();
   }
 
@@ -72,11 +110,14 @@ function render({ model, el }) {
   return () => {
     clearTimeout(timer);
     watcher.disconnect();
+    namer.disconnect();
+    cancelAnimationFrame(naming);
     rule.remove();
     book?.classList.remove(`${model.get("still")}-live`);
     stop();
     if (panel) {
       for (const act of acts) panel.removeEventListener(act, ask, true);
+      panel.removeEventListener("click", nameSoon);
       delete panel.dataset.pulse;
     }
   };

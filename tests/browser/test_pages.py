@@ -1,0 +1,53 @@
+"""The pages that need no kernel, report and site, as a browser and axe-core see them."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+PAGES = (
+    "index.html", "latents-1.html", "latents/*.html", "findings.html", "findings/1.html", "prompts.html", "prompts/*.html",
+    "words/*.html", "report.html",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages(study_folder, tmp_path_factory):
+    """A small site of the bundled study, and a report of the same findings."""
+    import clipattr
+    import clipattr.reporting.site as site
+    from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+    from clipattr.statistics import Interval
+
+    study = clipattr.open_study(study_folder)
+    span = Interval(0.06, 0.05, 0.07)
+    found = Finding("tractor", (855, 695), "meadow", "context", 0.8, span, span, 0.4, -0.4, 0.6, 0.9,
+                    tuple(study.images.ids[:4]), {"pictures": 12})  # fmt: skip
+    verdicts = [PromptVerdict("tractor", "found", findings=1), PromptVerdict("kite", "nothing found")]
+    out = tmp_path_factory.mktemp("pages") / "site"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "PROMPTS", 2)
+        site.write_site(study, out, [found], latents=3, progress=False)
+    about = {"model": "tiny", "prompts_audited": 2, "pictures": 12}
+    Findings([found], study, about, verdicts=verdicts).report(out / "report.html")
+    return out
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_site_and_report(pages, chromium, violations, theme):
+    context = chromium.new_context(color_scheme=theme, viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    found = {}
+    for name in PAGES:
+        page.goto(next(pages.glob(name)).as_uri())
+        if broken := violations(page):
+            found[name] = broken
+    context.close()
+    assert found == {}
+
+
+def test_no_page_of_the_site_is_too_large_and_the_report_is_below_a_megabyte(pages):
+    sizes = {str(path.relative_to(pages)): path.stat().st_size for path in pages.rglob("*.html")}
+    report = sizes.pop("report.html")
+    findings = {name: size for name, size in sizes.items() if name.startswith("findings/")}
+    assert max(size for name, size in sizes.items() if name not in findings) < 300_000
+    assert max(findings.values()) < 1_000_000 and report < 1_000_000
