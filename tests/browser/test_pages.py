@@ -5,8 +5,8 @@ import pytest
 pytestmark = pytest.mark.browser
 
 PAGES = (
-    "index.html", "latents-1.html", "latents/*.html", "findings.html", "findings/1.html", "prompts.html", "prompts/*.html",
-    "words/*.html", "report.html",
+    "index.html", "latents-1.html", "latents/*.html", "findings.html", "findings/1.html", "prompts.html",
+    "prompts/*.html", "words/*.html", "report.html",
 )  # fmt: skip
 
 
