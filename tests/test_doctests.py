@@ -2,9 +2,12 @@
 
 import doctest
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+import clipattr
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"clipattr": "clipattr", "clipattr_widgets": "widgets", "clipattr_data": "data"}
@@ -14,6 +17,15 @@ MODULES = sorted(
     for file in (ROOT / folder).rglob("*.py")
     if ">>> " in file.read_text("utf-8")
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    """Examples open the bundled study and models; opening each once keeps this file quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("open_study", "load_model"):
+            patch.setattr(clipattr, name, cache(getattr(clipattr, name)))
+        yield
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,8 +1,8 @@
 """`attribute`: from a study or a model, pictures and a target to an `Attribution`.
 
-Owns the reading of what callers pass: a study or a model with a dictionary, pictures in any form, baselines. The
-maths is in `splice.py` and the methods. Knows a study only by its attributes (`model`, `dictionary`, `site`, `labels`,
-`latents`, `evaluator`). Start at `attribute`; `splices` gives the same batches to measures and interventions.
+Owns the interpretation of arguments: a study or a model with a dictionary, pictures in any form, baselines. The maths
+is in `splice.py` and the methods. Uses only these attributes of a study: `model`, `dictionary`, `site`, `labels`,
+`latents`, `evaluator`. Start at `attribute`; `splices` gives the same batches to measures and interventions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ from clipattr.errors import DictionaryError, TargetError
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site, activations, acts_and_context
 
-# Full table of the closed form from this many pictures on; below, rows of the active latents alone.
+# Number of pictures from which the closed form's table of all latents pays off; below, only active latents get rows.
 _MANY = 256
 
 
@@ -41,27 +41,43 @@ def attribute(
     baseline: Any = None,
     batch: int = 64,
 ) -> Attribution:
-    """Attribute targets of pictures to latents; at a site of the text tower, of texts.
+    """Attribute a target of each picture to the latents that are active in it (of texts at a site of the text tower).
 
     Args:
         source: a study, or a model (anything `load_model` takes) together with `dictionary`.
         images: one picture or many: records or a whole `Images`, PIL pictures, (H, W, 3) uint8 arrays, paths, or
-            prepared pixels (batch, 3, H, W). At a site of the text tower one text or many.
-        target: a prompt, several, a `Target` such as `Contrast("kite", "bat")`, or a function of the embedding. Of
-            texts too: `ImageSimilarity(pictures)`, an image embedding (embed,), or another text.
-        dictionary, site: where no study says them, or to use others; the site defaults to the dictionary's.
-        method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where what follows the site
+            prepared pixels (batch, 3, H, W). At a site of the text tower: one text or several.
+        target: a prompt, several prompts, a `Target` such as `Contrast("kite", "bat")`, or a function of the
+            embedding. For texts also `ImageSimilarity(pictures)`, an image embedding (embed,), or another text.
+        dictionary, site: override the study's; needed where `source` is a model. The site defaults to the
+            dictionary's.
+        method: a name in `METHODS` or a function of a `Splice`. Default: exact ablation where the tail behind the site
             has a closed form (`Site.tail`: `image.embedding`, `image.-1.cls` of most models), attribution patching
             elsewhere.
-        baseline: what "absent" means. None: code 0. A picture: what does each picture have that this one lacks?
-            `SparseCodes` of one row (see `mean_codes`), or one row per picture and token.
-        batch: pictures at a time. Memory grows with pictures by the result alone: k · targets numbers each.
+        baseline: the codes that count as absence. None: 0. A picture: its codes. `SparseCodes` of one row (see
+            `mean_codes`), or of one row per picture and token.
+        batch: pictures per forward pass. The result holds k · targets numbers per picture; nothing else grows with
+            the number of pictures.
 
     Returns:
-        An `Attribution`; raw units, signed, positive where the latent raises the target.
+        An `Attribution` with values (batch · tokens, k, targets), signed, in the unit of the target (raw cosine or
+        logit). Positive: the latent raises the target.
 
     Raises:
-        TargetError, SiteError, DictionaryError, DataError: saying what was wrong with which argument.
+        TargetError: the target cannot be interpreted or embedded.
+        SiteError: the site does not exist or does not reach the embedding.
+        DictionaryError: no dictionary, one of another model or width, or a baseline that does not fit.
+        DataError: no picture, or one that cannot be read.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> att = ca.attribute(study, study.images[19], ca.Contrast("kite", "bat"))
+    >>> att.values.shape, att.unit, att.method  # one picture, 8 active latents, one target
+    (torch.Size([1, 8, 1]), 'cosine', 'exact')
+    >>> att.top(1)["label"].item()
+    'eagle'
+
+    Source: Dreyer et al. 2025, arXiv:2505.20229 (attribution patching of latents).
     """
     parts = [
         explain_splice(
@@ -86,10 +102,10 @@ def explain_splice(
     labels: Sequence[str] | None = None,
     align: Callable[[Sequence[int], int], Tensor] | None = None,
 ) -> Attribution:
-    """Run a method on a splice and put bias, error and gap beside its values.
+    """Run a method on a splice; the result also holds the effects of bias and error node, and the gap.
 
-    Error and bias are taken out exactly for `exact`, and credited to first order (`<dy/dx, node>`) otherwise; methods
-    that hold both fixed (those that add up) report the first-order numbers too, for comparison.
+    The method `exact` ablates error node and bias exactly. All other methods report their first-order effect,
+    `<dy/dx, node>`; methods that add up hold both fixed, and the number is for comparison.
     """
     chosen = find_method(method, splice)
     values = chosen(splice)
@@ -141,9 +157,9 @@ def _bias_alone(splice: Splice, error: Tensor) -> Tensor:
 
 
 def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:
-    """The mean over rows as baseline codes of one row, of the `keep` latents with the largest mean.
+    """Mean codes over all rows as a baseline of one row, restricted to the `keep` latents with the largest mean.
 
-    A dense mean would make every latent a part of every picture; latents whose mean is smaller count as absent at 0.
+    All other latents have baseline 0: a dense mean would make every latent a part of every picture.
     """
     csr = codes.to_csr()
     total = torch.zeros(codes.n_latents, dtype=torch.float64, device=codes.values.device)
@@ -152,21 +168,9 @@ def mean_codes(codes: SparseCodes, keep: int = 256) -> SparseCodes:
     return SparseCodes(latents[None].int(), values[None].float(), codes.n_latents)
 
 
-def splices(
-    source: Any,
-    images: Any,
-    target: Any,
-    *,
-    dictionary: Any = None,
-    site: Site | str | None = None,
-    baseline: Any = None,
-    batch: int = 64,
-) -> Iterator[tuple[list[str], Splice]]:
-    """Batches of pictures taken apart: names and a `Splice` each. Arguments as for `attribute`."""
-    parts = placed_splices(
-        source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
-    )
-    return ((names, splice) for names, _, splice in parts)
+def splices(source: Any, images: Any, target: Any, **options: Any) -> Iterator[tuple[list[str], Splice]]:
+    """Names and `Splice` of each batch of pictures. Arguments as for `attribute`, without `method`."""
+    return ((names, splice) for names, _, splice in placed_splices(source, images, target, **options))
 
 
 def placed_splices(
@@ -180,7 +184,7 @@ def placed_splices(
     batch: int = 64,
     start: int = 0,
 ) -> Iterator[tuple[list[str], list[int], Splice]]:
-    """As `splices`, with the places of the pictures among `images`, from the place `start` on."""
+    """As `splices`, with the indices of the pictures in `images`; pictures before index `start` are skipped."""
     model, dictionary, site = parts_of(source, dictionary, site)
     wanted: Target = as_target(target)
     reference = baseline_codes(model, dictionary, site, baseline)
@@ -188,7 +192,7 @@ def placed_splices(
     if isinstance(wanted, LinearTarget) and count(images) >= _MANY and site.tail(model) is not None:
         weights, constants = wanted.linear(model)
         tail = ClosedFormTail(model, dictionary, weights, site=site, constants=constants)
-    rows = _rows_per_picture(site, model)
+    rows = 1 if len(shape := site.shape(model)) == 1 else shape[0]  # of codes, per picture
     if reference is not None and len(reference) not in (1, rows, rows * count(images)):
         raise DictionaryError(
             f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
@@ -213,7 +217,7 @@ def placed_splices(
 def _input_batches(
     model: Any, site: Site, inputs: Any, batch: int, start: int = 0
 ) -> Iterator[tuple[list[str], list[int], Any]]:
-    """Names, places and what the site's tower takes: pixels, or texts."""
+    """Names, indices and inputs of the site's tower in batches: pixels, or texts."""
     if not site.is_text:
         yield from pixel_batches(model, inputs, batch, start)
         return
@@ -230,22 +234,17 @@ def _input_batches(
 
 
 def is_own(source: Any, dictionary: Any) -> bool:
-    """Whether a dictionary is the study's own, so that the study's labels speak of its latents."""
+    """Whether a dictionary is the study's own, so that the study's labels apply to its latents."""
     held = getattr(source, "dictionary", None)
     own = getattr(held, "hash", None)
     return held is not None and (held is dictionary or (own is not None and own == dictionary.hash))
-
-
-def _rows_per_picture(site: Site, model: Any) -> int:
-    shape = site.shape(model)
-    return 1 if len(shape) == 1 else shape[0]
 
 
 def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Model, Any, Site]:
     """Model, dictionary and site of a study, or of a model with a dictionary.
 
     Raises:
-        DictionaryError: no dictionary, or one that was made from another model.
+        DictionaryError: no dictionary, or one that was trained on another model.
     """
     if hasattr(source, "dictionary") and hasattr(source, "model"):
         model, held, held_site = source.model, source.dictionary, source.site
@@ -273,13 +272,13 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
 
 
 def read_site(model: Any, inputs: Any, site: Site) -> tuple[Tensor, Tensor | None]:
-    """Activations of pixels or texts at a site, and what the rest of the model needs beside them."""
+    """Activations of pixels or texts at a site, and the context that `continue_from` needs there (else None)."""
     with torch.no_grad():
         return acts_and_context(model, inputs, site)
 
 
 def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Any) -> SparseCodes | None:
-    """A transcoder's codes, which come from another site than the one that they are spliced into; else None."""
+    """Codes of a transcoder, which reads another site than the one it predicts; None for other dictionaries."""
     if getattr(dictionary, "input_site", None) is None:
         return None
     source = Site(dictionary.input_site)
@@ -294,7 +293,7 @@ def _codes_of_inputs(model: Any, dictionary: Any, site: Site, pixels: Any) -> Sp
 
 
 def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> SparseCodes | None:
-    """What a caller means by a baseline, as codes."""
+    """A baseline in any accepted form as codes; None for 0."""
     if baseline is None or (isinstance(baseline, int | float) and baseline == 0):
         return None
     if isinstance(baseline, SparseCodes):
@@ -312,9 +311,9 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
 
 
 def labels_of(source: Any, dictionary: Any = None) -> Sequence[str] | None:
-    """What to call every latent of a study: the analyst's name, else the label if it is aligned, else "".
+    """Display name of every latent of a study: the analyst's name, else the label if it is aligned, else "".
 
-    With a dictionary that is not the study's: the words that it was named with when it was made. None without either.
+    For a dictionary that is not the study's: the words stored with it. None without either.
     """
     if dictionary is not None and not is_own(source, dictionary):
         words = (getattr(dictionary, "info", None) or {}).get("words")
@@ -333,9 +332,10 @@ def labels_of(source: Any, dictionary: Any = None) -> Sequence[str] | None:
 
 
 def align_with(source: Any, target: Target) -> Callable[[Sequence[int], int], Tensor] | None:
-    """A function from latents and a target's number to alignments with its prompt, by the study's evaluator.
+    """A function of latents and a target's index that returns alignments with the target's prompt.
 
-    None without a study; NaN for targets that are no prompt. The evaluator is loaded when first needed.
+    Alignments are those of the study's evaluator, which is loaded on first use; NaN for targets without a prompt. None
+    where `source` is not a study.
     """
     means = getattr(getattr(source, "labels", None), "mean_embedding", None)
     if means is None or getattr(source, "evaluator", None) is None:

@@ -1,8 +1,7 @@
 """Explanation: one score as a sum of parts.
 
-Owns the parts that add up to a target of one picture: each active latent, what several latents do together, the bias
-and the error node. Every part is a difference of outputs of the spliced model. Ignores drawing. Start at
-`score_parts`.
+Owns the parts that add up to a target of one picture: each active latent, the interaction of all latents, the bias and
+the error node. Every part is a difference of outputs of the spliced model. Ignores drawing. Start at `score_parts`.
 """
 
 import math
@@ -13,10 +12,8 @@ import numpy as np
 from clipattr.attribution.result import Attribution
 from clipattr.errors import TargetError
 
-EXPLAINING = (
-    "integrated_gradients"  # the method by which one score is explained; docs/decisions/explaining_a_score.md
-)
-CHECK = 1e-4  # raw units: a sum of float32 parts is equal to the score within this
+# Method for explaining one score; docs/decisions/explaining_a_score.md gives the reason.
+EXPLAINING = "integrated_gradients"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +23,13 @@ class ScoreParts:
     `y = values.sum() + together + bias + error`, all raw.
 
     Attributes:
-        latents, activations, values: (k,) each, largest |value| first; what the method credits each latent with.
-        together: what all latents change together beyond the sum of `values`; 0 for a method that adds up.
-        bias: the target of an activation that holds the dictionary's bias alone (and the baseline codes, if any).
-        error: what the error node changes of that. The two are one number in `bias`, and `error` is NaN, where an
-            activation of the bias alone has no finite target.
-        y: the target. method: who credited the latents. adds_up: whether `together` is zero by construction.
-        flagged: a method that should add up did not here.
+        latents, activations, values: (k,) each, largest |value| first; numbers, codes and attributions.
+        together: effect of all latents together minus the sum of `values`; 0 for a method that adds up.
+        bias: the target of an activation that consists of the dictionary's bias (and baseline codes, if any).
+        error: change of that target by the error node. NaN where the bias by itself has no finite target; `bias` then
+            includes the error node.
+        y: the target. method: the attribution method. adds_up: whether `together` is zero by construction.
+        flagged: whether a method that should add up left a residual above 1e-3.
     """
 
     latents: np.ndarray
@@ -48,19 +45,23 @@ class ScoreParts:
 
     @property
     def total(self) -> float:
-        """The sum of all parts; equal to `y` within `CHECK`."""
+        """The sum of all parts; equal to `y` within 1e-4, as parts are float32."""
         rest = (self.together, self.bias, self.error)
         return float(self.values.sum()) + sum(part for part in rest if math.isfinite(part))
 
 
 def score_parts(attribution: Attribution, *, picture: int = 0, target: int = 0) -> ScoreParts:
-    """The parts that one score is the sum of.
+    """Decompose one score into parts that add up to it.
 
     Args:
-        attribution: of a method in the target's unit.
+        attribution: of a method whose values are in the target's unit.
+        picture, target: which score of the attribution.
+
+    Returns:
+        `ScoreParts`, in raw units of the target.
 
     Raises:
-        TargetError: the method only ranks.
+        TargetError: the method only ranks latents.
 
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")

@@ -1,9 +1,9 @@
-"""Faithfulness: which method to trust, measured on the very model that was attributed.
+"""Faithfulness: how well attributions predict the effects of ablating latents in the attributed model.
 
 Owns the measures (deletion, insertion, rank correlation with exact ablation, group effects of random masks, parameter
-randomisation) and their table. Bias and error node stay in place throughout: deleting a latent leaves the same spliced
-model that was attributed. Rank correlation with single ablation favours the methods that approximate it, so read it
-beside deletion, insertion and group effects. Start at `faithfulness`.
+randomisation) and their table. Bias and error node are unchanged in all of them. Rank correlation with single ablation
+favours methods that approximate single ablation, so read it together with deletion, insertion and group effects. Start
+at `faithfulness`.
 """
 
 from __future__ import annotations
@@ -39,38 +39,31 @@ MEASURES = (
 )
 _CORRELATIONS = ("rank_correlation", "group_effects", "randomised_model")
 DEFAULT_METHODS = (
-    "exact",
-    "patching",
-    "integrated_gradients",
-    "act_logit_lens",
-    "logit_lens",
-    "energy",
-    "random",
-)
-# What is on the list now came with the package; whatever a user registers later is measured without being asked for.
-_BUILT_IN = frozenset(METHODS)
+    "exact", "patching", "integrated_gradients", "act_logit_lens", "logit_lens", "energy", "random",
+)  # fmt: skip
+_BUILT_IN = frozenset(METHODS)  # methods that a user registers later are measured by default
 
 
 def default_methods() -> list[str]:
-    """The methods that are measured where none are named: the usual ones, and all that a user has registered."""
+    """The methods measured by default: `DEFAULT_METHODS` and all that a user has registered."""
     return [*DEFAULT_METHODS, *(name for name in METHODS if name not in _BUILT_IN)]
 
 
 def signed(values: Tensor) -> Tensor:
-    """Order by signed value: what raises the target most comes first."""
+    """Order by signed value, largest first."""
     return values
 
 
 def by_size(values: Tensor) -> Tensor:
-    """Order by |value|, as the paper deletes."""
+    """Order by |value|, as in the paper."""
     return values.abs()
 
 
 def removal_curve(splice: Splice, values: Tensor, *, key: Callable[[Tensor], Tensor] = signed) -> Tensor:
-    """The targets while parts are taken to their baseline one after another, highest `key` first.
+    """The targets while parts are set to their baseline one after another, highest `key` first.
 
     Args:
-        values: (batch, parts, n); each target has its own order. Parts that do not change come last.
+        values: (batch, parts, n); each target has its own order. Parts at their baseline come last.
 
     Returns:
         (batch, parts + 1, n); the first entry is `y`.
@@ -79,12 +72,12 @@ def removal_curve(splice: Splice, values: Tensor, *, key: Callable[[Tensor], Ten
 
 
 def insertion_curve(splice: Splice, values: Tensor, *, key: Callable[[Tensor], Tensor] = signed) -> Tensor:
-    """The targets while parts are put back onto the baseline, highest `key` first: (batch, parts + 1, n)."""
+    """The targets while parts are restored from the baseline, highest `key` first: (batch, parts + 1, n)."""
     return _curve(splice, _order(splice, key(values)), splice.reference, splice.amounts)
 
 
 def _order(splice: Splice, keys: Tensor) -> Tensor:
-    """(batch, parts, n): place of the s-th part to move; parts without change come last."""
+    """(batch, parts, n): index of the s-th part in the order; parts at their baseline come last."""
     idle = (splice.changes == 0)[..., None]
     return torch.where(idle, -torch.inf, keys.to(torch.float64)).argsort(dim=1, descending=True, stable=True)
 
@@ -106,13 +99,13 @@ def _curve(splice: Splice, order: Tensor, before: Tensor, after: Tensor) -> Tens
 def mean_drop(splice: Splice, curve: Tensor) -> Tensor:
     """Area of a removal curve: mean of `y - y after s removals` over s = 1 … active parts, (batch, n).
 
-    In the unit of the target; higher is more faithful. For orders by size the sign of each change counts as well.
+    In the unit of the target, signed; higher is more faithful.
     """
     return _mean_over_steps(splice, curve[:, :1] - curve)
 
 
 def mean_change(splice: Splice, curve: Tensor) -> Tensor:
-    """As `mean_drop`, of |change|: for orders by size, where rises count as falls do."""
+    """As `mean_drop`, of |change|; for orders by size, in which rises and falls count equally."""
     return _mean_over_steps(splice, (curve[:, :1] - curve).abs())
 
 
@@ -129,9 +122,9 @@ def _mean_over_steps(splice: Splice, curve: Tensor) -> Tensor:
 
 
 def class_values(splice: Splice, values: Tensor, classes: Sequence[Any]) -> Tensor:
-    """Every part's value replaced by its latent's mean over the pictures of the same class (absent counts 0).
+    """Values replaced by the latent's mean over the pictures of the same class, with 0 where it is not active.
 
-    For deletion per class: one order for all pictures of a class.
+    This gives one order per class, for deletion per class.
     """
     if len(classes) != splice.batch:
         raise DataError(f"{len(classes)} classes for {splice.batch} pictures. Give one per picture.")
@@ -150,10 +143,11 @@ def class_values(splice: Splice, values: Tensor, classes: Sequence[Any]) -> Tens
 def group_correlation(
     splice: Splice, values: Tensor, *, masks: int = 64, share: float = 0.5, seed: int = 0
 ) -> Tensor:
-    """Correlation over random masks of the summed values and the true effect of the masked group, (batch, n).
+    """Correlation over random groups of the summed values and the group's exact effect, (batch, n).
 
     Args:
-        masks: random groups per picture, the same for every method. share: of the active parts in a group.
+        masks: random groups per picture, the same for every method.
+        share: probability that a part is in a group.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = (torch.rand(splice.batch, masks, splice.parts, generator=generator) < share).to(
@@ -166,22 +160,22 @@ def group_correlation(
 
 
 def can_randomise(model: Any, site: Site | str) -> bool:
-    """Whether weights follow this site that `randomised` can shuffle: an image site before the embedding."""
+    """Whether a matrix that `randomised` can shuffle follows this site: an image site before the embedding."""
     place = Site(site)
     return not place.is_embedding and not place.is_text and model.image_tower.last_matrix is not None
 
 
 def randomised(model: Any, seed: int = 0) -> Any:
-    """A copy of the model whose last matrix is shuffled: attributions that stay the same ignore the model.
+    """A copy of the model whose last matrix is shuffled, for the parameter randomisation test.
 
-    Only what follows every block is changed, so activations and codes there stay as they were.
+    The matrix follows the last block, so activations and codes are unchanged.
 
     Raises:
         DataError: no matrix follows the last block.
     """
     if model.image_tower.last_matrix is None:
         raise DataError(
-            "this model has no matrix behind its last block to randomise; leave the randomisation check out."
+            "this model has no matrix after its last block to randomise; call faithfulness with randomise=False."
         )
     other = copy.copy(model)
     other.clip = copy.deepcopy(model.clip)
@@ -194,7 +188,7 @@ def randomised(model: Any, seed: int = 0) -> Any:
 
 
 def randomisation(splice: Splice, method: str, *, seed: int = 0) -> Tensor:
-    """Spearman of a method's values before and after `randomised`, (batch, n): near 0 for a method that passes."""
+    """Spearman of a method's values before and after `randomised`, (batch, n); near 0 is a pass."""
     return randomisations(splice, [method], randomised(splice.model, seed))[method]
 
 
@@ -221,7 +215,7 @@ def randomisations(splice: Splice, methods: Sequence[str], model: Any) -> dict[s
 
 
 def _fixed_target(splice: Splice) -> Target:
-    """The target with what it needs of the model fixed beforehand, so that another model is asked the same."""
+    """The target with prompts embedded by the original model, for use with the randomised one."""
     if isinstance(splice.target, LinearTarget):
         weights, constants = splice.target.linear(splice.model)
         return ProbeLogit(weights.T, constants, names=splice.target.names)
@@ -233,8 +227,8 @@ class Faithfulness:
     """Measures of several methods on the same pictures and targets.
 
     Attributes:
-        scores: by (method, measure), one number per picture and target, (pictures, n), NaN where undefined.
-        methods: in the order asked for.
+        scores: {(method, measure): (pictures, n)}, NaN where undefined.
+        methods: in the requested order.
         unit: of deletion and insertion; correlations have none.
     """
 
@@ -305,22 +299,37 @@ def faithfulness(
     randomise: bool = False,
     batch: int = 32,
 ) -> Faithfulness:
-    """Measure methods against what really happens when latents are taken away.
+    """Compare the values of attribution methods with measured effects of ablating latents.
 
     Args:
         source, images, target, dictionary, site, baseline, batch: as for `attribute`.
-        methods: names in `METHODS`; where None the usual ones and every registered method of one's own.
-        classes: the class of each picture, e.g. `images.columns["label"]`; adds `deletion_per_class`, where all
-            pictures of a class share one order of latents. Then all pictures are held in memory at once.
+        methods: names in `METHODS`; default `DEFAULT_METHODS` and all methods that a user has registered.
+        classes: the class of each picture, e.g. `images.columns["label"]`. Adds `deletion_per_class`, with one order of
+            latents per class; all pictures are then in memory at once.
         masks: random groups per picture for `group_effects`.
-        randomise: add `randomised_model`, see below; needs a model with a linear projection.
+        randomise: add `randomised_model`; needs a model with a matrix after its last block.
 
     Returns:
-        `rank_correlation`: Spearman with exact ablation over active latents. `deletion`, `insertion`: mean fall or rise
-        of the target, strongest positive first. `deletion_by_size`: mean |change|, largest |value| first, as in
-        the paper. `group_effects`: correlation with the true effects of random groups. `randomised_model`: Spearman
-        of a method's values with its values after the model's last matrix was shuffled; near 0 for a method that looks
-        at the model, 1 for one that does not. For this measure alone, less is better.
+        A `Faithfulness` with these measures; higher is more faithful, except for `randomised_model`.
+        `rank_correlation`: Spearman with exact ablation over active latents.
+        `deletion`, `insertion`: mean fall or rise of the target, largest value first, in the unit of the target.
+        `deletion_by_size`: mean |change|, largest |value| first, as in the paper.
+        `group_effects`: correlation with the exact effects of random groups.
+        `randomised_model`: Spearman of the values before and after shuffling the model's last matrix; near 0 for a
+        method that depends on the model, 1 for one that does not.
+
+    Raises:
+        DataError: no picture, another number of classes than pictures, or no matrix to randomise.
+        TargetError: an unknown method, or a target that cannot be interpreted.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> measured = ca.faithfulness(study, study.images[:3], "kite", methods=["patching", "random"])
+    >>> one, other = (measured.summary(name, "rank_correlation").value for name in ("patching", "random"))
+    >>> one > other
+    True
+
+    Source: Dreyer et al. 2025, arXiv:2505.20229 (deletion); Adebayo et al. 2018, arXiv:1810.03292 (randomisation).
     """
     methods = default_methods() if methods is None else list(methods)
     scores: dict[tuple[str, str], list[Tensor]] = {}

@@ -1,8 +1,8 @@
-"""Heatmaps: where in the picture a latent fires, and where a target's evidence lies.
+"""Heatmaps of latents: which image regions activate a latent.
 
-Owns the maps that need the model. For a latent of the class token or the embedding there are two: gradient × activation
-of its code with respect to the patch tokens of an earlier block (fast), and occlusion, which paints patches over and
-encodes the picture again (slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
+Owns the maps that need the model. For latents of the class token or the embedding there are two: gradient × activation
+of the code with respect to the patch tokens of an earlier block (fast), and occlusion, one forward pass per patch
+(slow, causal). The map of a patch latent is its codes; see `maps.py`. Start at `firing_map`.
 """
 
 import math
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from clipattr.attribution.compute import parts_of
 from clipattr.attribution.maps import code_map
-from clipattr.dictionaries.codes import SparseCodes, amounts_of
+from clipattr.dictionaries.codes import amounts_of, checked_latents
 from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import SiteError
 from clipattr.sites import Site, activations, capture, continue_from, features_from
 
-# Areas painted over, down and across, in towers without patches: as fine as the last stage of a ResNet at 224 pixels.
-PLAIN_GRID = (7, 7)
+PLAIN_GRID = (
+    7,
+    7,
+)  # rows and columns of occluded areas in towers without patches; a ResNet's last stage at 224 px
 
 
 def firing_map(
@@ -35,19 +37,19 @@ def firing_map(
     site: Site | str | None = None,
     block: int = 0,
 ) -> Tensor:
-    """Which patches drive latents of the class token or the embedding: gradient × (patch token - their mean).
+    """Which patches activate latents of the class token or the embedding: gradient × (patch token - mean token).
 
-    First order, at the patch tokens after an early block, of the direction that the encoder reads the latent by.
-    Positive: the patch raises the latent. A patch that looks like the average patch gets 0.
+    First-order effect of the patch tokens after an early block on the latent's pre-activation. A patch equal to the
+    mean patch gets 0.
 
     Args:
         source: a study, or a model with `dictionary`.
         pixels: (batch, 3, H, W) prepared.
-        latents: which ones; one backward pass each.
-        block: where the patch tokens are read; early blocks still hold what stands at the patch itself.
+        latents: numbers of the latents; one backward pass each.
+        block: block after which the patch tokens are read. Early blocks are more local.
 
     Returns:
-        (batch, latents, rows, columns), in the unit of codes.
+        (batch, latents, rows, columns), signed, in the unit of codes. Positive: the patch raises the latent.
 
     Raises:
         SiteError: the dictionary's site has several tokens, does not come after `block`, or the tower has no patches.
@@ -62,9 +64,8 @@ def firing_map(
         raise SiteError(
             f"the patches are read after block {block}, which must come before {site}. Lower `block`."
         )
-    wanted = torch.as_tensor(latents).long().flatten()
-    amounts_of(SparseCodes.from_dense(torch.zeros(1, dictionary.n_latents)), wanted)
-    # What reads a latent is its encoder row; a dictionary without one is read by its direction.
+    wanted = checked_latents(latents, dictionary.n_latents)
+    # The pre-activation is read by the encoder row, or by the direction in dictionaries without an encoder.
     readers = torch.as_tensor(getattr(dictionary, "encoder", dictionary.decoder))[wanted].to(
         model.device, model.dtype
     )
@@ -99,13 +100,15 @@ def occlusion_map(
     reach: int = 0,
     batch: int = 64,
 ) -> Tensor:
-    """How much each latent's code falls when a patch is painted over with the picture's mean colour.
+    """Occlusion map: fall of each latent's code when a patch is replaced by the picture's mean colour.
 
     Args:
-        reach: patches around each patch that are painted over with it; 1 means 3 × 3. Larger areas hide whole objects.
+        source, pixels, latents, dictionary, site: as for `firing_map`.
+        reach: occluded neighbours on each side; 1 occludes 3 × 3 patches. Larger areas hide whole objects.
+        batch: occluded pictures per forward pass; one per patch is needed.
 
     Returns:
-        (batch, latents, rows, columns): code before minus code after; one forward pass per patch.
+        (batch, latents, rows, columns): code before minus code after. Positive: the patch raises the latent.
     """
     model, dictionary, site = parts_of(source, dictionary, site)
     wanted = torch.as_tensor(latents).long().flatten()
@@ -122,19 +125,19 @@ def occlusion_map(
     result = pixels.new_empty(len(pixels), len(wanted), rows * columns)
     for number, picture in enumerate(pixels):
         before = codes_of(picture[None])[0]
-        covered = picture.repeat(rows * columns, 1, 1, 1)
+        occluded = picture.repeat(rows * columns, 1, 1, 1)
         mean = picture.mean((1, 2), keepdim=True)
         for place in range(rows * columns):
             row, column = divmod(place, columns)
             top, left = max(row - reach, 0) * tall, max(column - reach, 0) * wide
-            covered[place, :, top : (row + reach + 1) * tall, left : (column + reach + 1) * wide] = mean
-        after = torch.cat([codes_of(part) for part in covered.split(batch)])
+            occluded[place, :, top : (row + reach + 1) * tall, left : (column + reach + 1) * wide] = mean
+        after = torch.cat([codes_of(part) for part in occluded.split(batch)])
         result[number] = (before - after).T.to(result)
     return result.view(len(pixels), len(wanted), rows, columns)
 
 
 def _grid(model: Any) -> tuple[int, int]:
-    """(rows, columns) of areas to paint over: the model's patches, or a plain grid for towers without patches."""
+    """(rows, columns) of occluded areas: the model's patches, or `PLAIN_GRID` for towers without patches."""
     try:
         return model.grid
     except SiteError:
@@ -143,11 +146,13 @@ def _grid(model: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class LatentMaps:
-    """Where pictures drive one latent, and what the model sees of each picture.
+    """Heatmaps of one latent, and the part of each picture that the model sees.
 
-    `maps`: (pictures, rows, columns) in [0, 1], over the frame of the same number. The largest cell of a picture is its
-    activation as a share of `largest`, the activation that counts as 1. `common` False: no such activation is known,
-    and every picture is scaled by itself.
+    Attributes:
+        maps: (pictures, rows, columns) in [0, 1]; the largest cell of a picture is its activation / `largest`.
+        frames: the part of each picture that its map covers.
+        largest: the activation that counts as 1; NaN where unknown.
+        common: whether all pictures share the scale `largest`; False: each picture's largest cell is 1.
     """
 
     maps: np.ndarray
@@ -165,17 +170,17 @@ def latent_maps(
     dictionary: Any = None,
     site: Site | str | None = None,
 ) -> LatentMaps | None:
-    """Where each of these pictures drives a latent, on one scale for all pictures.
+    """Heatmaps of one latent in several pictures, on one scale.
 
-    By `firing_map` for a class token, by the codes themselves for patches.
+    From `firing_map` for the class token and the embedding, from the codes for patches.
 
     Args:
         source: a study, or a model with `dictionary`.
         largest: the activation that counts as 1, for instance the latent's largest in a collection. None: every picture
-            is scaled by itself.
+            has its own scale.
 
     Returns:
-        None at a site that has no such map: the class token of the first block, or a tower without patches.
+        None at a site without such maps: the class token of the first block, or a tower without patches.
     """
     model, dictionary, site = parts_of(source, dictionary, site)
     pixels = torch.stack([model.prepare(picture) for picture in pictures]).to(model.device, model.dtype)

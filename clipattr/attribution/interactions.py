@@ -1,7 +1,7 @@
-"""Interactions: what several latents do together, exactly.
+"""Interactions: exact joint effects of several latents.
 
 Owns group ablation and pairwise synergy on a `Splice`, at any site. Ignores how groups are found. At the last block
-`ClosedFormTail.exact_group` gives the same for many pictures at once. Start at `group_effects`.
+`ClosedFormTail.exact_group` computes group effects of many pictures at once. Start at `group_effects`.
 """
 
 from collections.abc import Sequence
@@ -11,44 +11,56 @@ import torch
 from torch import Tensor
 
 from clipattr.attribution.splice import Splice
-from clipattr.errors import DictionaryError
+from clipattr.dictionaries.codes import checked_latents
 
 
 def group_effects(splice: Splice, groups: Sequence[Any]) -> Tensor:
-    """Exact effect of taking whole groups of latents to their baseline, at all tokens of the site.
+    """Exact effect of setting all latents of a group to their baseline, at all tokens of the site.
 
     Args:
+        splice: a batch from `attribution.splices`.
         groups: latent numbers of each group.
 
     Returns:
-        (batch, groups, n), `y(x) - y(x without the group)`; positive: the group raises the target.
+        (batch, groups, n), `y(x) - y(x without the group)`, in the unit of the target. Positive: the group raises the
+        target.
 
     Raises:
         DictionaryError: a latent that the dictionary does not have.
+
+    >>> import clipattr as ca
+    >>> from clipattr.attribution import splices
+    >>> study = ca.open_study("picture-world")
+    >>> [(_, splice)] = splices(study, study.images[19], "kite")
+    >>> ca.group_effects(splice, [[656], [656, 404]]).shape  # one picture, two groups, one target
+    torch.Size([1, 2, 1])
     """
     states = splice.amounts[:, None].repeat(1, len(groups), 1)
     for number, group in enumerate(groups):
-        members = torch.as_tensor(group, device=splice.indices.device).long().flatten()
-        if len(members) and not 0 <= int(members.min()) <= int(members.max()) < splice.codes.n_latents:
-            raise DictionaryError(
-                f"group {number} names latents {int(members.min())} to {int(members.max())}; the dictionary has "
-                f"{splice.codes.n_latents}, counted from 0."
-            )
-        inside = torch.isin(splice.indices, members)
+        members = checked_latents(group, splice.codes.n_latents, f"group {number}")
+        inside = torch.isin(splice.indices, members.to(splice.indices.device))
         states[:, number] = torch.where(inside, splice.reference, splice.amounts)
     return splice.y[:, None] - splice.states(states)
 
 
 def pairwise(splice: Splice, places: Tensor | None = None) -> Tensor:
-    """What two parts do together beyond what they do alone: `effect(i and j) - effect(i) - effect(j)`.
-
-    Positive: synergy, each matters more while the other is there. Negative: redundancy, either one suffices.
+    """Pairwise interaction of parts: `effect(i and j) - effect(i) - effect(j)`.
 
     Args:
-        places: (batch, m) places of the parts to pair; all where None. One output per pair: m (m + 1) / 2.
+        splice: a batch from `attribution.splices`.
+        places: (batch, m) positions of the parts to pair among the splice's parts; default all. Costs m (m + 1) / 2
+            outputs of the model per picture.
 
     Returns:
-        (batch, m, m, n), symmetric, 0 on the diagonal.
+        (batch, m, m, n) in the unit of the target, symmetric, 0 on the diagonal. Positive: synergy, each part matters
+        more in the presence of the other. Negative: redundancy.
+
+    >>> import clipattr as ca
+    >>> from clipattr.attribution import splices
+    >>> study = ca.open_study("picture-world")
+    >>> [(_, splice)] = splices(study, study.images[19], "kite")
+    >>> ca.pairwise(splice, torch.tensor([[0, 1, 2]])).shape
+    torch.Size([1, 3, 3, 1])
     """
     if places is None:
         places = torch.arange(splice.parts, device=splice.indices.device).expand(splice.batch, -1)

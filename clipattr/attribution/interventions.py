@@ -1,8 +1,8 @@
-"""Interventions: run the model with some latents switched off, scaled, set, or taken from another picture.
+"""Interventions: run the model with some latents ablated, scaled, set, or transplanted from another picture.
 
-Owns the change of codes inside the running model. Bias, error node and all other latents stay as they are, so a model
-in which nothing is changed gives its output bit for bit. Ignores what the change is measured by. Start at `intervene`;
-`ablate`, `scale`, `set_to` and `transplant` say what to do with the amounts.
+Owns the change of codes inside the running model. Bias, error node and all other latents are unchanged, so an
+intervention that changes no code leaves the output bit for bit equal. Ignores how the change is measured. Start at
+`intervene`; `ablate`, `scale`, `set_to` and `transplant` are the usual changes.
 
     with ca.ablate(study, [3, 17]):
         study.model.encode_image(pixels)
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clipattr.attribution.compute import parts_of
-from clipattr.dictionaries.codes import SparseCodes, amounts_of
+from clipattr.dictionaries.codes import SparseCodes, amounts_of, checked_latents
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, replace
 
@@ -32,21 +32,33 @@ def intervene(
     dictionary: Any = None,
     site: Site | str | None = None,
 ) -> Iterator[None]:
-    """Change the amounts of some latents while pictures are encoded; nothing is left behind afterwards.
+    """Context in which the model encodes pictures with changed codes; its hook is removed on exit, also after errors.
 
     Args:
         source: a study, or a model with `dictionary`.
-        latents: which ones.
-        change: (rows, latents) amounts to new amounts of the same shape; rows are pictures, or pictures · tokens.
-        site: the dictionary's where None.
+        latents: numbers of the latents to change.
+        change: function from codes (rows, latents) to new codes of the same shape; rows are pictures, or
+            pictures · tokens at sites of several tokens.
+        dictionary, site: override the study's; the site defaults to the dictionary's.
+
+    Returns:
+        A context manager. Bias, error node and all other latents are unchanged.
 
     Raises:
         DictionaryError: unknown latents, or (on encoding) a change that returns another shape or NaN.
         SiteError: the model has no such site.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> pixels = study.model.prepare(study.images[0].load())[None]
+    >>> before = study.model.encode_image(pixels)
+    >>> with ca.intervene(study, range(1024), lambda codes: 2 * codes):
+    ...     after = study.model.encode_image(pixels)
+    >>> bool((after - before).norm() > 0.01), torch.equal(study.model.encode_image(pixels), before)
+    (True, True)
     """
     model, dictionary, site = parts_of(source, dictionary, site)
-    wanted = torch.as_tensor(latents).long().flatten()
-    amounts_of(SparseCodes.from_dense(torch.zeros(1, dictionary.n_latents)), wanted)
+    wanted = checked_latents(latents, dictionary.n_latents)
     rows = torch.as_tensor(dictionary.decoder)[wanted.to(dictionary.decoder.device)]
 
     def edit(acts: Tensor) -> Tensor:
@@ -71,7 +83,23 @@ def intervene(
 def ablate(
     source: Any, latents: Sequence[int] | Tensor, *, dictionary: Any = None, site: Site | str | None = None
 ) -> AbstractContextManager[None]:
-    """Switch latents off; see `intervene`."""
+    """Context in which latents have code 0.
+
+    Args:
+        source, latents, dictionary, site: as for `intervene`.
+
+    Returns:
+        A context manager; see `intervene`.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> pixels = study.model.prepare(study.images[19].load())[None]
+    >>> with ca.ablate(study, [656]):  # a latent for eagles, which raises kite - bat in this picture
+    ...     without = study.model.encode_image(pixels)
+    >>> kite, bat = study.model.encode_text(["kite", "bat"])
+    >>> bool(without @ (kite - bat) < study.model.encode_image(pixels) @ (kite - bat))
+    True
+    """
     return intervene(source, latents, torch.zeros_like, dictionary=dictionary, site=site)
 
 
@@ -83,7 +111,7 @@ def scale(
     dictionary: Any = None,
     site: Site | str | None = None,
 ) -> AbstractContextManager[None]:
-    """Multiply latents where they are active; see `intervene`."""
+    """Context in which the codes of latents are multiplied by a factor; arguments as for `intervene`."""
     return intervene(source, latents, lambda amounts: amounts * factor, dictionary=dictionary, site=site)
 
 
@@ -95,7 +123,21 @@ def set_to(
     dictionary: Any = None,
     site: Site | str | None = None,
 ) -> AbstractContextManager[None]:
-    """Set latents to an amount, one for all or one each, whether they are active or not; see `intervene`."""
+    """Context in which latents have given codes, whether they were active or not.
+
+    Args:
+        source, latents, dictionary, site: as for `intervene`.
+        amounts: one code for all latents, or one per latent (latents,).
+
+    Returns:
+        A context manager; see `intervene`.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> pixels = study.model.prepare(study.images[0].load())[None]
+    >>> with ca.set_to(study, [656], 5.0), ca.capture(study.model, study.site) as held:
+    ...     _ = study.model.encode_image(pixels)
+    """
 
     def change(before: Tensor) -> Tensor:
         return torch.as_tensor(amounts, dtype=before.dtype, device=before.device).expand_as(before)
@@ -111,10 +153,24 @@ def transplant(
     dictionary: Any = None,
     site: Site | str | None = None,
 ) -> AbstractContextManager[None]:
-    """Give latents the amounts they have in other pictures' codes: one donor row for all, or one per row.
+    """Context in which latents have the codes that they have in other pictures.
+
+    Args:
+        source, latents, dictionary, site: as for `intervene`.
+        donor: `SparseCodes` of one row for all pictures, or of one row per row that is encoded.
+
+    Returns:
+        A context manager; see `intervene`.
 
     Raises:
-        DictionaryError: the donor's codes are over another number of latents, or (on encoding) its rows do not match.
+        DictionaryError: the donor's codes have another number of latents, or (on encoding) its rows do not match.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> pixels = study.model.prepare(study.images[0].load())[None]
+    >>> with ca.transplant(study, [656, 404], study.codes.rows(slice(19, 20))):
+    ...     study.model.encode_image(pixels).shape
+    torch.Size([1, 128])
     """
     given = amounts_of(donor, latents)
 

@@ -1,6 +1,6 @@
-"""Maps over the grid of patches: read from codes and attributions, and compared with true masks.
+"""Maps over the grid of patches from codes and attributions, and their agreement with true masks.
 
-Needs no model; maps that do are in `heatmaps.py`.
+Needs no model; maps that need one are in `heatmaps.py`. Start at `attribution_map`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def code_map(codes: SparseCodes, latents: Sequence[int] | Tensor, grid: tuple[int, int]) -> Tensor:
-    """Codes of patch latents laid out over the picture: (pictures, latents, rows, columns).
+    """Codes of patch latents on the grid of patches: (pictures, latents, rows, columns).
 
     Raises:
         DataError: the number of rows is no multiple of the grid.
@@ -31,15 +31,15 @@ def code_map(codes: SparseCodes, latents: Sequence[int] | Tensor, grid: tuple[in
 
 
 def attribution_map(attribution: "Attribution", *, latent: int | None = None, target: int = 0) -> Tensor:
-    """Attributions at patch sites over the picture, of one latent or summed over all: (pictures, rows, columns).
+    """Attributions at patch sites on the grid of patches, of one latent or summed over all: (pictures, rows, columns).
 
     Raises:
         SiteError: the attribution was not made at patch tokens.
     """
     if attribution.grid is None:
         raise SiteError(
-            f"attributions at {attribution.site} have no place in the picture. Attribute at patches, e.g. "
-            "site='image.-2.patches', or see which patches drive a latent with firing_map(...)."
+            f"attributions at {attribution.site} have no position in the picture. Attribute at patches, e.g. "
+            "site='image.-2.patches', or map which patches activate a latent with firing_map(...)."
         )
     values = attribution.values[..., target]
     if latent is not None:
@@ -48,10 +48,11 @@ def attribution_map(attribution: "Attribution", *, latent: int | None = None, ta
 
 
 def mass_inside(maps: Tensor, masks: Tensor | np.ndarray) -> Tensor:
-    """Share of a map's positive mass inside true masks, NaN for maps without any.
+    """Fraction of a map's positive mass inside true masks, (batch,); NaN for maps without positive mass.
 
     Args:
-        maps: (batch, rows, columns). masks: (batch, H, W), true where the thing is; brought to the grid by area.
+        maps: (batch, rows, columns).
+        masks: (batch, H, W), true inside the object; averaged to the grid.
     """
     inside = _to_grid(masks, maps)
     positive = maps.clamp_min(0)
@@ -60,7 +61,7 @@ def mass_inside(maps: Tensor, masks: Tensor | np.ndarray) -> Tensor:
 
 
 def points_inside(maps: Tensor, masks: Tensor | np.ndarray) -> Tensor:
-    """Pointing game: whether the patch with the largest value touches the true mask, (batch,) of 0 and 1."""
+    """Pointing game: 1 where the patch with the largest value overlaps the true mask, else 0; (batch,)."""
     inside = _to_grid(masks, maps).flatten(1)
     place = maps.flatten(1).argmax(1, keepdim=True)
     return (inside.gather(1, place)[:, 0] > 0).to(maps.dtype)

@@ -1,8 +1,7 @@
-"""Methods: what each latent is credited with, all behind one interface, and the list of them.
+"""Attribution methods behind one interface, and their registry.
 
-A method is a function of a `Splice` that returns (batch, parts, n) in the unit of the targets. Owns the list, the
-first-order and the exact method and the baselines they are compared with; path and sampling methods live in
-`paths.py`. To add one of your own:
+A method is a function of a `Splice` that returns (batch, parts, n) in the unit of the targets. Owns the registry, the
+first-order and the exact method, and the baselines; path and sampling methods are in `paths.py`. To add a method:
 
     @register_method("halved")
     def halved(splice):
@@ -26,11 +25,11 @@ class Method:
     """A registered method.
 
     Args:
-        name: how callers ask for it.
+        name: the key in `METHODS`.
         function: a `Splice` to (batch, parts, n).
-        adds_up: its values sum to `y(x) - y(all parts at their baseline)`, so that a waterfall may be drawn.
-        in_unit: its values are in the unit of the target; else they only rank (energy, logit lens, random).
-        control: a baseline that others are compared with, and no answer to anything.
+        adds_up: its values sum to `y(x) - y(all parts at their baseline)`, as a waterfall needs.
+        in_unit: its values are in the unit of the target; False for methods that only rank latents.
+        control: a baseline for comparisons, not an explanation.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Method:
 
     @property
     def about(self) -> str:
-        """What it does, in one line."""
+        """First line of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, splice: Splice) -> Tensor:
@@ -61,7 +60,24 @@ METHODS: dict[str, Method] = {}
 def register_method(
     name: str, *, adds_up: bool = False, in_unit: bool = True, control: bool = False
 ) -> Callable[[Callable[[Splice], Tensor]], Callable[[Splice], Tensor]]:
-    """Decorator: put a method on the list, where `attribute` and every benchmark find it."""
+    """Decorator that adds an attribution method to `METHODS`.
+
+    Args:
+        name: the key that `attribute(..., method=name)` uses; an existing method of this name is replaced.
+        adds_up, in_unit, control: see `Method`.
+
+    Returns:
+        A decorator of functions from a `Splice` to values (batch, parts, targets); it returns the function unchanged.
+
+    >>> import clipattr as ca
+    >>> @ca.register_method("halved")
+    ... def halved(splice):
+    ...     return 0.5 * splice.changes[..., None] * splice.slopes()
+    >>> study = ca.open_study("picture-world")
+    >>> ca.attribute(study, study.images[0], "guitar", method="halved").method
+    'halved'
+    >>> del ca.METHODS["halved"]
+    """
 
     def register(function: Callable[[Splice], Tensor]) -> Callable[[Splice], Tensor]:
         METHODS[name] = Method(name, function, adds_up, in_unit, control)
@@ -71,12 +87,12 @@ def register_method(
 
 
 def find_method(method: "str | Method | Callable[[Splice], Tensor] | None", splice: Splice) -> Method:
-    """What a caller means by a method: a name on the list, a function, or None for the default of the splice.
+    """A method by name, a function as a method, or for None the default of the splice.
 
-    The default is exact ablation where the tail is closed form, attribution patching elsewhere.
+    The default is exact ablation where the tail has a closed form, attribution patching elsewhere.
 
     Raises:
-        TargetError: an unknown name; the list is in the message.
+        TargetError: an unknown name; the message lists the known ones.
     """
     if method is None:
         method = "exact" if splice.is_closed_form else "patching"
@@ -102,10 +118,10 @@ def exact(splice: Splice) -> Tensor:
 
 
 def lens(splice: Splice) -> Tensor:
-    """Each direction alone through what follows the last block, read by the target: (batch, parts, n).
+    """Logit lens of each active latent: the target of its direction after the final LayerNorm and projection.
 
-    Depends on the picture only through which latents are active. At earlier sites the blocks between are skipped, as
-    the logit lens does.
+    Returns (batch, parts, n), which depends on the picture only through the set of active latents. Blocks after the
+    site are skipped.
     """
     model = splice.model
     active, places = splice.indices.unique(return_inverse=True)
@@ -118,7 +134,7 @@ def lens(splice: Splice) -> Tensor:
 
 
 def _alone(splice: Splice, directions: Tensor) -> Tensor:
-    """Unit-length embeddings of directions (rows, width), each at every token that is pooled."""
+    """Unit-length embeddings of directions (rows, width), each placed at all pooled tokens."""
     model = splice.model
     if splice.site.is_embedding:
         return model.unit(directions)
@@ -137,8 +153,7 @@ def _alone(splice: Splice, directions: Tensor) -> Tensor:
 
 @register_method("logit_lens", in_unit=False)
 def logit_lens(splice: Splice) -> Tensor:
-    """Logit lens over the active latents: how the target reads each direction alone, turned round where the code is
-    below its baseline (a neuron at -1 points the other way)."""
+    """Logit lens: the target of each active latent's direction, negated where the code is below its baseline."""
     return lens(splice) * splice.changes.sign()[..., None].to(splice.dtype)
 
 
@@ -150,14 +165,14 @@ def act_logit_lens(splice: Splice) -> Tensor:
 
 @register_method("energy", in_unit=False, control=True)
 def energy(splice: Splice) -> Tensor:
-    """|change| · |v|: how strongly a latent is there, the same for every target."""
+    """|change| · |v|, the size of a latent's contribution to the activation; the same for every target."""
     lengths = splice.decoder.norm(dim=1)[splice.indices]
     return (splice.changes.abs() * lengths)[..., None].expand(-1, -1, splice.n_targets).clone()
 
 
 @register_method("random", in_unit=False, control=True)
 def random(splice: Splice) -> Tensor:
-    """Standard normal numbers, the same in every run: what a measure gives to ignorance."""
+    """Standard normal numbers from a fixed seed: the chance level of a faithfulness measure."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(splice.batch, splice.parts, splice.n_targets, generator=generator)
     return noise.to(splice.amounts) * (splice.changes != 0)[..., None]

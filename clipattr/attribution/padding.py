@@ -1,6 +1,6 @@
-"""Codes as rectangles: the methods here read (batch, k) indices and values, whatever the codes' layout.
+"""Conversion of codes in any layout to (batch, k) indices and values, as attribution methods read them.
 
-Owns that one conversion. Padding has value exactly 0, and so attribution exactly 0. Start at `padded`.
+Padding has value exactly 0, and therefore attribution exactly 0. Start at `padded`.
 """
 
 from typing import Any

@@ -1,38 +1,32 @@
-"""Methods that look at more than one state of the codes: integrated gradients and Shapley values.
+"""Methods that evaluate several states of the codes: integrated gradients and Shapley values.
 
-Both hold bias and error where they are, so their values add up to `y(x) - y(all parts at their baseline)`: integrated
-gradients up to a residual that is made small, sampled Shapley values exactly. Start at `integrated_gradients`.
+Both hold bias and error node fixed, so their values add up to `y(x) - y(all parts at their baseline)`: integrated
+gradients up to a residual below `RESIDUAL`, sampled Shapley values exactly. Start at `integrated_gradients`.
 Sources: Sundararajan et al. 2017, arXiv:1703.01365; Castro et al. 2009 (permutation sampling of Shapley values).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clipattr.attribution.methods import register_method
 from clipattr.attribution.splice import Splice
 
-RESIDUAL = 1e-3
-_MAX_STEPS = 256
+RESIDUAL = 1e-3  # raw units; 0.1 points of a cosine
+_MAX_STEPS = 256  # nodes of the quadrature after which a residual is reported instead of reduced
 
 
 def tolerated(total: Tensor) -> Tensor:
-    """The residual that passes as adding up: 1e-3, or the same share of changes larger than 1."""
+    """The largest residual that counts as adding up: 1e-3, relative to |total| where that exceeds 1."""
     return RESIDUAL * total.abs().clamp_min(1.0)
 
 
-def gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:
-    """Places in (0, 1) and weights that sum to 1, exact for polynomials up to degree 2 · steps - 1 (float64)."""
-    counts = torch.arange(1, steps, dtype=torch.float64)
-    off = counts / (4 * counts**2 - 1).sqrt()
-    values, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return (values + 1) / 2, vectors[0].square()
-
-
 def integrate(splice: Splice, steps: int) -> Tensor:
-    """Integrated gradients with a fixed number of Gauss-Legendre places, (batch, parts, n)."""
+    """Integrated gradients with `steps` Gauss-Legendre nodes, (batch, parts, n)."""
     mean = None
-    for place, weight in zip(*(part.tolist() for part in gauss_legendre(steps)), strict=True):
-        slopes = splice.slopes(splice.reference + place * splice.changes) * weight
+    for node, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        share = float(node + 1) / 2  # from (-1, 1) to (0, 1)
+        slopes = splice.slopes(splice.reference + share * splice.changes) * (float(weight) / 2)
         mean = slopes if mean is None else mean + slopes
     assert mean is not None
     return mean * splice.changes[..., None].to(mean)
@@ -42,8 +36,8 @@ def integrate(splice: Splice, steps: int) -> Tensor:
 def integrated_gradients(splice: Splice) -> Tensor:
     """Integrated gradients over the codes: from the baseline codes to the picture's, bias and error held fixed.
 
-    Steps are doubled, from 8 to 256, until every picture's residual is below 1e-3; what remains is in the result's
-    `gap`, and above 1e-3 the picture is flagged as ill-conditioned.
+    Nodes are doubled, from 8 to 256, until every picture's residual is below 1e-3. The remaining residual is the
+    result's `gap`; pictures whose residual exceeds 1e-3 are flagged as ill-conditioned.
     """
     total = splice.y - splice.y_reference
     steps = 8
@@ -56,10 +50,10 @@ def integrated_gradients(splice: Splice) -> Tensor:
 
 
 def shapley_values(splice: Splice, permutations: int, seed: int = 0) -> Tensor:
-    """Shapley values of the active parts, by permutations and their reverses; (batch, parts, n).
+    """Shapley values of the active parts from sampled permutations and their reverses, (batch, parts, n).
 
     Args:
-        permutations: how many orders of adding the parts, each also walked backwards. Slow: about
+        permutations: sampled orders of adding the parts; each is also used in reverse. Slow: about
             2 · permutations · parts outputs per picture.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -82,5 +76,5 @@ def shapley_values(splice: Splice, permutations: int, seed: int = 0) -> Tensor:
 
 @register_method("shapley", adds_up=True)
 def shapley(splice: Splice) -> Tensor:
-    """Shapley values over the active latents, 32 sampled orders and their reverses: the slow reference."""
+    """Shapley values over the active latents from 32 sampled permutations and their reverses (slow reference)."""
     return shapley_values(splice, 32)

@@ -1,7 +1,7 @@
-"""Pixels: pictures in whatever form a caller holds them, as batches that a model takes.
+"""Pixels: pictures in any form as batches of prepared pixels.
 
-Owns the reading of records, PIL pictures, arrays, paths and prepared tensors, and the checks on them. Ignores what is
-done with the batches. Start at `pixel_batches`.
+Owns the conversion of records, PIL pictures, arrays, paths and prepared tensors, and its checks. Ignores what is done
+with the batches. Start at `pixel_batches`.
 """
 
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ def picture_in(item: Any) -> Any:
 def pixel_batches(
     model: Any, images: Any, batch: int, start: int = 0
 ) -> Iterator[tuple[list[str], list[int], Tensor]]:
-    """Names, places among what was passed, and prepared pixels (b, 3, H, W), at most `batch` at a time.
+    """Names, indices in `images` and prepared pixels (b, 3, H, W), at most `batch` at a time.
 
     Args:
         images: prepared pixels (batch, 3, H, W) or (3, H, W); an `Images`; or one or a list of records, PIL pictures,
             (H, W, 3) uint8 arrays, paths, prepared (3, H, W) tensors. Broken pictures of an `Images` are left out and
-            listed there, so places may skip.
-        start: the place to begin at; what comes before is not read.
+            listed there, so indices may skip.
+        start: index of the first picture; earlier ones are not read.
 
     Raises:
         DataError: no pictures, an unreadable one, pixels of the wrong shape, or NaN in them.

@@ -1,7 +1,6 @@
-"""Prompts: from words or ready embeddings to unit-length rows, with the checks a caller wants to hear about.
+"""Prompts: from texts or embeddings to unit-length rows, with checks for blank, too long and not finite prompts.
 
-Owns the checking of prompts (blank, too long, not finite). Knows the model only by `encode_text`, `tokenizer`,
-`context_length` and `embed_dim`. Start at `embed_prompts`.
+Uses only `encode_text`, `tokenizer`, `context_length` and `embed_dim` of a model. Start at `embed_prompts`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ Prompts = str | Sequence[str] | Tensor
 
 
 def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embedding") -> list[str]:
-    """Check prompts as far as that needs no model, and name them.
+    """Names of prompts, after the checks that need no model.
 
     Raises:
         TargetError: no prompts, a blank one, embeddings of the wrong shape, or another number of names.
@@ -25,7 +24,7 @@ def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embeddi
         rows = torch.atleast_2d(prompts)
         if rows.ndim != 2 or not len(rows):
             raise TargetError(
-                f"ready embeddings have shape (embed,) or (n, embed), n > 0; got {tuple(prompts.shape)}."
+                f"embeddings of prompts have shape (embed,) or (n, embed), n > 0; got {tuple(prompts.shape)}."
             )
         found = [f"{kind} {number}" for number in range(len(rows))] if len(rows) > 1 else [kind]
     elif isinstance(prompts, str) or (
@@ -54,11 +53,11 @@ def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embeddi
 def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
     """Embed prompts to unit length: (n, embed), on the model's device and in its dtype.
 
-    Template ensembles are means of unit embeddings, normalised again. Ready embeddings are normalised only.
+    With several templates the unit embeddings are averaged and normalised again. Embeddings are only normalised.
 
     Raises:
-        TargetError: a prompt longer than the model's context, a template without `{}`, or ready embeddings that are
-            zero, not finite, or of another width.
+        TargetError: a prompt longer than the model's context, a template without `{}`, or embeddings that are zero,
+            not finite, or of another width.
     """
     if not isinstance(prompts, Tensor):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -82,10 +81,10 @@ def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}"
 
 
 def check_length(texts: Sequence[str], model: Any) -> None:
-    """Refuse texts that the tokenizer would cut off, which would silently explain another prompt.
+    """Check that no text is longer than the model's context: a truncated prompt is another prompt.
 
     Raises:
-        TargetError: naming the first such text.
+        TargetError: names the first text that is too long.
     """
     limit = model.context_length
     # A token covers at least one byte, so short texts need no second tokenization.

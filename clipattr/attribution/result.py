@@ -1,7 +1,7 @@
-"""The result: signed attributions of a batch, with what is not a latent (bias, error, gap) beside them.
+"""The result: signed attributions of a batch, with the effects of bias and error node, and the gap.
 
-Owns `Attribution`: tables and words; `result_files.py` writes it. Numbers are raw (cosine or logit units); `plot` and
-`explain` show cosines in points (× 100). Ignores how the values came about. Start at `Attribution.top`.
+Owns `Attribution`, its tables and text; `result_files.py` writes it. Numbers are raw (cosine or logit units); `plot`
+and `explain` show cosines in points (× 100). Ignores how the values are computed. Start at `Attribution.top`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from clipattr.attribution.result_files import TENSORS, read_result, write_result
 from clipattr.dictionaries.codes import SparseCodes
@@ -27,29 +28,38 @@ _COLUMNS = ("latent", "label", "activation", "attribution", "share", "alignment"
 
 @dataclass(frozen=True)
 class Attribution:
-    """What a batch's targets owe to each active latent.
+    """Attributions of a batch's targets to each active latent, as `attribute` returns them.
 
     Attributes:
-        codes: (batch · tokens) rows of codes; `tokens` is 1 at CLS sites.
-        values: (batch · tokens, k, n): attribution of the latent in the same place of `codes`, raw, signed, in `unit`.
+        codes: `SparseCodes` of batch · tokens rows; `tokens` is 1 at CLS sites.
+        values: (batch · tokens, k, n): attribution of each entry of `codes`, raw, signed, in `unit`. Positive: the
+            latent raises the target.
         y: (batch, n): the targets.
-        error, bias: (batch, n): what the error node and the bias get by the same logic (first order or exact).
-        gap: (batch, n): `y - y_baseline` minus the sum of all values: what the method leaves unexplained of the
-            change that all latents make together. 0 for a method that adds up exactly.
-        y_baseline: (batch, n): the targets with all codes at their baseline, bias and error kept.
+        error, bias: (batch, n): effects of the error node and of the bias (exact for the method `exact`, else first
+            order).
+        gap: (batch, n): `y - y_baseline` minus the sum of all values; 0 for a method that adds up exactly.
+        y_baseline: (batch, n): the targets with all codes at their baseline, bias and error node unchanged.
         unit: "cosine", "logit", …; "mixed" where targets differ (see `units`), "rank only" for methods whose values
             have no unit.
-        names: n names of targets. method, site: how and where. adds_up: whether a waterfall is right.
+        names: n names of targets. method, site: how and where. adds_up: whether the values of a picture add up.
         pictures: names of the pictures, as many as the batch.
-        flagged: (batch, n) bool: a method that should add up leaves more than 1e-3 (ill-conditioned).
+        flagged: (batch, n) bool: a method that should add up leaves a residual above 1e-3 (ill-conditioned).
         grid: (rows, columns) of patches where tokens are patches.
-        labels: label of every latent that occurs, where a study knew it.
-        model_hash, dictionary_hash: what made it.
+        labels: {latent: label} of the latents that occur; empty without a study.
+        model_hash, dictionary_hash: hashes of model and dictionary.
         units: the unit of each target's `y`.
-        route: "closed form", or "autograd from the site onward" where the tail behind the site is another.
-        preprocess: the model's `preprocess_id`, by which a map finds its place in a picture.
-        y_bias: (batch, n): the targets with all codes at their baseline and the error node taken out: what the bias
-            alone gives. NaN in results that were saved before this was kept.
+        route: "closed form", or "autograd from the site onward".
+        preprocess: the model's `preprocess_id`, which determines the part of a picture that a map covers.
+        y_bias: (batch, n): the targets with all codes at their baseline and without the error node. NaN in results
+            that were saved by earlier versions.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> att = ca.attribute(study, study.images[:2], ["kite", "bat"])
+    >>> att.values.shape, att.y.shape, list(att.names)
+    (torch.Size([2, 8, 2]), torch.Size([2, 2]), ['kite', 'bat'])
+    >>> att.top(2, picture=1, target=0).columns.tolist()
+    ['latent', 'label', 'activation', 'attribution', 'share', 'alignment']
     """
 
     codes: SparseCodes
@@ -87,7 +97,7 @@ class Attribution:
 
     @property
     def bias_alone(self) -> Tensor:
-        """`y_bias`, NaN where it is not known."""
+        """`y_bias`, NaN where it is unknown; (batch, n)."""
         return torch.full_like(self.y, torch.nan) if self.y_bias is None else self.y_bias
 
     @property
@@ -95,12 +105,16 @@ class Attribution:
         return self.y.shape[1]
 
     def latents(self, picture: int | None = 0, target: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent numbers, activations and attributions of one target, one entry per latent.
+        """Latent numbers, activations and attributions of one target, (k,) each, one entry per latent.
+
+        Over tokens, the largest activation and the sum of attributions are taken.
 
         Args:
-            picture: its number; None means the mean over all pictures, where a latent that is not active counts 0.
+            picture: its index; None means the mean over all pictures, with 0 where a latent is not active.
+            target: its index.
 
-        Tokens are reduced by the largest activation and the sum of attributions.
+        Raises:
+            IndexError: no such picture or target.
         """
         target = self._target(target)
         picture = None if picture is None else self._picture(picture)
@@ -122,11 +136,20 @@ class Attribution:
         return found, activation / count, total / count
 
     def top(self, n: int = 10, *, picture: int | None = 0, target: int = 0) -> pd.DataFrame:
-        """The n latents with the largest |attribution|: latent, label, activation, attribution, share, alignment.
+        """Table of the n latents with the largest |attribution|.
 
-        `share` is of the positive evidence, `max(R, 0) / Σ max(R, 0)` over all latents. `alignment` says how much the
-        latent's examples look like the target's prompt to the evaluator; NaN where no study or no prompt is known.
-        `picture=None` means the mean over all pictures.
+        Args:
+            n: number of rows.
+            picture: index of the picture; None means the mean over all pictures.
+            target: index of the target.
+
+        Returns:
+            DataFrame: latent, label, activation, attribution (raw, signed), share of the positive evidence
+            (`max(R, 0) / Σ max(R, 0)` over all latents), alignment of the latent with the target's prompt by the
+            evaluator (raw cosine; NaN without a study or a prompt).
+
+        Raises:
+            IndexError: no such picture or target.
         """
         table = self._table(picture, target)
         order = np.argsort(-table["attribution"].abs().to_numpy(), kind="stable")[: max(n, 0)]
@@ -178,7 +201,7 @@ class Attribution:
     def by_label(self, *, picture: int | None = 0, target: int = 0) -> pd.DataFrame:
         """Attributions summed over latents that share a label, largest |attribution| first.
 
-        Latents without a label stay on their own, as `latent J`.
+        Columns: label, latents, attribution, share. A latent without a label has its own row, `latent J`.
         """
         table = self._table(picture, target)
         table["label"] = [
@@ -191,16 +214,16 @@ class Attribution:
         return grouped.iloc[order].reset_index(drop=True)
 
     def plot(self, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None) -> Any:
-        """Signed bars of the n strongest latents with bias, error and gap below; see `plots.attribution_bars`."""
+        """Figure with signed bars of the n strongest latents, bias, error and gap; see `plots.attribution_bars`."""
         from clipattr.display.plots import attribution_bars
 
         return attribution_bars(self, n, picture=picture, target=target, title=title)
 
     def waterfall(self, n: int = 10, *, picture: int = 0, target: int = 0) -> pd.DataFrame:
-        """Steps from the baseline to the target: name, change, and the level after it.
+        """Steps from the baseline to the target; DataFrame: step, change, level after it.
 
         Raises:
-            TargetError: the method does not add up, or did not here.
+            TargetError: the method does not add up, or left a residual for this picture.
         """
         import pandas as pd
 
@@ -226,10 +249,10 @@ class Attribution:
     def plot_waterfall(
         self, n: int = 10, *, picture: int = 0, target: int = 0, title: str | None = None
     ) -> Any:
-        """The steps of `waterfall` as a figure, from the level without latents to the target.
+        """The steps of `waterfall` as a figure.
 
         Raises:
-            TargetError: the method does not add up, or did not here.
+            TargetError: the method does not add up, or left a residual for this picture.
         """
         from clipattr.display.plots import waterfall_steps
 
@@ -242,17 +265,18 @@ class Attribution:
     def plot_picture(
         self, image: Any, *, latent: int | None = None, picture: int = 0, target: int = 0
     ) -> Any:
-        """The picture, and beside it the map of where the evidence lies; of all latents, or of one.
+        """The picture and its attribution map at patch sites, of all latents or of one, as a figure.
 
-        The map lies where the model looks: a centre crop is marked by greying the rest.
+        The map covers the part of the picture that the model sees; the rest is grey.
 
         Args:
-            image: the picture itself (record, PIL or array): results keep names, not pixels.
+            image: the picture (record, PIL or array), as results keep names, not pixels.
+            latent: a latent's number; None means the sum over all.
 
         Raises:
-            SiteError: attributed at a class token, which has no place in the picture.
-            DataError: what the model sees of the picture is not known, because its preprocessing is its own; lay the
-                map over with `overlay(picture, heat, frame=frame_of(model, picture.size))`.
+            SiteError: attributed at a class token, which has no position in the picture.
+            DataError: the part of the picture that the model sees is unknown, because preprocessing is a user's own;
+                use `overlay(picture, heat, frame=frame_of(model, picture.size))`.
         """
         from PIL import Image
 
@@ -269,12 +293,12 @@ class Attribution:
         return gallery([shown, drawn], [self.pictures[picture], what], side=2.2)
 
     def values_of(self, picture: int) -> Tensor:
-        """(tokens, k, n) of one picture."""
+        """Values of one picture, (tokens, k, n)."""
         picture = self._picture(picture)
         return self.values[picture * self.tokens : (picture + 1) * self.tokens]
 
     def explain(self, *, picture: int = 0, target: int = 0, n: int = 3) -> str:
-        """One paragraph in words and numbers."""
+        """A paragraph of text: the score, the n strongest latents, bias, error and gap."""
         target, picture = self._target(target), self._picture(picture)
         own = self.units[target] if self.units else self.unit
         scale, unit = (100.0, " points") if own == "cosine" else (1.0, f" {own}")
@@ -291,7 +315,7 @@ class Attribution:
             f"By {self.method} at {self.site}, the strongest of {total} active latents: {listed}. "
         )
         if self.unit == "rank only":
-            return text + "These values rank latents; they are not in the target's unit."
+            return text + "These values only rank latents; they are not in the target's unit."
         parts = [
             f"{name} {float(getattr(self, name)[picture, target]) * scale:+.1f}" for name in ("bias", "error")
         ]
@@ -300,10 +324,7 @@ class Attribution:
         if self.adds_up and not self.flagged[picture, target]:
             return text + f"The values add up to the change that all latents make, to {abs(gap):.2f}."
         if self.adds_up:
-            return (
-                text
-                + f"The values should add up but miss by {gap:+.2f}: ill-conditioned here, read with care."
-            )
+            return text + f"The values should add up but leave a residual of {gap:+.2f} (ill-conditioned)."
         side = "more" if gap >= 0 else "less"
         return (
             text
@@ -322,10 +343,10 @@ class Attribution:
 
     @staticmethod
     def cat(parts: Sequence[Attribution]) -> Attribution:
-        """Pictures of several results below one another; they must come from one call's batches.
+        """Concatenate the pictures of several results of one call.
 
         Raises:
-            DataError: nothing to join.
+            DataError: an empty list.
         """
         if not parts:
             raise DataError("no pictures were attributed: none was given, or none could be read.")
@@ -346,7 +367,7 @@ class Attribution:
         return replace(parts[0], codes=codes, values=values, labels=labels, pictures=pictures, **rows)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, complete or not at all. Alignments are not kept: they belong to the study.
+        """Write one safetensors file atomically. Alignments are not saved: they belong to the study.
 
         Raises:
             DataError: a full disk or a folder that cannot be written.
@@ -373,8 +394,6 @@ class Attribution:
         return picture % len(self)
 
 
-def _widened(rows: Tensor, places: int) -> Tensor:
-    """Rows padded with zeros to `places` in their second dimension."""
-    if rows.shape[1] == places:
-        return rows
-    return torch.cat([rows, rows.new_zeros(len(rows), places - rows.shape[1], *rows.shape[2:])], dim=1)
+def _widened(rows: Tensor, width: int) -> Tensor:
+    """Rows padded with zeros to `width` in their second dimension."""
+    return pad(rows, (0, 0) * (rows.ndim - 2) + (0, width - rows.shape[1]))

@@ -24,12 +24,16 @@ _PLAIN = (
     "units",
     "route", "preprocess",
 )  # fmt: skip
-_LATER = {"units": [], "route": "", "preprocess": ""}  # what the first files did not have
+_LATER = {
+    "units": [],
+    "route": "",
+    "preprocess": "",
+}  # fields that were added to schema 1; the first files lack them
 TENSORS = ("values", "y", "error", "bias", "gap", "y_baseline", "flagged", "y_bias")
 
 
 def write_result(attribution: "Attribution", path: Path) -> None:
-    """Write a result, complete or not at all.
+    """Write a result atomically.
 
     Raises:
         DataError: a full disk or a folder that cannot be written.
@@ -91,7 +95,7 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 
 def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """ValueError or TypeError unless names and numbers are of as many pictures and targets."""
+    """ValueError or TypeError unless all fields agree in the numbers of pictures and targets."""
     pictures, targets, tokens = len(plain["pictures"]), len(plain["names"]), plain["tokens"]
     if not isinstance(tokens, int) or tokens < 1:
         raise ValueError(f"{tokens!r:.40} tokens a picture")

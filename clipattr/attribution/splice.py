@@ -1,9 +1,9 @@
-"""The splice: a batch at one site taken apart into latents, bias and error, and the targets as a function of the parts.
+"""The splice: activations of a batch at one site as latents + bias + error, and the targets as a function of the codes.
 
 Owns the two ways from activations to targets: the closed form where the site has a tail, and a forward pass from the
-site onward anywhere else. Every method, intervention and faithfulness measure is a function of a `Splice`. A *part* is
-one active latent at one token: k per picture, or tokens × k at sites of several tokens. Start at `Splice.slopes`,
-`Splice.ablated` and `Splice.states`.
+site onward elsewhere. Every method and faithfulness measure is a function of a `Splice`. A *part* is one active latent
+at one token: k per picture, or tokens × k at sites with several tokens. Start at `Splice.slopes`, `Splice.ablated` and
+`Splice.states`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,11 @@ from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, continue_from, versions_from
 
-# Rows that go through the rest of the model, or through the closed form, at a time.
-_ROWS = 256
-# Versions of class tokens that go through the last block alone at a time: a row there is a token, not a picture.
-_VERSIONS = 2048
-# Gradients up to this many numbers are kept, since the error node and the bias ask for them again.
-_KEPT = 2**25
+_ROWS = 256  # pictures per forward pass from the site onward
+_VERSIONS = (
+    2048  # class tokens per pass through the last block alone, where a row is one token, not a picture
+)
+_KEPT = 2**25  # numbers; gradients up to this size are cached, as error node and bias need them again
 
 
 class Splice:
@@ -36,15 +35,16 @@ class Splice:
         dictionary: a `Dictionary`.
         site: where `acts` were read.
         acts: (batch, width) at a CLS site, (batch, tokens, width) at others.
-        codes: the codes of `acts`, row by row (batch · tokens rows); encoded here where None.
+        codes: the codes of `acts`, one row per activation (batch · tokens rows); encoded here where None.
         target: what to explain.
-        reference: codes that count as absence, one row per row of `codes` or one for all; zeros where None. Latents
-            active in the reference alone become parts with amount 0.
+        reference: baseline codes, one row per row of `codes` or one for all; zeros where None. Latents that are active
+            in the reference only become parts with amount 0.
         context: all tokens of the block, needed before the last block (see `continue_from`).
-        tail: a `ClosedFormTail` of these very targets to use again over many batches; linear targets only.
+        tail: a `ClosedFormTail` of the same targets, to share its tables over many batches; linear targets only.
 
     Raises:
-        SiteError: nothing at this site reaches the embedding. DictionaryError: the codes do not fit.
+        SiteError: nothing at this site reaches the embedding.
+        DictionaryError: codes or dictionary do not fit the activations.
     """
 
     def __init__(
@@ -83,10 +83,9 @@ class Splice:
         self._gradients: Tensor | None = None
 
     def _merge(self, reference: SparseCodes | None) -> None:
-        """Indices, amounts and reference amounts on the union of what is active in either."""
+        """Set indices, amounts and reference amounts on the union of the latents active in codes and reference."""
         indices, amounts = (part.to(self.acts.device) for part in padded(self.codes))
         amounts = amounts.to(self.dtype)
-        self._own_places = indices.shape[1]
         baseline = torch.zeros_like(amounts)
         if reference is not None:
             if reference.n_latents != self.codes.n_latents or len(reference) not in (1, len(indices)):
@@ -111,7 +110,7 @@ class Splice:
 
     @property
     def parts(self) -> int:
-        """Parts per picture: places per row times tokens; padding included."""
+        """Parts per picture: codes per token times tokens, padding included."""
         return self.indices.shape[1]
 
     @property
@@ -120,17 +119,17 @@ class Splice:
 
     @property
     def changes(self) -> Tensor:
-        """(batch, parts): code minus baseline; what a method credits a part for."""
+        """(batch, parts): code minus baseline."""
         return self.amounts - self.reference
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether what follows the site has a closed form, so that ablation is exact without forward passes."""
+        """Whether the tail behind the site has a closed form, so that exact ablation needs no forward pass."""
         return self.site.tail(self.model) is not None
 
     @property
     def shares_rest(self) -> bool:
-        """Whether versions of a picture's class token share all that follows but the token's own way."""
+        """Whether changed class tokens of one picture share all other tokens of the following block."""
         one = self.context is not None and self.site.tokens == "cls" and not self.site.is_inside
         return one and self.model.image_tower.reads_next(self.site.index(self.model))
 
@@ -140,7 +139,7 @@ class Splice:
 
     @cached_property
     def tail(self) -> ClosedFormTail | None:
-        """The closed form for these targets, or for the bare embedding where the targets are not linear."""
+        """The closed form for these targets, or for all axes of the embedding where the targets are not linear."""
         if self._given_tail is not None or not self.is_closed_form:
             return self._given_tail
         if self._linear is None:
@@ -154,7 +153,7 @@ class Splice:
 
     @cached_property
     def merged_codes(self) -> SparseCodes:
-        """Codes with one entry per part, rows as in `codes`; parts of the baseline alone have value 0."""
+        """Codes with one entry per part, rows as in `codes`; parts active in the baseline only have value 0."""
         shape = (self.batch * self.tokens, self.places)
         return SparseCodes(
             self.indices.reshape(shape).int(), self.amounts.reshape(shape), self.codes.n_latents
@@ -173,7 +172,7 @@ class Splice:
         """Unit-length embeddings of activations shaped like `acts`, differentiably.
 
         Args:
-            pictures: the picture that each row belongs to, for the tokens it does not hold; row i is i where None.
+            pictures: index of the picture of each row, whose other tokens are used; default row i is picture i.
         """
         context = self.context
         if context is not None and pictures is not None:
@@ -195,9 +194,9 @@ class Splice:
         return summed if self.acts.ndim == 2 else summed.view(-1, self.tokens, summed.shape[1])
 
     def states(self, amounts: Tensor) -> Tensor:
-        """The targets with other codes put in, bias and error as they are: (batch, m, parts) to (batch, m, n).
+        """The targets with other codes in place, bias and error node unchanged: (batch, m, parts) to (batch, m, n).
 
-        Real outputs of the spliced model; the picture's own amounts give `y`.
+        These are outputs of the spliced model; the picture's own amounts give `y`.
         """
         m = amounts.shape[1]
         if m > 1 and self.shares_rest:
@@ -233,13 +232,13 @@ class Splice:
 
     @cached_property
     def y_reference(self) -> Tensor:
-        """(batch, n): the targets with every part at its baseline, bias and error kept."""
+        """(batch, n): the targets with every part at its baseline, bias and error node unchanged."""
         return self.states(self.reference[:, None])[:, 0]
 
     # slopes and ablations
 
     def slopes(self, amounts: Tensor | None = None) -> Tensor:
-        """`<dy/dx, v>` of every part, (batch, parts, n), at the picture or with other codes (batch, parts) put in."""
+        """`<dy/dx, v>` of every part, (batch, parts, n), at the picture's codes or at other codes (batch, parts)."""
         acts = self.acts
         if amounts is not None:
             acts = acts + self.directions(amounts - self.amounts).to(acts.dtype)
@@ -264,18 +263,18 @@ class Splice:
         ]
 
     def _forward_is_cheaper(self, directions: int) -> bool:
-        """Whether one directional derivative each costs less than one backward pass per target or number."""
+        """Whether one forward derivative per direction costs less than one backward pass per target."""
         return self.shares_rest and directions <= min(self.n_targets, self.model.embed_dim)
 
     def _forward(self, acts: Tensor, directions: Callable[[slice], Tensor], m: int) -> Tensor:
-        """Derivatives along m directions per picture, forwards through the last block: (batch, m, n)."""
+        """Derivatives along m directions per picture by forward mode through the last block: (batch, m, n)."""
         result = []
         step = max(1, _VERSIONS // m)
         for start in range(0, self.batch, step):
             rows = slice(start, start + step)
             own = acts[rows, None].expand(-1, m, -1).contiguous()
             moved = directions(rows).to(own)
-            # Without a gradient: derivatives forwards need no graph.
+            # Forward-mode derivatives need no graph.
             with torch.no_grad():
                 embeddings, slopes = torch.func.jvp(partial(self._versions, rows=rows), (own,), (moved,))  # type: ignore[misc]
             if self._linear is not None:
@@ -295,11 +294,11 @@ class Splice:
         return SparseCodes(self.indices.int(), torch.ones_like(self.amounts), self.codes.n_latents)
 
     def _chained(self, embeddings: Tensor, slopes: Tensor) -> Tensor:
-        """From slopes of the embedding, (batch, parts, embed), to slopes of a target that is not linear in it."""
+        """Slopes of a target that is not linear, from slopes of the embedding (batch, parts, embed): chain rule."""
         return torch.einsum("bpe,bne->bpn", slopes, self._jacobian_of_target(embeddings).to(slopes))
 
     def _jacobian_of_target(self, embeddings: Tensor) -> Tensor:
-        """(batch, n, embed)."""
+        """Derivatives of the targets by the embedding, (batch, n, embed)."""
         with torch.enable_grad():
             leaf = embeddings.detach().requires_grad_()
             values = self.read(leaf)
@@ -310,10 +309,10 @@ class Splice:
         return torch.stack(rows, dim=1)
 
     def gradients(self, acts: Tensor | None = None) -> Tensor:
-        """`dy/dx` at the site, (batch, n, …) with the shape of `acts` behind, by autograd from the site onward only.
+        """`dy/dx` at the site, (batch, n, [tokens,] width), by autograd from the site onward.
 
-        One forward pass from the site, then one backward per target, or one per number of the embedding where there
-        are more targets than those. The dictionary takes no part.
+        One forward pass from the site, then one backward pass per target, or per axis of the embedding where there are
+        more targets than axes. The dictionary is not part of the graph.
         """
         if acts is None:
             if self._gradients is None:
@@ -351,11 +350,11 @@ class Splice:
         return result.view(self.batch, self.parts, self.n_targets)
 
     def ablated(self) -> Tensor:
-        """Exact effect of taking each part to its baseline alone: `y(x) - y(x - change · v)`, (batch, parts, n)."""
+        """Exact effect of setting one part at a time to its baseline: `y(x) - y(x - change · v)`, (batch, parts, n)."""
         if self.tail is not None and self._linear is not None:
             return self.tail.exact(self.acts, self.merged_codes, amounts=self.changes)
         if self.tail is not None:
-            # A target that is not linear needs the ablated embeddings themselves.
+            # A target that is not linear is evaluated at the ablated embeddings.
             lost = self.tail.exact(self.acts, self.merged_codes, amounts=self.changes)
             before = self.tail.embeddings(self.acts)
             after = self.read((before[:, None] - lost).reshape(-1, lost.shape[-1]))
@@ -371,7 +370,7 @@ class Splice:
         return result
 
     def removal(self, directions: Tensor) -> Tensor:
-        """Exact effect of taking a direction out, shaped like `acts`: (batch, n)."""
+        """Exact effect of subtracting directions, shaped like `acts`: (batch, n)."""
         with torch.no_grad():
             return self.y - self.read(self.embeddings(self.acts - directions.to(self.acts)))
 
@@ -390,7 +389,7 @@ class Splice:
 
     @cached_property
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """Error and bias at the site, each shaped like `acts`; acts = parts + bias + error exactly."""
+        """Error node and bias at the site, each shaped like `acts`; acts = parts + bias + error exactly."""
         flat = self.acts.reshape(-1, self.acts.shape[-1])
         error = self.dictionary.error(flat, self.codes).view_as(self.acts)
         return error, self.acts - error - self.directions(self.amounts)

@@ -1,8 +1,8 @@
-"""Streams: attributions of very many pictures, written in shards while they are computed.
+"""Streams: attributions of many pictures, written in shards while they are computed.
 
-Owns the folder of shards, its manifest and lock, and what an interrupted stream may go on with. Each shard is a file
-of `Attribution.save`; after each the state is noted with its checksum, and the manifest takes its name at the end, so
-a folder with a manifest is complete. Memory holds one shard at a time. Start at `stream`.
+Owns the folder of shards, its manifest and lock, and resuming after an interruption. Each shard is a file of
+`Attribution.save`. The state file with the checksums of all shards is written after each shard and renamed to the
+manifest at the end, so a folder with a manifest is complete. Memory holds one shard at a time. Start at `stream`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ FORMER_STATE = MANIFEST + ".partial"  # until version 0.1
 
 
 class Attributions:
-    """A folder of attributions, read one shard at a time: iterate to get an `Attribution` of some pictures each."""
+    """A folder of attributions; iterating over it reads one shard at a time as an `Attribution`."""
 
     def __init__(self, path: str | Path) -> None:
         """Open what `stream` wrote.
 
         Raises:
-            DataError: no such folder, one that was not finished, or one of a newer schema.
+            DataError: no such folder, one that is not finished, or one of a newer schema.
         """
         self.path = Path(path)
         again = "stream(...) with the same arguments"
@@ -54,11 +54,11 @@ class Attributions:
             manifest = read_json(self.path / MANIFEST)
             schema, self._shards = manifest["schema"], list(manifest["shards"])
             if not all(_is_shard(shard) for shard in self._shards):
-                raise ValueError("entries that are no shards")
+                raise ValueError("invalid shard entries")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.path} holds no finished attributions: {MANIFEST} is missing or damaged ({error}). "
-                "Run stream(...) again; it goes on where it stopped."
+                "Run stream(...) again; it resumes where it stopped."
             ) from error
         if told := schema_complaint(self.path, schema, SCHEMA, again):
             raise DataError(told)
@@ -88,16 +88,16 @@ def stream(
     batch: int = 64,
     shard: int = 4096,
 ) -> Attributions:
-    """Attribute pictures like `attribute`, and write the results to a folder while they are computed.
+    """Attribute pictures as `attribute` does, and write the results to a folder while they are computed.
 
-    After an interruption the same call goes on behind the last sound shard, and ends with the same bytes; after that
-    it opens what is there.
+    After an interruption the same call resumes after the last valid shard, and the result has the same bytes. Called
+    again when finished, it opens the folder.
 
     Args:
-        source, images, target, dictionary, site, method, baseline, batch: as for `attribute`. Pass an `Images`, or
-            paths, so that the pictures are not all in memory either.
-        path: a folder, made where it is missing.
-        shard: pictures per file, rounded up to whole batches; memory holds that many results.
+        source, images, target, dictionary, site, method, baseline, batch: as for `attribute`. With an `Images` or
+            paths, pictures are loaded one batch at a time.
+        path: a folder, created where it is missing.
+        shard: pictures per file, rounded up to whole batches; this many results are in memory.
 
     Raises:
         DataError: the folder holds attributions of another call, another process writes it, it cannot be written, or
@@ -136,8 +136,8 @@ def stream(
             (folder / STATE).replace(folder / MANIFEST)
     except OSError as error:
         raise DataError(
-            f"The attributions in {folder} could not be written ({error}). Free space or mend the folder; the same "
-            "call goes on."
+            f"The attributions in {folder} could not be written ({error}). Free space or repair the folder; the same "
+            "call then resumes."
         ) from error
     return Attributions(folder)
 
@@ -145,10 +145,10 @@ def stream(
 def _write(
     folder: Path, parts: Any, source: Any, method: Any, shard: int, written: list[dict[str, Any]], plan: Any
 ) -> None:
-    """Explain and write what is left; `written` grows by a shard at a time."""
+    """Attribute and write the remaining pictures; appends each shard to `written`."""
     labels: Any = None
     held: list[Attribution] = []
-    behind = 0
+    following = 0  # index of the next picture
 
     def write() -> None:
         file = folder / f"attributions-{len(written):05d}.safetensors"
@@ -159,7 +159,7 @@ def _write(
                 "file": file.name,
                 "pictures": len(joined),
                 "sum": file_digest(file, "sha256", 64),
-                "next": behind,
+                "next": following,
             }
         )
         held.clear()
@@ -167,11 +167,11 @@ def _write(
 
     for names, places, splice in parts:
         own = is_own(source, splice.dictionary)
-        # A table of the whole study, made once.
+        # The table of the whole study is computed once.
         labels = labels_of(source, splice.dictionary) if labels is None else labels
         align = align_with(source, splice.target) if own else None
         held.append(explain_splice(splice, method, names, align=align, labels=labels))
-        behind = places[-1] + 1
+        following = places[-1] + 1
         if sum(map(len, held)) >= shard:
             write()
     if held or not written:
@@ -181,7 +181,7 @@ def _write(
 def _plan(
     source: Any, images: Any, target: Any, dictionary: Any, site: Any, method: Any, baseline: Any
 ) -> dict[str, Any]:
-    """What determines the result, as far as it can be told without reading the pictures."""
+    """Everything that determines the result, except the pixels of the pictures."""
     model, dictionary, site = parts_of(source, dictionary, site)
     wanted = as_target(target)
     linear = wanted.linear(model) if isinstance(wanted, LinearTarget) else ()
@@ -205,7 +205,7 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """How many shards a stream of the same plan has noted in a file, and those up to the first that is damaged."""
+    """Number of shards listed in a state file of the same plan, and the shards before the first damaged one."""
     try:
         state = read_json(file)
         shards, known = list(state["shards"]), dict(state["plan"])
@@ -214,7 +214,7 @@ def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     differing = [name for name, value in plan.items() if known.get(name) != value]
     if differing:
         raise DataError(
-            f"{file.parent} holds the attributions of another call: {', '.join(differing)} differ. Name another "
+            f"{file.parent} holds the attributions of another call: {', '.join(differing)} differ. Choose another "
             f"folder, or delete {file.parent} to start over."
         )
     whole: list[dict[str, Any]] = []
@@ -227,11 +227,11 @@ def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _is_shard(entry: Any) -> bool:
-    """Whether this is what `stream` notes of a shard; names that lead out of the folder are not."""
+    """Whether this is an entry that `stream` writes for a shard; file names outside the folder are refused."""
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("pictures"), int)
         and entry["pictures"] > 0
-        and isinstance(entry.get("next", 0), int)  # the first streams did not note it
+        and isinstance(entry.get("next", 0), int)  # absent in the first streams
         and re.fullmatch(r"attributions-\d{5,}\.safetensors", str(entry.get("file"))) is not None
     )

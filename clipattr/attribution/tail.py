@@ -1,16 +1,16 @@
-"""The closed-form tail: what a latent does to linear targets where a `Tail` follows, without a backward pass.
+"""The closed-form tail: effects of latents on linear targets at a site followed by a `Tail`, without a backward pass.
 
 A site with a `Tail` is followed by an optional mean over tokens, an optional LayerNorm, a linear map, and division by
-the length. With `c = x - mean(x)`, `s = sqrt(|c|²/d + eps)` (1 without LayerNorm), `q = c A` (`A` the gain times the
-map, its column means taken off) and offset `b0`, the features are `e = q/s + b0`, and a linear target is
-`y = <e, w>/|e| + c`. Taking out `a v` gives `e' = e + (1/s' - 1/s) q - (a/s') v A`, of which `s'` and `|e'|` need dot
-products alone. So
+the length. With `c = x - mean(x)`, `s = sqrt(|c|²/d + eps)` (1 without LayerNorm), `q = c A` (`A` is the gain times the
+map, with its column means subtracted) and offset `b0`, the features are `e = q/s + b0`, and a linear target is
+`y = <e, w>/|e| + c`. Ablating `a v` gives `e' = e + (1/s' - 1/s) q - (a/s') v A`, where `s'` and `|e'|` need only dot
+products. So
 
     attribution of latent j for target n = alpha_j G[j, n] + beta_j (e·w_n) + delta_j (q·w_n),   G = V A W,
 
-for attribution patching and for exact ablation; they differ in the three scalars. Where the LayerNorm comes before a
-mean over P tokens, `q` and `s` are the token's and the change counts 1/P. `G` is built once. Scalars are float64, since
-ablation subtracts nearly equal numbers; rows are in the model's dtype. Ignores pictures. Start at
+for attribution patching and for exact ablation, which differ in the three scalars. Where the LayerNorm comes before a
+mean over P tokens, `q` and `s` are those of the token, and the change has weight 1/P. `G` is built once. Scalars are
+float64, since ablation subtracts nearly equal numbers; rows are in the model's dtype. Ignores pictures. Start at
 `ClosedFormTail.effects`; sums over many pictures are in `tail_sums.py`.
 Source of the definitions: Dreyer et al. 2025, arXiv:2505.20229.
 """
@@ -24,13 +24,13 @@ from torch.nn.functional import normalize
 
 from clipattr.attribution.padding import padded
 from clipattr.attribution.tail_algebra import Frame, TailAlgebra
+from clipattr.dictionaries.codes import checked_latents
 from clipattr.errors import DictionaryError, SiteError, TargetError
 from clipattr.models.tails import MEAN
 from clipattr.sites import Site
 
-# Output of one block of rows in bytes: small enough to stay in a core's cache through the three passes over it.
-BLOCK_BYTES = 512 * 1024
-DEFAULT_SITE = "image.-1.cls"  # of a dictionary that does not say where it was trained
+BLOCK_BYTES = 512 * 1024  # output of one block of rows; fits a core's cache, which three passes read
+DEFAULT_SITE = "image.-1.cls"  # for a dictionary whose site is unknown
 
 
 class ClosedFormTail(TailAlgebra):
@@ -41,14 +41,22 @@ class ClosedFormTail(TailAlgebra):
         dictionary: anything with `decoder` (n_latents, width).
         weights: (embed, n) of linear targets `y = <unit embedding, w> + c`.
         site: where activations are read; default the dictionary's own site, else `image.-1.cls`.
-        constants: (n,) or None for zeros; they matter to `values` alone.
-        active: latents to prepare (all where None). With few pictures this saves building rows that nobody reads.
-        table_bytes: the table `G` is kept if it is no larger than this, else its rows are made when needed.
+        constants: (n,) or None for zeros; used by `values` only.
+        active: latents to prepare; default all. With few pictures this avoids computing unused rows.
+        table_bytes: the table `G` is stored if it is no larger than this, else its rows are computed on demand.
 
     Raises:
         SiteError: the model has no closed-form tail at this site.
         DictionaryError: the dictionary's width is not the site's.
         TargetError: weights of another embedding width.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> weights, _ = ca.Similarity(["kite", "bat"]).linear(study.model)
+    >>> tail = ca.ClosedFormTail(study.model, study.dictionary, weights)
+    >>> acts = torch.randn(3, study.dictionary.width, generator=torch.Generator().manual_seed(0))
+    >>> tail.exact(acts, study.dictionary.encode(acts)).shape  # pictures, active latents, targets
+    torch.Size([3, 8, 2])
     """
 
     def __init__(
@@ -91,7 +99,7 @@ class ClosedFormTail(TailAlgebra):
         self._aim(weights, constants)
 
     def _prepare_latents(self) -> None:
-        """Per direction |v̄|², |v A|² and (v A)·b0, all float64 (n_latents,)."""
+        """Set |v̄|², |v A|² and (v A)·b0 of each direction, float64 (n_latents,)."""
         self._vv = torch.empty(len(self.decoder), dtype=torch.float64, device=self.device)
         self._uu, self._ub = torch.empty_like(self._vv), torch.empty_like(self._vv)
         for start in range(0, len(self.decoder), 4096):
@@ -123,21 +131,23 @@ class ClosedFormTail(TailAlgebra):
         return self.weights.shape[1]
 
     def aimed_at(self, weights: Tensor, constants: Tensor | None = None) -> "ClosedFormTail":
-        """The same tail for other targets, sharing everything that does not depend on them."""
+        """The same tail for other targets; everything that does not depend on targets is shared."""
         other = object.__new__(ClosedFormTail)
         other.__dict__.update(self.__dict__)
         other._aim(weights, constants)
         return other
 
     def values(self, acts: Tensor) -> Tensor:
-        """The targets themselves, constants included: activations to (…, n)."""
+        """The targets including constants: activations to (…, n)."""
         return self.embeddings(acts) @ self.weights + self.constants
 
     # effects of active latents
 
     def rows_of(self, codes: Any, acts: Tensor) -> tuple[Tensor, Tensor]:
-        """Table rows and amounts (float64) of active latents, each (rows, places): all of a picture's entries side by
-        side, but one line per token where tokens are rows of their own."""
+        """Table rows and amounts (float64) of active latents, each (rows, entries).
+
+        A row holds the entries of a picture, or of a token where `splits_tokens`.
+        """
         batch = len(acts)
         indices, amounts = padded(codes)
         if codes.n_latents != self.n_latents:
@@ -157,7 +167,7 @@ class ClosedFormTail(TailAlgebra):
             indices = self._row[indices]
             if (indices < 0).logical_and(amounts != 0).any():
                 raise DictionaryError(
-                    "a latent is active that this tail was not prepared for. Leave out `active`."
+                    "a latent is active that is not in `active`. Build the tail without `active`, or with all latents."
                 )
             indices = indices.clamp_min(0)
         return self._by_row(indices, acts), self._by_row(amounts, acts)
@@ -192,12 +202,14 @@ class ClosedFormTail(TailAlgebra):
         Args:
             acts: activations as read at the site, (batch, width) or (batch, tokens, width).
             codes: their `SparseCodes`, one row per picture, or per token (batch · tokens rows).
-            amounts: to take out in place of the codes' values, e.g. code minus baseline; shaped like the result
-                without its last dimension.
+            patching, exact: which of the two to compute.
+            amounts: to ablate instead of the codes' values, e.g. code minus baseline; shaped like the result without
+                its last dimension.
 
         Returns:
-            Two tensors (batch, k, n) in the unit of the targets, (batch, tokens · k, n) at a site of several tokens;
-            None where not asked for. Positive: the latent raises the target. Padding (amount 0) gets exactly 0.
+            Attribution patching and exact ablation, each (batch, k, n) in the unit of the targets, or
+            (batch, tokens · k, n) at a site of several tokens; None where not requested. Positive: the latent raises
+            the target. Padding (amount 0) gets exactly 0.
         """
         acts = self.checked(acts)
         indices, values = self.rows_of(codes, acts)
@@ -205,7 +217,7 @@ class ClosedFormTail(TailAlgebra):
         amounts = values if amounts is None else amounts.reshape(values.shape).to(values)
         dots = self.resolved(frame, self.dots(frame, indices), self._ub[indices])
         wanted: list[tuple[Tensor, Tensor] | None] = [None, None]
-        # Averaged first, a token's change reaches the mean with its share; else the tokens' own terms carry it.
+        # Where tokens are averaged first, a token's change reaches the mean with weight 1/P.
         counted, share = (amounts, share) if self.splits_tokens else (amounts * share, 1.0)
         if patching:
             wanted[0] = self.patching_scalars(frame, counted, *dots, share)
@@ -221,7 +233,7 @@ class ClosedFormTail(TailAlgebra):
     def _combine(
         self, frame: Frame, indices: Tensor, wanted: Sequence[tuple[Tensor, Tensor] | None]
     ) -> list[Tensor | None]:
-        """alpha G[j] + (beta, delta) @ targets, block by block so that each block's output stays in cache."""
+        """alpha G[j] + (beta, delta) @ targets, in blocks whose output stays in cache."""
         rows, k = indices.shape
         n = self.n_targets
         scalars = [None if pair is None else [part.to(self.dtype) for part in pair] for pair in wanted]
@@ -259,7 +271,7 @@ class ClosedFormTail(TailAlgebra):
     # directions and groups
 
     def gradient(self, acts: Tensor, directions: Tensor) -> Tensor:
-        """Slope of the targets along given directions, `<dy/dx, direction>`.
+        """Directional derivatives of the targets, `<dy/dx, direction>`.
 
         Args:
             directions: m per picture, (batch, m, width) or (batch, m, tokens, width).
@@ -270,12 +282,12 @@ class ClosedFormTail(TailAlgebra):
         return self.slope(acts, directions, self.weights)
 
     def removal(self, acts: Tensor, directions: Tensor) -> Tensor:
-        """Exact effect of taking directions out, `y(x) - y(x - direction)`; shapes as for `gradient`."""
+        """Exact effect of subtracting directions, `y(x) - y(x - direction)`; shapes as for `gradient`."""
         acts = self.checked(acts)
         return self.values(acts)[:, None] - self.values(acts[:, None] - directions.to(acts))
 
     def exact_group(self, acts: Tensor, codes: Any, groups: Sequence[Any], *, chunk: int = 256) -> Tensor:
-        """Exact effect of ablating whole groups of latents at once, at every token of a picture.
+        """Exact effect of ablating all latents of a group together, at every token of a picture.
 
         Args:
             acts: activations as read at the site; codes: their `SparseCodes`.
@@ -310,9 +322,4 @@ class ClosedFormTail(TailAlgebra):
 
     def members(self, group: Any, number: int) -> Tensor:
         """A group's latents as a tensor; DictionaryError where one does not exist."""
-        member = torch.as_tensor(group).long().flatten()
-        if len(member) and not 0 <= int(member.min()) <= int(member.max()) < self.n_latents:
-            raise DictionaryError(
-                f"group {number} names latent {int(member.max())}; the dictionary has {self.n_latents}, from 0."
-            )
-        return member
+        return checked_latents(group, self.n_latents, f"group {number}")

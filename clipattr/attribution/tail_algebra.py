@@ -1,7 +1,7 @@
-"""The algebra of a closed-form tail: features, their changes along directions, and what removing a direction leaves.
+"""Formulas of the closed-form tail that need no dictionary: features, and their change when a direction is ablated.
 
-Owns the formulas of `tail.py` that need no dictionary: rows of activations in, three scalars per direction out. Scalars
-are float64, since ablation subtracts nearly equal numbers. Ignores codes and tables. Start at `TailAlgebra.frame`.
+Input is rows of activations, output three scalars per direction. Scalars are float64, since ablation subtracts nearly
+equal numbers. Ignores codes and tables. Start at `TailAlgebra.frame`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from clipattr.sites import Site
 
 @dataclass(frozen=True)
 class Frame:
-    """What every row brings to its latents: vectors in the model's dtype, scalars in float64, each (rows, 1).
+    """Values of each row that its latents share: vectors in the model's dtype, scalars in float64, each (rows, 1).
 
     A row is a picture, or one of its tokens where a LayerNorm comes before the mean over tokens.
     """
@@ -32,7 +32,7 @@ class Frame:
 
 
 class TailAlgebra:
-    """What follows a site, as arrays on the model's device.
+    """A tail as arrays on the model's device.
 
     Args:
         model: a `Model`. site: where activations are read. tail: of that site.
@@ -56,7 +56,7 @@ class TailAlgebra:
 
     @property
     def splits_tokens(self) -> bool:
-        """Whether every token is a row of its own: a LayerNorm comes before the mean over tokens."""
+        """Whether every token is a separate row, because a LayerNorm comes before the mean over tokens."""
         return self.tail.pooling == MEAN and self.tail.norm_first
 
     # activations to features
@@ -66,7 +66,7 @@ class TailAlgebra:
         return directions if self._mix is None else directions @ self._mix
 
     def back(self, features: Tensor) -> Tensor:
-        """A features, (…, embed) to (…, width): its dot product with v is that of v A with the features."""
+        """`A features`, (…, embed) to (…, width): its dot product with v equals that of v A with the features."""
         return features if self._mix is None else features @ self._mix.T
 
     def checked(self, acts: Tensor) -> Tensor:
@@ -88,11 +88,11 @@ class TailAlgebra:
         return self.through(centred), centred, spread
 
     def features(self, acts: Tensor) -> Tensor:
-        """Features before they are normalised, of activations shaped as at the site: (…, embed)."""
+        """Features before normalisation of activations shaped as at the site: (…, embed)."""
         return self.features_of_pooled(self.tail.pooled(acts.to(self.device, self.dtype)))
 
     def features_of_pooled(self, pooled: Tensor) -> Tensor:
-        """As `features`, of activations that have been averaged where the tail averages first."""
+        """As `features`, of activations that are already averaged over tokens where the tail does this first."""
         q, _, spread = self.normed(pooled)
         q = q if spread is None else q * spread.rsqrt().to(self.dtype)
         q = q.mean(-2) if self.splits_tokens else q
@@ -103,7 +103,7 @@ class TailAlgebra:
         return normalize(self.features(acts), dim=-1)
 
     def frame(self, acts: Tensor, weights: Tensor) -> Frame:
-        """What the rows of checked activations bring for targets (embed, n); see `Frame`."""
+        """The `Frame` of checked activations for targets (embed, n)."""
         acts = self.tail.pooled(acts)
         q, centred, spread = self.normed(acts)
         offset = self._offset.to(self.dtype)
@@ -126,7 +126,7 @@ class TailAlgebra:
             eq = (wide * e.double()).sum(1, keepdim=True)
             square = e.double().square().sum(1, keepdim=True)
         else:
-            # From the same sums as ablation uses, so that a vanishing change gives a vanishing effect.
+            # From the same sums as in ablation, so that a change of 0 has an effect of exactly 0.
             qb = (wide @ self._offset)[:, None]
             eq = qq * inverse + qb
             square = qq * inverse**2 + 2 * qb * inverse + self._offset.square().sum()
@@ -143,7 +143,7 @@ class TailAlgebra:
         return dots[0], dots[1], dots[1] * frame.inverse + ub
 
     def share(self, acts: Tensor) -> float:
-        """What one token's change counts in the mean over tokens; 1 where there is one token."""
+        """Weight of one token's change in the mean over tokens; 1 where there is one token."""
         return 1 / acts.shape[1] if self.tail.pooling == MEAN else 1.0
 
     def patching_scalars(

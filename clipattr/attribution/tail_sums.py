@@ -1,10 +1,8 @@
 """Sums of exact effects over many pictures, at a cost that does not grow with the number of targets.
 
-The exact effect of ablating a family, `y(x) - y(x - u)` with `u` the family's codes times directions, is the change of
-the unit embedding read by the target: `<e(x) - e(x - u), w>`. The change does not depend on the target.
-
-So a sum over pictures is one vector of `embed` numbers per family, read by all targets at the end. A million pictures
-need a gather and a sum per active latent, whatever the number of prompts. Start at `mean_effects`.
+The exact effect of ablating a family, `y(x) - y(x - u)` with `u` the family's codes times directions, is
+`<e(x) - e(x - u), w>` for the unit embedding `e`. The change of the embedding does not depend on the target, so it is
+summed over pictures first, and multiplied with all targets once at the end. Start at `mean_effects`.
 """
 
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from clipattr.attribution.targets import LinearTarget, as_target
 from clipattr.errors import SiteError, TargetError
 from clipattr.images.embeddings import Embeddings
 
-ROWS = 512  # pictures whose entries are held at a time
+ROWS = 512  # pictures whose entries are in memory at a time
 
 
 def mean_effects(
@@ -94,18 +92,30 @@ def summed_exact(
     *,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Exact effects of ablating each group of latents at once, summed over pictures.
+    """Exact effects of ablating each group of latents, summed over pictures.
 
     Args:
-        acts: (batch, width) at a site with one vector a picture; codes: their `SparseCodes`.
-        groups: latent numbers of each group; a latent may be in several. None: every latent by itself.
-        weights: (batch,) factors of the pictures in the sum; ones where None.
+        tail: the closed form of the site, for n targets.
+        acts: (batch, width) at a site with one vector per picture.
+        codes: `SparseCodes` of `acts`.
+        groups: latent numbers of each group; a latent may be in several. None: one group per latent.
+        weights: (batch,) weights of the pictures in the sum; default ones.
 
     Returns:
-        (groups, n) float64, in the unit of the targets; divided by the number of pictures, a mean reliance.
+        (groups, n) float64, signed, in the unit of the targets. Divided by the number of pictures: mean reliance.
+        Positive: the group raises the target.
 
     Raises:
-        SiteError: a site of several tokens. DictionaryError: codes or groups that do not fit.
+        SiteError: the site has several tokens per picture.
+        DictionaryError: codes or groups that do not fit the dictionary.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> weights, _ = ca.Similarity(["kite", "bat"]).linear(study.model)
+    >>> tail = ca.ClosedFormTail(study.model, study.dictionary, weights)
+    >>> acts = torch.randn(3, study.dictionary.width, generator=torch.Generator().manual_seed(0))
+    >>> ca.summed_exact(tail, acts, study.dictionary.encode(acts), groups=[[7, 12], [3]]).shape
+    torch.Size([2, 2])
     """
     if tail.splits_tokens or acts.ndim != 2:
         raise SiteError(f"{tail.site} has several tokens a picture; sums need one vector a picture.")
@@ -131,7 +141,7 @@ def summed_exact(
 
 
 def _membership(tail: ClosedFormTail, groups: Sequence[Any] | None) -> tuple[Tensor, Tensor]:
-    """Offsets (latents + 1) and, one latent behind the other, the groups it is in."""
+    """Groups of each latent as CSR: offsets (latents + 1) and group numbers."""
     if groups is None:
         everything = torch.arange(tail.n_latents + 1, device=tail.device)
         return everything, everything[:-1]
@@ -152,7 +162,7 @@ def _add(
     group_of: Tensor,
     weights: Tensor,
 ) -> None:
-    """Add the pictures' change of unit embedding by every family that is active in them."""
+    """Add to `total` the change of each picture's unit embedding for every group that is active in it."""
     indices, latents, amounts = (part.flatten() for part in entries)
     picture = torch.arange(len(acts), device=acts.device).repeat_interleave(entries[0].shape[1])
     active = (amounts != 0).nonzero().flatten()

@@ -1,7 +1,7 @@
 """A target: numbers read off the unit-length embedding, each with a name and a unit.
 
-Owns the interface that methods and tails ask: values, and for linear targets `(w, c)` of `y = <e, w> + c`. The kinds of
-targets are in targets.py. Start at `Target`.
+Owns the interface that methods and tails use: values, and for linear targets `(w, c)` of `y = <e, w> + c`. The kinds
+of targets are in targets.py. Start at `Target`.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class Target(ABC):
 
     @property
     def subjects(self) -> list[str | None]:
-        """Per target the prompt that a latent should look like to be expected; None where there is no prompt."""
+        """The prompt of each target, with which alignment of latents is measured; None for targets without one."""
         return [None] * len(self)
 
     def __repr__(self) -> str:
@@ -44,7 +44,7 @@ class Target(ABC):
         return isinstance(self, LinearTarget)
 
     def _once(self, part: str, model: Any, make: Callable[[], Tensor]) -> Tensor:
-        """What a model makes of a part of the target, made once: batches and backward passes ask again and again."""
+        """Cached result of `make` for one model: batches and backward passes need the same embeddings repeatedly."""
         if self._memo is None or self._memo[0] is not model:
             self._memo = (model, {})
         held = self._memo[1]

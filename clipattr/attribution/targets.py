@@ -1,8 +1,8 @@
 """Targets: the numbers read off an image embedding that attribution explains.
 
-Owns what `y` means: which prompts, which contrast, which unit. Ignores sites, dictionaries and methods. A *linear*
-target is `y = <e, w> + c` on the unit-length embedding `e` and hands out `(w, c)`, which is all the closed-form tail
-needs; any other target is a differentiable function of `e`. The interface is in target.py.
+Owns the definitions of `y`: prompts, contrasts, units. Ignores sites, dictionaries and methods. A *linear* target is
+`y = <e, w> + c` on the unit-length embedding `e`; its `(w, c)` is all that the closed-form tail needs. Any other target
+is a differentiable function of `e`. The interface is in target.py.
 Start at `Similarity` and `as_target`.
 """
 
@@ -19,7 +19,7 @@ from clipattr.errors import TargetError
 
 
 def _written(prompts: Prompts, count: int) -> list[str | None]:
-    """The prompts as subjects: themselves where they are words, None where they are embeddings."""
+    """Texts of the prompts, repeated to `count`; None for each prompt that is an embedding."""
     if isinstance(prompts, Tensor):
         return [None] * count
     found: list[str | None] = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -31,17 +31,23 @@ def _no_constants(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Similarity(LinearTarget):
-    """Cosine of picture and prompt, in [-1, 1].
+    """Cosine of image and prompt embeddings, in [-1, 1].
 
     Args:
-        prompts: one prompt, a sequence of them (one target each), or ready embeddings (embed,) or (n, embed), which
-            are brought to unit length.
-        templates: every prompt is put into each template; unit embeddings are averaged, then normalised again.
-        names: what to call the targets; the prompts themselves where left out.
+        prompts: one prompt, a sequence of prompts (one target each), or embeddings (embed,) or (n, embed), which are
+            normalised to unit length.
+        templates: every prompt is put into each template; the unit embeddings are averaged and normalised again.
+        names: names of the targets; default the prompts.
 
     Raises:
-        TargetError: no prompt, a blank prompt, or an embedding that is zero or not finite. Too long a prompt is
-            reported when a model first embeds it.
+        TargetError: no prompt, a blank prompt, or an embedding that is zero or not finite. A prompt longer than the
+            model's context is reported when a model first embeds it.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> weights, constants = ca.Similarity(["kite", "bat"], templates=["a photo of a {}"]).linear(model)
+    >>> weights.shape, weights.norm(dim=0)  # unit-length columns, one per prompt
+    (torch.Size([128, 2]), tensor([1.0000, 1.0000]))
     """
 
     def __init__(
@@ -59,15 +65,17 @@ class Similarity(LinearTarget):
 
 
 class Contrast(LinearTarget):
-    """Difference of two similarities, `cos(E, a) - cos(E, b)`: why this rather than that?
+    """Difference of two similarities, `cos(E, a) - cos(E, b)`, in [-2, 2].
 
-    Each side is what `Similarity` takes; one of them may be a single prompt set against many.
-
-    >>> Contrast("kite", ["bat", "camel"]).names
-    ['kite - bat', 'kite - camel']
+    Args:
+        a, b: each as `prompts` of `Similarity`; one side may be a single prompt that is contrasted with many.
+        templates: as for `Similarity`.
 
     Raises:
         TargetError: the two sides are the same, or their numbers of prompts do not match.
+
+    >>> Contrast("kite", ["bat", "camel"]).names
+    ['kite - bat', 'kite - camel']
     """
 
     def __init__(self, a: Prompts, b: Prompts, *, templates: Sequence[str] = ("{}",)) -> None:
@@ -105,13 +113,20 @@ class Contrast(LinearTarget):
 
 
 class VocabularyContrast(LinearTarget):
-    """Similarity to a prompt minus the mean similarity to a vocabulary; the audit's default.
+    """Similarity to a prompt minus the mean similarity to a vocabulary, in raw cosine; the audit's default.
 
-    A latent that lifts every prompt alike does not count as reliance on this one.
+    A latent that raises the similarity to every prompt equally has attribution 0.
 
     Args:
         prompts: as for `Similarity`.
-        vocabulary: words, ready embeddings (n, embed), or an object with `.embed(model)` that returns them.
+        vocabulary: words, embeddings (n, embed), or an object with `.embed(model)` that returns embeddings.
+        templates: as for `Similarity`.
+
+    Raises:
+        TargetError: no prompt, a blank prompt, or an embedding that is zero or not finite.
+
+    >>> VocabularyContrast(["kite", "bat"], ["a dog", "a cat", "a tree"]).names
+    ['kite - vocabulary', 'bat - vocabulary']
     """
 
     def __init__(self, prompts: Prompts, vocabulary: Any, *, templates: Sequence[str] = ("{}",)) -> None:
@@ -134,8 +149,20 @@ class VocabularyContrast(LinearTarget):
 class ZeroShot(LinearTarget):
     """Logits of a zero-shot classifier, centred over its classes: `s (cos(E, T_c) - mean_c cos(E, T_c))`.
 
-    `s` is the model's own temperature. The softmax over these is exactly the classifier's; centring removes the part
-    of a logit that is common to all classes and decides nothing.
+    `s` is the model's logit scale (inverse temperature). Centring removes the part of a logit that is common to all
+    classes; the softmax is unchanged.
+
+    Args:
+        classes: two or more prompts, or embeddings (n, embed).
+        templates: as for `Similarity`.
+
+    Raises:
+        TargetError: fewer than two classes, or a blank one.
+
+    >>> import clipattr as ca
+    >>> weights, _ = ZeroShot(["kite", "bat", "rose"]).linear(ca.load_model("picture-world-a"))
+    >>> bool(weights.sum(1).abs().max() < 1e-4)  # centred: the logits of a picture sum to 0
+    True
     """
 
     unit = "logit"
@@ -163,7 +190,14 @@ class ProbeLogit(LinearTarget):
     Args:
         weights: (n, embed) or (embed,), one row per class, as scikit-learn's `coef_`.
         bias: (n,) or a number, as scikit-learn's `intercept_`.
-        names: what to call the classes; numbers where left out.
+        names: names of the classes; default their numbers.
+
+    Raises:
+        TargetError: weights that are not finite or of another shape, or another number of biases or names than rows.
+
+    >>> probe = ProbeLogit([[1.0, 0.0], [0.0, 2.0]], [0.5, -0.5], names=["dog", "cat"])
+    >>> probe.names, probe.unit
+    (['dog', 'cat'], 'logit')
     """
 
     unit = "logit"
@@ -191,11 +225,20 @@ class ProbeLogit(LinearTarget):
 
 
 class ImageSimilarity(LinearTarget):
-    """Cosine with another picture.
+    """Cosine with the embedding of another picture, in [-1, 1].
 
     Args:
-        pictures: an embedding (embed,) or (n, embed), or whatever `model.prepare` takes, one or a list.
-        names: what to call the pictures; numbers where left out.
+        pictures: embeddings (embed,) or (n, embed), or one picture or a list in any form that `model.prepare` takes.
+        names: names of the pictures; default their numbers.
+
+    Raises:
+        TargetError: no picture, another number of names than pictures, or an embedding that is zero or not finite.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> att = ca.attribute(study, study.images[0], ca.ImageSimilarity(study.images[0]))
+    >>> round(float(att.y), 4)  # a picture is most similar to itself
+    1.0
     """
 
     def __init__(self, pictures: Any, *, names: Sequence[str] | None = None) -> None:
@@ -228,7 +271,18 @@ class ImageSimilarity(LinearTarget):
 class LogOdds(Target):
     """Log-odds of a prompt among a set of prompts: `log p_t - log(1 - p_t)` at the model's own temperature.
 
-    Not linear: `p_t` is a softmax over all prompts of `among`; the prompt joins the set if it is not in it.
+    Not linear: `p_t` is a softmax over all prompts.
+
+    Args:
+        prompt: the prompt t.
+        among: the other prompts; `prompt` is added where it is missing.
+        templates: as for `Similarity`.
+
+    Raises:
+        TargetError: a blank prompt, or no other prompt to compare with.
+
+    >>> LogOdds("kite", ["bat", "camel"]).names
+    ['log-odds of kite']
     """
 
     unit = "log-odds"
@@ -258,8 +312,17 @@ class FunctionTarget(Target):
 
     Args:
         function: (batch, embed) to (batch,) or (batch, n); value i depends on row i alone.
-        names: one per number returned.
-        unit: what the numbers are.
+        names: one per column of the result.
+        unit: unit of the values, for tables and plots.
+
+    Raises:
+        TargetError: `function` is not callable; on use, a result of another shape or without a gradient.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> squared = FunctionTarget(lambda e: e[:, :8].square().sum(1), names=["energy of 8 axes"])
+    >>> ca.attribute(study, study.images[0], squared).names
+    ['energy of 8 axes']
     """
 
     def __init__(
@@ -290,7 +353,7 @@ class FunctionTarget(Target):
 
 
 class Together(Target):
-    """Several targets side by side, in the order given. Linear if all of them are (see `as_target`)."""
+    """Several targets as one, in the order given. Linear if all of them are (see `as_target`)."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = list(targets)
@@ -311,7 +374,7 @@ class Together(Target):
 
 
 class LinearTogether(Together, LinearTarget):
-    """Several linear targets side by side; linear itself."""
+    """Several linear targets as one linear target."""
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
         parts = [target.linear(model) for target in self.targets if isinstance(target, LinearTarget)]
@@ -319,18 +382,22 @@ class LinearTogether(Together, LinearTarget):
 
 
 def as_target(target: Any) -> Target:
-    """Read what a caller wrote as a target.
+    """Convert an argument to a `Target`.
 
-    A string, a list of strings or an embedding means `Similarity`; a list that holds targets means all of them
-    together; a callable means a function of the unit-length embedding.
+    Args:
+        target: a `Target`; a string, a list of strings or embeddings, which mean `Similarity`; a list that contains
+            targets, which means all of them; or a function of the unit-length embedding.
+
+    Returns:
+        The target; linear where all its parts are.
+
+    Raises:
+        TargetError: none of these types.
 
     >>> as_target("a kite")
     Similarity(a kite)
     >>> as_target([Contrast("kite", "bat"), "camel"]).names
     ['kite - bat', 'camel']
-
-    Raises:
-        TargetError: nothing of these.
     """
     if isinstance(target, Target):
         return target

@@ -329,18 +329,28 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return tensors_digest(tensors, by="sha256")
 
 
+def checked_latents(latents: Any, n_latents: int, asked: str = "the call") -> Tensor:
+    """Latent numbers as an int64 tensor (n,).
+
+    Raises:
+        DictionaryError: a number that the dictionary does not have; `asked` names who asked for it.
+    """
+    wanted = torch.as_tensor(latents).long().flatten()
+    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < n_latents:
+        raise DictionaryError(
+            f"{asked} names latents {int(wanted.min())} to {int(wanted.max())}; the dictionary has {n_latents}, "
+            "counted from 0."
+        )
+    return wanted
+
+
 def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:
-    """How strongly given latents are active: (rows, latents), 0 where they are not.
+    """Codes of given latents: (rows, latents), 0 where a latent is not active.
 
     Raises:
         DictionaryError: a latent that the dictionary does not have, or one named twice.
     """
-    wanted = torch.as_tensor(latents, device=codes.values.device).long().flatten()
-    if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < codes.n_latents:
-        raise DictionaryError(
-            f"latents {int(wanted.min())} to {int(wanted.max())} were asked for; the dictionary has "
-            f"{codes.n_latents}, counted from 0."
-        )
+    wanted = checked_latents(latents, codes.n_latents).to(codes.values.device)
     if len(wanted.unique()) < len(wanted):
         raise DictionaryError(f"a latent is named twice among {wanted.tolist()[:10]}. Name each once.")
     column = torch.full((codes.n_latents,), -1, device=wanted.device)

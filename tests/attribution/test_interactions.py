@@ -117,7 +117,7 @@ def test_amounts_of_latents_are_the_columns_of_the_dense_codes(directions, acts)
 def test_interventions_that_cannot_be_are_refused_and_leave_no_hook(exact_model, directions, pictures):
     before = exact_model.encode_image(pictures)
     with (
-        pytest.raises(DictionaryError, match="latents 80 to 80 were asked for; the dictionary has 80"),
+        pytest.raises(DictionaryError, match="the call names latents 80 to 80; the dictionary has 80"),
         ablate(exact_model, [80], dictionary=directions),
     ):
         pass

@@ -183,7 +183,7 @@ def test_misfits_of_width_and_tail_are_named(exact_model, directions, acts, weig
         ClosedFormTail(exact_model, directions, weights, site="image.-2.cls")
     with pytest.raises(SiteError, match=r"shape \(batch, 64\); got \(4, 5\)"):
         tail.gradient(acts[:, :5], acts[:, None])
-    with pytest.raises(DictionaryError, match="group 0 names latent 80"):
+    with pytest.raises(DictionaryError, match="group 0 names latents 80 to 80"):
         tail.exact_group(acts, directions.encode(acts), [[80]])
 
 
