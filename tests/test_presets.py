@@ -35,7 +35,7 @@ def test_a_change_replaces_one_setting_and_leaves_the_protocol_alone():
     changed = paper.settings()
     changed["training"]["lr"] = 1.0
     assert paper.settings()["training"]["lr"] == 2e-4
-    with pytest.raises(ca.StudyError, match=r"says nothing of latents; it sets .*n_latents"):
+    with pytest.raises(ca.StudyError, match=r"has no setting latents; it has .*n_latents"):
         paper.settings(latents=3)
 
 

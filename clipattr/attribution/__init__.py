@@ -16,6 +16,7 @@ from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.streaming import Attributions, stream
 from clipattr.attribution.tail import ClosedFormTail
+from clipattr.attribution.target import Target
 from clipattr.attribution.targets import (
     Contrast,
     FunctionTarget,
@@ -23,7 +24,6 @@ from clipattr.attribution.targets import (
     LogOdds,
     ProbeLogit,
     Similarity,
-    Target,
     VocabularyContrast,
     ZeroShot,
     as_target,

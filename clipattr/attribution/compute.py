@@ -18,7 +18,8 @@ from clipattr.attribution.prompts import check_length
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.splice import Splice
 from clipattr.attribution.tail import ClosedFormTail
-from clipattr.attribution.targets import LinearTarget, Target, as_target
+from clipattr.attribution.target import LinearTarget, Target
+from clipattr.attribution.targets import as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.sae import Dictionary

@@ -20,7 +20,8 @@ from clipattr.attribution.compute import placed_splices
 from clipattr.attribution.methods import METHODS, find_method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.splice import Splice
-from clipattr.attribution.targets import FunctionTarget, LinearTarget, ProbeLogit, Target
+from clipattr.attribution.target import LinearTarget, Target
+from clipattr.attribution.targets import FunctionTarget, ProbeLogit
 from clipattr.errors import DataError
 from clipattr.sites import Site
 from clipattr.statistics import Interval, bootstrap, pearson, per_picture, sign_flip, spearman_of_active

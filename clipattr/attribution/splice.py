@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipattr.attribution.padding import padded
 from clipattr.attribution.tail import ClosedFormTail
-from clipattr.attribution.targets import LinearTarget, Target
+from clipattr.attribution.target import LinearTarget, Target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DictionaryError
 from clipattr.sites import Site, continue_from, versions_from

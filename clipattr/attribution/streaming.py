@@ -27,7 +27,8 @@ from clipattr.attribution.compute import (
 from clipattr.attribution.methods import Method
 from clipattr.attribution.pixels import count
 from clipattr.attribution.result import Attribution
-from clipattr.attribution.targets import LinearTarget, as_target
+from clipattr.attribution.target import LinearTarget
+from clipattr.attribution.targets import as_target
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json, schema_complaint
 from clipattr.storage.files import digest_parts, file_digest, sweep, tensor_bytes, write_text

@@ -1,13 +1,14 @@
 """A target: numbers read off the unit-length embedding, each with a name and a unit.
 
 Owns the interface that methods and tails use: values, and for linear targets `(w, c)` of `y = <e, w> + c`. The kinds
-of targets are in targets.py. Start at `Target`.
+of targets are in `targets.py`. Start at `Target`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from clipattr.attribution.prompts import Prompts, embed_prompts
@@ -73,3 +74,32 @@ class LinearTarget(Target):
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
         weights, constants = self.linear(model)
         return embeddings @ weights.to(embeddings) + constants.to(embeddings)
+
+
+class Together(Target):
+    """Several targets as one, in the order given. Linear if all of them are (see `as_target`)."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = list(targets)
+        self.names = [name for target in self.targets for name in target.names]
+        units = {target.unit for target in self.targets}
+        self.unit = units.pop() if len(units) == 1 else "mixed"
+
+    @property
+    def units(self) -> list[str]:
+        return [unit for target in self.targets for unit in target.units]
+
+    @property
+    def subjects(self) -> list[str | None]:
+        return [subject for target in self.targets for subject in target.subjects]
+
+    def values(self, embeddings: Tensor, model: Any) -> Tensor:
+        return torch.cat([target.values(embeddings, model) for target in self.targets], dim=-1)
+
+
+class LinearTogether(Together, LinearTarget):
+    """Several linear targets as one linear target."""
+
+    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
+        parts = [target.linear(model) for target in self.targets if isinstance(target, LinearTarget)]
+        return torch.cat([w for w, _ in parts], dim=1), torch.cat([c for _, c in parts])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipattr.attribution.pixels import picture_in
 from clipattr.attribution.prompts import Prompts, embed_prompts, prompt_names
-from clipattr.attribution.target import LinearTarget, Target
+from clipattr.attribution.target import LinearTarget, LinearTogether, Target, Together
 from clipattr.errors import TargetError
 
 
@@ -47,7 +47,7 @@ class Similarity(LinearTarget):
     >>> model = ca.load_model("picture-world-a")
     >>> weights, constants = ca.Similarity(["kite", "bat"], templates=["a photo of a {}"]).linear(model)
     >>> weights.shape, weights.norm(dim=0)  # unit-length columns, one per prompt
-    (torch.Size([128, 2]), tensor([1.0000, 1.0000]))
+    (torch.Size([128, 2]), tensor([1., 1.]))
     """
 
     def __init__(
@@ -242,19 +242,17 @@ class ImageSimilarity(LinearTarget):
     """
 
     def __init__(self, pictures: Any, *, names: Sequence[str] | None = None) -> None:
-        if not isinstance(pictures, Tensor | list | tuple):
-            pictures = [pictures]
-        self.names = prompt_names(pictures, names, "picture") if isinstance(pictures, Tensor) else []
-        if not isinstance(pictures, Tensor):
+        if isinstance(pictures, Tensor):
+            self.names = prompt_names(pictures, names, "picture")
+        else:
+            pictures = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
             if not pictures:
                 raise TargetError("image-to-image similarity got no picture. Pass at least one.")
             self.names = list(names) if names else [f"picture {number}" for number in range(len(pictures))]
-        if len(self.names) != (
-            len(torch.atleast_2d(pictures)) if isinstance(pictures, Tensor) else len(pictures)
-        ):
-            raise TargetError(
-                f"{len(self.names)} names for another number of pictures. Name each picture once."
-            )
+            if len(self.names) != len(pictures):
+                raise TargetError(
+                    f"{len(pictures)} pictures but {len(self.names)} names. Name each picture once."
+                )
         self.pictures = pictures
 
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
@@ -352,35 +350,6 @@ class FunctionTarget(Target):
         return result
 
 
-class Together(Target):
-    """Several targets as one, in the order given. Linear if all of them are (see `as_target`)."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self.targets = list(targets)
-        self.names = [name for target in self.targets for name in target.names]
-        units = {target.unit for target in self.targets}
-        self.unit = units.pop() if len(units) == 1 else "mixed"
-
-    @property
-    def units(self) -> list[str]:
-        return [unit for target in self.targets for unit in target.units]
-
-    @property
-    def subjects(self) -> list[str | None]:
-        return [subject for target in self.targets for subject in target.subjects]
-
-    def values(self, embeddings: Tensor, model: Any) -> Tensor:
-        return torch.cat([target.values(embeddings, model) for target in self.targets], dim=-1)
-
-
-class LinearTogether(Together, LinearTarget):
-    """Several linear targets as one linear target."""
-
-    def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        parts = [target.linear(model) for target in self.targets if isinstance(target, LinearTarget)]
-        return torch.cat([w for w, _ in parts], dim=1), torch.cat([c for _, c in parts])
-
-
 def as_target(target: Any) -> Target:
     """Convert an argument to a `Target`.
 
@@ -414,20 +383,3 @@ def as_target(target: Any) -> Target:
         f"a target is a prompt, a list of prompts, a Target such as Contrast('kite', 'bat'), or a function of the "
         f"embedding; got {type(target).__name__}."
     )
-
-
-__all__ = [
-    "Contrast",
-    "FunctionTarget",
-    "ImageSimilarity",
-    "LinearTarget",
-    "LinearTogether",
-    "LogOdds",
-    "ProbeLogit",
-    "Similarity",
-    "Target",
-    "Together",
-    "VocabularyContrast",
-    "ZeroShot",
-    "as_target",
-]

@@ -1,8 +1,8 @@
-"""Meaning: what each latent stands for, and how far to trust that.
+"""Meaning: labels and scores of latents, from the pictures that activate them.
 
-Start at `examples.py` (what a latent fires on), then `labels.py` (words for it), `scores.py` (numbers about
-it), `families.py` (latents that mean the same), `search.py` (finding latents) and `usage.py` (what a target uses
-a latent for).
+Start at `examples.py` (top activating pictures), then `labels.py` (words), `scores.py` (clarity, frequency and others),
+`families.py` (latents with one meaning), `search.py` (finding latents) and `usage.py` (pictures with the largest
+attribution).
 """
 
 from clipattr.meaning.examples import Examples, example_places, quantile_examples, strongest_token
@@ -12,12 +12,12 @@ from clipattr.meaning.labels import (
     label_by_contrast,
     label_by_evidence,
     label_latents,
-    validation_auc,
     words_of,
 )
 from clipattr.meaning.scores import clarity, meanings, nearest_latents
 from clipattr.meaning.search import find
 from clipattr.meaning.usage import examples_of_use
+from clipattr.meaning.validation import validation_auc
 from clipattr.meaning.vocabulary import Vocabulary
 
 __all__ = [

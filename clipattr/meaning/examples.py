@@ -1,7 +1,7 @@
-"""Examples: a latent's strongest inputs, kept while pictures stream by.
+"""Examples: the inputs with the largest activation of each latent, collected in one pass.
 
-Owns the running top-m per latent, exact under any order and any sharding, and examples from other quantiles.
-Ignores what the pictures show. Start at `Examples.update`.
+Owns the running top-m per latent, exact for any order and any sharding, and examples from other quantiles. Ignores the
+content of pictures. Start at `Examples.update`.
 """
 
 from collections.abc import Iterable
@@ -20,23 +20,34 @@ if TYPE_CHECKING:
 
 
 class Examples:
-    """The m inputs with the largest value per latent; equal values are ranked by smaller index.
+    """The m inputs with the largest value per latent; ties are ranked by smaller index.
 
-    Only positive values count: a latent that is silent on a picture has no example in it. The result depends
-    on the set of (picture, latent, value) seen and on nothing else, so shards may be merged in any order.
-    Memory is n_latents × m × 16 bytes, whatever the number of pictures.
+    Only positive values count. The result depends only on the set of (picture, latent, value) seen, so shards may be
+    merged in any order. Memory is n_latents × m × 16 bytes for any number of pictures.
+
+    Args:
+        n_latents: number of latents.
+        m: examples per latent.
 
     Attributes:
-        indices: (n_latents, m) int64, the pictures in falling order of value; -1 where there are fewer than
-            m.
-        values: (n_latents, m) float32; 0 where empty.
+        indices: (n_latents, m) int64, picture indices by falling value; -1 where there are fewer than m.
+        values: (n_latents, m) float32, activations or attributions; 0 where empty.
         tokens: (n_latents, m) int32, the token of the value where codes came per token, else -1.
+
+    Raises:
+        DataError: fewer than one latent or example.
+
+    >>> from clipattr import Examples, SparseCodes
+    >>> examples = Examples(n_latents=2, m=2)
+    >>> examples.update(SparseCodes.from_dense(torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 5.0]])))
+    >>> examples.of(0), examples.of(1)  # pictures by falling activation
+    ([1, 2], [2])
     """
 
     def __init__(self, n_latents: int, m: int = 20) -> None:
         if n_latents < 1 or m < 1:
             raise DataError(
-                f"Examples need at least one latent and one place; got n_latents={n_latents}, m={m}."
+                f"Examples need at least one latent and m of at least 1; got n_latents={n_latents}, m={m}."
             )
         self.n_latents, self.m = n_latents, m
         self.indices = torch.full((n_latents, m), -1, dtype=torch.int64)
@@ -63,16 +74,19 @@ class Examples:
         values: Tensor | None = None,
         tokens: Tensor | None = None,
     ) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             codes: SparseCodes (batch, n_latents).
-            first_index: index of the batch's first picture, the others following.
-            indices: (batch,) instead of that, any picture indices; a picture may be given once only, over all
-                updates and merges; -1 leaves a row out.
-            values: numbers to rank by, aligned with `codes.values` (for instance attributions to a target:
-                then the examples are those in which the model *uses* the latent); default the activations.
-            tokens: aligned with `codes.values`, kept beside each example.
+            first_index: index of the batch's first picture; the others follow.
+            indices: (batch,) picture indices, in place of `first_index`; each picture only once over all updates and
+                merges; -1 omits a row.
+            values: numbers to rank by, shaped like `codes.values`, for instance attributions to a target; default the
+                activations.
+            tokens: token of each entry, shaped like `codes.values`; stored with each example.
+
+        Raises:
+            DataError: codes of another number of latents, or values or indices of another shape.
         """
         if codes.n_latents != self.n_latents:
             raise DataError(
@@ -96,13 +110,17 @@ class Examples:
                 )
             pictures = own[pictures]
         keep = (activations > 0) & (pictures >= 0)
-        # Most of a stream is below the place it would have to beat; dropping that first makes the sort small.
+        # Dropping values below a latent's current m-th first keeps the sort small.
         floor = self.values[:, -1][latents]
         keep &= activations >= floor
         self._insert(latents[keep], pictures[keep], activations[keep], token[keep])
 
     def merge(self, other: "Examples") -> "Examples":
-        """Both together, in place. The same as having seen both streams in any order."""
+        """Add the examples of another pass, in place; equal to one pass over both.
+
+        Raises:
+            DataError: another number of latents or examples.
+        """
         if (other.n_latents, other.m) != (self.n_latents, self.m):
             raise DataError(
                 f"Cannot merge examples of {other.n_latents} latents × {other.m} into {self.n_latents} × {self.m}."
@@ -133,7 +151,7 @@ class Examples:
 
     @property
     def counts(self) -> Tensor:
-        """(n_latents,) how many examples each latent has."""
+        """Number of examples of each latent, (n_latents,)."""
         return (self.indices >= 0).sum(1)
 
     def of(self, latent: int) -> list[int]:
@@ -161,8 +179,12 @@ class Examples:
 
 
 def example_places(study: Any, latent: int) -> "pd.DataFrame":
-    """A latent's examples in a study, strongest first: picture (its id), row, activation, and where a site has several
-    tokens the token that fired most, with the row and column of its patch."""
+    """A latent's examples in a study, largest activation first.
+
+    Returns:
+        DataFrame: picture (its id), row, activation; at sites of several tokens also the token with the largest
+        activation, and the row and column of its patch.
+    """
     import pandas as pd
 
     examples, tokens = study.examples, study.manifest.get("tokens")
@@ -184,7 +206,7 @@ def example_places(study: Any, latent: int) -> "pd.DataFrame":
 
 
 def entries(codes: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(row, latent, value), each (stored,), of every stored entry of SparseCodes, in storage order."""
+    """Row, latent and value of every stored entry of SparseCodes, each (entries,), in storage order."""
     values = codes.values.detach().float().cpu()
     latents = codes.indices.detach().cpu().long()
     if codes.offsets is None:
@@ -195,16 +217,16 @@ def entries(codes: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def strongest_token(token_codes: Any, tokens: int, *, how: str = "max") -> tuple[Any, Tensor]:
-    """Codes per token to codes per picture.
+    """Pool codes per token to codes per picture.
 
     Args:
-        token_codes: SparseCodes (batch × tokens, n_latents), the tokens of a picture in a row.
-        how: "max" keeps a latent's largest value over the picture's tokens, "mean" the mean over all of them,
-            silent ones counted as 0.
+        token_codes: SparseCodes (batch × tokens, n_latents), the tokens of a picture adjacent.
+        tokens: tokens per picture.
+        how: "max" for the largest value over a picture's tokens, "mean" for the mean over all of them.
 
     Returns:
-        SparseCodes (batch, n_latents) in CSR, and per stored entry the token with the largest value (the
-        first of equals), int64.
+        SparseCodes (batch, n_latents) in CSR, and for each entry the token with the largest value (the first of ties),
+        int64.
     """
     from clipattr.dictionaries.codes import SparseCodes
 
@@ -238,8 +260,7 @@ def strongest_token(token_codes: Any, tokens: int, *, how: str = "max") -> tuple
 def by_latent(codes: Any, rows: Tensor | np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Active entries sorted by latent: offsets (n_latents + 1,), pictures (active,), values (active,).
 
-    Within a latent the pictures are in rising order. `rows` restricts to these pictures (all numbers stay
-    those of `codes`).
+    Within a latent, pictures are in rising order. `rows` restricts to these pictures; indices remain those of `codes`.
     """
     pictures, latents, values = entries(codes)
     keep = values > 0
@@ -261,10 +282,10 @@ def quantile_examples(
     *,
     rows: Tensor | np.ndarray | None = None,
 ) -> Tensor:
-    """Examples from bands of a latent's own active range, so that one sees more than its extremes.
+    """Examples from quantile bands of each latent's positive activations.
 
-    A band (0.25, 0.5) holds the active pictures whose rank, by rising value, lies between a quarter and a
-    half. Up to m of them are taken at even spacing.
+    The band (0.25, 0.5) holds the active pictures whose rank by rising value lies between the two quantiles. Up to m of
+    them are taken at even spacing.
 
     Returns:
         (n_latents, bands, m) int64 picture indices; -1 where empty.
@@ -289,7 +310,7 @@ def quantile_examples(
 
 
 def _place_in_run(sorted_values: Tensor) -> Tensor:
-    """0, 1, 2, … within each run of equal numbers."""
+    """Position within each run of equal numbers: 0, 1, 2, …"""
     count = len(sorted_values)
     place = torch.arange(count)
     starts = torch.ones(count, dtype=torch.bool)

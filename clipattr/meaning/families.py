@@ -1,7 +1,7 @@
-"""Families: latents that share one meaning, and a tree of them for browsing.
+"""Families: groups of latents that share one meaning, and a tree of latents for browsing.
 
-Owns grouping. One factor of the world is often spread over several latents, by size, place or strength;
-findings and repairs speak of the family. Ignores attributions. Start at `families`.
+One factor is often spread over several latents, by size, position or strength, so findings and repairs refer to
+families. Ignores attributions. Start at `families`.
 """
 
 from typing import Any
@@ -14,27 +14,35 @@ from torch import Tensor
 from clipattr.meaning.examples import by_latent
 from clipattr.meaning.scores import nearest_latents
 
-NEIGHBOURS = 24
+NEIGHBOURS = 24  # nearest latents that are compared with each latent
 SAMPLED = 200_000  # pictures on which co-activation is counted
-LARGEST = 400  # latents clustered at once; larger connected groups are cut more tightly first
+LARGEST = 400  # latents per clustering; larger connected components are first split at a stricter threshold
 
 
 def families(study: Any, *, alike: float = 0.7, latents: Any = None) -> list[list[int]]:
-    """Groups of latents with one meaning and use.
+    """Group latents that have one meaning.
 
-    Two latents are alike by the cosine of their mean evaluator embeddings, the mean over all pictures taken
-    off; it counts for 80 %, and how often they are active on the same pictures (or how parallel their
-    directions are, if that is more) for 20 %. Nearest neighbours are linked, and each connected group is
-    split by average linkage, so that a chain of pairwise neighbours does not become one family.
+    The similarity of two latents is 0.8 × the cosine of their mean evaluator embeddings, centred on the mean over
+    pictures, + 0.2 × the larger of their co-activation rate and the cosine of their directions. Nearest neighbours are
+    linked, and each connected component is split by average linkage, so that chains of neighbours do not merge.
 
     Args:
         study: anything with `labels`, `codes`, `dictionary`, `examples` and `evaluator_embeddings`.
-        alike: 1 keeps every latent apart, 0 joins all that are linked.
-        latents: restrict to these; default all with an example.
+        alike: similarity at which latents are merged, in [0, 1]; larger values give more and smaller families.
+        latents: restrict to these; default all with examples.
 
     Returns:
-        every latent asked for in exactly one list; a list is ordered by falling mean top activation, the
-        lists by falling size and then by first latent.
+        Lists of latent numbers; each requested latent is in exactly one. A list is ordered by falling mean top
+        activation, the lists by falling size and then by first latent.
+
+    Raises:
+        IndexError: a latent that does not exist.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> groups = ca.families(study, latents=range(100))
+    >>> len(groups) < sum(map(len, groups)) <= 100
+    True
     """
     live = study.examples.counts > 0
     if latents is not None:
@@ -55,8 +63,7 @@ def families(study: Any, *, alike: float = 0.7, latents: Any = None) -> list[lis
 def group_latents(
     meaning: Tensor, decoder: Tensor, codes: Any, *, live: Tensor, strength: Tensor, alike: float = 0.7
 ) -> list[list[int]]:
-    """`families` on plain tensors: meaning (n_latents, embed), decoder (n_latents, width), live (n_latents,)
-    bool."""
+    """`families` of tensors: meaning (n_latents, embed), decoder (n_latents, width), live (n_latents,) bool."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -93,12 +100,12 @@ def group_latents(
 
 
 def tree(study: Any) -> Tensor:
-    """Average-linkage tree over the live latents for browsing.
+    """Average-linkage tree over the latents with examples, for browsing.
 
     Returns:
-        (merges, 4) float64 as scipy's `linkage` gives it, over the latents of `torch.nonzero(examples.counts
-        > 0)` in that order; distance is 1 − cosine of centred mean embeddings. Above 5,000 live latents, the
-        families are its leaves instead, each at its first latent.
+        (merges, 4) float64 as scipy's `linkage` returns it, over the latents `torch.nonzero(examples.counts > 0)` in
+        that order. Distance is 1 − cosine of centred mean embeddings. With more than 5,000 such latents, the leaves are
+        the first latents of the families.
     """
     from scipy.cluster.hierarchy import linkage
 
@@ -115,7 +122,7 @@ def tree(study: Any) -> Tensor:
 
 
 def _likeness(pairs: Tensor, meaning: Tensor, decoder: Tensor, codes: Any) -> Tensor:
-    """(pairs,) 0.8 × cosine of meaning + 0.2 × the larger of co-activation and cosine of direction."""
+    """Similarity of pairs, (pairs,); see `families`."""
     offsets, pictures, _ = by_latent(codes)
     values = []
     for part in pairs.split(1 << 14, dim=1):
@@ -132,7 +139,7 @@ def _likeness(pairs: Tensor, meaning: Tensor, decoder: Tensor, codes: Any) -> Te
 
 
 def _overlap(one: Tensor, two: Tensor) -> float:
-    """Share of the rarer latent's pictures on which the other is active too; both sorted."""
+    """Share of the rarer latent's pictures on which the other is also active; both are sorted."""
     if not len(one) or not len(two):
         return 0.0
     common = np.intersect1d(one.numpy(), two.numpy(), assume_unique=True)

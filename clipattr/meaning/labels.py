@@ -1,12 +1,11 @@
-"""Labels: which words of a vocabulary fit a latent's examples, and how far to trust them.
+"""Labels: the words of a vocabulary that fit a latent's examples, and how reliable they are.
 
-Owns three rankings of words (alignment, evidence, contrast), the chance level below which a latent has no
-aligned label, and validation on held-back pictures. Ignores where examples come from. Start at
-`label_latents`.
+Owns three rankings of words: alignment, evidence and contrast. Ignores where examples come from, and validation
+(`validation.py`). Start at `label_latents`.
 
-Why three: alignment is the paper's and the one that findings report; evidence corrects for words that fit
-everything and counts the strongest examples most; contrast asks what sets the strong examples apart from the
-latent's own middling ones and from any others. Where they disagree a label deserves a second look.
+Alignment is the paper's ranking and the one that findings report. Evidence corrects for words that fit every picture
+and weights examples by rank. Contrast compares the top examples with the latent's middle ones and with random
+pictures. A label on which they disagree is uncertain.
 """
 
 import json
@@ -21,32 +20,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.errors import DataError
-from clipattr.meaning.examples import Examples, by_latent
-from clipattr.statistics import auc_error, rank_auc
+from clipattr.meaning.examples import Examples
 from clipattr.storage.files import save_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK = 2048  # latents per block of (latents, words)
-CANDIDATES = 50  # words per latent that the slower evidence ranking looks at
+CANDIDATES = 50  # words per latent that the evidence ranking compares, the best by alignment
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The best words per latent. Latents without examples have word -1, alignment nan and a zero mean
-    embedding.
+    """The best words of each latent, as `label_latents` returns them.
+
+    Latents without examples have word -1, alignment nan and a zero mean embedding.
 
     Attributes:
-        word_top: (n_latents, top) int64, places in the vocabulary, best first by the ranking used; -1: none.
-        alignment_top: (n_latents, top) alignment of these words.
-        mean_embedding: (n_latents, embed) mean of the examples' unit embeddings (shorter than 1 unless all
-            equal).
-        floor: the alignment that the best word reaches for random pictures in 99 of 100 cases; nan if
-            unknown.
-        auc: (n_latents,) how well the best word predicts where the latent is active; nan: not measured.
+        word_top: (n_latents, top) int64, indices of the vocabulary, best first by `ranking`; -1: none.
+        alignment_top: (n_latents, top) alignment of these words, in raw cosine.
+        mean_embedding: (n_latents, embed) mean of the examples' unit embeddings; shorter than 1 unless all are equal.
+        floor: 99 % quantile of the best word's alignment for random pictures; nan if unknown.
+        auc: (n_latents,) AUC of the best word's similarity as a predictor of whether the latent is active; nan: not
+            measured.
         auc_error: (n_latents,) its standard error.
         ranking: "alignment", "evidence" or "contrast".
+
+    >>> import clipattr as ca
+    >>> labels = ca.open_study("picture-world").labels
+    >>> labels.word_top.shape, labels.ranking
+    (torch.Size([1024, 5]), 'alignment')
+    >>> bool((labels.alignment_top[labels.aligned, 0] > labels.floor).all())
+    True
     """
 
     word_top: Tensor
@@ -62,16 +67,14 @@ class Labels:
 
     @property
     def margin(self) -> Tensor:
-        """(n_latents,) lead of the best word's alignment over the next word's; small: the label is a
-        toss-up."""
+        """Alignment of the best word minus that of the second, (n_latents,), in raw cosine; nan with one word."""
         if self.alignment_top.shape[1] < 2:
             return torch.full((len(self),), float("nan"))
         return self.alignment_top[:, 0] - self.alignment_top[:, 1]
 
     @property
     def aligned(self) -> Tensor:
-        """(n_latents,) bool: the best word fits better than words fit random pictures. False: no aligned
-        label."""
+        """Whether the best word's alignment exceeds the chance level `floor`, (n_latents,) bool."""
         floor = self.floor if self.floor == self.floor else 0.0
         return torch.nan_to_num(self.alignment_top[:, 0], nan=-1.0) > floor
 
@@ -102,15 +105,20 @@ class Labels:
 
 
 def alignment(mean_embedding: Tensor, text: Tensor, empty: Tensor) -> Tensor:
-    """How well words fit mean pictures: cos(mean, word) − cos(mean, empty prompt).
+    """Alignment of words with mean image embeddings: cos(mean, word) − cos(mean, empty prompt).
 
     Args:
         mean_embedding: (n_latents, embed), any length; a zero row gives nan.
-        text: (n_words, embed) unit length; empty: (embed,) unit length.
+        text: (n_words, embed), unit length.
+        empty: (embed,), unit length, the embedding of the empty prompt.
 
     Returns:
-        (n_latents, n_words) in raw cosine. Subtracting the empty prompt removes what every text shares with a
-        picture, so 0 means "no better than saying nothing". Source: Dreyer et al. 2025, arXiv:2505.20229.
+        (n_latents, n_words) in raw cosine, in [-2, 2]. 0: the word fits no better than the empty prompt.
+
+    Raises:
+        RuntimeError: embeddings of different widths.
+
+    Source: Dreyer et al. 2025, arXiv:2505.20229.
 
     >>> mean, words, empty = torch.tensor([[2.0, 0.0]]), torch.eye(2), torch.tensor([0.6, 0.8])
     >>> alignment(mean, words, empty)  # the first word fits, the second fits worse than no words at all
@@ -121,19 +129,16 @@ def alignment(mean_embedding: Tensor, text: Tensor, empty: Tensor) -> Tensor:
     return unit @ (text - empty).T
 
 
-def mean_embeddings(
-    examples: Examples, embeddings: Tensor | np.ndarray, weights: Tensor | None = None
-) -> Tensor:
-    """(n_latents, embed) mean of each latent's example embeddings; `weights` (m,) by rank, default equal."""
+def mean_embeddings(examples: Examples, embeddings: Tensor | np.ndarray) -> Tensor:
+    """Mean of each latent's example embeddings, (n_latents, embed)."""
     stored = torch.as_tensor(embeddings)
     result = torch.zeros(examples.n_latents, stored.shape[1])
-    rank_weights = torch.ones(examples.m) if weights is None else weights
     for start in range(0, examples.n_latents, CHUNK):
         indices = examples.indices[start : start + CHUNK]
-        weight = (indices >= 0) * rank_weights
+        weight = indices >= 0
         gathered = stored[indices.clamp(min=0)].float()
         total = torch.einsum("jm,jme->je", weight.float(), gathered)
-        result[start : start + CHUNK] = total / weight.sum(1, keepdim=True).clamp(min=1e-12)
+        result[start : start + CHUNK] = total / weight.sum(1, keepdim=True).clamp(min=1)
     return result
 
 
@@ -146,12 +151,28 @@ def label_latents(
     top: int = 5,
     floor: float = float("nan"),
 ) -> Labels:
-    """Name latents by alignment.
+    """Label latents with the words of largest alignment.
 
     Args:
-        examples: m per latent; evaluator_embeddings: (n_pictures, embed), unit length, row i = picture i.
-        vocabulary_embeddings: (n_words, embed) and empty_embedding: (embed,), of the same evaluator.
+        examples: m examples per latent.
+        evaluator_embeddings: (n_pictures, embed), unit length; row i is picture i of `examples`.
+        vocabulary_embeddings: (n_words, embed), unit length, of the same evaluator.
+        empty_embedding: (embed,), the empty prompt, of the same evaluator.
+        top: words per latent.
         floor: see `Labels.floor` and `chance_floor`.
+
+    Returns:
+        `Labels` with ranking "alignment".
+
+    Raises:
+        DataError: embeddings of different widths.
+
+    >>> import clipattr as ca
+    >>> examples = ca.Examples(n_latents=1, m=2)
+    >>> examples.update(ca.SparseCodes.from_dense(torch.tensor([[1.0], [2.0]])))
+    >>> pictures, words, empty = torch.eye(2), torch.eye(2), torch.tensor([0.0, 1.0])
+    >>> ca.label_latents(examples, pictures, words, empty, top=1).alignment_top
+    tensor([[0.]])
     """
     _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     means = mean_embeddings(examples, evaluator_embeddings)
@@ -161,15 +182,19 @@ def label_latents(
         top,
         lambda low, high: alignment(means[low:high], vocabulary_embeddings, empty_embedding),
     )
-    return replace(_silence(examples, words, values, means), floor=floor)
+    return replace(_labels(examples, words, values, means), floor=floor)
 
 
 def words_of(study: Any, latent: int) -> "pd.DataFrame":
-    """The words that fit a latent of a study best, best first, at most five.
+    """The best words of a study's latent by alignment, at most five.
 
     Returns:
-        DataFrame: word (with its sense where a spelling has several), gloss, group, alignment, and lead, what it has
-        over the next word; both in raw cosine, nan after the last. No rows for a silent latent.
+        DataFrame: word (with its sense where a spelling has several), gloss, group, alignment, and lead, its alignment
+        minus that of the next word; both in raw cosine, lead nan in the last row. No rows for a latent without
+        examples.
+
+    Raises:
+        DataError: no such latent.
     """
     import pandas as pd
 
@@ -201,12 +226,11 @@ def label_by_evidence(
     sample: int = 2000,
     seed: int = 0,
 ) -> Labels:
-    """Name latents by the words that their strongest examples raise above what any picture gives them.
+    """Label latents with words that are likelier for the top examples than for random pictures.
 
-    Each example "votes" with log p(word | picture), a softmax of scale × cosine over the vocabulary, weighted
-    by 1 / log2(rank + 1); `correction` × log of the word's mean probability over random pictures is taken
-    off, so that a word that fits everything does not win everywhere. Only each latent's best 50 words by
-    alignment are ranked.
+    The score of a word is the mean of log p(word | example), a softmax of `scale` × cosine over the vocabulary, with
+    weights 1 / log2(rank + 1), minus `correction` × log of the word's mean probability over random pictures. Only each
+    latent's best 50 words by alignment are ranked. Arguments as for `label_latents`.
     """
     _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     stored = torch.as_tensor(evaluator_embeddings)
@@ -256,14 +280,14 @@ def label_by_contrast(
     sample: int = 2000,
     seed: int = 0,
 ) -> Labels:
-    """Name latents by the words that fit their top examples better than random and than middling ones.
+    """Label latents with words that fit their top examples better than random pictures and middle examples.
 
-    Score: (cosine with the top examples' mean − mean of the cosines with random and with middling pictures),
+    Score: (cosine with the top examples' mean − mean of the cosines with random pictures and middle examples),
     divided by the word's standard deviation over random pictures.
 
     Args:
         middle: (n_latents, any) picture indices from the middle of each latent's range, -1 where none; see
-            `examples.quantile_examples`.
+            `examples.quantile_examples`. The other arguments are as for `label_latents`.
     """
     _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     stored = torch.as_tensor(evaluator_embeddings)
@@ -279,102 +303,22 @@ def label_by_contrast(
             1
         )
     middling = torch.where(count > 0, middling / count.clamp(min=1), background)
-    apart = means - (background + middling) / 2
+    contrast = means - (background + middling) / 2
     words, _ = _best_words(
         len(means),
         len(vocabulary_embeddings),
         top,
-        lambda low, high: apart[low:high] @ vocabulary_embeddings.T / spread,
+        lambda low, high: contrast[low:high] @ vocabulary_embeddings.T / spread,
     )
     unit = F.normalize(means, dim=-1)
     values = torch.einsum("je,jke->jk", unit, vocabulary_embeddings[words] - empty_embedding)
-    return replace(_silence(examples, words, values, means), ranking="contrast")
-
-
-def chance_floor(
-    evaluator_embeddings: Tensor | np.ndarray,
-    vocabulary_embeddings: Tensor,
-    empty_embedding: Tensor,
-    *,
-    rows: np.ndarray | None = None,
-    m: int = 20,
-    draws: int = 400,
-    quantile: float = 0.99,
-    seed: int = 0,
-) -> float:
-    """The alignment that the best of all words reaches for m random pictures, at this quantile over draws.
-
-    Below it a label says no more about a latent than about any handful of pictures. `rows` restricts the pictures.
-    """
-    stored = torch.as_tensor(evaluator_embeddings)
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(stored) if rows is None else len(rows), (draws, m), generator=generator)
-    picks = picks if rows is None else torch.as_tensor(rows, dtype=torch.int64)[picks]
-    means = stored[picks].float().mean(1)
-    best = torch.cat(
-        [alignment(part, vocabulary_embeddings, empty_embedding).amax(1) for part in means.split(256)]
-    )
-    return float(torch.quantile(best, quantile))
-
-
-def validation_auc(
-    codes: Any,
-    rows: Tensor | np.ndarray,
-    evaluator_embeddings: Tensor | np.ndarray,
-    word: Tensor,
-    vocabulary_embeddings: Tensor,
-    *,
-    exclude: Examples | None = None,
-) -> tuple[Tensor, Tensor]:
-    """How well the label's text alone tells on which pictures the latent is active.
-
-    The pictures are ranked by the cosine of their evaluator embedding with the label; the AUC is the chance that an
-    active picture ranks above a silent one. 0.5: the label predicts nothing.
-
-    Args:
-        codes: SparseCodes of the pictures to judge on, best held-back ones; rows: (len(codes),) which they are.
-        evaluator_embeddings: (n_pictures, embed) of all pictures.
-        word: (n_latents,) place of each latent's label, -1 for none.
-        exclude: where nothing was held back, each latent's own examples, left out of its judgement.
-
-    Returns:
-        auc and its standard error (Hanley and McNeil 1982), each (n_latents,); nan without label, without an active
-        or without a silent picture.
-    """
-    from scipy.stats import rankdata
-
-    stored, chosen = torch.as_tensor(evaluator_embeddings), torch.as_tensor(rows, dtype=torch.int64)
-    place = torch.full((len(stored),), -1, dtype=torch.int64)
-    place[chosen] = torch.arange(len(chosen))
-    offsets, pictures, _ = by_latent(codes)
-    auc, error = torch.full((len(word),), float("nan")), torch.full((len(word),), float("nan"))
-    embeddings = stored[chosen].float()
-    labelled = torch.nonzero((word >= 0) & (offsets.diff() > 0)).flatten()
-    labelled = labelled[word[labelled].argsort(stable=True)]
-    distinct, number = torch.unique_consecutive(word[labelled], return_counts=True)
-    ends = number.cumsum(0)
-    for start in range(0, len(distinct), 128):
-        cosines = (embeddings @ vocabulary_embeddings[distinct[start : start + 128]].T).numpy()
-        ranks = rankdata(cosines, axis=0)
-        for column in range(cosines.shape[1]):
-            end = int(ends[start + column])
-            for latent in labelled[end - int(number[start + column]) : end].tolist():
-                active = pictures[offsets[latent] : offsets[latent + 1]].numpy()
-                rank, total = ranks[:, column], len(chosen)
-                if exclude is not None:
-                    own = place[exclude.indices[latent][exclude.indices[latent] >= 0]]
-                    left = np.setdiff1d(np.arange(total), own[own >= 0].numpy())
-                    active = np.flatnonzero(np.isin(left, active))
-                    rank, total = rankdata(cosines[left, column]), len(left)
-                value = rank_auc(rank, active)
-                auc[latent], error[latent] = value, auc_error(value, len(active), total - len(active))
-    return auc, error
+    return replace(_labels(examples, words, values, means), ranking="contrast")
 
 
 def _best_words(
     n_latents: int, n_words: int, top: int, score: Callable[[int, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The top words per latent, block by block; `score(low, high)` gives (high − low, n_words)."""
+    """The top words of each latent in blocks; `score(low, high)` returns (high − low, n_words)."""
     block = max(16, min(CHUNK, 20_000_000 // n_words))
     words, values = [], []
     for start in range(0, n_latents, block):
@@ -384,11 +328,11 @@ def _best_words(
     return torch.cat(words), torch.cat(values)
 
 
-def _silence(examples: Examples, words: Tensor, values: Tensor, means: Tensor) -> Labels:
-    """Latents without an example get no word."""
-    silent = examples.indices[:, 0] < 0
+def _labels(examples: Examples, words: Tensor, values: Tensor, means: Tensor) -> Labels:
+    """Labels, with word -1 for latents without examples."""
+    empty = examples.indices[:, 0] < 0
     words, values = words.clone(), values.clone()
-    words[silent], values[silent] = -1, float("nan")
+    words[empty], values[empty] = -1, float("nan")
     nothing = torch.full((len(words),), float("nan"))
     return Labels(words, values, means, auc=nothing, auc_error=nothing.clone())
 

@@ -1,25 +1,26 @@
-"""Layout: where latents lie on a map on which those that look alike are near each other.
+"""Layout: two-dimensional positions of latents on a map, by similarity.
 
-Owns two dimensions out of many. Ignores what the vectors are and how the map is drawn. Start at `layout`.
+Owns the projection. Ignores the meaning of vectors and drawing. Start at `layout`.
 """
 
 import numpy as np
 from torch import Tensor
 
-LANDMARKS = 2000
-NEIGHBOURS = 3
-CHUNK = 4096
-SHARPNESS = 20.0  # of the weights of neighbours, per unit of cosine
+LANDMARKS = 2000  # rows that t-SNE places; it takes seconds
+NEIGHBOURS = 3  # landmarks between which every other row is placed
+CHUNK = 4096  # rows per block
+SHARPNESS = 20.0  # exponent of the landmarks' weights, per unit of cosine
 
 
 def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.ndarray:
-    """Places in the plane such that rows of high cosine lie close together.
+    """Positions in the plane such that rows of high cosine are close together.
 
-    t-SNE on at most `landmarks` rows; every other row is put between its nearest landmarks, so that tens of thousands
-    take seconds. Distances between far groups mean nothing.
+    t-SNE of at most `landmarks` rows; every other row is placed between its nearest landmarks. Distances between
+    remote groups are not meaningful.
 
     Args:
-        vectors: (n, d), any length; a zero row has no place.
+        vectors: (n, d), any length.
+        landmarks: rows that t-SNE places.
         seed: of the choice of landmarks; equal input gives an equal map.
 
     Returns:
@@ -40,7 +41,7 @@ def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.
     plane = np.empty((len(unit), 2), np.float32)
     plane[some] = placed
     others = np.setdiff1d(np.arange(len(unit)), some)
-    # A little noise, or all rows with the same three neighbours would hide each other.
+    # Noise separates rows that have the same three neighbours.
     spread = rng.normal(0, 0.006 * (np.ptp(placed) or 1.0), (len(others), 2)).astype(np.float32)
     for start in range(0, len(others), CHUNK):
         part = others[start : start + CHUNK]
@@ -54,7 +55,7 @@ def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.
 
 
 def _tsne(unit: np.ndarray, seed: int) -> np.ndarray:
-    """(m, 2) for (m, d) unit rows; on a line where there are too few for a map."""
+    """t-SNE of unit rows (m, d), (m, 2); positions on a line for fewer than 5 rows."""
     if len(unit) < 5:
         return np.stack([np.arange(len(unit)), np.zeros(len(unit))], 1).astype(np.float32)
     from sklearn.manifold import TSNE

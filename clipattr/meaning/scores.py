@@ -1,7 +1,7 @@
-"""Scores: how clear, how mixed, how frequent and how redundant each latent is.
+"""Scores: clarity, polysemanticity, frequency and redundancy of each latent.
 
-Owns one number per latent and question, each streaming or sparse: no (latents, latents) or (pictures,
-latents) matrix is ever held. Ignores words. Start at `clarity`.
+Every score is computed in one pass or from sparse data: no (latents, latents) or (pictures, latents) matrix is in
+memory. Ignores words. Start at `clarity`.
 """
 
 from typing import Any
@@ -14,17 +14,27 @@ from torch import Tensor
 
 from clipattr.meaning.examples import Examples, entries
 
-CHUNK = 1024
+CHUNK = 1024  # latents per block
 
 
 def clarity(sum_vector: Tensor, count: Tensor) -> Tensor:
     """Mean pairwise cosine of n unit vectors from their sum: (‖Σ e‖² / n − 1) / (n − 1).
 
     Args:
-        sum_vector: (…, embed) sum of the unit vectors; count: (…) how many.
+        sum_vector: (…, embed) sum of the unit vectors.
+        count: (…) number n of vectors.
 
     Returns:
-        (…) between −1 / (n − 1) and 1; nan below two vectors. Source: Dreyer et al. 2025, arXiv:2505.20229.
+        (…) raw cosine between −1 / (n − 1) and 1; nan for fewer than two vectors.
+
+    Raises:
+        RuntimeError: shapes that do not broadcast.
+
+    >>> unit = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # pairwise cosines 1, 0, 0
+    >>> clarity(unit.sum(0), torch.tensor(3))
+    tensor(0.3333)
+
+    Source: Dreyer et al. 2025, arXiv:2505.20229.
     """
     n = count.double()
     value = (sum_vector.double().square().sum(-1) / n - 1) / (n - 1)
@@ -32,15 +42,15 @@ def clarity(sum_vector: Tensor, count: Tensor) -> Tensor:
 
 
 def clarity_of(embeddings: Tensor) -> float:
-    """`clarity` of one set of unit embeddings (n, embed); NaN below two."""
+    """`clarity` of one set of unit embeddings (n, embed); NaN for fewer than two."""
     return float(clarity(embeddings.sum(0, keepdim=True), torch.tensor([len(embeddings)]))[0])
 
 
 def example_clarity(examples: Examples, embeddings: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Clarity of each latent's examples, and its standard error by leaving one example out at a time.
+    """Clarity of each latent's examples, and its jackknife standard error.
 
     Returns:
-        clarity and error, each (n_latents,); nan below two (three) examples.
+        Clarity and error, each (n_latents,); nan for fewer than two (three) examples.
     """
     stored = torch.as_tensor(embeddings)
     values, errors = [], []
@@ -61,7 +71,7 @@ def example_clarity(examples: Examples, embeddings: Tensor | np.ndarray) -> tupl
 
 
 class Totals:
-    """Running sums over pictures, from which frequency and monosemanticity follow; (n_latents, embed) of memory."""
+    """Running sums over pictures for frequency and monosemanticity; memory is (n_latents, embed) floats."""
 
     def __init__(self, n_latents: int, embed: int) -> None:
         self.pictures = 0
@@ -73,7 +83,7 @@ class Totals:
     def update(
         self, codes: Any, embeddings: Tensor | np.ndarray, *, keep: np.ndarray | Tensor | None = None
     ) -> None:
-        """Take in a block: codes (b, n_latents), embeddings (b, embed), and which rows count (default all)."""
+        """Add a block: codes (b, n_latents), embeddings (b, embed), and a mask of rows to count (default all)."""
         rows, latents, weights = entries(codes)
         wanted = torch.ones(len(codes), dtype=torch.bool) if keep is None else torch.as_tensor(keep)
         active = (weights > 0) & wanted[rows]
@@ -89,7 +99,7 @@ class Totals:
         self.vector += torch.from_numpy(weighted @ unit.numpy())
 
     def merge(self, other: "Totals") -> "Totals":
-        """Both together, in place. Sums of floats: merge parts in a fixed order for the same last digits."""
+        """Add the sums of another pass, in place. For equal last digits, merge parts in a fixed order."""
         self.pictures += other.pictures
         self.count += other.count
         self.weight += other.weight
@@ -98,14 +108,14 @@ class Totals:
         return self
 
     def frequency(self) -> tuple[Tensor, Tensor]:
-        """(n_latents,) share of pictures on which each latent is active, and its standard error as a sample."""
+        """Share of pictures on which each latent is active, and its standard error, each (n_latents,)."""
         share = self.count.double() / max(self.pictures, 1)
         return share.float(), (share * (1 - share) / max(self.pictures, 1)).sqrt().float()
 
     def monosemanticity(self) -> Tensor:
-        """Mean pairwise cosine over *all* pictures a latent is active on, pairs weighted by their activations' product.
+        """Mean pairwise cosine of all pictures on which a latent is active, weighted by the product of activations.
 
-        Where clarity looks at the strongest examples only, this sees the whole range.
+        Unlike clarity it is not restricted to the top examples.
 
         Returns:
             (n_latents,) in raw cosine; nan for latents active on fewer than two pictures.
@@ -115,15 +125,14 @@ class Totals:
 
 
 def mean_top(examples: Examples) -> Tensor:
-    """(n_latents,) mean activation over the examples, in units of the site; 0 without examples."""
+    """Mean activation over the examples, (n_latents,), in the unit of codes; 0 without examples."""
     return examples.values.sum(1) / examples.counts.clamp(min=1)
 
 
 def triage(mean_top_activation: Tensor, clearness: Tensor, best_alignment: Tensor) -> Tensor:
-    """The paper's order of inspection: mean top activation × clarity × best alignment; negatives count as 0.
+    """The paper's order of inspection: mean top activation × clarity × best alignment, negative factors set to 0.
 
-    High: strong, clear and well named. Strong and clear latents with a *low* alignment are the outliers to
-        look at.
+    High: strong, clear and well labelled. Strong and clear latents with a low alignment are outliers to inspect.
     """
     product = mean_top_activation * clearness.clamp(min=0) * best_alignment.clamp(min=0)
     return torch.nan_to_num(product, nan=0.0)
@@ -133,44 +142,46 @@ def meanings(
     examples: Examples,
     embeddings: Tensor | np.ndarray,
     *,
-    apart: float | None = None,
+    threshold: float | None = None,
     least: int = 3,
-    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Polysemanticity: into how many separate groups of look-alikes a latent's examples fall.
+    """Polysemanticity: number of clusters among a latent's example embeddings.
 
-    Average-linkage clustering of the m example embeddings; two groups are one meaning while their mean cosine
-    is at least `apart`. Groups of fewer than `least` examples are strays and do not count.
+    Average-linkage clustering of the m example embeddings; clusters merge while their mean cosine is at least
+    `threshold`. Clusters of fewer than `least` examples do not count.
 
     Args:
-        apart: default: 0.8 of the way from the mean cosine of random pictures to that of examples of one latent.
+        examples: m examples per latent.
+        embeddings: (n_pictures, embed) of the evaluator.
+        threshold: raw cosine; default `usual_cosine`.
+        least: smallest cluster that counts as a meaning.
 
     Returns:
-        How many, (n_latents,) int64: 0 without examples, at least 1 otherwise; and the group of every example,
-        (n_latents, m) int64: 0 for the largest, -1 for strays and gaps.
+        Number of clusters, (n_latents,) int64: 0 without examples, at least 1 otherwise. Cluster of each example,
+        (n_latents, m) int64: 0 for the largest, -1 for clusters that do not count and for missing examples.
     """
     stored = torch.as_tensor(embeddings)
-    if apart is None:
-        apart = usual_cosine(examples, stored, seed)
+    if threshold is None:
+        threshold = usual_cosine(examples, stored, 0)
     count = torch.zeros(examples.n_latents, dtype=torch.int64)
     group = torch.full((examples.n_latents, examples.m), -1, dtype=torch.int64)
     for start in range(0, examples.n_latents, CHUNK):
         index = examples.indices[start : start + CHUNK]
         vectors = F.normalize(stored[index.clamp(min=0)].float(), dim=-1)
         similar = torch.einsum("jme,jne->jmn", vectors, vectors)
-        number, members = _average_linkage(similar, index >= 0, apart, least)
+        number, members = _average_linkage(similar, index >= 0, threshold, least)
         count[start : start + CHUNK], group[start : start + CHUNK] = number, members
     return count, group
 
 
 def mixture(examples: Examples, embeddings: Tensor | np.ndarray) -> Tensor:
-    """How evenly the examples lie along two separate directions: second over first eigenvalue of their cosine matrix.
+    """Ratio of the second to the first eigenvalue of the examples' cosine matrix.
 
-    Near 0 where all look alike, towards 1 where two equally large groups have nothing in common. Unlike the count of
-    `meanings` it needs no threshold.
+    Near 0 where all examples are alike, 1 for two equally large orthogonal groups. Unlike `meanings` it needs no
+    threshold.
 
     Returns:
-        (n_latents,) in [0, 1]; nan below two examples.
+        (n_latents,) in [0, 1]; nan for fewer than two examples.
     """
     stored = torch.as_tensor(embeddings)
     values = []
@@ -184,14 +195,14 @@ def mixture(examples: Examples, embeddings: Tensor | np.ndarray) -> Tensor:
 
 
 def nearest_latents(vectors: Tensor, n: int = 5, *, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each latent's nearest others by cosine, in blocks.
+    """The n nearest other latents of each latent by cosine.
 
     Args:
-        vectors: (n_latents, any): decoder rows for redundancy of direction, mean embeddings for meaning.
-        among: (n_latents,) bool; others are neither asked nor answered (-1, nan).
+        vectors: (n_latents, any): decoder rows for redundant directions, mean embeddings for related meanings.
+        among: (n_latents,) bool; other latents are excluded and have index -1 and cosine nan.
 
     Returns:
-        index (n_latents, n) int64 and cosine (n_latents, n), nearest first.
+        Index (n_latents, n) int64 and cosine (n_latents, n), nearest first.
     """
     index = torch.full((len(vectors), n), -1, dtype=torch.int64)
     cosine = torch.full((len(vectors), n), float("nan"))
@@ -211,7 +222,7 @@ def nearest_latents(vectors: Tensor, n: int = 5, *, among: Tensor | None = None)
 
 
 def usual_cosine(examples: Examples, stored: Tensor, seed: int) -> float:
-    """Near the cosine of two examples of one latent: 0.8 of the way there from that of two random pictures."""
+    """Interpolated cosine: 0.2 × that of two random pictures + 0.8 × the median within examples of a latent."""
     generator = torch.Generator().manual_seed(seed)
     pairs = torch.randint(len(stored), (2, 4000), generator=generator)
     unrelated = F.cosine_similarity(stored[pairs[0]].float(), stored[pairs[1]].float(), dim=-1).mean()
@@ -219,12 +230,11 @@ def usual_cosine(examples: Examples, stored: Tensor, seed: int) -> float:
     return float(unrelated + 0.8 * (torch.nanmedian(within) - unrelated))
 
 
-def _average_linkage(similar: Tensor, has: Tensor, apart: float, least: int) -> tuple[Tensor, Tensor]:
-    """Average linkage for many small sets at once: (sets, m, m) cosines -> number of groups, group per
-    member."""
+def _average_linkage(similar: Tensor, has: Tensor, threshold: float, least: int) -> tuple[Tensor, Tensor]:
+    """Average linkage of many small sets at once: from cosines (sets, m, m) to the clusters that `meanings` returns."""
     sets, m = has.shape
     row = torch.arange(sets)
-    # Sums of cosines between groups; a group lives at the place of its first member.
+    # Sums of cosines between groups; a group is stored at the index of its first member.
     between = similar * has[:, :, None] * has[:, None, :]
     size = has.float()
     group = torch.where(has, torch.arange(m).expand(sets, m), -1)
@@ -234,7 +244,7 @@ def _average_linkage(similar: Tensor, has: Tensor, apart: float, least: int) -> 
         mean = mean.masked_fill((size[:, :, None] == 0) | (size[:, None, :] == 0), -2)
         mean[:, diagonal, diagonal] = -2
         value, at = mean.reshape(sets, -1).max(1)
-        merge = value >= apart
+        merge = value >= threshold
         if not merge.any():
             break
         one, two = at // m, at % m
@@ -247,8 +257,7 @@ def _average_linkage(similar: Tensor, has: Tensor, apart: float, least: int) -> 
         size[which, keep] += size[which, gone]
         size[which, gone] = 0
         group[which] = torch.where(group[which] == gone[:, None], keep[:, None], group[which])
-    # Number the groups by falling size; small ones are strays, but a latent with examples has one meaning at
-    # least.
+    # Groups are numbered by falling size. A latent with examples has at least one meaning.
     order = size.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order)
     rank.scatter_(1, order, diagonal.expand(sets, m).clone())

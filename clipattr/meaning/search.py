@@ -1,6 +1,6 @@
-"""Search: the latents that fit a text, a picture, or another latent.
+"""Search: latents similar to a text, a picture or another latent.
 
-Owns `find`. Ignores how studies are stored. Start there.
+Ignores how studies are stored. Start at `find`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,27 +20,34 @@ if TYPE_CHECKING:
 
 
 def find(study: Any, what: Any, n: int = 10, *, by: str | None = None) -> "pd.DataFrame":
-    """The n latents that fit best.
+    """Find the n latents most similar to a text, a picture or another latent.
 
     Args:
-        what: a text; the number of a latent ("more like this"); or a picture (an `ImageRecord`, PIL picture,
-            array).
-        by: "text" embeds the text with the evaluator, "label" looks for it in labels and given names.
-            Default: text.
+        study: a study with an evaluator.
+        what: a text; the number of a latent; or a picture (`ImageRecord`, PIL picture, array).
+        n: number of latents.
+        by: "text" compares the text's evaluator embedding with examples (the default), "label" searches labels and
+            given names for it.
 
     Returns:
-        DataFrame: latent, name (a given one, else the label if it is aligned), match, label, clarity, frequency; best
-        first. `match` is, for a text the alignment; for a picture the cosine of its evaluator embedding with the
-        examples' mean; for a latent the cosine of the two means; for labels and given names 1 (whole) to 0.
+        DataFrame, best first: latent, name (a given one, else the label if it is aligned), match, label, clarity,
+        frequency. `match` is the alignment for a text; the cosine of the picture's evaluator embedding with the
+        examples' mean for a picture; the cosine of the two means for a latent; the matched fraction of the label or
+        name for `by="label"`.
 
     Raises:
-        DataError: empty text, a latent that does not exist, or something else than these.
+        DataError: an empty text, a latent that does not exist or has no examples, or another type.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> ca.find(study, "eagle", n=2, by="label")["label"].tolist()
+    ['eagle', 'eagle']
     """
     means = study.labels.mean_embedding
     live = study.examples.counts > 0
     if isinstance(what, str):
         if not what.strip():
-            raise DataError("Nothing to look for: the text is empty.")
+            raise DataError("The text to search for is empty. Give a word, e.g. find(study, 'dog').")
         if by == "label":
             match = _by_label(study, what.strip().casefold())
             live &= match > 0

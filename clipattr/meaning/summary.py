@@ -1,8 +1,8 @@
-"""Summary: examples, labels and scores of every latent, from codes that stream by.
+"""Summary: examples, labels and scores of every latent, from one pass over codes.
 
-Owns which pictures serve which purpose: all for frequency, no near-duplicates among examples, held-out ones for
-validation only, a sample where a whole distribution is needed; and how many latents are named together, here or on
-another machine. Ignores files. Start at `collect`, then `summarise`.
+Owns which pictures serve which purpose: all for frequency, no near-duplicates for examples, held-out ones for
+validation only, a sample for distributions; and the blocks of latents that are labelled together by an engine. Ignores
+files. Start at `collect`, then `summarise`.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,11 +18,9 @@ from clipattr.execution.engine import Engine, Here
 from clipattr.meaning.examples import Examples, quantile_examples
 from clipattr.meaning.labels import (
     Labels,
-    chance_floor,
     label_by_contrast,
     label_by_evidence,
     label_latents,
-    validation_auc,
 )
 from clipattr.meaning.scores import (
     Totals,
@@ -34,15 +32,16 @@ from clipattr.meaning.scores import (
     triage,
     usual_cosine,
 )
+from clipattr.meaning.validation import chance_floor, validation_auc
 
-JUDGED = 20_000  # pictures at most on which labels are validated
-NAMED = 4096  # latents named together; sums over other numbers of them may differ in last digits
-SAMPLED = 50_000  # pictures at most from which the middle of a latent's range is taken
+JUDGED = 20_000  # most pictures on which labels are validated
+NAMED = 4096  # latents labelled per block; another value may change last digits of sums
+SAMPLED = 50_000  # most pictures from which middle examples are taken
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summarise` found; `scores` are the tensors that a study keeps beside labels and examples."""
+    """Result of `summarise`; `scores` are the other tensors of latents that a study stores."""
 
     examples: Examples
     labels: Labels
@@ -59,11 +58,12 @@ def collect(
     m: int = 20,
     tokens_of: Callable[[int, int], Tensor | None] = lambda first, behind: None,
 ) -> tuple[Examples, Totals]:
-    """One pass over some pictures' codes; what it returns for parts of a collection can be merged.
+    """One pass over the codes of some pictures; results of several parts can be merged with `merged`.
 
     Args:
-        blocks: (first row, SparseCodes) block by block; for the others see `summarise`.
-        tokens_of: the tokens of the stored entries of rows first to behind, where codes were pooled over tokens.
+        blocks: (first row, SparseCodes) of each block; for the other arguments see `summarise`.
+        tokens_of: function of (first, end) that returns the tokens of these rows' entries, where codes were pooled over
+            tokens.
     """
     stored = torch.from_numpy(np.asarray(embeddings))
     examples, totals = Examples(n_latents, m), Totals(n_latents, stored.shape[1])
@@ -76,7 +76,7 @@ def collect(
 
 
 def merged(parts: Iterable[tuple[Examples, Totals]]) -> tuple[Examples, Totals]:
-    """All parts together, in their order."""
+    """Results of all parts, merged in the given order."""
     iterator = iter(parts)
     examples, totals = next(iterator)
     for more, others in iterator:
@@ -87,18 +87,18 @@ def merged(parts: Iterable[tuple[Examples, Totals]]) -> tuple[Examples, Totals]:
 
 @dataclass(frozen=True)
 class _Naming:
-    """What naming any of the latents needs to know."""
+    """Inputs of `name_part` that all blocks of latents share."""
 
     examples: Examples
     embeddings: np.ndarray | Path
     words: Tensor
     empty: Tensor
-    judged: np.ndarray  # pictures to validate labels on, and their codes
+    judged: np.ndarray  # pictures on which labels are validated, and their codes
     codes: Any
-    held_out: bool  # those pictures gave no examples
+    held_out: bool  # whether these pictures were excluded from examples
     middle: Tensor
     floor: float
-    apart: float
+    threshold: float  # cosine at which clusters of examples merge
     seed: int
     size: int
 
@@ -116,16 +116,18 @@ def summarise(
     seed: int = 0,
     engine: Engine | None = None,
 ) -> Summary:
-    """Labels and scores from what `collect` gathered. Memory does not grow with the number of pictures.
+    """Labels and scores from the result of `collect`. Memory does not grow with the number of pictures.
 
     Args:
         examples, totals: of all pictures.
-        rows_of: the codes of some rows, rising.
-        embeddings: (n, embed) the evaluator's, unit length, or the .npy file of them, which is mapped into memory.
-        words: (n_words, embed), empty: (embed,), of the same evaluator; decoder: (n_latents, width).
-        held_out: (n,) bool, pictures for validation only. What `collect` calls repeats, (n,) bool, are near-duplicates
-            of earlier pictures, which count for frequency but not as examples.
-        engine: where latents are named; None: here.
+        rows_of: function that returns the codes of given rows (rising).
+        embeddings: (n, embed) of the evaluator, unit length, or a .npy file of them, which is memory-mapped.
+        words: (n_words, embed) of the same evaluator.
+        empty: (embed,) of the same evaluator.
+        decoder: (n_latents, width).
+        held_out: (n,) bool, pictures for validation only. `repeats` of `collect`, (n,) bool, are near-duplicates of
+            earlier pictures, which count for frequency but not as examples.
+        engine: runs the blocks of latents; None: this process.
     """
     stored = _stored(embeddings)
     fit, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -169,7 +171,7 @@ def summarise(
 
 
 def name_part(naming: _Naming, start: int) -> tuple[Labels, dict[str, Tensor]]:
-    """Labels and scores of the latents from `start` on, as many as are named together."""
+    """Labels and scores of the block of latents that begins at `start`."""
     stored, everything = _stored(naming.embeddings), naming.examples
     here = slice(start, min(start + naming.size, everything.n_latents))
     examples = everything.latents(here)
@@ -183,7 +185,7 @@ def name_part(naming: _Naming, start: int) -> tuple[Labels, dict[str, Tensor]]:
     evidence = label_by_evidence(*asked, top=1, seed=naming.seed)
     contrast = label_by_contrast(*asked, middle=naming.middle[here], top=1, seed=naming.seed)
     clear, clear_error = example_clarity(examples, stored)
-    count, group = meanings(examples, stored, apart=naming.apart)
+    count, group = meanings(examples, stored, threshold=naming.threshold)
     return labels, {
         "clarity": clear,
         "clarity_error": clear_error,
@@ -196,7 +198,7 @@ def name_part(naming: _Naming, start: int) -> tuple[Labels, dict[str, Tensor]]:
 
 
 def _joined(parts: list[Labels]) -> Labels:
-    """Labels of all latents from those of parts."""
+    """Labels of all latents from those of blocks."""
     names = ("word_top", "alignment_top", "mean_embedding", "auc", "auc_error")
     tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **tensors)
@@ -208,7 +210,7 @@ def _stored(embeddings: np.ndarray | Path) -> Tensor:
 
 
 def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most this many of the rows, drawn at random, in rising order."""
+    """A random sample of at most `most` rows, in rising order."""
     if len(rows) <= most:
         return rows
     return np.sort(np.random.default_rng(seed).permutation(rows)[:most])

@@ -1,7 +1,7 @@
-"""Usage: the pictures in which a target owes most to each latent, beside those that activate it most.
+"""Usage: the pictures with the largest attribution of a target to each latent.
 
-Owns examples by attribution: what the model *uses* a latent for, which may be a part of what it fires on. Ignores how
-attributions are computed. Start at `examples_of_use`.
+Owns examples by attribution, which may differ from examples by activation. Ignores how attributions are computed. Start
+at `examples_of_use`.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clipattr.attribution import Attribution, ClosedFormTail, as_target, attribute
-from clipattr.attribution.targets import LinearTarget
+from clipattr.attribution.target import LinearTarget
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples, entries
@@ -21,20 +21,26 @@ def examples_of_use(
 ) -> Examples:
     """Each latent's m pictures with the largest attribution to one target.
 
-    Where the site has one vector a picture and a closed-form tail, attributions are exact ablations computed from the
-    study's own activations, without running the model; elsewhere pictures are read again.
+    Where the site has one vector per picture and a closed-form tail, attributions are exact ablations computed from the
+    stored activations, without running the model; elsewhere pictures are encoded again.
 
     Args:
+        study: a study.
         target: one prompt or `Target` with a single value, e.g. Contrast("kite", "bat").
-        rows: pictures to look at; default all that are not held out, near-duplicates left out.
+        m: examples per latent.
+        rows: pictures to consider; default all except held-out pictures and near-duplicates.
+        block: pictures per block.
 
     Returns:
-        Examples whose `values` are attributions, in raw units of the target; at a site of several tokens summed over
-        them, with the token that gives most in `tokens`. Latents that never raise it have none.
+        Examples whose `values` are attributions in raw units of the target; at a site of several tokens their sum over
+        tokens, with the token of the largest one in `tokens`. Latents that never raise the target have no examples.
+
+    Raises:
+        DataError: more than one target.
     """
     aim = as_target(target)
     if len(aim) != 1:
-        raise DataError(f"Examples of use need one target at a time; got {len(aim)}.")
+        raise DataError(f"Examples of use need one target per call; got {len(aim)}.")
     chosen = study.rows[~study.repeats[study.rows]] if rows is None else np.asarray(rows)
     examples = Examples(study.dictionary.n_latents, m)
     tail = None
@@ -59,7 +65,7 @@ def examples_of_use(
 
 
 def _over_tokens(found: Attribution) -> tuple[SparseCodes, torch.Tensor]:
-    """Attributions per picture and latent, summed over tokens, as codes, and the token that gives most of each."""
+    """Attributions summed over tokens as codes per picture, and the token with the largest part of each."""
     rows, latents, _ = entries(found.codes)
     values = found.values[..., 0].detach().float().cpu().reshape(-1)
     used = values != 0

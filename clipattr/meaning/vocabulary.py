@@ -1,7 +1,7 @@
-"""Vocabulary: the words latents may be named with, with ids, glosses and groups, and their embeddings.
+"""Vocabulary: words for labels, with ids, glosses, groups and embeddings.
 
-Owns keeping senses of one spelling apart, and caching embeddings. Ignores latents and
-how lists are read (`word_lists.py`). Start at `Vocabulary.open`.
+Owns the distinction of senses of one spelling, and the cache of embeddings. Ignores latents and file formats
+(`word_lists.py`). Start at `Vocabulary.open`.
 """
 
 import contextlib
@@ -28,19 +28,31 @@ IMAGENET = "imagenet21k"
 # Bundled lists of one field each, with a role for every word; their groups of artefacts begin with "artefact".
 FIELDS = ("dermatology", "chest_xray", "pathology", "inspection")
 ROLES = ("object", "place", "mark", "text", "look")
-GLOSS_WORDS = 8  # of a gloss that go into a prompt; a CLIP reads at most 75 tokens
-MAX_WORD = 300  # characters; a longer line is a sentence or a broken file
+GLOSS_WORDS = 8  # words of a gloss in a prompt; a CLIP reads at most 75 tokens
+MAX_WORD = 300  # characters; longer entries are sentences or come from a broken file
 
 
 class Vocabulary:
-    """Words in a fixed order. Spellings may repeat where id or gloss tell the senses apart.
+    """Words in a fixed order. A spelling may occur more than once with different ids or glosses.
+
+    Args:
+        words: as spelled; blank words, repetitions and entries of more than 300 characters are left out.
+        ids, glosses, groups, qualifiers: one per word, None where unknown. A qualifier distinguishes senses.
+        notes: earlier notes to keep.
 
     Attributes:
-        words: as spelled. ids, glosses, groups: per word, None where unknown. roles: one of `ROLES` per word, None
+        words: as spelled. ids, glosses, groups: one per word, None where unknown. roles: one of `ROLES` per word, None
             where undeclared.
-        display: what to show, "queen" or, where the spelling has several senses, "queen (female monarch)".
-        prompts: what is embedded: the word alone, or with its qualifier where it has several senses.
-        notes: what was dropped or merged when opening, in plain sentences.
+        display: the word, with its sense where the spelling has several: "queen (female monarch)".
+        prompts: the embedded text: the word, with its qualifier where it has several senses.
+        notes: sentences on words that were left out or merged.
+
+    Raises:
+        DataError: no word left, or columns of different lengths.
+
+    >>> queen = Vocabulary(["queen", "queen", "cat"], glosses=["female monarch", "a rock band", None])
+    >>> queen.display
+    ['queen (female monarch)', 'queen (a rock band)', 'cat']
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class Vocabulary:
         self.groups: list[str | None] = [row[3] for row in rows]
         self._qualifiers: list[str | None] = [row[4] for row in rows]
         self.roles: list[str | None] = self._roles([row[5] for row in rows])
-        self.display, self.prompts = _apart(rows)
+        self.display, self.prompts = _senses(rows)
         self._places: dict[str, int] | None = None
         self._embedded: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
@@ -119,18 +131,20 @@ class Vocabulary:
         """Open a vocabulary.
 
         Args:
-            source: "general" (bundled: common objects, places, looks and marks); "dermatology", "chest_xray",
-                "pathology" or "inspection" (bundled: what such pictures show, artefacts included, with roles);
+            source: "general" (bundled: common objects, places, attributes and marks); "dermatology", "chest_xray",
+                "pathology" or "inspection" (bundled: the content of such pictures including artefacts, with roles);
                 "imagenet21k" (names and WordNet glosses that come with timm); a text file with one word per line ("#"
-                starts a comment line); a table with a header that has `word` and optionally `id`, `gloss`, `group`,
-                `role` (.csv, .tsv, a frame, a dictionary of lists); a .json list or object; a list, array or Series of
+                starts a comment line); a table with a column `word` and optionally `id`, `gloss`, `group`, `role`
+                (.csv, .tsv, a data frame, a dictionary of lists); a .json list or object; a list, array or Series of
                 words; a mapping from word to group, from group to list of words, or from class number to word; or a
                 `Vocabulary`.
             encoding: of the file, if it is neither UTF-8 nor marked as UTF-16.
 
+        Returns:
+            The vocabulary, in the order of the source.
+
         Raises:
-            DataError: no such file, not text in this encoding (with line), columns that are not known, or no word
-                in it.
+            DataError: no such file, not text in this encoding (with line), unknown columns, or no word.
 
         >>> Vocabulary.open({0: "cat", 1: "dog"}).words
         ['cat', 'dog']
@@ -198,14 +212,17 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over everything that names or embeds a word."""
+        """16 hex digits over words, ids, glosses, groups and prompts."""
         rows = list(zip(self.words, self.ids, self.glosses, self.groups, self.prompts, strict=True))
         # Lists without roles keep the hash they had before there were any.
         return digest(json.dumps(rows), json.dumps(self.roles) if any(self.roles) else "")
 
     def index(self, word: str) -> int:
-        """Place of the first entry spelled or displayed like this; DataError with near spellings if none
-        is."""
+        """Index of the first entry with this spelling or display name.
+
+        Raises:
+            DataError: none; the message names close spellings.
+        """
         if self._places is None:
             self._places = {}
             for names in (self.display, self.words):
@@ -217,7 +234,7 @@ class Vocabulary:
 
         near = get_close_matches(word, self.words, 3)
         raise DataError(
-            f"{word!r} is not in the vocabulary" + (f"; near: {', '.join(near)}." if near else ".")
+            f"{word!r} is not in the vocabulary" + (f"; similar words: {', '.join(near)}." if near else ".")
         )
 
     def embed(
@@ -228,17 +245,20 @@ class Vocabulary:
         cache: str | Path | None = None,
         batch: int = 256,
     ) -> Tensor:
-        """Unit-length text embeddings, computed once per model and set of templates.
+        """Unit-length text embeddings, cached per model and set of templates.
 
         Args:
-            model: a `Model`; templates: each must contain "{}", or be a function that puts the word in. A word's
-                embedding is the mean of its unit embeddings under all of them, again of unit length, so that their
-                order does not matter.
-            cache: folder in which embeddings are kept under a name made from the hashes of words, templates
-                and weights.
+            model: a `Model`.
+            templates: each contains "{}", or is a function from word to text. A word's embedding is the mean of its
+                unit embeddings under all templates, normalised again.
+            cache: folder for a file of embeddings, named by the hashes of words, templates and weights.
+            batch: texts per forward pass.
 
         Returns:
             (n_words, embed) float32 on the CPU.
+
+        Raises:
+            DataError: no template, or one without "{}".
         """
         templates = tuple(sorted(template_texts(templates)))
         bad = [template for template in templates if "{}" not in template]
@@ -286,11 +306,11 @@ class Vocabulary:
 
 
 def empty_prompt(model: Any, templates: Sequence[str] = ("{}",)) -> Tensor:
-    """(embed,) embedding of the empty prompt under the same templates: what alignment is measured against."""
+    """Embedding of the empty prompt under the same templates, (embed,), which alignment subtracts."""
     return model.encode_text([""], templates=tuple(sorted(template_texts(templates)))).float().cpu()[0]
 
 
-def _apart(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
+def _senses(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
     """Display names and prompts; a spelling that occurs more than once gets a qualifier."""
     times = Counter(row[0].casefold() for row in rows)
     display, prompts = [], []

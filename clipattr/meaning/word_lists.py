@@ -1,7 +1,7 @@
 """Word lists: files, tables, mappings and lists of words as columns of words, ids, glosses and groups.
 
-Owns what kind of list it is, and refuses one that would be misread: a table taken for lines, a frame for its column
-names. Ignores senses and embeddings (`vocabulary.py`). Start at `words_of`.
+Owns the detection of the kind of list, and refuses lists that would be misread, such as a table read as lines. Ignores
+senses and embeddings (`vocabulary.py`). Start at `words_of`.
 """
 
 import csv
@@ -22,7 +22,7 @@ from clipattr.images.frames import frame_columns
 from clipattr.storage.documents import parse_json
 from clipattr.storage.paths import user_path
 
-# Columns by what they hold, compared by `normal_name`; the first that is there wins.
+# Accepted column names, compared by `normal_name`; the first one present is used.
 WORD = ("word", "words", "label", "labels", "name", "text", "term", "concept", "class", "class_name")
 OTHERS = {
     "ids": ("id", "synset", "wnid"),
@@ -31,16 +31,16 @@ OTHERS = {
     "qualifiers": ("qualifier",),
     "roles": ("role",),
 }
-HEADERS = ("word", "words")  # a first line of a text file that is a header rather than a word
+HEADERS = ("word", "words")  # first lines of a text file that are headers, not words
 TABLES = (".csv", ".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers", ".docx", ".pdf", ".zip", ".gz")
 MAX_FILE = 512 * 2**20  # bytes
-LOOKED_AT = 200  # lines that tell a table from a list
+LOOKED_AT = 200  # lines from which a table is distinguished from a list
 
 
 @dataclass
 class Words:
-    """Columns of a word list, as given; None for columns that it lacks."""
+    """Columns of a word list; None for missing columns."""
 
     words: list[Any]
     ids: list[Any] | None = None
@@ -52,10 +52,10 @@ class Words:
 
 
 def words_of(source: Any, encoding: str = "utf-8") -> Words:
-    """The words in anything that `Vocabulary.open` takes, but its bundled lists.
+    """Words of any source that `Vocabulary.open` accepts, except its bundled lists.
 
     Raises:
-        DataError: nothing there, or a kind of list that cannot be told.
+        DataError: no such file, or a source that is not a list of words.
     """
     if isinstance(source, (str, os.PathLike)):
         return _of_file(user_path(source), encoding)
@@ -178,9 +178,9 @@ def _of_json(text: str, path: Path) -> Words:
             else parse_json(text)
         )
     except ValueError as error:
-        raise DataError(f"{str(path)!r} begins like JSON and cannot be read as it: {error}.") from error
+        raise DataError(f"{str(path)!r} is not valid JSON: {error}.") from error
     if isinstance(content, dict) and content and all(key.lstrip("-").isdigit() for key in content):
-        content = {int(key): value for key, value in content.items()}  # JSON has no whole numbers as names
+        content = {int(key): value for key, value in content.items()}  # keys of JSON objects are strings
     if isinstance(content, list):
         return _of_list(content)
     if isinstance(content, dict):
@@ -217,7 +217,7 @@ def _of_table(text: str, path: Path) -> Words:
 
 
 def _of_lines(text: str, path: Path) -> Words:
-    """One word a line; a table that has only the ending of a text file is read as one, or refused."""
+    """One word per line; a table with the suffix of a text file is read as a table, or refused."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     full = [line for line in lines[:LOOKED_AT] if line.strip()]
     for separator in ("\t", ";", "|", ","):
@@ -228,12 +228,12 @@ def _of_lines(text: str, path: Path) -> Words:
         counts = {line.count(separator) for line in full}
         if separator != "," and len(full) > 1 and len(counts) == 1 and min(counts) > 0:
             raise DataError(
-                f"{str(path)!r} has {min(counts) + 1} columns, not one word a line (first line: {full[0][:80]!r}). "
-                "Give it a first line with their names, one of them 'word', or keep the words alone."
+                f"{str(path)!r} has {min(counts) + 1} columns, not one word per line (first line: {full[0][:80]!r}). "
+                "Add a first line with column names, one of them 'word', or keep only the column of words."
             )
     if len(full) == 1 and full[0].count(",") > 1:
         raise DataError(
-            f"{str(path)!r} has all words in one line ({full[0][:60]!r}). Put one word on a line."
+            f"{str(path)!r} has all words in one line ({full[0][:60]!r}). Write one word per line."
         )
     if full and normal_name(full[0]) in HEADERS and len(full) > 1:
         at = lines.index(full[0])
@@ -251,7 +251,7 @@ def _text(path: Path, encoding: str) -> str:
                 f"No vocabulary file {str(path)[:300]!r}. Give a file, a list of words, 'general' or 'imagenet21k'."
             )
         if path.suffix.lower() in SPREADSHEETS:
-            raise DataError(f"{str(path)!r} is no text: save it as CSV (UTF-8), with a column 'word'.")
+            raise DataError(f"{str(path)!r} is not a text file. Save it as CSV (UTF-8) with a column 'word'.")
         if path.stat().st_size > MAX_FILE:
             raise DataError(
                 f"{str(path)!r} has {path.stat().st_size:,} bytes, at most {MAX_FILE:,} are read."

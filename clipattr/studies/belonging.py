@@ -1,7 +1,7 @@
-"""Belonging: whether pictures are those that a study was built from, and what was left out when it was.
+"""Belonging: whether pictures are those that a study was built from, and what the build left out.
 
-Owns the comparison of given pictures with the fingerprints that a study keeps, and the words for what is missing from a
-study. Ignores how either is made. Start at `check_pictures`.
+Owns the comparison of pictures with a study's stored fingerprints, and the sentences on skipped pictures. Ignores how
+fingerprints are computed. Start at `check_pictures`.
 """
 
 from pathlib import Path
@@ -17,17 +17,16 @@ from clipattr.storage.paths import full_path, user_path
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-COMPARED = 16  # pictures that are decoded to be compared, spread evenly over the study
-# Of the 64 bits of a fingerprint. Decoding at another size or compressing again changes up to about 6, another picture
-# about 32.
+COMPARED = 16  # pictures that are decoded and compared, evenly spaced over the study
+# Differing bits of 64. Decoding at another size or compressing again changes up to about 6, another picture about 32.
 MOST_BITS = 14
 
 
 def check_pictures(study: "Study") -> "Study":
-    """The study, if the pictures that it was opened with are its own and do not only bear their ids.
+    """Check that the pictures a study was opened with are its own, not others with the same ids; returns the study.
 
     Raises:
-        StudyError: more than a quarter of the compared pictures do not look like the study's; the first is named.
+        StudyError: more than a quarter of the compared pictures differ from the study's; the first is named.
     """
     images, ids, folder = study.images, study.images.ids, study.path
     fingerprints = load_array(folder / "fingerprints.npy", len(ids))
@@ -49,7 +48,7 @@ def check_pictures(study: "Study") -> "Study":
 
 
 def left_out(manifest: dict[str, Any]) -> list[str]:
-    """What was left out of a study or read otherwise than it stands: notes, and pictures that could not be read."""
+    """Sentences on what the build left out or changed: notes, and pictures that could not be read."""
     told = [*manifest["images"]["notes"], *manifest["vocabulary"]["notes"]]
     skipped = manifest["skipped"]
     if skipped:
@@ -59,16 +58,16 @@ def left_out(manifest: dict[str, Any]) -> list[str]:
 
 
 def folder_for(path: Any) -> Path:
-    """The folder that a study is to be built in.
+    """The folder for a new study.
 
     Raises:
-        StudyError: the current folder or one above it, which cannot be put in place by renaming.
+        StudyError: the current folder or one of its parents, which cannot be the target of a rename.
     """
     folder = user_path(path)
     full, here = full_path(path), Path.cwd()
     if full == here or full in here.parents:
         raise StudyError(
-            f"A study cannot be built in {str(full)!r}: it is put in place by renaming a finished folder, and this is "
-            "the current folder or one above it. Name a new folder, for instance ./study."
+            f"A study cannot be built in {str(full)!r}: a finished folder is renamed to this path, and it is the "
+            "current folder or one of its parents. Name a new folder, for instance ./study."
         )
     return full if folder.name in ("", "..") else folder

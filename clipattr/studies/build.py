@@ -1,7 +1,7 @@
 """Building a study: the stages from pictures to a finished folder, each resumable.
 
-Owns the order of work, what is used again after an interruption, and the final rename. Ignores how each stage
-computes. Start at `build`.
+Owns the order of stages, reuse after an interruption, and the final rename. Ignores how each stage computes. Start at
+`build`.
 """
 
 import json
@@ -43,19 +43,17 @@ from clipattr.studies.format import (
 from clipattr.studies.gathering import Request
 from clipattr.studies.join import repeated
 
-CHOICE = 1  # version of how settings of a dictionary are chosen; part of a study's plan
-BLOCK = 1024  # pictures whose codes are computed at a time
-PART = (
-    2**18
-)  # pictures whose examples and sums are gathered before they are merged; part of how floats are summed
+CHOICE = 1  # version of the choice of dictionary settings; part of a study's plan
+BLOCK = 1024  # pictures per block of codes
+PART = 2**18  # pictures per part of examples and sums before merging; determines the order of float sums
 
 
 def build(folder: Path, of: Request, *, holdout: float | None = None, overwrite: bool = False) -> None:
-    """Make sure that the finished study lies in `folder`; see `study.build_study`."""
+    """Build the study in `folder`, or verify that it is there; see `start.build_study`."""
     if of.evaluator.weights_hash == of.model.weights_hash:
         warnings.warn(
             f"The evaluator is the audited model itself ({of.model.reference}). It shares the model's confusions: a "
-            "latent that mixes two things will look clear and well named to it. Give an independent CLIP.",
+            "latent that mixes two concepts will look clear and well named to it. Give an independent CLIP.",
             stacklevel=3,
         )
     if of.dictionary is not None:
@@ -91,7 +89,7 @@ def _build(place: Workplace, old: dict[str, Any] | None, plan: dict[str, Any], o
     pictures = read_pictures(place.path)
     fit = np.array([split != "holdout" for split in pictures.columns["split"]])
     if not fit.any():
-        raise StudyError("Every picture is held out; nothing is left to take examples from.")
+        raise StudyError("Every picture is held out, so there are none for examples. Lower holdout.")
     dictionary = _dictionary(place, fit, of)
     _codes(place, dictionary, len(pictures), of.engine)
     summary = _meaning(place.path, dictionary, fit, of)
@@ -127,7 +125,7 @@ def _build(place: Workplace, old: dict[str, Any] | None, plan: dict[str, Any], o
 
 
 def _tokens(model: Model, site: Site) -> dict[str, Any] | None:
-    """How many tokens a picture has at the site, and their grid if they are patches; None for one token."""
+    """Number of tokens per picture at the site, and the grid of patches; None for one token."""
     shape = site.shape(model)
     if len(shape) == 1:
         return None
@@ -135,7 +133,7 @@ def _tokens(model: Model, site: Site) -> dict[str, Any] | None:
 
 
 def _plan(of: Request) -> dict[str, Any]:
-    """What determines the result, in three parts; equal plans give equal bytes."""
+    """Everything that determines the result, in three parts; equal plans give equal bytes."""
     settings = of.settings
     if of.dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
@@ -172,7 +170,7 @@ def _plan(of: Request) -> dict[str, Any]:
 
 
 def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The plan of the study that is at `folder`, None if nothing is there."""
+    """The plan of the study at `folder`, None if the folder does not exist."""
     if not folder.exists():
         return None
     if not (folder / MANIFEST).exists():
@@ -214,7 +212,7 @@ def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
         )
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
-    # Read back, so that a resumed build and this one use the same numbers.
+    # Reading the file back gives a resumed build and this one the same numbers.
     return load_dictionary(target)
 
 
@@ -229,9 +227,9 @@ def _codes(place: Workplace, dictionary: Dictionary, n_pictures: int, engine: En
 
 
 def encode_block(shared: tuple[Path, Dictionary, int], start: int) -> tuple[SparseCodes, torch.Tensor | None]:
-    """Codes of the pictures from `start` on, as many as make a block.
+    """Codes of the block of pictures that begins at `start`.
 
-    At a site of several tokens: each latent's largest value in a picture, and the token of every stored entry.
+    At a site of several tokens: each latent's largest value per picture, and the token of every entry.
     """
     work, dictionary, block = shared
     acts = np.load(work / "activations.npy", mmap_mode="c")[start : start + block]
@@ -250,7 +248,7 @@ def encode_block(shared: tuple[Path, Dictionary, int], start: int) -> tuple[Spar
 
 
 def collect_part(shared: tuple[Any, ...], start: int) -> tuple[Examples, Totals]:
-    """Examples and sums of the pictures from `start` on, as many as make a part."""
+    """Examples and sums of the part of pictures that begins at `start`."""
     work, n_latents, held_out, repeats, m, part = shared
     stop = min(start + part, len(held_out))
     blocks = code_blocks(work, n_latents, range(start, stop))

@@ -1,7 +1,7 @@
-"""Cards: how good a dictionary is, measured the same way for every kind and beside untrained controls.
+"""Cards: quality figures of a dictionary, the same for every kind, compared with untrained controls.
 
-Owns the figures and the verdict. Reconstruction figures stream over any number of rows in float64. Ignores how the
-dictionary was made. Start at `study_card` for a study's dictionary, at `make_card` for activations at hand.
+Owns the card and its verdict; the figures are in `measures.py`. Ignores how the dictionary was trained. Start at
+`study_card` for a study's dictionary, at `make_card` for activations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipattr.sites import Site
 from clipattr.storage.files import write_text
 from clipattr.studies.measures import RARE, factor_scores, monosemanticity, reconstruction, spliced
 
-# For each figure, whether more is better; the verdict compares these.
+# Whether larger is better, for each figure that the verdict compares.
 HIGHER = {
     "explained_variance": True,
     "zero_shot_kept": True,
@@ -40,12 +40,18 @@ HIGHER = {
 
 @dataclass
 class Card:
-    """Figures of one dictionary, those of its controls, and where it fails to beat them.
+    """Quality figures of a dictionary and of its controls, as `make_card` returns them.
 
-    figures: name to value; shares lie between 0 and 1, cosines are raw.
-    controls: the same figures by control.
-    verdict: one sentence per figure in which a control is as good or better; empty if the dictionary beats them all.
-    tried: where settings were chosen, one sentence per candidate, and why this one.
+    Attributes:
+        figures: {name: value}; shares are in [0, 1], cosines raw.
+        controls: {control: figures}.
+        verdict: one sentence per figure in which a control is as good or better; empty if there is none.
+        tried: where settings were chosen automatically, one sentence per candidate.
+
+    >>> import clipattr as ca
+    >>> card = ca.Card(figures={"fvu": 0.2}, controls={"pca": {"fvu": 0.1}}, verdict=[])
+    >>> card.to_frame().loc["fvu"].tolist()
+    [0.2, 0.1]
     """
 
     figures: dict[str, float]
@@ -54,11 +60,11 @@ class Card:
     tried: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON (`Dictionary.card`)."""
+        """The card as JSON-compatible data, as stored in `Dictionary.card`."""
         return asdict(self)
 
     def to_frame(self) -> Any:
-        """A pandas frame: one row per figure, one column per dictionary."""
+        """DataFrame with one row per figure and one column per dictionary."""
         import pandas as pd
 
         return pd.DataFrame({"dictionary": self.figures, **self.controls})
@@ -69,7 +75,11 @@ class Card:
 
     @staticmethod
     def open(path: str | Path) -> Card:
-        """Read what `save` wrote; DictionaryError for anything else."""
+        """Read a card that `save` wrote.
+
+        Raises:
+            DictionaryError: another file.
+        """
         try:
             return Card(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
@@ -95,23 +105,35 @@ def make_card(
     controls: bool | Mapping[str, Dictionary] = True,
     keep: bool = True,
 ) -> Card:
-    """Judge a dictionary on activations it was not trained on.
+    """Measure the quality of a dictionary on activations that it was not trained on.
 
     Args:
+        dictionary: any `Dictionary`.
         acts: (rows, width) activations at the dictionary's site.
-        model: the `Model` they come from, for figures of the spliced model.
+        model: the `Model` of the activations, for figures of the spliced model.
         site: defaults to the dictionary's own.
         context: (rows, tokens, width), needed by `continue_from` at sites before the last block.
-        text: (prompts, embed) unit-length prompt embeddings; labels: (rows,) index of each row's right prompt.
+        text: (prompts, embed) unit-length prompt embeddings.
+        labels: (rows,) index of each row's correct prompt in `text`, for zero-shot accuracy.
         evaluator_embeddings: (rows, embed) of an independent model, for monosemanticity.
         factors: (rows, factors) of 0 and 1, the true factors of each picture.
+        factor_names: names of the factors.
         seeds: dictionaries of the same shape from other seeds, for stability.
-        controls: True for neurons, PCA, random and k-means directions with as many active latents, False for none,
-            or dictionaries by name.
-        keep: store the card in `dictionary.card`, so that it is saved with it.
+        controls: True for neurons, PCA, random and k-means directions with equally many active latents, False for
+            none, or {name: dictionary}.
+        keep: store the card in `dictionary.card`, which is saved with the dictionary.
+
+    Returns:
+        A `Card`; shares are in [0, 1], cosines raw.
 
     Raises:
-        DictionaryError: fewer than 2 rows, or companions of another length.
+        DictionaryError: fewer than 2 rows, arrays of different lengths, or labels without `text`.
+
+    >>> import clipattr as ca
+    >>> acts = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> card = ca.make_card(ca.neurons(8), acts, controls=False)
+    >>> round(card.figures["fvu"], 3)  # neurons reconstruct activations exactly
+    0.0
     """
     acts = torch.as_tensor(acts).float()
     if len(acts) < 2:
@@ -169,18 +191,22 @@ def study_card(
     seeds: Sequence[Dictionary] = (),
     keep: bool = True,
 ) -> Card:
-    """Judge a dictionary on a study's held-out pictures (on all of them where none are held out).
+    """Measure the quality of a dictionary on a study's held-out pictures, or on all pictures where none are held out.
 
-    Whatever the study knows goes in: its model where the site is at the last block, the pictures' labels as zero-shot
-    classes, the evaluator's embeddings, and for rendered pictures the true factors of every scene. Controls are fitted
-    on the other pictures.
+    Figures of the spliced model need a site at the last block; zero-shot figures use the pictures' labels as classes;
+    factor figures need rendered pictures. Controls are fitted on the pictures that are not held out.
 
     Args:
-        dictionary: default the study's own. seeds, keep: see `make_card`.
-        templates: what zero-shot prompts are put into.
+        study: a study with one vector per picture.
+        dictionary: default the study's own.
+        seeds, keep: see `make_card`.
+        templates: templates of the zero-shot prompts.
+
+    Returns:
+        A `Card`; shares are in [0, 1], cosines raw.
 
     Raises:
-        DictionaryError: a study with several tokens per picture: flatten its activations and call `make_card`.
+        DictionaryError: a study with several tokens per picture; flatten its activations and call `make_card`.
     """
     made = study.dictionary if dictionary is None else dictionary
     if np.ndim(study.activations) != 2:
@@ -213,10 +239,10 @@ def study_card(
 
 
 def scene_factors(images: Any, rows: Sequence[int] | np.ndarray) -> tuple[list[str], np.ndarray | None]:
-    """What is truly in rendered pictures: the factors' names, and (rows, factors) of 0 and 1.
+    """True factors of rendered pictures: their names, and (rows, factors) of 0 and 1.
 
-    Every scene names its own (`factors`); those in fewer than 10 pictures, or missing in fewer than 10, are left out.
-    No names and None where pictures are not rendered.
+    Factors present in fewer than 10 pictures, or absent in fewer than 10, are left out. An empty list and None where
+    pictures are not rendered.
     """
     try:
         contents = [images[int(row)].scene.factors() for row in rows]
@@ -232,7 +258,7 @@ def scene_factors(images: Any, rows: Sequence[int] | np.ndarray) -> tuple[list[s
 
 
 def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[str, Dictionary]:
-    """Untrained dictionaries with the same number of active latents, and of latents where that makes sense."""
+    """Untrained dictionaries with equally many active latents, and where possible equally many latents."""
     width = dictionary.width
     k = max(1, min(round(l0), width))
     n_latents = max(dictionary.n_latents, k)
@@ -246,7 +272,7 @@ def default_controls(dictionary: Dictionary, acts: Tensor, l0: float) -> dict[st
 
 
 def verdict(card: Card) -> list[str]:
-    """One sentence per figure in which some control is at least as good."""
+    """One sentence per figure in which a control is at least as good."""
     said = []
     for name, higher in HIGHER.items():
         own = card.figures.get(name, float("nan"))

@@ -1,9 +1,9 @@
-"""Collected: what is asked of all pictures of a study at once.
+"""Collected: queries over all pictures of a study.
 
-Owns scores of all pictures, the place of one score among them, what a prompt rests on over the pictures that show it,
-and in which pictures a latent carries a prompt. Works on the study's stored activations, so no picture is decoded or
-encoded again; at sites before the last block, whose activations alone do not give the embedding, every question raises
-`SiteError`. Knows a study only by its attributes. Start at `Collected.rests_on`.
+Owns scores of all pictures, the rank of one score among them, mean attributions of a prompt over the pictures that show
+it, and the pictures with the largest attribution to a latent. Uses the study's stored activations, so no picture is
+decoded or encoded; at sites before the last block, whose activations do not determine the embedding, queries raise
+`SiteError`. Uses only attributes of a study. Start at `Collected.rests_on`.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,23 @@ import numpy as np
 from clipattr.errors import DataError, SiteError
 
 CHUNK = 2048
-OWN = 100  # pictures that speak for a prompt
-USERS = 48  # pictures of a latent that are asked which prompts use it
-MAX_TEXTS = 400  # prompts that are asked whether they use a latent
-KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings are kept in memory
-OPENING_WORDS = (
-    24  # label words that are embedded to find a picture to begin with: a second or two on a large model
-)
+OWN = 100  # pictures over which a prompt's attributions are averaged
+USERS = 48  # pictures of a latent over which attributions of prompts are averaged
+MAX_TEXTS = 400  # prompts whose attribution to a latent is computed
+KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings stay in memory
+OPENING_WORDS = 24  # label words embedded to choose a first picture; a second or two on a large model
 
 
 @dataclass(frozen=True, eq=False)
 class Reliances:
-    """Latents (m,) that a prompt rests on over some pictures, strongest first.
+    """Mean attributions of a prompt to latents over some pictures, largest first.
 
-    `means` (m,): mean attribution over the pictures, raw; `present` (m,): share of the pictures in which the latent is
-    active; `rows`: the pictures; `chosen_by`: how they were chosen; `values`: the attribution of every picture to every
-    latent as a scipy CSR array (pictures, n_latents).
+    Attributes:
+        latents: (m,) numbers of the latents.
+        means: (m,) mean attribution over the pictures, raw.
+        present: (m,) share of the pictures in which the latent is active.
+        rows: the pictures. chosen_by: how they were chosen.
+        values: attribution of each picture to each latent, scipy CSR (pictures, n_latents).
     """
 
     latents: np.ndarray
@@ -45,11 +46,13 @@ class Reliances:
 
 @dataclass(frozen=True)
 class Standing:
-    """A score among others, so that it can be called high or low.
+    """A score in comparison with other pictures and other prompts.
 
-    `below`: share of the study's other pictures that score lower; `pictures`: how many they are. `label`, `label_mean`:
-    the picture's label and the mean score of the pictures that bear it ("" and NaN without one). `rank` of `prompts`:
-    the prompt's place among itself and the study's label words on this picture, 1 the highest; 0 of 0 without labels.
+    Attributes:
+        below: share of the study's other pictures with a lower score. pictures: number of these pictures.
+        label, label_mean: the picture's label and the mean score of pictures with this label; "" and NaN without one.
+        rank, prompts: rank of the prompt among itself and the study's label words for this picture (1 is the highest),
+            and their number; 0 and 0 without labels.
     """
 
     below: float
@@ -61,7 +64,7 @@ class Standing:
 
 
 class Collected:
-    """All pictures of one study, as they are stored.
+    """Queries over all stored pictures of one study.
 
     >>> import clipattr as ca
     >>> collected = Collected(ca.open_study("picture-world"))
@@ -80,7 +83,7 @@ class Collected:
     def chosen_for(self, prompt: str, limit: int = OWN) -> tuple[np.ndarray, str]:
         """Pictures that show a prompt, and how they were chosen: by label, else by the evaluator.
 
-        Never by the audited model's own score, which would inflate what it is asked about.
+        The audited model's own score is not used, as selection by it would inflate the measured score.
         """
         images = self.study.images
         wanted = prompt.strip().casefold()
@@ -149,7 +152,7 @@ class Collected:
         return stored.to(model.device, model.dtype)
 
     def check_site(self) -> None:
-        """Raises SiteError where the stored activations do not give the embedding."""
+        """Raise SiteError where the stored activations do not determine the embedding."""
         from clipattr.sites import Site
 
         site, model = Site(str(self.study.site)), self.study.model
@@ -160,11 +163,13 @@ class Collected:
             )
 
     def standing(self, score: float, target: Any, embedding: Any, *, picture: int | None = None) -> Standing:
-        """Where a picture's score stands among the other pictures, and its prompt among the study's label words.
+        """Rank of a picture's score among other pictures, and of its prompt among the study's label words.
 
         Args:
-            score: the target of one picture, raw. embedding: that picture's, (embed,), unit length.
-            picture: its number in the study, if it is one of the study's.
+            score: the target of one picture, raw.
+            target: the target of which `score` is the value.
+            embedding: the picture's embedding, (embed,), unit length.
+            picture: its row in the study, if it is one of the study's pictures.
         """
         scores = self.scores(target)
         others = np.ones(len(scores), bool)
@@ -188,7 +193,7 @@ class Collected:
 
     @cached_property
     def label_words(self) -> list[str]:
-        """The pictures' labels as prompts, without repeats, at most `MAX_TEXTS`."""
+        """The distinct labels of pictures as prompts, at most `MAX_TEXTS`."""
         words = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
         return list(dict.fromkeys(words))[:MAX_TEXTS]
 
@@ -197,13 +202,13 @@ class Collected:
         return self.study.model.encode_text(self.label_words)
 
     def well_explained(self, n: int = 96) -> int:
-        """A picture to begin with: its latents carry most of the score of its own label, and no label scores higher.
+        """A picture whose own label has the highest score, with the largest part of it attributed to latents.
 
         Args:
-            n: pictures tried, evenly spread over the study.
+            n: pictures tried, evenly spaced over the study.
 
         Returns:
-            Its number; 0 where no picture has a label, or the site does not give the embedding.
+            Its row; 0 where no picture has a label, or the site does not determine the embedding.
         """
         labels = self.study.images.columns["label"]
         labelled = [i for i, label in enumerate(labels) if label]
@@ -225,7 +230,7 @@ class Collected:
         return int(rows[carried.argmax()])
 
     def splice(self, rows: np.ndarray, target: Any) -> Any:
-        """Pictures of the study taken apart, from what is stored of them."""
+        """The `Splice` of some pictures, from stored activations and codes."""
         import torch
 
         from clipattr.attribution.splice import Splice
@@ -239,7 +244,7 @@ class Collected:
     # latents
 
     def rests_on(self, prompt: str, target: Any, rows: np.ndarray | None = None) -> Reliances:
-        """Which latents a prompt rests on, over the pictures that show it."""
+        """Mean attributions of a target over the pictures that show a prompt (or over `rows`), largest first."""
         from scipy.sparse import csr_array
 
         from clipattr.attribution.methods import find_method
@@ -263,7 +268,7 @@ class Collected:
         return Reliances(latents, means[latents], present[latents], rows, chosen_by, values, target.unit)
 
     def active_rows(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures (m,) in which a latent is active, and its activations (m,), strongest first."""
+        """Pictures (m,) in which a latent is active, and its activations (m,), largest first."""
         offsets, pictures, values = self._by_latent
         span = slice(int(offsets[latent]), int(offsets[latent + 1]))
         order = np.argsort(-values[span], kind="stable")
@@ -277,7 +282,7 @@ class Collected:
         return offsets.numpy(), pictures.numpy(), values.float().numpy()
 
     def bands(self, latent: int, per_band: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures (m,) and activations (m,): a few, evenly spaced, from each quarter of a latent's active pictures."""
+        """Pictures (m,) and activations (m,): evenly spaced from each quartile of a latent's active pictures."""
         rows, values = self.active_rows(latent)
         places: list[int] = []
         for quarter in range(4):
@@ -288,7 +293,7 @@ class Collected:
         return rows[places], values[places]
 
     def coactive(self, latent: int, n: int = 8) -> list[tuple[int, float, float]]:
-        """Latents active beside one: (latent, share of its pictures, that share minus the share elsewhere)."""
+        """Latents that co-occur with one: (latent, share of its pictures, that share minus the share elsewhere)."""
         rows, _ = self.active_rows(latent)
         others = self.n_pictures - len(rows)
         if not len(rows) or not others:
@@ -307,7 +312,7 @@ class Collected:
         ]
 
     def by_use(self, latent: int, target: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures (m,) in which a latent carries most of a target, and how much (m,), raw."""
+        """Pictures (m,) with the largest attribution of a target to a latent, and the attributions (m,), raw."""
         rows, _ = self.active_rows(latent)
         rows = rows[: 4 * OWN]
         if not len(rows):
@@ -319,7 +324,7 @@ class Collected:
     def with_and_without(
         self, latents: Sequence[int], rows: np.ndarray, target: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A target of some pictures as they are, and with a family of latents switched off; (rows,) each, raw."""
+        """A target of some pictures without and with ablation of a family of latents; (rows,) each, raw."""
         if not len(rows):
             return np.zeros(0), np.zeros(0)
         import torch
@@ -330,10 +335,10 @@ class Collected:
         return tuple(part.float().cpu().numpy().astype(np.float64) for part in (splice.y[:, 0], after))
 
     def users(self, latent: int, n: int = 12) -> list[tuple[str, float]]:
-        """Prompts that rest on a latent where it is active, and by how much (raw): mean over its strongest pictures.
+        """Prompts with the largest mean attribution to a latent over its top pictures, and the attributions (raw).
 
-        Each prompt's contrast against the mean over all prompts asked, so that a latent that lifts all of them alike
-        counts for none.
+        Attributed is each prompt's contrast with the mean over all prompts, so that a latent that raises all prompts
+        equally has attribution 0.
         """
         rows, _ = self.active_rows(latent)
         rows = rows[:USERS]
@@ -362,7 +367,7 @@ class Collected:
 
     @cached_property
     def texts(self) -> list[str]:
-        """Prompts to ask about: the pictures' labels, then the latents' labels, without repeats."""
+        """Distinct prompts: labels of pictures, then labels of latents."""
         labels = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
         frame = self.study.latents
         words = frame.loc[frame["aligned"], "label"].dropna().tolist() if "aligned" in frame else []
@@ -376,7 +381,7 @@ class Collected:
         return VocabularyContrast(rows, rows) if len(rows) > 1 else Similarity(rows)
 
     def nearest(self, latent: int, n: int = 6) -> list[tuple[int, float]]:
-        """Latents with the most parallel directions, and their cosines."""
+        """Latents with the largest cosine of directions, and the cosines."""
         import torch
 
         decoder = torch.as_tensor(self.study.dictionary.decoder)
@@ -386,7 +391,7 @@ class Collected:
         return list(zip(latents.tolist(), values.tolist(), strict=True))
 
     def words(self, latent: int) -> list[tuple[str, float]]:
-        """The vocabulary's best words for a latent, and their alignments (raw)."""
+        """The best words for a latent, and their alignments (raw)."""
         labels = self.study.labels
         shown = self.study.vocabulary.display
         pairs = zip(labels.word_top[latent].tolist(), labels.alignment_top[latent].tolist(), strict=True)

@@ -1,8 +1,8 @@
-"""Encoding: the one pass over pictures that fills a store of activations, for stores and studies alike.
+"""Encoding: one pass over pictures that fills a store of activations, for stores and studies alike.
 
-Owns decoding each picture once for all models that read it, micro-batches that begin anew with every shard so that its
-bytes do not depend on who encodes it or what came before, and what is kept of a picture. Ignores the files
-(`storage/activations.py`) and what is made of them. Start at `collect_activations`.
+Owns decoding of each picture once for all models, and micro-batches that restart with every shard, so that the bytes of
+a shard do not depend on the process that encodes it or on other shards. Ignores the files (`storage/activations.py`)
+and their use. Start at `collect_activations`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from clipattr.storage.files import digest_parts
 from clipattr.storage.orders import mixed
 from clipattr.storage.shards import temporary_folder
 
-EMBEDDINGS = "evaluator"  # key of the evaluator's unit embeddings among what is kept of pictures
+EMBEDDINGS = "evaluator"  # key of the evaluator's unit embeddings in a store
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What every shard of one call shares.
+    """Inputs that all shards of one call share.
 
     Attributes:
-        model: reads the store's sites; None where it has none.
-        evaluator: embeds pictures too; None for activations alone.
-        draft: side in pixels, at least, that large JPEGs may be decoded at; None for full size.
-        renewing: whether shards whose pictures have changed since are encoded again.
+        model: model whose activations are stored; None where the store has no sites.
+        evaluator: second model whose embeddings are stored; None for activations only.
+        draft: smallest side in pixels at which large JPEGs may be decoded; None for full size.
+        renewing: whether shards whose pictures have changed are encoded again.
     """
 
     images: Images
@@ -52,27 +52,27 @@ class Pass:
     renewing: bool = False
 
     def signature(self, number: int) -> str:
-        """Changes with the pictures of a shard."""
+        """Hash of the pictures of a shard."""
         return digest_parts(
             f"{self.images.ids[place]}\n{self.images.signature(place)}\n" for place in self.places(number)
         )
 
     def places(self, number: int) -> list[int]:
-        """The pictures of a shard, in the order they are encoded in."""
+        """The pictures of a shard, in encoding order."""
         span = self.store.shard_places(number)
         return mixed(len(self.images), self.store.shuffle)[span.start : span.stop].tolist()
 
 
 @dataclass
 class _Shard:
-    """What one shard has gathered so far."""
+    """Arrays of one shard while it is encoded."""
 
     number: int
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
     fingerprints: list[int] = field(default_factory=list)
     thumbnails: list[bytes] = field(default_factory=list)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)
-    smallest: int | None = None  # pictures at a time where memory did not suffice for a whole micro-batch
+    smallest: int | None = None  # batch size where memory did not suffice for a whole micro-batch
 
 
 def collect_activations(
@@ -90,35 +90,44 @@ def collect_activations(
     shuffle: int | None = None,
     engine: Engine | None = None,
 ) -> ActivationStore:
-    """Encode pictures once and keep the activations at one or several sites.
+    """Encode pictures once and store the activations at one or several sites.
 
-    Interrupted at any point, the same call continues with the shards that are missing or damaged, and ends with the
-    same bytes.
+    After an interruption, the same call encodes the shards that are missing or damaged; the result has the same bytes.
 
     Args:
-        model: a `Model`. images: an `Images` or anything `Images.open` takes.
-        path: folder of the store; None keeps it in a temporary folder that goes with the process.
-        site: one or several, all filled by one forward pass; `image.pooled` is the tower's output.
-        evaluator: a second CLIP, anything `load_model` takes, whose embeddings are kept as well, with fingerprints and
-            thumbnails: `build_study(..., store=path)` then needs no pass over the pictures at all.
-        batch, dtype, shuffle, resume: see `ActivationStore.create`. Where memory does not suffice for a batch it is
-            halved, which the store's `notes` tell.
+        model: a `Model`.
+        images: an `Images` or anything `Images.open` takes.
+        path: folder of the store; None uses a temporary folder that is deleted with the process.
+        site: one or several sites, all filled by one forward pass; `image.pooled` is the tower's output.
+        evaluator: a second CLIP, anything `load_model` takes, whose embeddings are stored with fingerprints and
+            thumbnails. `build_study(..., store=path)` then needs no pass over the pictures.
+        batch, dtype, shuffle, resume: see `ActivationStore.create`. A batch that exceeds memory is halved, which the
+            store's `notes` record.
         shard_pictures: pictures per shard, rounded up to whole batches.
-        engine: where shards are encoded, e.g. `clipattr.Ray(workers=8)`; all of its machines must see `path` and the
+        engine: runs the shards, e.g. `clipattr.Ray(workers=8)`; all of its machines need access to `path` and the
             pictures.
+        progress: show a progress bar.
 
     Returns:
-        The complete store, at the first site. Pictures that cannot be read are in its `skipped`.
+        The complete `ActivationStore`, opened at the first site; rows are (width,) or (tokens, width). Pictures that
+        cannot be read are in its `skipped`.
 
     Raises:
-        DataError: the folder holds a store of something else, another process writes it, or no picture is readable.
+        DataError: the folder holds another store, another process writes it, or no picture can be read.
+        SiteError: the model has no such site.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> store = ca.collect_activations(study.model, study.images.select(range(8)), "image.-1.cls", progress=False)
+    >>> store.read(0, 8).shape
+    torch.Size([8, 192])
     """
     images = Images.open(images)
     judge = None if evaluator is None else load_model(evaluator)
     written = [str(name) for name in ([site] if isinstance(site, (str, Site)) else site)]
     names = [name if name == POOLED else str(Site(name).canonical(model)) for name in written]
     if not names or len(set(names)) < len(names):
-        raise DataError(f"A store needs different sites, at least one; got {names}.")
+        raise DataError(f"A store needs at least one site, each given once; got {names}.")
     store = ActivationStore.create(
         temporary_folder() if path is None else path,
         model,
@@ -138,7 +147,7 @@ def collect_activations(
 
 
 def fill(made: Pass, *, engine: Engine | None = None, progress: bool = True) -> None:
-    """Encode the shards of a store that are missing, damaged or of changed pictures.
+    """Encode the shards of a store that are missing, damaged or whose pictures have changed.
 
     Raises:
         DataError: another process writes the store, activations too large for its dtype, or no picture is readable.
@@ -164,9 +173,9 @@ def fill(made: Pass, *, engine: Engine | None = None, progress: bool = True) -> 
 def encode_shards(
     made: Pass, numbers: list[int], told: Callable[[int], object] = lambda done: None
 ) -> list[int]:
-    """Encode some shards and write their files, which do not depend on what else is done in one call.
+    """Encode some shards and write their files, which do not depend on the other shards of the call.
 
-    `told` hears of every picture. Returns the numbers.
+    `told` is called once per picture. Returns the shard numbers.
     """
     batch = made.store.manifest["batch"]
     spans = {number: made.places(number) for number in numbers}
@@ -192,7 +201,7 @@ def encode_shards(
 
 
 def _stream(made: Pass, places: list[int]) -> Iterator[tuple[int, Any]]:
-    """(place, (pixels for each model, fingerprint, thumbnail)) of each picture, or (place, PictureError)."""
+    """(index, (pixels for each model, fingerprint, thumbnail)) of each picture, or (index, PictureError)."""
     prepare = preparer([model for model in (made.model, made.evaluator) if model is not None])
     thumbnails = made.store.manifest.get("evaluator", {}).get("thumbnails")
 
@@ -205,7 +214,7 @@ def _stream(made: Pass, places: list[int]) -> Iterator[tuple[int, Any]]:
 
 
 def _embed(made: Pass, shard: _Shard, pixels: list[list[Tensor]]) -> None:
-    """Run a micro-batch through the models."""
+    """Encode a micro-batch with all models."""
     if not pixels:
         return
 
@@ -230,7 +239,7 @@ def _embed(made: Pass, shard: _Shard, pixels: list[list[Tensor]]) -> None:
 
 
 def _read(model: Model, names: list[str], pixels: Tensor) -> dict[str, Tensor]:
-    """Activations at several sites by one forward pass, which ends at the site where there is only one."""
+    """Activations at several sites from one forward pass; with one site, the pass stops there."""
     if len(names) == 1 and names[0] != POOLED:
         return {names[0]: activations(model, pixels, names[0])}
     with capture(model, *(name for name in names if name != POOLED)) as acts:

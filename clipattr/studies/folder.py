@@ -1,10 +1,10 @@
-"""Workplace: the folder beside a study in which it is built, and what of it survives whatever happens.
+"""Workplace: the folder NAME.building in which a study is built, and recovery after an interruption.
 
-Owns the lock that keeps a second job out, the ledger of finished stages with the hashes of their files, and the swap
-that puts a finished study in its place. Ignores what the stages compute. Start at `Workplace`.
+Owns the lock against a second job, the ledger of finished stages with the hashes of their files, and the final rename.
+Ignores what the stages compute. Start at `Workplace`.
 
-A study appears under its name in one rename, complete. Until then its parts lie in NAME.building; what the ledger
-names and hashes there is used again, everything else is made again. Nothing depends on clocks.
+A finished study appears under its name by one rename. After an interruption, files in NAME.building whose hash matches
+the ledger are reused and all others are computed again. Nothing depends on clocks.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from clipattr.storage.locks import locked as file_lock
 from clipattr.studies.format import MANIFEST, all_files, read_manifest
 
 LEDGER = "ledger.json"
-SCRATCH = ("shards", "training", "words")  # folders that only the build needs
+SCRATCH = ("shards", "training", "words")  # folders that are deleted after the build
 ADVICE = "What was finished is kept: free space or mend the folder, and the same call goes on from there."
 
 
 class Workplace:
-    """NAME.building beside the study's folder; open it inside `with locked(folder):`."""
+    """The folder NAME.building next to the study's folder; open it inside `with locked(folder):`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Workplace:
         self._aside = folder.with_name(folder.name + ".replaced")
 
     def recover(self) -> None:
-        """Finish, or take back, a swap that was interrupted."""
+        """Complete or revert an interrupted swap."""
         if (self.path / MANIFEST).exists():
             if changed_files(self.path):
                 shutil.rmtree(self.path)
@@ -46,23 +46,23 @@ class Workplace:
                 os.replace(self._aside, self.folder)
 
     def open(self, plan: dict[str, Any]) -> None:
-        """Keep of an interrupted build what the same plan would compute again, and drop the rest."""
+        """Keep the files of an interrupted build that the plan would compute again; delete the others."""
         if (self.path / LEDGER).exists():
             known = self._ledger().get("plan", {})
             try:
                 self._keep(known, plan)
-            except (KeyError, TypeError, AttributeError):  # not what this version writes
+            except (KeyError, TypeError, AttributeError):  # written by another version
                 shutil.rmtree(self.path)
         elif self.path.exists() and any(path.name != LEDGER + PARTIAL for path in self.path.iterdir()):
             raise StudyError(
-                f"{str(self.path)!r} is in the way, and no interrupted build. Remove it, or choose another path."
+                f"{str(self.path)!r} exists and is not an interrupted build. Remove it, or choose another path."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         ledger = self._ledger()
         self._write({"plan": plan, "stages": ledger.get("stages", {})})
 
     def finished(self, stage: str) -> Any:
-        """What `finish` was told about a stage, None if it has to be done: unknown, or a file of it has changed."""
+        """The `about` of a finished stage; None if the stage is not finished or one of its files has changed."""
         known = self._ledger().get("stages", {}).get(stage)
         if known is None:
             return None
@@ -73,7 +73,7 @@ class Workplace:
         return known["about"]
 
     def finish(self, stage: str, files: list[Path], about: Any = True) -> Any:
-        """Note that a stage is done, with the files it made and anything JSON can hold about it."""
+        """Record a finished stage with its files and JSON-compatible data about it."""
         ledger = self._ledger()
         ledger.setdefault("stages", {})[stage] = {
             "files": {
@@ -86,10 +86,10 @@ class Workplace:
         return about
 
     def publish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest and put the folder in its place.
+        """Write the manifest and rename the folder to the study's path.
 
         Raises:
-            StudyError: a file is no longer what its stage wrote.
+            StudyError: a file has changed since its stage wrote it.
         """
         for name in SCRATCH:
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -101,17 +101,17 @@ class Workplace:
             wrong = [name for name, entry in known["files"].items() if list(files.get(name, ())) != entry]
             if wrong:
                 raise StudyError(
-                    f"{', '.join(wrong)} in {str(self.path)!r} changed after the stage {stage!r} had written it: a "
-                    "faulty disk, or another program. The same call makes it again."
+                    f"{', '.join(wrong)} in {str(self.path)!r} changed after the stage {stage!r} had written it, by a "
+                    "faulty disk or another program. The same call computes it again."
                 )
         manifest["files"] = files
-        # The manifest makes the folder a study: what follows can be done again from any point.
+        # With the manifest the folder is a study; the following steps can be repeated after an interruption.
         write_json(self.path / MANIFEST, manifest)
         self._swap()
 
     def _swap(self) -> None:
         (self.path / LEDGER).unlink(missing_ok=True)
-        # safetensors makes its files readable by their owner alone; a study is for whoever may read its manifest.
+        # safetensors files are readable by their owner only; a study gets the permissions of its manifest.
         mode = (self.path / MANIFEST).stat().st_mode
         for name in read_manifest(self.path)["files"]:
             (self.path / name).chmod(mode)
@@ -126,7 +126,7 @@ class Workplace:
         if {**known["encoding"], "images": ""} != {**plan["encoding"], "images": ""}:
             shutil.rmtree(self.path)
         elif known["encoding"] != plan["encoding"]:
-            # Pictures came, went or changed: shards whose pictures are the same are still good.
+            # Where pictures were added, removed or changed, shards of unchanged pictures remain valid.
             for path in self.path.iterdir():
                 if path.is_dir() and path.name != "shards":
                     shutil.rmtree(path)
@@ -151,7 +151,7 @@ class Workplace:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Files of a finished study that are not what was written; the manifest's own name where it is damaged."""
+    """Files of a finished study whose hash differs from the manifest; the manifest's own name where it is damaged."""
     try:
         files = read_manifest(folder)["files"]
     except StudyError:
@@ -160,9 +160,9 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep other jobs out of a study's folder; the lock goes with the process, however it ends.
+    """Lock a study's folder against other jobs; the lock ends with the process.
 
     Raises:
-        StudyError: another job is at work on it.
+        StudyError: another job holds the lock.
     """
     return file_lock(folder.with_name(folder.name + ".lock"), f"building {str(folder)!r}", StudyError)

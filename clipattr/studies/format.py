@@ -1,6 +1,6 @@
-"""A study's files: reading and writing each, with schema, sizes and hashes.
+"""Files of a study: reading and writing, with schema, sizes and hashes.
 
-Owns the formats inside a study folder. Ignores what they mean. Start at `read_manifest`.
+Owns the formats inside a study folder. Ignores their meaning. Start at `read_manifest`.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from clipattr.storage.documents import json_text, read_json, schema_complaint, w
 from clipattr.storage.files import file_digest, written
 
 SCHEMA = 1
-MOST = 10**12  # pictures or latents that a manifest may speak of
+MOST = 10**12  # largest valid count of pictures or latents in a manifest
 LARGEST_THUMBNAIL = 2**24  # bytes
 MANIFEST = "study.json"
 CHANGING = ("names.json", MANIFEST)
 
 
 class AbsentSource(Source):
-    """Pictures whose originals no path leads to (they came from a data set or a tar); thumbnails are kept."""
+    """Pictures without a path, for instance from a data set or a tar file; only thumbnails are available."""
 
     kind = "elsewhere"
 
@@ -47,7 +47,7 @@ class AbsentSource(Source):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, checked against the files that are there.
+    """The manifest, after checking the existence and size of its files.
 
     Raises:
         StudyError: no study, a newer schema, or files missing or of another size.
@@ -83,7 +83,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _checked(manifest: Any) -> dict[str, tuple[int, str]]:
-    """The manifest's files; ValueError, KeyError or TypeError where anything that opening relies on is not there."""
+    """The manifest's files; ValueError, KeyError or TypeError where a required field is missing or invalid."""
     counts = manifest["counts"]
     for name in ("pictures", "latents", "live"):
         if not isinstance(counts[name], int) or not 0 <= counts[name] <= MOST:
@@ -96,12 +96,12 @@ def _checked(manifest: Any) -> dict[str, tuple[int, str]]:
     for name in files:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
-            raise ValueError(f"the file name {name!r:.80} leads out of the folder")
+            raise ValueError(f"the file name {name!r:.80} points outside the folder")
     return files
 
 
 def all_files(folder: Path) -> dict[str, tuple[int, str]]:
-    """Relative name -> (bytes, hash) of every file below a folder but those that may change."""
+    """{relative name: (bytes, hash)} of every file in a folder, except those that may change."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
         name: ((folder / name).stat().st_size, file_digest(folder / name))
@@ -111,10 +111,10 @@ def all_files(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def write_pictures(images: Images, folder: Path, final: Path) -> None:
-    """Write which pictures there are, so that `read_pictures` finds them again.
+    """Write the list of pictures that `read_pictures` reads.
 
-    Files are named relative to `final`, the folder that `folder` will be renamed to. Scenes are copied.
-    Pictures that exist in memory only are saved as PNG.
+    Paths are relative to `final`, the folder that `folder` will be renamed to. Scenes are copied. Pictures that exist
+    in memory only are saved as PNG.
     """
     paths: list[str] = [""] * len(images)
     if images.source.kind in ("files", "vectors"):
@@ -135,7 +135,7 @@ def write_pictures(images: Images, folder: Path, final: Path) -> None:
 
 
 def read_pictures(folder: Path) -> Images:
-    """The pictures of a study. Nothing is decoded; originals may be gone."""
+    """The pictures of a study. Nothing is decoded; original files may be missing."""
     with (folder / "pictures.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))[1:]
     ids = [row[0] for row in rows]
@@ -153,23 +153,23 @@ def read_pictures(folder: Path) -> Images:
 class ArrayWriter:
     """Writes a .npy file row by row, under a temporary name until `close`.
 
-    Not a memory map: a full disk is an OSError here, and the end of the process there.
+    Not a memory map: a full disk raises OSError here, but kills the process there.
     """
 
     def __init__(self, path: Path, rows: int, dtype: Any) -> None:
         self.path, self.rows, self.dtype = path, rows, np.dtype(dtype)
         self._place = contextlib.ExitStack()
         self._file = self._place.enter_context(self._place.enter_context(written(path)).open("wb"))
-        self._head = 0  # bytes, known with the first rows
+        self._head = 0  # bytes of the header, written with the first rows
         self._next = 0
 
     def add(self, rows: np.ndarray) -> None:
-        """The next rows; all have the same shape."""
+        """Append rows; all have the same shape."""
         self.put(np.arange(self._next, self._next + len(rows)), rows)
         self._next += len(rows)
 
     def put(self, at: np.ndarray, rows: np.ndarray) -> None:
-        """Rows at these places, (n,) in any order; every place must be given once before `close`."""
+        """Write rows at indices `at`, (n,) in any order; every index must be written once before `close`."""
         if not self._head:
             head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
             np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.rows, *rows.shape[1:])})
@@ -182,12 +182,12 @@ class ArrayWriter:
                 self._file.write(np.ascontiguousarray(rows[run], dtype=self.dtype).tobytes())
 
     def close(self) -> None:
-        """Give the file its name."""
+        """Rename the file to its final name."""
         self._place.close()
 
 
 class _Rows:
-    """Some rows of a memory map, read when asked for."""
+    """Some rows of a memory map, read on access."""
 
     ndim = 2
 
@@ -200,10 +200,10 @@ class _Rows:
 
 
 def samples(folder: Path, pictures: np.ndarray) -> Any:
-    """Activations of some pictures, (samples, width), read when indexed; every token is a sample of its own.
+    """Activations of some pictures, (samples, width), read on access; every token is a sample.
 
     Args:
-        pictures: (n,) bool, which of them.
+        pictures: (n,) bool mask.
     """
     acts = np.load(folder / "activations.npy", mmap_mode="c")
     if acts.ndim == 3:
@@ -213,9 +213,9 @@ def samples(folder: Path, pictures: np.ndarray) -> Any:
 
 
 class CodesWriter:
-    """Writes codes batch by batch; fixed-k codes go straight to disk, others are joined at the end.
+    """Writes codes batch by batch; codes of fixed k are written at once, others are joined at the end.
 
-    Codes that were pooled over tokens bring the token of each stored entry, kept in tokens.npy in the same order.
+    For codes that were pooled over tokens, tokens.npy holds the token of each entry in the same order.
     """
 
     def __init__(self, folder: Path, n_pictures: int, n_latents: int) -> None:
@@ -225,7 +225,7 @@ class CodesWriter:
         self._tokens: list[np.ndarray] = []
 
     def add(self, codes: SparseCodes, tokens: Tensor | None = None) -> None:
-        """The codes of the next pictures, and the tokens of their stored entries if there are several."""
+        """Append the codes of the next pictures, and the token of each entry where there are several tokens."""
         if tokens is not None:
             self._tokens.append(tokens.numpy().astype(np.uint16))
         if codes.k is None or codes.row_stats is not None:
@@ -241,7 +241,7 @@ class CodesWriter:
         self._arrays[1].add(codes.values.detach().cpu().numpy())
 
     def close(self) -> list[Path]:
-        """Give the files their names, which are returned."""
+        """Rename the files to their final names, which are returned."""
         if self._arrays is None:
             path = self.folder / "codes.safetensors"
             SparseCodes.cat(self._parts).save(path, half=True)
@@ -275,7 +275,7 @@ def read_codes(folder: Path, n_latents: int, rows: slice | np.ndarray | None = N
 def code_blocks(
     folder: Path, n_latents: int, pictures: range, block: int = 8192
 ) -> Iterator[tuple[int, SparseCodes]]:
-    """(first row, codes) of some pictures block by block, so that memory does not grow with their number."""
+    """(first row, codes) of some pictures in blocks, so that memory does not grow with their number."""
     whole = None if (folder / "codes-indices.npy").exists() else read_codes(folder, n_latents)
     for start in range(pictures.start, pictures.stop, block):
         rows = slice(start, min(start + block, pictures.stop))
@@ -283,7 +283,7 @@ def code_blocks(
 
 
 def read_tokens(folder: Path, first: int, behind: int) -> Tensor | None:
-    """The token of each stored entry of the pictures `first` to `behind`, int32; None where there is one token."""
+    """The token of each entry of the pictures `first` to `behind` - 1, int32; None for sites of one token."""
     if not (folder / "tokens.npy").exists():
         return None
     with safe_open(folder / "codes.safetensors", "pt") as tensors:
@@ -293,14 +293,14 @@ def read_tokens(folder: Path, first: int, behind: int) -> Tensor | None:
 
 
 def read_thumbnail(folder: Path, start: int, stop: int) -> Image.Image:
-    """The small picture that lies at these bytes of thumbnails.bin; PictureError if there is none."""
+    """The thumbnail at these bytes of thumbnails.bin; PictureError if it cannot be decoded."""
     return read_picture(thumbnail_bytes(folder, start, stop))
 
 
 def thumbnail_bytes(folder: Path, start: int, stop: int) -> bytes:
-    """These bytes of thumbnails.bin, unread; PictureError if no thumbnail can lie there."""
+    """These bytes of thumbnails.bin, not decoded; PictureError if they cannot be a thumbnail."""
     if not 0 <= start < stop <= start + LARGEST_THUMBNAIL:
-        raise PictureError(f"its thumbnail cannot lie at bytes {start} to {stop}")
+        raise PictureError(f"its thumbnail has invalid bytes {start} to {stop}")
     with (folder / "thumbnails.bin").open("rb") as file:
         file.seek(start)
         return file.read(stop - start)
@@ -322,7 +322,7 @@ def _write_scenes(images: Images, source: SceneSource, path: Path) -> None:
 
 
 def bundled_study(name: str) -> Path | None:
-    """The folder of a study that comes with the package, by its name; StudyError if it has none of that name."""
+    """The folder of a bundled study by name; StudyError for an unknown name."""
     try:
         from clipattr_data import studies_dir
     except ImportError:

@@ -1,7 +1,7 @@
-"""Gathering: the first stage of a build, from pictures to a study's arrays, with as few forward passes as it takes.
+"""Gathering: the first stage of a build, from pictures to a study's arrays, with as few forward passes as possible.
 
-Owns where activations and embeddings come from: an earlier study with the same encodings, a store, or a pass over the
-pictures. Ignores how pictures are encoded (`encode.py`) and what follows (`build.py`). Start at `gathered`.
+Owns the source of activations and embeddings: an earlier study with the same encodings, a store, or a pass over the
+pictures. Ignores how pictures are encoded (`encode.py`) and the later stages (`build.py`). Start at `gathered`.
 """
 
 import shutil
@@ -26,15 +26,15 @@ from clipattr.studies.format import read_manifest, write_pictures
 from clipattr.studies.join import join
 from clipattr.studies.vectors import VectorInput, gather_vectors
 
-SHARD = 1024  # pictures
+SHARD = 1024  # pictures per shard
 ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
 ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl", TEXTS)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a study is to be built from; see `build_study`. `store` is opened at the study's site; `vectors` are what
-    the image tower made of `images` already."""
+    """Arguments of `build_study` after checks. `store` is opened at the study's site; `vectors` are embeddings of
+    `images` by the image tower."""
 
     model: Model
     evaluator: Model
@@ -51,7 +51,7 @@ class Request:
 
     @property
     def from_store(self) -> bool:
-        """Whether the store also has what the study keeps of pictures."""
+        """Whether the store also has the evaluator's embeddings, fingerprints and thumbnails."""
         about = {} if self.store is None else self.store.manifest.get("evaluator", {})
         same = (about.get("hash"), about.get("preprocess")) == (
             self.evaluator.weights_hash,
@@ -64,8 +64,8 @@ def store_at(path: Path, model: Model, images: Images, site: Site) -> Activation
     """A complete store of these pictures by this model, opened at a site.
 
     Raises:
-        StudyError: the store is of another model or other pictures, unfinished, or lacks the site. DataError: there is
-            no store.
+        StudyError: a store of another model or other pictures, an unfinished one, or one without the site.
+        DataError: no store at `path`.
     """
     store = ActivationStore.open(path)
     again = "Encode the pictures again (clipattr encode), or leave the store out."
@@ -95,7 +95,7 @@ def store_at(path: Path, model: Model, images: Images, site: Site) -> Activation
 def gathered(
     place: Workplace, old: dict[str, Any] | None, plan: dict[str, Any], of: Request
 ) -> dict[str, Any]:
-    """Activations, evaluator embeddings, thumbnails and the list of pictures. Returns skipped ones and notes.
+    """Write activations, evaluator embeddings, thumbnails and the list of pictures. Returns skipped ones and notes.
 
     Raises:
         SiteError: nothing at the site reaches the embedding.
@@ -124,14 +124,14 @@ def gathered(
 
 
 def _copied(work: Path, vectors: VectorInput, of: Request) -> Images:
-    """Arrays from embeddings that exist already."""
+    """Arrays of a study from given embeddings."""
     kept = gather_vectors(vectors, of.images, of.model, of.evaluator, work, batch=of.settings["batch"])
     kept.notes += vectors.notes
     return kept
 
 
 def _joined(work: Path, of: Request) -> Images:
-    """Encodes what no store has until every shard is what was written: a damaged one is made again, at most twice."""
+    """Encode missing shards and join them; a damaged shard is encoded again, at most twice."""
     reader = of.model if of.store is None else None
     readers = [model for model in (reader, of.evaluator) if model is not None]
     side = 2 * max(side for model in readers for side in model.image_size) if of.settings["draft"] else None
@@ -159,7 +159,7 @@ def _joined(work: Path, of: Request) -> Images:
 
 
 def _workshop(folder: Path, reader: Model | None, of: Request) -> ActivationStore:
-    """The store in which a build keeps its shards; one that is damaged, or of something else, is begun anew."""
+    """The store of a build's shards; a damaged store or one of another request is replaced by an empty one."""
 
     def made() -> ActivationStore:
         return ActivationStore.create(

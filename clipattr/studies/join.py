@@ -1,7 +1,7 @@
 """Joining: from the shards of a store to the arrays of a study, one row for each picture that could be read.
 
-Owns which pictures count, their order, and which of them nearly equal an earlier one. Ignores how the shards came
-about (`encode.py`). Start at `join`.
+Owns the selection and order of pictures, and the detection of near-duplicates. Ignores how shards are encoded
+(`encode.py`). Start at `join`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ def join(
     thumbnails: bool = True,
 ) -> Images:
     """Write activations.npy, evaluator.npy, fingerprints.npy and, where there are thumbnails, thumbnails.bin with
-    thumbnails.npy (where each begins). Memory holds one shard at a time.
+    thumbnails.npy (the offset of each). Memory holds one shard at a time.
 
     Args:
-        acts: the store whose site the study reads. kept: the one with the evaluator's embeddings; often the same.
-        target: the study's folder. single: whether the site has one token, whose dimension is dropped.
+        images: the pictures of both stores.
+        acts: the store with the study's site.
+        kept: the store with the evaluator's embeddings; often the same.
+        target: the study's folder.
+        single: whether the site has one token, whose dimension is dropped.
 
     Returns:
         The pictures that both stores hold, in order; row i of every array is picture i. `skipped` lists the others.
 
     Raises:
-        DamagedShard: a shard is not what was written. DataError: activations too large for float16.
+        DamagedShard: a shard has changed since it was written.
+        DataError: activations too large for float16.
     """
     for store in (acts, kept):
         for name, reason in store.skipped:
@@ -78,7 +82,7 @@ def join(
 
 
 def _thumbnails(kept: ActivationStore, places: np.ndarray, lengths: np.ndarray, target: Path) -> None:
-    """Write the small copies one after the other, in the order of the pictures (places), and where each begins."""
+    """Write the thumbnails in the order of the pictures `places`, and the offset of each."""
     ends = np.concatenate([[0], lengths.cumsum()])
     with written(target / "thumbnails.npy") as partial, partial.open("wb") as file:
         np.save(file, ends)
@@ -99,15 +103,14 @@ def _thumbnails(kept: ActivationStore, places: np.ndarray, lengths: np.ndarray, 
 def duplicates(
     fingerprints: np.ndarray, embeddings: np.ndarray, *, bits: int = 3, alike: float = 0.98
 ) -> np.ndarray:
-    """For each picture the first picture that it nearly equals, itself if none.
+    """For each picture the first picture of which it is a near-duplicate, itself if none.
 
-    Nearly equal: at most `bits` of the 64 fingerprint bits differ, and the evaluator's embeddings have a
-    cosine of at least `alike` (plain pictures share fingerprints without being alike). Candidates share one
-    quarter of the fingerprint, and each is compared with the last 16 different ones that do, so the work
-    grows with the number of pictures and not its square.
+    Near-duplicate: at most `bits` of the 64 fingerprint bits differ, and the cosine of the evaluator's embeddings is at
+    least `alike` (plain pictures share fingerprints without being alike). Each picture is compared with the last 16
+    different ones that share a quarter of its fingerprint, so the cost is linear in the number of pictures.
 
     Returns:
-        (n,) int64; `duplicates(...) == arange(n)` marks the pictures that count as examples.
+        (n,) int64; `duplicates(...) == arange(n)` is True for the pictures that serve as examples.
     """
     first = np.arange(len(fingerprints))
     quarters = fingerprints[:, None] >> (np.arange(4, dtype=np.uint64) * np.uint64(16)) & np.uint64(0xFFFF)
@@ -133,7 +136,7 @@ def duplicates(
 
 
 def repeated(folder: Path) -> np.ndarray:
-    """(pictures,) bool: which pictures of a study's folder nearly equal an earlier one."""
+    """(pictures,) bool: which pictures of a study's folder are near-duplicates of an earlier one."""
     fingerprints = load_array(folder / "fingerprints.npy", None)
     embeddings = load_array(folder / "evaluator.npy", len(fingerprints))
     return duplicates(fingerprints, embeddings) != np.arange(len(fingerprints))

@@ -1,6 +1,6 @@
 """Latents: the table of a study's latents, one row each.
 
-Owns its columns and what a latent is called. Ignores where the numbers come from. Start at `latents_table`.
+Owns its columns and the display names of latents. Ignores how the numbers are computed. Start at `latents_table`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCORES = (
 
 
 def latents_table(study: Study) -> pd.DataFrame:
-    """The table that `Study.latents` keeps; its columns are described there."""
+    """The table `Study.latents`, where its columns are described."""
     import pandas as pd
 
     labels, scores = study.labels, study.scores

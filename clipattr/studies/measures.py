@@ -1,6 +1,7 @@
-"""Measures: the figures that a dictionary's card reports.
+"""Measures: the quality figures of a dictionary that its card reports.
 
-Owns one function per figure, on activations, codes and a model. Ignores cards and studies. Start at `reconstruction`.
+One function per group of figures, on activations, codes and a model. Ignores cards and studies. Start at
+`reconstruction`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from clipattr.errors import DictionaryError
 from clipattr.meaning.scores import Totals
 from clipattr.sites import Site, continue_from
 
-ROWS = 4096  # pictures a step
+ROWS = 4096  # pictures per block
 DENSE = 0.1  # fraction of rows from which an active latent counts as dense
-# A factor in fewer pictures than this says little about a latent.
+# Pictures; figures of rarer factors would be too noisy.
 RARE = 10
 
 
 def reconstruction(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:
-    """FVU, explained variance, L0, dead and dense shares, shrinkage; float64, in pieces.
+    """FVU, explained variance, L0, dead and dense shares, shrinkage; summed in float64 over blocks.
 
-    Dead: never active on these rows; dense: active on more than a tenth of them. Shrinkage: by how much
-    reconstructions (about the mean) are too short for their direction, 0 if just right, negative if too long.
+    Dead: never active on these rows. Dense: active on more than a tenth of them. Shrinkage: fraction by which centred
+    reconstructions are too short for their direction; negative if too long.
+
+    Raises:
+        DictionaryError: activations without variance.
     """
     mean = torch.zeros(dictionary.width, dtype=torch.float64)
     for part in acts.split(ROWS):
@@ -70,11 +74,11 @@ def spliced(
     text: Tensor | None = None,
     labels: Tensor | Sequence[int] | None = None,
 ) -> dict[str, float]:
-    """What becomes of the model's output when reconstructions take the activations' place.
+    """Figures of the model's output when activations are replaced by reconstructions.
 
-    recovered_over_zero / _mean: 1 - d(reconstruction) / d(ablation), d the mean of 1 - cosine to the true embedding and
-    the ablation putting zeros or the mean there. similarity_change: mean |change| of cos(picture, prompt).
-    zero_shot, zero_shot_spliced, zero_shot_kept (their ratio): accuracy over the prompts.
+    recovered_over_zero, recovered_over_mean: 1 - d(reconstruction) / d(ablation), where d is the mean of 1 - cosine to
+    the true embedding and the ablation sets activations to zero or to their mean. similarity_change: mean |change| of
+    cos(picture, prompt). zero_shot, zero_shot_spliced, zero_shot_kept (their ratio): zero-shot accuracy.
     """
     mean = acts.double().mean(0).float()
     distance = {"recon": 0.0, "zero": 0.0, "mean": 0.0}
@@ -118,7 +122,7 @@ def spliced(
 
 
 def monosemanticity(codes: SparseCodes, embeddings: Tensor | np.ndarray) -> float:
-    """Mean over latents of the activation-weighted mean cosine between the pictures they are active on."""
+    """Mean over latents of the activation-weighted mean cosine of the pictures on which they are active."""
     totals = Totals(codes.n_latents, np.shape(embeddings)[1])
     positive = SparseCodes(codes.indices, codes.values.clamp_min(0), codes.n_latents, codes.offsets)
     totals.update(positive, embeddings)
@@ -126,14 +130,15 @@ def monosemanticity(codes: SparseCodes, embeddings: Tensor | np.ndarray) -> floa
 
 
 def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """How well each latent alone tells each true factor, over active entries only.
+    """AUC and F1 of each latent as a detector of each true factor.
 
     Args:
+        codes: `SparseCodes` of the rows.
         factors: (rows, factors) of 0 and 1.
 
     Returns:
-        (n_latents, factors) AUC of the activation (0.5 for a latent that knows nothing; 0.5 too for a factor that is
-        always or never there), and F1 of "active" or of "above half its maximum", whichever is larger.
+        (n_latents, factors) AUC of the activation (0.5 is chance level, and the value for constant factors), and F1 of
+        "active" or of "above half its maximum", whichever is larger.
     """
     truth = torch.as_tensor(factors).float()
     if truth.shape[0] != len(codes):

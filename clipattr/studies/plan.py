@@ -1,7 +1,7 @@
-"""Plan: what a study of so many pictures will cost on so many machines like this one, before it is begun.
+"""Plan: estimated time, disk, memory and network of a study on several machines like this one.
 
-Owns a calibration of about ten seconds and the arithmetic from its rates to hours and bytes. Runs the functions that a
-study runs, on made-up pictures and activations. Start at `plan_study`.
+Owns a calibration of about ten seconds and the arithmetic from its rates to hours and bytes. Runs the functions of a
+build on synthetic pictures and activations. Start at `plan_study`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
     from clipattr.models.loading import Model
 
-JPEG = (
-    110_000  # bytes of a picture of the web, 500 x 375: what the network carries where pictures lie elsewhere
-)
-THUMBNAIL = 4_000  # bytes, as studies keep them
+JPEG = 110_000  # bytes of a web picture of 500 x 375, for the network traffic of pictures on another machine
+THUMBNAIL = 4_000  # bytes of a stored thumbnail
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a study: seconds on one worker and on all of them, bytes written, in memory and over the network."""
+    """One stage of a study: seconds on one worker and on all, and bytes on disk, in memory and over the network."""
 
     name: str
     seconds: float
@@ -47,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study costs, stage by stage; `rates` are what was measured, per second on one worker."""
+    """Estimated cost of a study by stage; `rates` are the measured items per second on one worker."""
 
     pictures: int
     workers: int
@@ -60,7 +58,7 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """Bytes at the peak: shards and what is joined from them lie side by side until the study is finished."""
+        """Peak bytes: shards and the arrays joined from them exist together until the study is finished."""
         return sum(stage.disk for stage in self.stages)
 
     @property
@@ -83,7 +81,7 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """The plan as JSON-compatible data."""
         return {
             "pictures": self.pictures, "workers": self.workers,
             "hours": self.seconds / 3600, "disk_gb": self.disk / 1e9,
@@ -109,17 +107,30 @@ def plan_study(
     """Estimate a study's time, disk, memory and network from a short calibration on this machine.
 
     Args:
-        pictures, n_latents, k, examples, words, steps: of the study. steps: of training, 4,096 activations each.
-        workers: machines or processes like this one, each with the threads that torch has here.
-        site: of the study, one vector a picture.
-        seconds: for the calibration, shared by its five measurements; each runs at least once.
+        model: the audited `Model`.
+        evaluator: the evaluator; None means the audited model.
+        pictures: number of pictures.
+        n_latents, k, examples, words: sizes of the study.
+        steps: training steps of 4,096 activations.
+        workers: machines or processes like this one, each with the number of threads that torch uses here.
+        site: of the study, with one vector per picture.
+        batch: pictures per forward pass.
+        seconds: total duration of the five calibration measurements; each runs at least once.
+
+    Returns:
+        A `Plan`; `table` has hours and gigabytes per stage.
 
     Raises:
-        DataError: nothing to plan for.
+        DataError: a size below 1.
+
+    >>> import clipattr as ca
+    >>> plan = ca.plan_study(ca.load_model("picture-world-a"), pictures=1_000_000, n_latents=1024, k=8, seconds=0.5)
+    >>> plan.disk > 1_000_000 * 192 * 2  # at least the float16 activations
+    True
     """
     if min(pictures, n_latents, k, examples, words, steps, workers, batch) < 1 or k > n_latents:
         raise DataError(
-            f"There is nothing to plan with {pictures} pictures, {n_latents} latents, k={k}, {workers} workers."
+            f"A plan needs at least 1 of each: got {pictures} pictures, {n_latents} latents, k={k}, {workers} workers."
         )
     judge = model if evaluator is None else evaluator
     width, embed = Site(site).width(model), judge.embed_dim
@@ -136,12 +147,12 @@ def plan_study(
     weights = sum(p.numel() * p.element_size() for m in (model, judge) for p in m.clip.parameters())
     dictionary = n_latents * width * 8
     sums = n_latents * (embed * 4 + examples * 16 + 24)
-    # A step's product over all latents dominates it; three products' worth with gradients and moments.
+    # A training step costs about three products over all latents: forward, gradients, optimizer moments.
     trained = min(steps * 4096, 10**12)
     stages = (
         Stage(
             "decode and encode",
-            # Decoding runs beside encoding, in threads of its own.
+            # Decoding runs in threads, concurrently with encoding.
             pictures * max(1 / rates["decode"], 1 / rates["encode"] + 1 / rates["evaluate"]),
             True,
             encoded,
@@ -170,7 +181,7 @@ def plan_study(
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Items per second of something that says how many it did; the first call only warms up."""
+    """Items per second of a function that returns its number of items; the first call is a warm-up."""
     work()
     begun, done = time.perf_counter(), 0
     while done == 0 or time.perf_counter() - begun < seconds:
@@ -216,7 +227,7 @@ def _encode_rate(model: Model, batch: int, seconds: float) -> float:
 def _dictionary_rates(
     width: int, embed: int, n_latents: int, k: int, examples: int, seconds: float
 ) -> dict[str, float]:
-    """Codes per second, and pictures per second whose examples and sums are kept."""
+    """Codes per second, and pictures per second in the pass over examples and sums."""
     from clipattr.dictionaries import SparseCodes, random_sae
     from clipattr.meaning.summary import collect
 

@@ -1,8 +1,7 @@
-"""Presets: settings of published work as values, so that it can be repeated with one call.
+"""Presets: settings of published work, to reproduce it with one call.
 
-Owns the protocol of arXiv:2505.20229 and what it takes over from there: sizes, labels, triage, and which latents count
-as outliers. Computes nothing of its own: studies are built by `build_study`, attributions by `attribute`. Start at
-`paper`.
+Owns the protocol of arXiv:2505.20229: sizes, labels, triage, and the definition of outliers. Studies are built by
+`build_study`, attributions computed by `attribute`. Start at `paper`.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ SETTINGS = {"n_latents", "k", "examples", "vocabulary", "evaluator", "site", "te
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a published study did, as arguments of this package. Frozen: pass changes to the calls.
+    """Settings of a published study as arguments of this package. Frozen; changes are passed to the methods.
 
     Attributes:
-        variants: (name, pretrained) of the models it looks at.
-        site, n_latents, k: where it reads and what it trains there.
-        examples: strongest pictures kept per latent. evaluator, vocabulary, templates: what names them.
-        training: further settings of the dictionary's training, see `train_sae`.
-        method: how reliance is measured; the target is the plain cosine, and absent means code 0.
-        clear: least clarity of a latent that is looked at.
-        unaligned: (low, high) best alignment, in cosine, around which it reports its outliers.
-        differences: what this package does otherwise although asked for the protocol.
+        variants: (name, pretrained) of the models.
+        site, n_latents, k: site and size of the dictionary.
+        examples: examples per latent. evaluator, vocabulary, templates: for labels.
+        training: further settings of `train_sae`.
+        method: attribution method; the target is the plain cosine, the baseline 0.
+        clear: smallest clarity of inspected latents.
+        unaligned: (low, high) best alignment, in cosine, around which outliers are reported.
+        differences: known differences of this package from the publication.
     """
 
     source: str
@@ -54,13 +53,13 @@ class Protocol:
     differences: tuple[str, ...] = ()
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """The protocol as keyword arguments of `build_study`, with changes of your own.
+        """The protocol as keyword arguments of `build_study`, with changes.
 
         >>> paper.settings(n_latents=512)["n_latents"], paper.n_latents
         (512, 30000)
 
         Raises:
-            StudyError: a change that is none of the protocol's settings.
+            StudyError: a change of something that is not one of the protocol's settings.
         """
         asked = {
             "site": self.site,
@@ -75,8 +74,8 @@ class Protocol:
         unknown = sorted(set(changes) - SETTINGS)
         if unknown:
             raise StudyError(
-                f"The protocol says nothing of {', '.join(unknown)}; it sets {', '.join(sorted(SETTINGS))}. Give other "
-                "options to build_study itself."
+                f"The protocol has no setting {', '.join(unknown)}; it has {', '.join(sorted(SETTINGS))}. Pass other "
+                "options to build_study."
             )
         return asked | changes
 
@@ -89,9 +88,9 @@ class Protocol:
         progress: bool = True,
         **changes: Any,
     ) -> Study:
-        """Build a study as the protocol does; `changes` replace single settings, e.g. n_latents=512.
+        """Build a study by the protocol; `changes` replace single settings, e.g. n_latents=512.
 
-        The whole of it needs the evaluator's weights and a training set of about a million pictures.
+        The full protocol needs the evaluator's weights and a training set of about a million pictures.
 
         Raises:
             StudyError, DataError, ModelError: as `build_study`.
@@ -102,20 +101,21 @@ class Protocol:
         return build_study(model, images, path=path, progress=progress, **settings)
 
     def attribute(self, study: Study, images: Any, prompts: Any) -> Attribution:
-        """Signed attributions of the cosine with each prompt, in raw cosine; `× 100` is what the paper prints."""
+        """Signed attributions of the cosine with each prompt, in raw cosine; the paper reports cosine × 100."""
         return attribute(study, images, Similarity(prompts, templates=self.templates), method=self.method)
 
     def triage(self, study: Study) -> pd.DataFrame:
-        """Clear latents in the order in which the paper inspects them: mean top activation × clarity × alignment."""
+        """Clear latents in the paper's order of inspection: mean top activation × clarity × alignment."""
         clear = study.latents[study.latents["clarity"] > self.clear]
         return clear.sort_values("triage", ascending=False, kind="stable")
 
     def outliers(self, study: Study, *, below: float | None = None) -> pd.DataFrame:
-        """Strong and clear latents that no word fits, strongest first.
+        """Strong and clear latents without an aligned word, strongest first.
 
         Args:
-            below: best alignment, in cosine, under which a latent counts as unaligned; default the upper end of
-                `unaligned`. Alignments depend on the evaluator: with another one, look at their distribution first.
+            study: a study.
+            below: best alignment, in cosine, below which a latent counts as unaligned; default the upper end of
+                `unaligned`. Alignments depend on the evaluator, so check their distribution for another one.
         """
         limit = self.unaligned[1] if below is None else below
         clear = self.triage(study)
@@ -123,14 +123,14 @@ class Protocol:
 
 
 def first_names(vocabulary: str) -> Any:
-    """The list with the first name of every entry alone, as the paper prompts it: no gloss tells senses apart."""
+    """The vocabulary with only the first name of every entry, as in the paper, without glosses in prompts."""
     from clipattr.meaning import Vocabulary
 
     full = Vocabulary.open(vocabulary)
     return Vocabulary(list(dict.fromkeys(full.words)))
 
 
-#: The protocol of Dreyer et al. 2025.
+#: The protocol of Dreyer et al. 2025, arXiv:2505.20229.
 paper = Protocol(
     source="arXiv:2505.20229",
     variants=PAPER_VARIANTS,
@@ -144,7 +144,7 @@ paper = Protocol(
     method="patching",
     clear=0.4,
     unaligned=(0.05, 0.08),
-    # 30 epochs over a tenth of the pictures each are 3 passes over all of them; its rate falls at 24 and 28 of 30.
+    # 30 epochs over a tenth of the pictures are 3 passes over all; the learning rate falls after epochs 24 and 28.
     training={"epochs": 3, "batch": 32, "lr": 2e-4, "decay": 0.2},
     differences=(
         "training minimises the share of variance left unexplained, not 100 × the squared error of unit vectors",

@@ -1,7 +1,7 @@
-"""Starting a study: what callers give, read and checked, before it is built or found complete.
+"""Starting a study: interpretation and checks of the arguments before the build.
 
-Owns `build_study` and the choice between pictures and vectors, a model and text embeddings, and the site where nobody
-names one. Ignores how the stages compute (`build.py`). Start at `build_study`.
+Owns `build_study`, the choice between pictures and embeddings and between a model and text embeddings, and the default
+site. Ignores how the stages compute (`build.py`). Start at `build_study`.
 """
 
 import os
@@ -57,44 +57,50 @@ def build_study(
     evaluator_embeddings: Any = None,
     text_embeddings: Any = None,
 ) -> Study:
-    """Build a study, or what is missing of it, and open it.
+    """Build a study, or its missing parts, and open it.
 
-    The work is done in a folder beside `path` and renamed when complete. After an interruption the same call goes on
-    where it stopped and ends with the same bytes. If the finished study is there already, it is opened.
+    The study is built in a folder next to `path`, which is renamed when complete. After an interruption the same call
+    resumes where it stopped, and the result has the same bytes. A finished study at `path` is opened.
 
     Args:
         model: the audited model, anything `load_model` takes; None with `text_embeddings`.
         images: anything `Images.open` takes; None with `embeddings`.
+        path: folder of the study.
         vocabulary: anything `Vocabulary.open` takes.
-        evaluator: an independent CLIP that names examples. None takes the audited model, with a warning: what
-            a model confuses it then also confuses when it names its own latents.
-        site: where activations are read; by default the dictionary's own, else the class token after the last block
+        evaluator: an independent CLIP for labels. None uses the audited model, with a warning: its labels then share
+            the audited model's confusions.
+        site: where activations are read. Default: the dictionary's own site, else the class token after the last block
             where it is pooled and its effects have a closed form, else "image.embedding".
-        dictionary: a `Dictionary`, or what `load_sae` takes: folder, file, published name. None trains a TopK SAE.
-        n_latents, k: of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
-        examples: kept per latent. templates: for words, each with "{}".
-        holdout: share of pictures to hold out at random, besides those whose split is "holdout"; they are
-            encoded, but take no part in training, examples and labels.
+        dictionary: a `Dictionary`, or anything `load_sae` takes: folder, file, published name. None trains a TopK SAE.
+        n_latents, k: size of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
+        examples: examples per latent.
+        templates: templates of words, each with "{}".
+        holdout: share of pictures to hold out at random, in addition to those whose split is "holdout". Held-out
+            pictures are encoded, but not used for training, examples and labels.
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
-        thumbnails: keep small copies; by default unless the pictures are rendered from scenes.
-        overwrite: replace a different study at `path`; encodings that still fit are used again.
-        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are the same for
-            the same number of threads.
-        store: folder that `collect_activations` has filled from the same pictures with the same model. What it holds
-            is not encoded again: only the evaluator reads the pictures, and nobody does if the store was encoded with
-            this evaluator.
-        embeddings: in place of images, what the model's image tower made of them: `Embeddings`, or an array or path
-            that it takes. The study is then built at "image.embedding". What needs pictures works where paths lead to
-            them (`Study.sees`).
+        seed: of training and random choices.
+        batch: pictures per forward pass.
+        thumbnails: store thumbnails; by default unless the pictures are rendered from scenes.
+        overwrite: replace a different study at `path`; encodings that still fit are reused.
+        engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are equal for equal
+            numbers of threads.
+        store: folder that `collect_activations` has filled from the same pictures with the same model. Its activations
+            are reused; with a store that was encoded with the same evaluator, no picture is read.
+        embeddings: embeddings by the model's image tower in place of images: `Embeddings`, or an array or path that it
+            takes. The study is then at "image.embedding". Functions that need pictures work where their paths exist
+            (`Study.sees`).
         evaluator_embeddings: the evaluator's embeddings of the same rows. Without them the evaluator encodes the
             pictures, which need paths.
         text_embeddings: with `embeddings` and no model: texts and their embeddings, as `TextEmbeddings.open` takes
-            them. Only these texts can be asked for; they are the vocabulary unless another is given.
+            them. Only these texts can be used as prompts; they are the vocabulary unless another is given.
+
+    Returns:
+        The opened `Study`.
 
     Raises:
         StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
             collection.
-        DataError: pictures or vocabulary unusable.
+        DataError: pictures or vocabulary cannot be used.
     """
     vectors, audited, pictures = _asked(model, images, embeddings, evaluator_embeddings, text_embeddings)
     judge = audited if evaluator is None else load_model(evaluator)
@@ -135,7 +141,7 @@ def build_study(
 
 
 def _place(site: str | Site | None, vectors: VectorInput | None, model: Model) -> Site:
-    """Where a study is built, in the spelling that all spellings of one place share.
+    """The study's site in its canonical spelling.
 
     Raises:
         StudyError: embeddings for a site inside the tower. SiteError: the model has no such site.
@@ -152,7 +158,7 @@ def _place(site: str | Site | None, vectors: VectorInput | None, model: Model) -
 def _asked(
     model: Any, images: Any, embeddings: Any, evaluator_embeddings: Any, text_embeddings: Any
 ) -> tuple[VectorInput | None, Model, Images]:
-    """What a study is built from: vectors or None, the audited model, and the pictures.
+    """Vectors (or None), the audited model and the pictures of a study.
 
     Raises:
         StudyError: pictures and vectors, or a model and text embeddings, both or neither.
@@ -163,7 +169,7 @@ def _asked(
         )
     if (model is None) == (text_embeddings is None):
         raise StudyError(
-            "A study needs what embeds texts: a model, or text_embeddings= beside embeddings=. Give one of them."
+            "A study needs a model, or text_embeddings= with embeddings=, to embed texts. Give one of them."
         )
     if embeddings is None:
         if text_embeddings is not None or evaluator_embeddings is not None:

@@ -1,10 +1,10 @@
-"""Study: one folder that holds what is known about a model's latents at one site, and opens anywhere.
+"""Study: one folder with the latents of a model at one site, their examples, labels and scores.
 
-Owns the folder's layout, its hashes, and who may open it. Ignores how the parts are computed (`build.py`)
-and what is done with them. Start at `open_study`; `build_study` is in start.py.
+Owns opening the folder, and the checks that model and pictures belong to it. Ignores how its parts are computed
+(`build.py`) and used. Start at `open_study`; `build_study` is in `start.py`.
 
-The files of the folder and what each holds are listed in docs/formats.md; row i of every array is picture i, and
-`names.json` is the only file that changes after building.
+docs/formats.md lists the files of the folder. Row i of every array is picture i. `names.json` is the only file that
+changes after the build.
 """
 
 import os
@@ -48,10 +48,18 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """An opened study. Everything heavy is read when first used; arrays are memory-mapped.
+    """An opened study; `open_study` and `build_study` return it. Parts are read on first use; arrays are memory-mapped.
 
     Attributes:
-        path: the folder. manifest: its study.json.
+        path: the folder.
+        manifest: the content of its study.json.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> study.site, study.dictionary.n_latents, study.codes.shape
+    (Site('image.-1.cls'), 1024, (9000, 1024))
+    >>> study.latents[["latent", "label"]].shape
+    (1024, 2)
     """
 
     def __init__(
@@ -78,13 +86,13 @@ class Study:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process it takes its models along and reads the folder itself, under the same path."""
+        """For another process: the models are pickled, the folder is opened again under the same path."""
         kept = ("manifest", "_models", "_images")
         return {"path": self.path.absolute(), **{name: self.__dict__[name] for name in kept}}
 
     @property
     def hash(self) -> str:
-        """16 hex digits over every file but the given names: equal hashes, equal studies."""
+        """16 hex digits over every file except names.json; equal for equal studies."""
         return json_digest(self.manifest["files"])
 
     @property
@@ -93,12 +101,12 @@ class Study:
 
     @property
     def model(self) -> Model:
-        """The audited model, loaded when first asked for. StudyError if it is not the one the study was built with."""
+        """The audited model, loaded on first use; StudyError if it is not the one that the study was built with."""
         return self._model("model")
 
     @property
     def evaluator(self) -> Model:
-        """The model that judges pictures and words, loaded when first asked for."""
+        """The model whose embeddings label the latents, loaded on first use."""
         return self._model("evaluator")
 
     @cached_property
@@ -107,7 +115,7 @@ class Study:
 
     @cached_property
     def images(self) -> Images:
-        """The pictures, row i of every array; files are read from where they were relative to this folder."""
+        """The pictures, in the order of rows; paths are relative to the study's folder."""
         with reading(self.path / "pictures.csv"):
             stored = read_pictures(self.path)
             if len(stored) != self._count("pictures"):
@@ -119,13 +127,15 @@ class Study:
 
     @cached_property
     def sees(self) -> np.ndarray:
-        """(pictures,) bool: which originals can be looked at. None of them where a study was built from embeddings
-        without paths; heat maps, occlusion and text insertion are then not to be had."""
+        """(pictures,) bool: whether the original file exists or can be rendered.
+
+        All False for a study of embeddings without paths; it has no heat maps, occlusion and text insertion.
+        """
         return pictures_there(self.images)
 
     @cached_property
     def codes(self) -> SparseCodes:
-        """(pictures, latents); row i belongs to picture i. At several tokens, each latent's largest value."""
+        """`SparseCodes` (pictures, latents); at sites of several tokens, each latent's largest value per picture."""
         with reading(self.path / "codes"):
             codes = read_codes(self.path, self._count("latents"))
             within(codes.indices, 0, self._count("latents"))
@@ -144,7 +154,7 @@ class Study:
         return load_array(self.path / "evaluator.npy", self._count("pictures"))
 
     def seen(self, rows: np.ndarray) -> Tensor:
-        """Some pictures as the evaluator embeds them, (rows, embed) float32."""
+        """The evaluator's embeddings of some pictures, (rows, embed) float32."""
         return torch.from_numpy(np.asarray(self.evaluator_embeddings[rows], dtype=np.float32))
 
     @cached_property
@@ -163,7 +173,7 @@ class Study:
 
     @cached_property
     def scores(self) -> dict[str, Tensor]:
-        """The numbers behind `latents`, one (n_latents, …) tensor each."""
+        """The scores that `latents` shows, one (n_latents, …) tensor each."""
         return load_tensors(self.path / "scores.safetensors")
 
     @cached_property
@@ -172,7 +182,7 @@ class Study:
 
     @cached_property
     def vocabulary_embeddings(self) -> Tensor:
-        """(words, embed) float32, the evaluator's, unit length."""
+        """(words, embed) float32, unit length, by the evaluator."""
         return load_tensors(self.path / "vocabulary.safetensors", "words")["words"].float()
 
     @cached_property
@@ -182,7 +192,7 @@ class Study:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Rows of the pictures that examples and labels were taken from: not held out, duplicates included."""
+        """Rows of the pictures that are not held out, including near-duplicates."""
         return np.flatnonzero([split != "holdout" for split in self.images.columns["split"]])
 
     @cached_property
@@ -192,28 +202,32 @@ class Study:
 
     @cached_property
     def repeats(self) -> np.ndarray:
-        """(pictures,) bool: nearly equal to an earlier picture, so that it does not serve as an example."""
-        file = self.path / "repeats.npy"  # the first studies kept only what it follows from
+        """(pictures,) bool: near-duplicate of an earlier picture, and therefore not used as an example."""
+        file = self.path / "repeats.npy"  # absent in the first studies, for which it is computed
         return np.array(load_array(file, self._count("pictures")) if file.exists() else repeated(self.path))
 
     @property
     def holdout(self) -> Images | None:
-        """The held-out pictures, None if there are none; `holdout_rows` are their rows in the study's arrays."""
+        """The held-out pictures, None if there are none; their rows are `holdout_rows`."""
         return self.images.select(self.holdout_rows) if len(self.holdout_rows) else None
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Names given by the analyst, per latent; they win over labels. Change them with `rename`."""
+        """{latent: name} of names that the analyst has given, which replace labels; see `rename`."""
         file = self.path / "names.json"
         if not file.exists():
             return {}
         try:
             return {int(latent): str(name) for latent, name in read_json(file).items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise StudyError(f"{str(file)!r} is damaged ({error}); mend or delete it.") from error
+            raise StudyError(f"{str(file)!r} is damaged ({error}); repair or delete it.") from error
 
     def rename(self, latent: int, name: str | None) -> None:
-        """Give a latent a name, kept in the folder; None or "" takes it back. StudyError if nothing can be written."""
+        """Give a latent a name, which is saved in the folder; None or "" removes it.
+
+        Raises:
+            StudyError: no such latent, or a folder that cannot be written.
+        """
         if not 0 <= int(latent) < (count := self.manifest["counts"]["latents"]):
             raise StudyError(f"There is no latent {latent}; they are numbered 0 to {count - 1}.")
         names = dict(self.names)
@@ -225,7 +239,7 @@ class Study:
             write_json(self.path / "names.json", {str(key): names[key] for key in sorted(names)})
         except OSError as error:
             raise StudyError(
-                f"The name cannot be kept: {str(self.path)!r} is not writable ({error.strerror}). Copy the folder and "
+                f"The name cannot be saved: {str(self.path)!r} is not writable ({error.strerror}). Copy the folder and "
                 "open the copy."
             ) from error
         self.__dict__["names"] = names
@@ -233,20 +247,20 @@ class Study:
 
     @cached_property
     def latents(self) -> "pd.DataFrame":
-        """One row per latent.
+        """DataFrame with one row per latent.
 
-        label: the vocabulary's best word (None for silent latents); alignment, margin: of it, in cosine; aligned: it
-        fits better than words fit random pictures; auc: how well the label's text alone tells where the latent is
-        active, on the pictures that the manifest names under counts.auc_on; clarity, monosemanticity: cosines;
-        meanings: separate groups of examples; mixture: how evenly they lie along two directions; frequency: share of
-        pictures; mean_top: mean activation of the examples; triage: their product as in the paper; nearest: the latent
-        with the most parallel direction; label_evidence, label_contrast: what other rankings say; name: what to show:
-        the given name, else the label if it is aligned.
+        label: best word of the vocabulary (None for latents without examples); alignment: its alignment, and margin:
+        its lead over the second word, both in cosine; aligned: whether the alignment exceeds chance level; auc: AUC of
+        the label's similarity as a predictor of activation, on the pictures under counts.auc_on of the manifest;
+        clarity, monosemanticity: cosines; meanings: clusters of examples; mixture: eigenvalue ratio of examples;
+        frequency: share of pictures; mean_top: mean activation of examples; triage: the paper's order of inspection;
+        nearest: latent with the largest cosine of directions; label_evidence, label_contrast: labels by other
+        rankings; name: display name, the given name or else the label if it is aligned.
         """
         return latents_table(self)
 
     def thumbnail(self, index: int) -> Image.Image:
-        """A small copy of picture `index`, kept in the folder (rendered pictures are rendered again)."""
+        """Thumbnail of the picture in row `index` (rendered pictures are rendered)."""
         if not (self.path / "thumbnails.npy").exists():
             return self.images[index].thumbnail()
         ends = self._thumbnail_ends
@@ -258,11 +272,15 @@ class Study:
         return load_array(self.path / "thumbnails.npy", self._count("pictures") + 1)
 
     def row_of(self, picture: Any) -> int:
-        """Row of a picture of this study, given as its id or as a record from any selection."""
+        """Row of a picture of this study, given by its id or as a record of any selection."""
         return self.images.index_of(picture if isinstance(picture, str) else picture.id)
 
     def verify(self) -> None:
-        """Compare every file with its hash in the manifest; StudyError names those that differ."""
+        """Compare every file with its hash in the manifest.
+
+        Raises:
+            StudyError: files that differ, by name.
+        """
         wrong = [
             name
             for name, (_, digest) in self.manifest["files"].items()
@@ -284,8 +302,8 @@ class Study:
                 self._models[role] = self._checked(role, TextEmbeddings.open(self.path / FILE))
             elif about["reference"] == "custom":
                 raise StudyError(
-                    f"The study's {role} (weights {about['hash']}) was a module, which no name loads. Open the study "
-                    f"with open_study(path, {role}=…)."
+                    f"The study's {role} (weights {about['hash']}) was a module, which cannot be loaded by name. Open "
+                    f"the study with open_study(path, {role}=…)."
                 )
             else:
                 self._models[role] = self._checked(role, load_model(about["reference"]))
@@ -309,15 +327,23 @@ def open_study(
     evaluator: Any = None,
     images: Any = None,
 ) -> Study:
-    """Open a study folder, or a bundled study by its name. Nothing in the folder is changed.
+    """Open a study folder, or a bundled study by name. Nothing in the folder is changed.
 
     Args:
-        model, evaluator: needed only if they were custom modules; otherwise loaded by name when first used.
-        images: where the pictures are now, if they moved; anything `Images.open` takes. Matched by id, and a few are
-            compared with what the study keeps of them.
+        path: the folder, or the name of a bundled study: "picture-world", "picture-world-b", "skin-lesions".
+        model, evaluator: needed if they were custom modules; otherwise loaded by name on first use.
+        images: the pictures, if they have moved; anything `Images.open` takes. They are matched by id, and a sample is
+            compared with the study's fingerprints.
+
+    Returns:
+        The `Study`.
 
     Raises:
-        StudyError: no study there, an incomplete or damaged one, one of a newer schema, another model, other pictures.
+        StudyError: no study, an incomplete or damaged one, one of a newer schema, another model, or other pictures.
+
+    >>> import clipattr as ca
+    >>> len(ca.open_study("picture-world").images)
+    9000
     """
     folder = user_path(path)
     if not folder.exists() and folder.name == str(path):

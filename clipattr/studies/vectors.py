@@ -1,7 +1,7 @@
-"""Studies of vectors: the arrays of a study from embeddings that exist already, without encoding the pictures.
+"""Studies of vectors: the arrays of a study from given embeddings, without encoding pictures.
 
-Owns the copying of vectors into a study's arrays, fingerprints for near-duplicates, and the checks that rows, pictures
-and text embeddings belong together. Ignores latents and words beyond that. Start at `gather_vectors`.
+Owns copying vectors into a study's arrays, fingerprints for near-duplicates, and the checks that rows, pictures and
+text embeddings belong together. Ignores latents. Start at `gather_vectors`.
 """
 
 import warnings
@@ -22,21 +22,25 @@ from clipattr.models.textonly import FILE, TextEmbeddings
 from clipattr.statistics import wilson
 from clipattr.studies.format import ArrayWriter
 
-BLOCK = 8192  # rows copied at a time
-LARGEST = 65_504.0  # of float16
-SAMPLE = 4096  # rows that checks look at
-WORDS = 512  # of the vocabulary, for the same
-LOOKED_AT = 8  # pictures encoded again to see whether rows and pictures belong together
-SUBSPACE = 32  # leading directions of the text embeddings whose share of the pictures' variance is compared with chance
+BLOCK = 8192  # rows per block
+LARGEST = 65_504.0  # largest float16
+SAMPLE = 4096  # rows in checks
+WORDS = 512  # words of the vocabulary in checks
+LOOKED_AT = 8  # pictures encoded again to check that rows and pictures belong together
+SUBSPACE = (
+    32  # leading directions of text embeddings whose share of the pictures' variance is compared with chance
+)
 
 
 @dataclass(frozen=True)
 class VectorInput:
-    """What a study of vectors is built from.
+    """Vectors from which a study is built.
 
     Attributes:
-        embeddings: the audited model's. evaluator: the evaluator's of the same rows, None where the evaluator encodes
-            the pictures, or is the audited model itself. notes: what was found before the build.
+        embeddings: of the audited model.
+        evaluator: the evaluator's embeddings of the same rows; None where the evaluator encodes the pictures or is the
+            audited model itself.
+        notes: notes of the checks before the build.
     """
 
     embeddings: Embeddings
@@ -45,7 +49,7 @@ class VectorInput:
 
     @property
     def fingerprint(self) -> list[str | None]:
-        """What of it determines the study."""
+        """Hashes of the vectors, for the study's plan."""
         return [self.embeddings.fingerprint, self.evaluator.fingerprint if self.evaluator else None]
 
 
@@ -55,11 +59,11 @@ def gather_vectors(
     """Write activations.npy, evaluator.npy and fingerprints.npy of a study below `work`.
 
     Args:
-        images: the rows with their ids, labels and splits; `given.embeddings.images`, perhaps with some held out.
+        images: the rows with their ids, labels and splits: `given.embeddings.images`, possibly with held-out rows.
 
     Returns:
-        The rows that are in the arrays, with notes on what was found. Pictures that the evaluator must encode and that
-        cannot be read are left out, and are in `images.skipped`.
+        The rows in the arrays, with notes of the checks. Pictures that the evaluator must encode and that cannot be
+        read are left out, and are in `images.skipped`.
 
     Raises:
         DataError: vectors of another width than the model's, NaN, zero rows, values beyond float16, or an evaluator
@@ -102,19 +106,19 @@ def gather_vectors(
 
 
 def require_width(rows: Embeddings, model: Model) -> None:
-    """DataError unless vectors are as wide as the model's embeddings."""
+    """Raise DataError unless vectors have the width of the model's embeddings."""
     if rows.width != model.embed_dim:
         raise DataError(
-            f"The embeddings have {rows.width} numbers a row, those of {model.reference} {model.embed_dim}. Give the "
-            "model that made them."
+            f"The embeddings have {rows.width} numbers a row, those of {model.reference} {model.embed_dim}. Pass the "
+            "model that computed them."
         )
 
 
 def space_notes(given: VectorInput, images: Images, model: Model, words: Sequence[str]) -> list[str]:
-    """What a study says about whether its vectors and its texts share one space; warns where they seem not to.
+    """Notes on whether vectors and texts come from one model; warns where they seem not to.
 
     Args:
-        words: of the vocabulary; a sample of them is embedded.
+        words: words of the vocabulary, of which a sample is embedded.
     """
     chosen = list(words)[:: max(1, len(words) // WORDS)][:WORDS]
     if len(chosen) < 2:
@@ -132,16 +136,16 @@ def space_notes(given: VectorInput, images: Images, model: Model, words: Sequenc
 def _seen(
     given: VectorInput, images: Images, model: Model, evaluator: Model, batch: int
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """The evaluator's embeddings of the rows that can be had, float16, and the places of these rows.
+    """The evaluator's embeddings of the available rows, float16, and the indices of these rows.
 
-    None: the evaluator is the audited model, whose vectors are at hand.
+    None where the evaluator is the audited model.
     """
     everything = np.arange(len(given.embeddings))
     if given.evaluator is not None:
         if given.evaluator.width != evaluator.embed_dim:
             raise DataError(
                 f"The evaluator's embeddings have {given.evaluator.width} numbers a row, those of "
-                f"{evaluator.reference} {evaluator.embed_dim}. Give evaluator= the model that made them."
+                f"{evaluator.reference} {evaluator.embed_dim}. Pass evaluator= the model that computed them."
             )
         seen = np.empty((len(everything), evaluator.embed_dim), np.float16)
         for start, block in given.evaluator.blocks(BLOCK):
@@ -151,8 +155,8 @@ def _seen(
         return None, everything
     if not pictures_there(images).any():
         raise DataError(
-            f"The evaluator {evaluator.reference} would have to encode the pictures, and no path of a picture is known "
-            "or leads anywhere. Give evaluator_embeddings= of the same rows, paths=, or no evaluator."
+            f"The evaluator {evaluator.reference} needs to encode the pictures, but no picture has a path to a file "
+            "that exists. Pass evaluator_embeddings= of the same rows, paths=, or no evaluator."
         )
     parts, places = [], []
     with torch.no_grad():
@@ -165,7 +169,7 @@ def _seen(
 
 
 def pictures_there(images: Images) -> np.ndarray:
-    """(pictures,) bool: which can be looked at, without opening them: files that exist, and rendered ones."""
+    """(pictures,) bool: whether a picture's file exists or it can be rendered; files are not opened."""
     kind = images.source.kind
     if kind == "elsewhere":
         return np.zeros(len(images), dtype=bool)
@@ -180,9 +184,9 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 class _SignHash:
-    """64 signs of random projections a row, as one integer: nearly equal rows differ in few of them.
+    """Locality-sensitive hash: 64 signs of random projections per row, as one integer.
 
-    Projections are taken from the first block's mean, since embeddings of pictures lie in a narrow cone.
+    Rows are centred on the first block's mean, since embeddings of pictures lie in a narrow cone.
     """
 
     def __init__(self, first: np.ndarray) -> None:
@@ -195,20 +199,8 @@ class _SignHash:
 
 
 def _recomputed(rows: Embeddings, images: Images, model: Model) -> list[str]:
-    """Where pictures and the image tower are at hand: how well a few rows agree with the pictures encoded anew."""
-    if isinstance(model, TextEmbeddings):
-        return []
-    there = np.flatnonzero(pictures_there(images))
-    if not len(there):
-        return []
-    chosen = there[:: max(1, len(there) // LOOKED_AT)][:LOOKED_AT]
-    with torch.no_grad():
-        found = list(images.batches([model], LOOKED_AT, places=chosen))
-        if not found:
-            return []
-        anew = torch.cat([model.encode_image(pixels) for _, (pixels,) in found]).float().cpu().numpy()
-    places = np.concatenate([some for some, _ in found])
-    # Also against the rows of other pictures: embeddings of one model lie close together, whatever they show.
+    """Notes on how well a few rows agree with embeddings of their pictures; none without pictures or image tower."""
+    # Rows of other pictures are the reference: embeddings of one model are close together for any content.
     others = np.setdiff1d(np.linspace(0, len(rows) - 1, 8 * LOOKED_AT).astype(int), places)
     kept = _unit(np.concatenate([rows.read(int(row), int(row) + 1) for row in (*places, *others)]))
     cosines = anew @ kept.T
@@ -226,13 +218,13 @@ def _recomputed(rows: Embeddings, images: Images, model: Model) -> list[str]:
 
 @dataclass(frozen=True)
 class SpaceCheck:
-    """Whether vectors of pictures and of texts lie in one space.
+    """Evidence on whether vectors of pictures and of texts come from one model.
 
     Attributes:
-        accuracy, low: of zero-shot classification by the pictures' labels, and its lower 95 % bound (Wilson); NaN
-            without labels. chance: of guessing the largest class.
-        overlap: share of the pictures' variance along the leading directions of the texts; expected: of random
-            directions, deviations: by how many of its standard deviations it lies above that.
+        accuracy, low: zero-shot accuracy for the pictures' labels, and its lower 95 % bound (Wilson); NaN without
+            labels. chance: share of the largest class.
+        overlap: share of the pictures' variance along the leading directions of the texts. expected: the share along
+            random directions. deviations: their difference in standard deviations.
     """
 
     accuracy: float
@@ -244,7 +236,7 @@ class SpaceCheck:
 
     @property
     def is_plausible(self) -> bool:
-        """Whether the figures speak for one space: better than chance where there are labels, else by overlap."""
+        """Whether accuracy exceeds chance, or without labels, overlap exceeds that of random directions."""
         return self.low > self.chance if self.accuracy == self.accuracy else self.deviations > 2
 
     def __str__(self) -> str:
@@ -255,11 +247,13 @@ class SpaceCheck:
 
 
 def check_space(vectors: Any, texts: Tensor, labels: Any = None, classes: Tensor | None = None) -> SpaceCheck:
-    """Figures that tell whether pictures and texts were embedded by one model.
+    """Check whether pictures and texts were embedded by one model.
 
     Args:
-        vectors: (pictures, embed). texts: (words, embed) of a vocabulary.
-        labels: the number of each picture's class, −1 for none; classes: (classes, embed) embeddings of their names.
+        vectors: (pictures, embed).
+        texts: (words, embed) of a vocabulary.
+        labels: class number of each picture, −1 for none.
+        classes: (classes, embed) embeddings of the classes' names.
     """
     pictures = torch.nn.functional.normalize(torch.as_tensor(np.asarray(vectors, np.float32)), dim=-1)
     texts = torch.nn.functional.normalize(texts.float().cpu(), dim=-1)
@@ -296,6 +290,6 @@ def _space_of(given: VectorInput, images: Images, model: Model, words: Tensor) -
         return check_space(vectors, words)
     try:
         classes = model.encode_text(names)
-    except ModelError:  # the labels are no texts that a table knows
+    except ModelError:  # the table of texts does not contain the labels
         return check_space(vectors, words)
     return check_space(vectors, words, [names.index(name) if name else -1 for name in named], classes)

@@ -1,7 +1,6 @@
-"""Verdicts: what a person says of findings, kept beside the study.
+"""Verdicts: an analyst's judgements of findings, saved in the study's folder.
 
-Owns `verdicts.json` in the study's folder: one verdict and note per prompt and cause. Ignores how findings are made.
-Start at `Verdicts`.
+Owns `verdicts.json`: one verdict and note per finding. Ignores how findings are computed. Start at `Verdicts`.
 """
 
 import json
@@ -29,10 +28,10 @@ class Verdict:
 class Verdicts:
     """All verdicts of a study.
 
-    A finding is known again by its prompt and its latents, which keep their meaning while the study's dictionary does.
+    A finding is identified by its prompt and its latents.
 
     Raises:
-        StudyError: the file is damaged; it says where it is.
+        StudyError: a damaged file.
     """
 
     def __init__(self, study: Any) -> None:
@@ -42,11 +41,11 @@ class Verdicts:
             self._held = self._read()
 
     def of(self, finding: Any) -> Verdict:
-        """What was said of a finding."""
+        """The verdict on a finding; an empty one where there is none."""
         return self._held.get(_key(finding), Verdict())
 
     def set(self, finding: Any, choice: str, note: str, by: str = "") -> None:
-        """Say it and keep it.
+        """Save a verdict.
 
         Raises:
             StudyError: an unknown choice, too long a note, or a folder that cannot be written.
@@ -54,8 +53,10 @@ class Verdicts:
         if choice not in CHOICES:
             raise StudyError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
         if len(note) > MAX_NOTE:
-            raise StudyError(f"A note of {len(note):,} characters is too long; {MAX_NOTE:,} are kept.")
-        # Another panel may have written meanwhile.
+            raise StudyError(
+                f"A note of {len(note):,} characters is too long; at most {MAX_NOTE:,} are saved."
+            )
+        # Another panel may have written since.
         held = self._read() if self.path.exists() else {}
         held[_key(finding)] = Verdict(choice, note, by)
         content = {"schema": SCHEMA, "verdicts": {key: asdict(held[key]) for key in sorted(held)}}
@@ -63,7 +64,7 @@ class Verdicts:
             write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
         except OSError as error:
             raise StudyError(
-                f"The verdict cannot be kept: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "
+                f"The verdict cannot be saved: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "
                 "study's folder and open the copy."
             ) from error
         self._held = held
@@ -78,7 +79,7 @@ class Verdicts:
                 for key, value in content["verdicts"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StudyError(f"{str(self.path)!r} is damaged ({error}); mend or delete it.") from error
+            raise StudyError(f"{str(self.path)!r} is damaged ({error}); repair or delete it.") from error
 
 
 def _key(finding: Any) -> str:

@@ -69,7 +69,7 @@ def test_attribution_maps_sum_to_the_latents_attribution(exact_model, directions
     maps = attribution_map(result, latent=latent)
     torch.testing.assert_close(maps[2].sum(), values[values.abs().argmax()])
     torch.testing.assert_close(attribution_map(result)[2].sum(), values.sum())
-    with pytest.raises(SiteError, match="have no place in the picture"):
+    with pytest.raises(SiteError, match="have no position in the picture"):
         attribution_map(attribute(exact_model, pictures, "kite", dictionary=directions))
 
 

@@ -185,5 +185,5 @@ def test_the_picture_is_shown_beside_its_map_at_patch_sites_only(exact_model, di
     result = attribute(exact_model, pictures, "kite", dictionary=directions, site="image.-2.patches")
     chart = result.plot_picture(Image.new("RGB", (32, 32)), picture=2)
     assert [axes.get_title() for axes in chart.axes] == ["picture 2", "all latents"]
-    with pytest.raises(SiteError, match="have no place in the picture"):
+    with pytest.raises(SiteError, match="have no position in the picture"):
         made.plot_picture(Image.new("RGB", (32, 32)))

@@ -170,7 +170,7 @@ def test_latents_that_were_not_prepared_are_refused_not_guessed(
     exact_model, directions, acts, codes, weights
 ):
     few = ClosedFormTail(exact_model, directions, weights, active=torch.tensor([0, 1]))
-    with pytest.raises(DictionaryError, match="not prepared"):
+    with pytest.raises(DictionaryError, match="not in `active`"):
         few.exact(acts, codes)
 
 

@@ -290,7 +290,7 @@ def test_a_study_whose_files_lead_out_of_its_folder_is_refused(copied, name):
     manifest = json.loads((copied / "study.json").read_text())
     manifest["files"][name] = [1, "0"]
     (copied / "study.json").write_text(json.dumps(manifest))
-    with pytest.raises(StudyError, match="leads out of the folder"):
+    with pytest.raises(StudyError, match="points outside the folder"):
         open_study(copied)
 
 
@@ -302,7 +302,7 @@ def test_a_stream_whose_shards_lead_out_of_its_folder_is_refused(fuzz, tmp_path,
     manifest = json.loads((place / "attributions.json").read_text())
     manifest["shards"][0]["file"] = name
     (place / "attributions.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="entries that are no shards"):
+    with pytest.raises(DataError, match="invalid shard entries"):
         Attributions(place)
 
 

@@ -12,12 +12,11 @@ from clipattr.meaning.examples import Examples, quantile_examples
 from clipattr.meaning.labels import (
     Labels,
     alignment,
-    chance_floor,
     label_by_contrast,
     label_by_evidence,
     label_latents,
-    validation_auc,
 )
+from clipattr.meaning.validation import chance_floor, validation_auc
 
 WORDS, EMBED, LATENTS, PICTURES = 12, 48, 8, 400
 

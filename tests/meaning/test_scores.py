@@ -97,7 +97,7 @@ def test_examples_of_two_things_are_two_meanings():
     centres = F.normalize(torch.randn(3, 32), dim=1)
     embeddings = F.normalize(centres.repeat_interleave(20, 0) + 0.05 * torch.randn(60, 32), dim=1)
     examples = examples_of([list(range(20)), [0, 1, 2, 3, 4, 5, 6, 20, 21, 22, 23], [0, 20, 40], [5], []])
-    count, group = meanings(examples, embeddings, apart=0.5)
+    count, group = meanings(examples, embeddings, threshold=0.5)
     assert count.tolist() == [1, 2, 1, 1, 0]
     assert group[1, :11].tolist() == [0] * 7 + [1] * 4
     assert (group[0, :20] == 0).all() and (group[4] == -1).all()
@@ -114,7 +114,7 @@ def test_mixture_is_nought_for_copies_and_one_for_two_equal_unrelated_groups():
 def test_clusters_equal_those_of_scikit_learn(seed):
     torch.manual_seed(seed)
     embeddings = F.normalize(torch.randn(12, 5), dim=1)
-    count, group = meanings(examples_of([list(range(12))]), embeddings, apart=0.2, least=1)
+    count, group = meanings(examples_of([list(range(12))]), embeddings, threshold=0.2, least=1)
     slow = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=0.8).fit(
         embeddings
     )

@@ -54,7 +54,7 @@ def test_a_table_keeps_ids_glosses_and_groups(tmp_path):
     assert vocabulary.display == ["kite (a bird, of prey)", "kite (a toy on a string)", "owl"]
     assert vocabulary.prompts[2] == "owl" and vocabulary.groups == ["animal", "toy", None]
     assert vocabulary.index("kite (a toy on a string)") == 1 and vocabulary.index("kite") == 0
-    with pytest.raises(DataError, match="near: kite"):
+    with pytest.raises(DataError, match="similar words: kite"):
         vocabulary.index("kit")
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="column 'word'.*a,b"):

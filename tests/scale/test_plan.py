@@ -67,7 +67,7 @@ def test_memory_does_not_grow_with_the_pictures_but_time_does(tiny_model, measur
 
 def test_nothing_to_plan_is_refused(tiny_model):
     for wrong in ({"pictures": 0}, {"pictures": 10, "workers": 0}, {"pictures": 10, "n_latents": 4, "k": 5}):
-        with pytest.raises(DataError, match="nothing to plan"):
+        with pytest.raises(DataError, match="A plan needs at least 1"):
             plan_study(tiny_model, **wrong)
 
 

@@ -143,7 +143,7 @@ def test_a_study_opens_anywhere_and_finds_its_pictures(finished, pictures, tiny_
     assert moved.images[5].load().tobytes() == finished.images[5].load().tobytes()
     assert moved.thumbnail(5).size == (48, 40)
     moved.verify()
-    with pytest.raises(StudyError, match="was a module, which no name loads"):
+    with pytest.raises(StudyError, match="was a module, which cannot be loaded by name"):
         _ = moved.model
     assert open_study(finished.path, model=tiny_model).model is tiny_model
 
@@ -382,7 +382,7 @@ def test_examples_of_use_are_those_with_the_largest_exact_effect(finished):
         wanted = sorted(dense[:, latent][dense[:, latent] > 0], reverse=True)[:3]
         got = used.values[latent][used.indices[latent] >= 0].numpy()
         np.testing.assert_allclose(got, wanted, rtol=0.05, atol=2e-4)
-    with pytest.raises(DataError, match="one target at a time; got 2"):
+    with pytest.raises(DataError, match="one target per call; got 2"):
         examples_of_use(finished, ["a", "b"])
 
 

@@ -139,7 +139,7 @@ def test_an_evaluator_needs_pictures_or_its_own_embeddings(tiny_model, rows, tmp
     other = ca.load_model(copy.deepcopy(tiny_model.clip))
     with torch.no_grad():
         other.clip.visual.conv1.weight.mul_(1.1)
-    with pytest.raises(ca.DataError, match="would have to encode the pictures.*evaluator_embeddings="):
+    with pytest.raises(ca.DataError, match="needs to encode the pictures.*evaluator_embeddings="):
         build(tiny_model, embeddings=rows, evaluator=other, path=tmp_path / "a", vocabulary=WORDS)
     study = build(tiny_model, embeddings=rows, evaluator=other, evaluator_embeddings=rows[::-1].copy(),
                   path=tmp_path / "b", vocabulary=WORDS)  # fmt: skip
