@@ -72,7 +72,7 @@ def word_attribution(
         source: a model, or a study with one.
         prompt: the text; words are what white space separates.
         target: as for `attribute`: an image embedding (embed,), `ImageSimilarity(pictures)`, another text, a contrast.
-        method: "leave_one_out": the target minus the target of the prompt without the word, encoded anew; exact, one
+        method: "leave_one_out": the target minus the target of the prompt without the word, encoded again; exact, one
             forward pass a word. "integrated_gradients": along the straight path that scales the token embeddings of all
             words from 0 to what they are, marks, padding and positions kept; adds up to the change in the target.
 

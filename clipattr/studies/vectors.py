@@ -27,9 +27,8 @@ LARGEST = 65_504.0  # largest float16
 SAMPLE = 4096  # rows in checks
 WORDS = 512  # words of the vocabulary in checks
 LOOKED_AT = 8  # pictures encoded again to check that rows and pictures belong together
-SUBSPACE = (
-    32  # leading directions of text embeddings whose share of the pictures' variance is compared with chance
-)
+# Leading directions of text embeddings whose share of the pictures' variance is compared with chance.
+SUBSPACE = 32
 
 
 @dataclass(frozen=True)
@@ -200,10 +199,22 @@ class _SignHash:
 
 def _recomputed(rows: Embeddings, images: Images, model: Model) -> list[str]:
     """Notes on how well a few rows agree with embeddings of their pictures; none without pictures or image tower."""
+    if isinstance(model, TextEmbeddings):
+        return []
+    there = np.flatnonzero(pictures_there(images))
+    if not len(there):
+        return []
+    chosen = there[:: max(1, len(there) // LOOKED_AT)][:LOOKED_AT]
+    with torch.no_grad():
+        found = list(images.batches([model], LOOKED_AT, places=chosen))
+        if not found:
+            return []
+        again = torch.cat([model.encode_image(pixels) for _, (pixels,) in found]).float().cpu().numpy()
+    places = np.concatenate([some for some, _ in found])
     # Rows of other pictures are the reference: embeddings of one model are close together for any content.
     others = np.setdiff1d(np.linspace(0, len(rows) - 1, 8 * LOOKED_AT).astype(int), places)
     kept = _unit(np.concatenate([rows.read(int(row), int(row) + 1) for row in (*places, *others)]))
-    cosines = anew @ kept.T
+    cosines = again @ kept.T
     own = np.diagonal(cosines)
     nearest = int((cosines.argmax(1) == np.arange(len(places))).sum())
     told = (
