@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from clipattr.attribution.padding import padded
 from clipattr.attribution.tail import ClosedFormTail
-from clipattr.attribution.targets import LinearTarget, as_target
+from clipattr.attribution.target import LinearTarget
+from clipattr.attribution.targets import as_target
 from clipattr.errors import SiteError, TargetError
 from clipattr.images.embeddings import Embeddings
 

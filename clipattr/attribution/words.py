@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from clipattr.attribution.prompts import check_length
-from clipattr.attribution.targets import Target, as_target
+from clipattr.attribution.target import Target
+from clipattr.attribution.targets import as_target
 from clipattr.errors import TargetError
 from clipattr.models.hooks import hooked
 
