@@ -11,6 +11,7 @@ import numpy as np
 import traitlets as T
 
 from clipattr.attribution import EXPLAINING
+from clipattr.discovery.partners import partners
 from clipattr.display.wording import kind_word
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.desk import Desk, PanelError
@@ -69,6 +70,7 @@ class CompareState(T.HasTraits):
         self.collections = [desk.collected for desk in self.desks]
         self.findings = list(findings) if findings is not None else None
         self._compared: Any = None
+        self._partners: list[dict[int, int]] | None = None
         self._members: list[dict[int, int]] = []
         super().__init__(**chosen)
         if not self.prompt and self.table.n_pictures:
@@ -139,9 +141,39 @@ class CompareState(T.HasTraits):
             self._compared = compare(studies, findings=found, progress=False)
         return self._compared
 
+    def partners(self) -> list[dict[int, int]]:
+        """For each study but the first, its latents' partners in the first; found once, and kept with the study."""
+        if self._partners is None:
+            first = self.table
+            found = [partners(first.study, desk.study, keep=not first.read_only) for desk in self.desks[1:]]
+            self._partners = [
+                dict(zip(theirs.tolist(), ours.tolist(), strict=True)) for ours, theirs, _ in found
+            ]
+        return self._partners
+
+    def _ask_scores(self, picture: int, prompt: str, against: str) -> None:
+        """The scores alone, which need no partners: in their own lane, so that they come at once."""
+
+        def work() -> list[str]:
+            return self._measured(picture, prompt, against)[1]
+
+        def came(scores: list[str]) -> None:
+            if self._partners is not None:
+                return  # the rows are there, or follow at once
+            with self.hold_trait_notifications():
+                self.error, self.rows, self._members, self.scores = "", [], [], scores
+                self.note = (
+                    "pairing the latents of the models over the first one's pictures; kept for the next time"
+                )
+                self.gen += 1
+
+        self.worker.submit("scores", work, came, self._failed)
+
     def _ask(self, _: Any = None) -> None:
         self.row = -1
         subject, picture, prompt, against = self.subject, self.picture, self.prompt, self.against
+        if subject == "picture" and self._partners is None:
+            self._ask_scores(picture, prompt, against)
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
         ]
@@ -158,12 +190,16 @@ class CompareState(T.HasTraits):
             self.error, self.rows, self.scores, self.note = words_of(error), [], [], ""
             self.gen += 1
 
-    def _of_picture(self, picture: int, prompt: str, against: str) -> Any:
+    def _measured(self, picture: int, prompt: str, against: str) -> tuple[list[Any], list[str]]:
+        """The picture measured by each model, and its scores in words."""
         image = self.table.study.images[picture].load()
         found = [desk.measure(image, desk.target(prompt, against)) for desk in self.desks]
+        return found, [f"{plain(f.y * factor_of(f.y_unit))} {unit_name(f.y_unit)}" for f in found]
+
+    def _of_picture(self, picture: int, prompt: str, against: str) -> Any:
+        found, scores = self._measured(picture, prompt, against)
         values = [dict(zip(f.latents.tolist(), f.attributions.tolist(), strict=True)) for f in found]
         unit = found[0].y_unit
-        scores = [f"{plain(f.y * factor_of(unit))} {unit_name(unit)}" for f in found]
         rows, members = self._aligned(values, factor_of(unit))
         note = f"{_count(rows)}; attribution of {shown(prompt, 40)} in this picture"
         return rows, members, f"attribution, {unit_name(unit)}", scores, note
@@ -203,11 +239,10 @@ class CompareState(T.HasTraits):
         self, values: Sequence[Mapping[int, float]], factor: float
     ) -> tuple[list[dict[str, Any]], list[dict[int, int]]]:
         """Latents of all models, those that pair up with one of the first model's in one row; the largest first."""
-        matches = self.comparison().matches
+        partner_of = self.partners()
         groups: dict[tuple[int, int], dict[int, int]] = {(0, j): {0: j} for j in values[0]}
         for i in range(1, len(self.desks)):
-            mine = matches[matches["study"] == str(i)]
-            partner = dict(zip(mine["other"].tolist(), mine["latent"].tolist(), strict=True))
+            partner = partner_of[i - 1]
             for j in values[i]:
                 key = (0, partner[j]) if j in partner else (i, j)
                 groups.setdefault(key, {key[0]: key[1]})[i] = j
@@ -278,8 +313,10 @@ class CompareState(T.HasTraits):
         """Python that computes what is on the screen."""
         opened = ", ".join(f"ca.open_study({desk.opening})" for desk in self.desks)
         lines = [
-            "import clipattr as ca", "from clipattr.discovery.compare import compare", "", f"studies = [{opened}]",
-            "comparison = compare(studies)" if self.subject == "findings" else "matches = compare(studies).matches",
+            "import clipattr as ca", "from clipattr.discovery.compare import compare",
+            "from clipattr.discovery.partners import partners", "", f"studies = [{opened}]",
+            "comparison = compare(studies)" if self.subject == "findings"
+            else "matches = [partners(studies[0], other) for other in studies[1:]]",
         ]  # fmt: skip
         if self.subject == "picture":
             lines.append(f"picture = studies[0].images[{self.picture}].load()")

@@ -172,7 +172,7 @@ def compare(
         prompts = labels or list(first.vocabulary.words)
     made = _findings(opened, names, prompts, findings, progress)
     rows = np.arange(len(first.images))[:: -(-len(first.images) // PICTURES)]
-    codes = _codes_on_the_same(opened, rows)
+    codes = codes_on_the_same(opened, rows)
     matches = [
         _matched(codes[0], codes[number], first, opened[number], names[number])
         for number in range(1, len(opened))
@@ -227,7 +227,7 @@ def _findings(
     return made
 
 
-def _codes_on_the_same(studies: Sequence[Study], rows: np.ndarray) -> list[Any]:
+def codes_on_the_same(studies: Sequence[Study], rows: np.ndarray) -> list[Any]:
     """Codes of the first study's pictures in every study, scipy CSR (pictures, latents) each.
 
     Pictures that one of the models cannot read are left out for all.

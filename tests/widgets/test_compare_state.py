@@ -88,3 +88,46 @@ def test_one_study_is_no_comparison_and_two_get_a_tab(study, other_study):
     panel.state.prompt = "bat"
     assert made.state.prompt == "bat"
     panel.close()
+
+
+def test_partners_are_those_of_a_whole_comparison_and_kept_with_the_first_study(
+    fresh_study, other_study, monkeypatch
+):
+    import clipattr.discovery.partners as module
+    from clipattr.discovery.compare import compare
+    from clipattr.discovery.findings import Findings
+
+    none = [Findings([], one) for one in (fresh_study, other_study)]
+    table = compare([fresh_study, other_study], findings=none, progress=False).matches
+    ours, theirs, value = module.partners(fresh_study, other_study)
+    assert ours.tolist() == table["latent"].tolist() and theirs.tolist() == table["other"].tolist()
+    monkeypatch.setattr(module, "codes_on_the_same", None)  # what is kept needs no pass
+    again = module.partners(fresh_study, other_study)
+    assert again[2].tolist() == value.tolist()
+    file = next(fresh_study.path.glob("partners-*.npz"))
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(TypeError):  # a damaged file is not read
+        module.partners(fresh_study, other_study)
+
+
+def test_scores_come_before_latents_are_paired_and_no_visitor_writes(study, other_study, monkeypatch):
+    from clipattr_widgets.desk import Desk
+
+    seen = []
+
+    class Watched(CompareState):
+        def _ask_scores(self, *asked):
+            super()._ask_scores(*asked)
+            seen.append((list(self.scores), self.note, list(self.rows)))
+
+    def paired(one, other, *, keep):
+        seen.append(keep)
+        return np.array([1]), np.array([2]), np.array([0.9])
+
+    monkeypatch.setattr("clipattr_widgets.compare_state.partners", paired)
+    desks = [Desk(study, "one", read_only=True), Desk(other_study, "two")]
+    state = Watched(desks, prompt="red disc", threaded=False)
+    (scores, note, rows), keep = seen
+    assert len(scores) == 2 and note.startswith("pairing") and rows == [] and keep is False
+    assert state.rows and state.scores == scores and "pairing" not in state.note
+    state.close()
