@@ -98,6 +98,8 @@ CONTENTS = {
     "plan_study": "studies.plan",
     # surprise
     "audit": "discovery.audit.run",
+    "gate": "discovery.gate",
+    "accept": "discovery.gate",
     "verify": "discovery.pixels.verify",
     "PixelSettings": "discovery.pixels.settings",
     "Prompt": "discovery.audit.expectations",

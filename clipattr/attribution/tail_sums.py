@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipattr.attribution.padding import padded
 from clipattr.attribution.tail import ClosedFormTail
 from clipattr.attribution.target import LinearTarget
 from clipattr.attribution.targets import as_target
+from clipattr.display.progress import Progress
 from clipattr.errors import SiteError, TargetError
 from clipattr.images.embeddings import Embeddings
 
@@ -76,7 +76,7 @@ def mean_effects(
     weights, constants = wanted.linear(model)
     tail = ClosedFormTail(model, dictionary, weights, site=site, constants=constants)
     total: Tensor | float = 0.0
-    for start in tqdm(range(0, len(rows), batch), unit="batch", disable=not progress, desc="effects"):
+    for start in Progress(range(0, len(rows), batch), unit="batch", disable=not progress, desc="effects"):
         stop = min(start + batch, len(rows))
         block = rows.read(start, stop) if isinstance(rows, Embeddings) else rows[start:stop]
         acts = torch.as_tensor(block).to(tail.device, tail.dtype)

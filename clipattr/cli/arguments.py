@@ -76,7 +76,10 @@ def setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-MODEL_HELP = "NAME:PRETRAINED, local-dir:PATH, hf-hub:ID, hf:ORG/NAME (transformers), or a bundled name"
+MODEL_HELP = (
+    "NAME:PRETRAINED, NAME:FILE.pt (or FILE.pt@TAG), local-dir:PATH, hf-hub:ID, hf:ORG/NAME (transformers), or a "
+    "bundled name"
+)
 MODEL = argument("model", metavar="MODEL", help=MODEL_HELP)
 IMAGES = argument(
     "images", metavar="IMAGES", help="folder, table (.csv with a column path), .tar, or scenes:FILE"
@@ -86,7 +89,12 @@ PROMPT = argument("--prompt", metavar="TEXT", action="append", help="one prompt;
 BATCH = argument(
     "--batch", metavar="N", type=whole, default=64, help="pictures per forward pass (default: %(default)s)"
 )
-QUIET = argument("--quiet", action="store_true", help="no progress bars")
+# Where the parts of a study are now, if they moved since it was built.
+MOVED = (
+    argument("--model", metavar="MODEL", help="where the audited model is now; its weights must be the same"),
+    argument("--evaluator", metavar="MODEL", help="where the evaluator is now"),
+    argument("--images", metavar="IMAGES", help="where the pictures are now"),
+)
 # Options for the engine of a verb.
 ENGINE = (
     argument("--ray", metavar="N", type=whole, help="use N Ray workers; needs clipattr[scale]"),

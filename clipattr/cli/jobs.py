@@ -189,11 +189,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Estimate the cost of a study from ten seconds of measurement."""
+    """Estimate the cost of a study and its audit from ten seconds of measurement."""
     from clipattr.models.loading import load_model
     from clipattr.studies.plan import plan_study
 
-    say("measuring for about ten seconds")
+    if not arguments.quiet:
+        say("measuring for about ten seconds")
     made = plan_study(
         load_model(arguments.model),
         load_model(arguments.evaluator) if arguments.evaluator else None,
@@ -201,9 +202,12 @@ def plan(arguments: argparse.Namespace) -> int:
         n_latents=arguments.latents,
         k=arguments.k,
         examples=arguments.examples,
-        words=arguments.words,
+        vocabulary=arguments.vocabulary,
         steps=arguments.steps,
+        prompts=arguments.prompts,
         workers=arguments.workers,
+        batch=arguments.batch,
+        site=arguments.site,
     )
     emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
     out = human(arguments)
@@ -215,7 +219,9 @@ def plan(arguments: argparse.Namespace) -> int:
     ]  # fmt: skip
     total = ("all", f"{made.seconds / 3600:,.2f}", "", f"{made.disk / 1e9:,.1f}", "", "")
     print_table(columns, [*rows, total], out, numbers=(1, 2, 3, 4, 5))
-    print("\nEstimates from this machine; other disks, networks and pictures differ.", file=out)
+    print("\nEstimates from this machine, for:", file=out)
+    for assumption in made.assumptions:
+        print(f"  {assumption}", file=out)
     return OK
 
 
@@ -225,7 +231,9 @@ def site(arguments: argparse.Namespace) -> int:
     from clipattr.reporting.site import write_site
     from clipattr.studies.study import open_study
 
-    opened = open_study(arguments.study)
+    opened = open_study(
+        arguments.study, model=arguments.model, evaluator=arguments.evaluator, images=arguments.images
+    )
     findings = Findings.from_json(arguments.findings, opened) if arguments.findings else ()
     out = write_site(opened, arguments.out, findings, latents=arguments.latents, progress=not arguments.quiet)
     print(f"{out / 'index.html'}")

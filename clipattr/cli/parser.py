@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--json", metavar="OUT", help="write the result as JSON; - prints only the JSON to stdout"
     )
+    common.add_argument("--quiet", action="store_true", help="no progress")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     main = _Parser(
         prog="clipattr",

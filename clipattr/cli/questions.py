@@ -1,7 +1,7 @@
 """Questions: the verbs that analyse or show a study, and list models.
 
-Owns `demo`, `audit`, `verify`, `models`, `attribute`, `faithfulness` and `serve`. They compute nothing themselves: each
-calls the function that a notebook calls, and prints the result. The table of verbs is in `verbs.py`.
+Owns `demo`, `audit`, `verify`, `models`, `attribute`, `faithfulness` and `serve`. They compute nothing
+themselves: each calls the function that a notebook calls, and prints the result. The table of verbs is in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipattr.cli.arguments import ABOVE_LIMIT, DEMO_REPORT, DEMO_STUDY, NOT_JUDGED, OK
+from clipattr.cli.arguments import DEMO_REPORT, DEMO_STUDY, OK
 from clipattr.cli.jobs import engine_of
+from clipattr.cli.releases import told_gate
 from clipattr.cli.reports import write_reports
 from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
@@ -24,7 +25,6 @@ from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
-    from clipattr.discovery.gate import Gate
 
 LISTED = 40  # findings in a printed table; files have all
 TOLD = 5  # prompts named in remarks
@@ -53,15 +53,18 @@ def audit(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.findings import Findings
     from clipattr.discovery.gate import gate
     from clipattr.discovery.spelling import with_suggestions
+    from clipattr.studies.study import open_study
 
-    if arguments.baseline and arguments.fail_above is None:
-        raise DataError(
-            "--baseline goes with --fail-above POINTS: without a limit there is nothing to fail on."
-        )
+    for option in ("baseline", "previous", "markdown"):
+        if getattr(arguments, option) and arguments.fail_above is None:
+            raise DataError(
+                f"--{option} goes with --fail-above POINTS: without a limit there is nothing to fail on."
+            )
     # Read before the audit, so that a wrong file is reported at once.
     baseline = Findings.from_json(arguments.baseline) if arguments.baseline else None
     prompts = _prompts(arguments)
-    study = _opened(arguments.study)
+    study = _opened(arguments)
+    previous = open_study(arguments.previous) if arguments.previous else None
     _tell_unknown(study, prompts)
     with engine_of(arguments) as engine:
         findings = audit(
@@ -71,6 +74,7 @@ def audit(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             engine=engine,
             checkpoint=_checkpoint(arguments),
+            progress=not arguments.quiet,
         )
     findings = with_suggestions(findings)
     if arguments.pixels and len(findings):
@@ -80,28 +84,16 @@ def audit(arguments: argparse.Namespace) -> int:
             findings = verified(
                 study, findings, device=arguments.device, engine=engine, checkpoint=_checkpoint(arguments)
             )
-    decided = None if arguments.fail_above is None else gate(findings, arguments.fail_above, baseline)
+    decided = None
+    if arguments.fail_above is not None:
+        decided = gate(findings, arguments.fail_above, baseline, previous=previous)
     _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
     write_reports(arguments, findings, decided)
     out = human(arguments)
     _print_findings(findings, out)
-    return OK if decided is None else _told_gate(decided, baseline is not None, out)
-
-
-def _told_gate(decided: Gate, has_baseline: bool, out: Any) -> int:
-    """Print the decision; returns the exit status."""
-    known = " and not in the baseline" if has_baseline else ""
-    print(f"\n{len(decided.over)} of them above {decided.limit:g} points{known}.", file=out)
-    for finding in decided.over:
-        print(f"  {visible(finding.prompt, 40)} rests on {visible(finding.label or NO_LABEL, 40)}: "
-              f"{finding.causal_effect.points()} points", file=out)  # fmt: skip
-    if decided.unjudged:
-        print(
-            f"{len(decided.unjudged):,} of {len(decided.unjudged) + decided.judged:,} prompts cannot be judged, "
-            "so they have not passed. Add pictures of them, or leave them out of the prompts.",
-            file=out,
-        )
-    return {"failed": ABOVE_LIMIT, "cannot be judged": NOT_JUDGED}.get(decided.outcome, OK)
+    if decided is None:
+        return OK
+    return told_gate(decided, out)
 
 
 def _tell_unknown(study: Any, prompts: list[str] | None) -> None:
@@ -129,7 +121,7 @@ def verify(arguments: argparse.Namespace) -> int:
         return OK
     with engine_of(arguments) as engine:
         checked = verified(
-            _opened(arguments.study),
+            _opened(arguments),
             findings,
             budget=arguments.budget,
             device=arguments.device,
@@ -198,7 +190,7 @@ def models(arguments: argparse.Namespace) -> int:
 def attribute(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import Contrast, attribute
 
-    study = _opened(arguments.study)
+    study = _opened(arguments)
     target = Contrast(arguments.prompt, arguments.against) if arguments.against else arguments.prompt
     found = attribute(study, _picture(study, arguments.picture), target, method=arguments.method)
     if arguments.plot:
@@ -235,7 +227,7 @@ def faithfulness(arguments: argparse.Namespace) -> int:
     from clipattr.attribution import VocabularyContrast
     from clipattr.attribution.faithfulness import can_randomise, faithfulness
 
-    study = _opened(arguments.study)
+    study = _opened(arguments)
     asked = _prompts(arguments)
     prompts = asked or list(study.vocabulary.words)[:8]
     held_back = study.holdout
@@ -271,12 +263,13 @@ def serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _opened(name: str) -> Any:
-    """Open a study, and print what it was built without."""
+def _opened(arguments: argparse.Namespace) -> Any:
+    """Open the study of a verb, and print what it was built without."""
     from clipattr.studies.belonging import left_out
     from clipattr.studies.study import open_study
 
-    study = open_study(name)
+    moved = {part: getattr(arguments, part) for part in ("model", "evaluator", "images")}
+    study = open_study(arguments.study, **moved)
     tell(left_out(study.manifest))
     return study
 

@@ -28,8 +28,11 @@ REPORTS = (
 def write_reports(arguments: argparse.Namespace, findings: Findings, decided: Gate | None) -> None:
     """Write the files that were asked for."""
     from clipattr.reporting.continuous import junit, sarif
+    from clipattr.reporting.pull_request import markdown
     from clipattr.reporting.statement import write_statement
 
+    if arguments.markdown and decided is not None:
+        write(markdown(decided), arguments.markdown)
     if arguments.junit:
         write(junit(findings, decided), arguments.junit)
     if arguments.sarif:

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipattr.cli import jobs, questions, reproduction
+from clipattr.cli import jobs, questions, releases, reproduction
 from clipattr.cli.arguments import (
     BATCH,
     DEMO_REPORT,
@@ -17,8 +17,8 @@ from clipattr.cli.arguments import (
     IMAGES,
     MODEL,
     MODEL_HELP,
+    MOVED,
     PROMPT,
-    QUIET,
     STUDY,
     Argument,
     argument,
@@ -49,6 +49,30 @@ class Verb:
     arguments: tuple[Argument | tuple[Argument, ...], ...]
 
 
+# Options that a study and its plan share, so that both have one default.
+VOCABULARY = argument(
+    "--vocabulary",
+    metavar="FILE",
+    default="general",
+    help="words for labels: a text or .csv file, general (default) or imagenet21k",
+)
+SITE = argument(
+    "--site",
+    help="where activations are read (default: the dictionary's site, else image.-1.cls if it is "
+    "pooled, else image.embedding)",
+)
+TRAINING = (
+    argument(
+        "--latents", metavar="N", type=whole, help="latents of the dictionary to train (default: chosen)"
+    ),
+    argument(
+        "--k", metavar="K", type=whole, help="active latents of the dictionary to train; goes with --latents"
+    ),
+    argument("--steps", metavar="N", type=whole, help="steps of the dictionary's training"),
+    argument(
+        "--examples", metavar="M", type=whole, default=20, help="examples per latent (default: %(default)s)"
+    ),
+)
 CSV = argument("--csv", metavar="OUT", help="write the findings as a table, in points")
 HTML = argument("--html", metavar="OUT", help="write one self-contained page with pictures and evidence")
 
@@ -75,24 +99,17 @@ VERBS = (
             argument("--evaluator-embeddings", metavar="FILE", help="embeddings of the same rows by the evaluator"),
             argument("--text-embeddings", metavar="FILE", help="instead of MODEL: a .npz with words and vectors"),
             out("study; an interrupted build continues"),
-            argument("--vocabulary", metavar="FILE", default="general", help="words for labels: a text or .csv file, "
-                     "general (default) or imagenet21k"),
+            VOCABULARY,
             argument("--evaluator", metavar="MODEL", help="an independent CLIP that names latents"),
             argument("--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"),
             argument("--store", metavar="DIR", help="store that `clipattr encode` wrote for these pictures"),
-            argument("--site", help="where activations are read (default: the dictionary's site, else image.-1.cls "
-                     "if it is pooled, else image.embedding)"),
-            argument("--latents", metavar="N", type=whole, help="latents of the dictionary to train"),
-            argument("--k", metavar="K", type=whole, help="active latents of the dictionary to train"),
-            argument("--steps", metavar="N", type=whole, help="steps of the dictionary's training"),
-            argument("--examples", metavar="M", type=whole, default=20, help="examples per latent (default: "
-                     "%(default)s)"),
+            SITE,
+            *TRAINING,
             argument("--holdout", metavar="SHARE", type=share, help="share of pictures held out for measuring effects"),
             BATCH,
             argument("--seed", type=int, default=0, help="seed of training and of the held-out pictures (default: 0)"),
             argument("--overwrite", action="store_true", help="replace another study in DIR"),
             *ENGINE,
-            QUIET,
         ),
     ),
     Verb(
@@ -109,7 +126,6 @@ VERBS = (
             argument("--evaluator", metavar="MODEL", help="also store embeddings by this second CLIP, for `study`"),
             BATCH,
             *ENGINE,
-            QUIET,
         ),
     ),
     Verb(
@@ -134,7 +150,6 @@ VERBS = (
                 argument("--epochs", metavar="N", type=float, help="passes over the store, instead of steps"),
             ),
             argument("--seed", type=int, default=0, help="seed of the initial directions (default: 0)"),
-            QUIET,
         ),
     ),
     Verb(
@@ -168,24 +183,19 @@ VERBS = (
     ),
     Verb(
         "plan",
-        "estimate a study's time, disk, memory and network",
+        "estimate time, disk and memory of study and audit",
         "clipattr plan ViT-H-14:laion2b_s32b_b79k --pictures 10000000 --workers 16",
         jobs.plan,
         (
             MODEL,
             argument("--evaluator", metavar="MODEL", help="the CLIP that names latents (default: the model itself)"),
             argument("--pictures", metavar="N", type=whole, required=True, help="number of pictures"),
-            *(
-                argument(f"--{name}", metavar="N", type=whole, default=number, help=f"{about} (default: {number:,})")
-                for name, number, about in (
-                    ("latents", 30_000, "latents of the dictionary"),
-                    ("k", 64, "active latents per picture"),
-                    ("examples", 20, "examples per latent"),
-                    ("words", 20_000, "words of the vocabulary"),
-                    ("steps", 20_000, "training steps of 4,096 activations"),
-                    ("workers", 1, "machines like this one"),
-                )
-            ),
+            argument("--prompts", metavar="N", type=whole, help="number of prompts to audit (default: every word)"),
+            VOCABULARY,
+            SITE,
+            *TRAINING,
+            BATCH,
+            argument("--workers", metavar="N", type=whole, default=1, help="machines like this one (default: 1)"),
         ),
     ),
     Verb(
@@ -206,10 +216,27 @@ VERBS = (
                      "direct tests)"),
             argument("--device", metavar="DEVICE", help="device of the models, e.g. cuda (default: a GPU if there is "
                      "one)"),
-            argument("--baseline", metavar="FINDINGS", help="JSON of an earlier audit: fail only on findings that are "
-                     "new or clearly larger"),
+            argument("--baseline", metavar="FINDINGS", help="JSON that `clipattr baseline` wrote: fail only on "
+                     "findings that are new or clearly larger"),
+            argument("--previous", metavar="STUDY", help="study of the released model on the same pictures: a "
+                     "finding is new only if its pictures score higher than there"),
+            argument("--markdown", metavar="OUT", help="write the decision for a pull request"),
             *REPORTS,
             *ENGINE,
+            *MOVED,
+        ),
+    ),
+    Verb(
+        "baseline",
+        "accept audits: later ones fail on what is new",
+        "clipattr baseline accept audit.json --out accepted.json --note release-1.2",
+        releases.baseline,
+        (
+            argument("action", choices=("accept",), help="what to do"),
+            argument("audits", metavar="FINDINGS", nargs="+", help="JSON of audits of one model, read by a person; "
+                     "several with different dictionaries make the gate calmer"),
+            argument("--out", metavar="FILE", required=True, help="the baseline, for `audit --baseline`"),
+            argument("--note", default="", help="kept with it"),
         ),
     ),
     Verb(
@@ -226,6 +253,7 @@ VERBS = (
             CSV,
             HTML,
             *ENGINE,
+            *MOVED,
         ),
     ),
     Verb(
@@ -250,6 +278,7 @@ VERBS = (
             argument("--top", metavar="N", type=whole, default=12, help="number of latents shown (default: "
                      "%(default)s)"),
             argument("--plot", metavar="OUT", help="write the bars as a picture (.png, .pdf, .svg)"),
+            *MOVED,
         ),
     ),
     Verb(
@@ -265,6 +294,7 @@ VERBS = (
                      "held-out ones first "
                      "(default: %(default)s)"),
             argument("--plot", metavar="OUT", help="write the rank correlations as a picture"),
+            *MOVED,
         ),
     ),
     Verb(
@@ -292,7 +322,6 @@ VERBS = (
                      "n_latents=4096"),
             argument("--plan", action="store_true", help="estimate the cost, and measure nothing"),
             *ENGINE,
-            QUIET,
         ),
     ),
     Verb(
@@ -321,7 +350,7 @@ VERBS = (
             argument("--findings", metavar="FINDINGS", help="JSON of an audit; each finding gets a page"),
             argument("--latents", metavar="N", type=whole, help="number of latents with a page, by triage (default: "
                      "all)"),
-            argument("--quiet", action="store_true", help="no progress"),
+            *MOVED,
         ),
     ),
 )  # fmt: skip

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipattr.dictionaries.batches import Source, as_source, batches_in
 from clipattr.dictionaries.parallel import join
@@ -24,6 +23,7 @@ from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule,
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.trainees import Trainee, Views
 from clipattr.dictionaries.trainer import Run, folded
+from clipattr.display.progress import Progress
 from clipattr.errors import DictionaryError
 from clipattr.execution.engine import is_out_of_memory
 from clipattr.storage.documents import parse_json, schema_complaint
@@ -118,7 +118,7 @@ def _trained(
             held.enter_context(locked(file.parent / ".lock", f"training into {file.parent}", DictionaryError))
         if file is not None and file.exists():
             _resume(file, settings, runs, watch)
-        with tqdm(
+        with Progress(
             total=steps,
             initial=runs[0].steps_done,
             disable=not job.progress or team.rank > 0,

@@ -1,21 +1,46 @@
 """Gate: whether an audit should stop a release, given a limit and the findings accepted earlier.
 
-Owns this decision. Ignores the origin of the findings and the caller's reaction (the command line exits with 1 or 3).
-Start at `gate`.
+Owns this decision, and the refusal of baselines that cannot be compared. Findings are matched by their cause, since
+another dictionary numbers its latents otherwise (`pairing.py`). Ignores the caller's reaction (the command line exits
+with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from clipattr.discovery.pairing import SAME_COLLECTION, Levels, Pairing, require_same_pictures
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+    from clipattr.studies.study import Study
 
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "cannot be judged"
+NEW, LARGER, KNOWN = "new", "larger", "known"
+# Share of the accepted effect that another dictionary of the same model may add; of 61 pairs of findings under reseeded
+# dictionaries of one bundled study, 57 differed by less than a factor of 2.15.
+DICTIONARY_SPREAD = 1.0
+# Share of an effect by which its pictures must score higher than in the previous model for it to be new.
+LEAST_RISE = 0.5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a gate says of one finding above the limit.
+
+    Attributes:
+        outcome: "new", "larger" or "known"; the first two fail the gate. why: a sentence.
+        accepted: the baseline's finding of the same cause with the largest effect, or None.
+    """
+
+    finding: Finding
+    outcome: str
+    why: str
+    accepted: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -23,17 +48,32 @@ class Gate:
     """A decision about a release.
 
     Attributes:
-        limit: points (cosine × 100). outcome: "failed" if a finding is over the limit; else "cannot be judged" if some
+        limit: points (cosine × 100).
+        outcome: "failed" if a finding above the limit is new or larger than accepted; else "cannot be judged" if some
             prompt was not judged; else "passed".
-        over: findings above the limit that are not accepted, strongest first. unjudged: verdicts of prompts that the
-            audit could not judge. judged: number of prompts that it could.
+        judgements: one for each finding above the limit, strongest first.
+        gone: accepted findings above the limit that the audit no longer has, for prompts that it judged.
+        unjudged: verdicts of prompts that the audit could not judge. judged: number of prompts that it could.
+        remarks: what a reader should know about the comparison.
     """
 
     limit: float
     outcome: str
-    over: tuple[Finding, ...]
+    judgements: tuple[Judgement, ...]
+    gone: tuple[Finding, ...]
     unjudged: tuple[PromptVerdict, ...]
     judged: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def failing(self) -> tuple[Judgement, ...]:
+        """The judgements that fail the gate."""
+        return tuple(j for j in self.judgements if j.outcome != KNOWN)
+
+    @property
+    def over(self) -> tuple[Finding, ...]:
+        """The findings that fail the gate."""
+        return tuple(j.finding for j in self.failing)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision for JSON; effects in raw cosine."""
@@ -41,83 +81,209 @@ class Gate:
             "outcome": self.outcome,
             "fail_above_points": self.limit,
             "prompts_judged": self.judged,
-            "over": [
-                {
-                    "prompt": f.prompt,
-                    "label": f.label,
-                    "kind": f.kind,
-                    "causal_effect": asdict(f.causal_effect),
-                }
-                for f in self.over
+            "findings_above": [
+                _told(j.finding) | {"outcome": j.outcome, "why": j.why} for j in self.judgements
             ],
+            "no_longer_found": [_told(finding) for finding in self.gone],
             "cannot_be_judged": [
                 {"prompt": v.prompt, "why": v.why, "did_you_mean": list(v.did_you_mean)}
                 for v in self.unjudged
             ],
+            "remarks": list(self.remarks),
         }
 
 
-def gate(findings: Findings, above: float, baseline: Findings | None = None) -> Gate:
+def gate(
+    findings: Findings, above: float, baseline: Findings | None = None, *, previous: Study | None = None
+) -> Gate:
     """Decide whether an audit should stop a release.
 
     Args:
         findings: of the audit, with its verdicts.
         above: the limit in points (cosine × 100); a finding exactly at the limit passes.
-        baseline: findings of an earlier audit that a person has accepted.
+        baseline: findings of earlier audits that a person has accepted; several audits of one model with different
+            dictionaries can be joined (`accept`).
+        previous: the study of the released model, of the same pictures. With it a finding that no accepted one matches
+            is new only if its pictures also score higher than they did: this needs no dictionary.
 
     Raises:
-        DataError: the findings hold no verdicts, so nobody knows which prompts were judged.
+        DataError: the findings hold no verdicts, or the baseline is of other pictures, another evaluator, site or
+            preprocessing.
+
+    >>> import clipattr as ca
+    >>> findings = ca.audit(ca.open_study("picture-world"), ["rabbit"], budget=0, progress=False)
+    >>> ca.gate(findings, above=1).outcome
+    'passed'
     """
     if not findings.verdicts:
         raise DataError(
             "These findings hold no verdicts, so nothing says which prompts were judged. Audit again: clipattr audit "
             "STUDY --json FILE."
         )
-    over = tuple(over_limit(findings, above, baseline))
+    remarks = [] if baseline is None else require_comparable(findings, baseline)
+    pairing = Pairing(findings.study)
+    levels = None
+    if previous is not None and findings.study is not None:
+        require_same_pictures(findings.study, previous)
+        levels = (Levels(findings.study), Levels(previous))
+    strong = sorted((f for f in findings if f.causal_effect.value * 100 > above), key=_strength)
+    judgements = tuple(
+        _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels) for f in strong
+    )
     unjudged = tuple(v for v in findings.verdicts if v.outcome == "cannot be judged")
-    outcome = FAILED if over else NOT_JUDGED if unjudged else PASSED
-    return Gate(above, outcome, over, unjudged, len(findings.verdicts) - len(unjudged))
+    failed = any(j.outcome != KNOWN for j in judgements)
+    return Gate(
+        limit=above,
+        outcome=FAILED if failed else NOT_JUDGED if unjudged else PASSED,
+        judgements=judgements,
+        gone=_gone(findings, above, baseline, pairing),
+        unjudged=unjudged,
+        judged=len(findings.verdicts) - len(unjudged),
+        remarks=tuple(remarks),
+    )
 
 
-def over_limit(findings: Findings, above: float, baseline: Findings | None = None) -> list[Finding]:
-    """Findings with a causal effect above a limit that are not accepted by the baseline.
+def _judge(
+    finding: Finding,
+    baseline: Findings | None,
+    pairing: Pairing,
+    same_dictionary: bool,
+    levels: tuple[Levels, Levels] | None,
+) -> Judgement:
+    matches = [(known, pairing.reason(finding, known, same_dictionary)) for known in baseline or ()]
+    matches = sorted(((k, why) for k, why in matches if why), key=lambda match: _strength(match[0]))
+    accepted, reason = matches[0] if matches else (None, "")
+    before = 0.0 if accepted is None else accepted.causal_effect.value
+    if accepted is not None:
+        most = max(known.causal_effect.high for known, _ in matches)
+        most += 0.0 if same_dictionary else DICTIONARY_SPREAD * before
+        if not finding.causal_effect.low > most:
+            return Judgement(finding, KNOWN, f"accepted: the same {reason}", accepted)
+    if levels is not None:
+        now, then = (level.of(finding) for level in levels)
+        # What writing adds is measured with another font than the audit's, so its own size is the measure.
+        rise = max(now, 0.0) if finding.by_writing else finding.causal_effect.value - before
+        if math.isfinite(now - then) and now - then < LEAST_RISE * rise:
+            why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
+            return Judgement(finding, KNOWN, why, accepted)
+    if accepted is None:
+        return Judgement(finding, NEW, "no accepted finding has this prompt and cause")
+    return Judgement(finding, LARGER, f"accepted with {accepted.causal_effect.points()} points", accepted)
 
-    The baseline accepts a finding if it has one with the same prompt and the same cause, unless the new effect's
-    interval lies above the old one. Two causes are the same if the families share a latent, when both audits used the
-    same dictionary; otherwise if their labels are equal, or, without labels, their kinds.
 
-    Args:
-        findings: of the new audit.
-        above: the limit in points (cosine × 100); a finding exactly at the limit passes.
-        baseline: accepted findings of an earlier audit.
+def _gone(
+    findings: Findings, above: float, baseline: Findings | None, pairing: Pairing
+) -> tuple[Finding, ...]:
+    judged = {v.prompt for v in findings.verdicts if v.outcome != "cannot be judged"}
+    same = _same_dictionary(findings, baseline)
+    return tuple(
+        known
+        for known in sorted(baseline or (), key=_strength)
+        if known.prompt in judged
+        and known.causal_effect.value * 100 > above
+        and not any(pairing.reason(found, known, same) for found in findings)
+    )
 
-    Returns:
-        Those findings, strongest first.
+
+def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
+    """Remarks on a comparison.
+
+    Raises:
+        DataError: the baseline is of other pictures, another evaluator, site or preprocessing.
     """
-    strong = [f for f in findings if f.causal_effect.value * 100 > above]
-    if baseline is not None:
-        same_latents = _dictionary(findings) is not None and _dictionary(findings) == _dictionary(baseline)
-        strong = [f for f in strong if not _is_known(f, baseline, same_latents)]
-    return sorted(strong, key=lambda f: -f.causal_effect.value)
+    new, old = findings.about, baseline.about
+    remarks = []
+    for what, ours, theirs in (
+        ("site", new.get("site"), old.get("site")),
+        ("evaluator", _part(new, "evaluator", "hash"), _part(old, "evaluator", "hash")),
+        ("model's preprocessing", _part(new, "model", "preprocess"), _part(old, "model", "preprocess")),
+    ):
+        if ours is None or theirs is None:
+            remarks.append(f"The {what} cannot be compared: one of the audits does not state it.")
+        elif ours != theirs:
+            raise DataError(
+                f"The baseline was audited with another {what} ({theirs}) than this study ({ours}), so its findings "
+                "cannot be compared. Audit the released model in the same way and accept that: clipattr baseline "
+                "accept AUDIT --out FILE."
+            )
+    if findings.study is not None:
+        ids = set(findings.study.images.ids)
+        named = {name for known in baseline for name in (*known.examples, *_measured(known))}
+        if named and len(named & ids) < SAME_COLLECTION * len(named):
+            raise DataError(
+                f"The baseline was audited on other pictures: {len(named - ids):,} of the {len(named):,} that it names "
+                f"are not in this study, for instance {min(named - ids)!r}. Audit the released model on these pictures "
+                "and accept that: clipattr baseline accept AUDIT --out FILE."
+            )
+    if new.get("pictures") != old.get("pictures"):
+        remarks.append(
+            f"The baseline has {old.get('pictures', '?')} pictures, this audit {new.get('pictures', '?')}."
+        )
+    if (weights := _part(new, "model", "hash")) is not None and weights == _part(old, "model", "hash"):
+        remarks.append("The audited weights are those of the baseline.")
+    if new.get("settings") != old.get("settings"):
+        remarks.append("The settings of the two audits differ.")
+    if baseline.verdicts:
+        added = {v.prompt for v in findings.verdicts} - {v.prompt for v in baseline.verdicts}
+        if added:
+            remarks.append(f"{len(added):,} prompts are not in the baseline, for instance {min(added)!r}.")
+    return remarks
 
 
-def _is_known(finding: Finding, baseline: Iterable[Finding], same_latents: bool) -> bool:
-    for known in baseline:
-        if known.prompt != finding.prompt or finding.causal_effect.low > known.causal_effect.high:
-            continue
-        if same_latents:
-            if set(known.latents) & set(finding.latents):
-                return True
-        elif (known.label, finding.label) != (None, None):
-            if known.label == finding.label:
-                return True
-        elif known.kind == finding.kind:
-            return True
-    return False
+def accept(audits: list[Findings], note: str = "") -> Findings:
+    """A baseline: the findings of one or more audits of one model, with a note by whoever accepts them.
+
+    Several audits of the same weights with different dictionaries make the gate calmer: their union is accepted, and
+    the largest of their effects.
+
+    Raises:
+        DataError: no audit, audits without verdicts, or of different weights.
+    """
+    from clipattr.discovery.findings import Findings
+
+    if not audits or not all(audit.verdicts for audit in audits):
+        raise DataError("A baseline is made of audits with verdicts: clipattr audit STUDY --json FILE.")
+    first = audits[0]
+    for other in audits[1:]:
+        if _part(other.about, "model", "hash") != _part(first.about, "model", "hash"):
+            raise DataError("The audits are of different weights; a baseline is of one model.")
+        require_comparable(other, first)
+    about = dict(first.about)
+    if len({_dictionary(audit) for audit in audits}) > 1:
+        about["dictionary"] = None  # latent numbers of several dictionaries cannot be compared
+    about["accepted"] = {"audits": len(audits), "note": note}
+    verdicts = {v.prompt: v for audit in reversed(audits) for v in audit.verdicts}
+    return Findings([f for audit in audits for f in audit], first.study, about, verdicts.values())
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    return {
+        "prompt": finding.prompt,
+        "label": finding.label,
+        "kind": finding.kind,
+        "causal_effect": asdict(finding.causal_effect),
+    }
+
+
+def _strength(finding: Finding) -> float:
+    return -finding.causal_effect.value
+
+
+def _measured(finding: Finding) -> tuple[str, ...]:
+    named = finding.evidence.get("prompt_examples")
+    return tuple(str(name) for name in named) if isinstance(named, (list, tuple)) else ()
+
+
+def _same_dictionary(one: Findings, other: Findings | None) -> bool:
+    return other is not None and _dictionary(one) is not None and _dictionary(one) == _dictionary(other)
 
 
 def _dictionary(findings: Findings) -> str | None:
     """The hash of the audited dictionary; None if the audit does not state it."""
-    about = findings.about
-    value = about.get("dictionary_hash") or about.get("dictionary")
+    value = findings.about.get("dictionary_hash") or findings.about.get("dictionary")
     return value if isinstance(value, str) else None
+
+
+def _part(about: Mapping[str, Any], role: str, key: str) -> Any:
+    told = about.get(role)
+    return told.get(key) if isinstance(told, Mapping) else None

@@ -106,6 +106,12 @@ def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
     architectures = open_clip.list_models()
     if name not in architectures:
         known = [*bundled_models(), *architectures]
+        if user_path(written).is_file():
+            raise ModelError(
+                f"{written!r} is a file. If it holds weights, say which architecture they are of, and for a fine-tuned "
+                f"model which tag it started from: ViT-B-32:{written}@openai, or load_model('ViT-B-32', "
+                f"pretrained={written!r}, like='openai'). `clipattr models` lists architectures and tags."
+            )
         hint = f" If you mean the folder, write {LOCAL}{written}." if Path(written).is_dir() else ""
         raise ModelError(
             f"There is no model named {written!r}.{_nearest(name, known)}{hint} list_models() shows all."

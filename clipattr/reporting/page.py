@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -87,7 +88,10 @@ def _model_name(about: Mapping[str, Any]) -> str:
     model = about.get("model")
     if isinstance(model, Mapping):
         model = model.get("reference")
-    return str(model) if model and model != "custom" else "this model"
+    if not model or model == "custom":
+        return "this model"
+    # Of a path only its last part: a page that is handed on should not tell where files lie.
+    return re.split(r"[/\\]", str(model).rstrip("/\\"))[-1] if "hf" not in str(model)[:2] else str(model)
 
 
 def _resource(name: str) -> str:

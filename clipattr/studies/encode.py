@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from clipattr.display.progress import Progress
 from clipattr.errors import DataError
 from clipattr.execution.engine import Engine, Here, in_halves
 from clipattr.images.collection import Images, preparer
@@ -154,7 +154,10 @@ def fill(made: Pass, *, engine: Engine | None = None, progress: bool = True) -> 
     """
     store, engine = made.store, engine or Here()
     total = len(made.images)
-    with store.writing(), tqdm(total=total, disable=not progress, desc="Encoding", unit=" pictures") as bar:
+    with (
+        store.writing(),
+        Progress(total=total, disable=not progress, desc="Encoding", unit=" pictures") as bar,
+    ):
         missing = store.missing(made.signature if made.renewing else None)
         bar.update(total - sum(len(store.shard_places(number)) for number in missing))
         if engine.at_once:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipattr.errors import DataError
+from clipattr.dictionaries.choosing import candidates, default_schedule
+from clipattr.dictionaries.recipes import Schedule
+from clipattr.errors import DataError, DictionaryError
+from clipattr.models.places import default_site
 from clipattr.sites import Site
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 JPEG = 110_000  # bytes of a web picture of 500 x 375, for the network traffic of pictures on another machine
 THUMBNAIL = 4_000  # bytes of a stored thumbnail
+FORWARDS = 60  # forward passes an audit spends on a prompt; `discovery.audit.Settings.budget`
+STATED_STEPS = 2000  # steps of a training of stated size; the default of `dictionaries.Schedule`
+PRODUCTS = 1e10  # multiply-adds a second of a dense float32 product on one core
+PASSES = 4  # products over all pictures and words with which an audit finds out which word each picture shows
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimated cost of a study by stage; `rates` are the measured items per second on one worker."""
+    """What a study and its audit cost, stage by stage.
+
+    Attributes:
+        rates: what was measured, per second on one worker. assumptions: what was assumed, one sentence each.
+    """
 
     pictures: int
     workers: int
     stages: tuple[Stage, ...]
     rates: dict[str, float]
+    assumptions: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -86,6 +98,7 @@ class Plan:
             "pictures": self.pictures, "workers": self.workers,
             "hours": self.seconds / 3600, "disk_gb": self.disk / 1e9,
             "stages": self.table.to_dict("records"), "rates_per_second": self.rates,
+            "assumptions": list(self.assumptions),
         }  # fmt: skip
 
 
@@ -94,26 +107,32 @@ def plan_study(
     evaluator: Model | None = None,
     *,
     pictures: int,
-    n_latents: int = 30_000,
-    k: int = 64,
+    n_latents: int | None = None,
+    k: int | None = None,
     examples: int = 20,
-    words: int = 20_000,
-    steps: int = 20_000,
+    vocabulary: Any = "general",
+    words: int | None = None,
+    steps: int | None = None,
+    prompts: int | None = None,
     workers: int = 1,
     batch: int = 64,
     seconds: float = 10.0,
-    site: str | Site = "image.-1.cls",
+    site: str | Site | None = None,
 ) -> Plan:
-    """Estimate a study's time, disk, memory and network from a short calibration on this machine.
+    """Estimate the time, disk, memory and network of a study and its audit from a short calibration on this machine.
+
+    Defaults are those of `build_study` and `audit`.
 
     Args:
         model: the audited `Model`.
         evaluator: the evaluator; None means the audited model.
         pictures: number of pictures.
-        n_latents, k, examples, words: sizes of the study.
-        steps: training steps of 4,096 activations.
+        n_latents, k, steps: of the dictionary's training; without sizes those that `train_sae` chooses.
+        examples: examples per latent.
+        vocabulary: anything `Vocabulary.open` takes. words: number of its words instead.
+        prompts: number of audited prompts; by default every word.
         workers: machines or processes like this one, each with the number of threads that torch uses here.
-        site: of the study, with one vector per picture.
+        site: of the study, with one vector per picture; by default as in `build_study`.
         batch: pictures per forward pass.
         seconds: total duration of the five calibration measurements; each runs at least once.
 
@@ -121,19 +140,27 @@ def plan_study(
         A `Plan`; `table` has hours and gigabytes per stage.
 
     Raises:
-        DataError: a size below 1.
+        DataError: a size below 1. DictionaryError: one of n_latents and k alone.
 
     >>> import clipattr as ca
     >>> plan = ca.plan_study(ca.load_model("picture-world-a"), pictures=1_000_000, n_latents=1024, k=8, seconds=0.5)
     >>> plan.disk > 1_000_000 * 192 * 2  # at least the float16 activations
     True
     """
-    if min(pictures, n_latents, k, examples, words, steps, workers, batch) < 1 or k > n_latents:
+    from clipattr.meaning.vocabulary import Vocabulary
+
+    words = len(Vocabulary.open(vocabulary)) if words is None else words
+    prompts = words if prompts is None else prompts
+    site = Site(site or default_site(model))
+    width = site.width(model)
+    if min(pictures, examples, words, workers, batch, prompts) < 1:
         raise DataError(
-            f"A plan needs at least 1 of each: got {pictures} pictures, {n_latents} latents, k={k}, {workers} workers."
+            f"A plan needs at least 1 of each: got {pictures} pictures, {words} words, {prompts} prompts, {workers} "
+            "workers."
         )
+    n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps)
     judge = model if evaluator is None else evaluator
-    width, embed = Site(site).width(model), judge.embed_dim
+    embed = judge.embed_dim
     share = seconds / 5
     rates = {
         "decode": _decode_rate(model, share),
@@ -148,7 +175,7 @@ def plan_study(
     dictionary = n_latents * width * 8
     sums = n_latents * (embed * 4 + examples * 16 + 24)
     # A training step costs about three products over all latents: forward, gradients, optimizer moments.
-    trained = min(steps * 4096, 10**12)
+    trained = (schedule.steps or 0) * schedule.batch
     stages = (
         Stage(
             "decode and encode",
@@ -176,8 +203,47 @@ def plan_study(
             "labels", n_latents * words * embed * 8 / 1e10, False, words * embed * 2 + n_latents * embed * 2,
             words * embed * 4 + n_latents * (embed * 12 + 400), 0.0,
         ),
+        Stage(
+            "audit",
+            prompts * FORWARDS * (1 / rates["encode"] + 1 / rates["evaluate"]) / 2
+            + PASSES * pictures * words * embed / PRODUCTS,
+            True, 0.0, weights + pictures * k * entry + words * embed * 4 + min(pictures * embed * 4, 2**29), 0.0,
+        ),
     )  # fmt: skip
-    return Plan(pictures, workers, stages, rates)
+    assumptions = (
+        how,
+        f"site {site}; {words:,} words; {examples} examples per latent"
+        + ("; the model itself names latents" if evaluator is None else ""),
+        f"audit of {prompts:,} prompts with {FORWARDS} forward passes each, half of them by the evaluator",
+        "pictures are JPEGs of 500 x 375 pixels; other disks, networks and pictures differ",
+    )
+    return Plan(pictures, workers, stages, rates, assumptions)
+
+
+def _training(
+    width: int, pictures: int, n_latents: int | None, k: int | None, steps: int | None
+) -> tuple[int, int, Schedule, str]:
+    """Sizes and length of the training that `train_sae` would do, and the sentence about them."""
+    if (n_latents is None) != (k is None):
+        raise DictionaryError(
+            f"Give n_latents and k together, or neither to have them chosen; got n_latents={n_latents} and k={k}."
+        )
+    if n_latents is None or k is None:
+        recipe, schedule = candidates(width, pictures)[0], default_schedule(pictures)
+        n_latents, k, chosen = recipe.n_latents, recipe.k, "sizes as chosen by default"
+    else:
+        if min(n_latents, k) < 1 or k > n_latents:
+            raise DataError(
+                f"A plan needs at least 1 of each, and k at most n_latents: got {n_latents} latents, k={k}."
+            )
+        schedule, chosen = Schedule(steps=STATED_STEPS), "sizes as given"
+        schedule = replace(schedule, batch=min(schedule.batch, pictures))
+    schedule = replace(schedule, steps=steps or schedule.steps)
+    how = (
+        f"dictionary of {n_latents:,} latents, {k} active ({chosen}), {schedule.steps:,} training steps of "
+        f"{schedule.batch:,} activations"
+    )
+    return n_latents, k, schedule, how
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:

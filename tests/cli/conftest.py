@@ -112,6 +112,7 @@ def audited(monkeypatch, finding):
 
         def __call__(self, study, prompts=None, **options):
             self.calls.append((study, prompts))
+            self.options = options
             return Findings(self.findings, study, self.about, self.verdicts)
 
     fake = Audited()

@@ -1,6 +1,9 @@
 """The command line does what its help says, and fails with a sentence and the right status."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -84,6 +87,28 @@ def test_a_fault_of_ours_and_an_interruption_have_their_own_status(audited, stud
     assert main(["audit", str(study_dir)]) == 130
     err = capsys.readouterr().err
     assert "RuntimeError: odd" in err and "interrupted" in err and "Traceback" not in err
+
+
+def test_a_signal_to_terminate_ends_a_verb_like_an_interruption(audited, study_dir, monkeypatch, capsys):
+    import clipattr.discovery.audit.run
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        clipattr.discovery.audit.run, "audit", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert main(["audit", str(study_dir)]) == 130
+    assert "interrupted; the same command continues" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_moved_model_is_named_and_quiet_is_passed_on(audited, study_dir, model_dir, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(model_dir, moved)
+    here = f"local-dir:{moved}"
+    assert main(["audit", str(study_dir), "--model", here, "--evaluator", here, "--quiet"]) == 0
+    assert audited.calls[0][0].model.reference == here and audited.options["progress"] is False
+    assert main(["audit", str(study_dir), "--model", "picture-world-a"]) == 2
+    assert "picture-world-a" in capsys.readouterr().err
 
 
 def test_a_study_is_built_from_names_and_opens_again(study_dir, capsys, model_dir, scenes):
@@ -200,7 +225,7 @@ def test_status_1_only_when_a_finding_is_above_the_limit(audited, study_dir, fin
     assert main(["audit", str(study_dir), "--fail-above", "20"]) == 0
     assert main(["audit", str(study_dir), "--fail-above", "19.9"]) == 1
     out = capsys.readouterr().out
-    assert "1 of them above 19.9 points" in out and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
+    assert "failed: 1 above 19.9 points" in out and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
 
 
 def test_a_prompt_that_cannot_be_judged_is_never_green(audited, study_dir, finding, tmp_path, capsys):
@@ -229,12 +254,16 @@ def test_a_prompt_that_cannot_be_judged_is_never_green(audited, study_dir, findi
 
 
 def test_a_baseline_excuses_what_it_lists(audited, study_dir, finding, tmp_path, capsys):
-    known = tmp_path / "known.json"
-    Findings([finding(0.2)], None, {}).to_json(known)
+    known, heard, page = (tmp_path / name for name in ("known.json", "audit.json", "decision.md"))
+    assert main(["audit", str(study_dir), "--json", str(heard)]) == 0
+    assert main(["baseline", "accept", str(heard), "--out", str(known), "--note", "read"]) == 0
+    assert "accepted 1 findings" in capsys.readouterr().out
     line = ["audit", str(study_dir), "--fail-above", "5", "--baseline", str(known)]
     assert main(line) == 0
     audited.findings = [finding(0.2), finding(0.2, prompt="bat")]
-    assert main(line) == 1
+    assert main([*line, "--markdown", str(page), "--previous", str(study_dir)]) == 1
+    assert page.read_text().startswith("### clipattr: ❌ failed\n\n1 reliances above 5 points are new")
+    assert "1 are accepted" in capsys.readouterr().out
     assert main(line[:2] + line[4:]) == 2
     assert "--fail-above" in capsys.readouterr().err
     known.write_text("{}")

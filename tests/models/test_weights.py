@@ -292,3 +292,10 @@ def test_every_weight_and_every_name_counts_in_the_hash():
     ]
     assert len(set(variants)) == len(variants)
     assert hash_of(b=second, a=first.double()) == variants[0]  # neither order nor precision counts
+
+
+def test_a_bare_file_of_weights_is_answered_with_what_to_write(tmp_path):
+    file = tmp_path / "tuned.pt"
+    file.write_bytes(b"")
+    with pytest.raises(ModelError, match=rf"is a file.*ViT-B-32:{file}@openai"):
+        load_model(str(file))

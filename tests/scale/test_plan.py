@@ -1,8 +1,10 @@
 """Plans: hours and bytes are the arithmetic of measured rates, and follow pictures and workers as they should."""
 
+import inspect
 import json
 
 import pytest
+import torch
 
 from clipattr.cli.main import main
 from clipattr.errors import DataError
@@ -60,13 +62,19 @@ def test_workers_share_what_can_be_spread_and_nothing_else(tiny_model, measured)
 def test_memory_does_not_grow_with_the_pictures_but_time_does(tiny_model, measured):
     few, many = (rows(plan_study(tiny_model, pictures=pictures)) for pictures in (10**6, 10**9))
     for stage, row in few.items():
-        assert row.memory_gb == many[stage].memory_gb, stage
+        # An audit holds the codes of its pictures.
+        assert row.memory_gb == many[stage].memory_gb or stage == "audit", stage
     assert many["codes"].hours == pytest.approx(1000 * few["codes"].hours)
     assert few["train the dictionary"].hours == many["train the dictionary"].hours
 
 
 def test_nothing_to_plan_is_refused(tiny_model):
-    for wrong in ({"pictures": 0}, {"pictures": 10, "workers": 0}, {"pictures": 10, "n_latents": 4, "k": 5}):
+    for wrong in (
+        {"pictures": 0},
+        {"pictures": 10, "workers": 0},
+        {"pictures": 10, "n_latents": 4, "k": 5},
+        {"pictures": 10, "words": 0},
+    ):
         with pytest.raises(DataError, match="A plan needs at least 1"):
             plan_study(tiny_model, **wrong)
 
@@ -75,7 +83,7 @@ def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monke
     real = plan_study
 
     def hasty(*models, **settings):
-        return real(*models, **settings, seconds=0.01, batch=2)
+        return real(*models, **{**settings, "seconds": 0.01, "batch": 2})
 
     monkeypatch.setattr("clipattr.studies.plan.plan_study", hasty)
     told = tmp_path / "plan.json"
@@ -97,3 +105,42 @@ def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monke
     assert all(rate > 0 for rate in plan["rates_per_second"].values())
     shown = capsys.readouterr().out
     assert "decode and encode" in shown and "network GB" in shown and "Estimates" in shown
+    assert "audit of 882 prompts with 60 forward passes each" in shown
+    assert "dictionary of 256 latents, 8 active (sizes as given), 2,000 training steps of 4,096" in shown
+
+
+def test_a_plan_is_of_what_a_study_does_by_default(tiny_model, measured):
+    from clipattr.cli.parser import parser
+    from clipattr.dictionaries import train_sae
+    from clipattr.dictionaries.choosing import default_schedule
+    from clipattr.discovery.audit.settings import Settings
+    from clipattr.meaning import Vocabulary
+    from clipattr.studies.plan import FORWARDS
+    from clipattr.studies.start import build_study
+
+    ours, theirs = (inspect.signature(function).parameters for function in (plan_study, build_study))
+    shared = set(ours) & set(theirs) - {"model", "workers"}
+    assert shared >= {"evaluator", "n_latents", "k", "examples", "vocabulary", "batch", "site"}
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+    lines = (["plan", "m", "--pictures", "9"], ["study", "m", "i", "--out", "o"])
+    planned, studied = (vars(parser().parse_args(line)) for line in lines)
+    for name in ("latents", "k", "steps", "examples", "vocabulary", "batch", "site"):
+        assert planned[name] == studied[name], name
+    assert Settings().budget == FORWARDS
+    acts = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    made = train_sae(acts, steps=2, progress=False)
+    words, steps = len(Vocabulary.open("general")), default_schedule(4000).steps
+    how, about, audit = plan_study(tiny_model, pictures=4000).assumptions[:3]
+    assert (
+        how.startswith(f"dictionary of {made.n_latents:,} latents, {made.k} active") and f"{steps:,}" in how
+    )
+    assert f"{words:,} words; 20 examples" in about and "the model itself names latents" in about
+    assert audit.startswith(f"audit of {words:,} prompts")
+    more = plan_study(tiny_model, pictures=4000, prompts=2 * words)
+    assert rows(more)["audit"].hours > rows(plan_study(tiny_model, pictures=4000))["audit"].hours
+
+
+def test_the_audit_costs_its_forward_passes_and_the_words_of_the_pictures(tiny_model, measured):
+    plan = plan_study(tiny_model, pictures=1000, words=50, prompts=7)
+    forwards, products = 7 * 60 * (1 / 20 + 1 / 20) / 2, 4 * 1000 * 50 * 48 / 1e10
+    assert rows(plan)["audit"].hours * 3600 == pytest.approx(forwards + products)

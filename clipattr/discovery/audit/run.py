@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
@@ -32,6 +31,7 @@ from clipattr.discovery.audit.telling import finding_of, verdict_of, written_fin
 from clipattr.discovery.audit.text_insertion import Insertion
 from clipattr.discovery.encoded import activations_of, summed_codes
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+from clipattr.display.progress import Progress
 from clipattr.errors import DataError
 from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Engine, Here
@@ -226,7 +226,7 @@ def audit(
     asked = read_prompts(prompts, study)
     ready = Ready(study if device is None else placed(study, device), settings, background)
     audited: list[PromptAudit] = []
-    with tqdm(total=len(asked), desc="audit", unit="prompt", disable=not progress) as bar:
+    with Progress(total=len(asked), desc="audit", unit="prompt", disable=not progress) as bar:
         bar.set_postfix_str(f"at most {settings.budget * len(asked):,} forward passes")
         shared = _depends_on(study, settings, background, device)
         for one in resumed(

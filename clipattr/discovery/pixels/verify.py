@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from clipattr.discovery.audit.run import placed
 from clipattr.discovery.findings import Finding, Findings
@@ -23,6 +22,7 @@ from clipattr.discovery.pixels.candidates import candidate_edits, choose_picture
 from clipattr.discovery.pixels.edits import Edit
 from clipattr.discovery.pixels.measure import Measure
 from clipattr.discovery.pixels.settings import PixelSettings
+from clipattr.display.progress import Progress
 from clipattr.errors import DataError, SiteError, TargetError
 from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Engine, Here
@@ -115,7 +115,7 @@ def verify(
     measure.embeddings  # noqa: B018 (computed once, before the study is sent to other processes)
     told: list[dict[str, Any]] = []
     shared = [study.hash, asdict(settings), str(device)]
-    with tqdm(total=len(items), desc="verify", unit="finding", disable=not progress) as bar:
+    with Progress(total=len(items), desc="verify", unit="finding", disable=not progress) as bar:
         most = (
             settings.forwards * len(items) if budget is None else min(budget, settings.forwards * len(items))
         )

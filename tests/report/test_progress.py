@@ -1,0 +1,37 @@
+"""Progress is a bar in a terminal, and a line per tenth elsewhere."""
+
+import io
+
+from clipattr.display.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_without_a_terminal_there_is_one_line_per_tenth():
+    log = io.StringIO()
+    assert list(Progress(range(250), desc="encoding", unit=" pictures", file=log)) == list(range(250))
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 10 and "\r" not in log.getvalue()
+    assert lines[0].startswith("encoding: 25 of 250 pictures, 00:00 gone")
+    assert lines[-1].startswith("encoding: 250 of 250 pictures")
+
+
+def test_a_resumed_task_counts_from_where_it_was():
+    log = io.StringIO()
+    with Progress(total=10, initial=5, desc="training", unit="step", file=log) as bar:
+        bar.set_postfix_str("loss 0.1")
+        for _ in range(5):
+            bar.update()
+    assert [line.split(",")[0] for line in log.getvalue().splitlines()] == [
+        f"training: {n} of 10 step" for n in range(6, 11)
+    ]
+
+
+def test_a_terminal_has_a_bar_and_a_quiet_run_has_nothing():
+    screen, log = Terminal(), io.StringIO()
+    list(Progress(range(3), desc="encoding", file=screen))
+    list(Progress(range(3), desc="encoding", file=log, disable=True))
+    assert "\r" in screen.getvalue() and "3/3" in screen.getvalue() and log.getvalue() == ""
