@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clipattr.discovery.findings import Findings
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.worker import Worker
 
@@ -21,8 +22,8 @@ class Auditor:
     """Audits one study over prompts, a step at a time.
 
     Args:
-        changed: called after every step with the findings so far, prompts done, prompts asked, and seconds left (None
-            before the first step ends).
+        changed: called after every step with the `Findings` so far and the verdicts on their prompts, prompts done,
+            prompts asked, and seconds left (None before the first step ends).
         failed: called with what went wrong.
     """
 
@@ -30,7 +31,7 @@ class Auditor:
         self,
         desk: Desk,
         worker: Worker,
-        changed: Callable[[list[Any], int, int, float | None], None],
+        changed: Callable[[Findings, int, int, float | None], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self.desk, self.worker, self._changed, self._failed = desk, worker, changed, failed
@@ -48,14 +49,15 @@ class Auditor:
         asked = list(prompts if prompts is not None else self.prompts())
         self.running = True
         self._begun = time.monotonic()
-        self._changed([], 0, len(asked), None)
-        self._step(asked, 0, [])
+        none = Findings([], self.desk.study)
+        self._changed(none, 0, len(asked), None)
+        self._step(asked, 0, none)
 
     def cancel(self) -> None:
         """End after the step that goes on; what was found so far stays."""
         self.running = False
 
-    def _step(self, asked: list[str], done: int, found: list[Any]) -> None:
+    def _step(self, asked: list[str], done: int, found: Findings) -> None:
         import clipattr
 
         some = asked[done : done + STEP]
@@ -66,12 +68,15 @@ class Auditor:
         background = asked if len(asked) >= BACKGROUND else None
         study = self.desk.study
 
-        def work() -> list[Any]:
-            return list(clipattr.audit(study, some, background=background, progress=False))
+        def work() -> Any:
+            return clipattr.audit(study, some, background=background, progress=False)
 
-        def came(new: list[Any]) -> None:
+        def came(new: Any) -> None:
             at = done + len(some)
-            both = sorted([*found, *new], key=lambda f: -f.causal_effect.value)
+            order = sorted([*found, *new], key=lambda f: -f.causal_effect.value)
+            verdicts = [*found.verdicts, *getattr(new, "verdicts", ())]
+            about = {**getattr(new, "about", {}), "prompts_audited": at}
+            both = Findings(order, study, about, verdicts)
             left = (time.monotonic() - self._begun) / at * (len(asked) - at)
             if self.running and at < len(asked):
                 self._changed(both, at, len(asked), left)

@@ -9,7 +9,7 @@ import ipywidgets as W
 
 from clipattr.studies.browsing import ANSWERS, NAMED
 from clipattr_widgets.browse_state import BrowseState
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import error_html, labelled, remarks_html, status_html, takeaway
 from clipattr_widgets.grid import Grid
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
@@ -79,7 +79,8 @@ class BrowsePanel(Panel):
         )
         filters = labelled(W.HBox([self.search, *self.filters.values()]), bar)
         marks = labelled(W.HBox([self.all, self.none, self.name, self.drop, self.count]), bar)
-        super().__init__([head, filters, self.notice, self.grid, marks, self.drawer], state)
+        self.remarks = W.HTML(remarks_html(state.table.study))
+        super().__init__([head, filters, self.notice, self.grid, marks, self.remarks, self.drawer], state)
         self._wire()
         for draw in (self._draw_kind, self._draw_rows, self._draw_marks, self._draw_status):
             draw()
@@ -208,7 +209,7 @@ class BrowsePanel(Panel):
         )
         rows = [{"id": i, "cells": [shown(item.alt, 120), item.number]} for i, item in enumerate(items)]
         body = f"<p>{markup(title, 200)}<br>{strip_html(pictures, title, n=N_STILL)}</p>"
-        body += table_html(columns, rows, title)
+        body += table_html(columns, rows, title) + remarks_html(state.table.study)
         if state.error:
             body = f"<p>{markup(state.error, 600)}</p>" + body
         return Static(body, lambda: gallery_figure(Shelf(title, pictures)), state.frame())

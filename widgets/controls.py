@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr.studies.remarks import remarks
 from clipattr_widgets.text import markup
 
 FORMATS = [("take away …", ""), ("code", "code"), ("PNG", "png"), ("HTML", "html"), ("CSV", "csv")]
@@ -27,6 +28,12 @@ def error_html(error: str) -> str:
 def status_html(pending: int) -> str:
     """A sign that something is being computed."""
     return '<span class="clipattr-busy" role="status">computing …</span>' if pending else ""
+
+
+def remarks_html(study: Any) -> str:
+    """What a reader should know of the study's pictures and words; nothing where nothing was noted."""
+    items = "".join(f"<li>{markup(one, 400)}</li>" for one in remarks(study))
+    return f'<ul class="clipattr-note clipattr-remarks">{items}</ul>' if items else ""
 
 
 def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:

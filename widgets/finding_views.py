@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import percent
+from clipattr.display.wording import percent, points
 from clipattr.errors import ClipattrError
 from clipattr.reporting.names import NameCheck, name_check
 from clipattr.reporting.page import measured_words
@@ -22,6 +22,13 @@ from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown
 
 N_PICTURES = 12
+OUTCOMES = ("cannot be judged", "nothing found", "found")
+PROMPT_COLUMNS = (
+    {"key": "prompt", "label": "prompt"},
+    {"key": "outcome", "label": "verdict"},
+    {"key": "least", "label": "would have been seen, points", "numeric": True},
+    {"key": "words", "label": "in words", "wraps": True},
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +90,21 @@ def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
 def _text(told: str) -> str:
     """The report's HTML of a value as text: it holds isolated runs only."""
     return html.unescape(re.sub(r"</?bdi[^>]*>", "", told))
+
+
+def prompt_rows(verdicts: Sequence[Any], search: str = "") -> list[dict[str, Any]]:
+    """Rows of the table of prompts: what an audit says of each that the search fits, those without an answer first."""
+    wanted = search.strip().casefold()
+    fit = [v for v in verdicts if wanted in v.prompt.casefold()]
+    fit.sort(key=lambda v: (OUTCOMES.index(v.outcome) if v.outcome in OUTCOMES else 0, v.prompt.casefold()))
+    return [
+        {
+            "id": i,
+            "cells": [shown(v.prompt, 40), v.outcome, _seen(v.smallest_effect), shown(v.sentence(), 240)],
+        }
+        for i, v in enumerate(fit)
+    ]
+
+
+def _seen(effect: float | None) -> str:
+    return "–" if effect is None else points(effect).lstrip("+")

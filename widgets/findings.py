@@ -9,7 +9,8 @@ import ipywidgets as W
 
 from clipattr.display.wording import KIND_WORDS, kind_word
 from clipattr.studies.verdicts import CHOICES
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import error_html, labelled, remarks_html, status_html, takeaway
+from clipattr_widgets.finding_views import PROMPT_COLUMNS
 from clipattr_widgets.findings_state import COLUMNS, FindingsState
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel
@@ -54,6 +55,7 @@ class FindingsPanel(Panel):
         self.measured = Gallery(
             title="where it was measured", empty_text="no pictures that it was measured on"
         )
+        self.prompts = DataTable(title="every prompt that was audited", empty_text="")
         self.evidence = DataTable(title="", empty_text="")
         self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
         self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"), tooltip="R")
@@ -110,6 +112,8 @@ class FindingsPanel(Panel):
                 self.count,
                 detail,
                 repair,
+                labelled(self.prompts, "clipattr-prompts"),
+                W.HTML(remarks_html(state.table.study)),
                 self.drawer,
             ],
             state,
@@ -179,6 +183,9 @@ class FindingsPanel(Panel):
         )
         self.list.selected = state.chosen
         self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
+        told = state.prompt_rows()
+        self.prompts.layout.display = "" if told else "none"
+        self.prompts.show(told, columns=PROMPT_COLUMNS)
         total = f"{len(state.rows)} of {len(state.findings)} findings"
         if state.hidden:
             total += f"; {state.hidden} more fit, narrow the filters to see them"
@@ -243,6 +250,9 @@ class FindingsPanel(Panel):
             body += about_html(state.finding, state.verdict_of(state.finding).choice, state.looked.check)
             for shelf in (state.looked.found, state.looked.measured):
                 body += f"<p>{markup(shelf.title, 160)}<br>{strip_html(shelf.thumbnails, shelf.title)}</p>"
+        if state.prompts:
+            body += table_html(PROMPT_COLUMNS, state.prompt_rows(), "every prompt that was audited")
+        body += remarks_html(state.table.study)
         if state.repaired is not None:
             body += repaired_html(state.repaired)
             body += table_html(REPAIR_COLUMNS, state.repaired.rows(), "before and after the repair")

@@ -15,7 +15,7 @@ from clipattr.errors import ClipattrError
 from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.finding_views import Looked, evidence_of, look_at
+from clipattr_widgets.finding_views import Looked, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired
 from clipattr_widgets.text import shown
@@ -80,6 +80,7 @@ class FindingsState(T.HasTraits):
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.findings = list(findings)
+        self.prompts = tuple(getattr(findings, "verdicts", ()))  # what the audit says of every prompt
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.auditor = Auditor(self.table, self.worker, self._audited_so_far, self._failed)
         self._past: list[list[tuple[Any, Verdict]]] = []
@@ -207,18 +208,18 @@ class FindingsState(T.HasTraits):
         """Whether verdicts are kept and audits are run here."""
         return not self.table.read_only
 
-    def _audited_so_far(self, findings: list[Any], done: int, asked: int, left: float | None) -> None:
+    def _audited_so_far(self, findings: Any, done: int, asked: int, left: float | None) -> None:
         judged = self.finding
         with self.hold_trait_notifications():
             self.progress = (done, asked, left)
             if done:
-                self.findings = list(findings)
+                self.findings, self.prompts = list(findings), findings.verdicts
                 same = [i for i, f in enumerate(self.findings) if judged is not None and _same(f, judged)]
                 self.chosen = same[0] if same else -1
         if done:
             self._lay_out()
         if not self.auditor.running and done:
-            self.audited = self.findings
+            self.audited = findings
 
     def to_repair(self) -> list[Any]:
         """What a repair would take out: the accepted findings, else the chosen one."""
@@ -307,6 +308,10 @@ class FindingsState(T.HasTraits):
 
     def _failed(self, error: Exception) -> None:
         self.error = words_of(error)
+
+    def prompt_rows(self) -> list[dict[str, Any]]:
+        """What the audit says of every prompt that the search fits; see `finding_views.prompt_rows`."""
+        return prompt_rows(self.prompts, self.search)[:MAX_ROWS]
 
     def code(self) -> str:
         """Python that computes what is on the screen."""

@@ -23,6 +23,7 @@ from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import judged_words, verdicts_html
 from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
 from clipattr.storage.files import write_text
+from clipattr.studies.remarks import remarks
 
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
 SECTIONS = (
@@ -79,9 +80,15 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
         "summary": _summary(found, sheet) + verdicts_html(findings.verdicts),
         "guide": _guide(found),
         "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
-        "about": about_html(findings.about),
+        "about": about_html(_about(findings)),
     }
     return Template(_resource("report.html")).substitute(parts)
+
+
+def _about(findings: Findings) -> dict[str, Any]:
+    """What was audited, with what the build of the study noted of its pictures and words."""
+    noted = remarks(findings.study)
+    return {**findings.about, **({"remarks": " ".join(noted)} if noted else {})}
 
 
 def _model_name(about: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 import clipattr
+from clipattr_widgets.findings import FindingsPanel
 from clipattr_widgets.findings_state import FindingsState
 
 
@@ -122,7 +123,7 @@ def test_an_audit_gives_findings_as_they_come_and_can_be_ended(fresh_study, find
     state.auditor.start([f"prompt {i}" for i in range(10)])
     assert [len(some) for some in asked] == [4, 4, 2] and len(state.findings) == 10
     assert [progress[:2] for progress, _ in seen] == [(0, 10), (4, 10), (8, 10), (10, 10)]
-    assert state.audited == state.findings and not state.auditor.running
+    assert list(state.audited) == state.findings and not state.auditor.running
     monkeypatch.setattr(
         clipattr, "audit", lambda study, prompts, **o: state.cancel_audit() or audit(study, prompts, **o)
     )
@@ -138,3 +139,32 @@ def test_evidence_is_told_in_the_reports_words(study, finding):
     said = {name: (value, why) for name, value, why in rows}
     assert "left when covered" not in said and said["odd <b>"][0] == "1, 2"
     assert said["seen in them"][0].startswith("102") and "evaluator" in said["seen in them"][1]
+
+
+def test_every_prompt_of_an_audit_has_its_verdict_in_the_panel(study, finding):
+    from clipattr.discovery.findings import Findings, PromptVerdict
+
+    verdicts = [
+        PromptVerdict("kite", "found", findings=1),
+        PromptVerdict("bat", "nothing found", smallest_effect=0.021, chosen_by="labels"),
+        PromptVerdict("yak", "cannot be judged", "no pictures of it"),
+    ]
+    panel = FindingsPanel(study, Findings([finding()], study, {}, verdicts))
+    rows = [row["cells"][:3] for row in panel.prompts.rows]
+    assert rows == [["yak", "cannot be judged", "–"], ["bat", "nothing found", "2.1"], ["kite", "found", "–"]]
+    assert "no pictures of it" in panel.static().bundle()["text/html"]
+    panel.search.value = "bat"
+    assert [row["cells"][0] for row in panel.prompts.rows] == ["bat"]
+    panel.close()
+
+
+def test_what_the_build_left_out_is_told_in_panels_and_report(fresh_study, finding):
+    from clipattr.discovery.findings import Findings
+    from clipattr.reporting.page import page
+
+    fresh_study.manifest["skipped"] = [["broken.png", "it is <no> picture"]]
+    fresh_study.manifest["images"]["notes"] = ["Two pictures have the class number -1."]
+    panel = FindingsPanel(fresh_study, [finding()])
+    for text in (panel.static().bundle()["text/html"], page(Findings([finding()], fresh_study))):
+        assert "broken.png: it is &lt;no&gt; picture" in text and "class number -1" in text
+    panel.close()
