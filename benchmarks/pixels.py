@@ -29,6 +29,7 @@ from clipattr.sites import capture
 from clipattr.statistics import Interval, wilson
 
 PAIRS = 60  # pictures with and without the cause, per plant
+LIVE = 20  # pictures on which a latent of a family fires, at least
 FAMILY = 4  # latents of a family, at most
 TRUE, FALSE = 0.02, 0.005  # raw cosine: lower bound of a true effect, largest mean of none
 REACH = 0.15  # of its mean on its strongest pictures that a latent must reach on those with the cause, to stand for it
@@ -60,12 +61,13 @@ def items(
     text = study.model.encode_text(list(prompts))
     background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
     level = study.examples.values.float().clamp_min(0).mean(1)
-    live = [j for j, count in enumerate(study.examples.counts.tolist()) if count >= 20]
+    alive = study.examples.counts >= LIVE
+    live = torch.nonzero(alive).flatten().tolist()
     for plant, with_it, without in plants:
         codes, embeddings = encode(study, with_it)
         gone, bare = encode(study, without)
         fall = codes.mean(0) - gone.mean(0)
-        own = (fall > 0) & (gone.mean(0) <= 0.4 * codes.mean(0)) & (codes.mean(0) >= REACH * level)
+        own = (fall > 0) & (gone.mean(0) <= 0.4 * codes.mean(0)) & (codes.mean(0) >= REACH * level) & alive
         amount = fall * own
         latents = [
             j

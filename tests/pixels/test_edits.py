@@ -126,9 +126,18 @@ def test_an_overlay_is_where_strong_pictures_agree(weak):
     assert overlay_mask(weak, weak.flip(0)) is None
 
 
-def test_a_border_is_as_wide_as_asked():
-    mask = border((20, 30), 0.1)
-    assert mask[0, :2].all() and mask[0, :, :2].all() and not mask[0, 2:-2, 2:-2].any()
+def test_a_border_is_as_wide_as_asked_and_its_control_lies_inside_it():
+    frame, ring = border((20, 30), 0.1)
+    assert frame[0, :2].all() and frame[0, :, :2].all() and not frame[0, 2:-2, 2:-2].any()
+    assert ring[0, 2:4, 2:-2].all() and ring[0, 2:-2, 2:4].all()
+    assert not ring[0, 4:-4, 4:-4].any() and not (ring & frame).any()
+
+
+def test_a_region_s_own_control_is_used(strong, weak):
+    edit = Region(box(2, 2, 6), "border", box(14, 14, 6))
+    for altered, whole in zip((edit.remove(strong, weak)[1], edit.transplant(strong, weak)[1]), (strong, weak), strict=True):
+        changed = (altered - whole).abs().amax(1) > 1e-6
+        assert changed[:, 15:19, 15:19].any() and not changed[:, :12, :12].any()
 
 
 def test_rows_are_taken_in_turn():

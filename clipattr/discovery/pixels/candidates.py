@@ -93,7 +93,9 @@ def candidate_edits(strong: Tensor, weak: Tensor, settings: PixelSettings) -> di
 
     made = {f"region {fraction:g}": region(fraction) for fraction in settings.fractions}
     made |= {f"surroundings {1 - kept:g}": surroundings(kept) for kept in settings.kept}
-    made |= {f"border {width:g}": fixed(Region(border(size, width), "border")) for width in settings.borders}
+    for width in settings.borders:
+        frame, ring = border(size, width)
+        made[f"border {width:g}"] = fixed(Region(frame, "border", ring))
     mask = overlay_mask(strong, weak)
     if mask is not None:
         made["overlay"] = fixed(Region(mask, "overlay"))

@@ -109,29 +109,33 @@ class Region:
 
     Attributes:
         masks: (strong or 1, H, W) bool; one for all pictures where the cause always stands at one place.
-        name: "region" or "overlay".
+        name: "region", "overlay" or "border".
+        other: like masks, the region of the control; None: where each mask overlaps itself least.
     """
 
     masks: Tensor
     name: str = "region"
+    other: Tensor | None = None
+
+    def _pair(self, n: int) -> tuple[Tensor, Tensor]:
+        """The region and the control's, each (n, H, W) float."""
+        masks = matched(self.masks, n).float()
+        return masks, elsewhere(masks) if self.other is None else matched(self.other, n).float()
 
     @property
     def area(self) -> float:
         return float(self.masks.float().mean())
 
     def remove(self, strong: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
-        masks = matched(self.masks, len(strong)).float()
-        return filled(strong, feathered(masks)), filled(strong, feathered(elsewhere(masks)))
+        masks, other = self._pair(len(strong))
+        return filled(strong, feathered(masks)), filled(strong, feathered(other))
 
     def transplant(self, strong: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
         """The control is another part of the same strong picture, of the same shape, pasted at that part's place."""
-        source, masks = (
-            matched(strong, len(weak)),
-            matched(matched(self.masks, len(strong)), len(weak)).float(),
-        )
+        source = matched(strong, len(weak))
         edits = []
-        for mask in (masks, elsewhere(masks)):
-            soft = feathered(mask)[:, None]
+        for mask in self._pair(len(strong)):
+            soft = feathered(matched(mask, len(weak)))[:, None]
             edits.append(weak * (1 - soft) + source * soft)
         return edits[0], edits[1]
 
@@ -231,9 +235,17 @@ def overlay_mask(strong: Tensor, weak: Tensor) -> Tensor | None:
     return mask if 0.005 <= float(mask.float().mean()) <= 0.6 else None
 
 
-def border(size: tuple[int, int], width: float) -> Tensor:
-    """The frame of a picture, (1, H, W) bool, `width` of the shorter side."""
-    inner = max(1, round(width * min(size)))
-    mask = torch.ones(1, *size, dtype=torch.bool)
-    mask[:, inner : size[0] - inner, inner : size[1] - inner] = False
-    return mask
+def border(size: tuple[int, int], width: float) -> tuple[Tensor, Tensor]:
+    """The frame of a picture, `width` of the shorter side, and the ring of equal width inside it; (1, H, W) bool each.
+
+    The ring is the control: moved elsewhere, a frame would be a cross over the middle, where most pictures have their
+    object.
+    """
+    step = max(1, round(width * min(size)))
+
+    def outside(inner: int) -> Tensor:
+        mask = torch.ones(1, *size, dtype=torch.bool)
+        mask[:, inner : size[0] - inner, inner : size[1] - inner] = False
+        return mask
+
+    return outside(step), outside(2 * step) & ~outside(step)

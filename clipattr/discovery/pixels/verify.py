@@ -254,10 +254,10 @@ def by_source(values: Tensor, n: int) -> Tensor:
 
 
 def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) -> tuple[str, str]:
-    """The verdict and its reason.
+    """The verdict and its reason, from the mean of removal and transplant and its interval.
 
-    Confirmed: removal and transplant both lie above zero, or one clearly does and the other points the same way, and
-    together they reach `least_effect` spreads. Contradicted: the edit silences the family, yet neither can reach it.
+    Confirmed: both point the same way, and their mean reaches `least_effect` spreads with an interval above zero.
+    Contradicted: the edit silences the family, and the interval excludes an effect of `excluded` spreads.
     """
     silenced, control = measured["silenced"], measured["control"]
     removal, transplant = measured["removal"], measured["transplant"]
@@ -265,17 +265,12 @@ def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) 
         return "untestable", (
             f"no edit takes the cause out: the best silences {silenced:.0%} of the family, its control {control:.0%}"
         )
-    least = settings.least_effect * spread
     mean = (removal.value + transplant.value) / 2
-    sure = sum(effect.low > 0 for effect in (removal, transplant))
-    if (
-        mean >= least
-        and sure
-        and min(removal.value, transplant.value) > 0
-        and (sure == 2 or mean >= 2 * least)
-    ):
+    half = math.hypot(removal.high - removal.value, transplant.high - transplant.value) / 2
+    agree = min(removal.value, transplant.value) > 0
+    if agree and mean >= settings.least_effect * spread and mean > half:
         return "confirmed", "the score falls without the cause and rises with it"
-    if max(removal.high, transplant.high) < 2 * least or mean < least:
+    if mean + half < settings.excluded * spread:
         return "contradicted", "the family falls silent without the cause, the score hardly moves"
     return "untestable", "the effects are too uncertain on so few pictures"
 
