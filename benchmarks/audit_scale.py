@@ -1,9 +1,9 @@
 """How an audit grows, forward passes left out: synthetic activations, codes, embeddings and words, no picture decoded.
 
 Prevalence of words follows Zipf's law, each picture shows a few words in its evaluator embedding and in its activation.
-Prints processor time by stage, peak memory, and the exponent of growth along each axis: of all, of preparing, and of one
-prompt. Processor time of one thread, since other programs on the machine do not count in it; every size runs in a process of
-its own. The full size asks `--prompts` prompts and multiplies, as prompts are independent; `--prompts 1000` asks them all.
+Prints processor time by stage, peak memory, and the exponent of growth along each axis, of all, of preparing and of one
+prompt. Processor time of one thread: other programs on the machine do not count in it. Every size runs in a process of
+its own. The full size asks `--prompts` prompts and multiplies, as prompts are independent; 1000 asks them all.
 """
 
 from __future__ import annotations

@@ -238,7 +238,15 @@ class Findings(Sequence[Finding]):
             )
             for f in self._findings
         ]
-        return pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(rows, columns=columns)
+        told = [f.evidence.get("pixels") for f in self._findings]
+        if any(told):
+            frame["in_pixels"] = [one["verdict"] if one else None for one in told]
+            for name in ("removal", "transplant"):
+                frame[name] = [
+                    round(one[name]["value"] * 100, 1) if one and one[name] else None for one in told
+                ]
+        return frame
 
     def verdict_frame(self) -> pd.DataFrame:
         """One row a prompt audited: outcome, findings, pictures, how they were chosen, smallest effect in points."""

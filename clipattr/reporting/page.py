@@ -22,6 +22,7 @@ from clipattr.reporting.names import name_check
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import judged_words, verdicts_html
 from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
+from clipattr.reporting.verification import ILLUSTRATED, verification_html
 from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
 
@@ -306,6 +307,7 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 {_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
 {_tiles(tiles)}
 <div class="strips">{strips}</div>
+{verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
 {evidence_html(f.evidence)}
 <p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code>
 <a class="back" href="#glance">↑ all findings</a></p>

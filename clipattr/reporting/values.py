@@ -82,11 +82,6 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "points",
         "fall of the score on the prompt's own pictures without this family",
     ),
-    "pixels": (
-        "in pixels",
-        "",
-        "effect of removing the cause from pictures and pasting it into others, minus that of a control edit",
-    ),
     "difference": (
         "rate difference",
         "percent",
@@ -127,7 +122,7 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "fall of the score when the picture is rendered without the cause: ground truth in the picture world",
     ),
 }
-SHOWN_ELSEWHERE = {"prompt_examples"}  # as pictures
+SHOWN_ELSEWHERE = {"prompt_examples", "pixels"}  # as pictures
 ABOUT = {
     "model": "model",
     "weights_hash": "weights",

@@ -19,7 +19,13 @@ TINY = Interval(0.01, 0.005, 0.015)
         (0.9, 0.1, NONE, NONE, "contradicted"),
         (0.4, 0.1, LARGE, LARGE, "untestable"),  # the family stays
         (0.9, 0.8, LARGE, LARGE, "untestable"),  # any edit silences it
-        (0.9, 0.1, SMALL, Interval(0.02, -0.04, 0.08), "untestable"),  # neither above zero nor below 0.4 spreads
+        (
+            0.9,
+            0.1,
+            SMALL,
+            Interval(0.02, -0.04, 0.08),
+            "untestable",
+        ),  # neither above zero nor below 0.4 spreads
         (0.9, 0.1, LARGE, Interval(-0.02, -0.04, 0.0), "contradicted"),  # they point opposite ways
         (0.9, 0.1, TINY, TINY, "contradicted"),  # above zero, but too small
     ],

@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from clipattr.discovery.audit.run import audit
+from clipattr.discovery.findings import Finding
+from clipattr.discovery.pixels.settings import PixelSettings
+from clipattr.discovery.pixels.verify import verify
 from clipattr.errors import DataError
+from clipattr.statistics import Interval
 
 if os.environ.get("CI") == "true":
     import ray  # noqa: F401 (where nobody looks, its absence is a failure)
@@ -100,6 +104,17 @@ def test_a_study_by_ray_is_the_same_bytes(engine, tiny_model, tmp_path, monkeypa
             for given in (None, engine)
         )
         assert alone == spread and len(json.loads(alone)["verdicts"]) == 3
+        latent, nothing = int(one.examples.counts.argmax()), Interval(0.0, 0.0, 0.0)
+        items = [
+            Finding(prompt, (latent,), None, "unknown", 0.0, nothing, nothing, 0.0, 0.0, 0.0, 0.0)
+            for prompt in ("a", "b", "seven")
+        ]
+        few = PixelSettings(6, fewest=3, weak_pictures=4, windows=2, fractions=(0.3,), kept=(), borders=())
+        alone, spread = (
+            verify(one, items, settings=few, progress=False, engine=given).to_json()
+            for given in (None, engine)
+        )
+        assert alone == spread and '"silenced"' in alone and '"edit": null' not in alone
     finally:
         torch.set_num_threads(threads)
 

@@ -98,6 +98,12 @@ def elsewhere(mask: Tensor) -> Tensor:
     return best
 
 
+def blended(pixels: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """Pictures that show `source` where the mask (pictures, H, W) is, with a soft edge."""
+    soft = feathered(mask)[:, None]
+    return pixels * (1 - soft) + source * soft
+
+
 def matched(source: Tensor, n: int) -> Tensor:
     """Rows of `source`, taken in turn until there are `n`."""
     return source[torch.arange(n) % len(source)]
@@ -105,7 +111,10 @@ def matched(source: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Region:
-    """A region of each strong picture: filled to remove it, pasted at its place to transplant it.
+    """A region of each strong picture: exchanged to remove it, pasted at its place to transplant it.
+
+    A fill would take an object away and leave nothing, which moves many prompts; in its place comes what another
+    picture, without the cause, has there.
 
     Attributes:
         masks: (strong or 1, H, W) bool; one for all pictures where the cause always stands at one place.
@@ -127,17 +136,15 @@ class Region:
         return float(self.masks.float().mean())
 
     def remove(self, strong: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
-        masks, other = self._pair(len(strong))
-        return filled(strong, feathered(masks)), filled(strong, feathered(other))
+        """The region shows what another picture has there; for the control, the other region does."""
+        source = matched(weak, len(strong))
+        without, control = (blended(strong, source, mask) for mask in self._pair(len(strong)))
+        return without, control
 
     def transplant(self, strong: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
-        """The control is another part of the same strong picture, of the same shape, pasted at that part's place."""
-        source = matched(strong, len(weak))
-        edits = []
-        for mask in self._pair(len(strong)):
-            soft = feathered(matched(mask, len(weak)))[:, None]
-            edits.append(weak * (1 - soft) + source * soft)
-        return edits[0], edits[1]
+        """The control is the same region of another picture without the cause, so that only the cause differs."""
+        mask = matched(self._pair(len(strong))[0], len(weak))
+        return blended(weak, matched(strong, len(weak)), mask), blended(weak, weak.roll(1, 0), mask)
 
 
 @dataclass(frozen=True)

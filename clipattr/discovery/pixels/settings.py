@@ -29,8 +29,8 @@ class PixelSettings:
     fewest: int = 9
     weak_pictures: int = 16
     strong: float = 0.4
-    windows: int = 6
-    window: float = 0.34
+    windows: int = 5
+    window: float = 0.36
     fractions: tuple[float, ...] = (0.06, 0.12, 0.22, 0.35, 0.5)
     kept: tuple[float, ...] = (0.3, 0.5)
     borders: tuple[float, ...] = (0.08, 0.14)

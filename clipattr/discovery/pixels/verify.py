@@ -48,7 +48,8 @@ class PixelEvidence:
             of the removal that passes through the family's latents, by exact ablation; None where that is not known.
         wakes: family's mean code on transplanted pictures over that of the strong ones.
         spread: standard deviation of the prompt's contrast over the study, raw cosine.
-        pictures: ids of the measuring pictures. others: of those that had neither. forwards: pictures encoded.
+        pictures: ids of the measuring pictures. chosen_on: of those that chose the edit. others: of those that had
+            neither family nor prompt. forwards: pictures encoded.
     """
 
     verdict: str
@@ -63,6 +64,7 @@ class PixelEvidence:
     wakes: float = 0.0
     spread: float = 0.0
     pictures: tuple[str, ...] = ()
+    chosen_on: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     forwards: int = 0
 
@@ -217,6 +219,7 @@ def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> Pixe
         best,
         spread=chosen.spread,
         pictures=tuple(measure.study.images.ids[row] for row in chosen.measuring),
+        chosen_on=tuple(measure.study.images.ids[row] for row in chosen.finding),
         others=tuple(measure.study.images.ids[row] for row in chosen.weak),
         forwards=measure.forwards - start,
         **measured,
@@ -279,4 +282,4 @@ def _plain(evidence: PixelEvidence) -> dict[str, Any]:
     told = asdict(evidence)
     if evidence.carried is not None and math.isnan(evidence.carried.value):
         told["carried"] = None
-    return told | {name: list(told[name]) for name in ("pictures", "others")}
+    return told | {name: list(told[name]) for name in ("pictures", "chosen_on", "others")}
