@@ -185,19 +185,24 @@ def _faithfulness_rate(run: Run) -> float:
 
     inputs, sizes = run.inputs, run.sizes
     model, site = inputs.model(inputs.variants[0]), inputs.protocol.site
-    some = inputs.images.select(evenly(len(inputs.images), 8))
+    some = inputs.images.select(evenly(len(inputs.images), 24))
     pixels = torch.cat([batch for _, (batch,) in some.batches([model])])
     acts = activations(model, pixels, site)
     spread = acts[torch.from_numpy(np.arange(64) % len(acts))].cpu().float()
     dictionary = random_sae(spread, sizes.n_latents, sizes.k, site=site, model_hash=model.weights_hash)
     prompts = inputs.prompts[: min(2, len(inputs.prompts))]
-    each = _seconds(
-        lambda: faithfulness(
-            model, some, Similarity(prompts), methods=METHODS, dictionary=dictionary, site=site,
-            classes=["one"] * len(some), masks=sizes.faithful_masks,
-        )
-    )  # fmt: skip
-    return each / len(some) / len(prompts)
+
+    def measure(n: int) -> float:
+        return _seconds(
+            lambda: faithfulness(
+                model, some[:n], Similarity(prompts), methods=METHODS, dictionary=dictionary, site=site,
+                classes=["one"] * n, masks=sizes.faithful_masks,
+            )
+        )  # fmt: skip
+
+    few, more = measure(len(some) // 3), measure(len(some))
+    # What does not grow with the pictures cancels.
+    return max(more - few, 0.01 * more) / (len(some) - len(some) // 3) / len(prompts)
 
 
 def _probe_rate(run: Run) -> float:
