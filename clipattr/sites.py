@@ -1,9 +1,9 @@
 """Sites: where in a model activations are read and replaced.
 
-Owns every hook. The written form of a place is in models/places.py, what a tower consists of in models/towers.py and
-models/text_tower.py, what follows its last block in models/tails.py. Image sites take prepared pixels, text sites
-texts. All other modules ask for activations here, or hand them back. Ignores dictionaries and targets.
-Start at `activations` for reading, `replace` for intervening, `continue_from` for gradients.
+Owns every hook. The written form of a site is in models/places.py, the structure of towers in models/towers.py and
+models/text_tower.py, the layers after the last block in models/tails.py. Image sites take prepared pixels, text sites
+texts. Ignores dictionaries and targets. Start at `activations` for reading, `replace` for interventions,
+`continue_from` for gradients.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +15,24 @@ from torch import Tensor, nn
 
 from clipattr.errors import SiteError
 from clipattr.models.hooks import Reached, hooked
+from clipattr.models.image_places import ImagePlace, batch_first, block_parts, own_tokens, written
 from clipattr.models.loading import Model
 from clipattr.models.places import Site
-from clipattr.models.streams import Inside, continued, frame_streams, inside, tap
+from clipattr.models.streams import Inside, continued, frame_streams, tap
 from clipattr.models.text import TEXT_BATCH
 from clipattr.models.text_places import TextPlace, text_acts, text_ids
 from clipattr.models.tower import Tower
 
 
 class Captured(dict[Site, Tensor]):
-    """Activations by site, of the latest forward pass; a site may be given in any of its spellings."""
+    """{site: activations} of the latest forward pass; keys may be any spelling of a site."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self._model = model
 
     def _held(self, site: object) -> Site | None:
-        """The spelling under which a place is held, None if it is not."""
+        """The stored spelling of a site, None if it is not captured."""
         if not isinstance(site, str | Site):
             return None
         asked = Site(site)
@@ -46,27 +47,39 @@ class Captured(dict[Site, Tensor]):
         held_as = self._held(site)
         if held_as is None:
             held = ", ".join(map(str, self)) or "none: no picture was encoded inside the with block"
-            raise SiteError(f"There are no activations for {Site(site)}; held are {held}.")
+            raise SiteError(f"There are no activations for {Site(site)}; captured are {held}.")
         return super().__getitem__(held_as)
 
 
 @contextmanager
 def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
-    """Record activations while this thread encodes pictures or texts; hooks go when the block is left, however
-    that happens.
+    """Context that records activations while this thread encodes pictures or texts; hooks are removed on exit.
 
-    `with capture(model, "image.-1.cls") as acts: model.encode_image(pixels)`, then `acts["image.-1.cls"]`:
-    (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) for others. A `capture` inside a
-    `replace` sees what was put in; around it, what was there before.
+    A `capture` inside a `replace` records the replaced activations; outside of it, the original ones.
+
+    Args:
+        model: a `Model`.
+        sites: one or several sites.
+
+    Returns:
+        A context manager whose value maps a site to its activations of the latest forward pass: (batch, width) for
+        `cls`, `eot` and the embeddings, (batch, tokens, width) for others.
 
     Raises:
-        SiteError: a site does not exist in this model.
+        SiteError: a site that the model does not have.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> with ca.capture(model, "image.-1.cls") as acts:
+    ...     _ = model.encode_image(torch.zeros(2, *model.pixel_shape))
+    >>> acts["image.-1.cls"].shape
+    torch.Size([2, 192])
     """
     acts = Captured(model)
 
-    def keep(place: _Place | TextPlace) -> list[tuple[nn.Module, Callable]]:
+    def keep(place: ImagePlace | TextPlace) -> list[tuple[nn.Module, Callable]]:
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
-            # A copy, since a view of one token would keep all of them in memory.
+            # A copy, as a view of one token would keep all tokens in memory.
             acts[place.site] = place.read(inputs, output).clone()
 
         return [*place.before, (place.module, hook)]
@@ -77,16 +90,29 @@ def capture(model: Model, *sites: str | Site) -> Iterator[Captured]:
 
 @contextmanager
 def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put other activations in at a site while this thread encodes pictures or texts; the hook goes with the block.
+    """Context that replaces activations at a site while this thread encodes; the hook is removed on exit.
 
     Args:
-        value: what to put in, or a function of what is there. Shape (batch, width) for `cls` and the embedding,
-            (batch, tokens, width) otherwise, cast to the model's dtype. The activation itself leaves the output bit
-            for bit as it was; a tensor that requires a gradient gets one, and may change the output in its last
-            digit, since torch then takes another attention kernel.
+        model: a `Model`.
+        site: where to replace.
+        value: new activations, or a function from the current to the new ones: (batch, width) for `cls`, `eot` and the
+            embeddings, (batch, tokens, width) for others, cast to the model's dtype. Replacing activations by
+            themselves leaves the output bit for bit equal. A tensor that requires a gradient receives one; the output
+            may then differ in its last digit, as torch uses another attention kernel.
+
+    Returns:
+        A context manager.
 
     Raises:
-        SiteError: the site does not exist in this model, or (on encoding) the shape does not fit.
+        SiteError: a site that the model does not have, or (on encoding) a shape that does not fit.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> pixels = torch.zeros(1, *model.pixel_shape)
+    >>> with ca.replace(model, "image.-1.cls", lambda acts: -acts):
+    ...     other = model.encode_image(pixels)
+    >>> torch.equal(other, model.encode_image(pixels))
+    False
     """
     site = Site(site)
     place = _place(model, site)
@@ -102,9 +128,9 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
         with hooked([*place.before, change]):
             yield
         return
-    assert isinstance(place, _Place)
-    # The block uses resid_mid twice and hands it to no module as an output: take it where it enters the LayerNorm,
-    # and compute the rest of the block again.
+    assert isinstance(place, ImagePlace)
+    # The block uses resid_mid twice, and it is no module's output: it is read at the input of the LayerNorm, and the
+    # rest of the block is computed again.
     parts = place.parts
     assert isinstance(parts, Inside)
 
@@ -119,18 +145,25 @@ def replace(model: Model, site: str | Site, value: Tensor | Callable[[Tensor], T
 
 
 def activations(model: Model, inputs: Tensor | Sequence[str], site: str | Site) -> Tensor:
-    """Activations of pictures or texts at one site; later blocks are not computed, nor what follows the tower.
+    """Activations of pictures or texts at one site; layers after the site are not computed.
 
     Args:
-        inputs: pictures, (batch, 3, H, W), prepared by `model.prepare`; at sites of the text tower texts, or their
-            token ids from `model.tokens`.
+        model: a `Model`.
+        inputs: pixels (batch, 3, H, W) prepared by `model.prepare`; at sites of the text tower texts, or their token
+            ids from `model.tokens`.
+        site: where to read.
 
     Returns:
         (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) for others, in the model's dtype.
 
     Raises:
-        SiteError: the site does not exist in this model, or takes texts where pictures were given or the other way
-            round. ModelError: the pixels do not fit.
+        SiteError: a site that the model does not have, or pixels at a text site or texts at an image site.
+        ModelError: pixels of another shape.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> ca.activations(model, torch.zeros(2, *model.pixel_shape), "image.-2.patches").shape
+    torch.Size([2, 64, 192])
     """
     site = Site(site)
     if site.is_text:
@@ -138,7 +171,7 @@ def activations(model: Model, inputs: Tensor | Sequence[str], site: str | Site) 
             parts = [text_acts(model, part, site) for part in text_ids(model, inputs, site).split(TEXT_BATCH)]
         return torch.cat(parts)
     pixels = _pixels(inputs, site)
-    place = _Place(model, site)
+    place = ImagePlace(model, site)
     found: list[Tensor] = []
 
     def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
@@ -153,18 +186,19 @@ def activations(model: Model, inputs: Tensor | Sequence[str], site: str | Site) 
 def acts_and_context(
     model: Model, inputs: Tensor | Sequence[str], site: str | Site
 ) -> tuple[Tensor, Tensor | None]:
-    """Activations at a site, and what `continue_from` needs beside them, from one pass that ends at the block.
+    """Activations at a site and the context that `continue_from` needs, from one forward pass up to the block.
 
     Args:
         inputs: pixels or texts, as for `activations`.
 
     Returns:
-        The activations, and (batch, tokens, width) or None: all tokens of the block's output; inside a block, the
-        stream that the activations are added to, with the other tokens as they are at that point; in the text tower,
-        the texts' token ids.
+        The activations, and the context or None where it is not needed: at a block's output all of its tokens
+        (batch, tokens, width); inside a block, the stream that the activations are added to; in the text tower, the
+        token ids.
 
     Raises:
-        SiteError: the site does not exist in this model. ModelError: the pixels do not fit.
+        SiteError: a site that the model does not have.
+        ModelError: pixels of another shape.
     """
     site = Site(site)
     if not site.needs_context(model):
@@ -177,7 +211,7 @@ def acts_and_context(
     if not site.is_inside:
         context = activations(model, pixels, f"{site.tower}.{site.block}.all")
         return site.read(context, model), context
-    parts = _parts(model, site)
+    parts = block_parts(model, site)
     own, others = frame_streams(site.stream)
     held: dict[str, Tensor] = {}
 
@@ -185,7 +219,7 @@ def acts_and_context(
         module, pick = tap(parts, stream)
 
         def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
-            held[stream] = _batch_first(pick(inputs, output), tower).clone()
+            held[stream] = batch_first(pick(inputs, output), tower).clone()
 
         return module, hook
 
@@ -198,26 +232,36 @@ def acts_and_context(
         suppress(Reached),
     ):
         model.encode_image(pixels)
-    frame = _write(held[others], site, site.read(held[own], model), tower)
+    frame = written(held[others], site, site.read(held[own], model), tower)
     return site.read(held[site.stream], model).clone(), frame
 
 
 def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
-    """Run a tower from a site to the embedding, differentiably in `acts`. Earlier blocks are not computed, but in
-    the text tower, where a forward pass of the same texts has the activations put in.
+    """Run a tower from a site to the embedding, differentiably in `acts`.
+
+    In the image tower, earlier blocks are not computed. In the text tower, a forward pass of the same texts has its
+    activations replaced.
 
     Args:
-        acts: (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) otherwise.
-        context: (batch, tokens, width), the second value of `acts_and_context`: the tokens that `acts` does not give,
-            and inside a block what `acts` are added to. Needed where `Site.needs_context` says so. At the output of a
-            block it is the activations at `all` tokens.
+        model: a `Model`.
+        site: where `acts` are.
+        acts: (batch, width) for `cls`, `eot` and the embeddings, (batch, tokens, width) for others.
+        context: second value of `acts_and_context`, where `Site.needs_context`. At the output of an image block:
+            the activations at `all` tokens, (batch, tokens, width).
 
     Returns:
         (batch, embed), unit length, at least float32.
 
     Raises:
-        SiteError: a shape does not fit, `context` is missing, or what the site holds cannot reach the
-            embedding (patch tokens after the last block of a tower that pools by its class token).
+        SiteError: a shape that does not fit, a missing `context`, or a site that does not reach the embedding (patch
+            tokens after the last block of a tower that pools by its class token).
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> pixels = torch.zeros(1, *model.pixel_shape)
+    >>> acts = ca.activations(model, pixels, "image.-1.cls")
+    >>> torch.allclose(ca.continue_from(model, "image.-1.cls", acts), model.encode_image(pixels), atol=1e-6)
+    True
     """
     site = Site(site)
     site.require_reach(model)
@@ -227,7 +271,7 @@ def continue_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
 
 
 def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor | None = None) -> Tensor:
-    """As `continue_from`, to the features before they are normalised, (batch, embed) in the model's dtype."""
+    """As `continue_from`, to the features before normalisation, (batch, embed) in the model's dtype."""
     site = Site(site)
     acts = acts.to(model.device, model.dtype)
     if site.is_embedding:
@@ -239,30 +283,31 @@ def features_from(model: Model, site: str | Site, acts: Tensor, context: Tensor 
         return tower.run(_alone(acts, site, tower), index)
     if context is None:
         raise SiteError(
-            f"{site}: {len(tower.blocks) - 1 - index} block(s) follow, then pooling by {tower.pooling}, in which the "
-            f"other tokens take part; pass context=, the activations at image.{site.block}.all."
+            f"{site}: {len(tower.blocks) - 1 - index} block(s) follow, then pooling by {tower.pooling}, which depend "
+            f"on the other tokens; pass context=, the activations at image.{site.block}.all."
         )
     _check_shape(context, (len(acts), model.image_tokens, model.image_width), site, "context")
     context = context.to(model.device, model.dtype)
     if site.is_inside:
-        parts = _parts(model, site)
+        parts = block_parts(model, site)
         assert isinstance(parts, Inside)
         rows = acts[:, None] if site.tokens == "cls" else acts
-        return tower.run(continued(parts, site.stream, rows, context, _own(site, tower)), index)
+        return tower.run(continued(parts, site.stream, rows, context, own_tokens(site, tower)), index)
     if site.tokens == "cls" and tower.reads_next(index):
         return tower.read_versions(acts[:, None], context)
-    return tower.run(_write(context, site, acts, tower), index)
+    return tower.run(written(context, site, acts, tower), index)
 
 
 def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor) -> Tensor | None:
-    """As `continue_from` for several versions of each picture's class token; what they share is computed once.
+    """As `continue_from` for several versions of each picture's class token, with shared computation.
 
     Args:
-        acts: (batch, versions, width). context: (batch, tokens, width), as for `continue_from`.
+        acts: (batch, versions, width).
+        context: (batch, tokens, width), as for `continue_from`.
 
     Returns:
-        (batch, versions, embed), unit length; None where more than one block follows or it mixes the versions, so
-        that nothing is shared.
+        (batch, versions, embed), unit length; None where more than one block follows, or a block in which versions
+        cannot share the other tokens.
     """
     site = Site(site)
     if site.is_inside or site.tokens != "cls":
@@ -275,7 +320,7 @@ def versions_from(model: Model, site: str | Site, acts: Tensor, context: Tensor)
 
 
 def _alone(acts: Tensor, site: Site, tower: Tower) -> Tensor:
-    """The stream where no other token takes part: the class token by itself, or patches behind empty tokens."""
+    """The stream for sites that do not depend on other tokens: the class token, or patches after empty tokens."""
     if site.tokens == "cls":
         return acts[:, None]
     if site.tokens == "all" or not tower.prefix:
@@ -289,7 +334,7 @@ def _text_features_from(model: Model, site: Site, acts: Tensor, ids: Tensor | No
         return tail.features(acts)
     if ids is None:
         raise SiteError(
-            f"{site}: what follows depends on the other tokens; pass context=, the token ids of these texts, "
+            f"{site}: later blocks depend on the other tokens; pass context=, the token ids of these texts, "
             "model.tokens(texts)."
         )
     with replace(model, site, acts):
@@ -305,65 +350,13 @@ def _pixels(inputs: Any, site: Site) -> Tensor:
     return inputs
 
 
-def _place(model: Model, site: Site) -> "_Place | TextPlace":
-    return TextPlace(model, site) if site.is_text else _Place(model, site)
-
-
-class _Place:
-    """A site in one model: the module whose inputs or output hold it, and how to read and write it there."""
-
-    def __init__(self, model: Model, site: Site) -> None:
-        self.model, self.site = model, site
-        self.tower: Tower | None = None
-        self.before: list[tuple[nn.Module, Callable]] = []
-        if site.is_embedding:
-            self.module: nn.Module = model.visual
-            return
-        self.parts = _parts(model, site)
-        self.module, self._pick = tap(self.parts, site.stream)
-        self.tower = model.image_tower
-
-    def read(self, inputs: Any, output: Any) -> Tensor:
-        """The activations, (batch, width) or (batch, tokens, width)."""
-        if self.tower is None:
-            # Towers of generative models put out (features, tokens).
-            return output[0] if isinstance(output, tuple) else output
-        return self.site.read(_batch_first(self._pick(inputs, output), self.tower), self.model)
-
-    def write(self, inputs: Any, output: Any, acts: Tensor) -> Any:
-        """What was read from, with other activations in it."""
-        if self.tower is None:
-            return (acts, *output[1:]) if isinstance(output, tuple) else acts
-        stream = _batch_first(self._pick(inputs, output), self.tower)
-        return _batch_first(_write(stream, self.site, acts, self.tower), self.tower)
-
-
-def _parts(model: Model, site: Site) -> nn.Module | Inside:
-    """The block whose output the site is, or its parts for sites inside it."""
-    block = model.image_blocks_modules[site.index(model)]
-    return inside(block, model.reference, site) if site.is_inside else block
-
-
-def _own(site: Site, tower: Tower) -> slice:
-    """The site's tokens among all tokens."""
-    return {"cls": slice(0, 1), "patches": slice(tower.prefix, None), "all": slice(0, None)}[site.tokens]
-
-
-def _batch_first(stream: Tensor, tower: Tower) -> Tensor:
-    """Between the tower's own order and (batch, tokens, width), either way."""
-    return stream if tower.batch_first else stream.transpose(0, 1)
-
-
-def _write(stream: Tensor, site: Site, acts: Tensor, tower: Tower) -> Tensor:
-    """(batch, tokens, width) with the site's tokens exchanged; the stream itself stays as it is."""
-    if site.tokens == "cls":
-        return torch.cat([acts[:, None], stream[:, 1:]], dim=1)
-    return torch.cat([stream[:, : tower.prefix], acts], dim=1) if site.tokens == "patches" else acts
+def _place(model: Model, site: Site) -> "ImagePlace | TextPlace":
+    return TextPlace(model, site) if site.is_text else ImagePlace(model, site)
 
 
 def _fitting(new: Any, old: Tensor, site: Site) -> Tensor:
     if not isinstance(new, Tensor):
-        raise SiteError(f"{site}: what is put in must be a tensor; got {type(new).__name__}.")
+        raise SiteError(f"{site}: replaced activations must be a tensor; got {type(new).__name__}.")
     _check_shape(new, tuple(old.shape), site, "the replacement")
     return new.to(old.device, old.dtype)
 

@@ -1,7 +1,6 @@
-"""Cells: what counts as a missing value, and how a cell of a table or a label of a data set is written as text.
+"""Cells: the rules for missing values and for values as text, for every reader of tables, data sets and labels.
 
-Owns the one rule for missing values and the one for text, for every reader of tables, data sets and labels. Ignores
-where the values come from. Start at `is_missing` and `column_texts`.
+Ignores where values come from. Start at `is_missing` and `column_texts`.
 
 Missing: None, NaN, pandas' NA and NaT, masked values, and text that is empty or blank. Not missing: 0, False, and text
 such as "None", "nan" or "NA", which may be the name of a class. -1 is missing only among class numbers (`class_names`).
@@ -24,7 +23,7 @@ SHOWN = 3  # examples in a note
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for "nothing known". Never a truth value: 0 and False are values.
+    """Whether a value is missing. 0 and False are not missing.
 
     >>> [is_missing(v) for v in (None, float("nan"), "", "  ")], [is_missing(v) for v in (0, False, "nan", "None", -1)]
     ([True, True, True, True], [False, False, False, False, False])
@@ -43,7 +42,7 @@ def is_missing(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A scalar without its wrapping: 0-dimensional arrays and tensors, and arrays of one element, as Python values."""
+    """A scalar as a Python value, from 0-dimensional arrays and tensors and from arrays of one element."""
     if isinstance(value, (str, bytes)) or value is None or value is np.ma.masked:
         return value
     if hasattr(value, "detach"):
@@ -102,8 +101,8 @@ def column_texts(values: Iterable[Any], what: str = "label") -> list[str | None]
 def class_names(values: Iterable[Any], names: Any = None) -> tuple[list[str | None], list[str]]:
     """Class numbers (or texts) of a data set as the classes' names.
 
-    -1 stands for "not labelled" here, as in torchvision's STL10 and in ClassLabel columns, unless no names are given
-    and the numbers are -1 and 1 only, the two classes of a signed label.
+    -1 means "not labelled", as in torchvision's STL10 and in ClassLabel columns, unless no names are given and the
+    numbers are -1 and 1 only, the two classes of a signed label.
 
     Args:
         values: one a picture: a whole number, a text, a truth value or a missing value.
@@ -144,7 +143,7 @@ def class_names(values: Iterable[Any], names: Any = None) -> tuple[list[str | No
 
 
 def marker_note(labels: Sequence[str | None], what: str = "label") -> list[str]:
-    """A note where labels look like markers of missing values, which were read as names."""
+    """A note on labels that were read as names but are usual markers of missing values."""
     seen = Counter(label for label in labels if label is not None and label.casefold() in MARKERS)
     if not seen:
         return []
@@ -174,7 +173,7 @@ def listed(values: Any) -> list[Any]:
 
 
 def normal_name(name: Any) -> str:
-    """The name of a column as it is compared: without case, spaces at its ends, hyphens or compatibility forms.
+    """The normalised name of a column: lower case, stripped, hyphens as underscores, without compatibility forms.
 
     >>> normal_name("\\ufeff Image-Path ")
     'image_path'
@@ -184,10 +183,11 @@ def normal_name(name: Any) -> str:
 
 
 def columns_by_name(names: Iterable[str], table: str) -> dict[str, str]:
-    """Columns by the form in which their names are compared.
+    """{normalised name: name} of columns.
 
     Args:
-        table: what errors call the table.
+        names: of the columns.
+        table: name of the table in errors.
 
     Raises:
         DataError: two names that differ in case or spaces only.

@@ -1,7 +1,7 @@
-"""Images: an ordered collection of pictures with ids, labels and splits, wherever they are kept.
+"""Images: an ordered collection of pictures with ids, labels, groups and splits.
 
-Owns which pictures there are, in which order, under which names. Ignores how one file is decoded
-(`decoding.py`) and what is done with the pixels. Start at `Images.open`.
+Owns the list of pictures, their order and names. Ignores how a file is decoded (`decoding.py`) and how pixels are used.
+Start at `Images.open`.
 """
 
 import csv
@@ -38,9 +38,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture of a collection: its names, and the way to its pixels.
+    """One picture of a collection, which is decoded by `load`.
 
-    `index` is its place in the collection it was taken from; `id` is unique there and survives selecting.
+    Attributes:
+        index: its index in the collection. id: unique in the collection, also after `select`.
+        label, group, split: of the picture, None where unknown. path: its file, None without one.
+
+    >>> import clipattr as ca
+    >>> record = ca.Images.open(np.zeros((2, 8, 8, 3), dtype=np.uint8))[1]
+    >>> record.id, record.load().size
+    ('picture-000001', (8, 8))
     """
 
     index: int
@@ -53,8 +60,11 @@ class ImageRecord:
     _row: int
 
     def load(self, draft: int | None = None) -> Image.Image:
-        """The picture, upright RGB. `draft`: see `pictures.read_picture`. Raises PictureError with the
-        reason."""
+        """The picture, upright RGB; `draft` as for `decoding.read_picture`.
+
+        Raises:
+            PictureError: the picture cannot be read; the message is the reason.
+        """
         return self._source.read(self._row, draft)
 
     def thumbnail(self, side: int = 112) -> Image.Image:
@@ -63,15 +73,23 @@ class ImageRecord:
 
     @property
     def scene(self) -> Any:
-        """The editable scene this picture is rendered from; DataError for pictures that are not rendered."""
+        """The scene from which this picture is rendered; DataError for pictures that are not rendered."""
         return self._source.scene(self._row)
 
 
 class Images(Sequence[ImageRecord]):
-    """A collection of pictures. Nothing is decoded before it is asked for.
+    """A collection of pictures, which are decoded on access; see `Images.open`.
 
-    `skipped` lists (id, reason) of the pictures that could not be read so far. `notes` tells what opening
-    changed or left out.
+    Attributes:
+        ids: unique id of each picture.
+        columns: {"label", "group", "split": one text or None per picture}.
+        notes: sentences on what opening changed or left out.
+        skipped: (id, reason) of the pictures that could not be read so far.
+
+    >>> import clipattr as ca
+    >>> images = ca.Images.open({"path": [np.zeros((8, 8, 3), np.uint8)] * 2, "label": ["a", "b"], "id": ["x", "y"]})
+    >>> len(images), images["y"].label
+    (2, 'b')
     """
 
     def __init__(
@@ -103,20 +121,20 @@ class Images(Sequence[ImageRecord]):
         """Open a collection.
 
         Args:
-            source: a folder (the name of a picture's own folder, if it is not the top, is its label; folders called
-                train, val, test, ... are splits; a metadata.csv in it is read); one picture; a list of paths, or of
+            source: a folder (the name of a picture's folder below the top is its label; folders named train, val,
+                test, ... are splits; a metadata.csv in it is read); one picture; a list of paths, or of
                 (path, label) pairs; a table (a frame, a dictionary of lists, .csv, .tsv, .parquet or .jsonl) with a
                 column `path` and, optionally, `id`, `label`, `group`, `split`; a list of PIL pictures or uint8 arrays;
                 an array (n, h, w, 3); "scenes:FILE.jsonl"; webdataset shards ("FILE.tar", "{000..009}.tar" or a
                 list); a torchvision or Hugging Face data set, or a dictionary of them by split; or an `Images`.
-            root: folder that relative paths start from (default: the table's folder, else the current one).
+            root: folder of relative paths (default: the table's folder, else the current one).
 
         Returns:
-            The collection; `notes` tell what was left out or read otherwise than it stands. Pictures of the splits
-            test, val, validation, ... are held out: their split is "holdout".
+            The collection; its `notes` are sentences on what was left out or changed. Pictures of the splits test, val,
+            validation, ... are held out: their split is "holdout".
 
         Raises:
-            DataError: nothing there, or not one readable picture in it; the first reasons are named.
+            DataError: no such source, or no readable picture in it; the message has the first reasons.
 
         >>> Images.open(np.zeros((2, 8, 8, 3), dtype=np.uint8)).ids
         ['picture-000000', 'picture-000001']
@@ -157,7 +175,7 @@ class Images(Sequence[ImageRecord]):
         return f"<Images: {len(self)} from {self.source.kind}, {len(self._skipped)} skipped>"
 
     def index_of(self, id: str) -> int:
-        """Place of the picture with this id; DataError if there is none."""
+        """Index of the picture with this id; DataError if there is none."""
         if self._places is None:
             self._places = {unicodedata.normalize("NFC", name): place for place, name in enumerate(self.ids)}
             self._places |= {name: place for place, name in enumerate(self.ids)}
@@ -172,7 +190,7 @@ class Images(Sequence[ImageRecord]):
         return self._places[id]
 
     def select(self, which: Any) -> "Images":
-        """The pictures at these places (integers), or where this mask is True, as a collection of its own."""
+        """The pictures at these indices, or where a mask is True, as a new collection."""
         places = np.asarray(which)
         if places.dtype == bool:
             if places.shape != (len(self),):
@@ -192,13 +210,13 @@ class Images(Sequence[ImageRecord]):
         return [(name, self._skipped[name]) for name in self.ids if name in self._skipped]
 
     def skip(self, id: str, reason: str) -> None:
-        """Note that a picture could not be read."""
+        """Record that a picture could not be read."""
         self._skipped[id] = reason
 
     @property
     def left_out(self) -> list[str]:
-        """What a user should know before trusting results on these pictures: `notes`, and the pictures that could not
-        be read so far, with count and first reasons."""
+        """Sentences on what is missing from the collection: `notes`, and count and first reasons of the pictures that
+        could not be read so far."""
         skipped = self.skipped
         if not skipped:
             return list(self.notes)
@@ -215,11 +233,11 @@ class Images(Sequence[ImageRecord]):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over ids, labels, groups, splits, sizes of files and what is in the pictures.
+        """16 hex digits over ids, labels, groups, splits, sizes of files and samples of the pictures.
 
-        Of files the bytes are sampled (`sources.file_sample`), of data sets the pixels of some pictures, so that other
-        pictures under the same names have another fingerprint. Times of files do not count: a copy has the same one.
-        Costs one or a few short reads a file; `content_hash` reads everything.
+        Sampled are bytes of files (`sources.file_sample`) or pixels of some pictures of a data set, so that other
+        pictures with the same names have another fingerprint. File times do not count, so a copy has the same one.
+        `content_hash` reads all pictures.
         """
 
         def parts() -> Iterator[str]:
@@ -244,7 +262,7 @@ class Images(Sequence[ImageRecord]):
         return digest_parts(f"{name}\n{self.source.pixels(row)}\n" for name, row in rows)
 
     def signature(self, index: int) -> str:
-        """Changes when the picture may have changed: size, time and sampled bytes of a file; content in memory."""
+        """Hash that detects changes of a picture: size, time and sampled bytes of a file, or the content in memory."""
         return self.source.signature(int(self.rows[index]))
 
     def stream(
@@ -259,8 +277,8 @@ class Images(Sequence[ImageRecord]):
         """Decode and prepare pictures in threads, in order, at most `ahead` in advance.
 
         Yields:
-            (place, prepared picture), or (place, PictureError) for one that cannot be read, which is then
-            also in `skipped`. Memory does not depend on the number of pictures.
+            (index, prepared picture), or (index, PictureError) for a picture that cannot be read, which is then also in
+            `skipped`. Memory does not depend on the number of pictures.
         """
         chosen = range(len(self)) if places is None else [int(place) for place in places]
         source, rows = self.source, self.rows
@@ -307,8 +325,8 @@ class Images(Sequence[ImageRecord]):
             draft: decode large JPEGs at the smallest size that is still twice what the models need.
 
         Yields:
-            places (b,) int64 and, per model, pixels (b, 3, h, w). Pictures that cannot be read are left out
-            and listed in `skipped`, so b may be smaller than `batch` only at the end.
+            indices (b,) int64 and, per model, pixels (b, 3, h, w). Pictures that cannot be read are left out and
+            listed in `skipped`; b is smaller than `batch` only at the end.
         """
         import torch
 

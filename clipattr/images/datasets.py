@@ -1,7 +1,7 @@
-"""Data sets: what the samples of torchvision's, Hugging Face's and other data sets hold, and their labels and splits.
+"""Data sets: pictures, labels and splits of torchvision, Hugging Face and other data sets.
 
-Owns which part of a sample is the picture and where labels are kept, without decoding a picture. Ignores files. Start
-at `columns_of`; several data sets as the splits of one collection are the business of `opening.py`.
+Owns finding the picture in a sample and the labels of a data set, without decoding pictures. Ignores files. Start at
+`columns_of`; `opening.py` joins several data sets as splits of one collection.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from clipattr.images.decoding import PictureError, to_picture
 from clipattr.images.sources import Source
 from clipattr.storage.files import digest_parts
 
-# Columns by what they hold, compared by `normal_name`; the first that is there wins.
+# Accepted column names, compared by `normal_name`; the first one present is used.
 LABELS = ("label", "labels", "class", "class_name", "class_label", "category", "target", "fine_label", "y")
 GROUPS = ("group",)
 SPLITS = ("split",)
@@ -34,11 +34,11 @@ PICTURES = (
     "webp",
     "image_bytes",
 )
-# Where torchvision's data sets and their relatives keep class numbers.
+# Attributes with class numbers in torchvision and similar data sets.
 TARGETS = ("targets", "labels", "_labels", "y", "target")
 SAMPLES = ("samples", "imgs", "_samples")
 CLASSES = ("classes", "class_names", "categories", "class_to_idx")
-SAMPLED = 32  # pictures of a data set whose pixels go into its fingerprint: under a second for usual photos
+SAMPLED = 32  # pictures whose pixels are hashed for a data set's fingerprint; under a second for usual photos
 
 
 class DatasetSource(Source):
@@ -75,8 +75,7 @@ class DatasetSource(Source):
         return _evenly(rows)
 
     def signature(self, row: int) -> str:
-        """Of the whole data set: a sample of its pixels, since reading each picture again would take as long as
-        encoding it."""
+        """Hash of a sample of the data set's pixels, as reading each picture would take as long as encoding it."""
         if self._digest is None and not len(self.sampled(np.arange(len(self.dataset)))):
             self._digest = "changing"
         if self._digest is None:
@@ -93,9 +92,11 @@ def _evenly(rows: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Columns:
-    """How to get the picture out of a sample, and what is known of all samples.
+    """How to read the picture of a sample, and the metadata of all samples.
 
-    columns: label, group, split, one text or None a sample; ids: names, None where there are none.
+    Attributes:
+        columns: label, group, split: one text or None per sample.
+        ids: names of samples, None without names.
     """
 
     picture_of: Callable[[Any], Any]
@@ -105,14 +106,14 @@ class Columns:
 
 
 def columns_of(dataset: Any) -> Columns:
-    """What a data set's samples hold, and its labels where they can be read without decoding.
+    """The `Columns` of a data set; labels where they can be read without decoding pictures.
 
     Understands Hugging Face features (an Image column; labels as ClassLabel, text or whole numbers; columns called
     group and split), and torchvision's (picture, label) samples with `targets`, `labels` or `samples`, also through
     Subset and ConcatDataset. Other targets, such as vectors and boxes, give no labels and a note.
 
     Raises:
-        DataError: a data set with features and no picture among them.
+        DataError: a data set with features but without pictures.
     """
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):

@@ -1,8 +1,7 @@
-"""Reading one picture safely: any file or array in, an upright 8-bit RGB picture or a reason out.
+"""Safe decoding of one picture: from any file or array to an upright 8-bit RGB picture, or an error with the reason.
 
-Owns the rules for odd files (truncated, CMYK, 16-bit, palette, animated, rotated, huge) and the fingerprint
-by which near-duplicates are found. Ignores where pictures come from; see `collection.py`. Start at
-`read_picture`.
+Owns the handling of unusual files (truncated, CMYK, 16-bit, palette, animated, rotated, huge) and the fingerprint for
+near-duplicates. Ignores where pictures are stored (`sources.py`). Start at `read_picture`.
 """
 
 import contextlib
@@ -99,14 +98,13 @@ def read_picture(
         raise PictureError(f"not a picture in a known format ({_describe(data)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"too many pixels: {error}") from error
-    except Exception as error:  # Pillow's parsers raise nearly any class on a hostile file
+    except Exception as error:  # Pillow's parsers may raise any class on a hostile file
         raise PictureError(f"cannot be opened: {type(error).__name__}: {error}") from error
     return _decoded(picture, data)
 
 
 def thumbnail_bytes(picture: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
-    """A small copy of a picture as the bytes of a file: JPEG, or PNG where the picture is already that
-    small."""
+    """A thumbnail as the bytes of a file: JPEG, or PNG where the picture is already that small."""
     small = shrink(picture, side)
     buffer = io.BytesIO()
     if small.size == picture.size:
@@ -128,8 +126,8 @@ def shrink(picture: Image.Image, side: int) -> Image.Image:
 def difference_hash(picture: Image.Image) -> int:
     """64 bits, one per pair of horizontal neighbours in an 8 × 9 grey reduction: set where brightness rises.
 
-    Copies that were resized or compressed again differ in few bits. Plain pictures all give 0, so equality of
-    this hash alone proves nothing.
+    Copies that were resized or compressed again differ in few bits. All plain pictures have hash 0, so equal hashes do
+    not imply equal pictures.
     """
     grey = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (grey[:, 1:] > grey[:, :-1]).ravel()
@@ -142,7 +140,7 @@ def read_bytes(path: Path) -> bytes:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
             raise PictureError("a folder, not a picture")
-        if not stat.S_ISREG(about.st_mode):  # a pipe would never end, nor would /dev/zero
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe or /dev/zero would not end
             raise PictureError("no plain file")
         if about.st_size > MAX_BYTES:
             raise PictureError(f"too large: {about.st_size:,} bytes, at most {MAX_BYTES:,} are read")
@@ -172,9 +170,9 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def without_text(data: bytes) -> bytes:
-    """A PNG file without its text and colour profile, of which nothing is used here; the rotation in eXIf stays.
+    """A PNG file without its text and colour profile, which are not used here; the rotation in eXIf is kept.
 
-    Pillow gives up on files whose text unfolds to more than a megabyte, as workflows and microscopes write them.
+    Pillow refuses files whose text decompresses to more than a megabyte, as workflows and microscopes write them.
     """
     kept, at = [PNG_START], len(PNG_START)
     while at + 12 <= len(data):
@@ -188,7 +186,7 @@ def without_text(data: bytes) -> bytes:
 
 
 def _within_limit(picture: Image.Image) -> None:
-    """Have a JPEG that is too large decoded at half, a quarter or an eighth of its size, as a study does anyway."""
+    """Set a JPEG that is too large to be decoded at half, a quarter or an eighth of its size."""
     for part in (2, 4, 8):
         if picture.width * picture.height <= MAX_PIXELS or picture.format not in ("JPEG", "MPO"):
             return
@@ -203,7 +201,7 @@ def _decoded(picture: Image.Image, data: bytes = b"") -> Image.Image:
     except PictureError:
         raise
     except Exception as error:
-        # Text may also come behind the pixels, and is met only now.
+        # Text after the pixels is read only now.
         if data.startswith(PNG_START) and len(plain := without_text(data)) < len(data):
             with contextlib.suppress(PictureError):
                 return _decoded(Image.open(io.BytesIO(plain), formats=FORMATS))
@@ -224,7 +222,7 @@ def _checked(picture: Image.Image) -> Image.Image:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     try:
         upright = ImageOps.exif_transpose(picture)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
+    except Exception:  # a damaged EXIF block does not affect the pixels
         upright = picture
     mode = upright.mode
     if mode == "RGB" and "transparency" not in upright.info:
@@ -239,7 +237,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _unit_range(values: np.ndarray, mode: str) -> np.ndarray:
-    """Deep greys as floats in [0, 1]; the range is that of the format, never that of the one picture."""
+    """Greys of more than 8 bits as floats in [0, 1], scaled by the format's range, not the picture's."""
     if mode == "F":
         return values.astype(np.float32)
     if values.min() < 0 or values.max() > 65535:
@@ -264,8 +262,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def to_picture(item: Any) -> Image.Image:
-    """A picture from what a data set hands out: a PIL picture, array, path, bytes, or channel-first
-    tensor."""
+    """A picture from an item of a data set: a PIL picture, array, path, bytes, or channel-first tensor."""
     if isinstance(item, np.ndarray) and item.dtype == object and item.size == 1:
         item = item.reshape(-1)[0]
     if isinstance(item, os.PathLike):

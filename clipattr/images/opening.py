@@ -1,6 +1,6 @@
-"""Opening: from anything that holds pictures to their source, names, labels, groups and splits.
+"""Opening: from any kind of storage of pictures to their source, names, labels, groups and splits.
 
-Owns what kind of thing was given. Ignores the collection that is made of it (`collection.py`) and the reading of tables
+Owns the detection of the kind of storage. Ignores the collection (`collection.py`) and the reading of tables
 (`frames.py`), shards (`webdataset.py`) and data sets (`datasets.py`). Start at `opened`; a new kind of storage is one
 line there.
 """
@@ -37,8 +37,8 @@ SHOWN = 3  # names in a message
 
 @dataclass
 class Opened:
-    """Pictures as they were found. columns: label, group, split, one text or None a picture; notes: what was left out
-    or changed."""
+    """Pictures and their metadata. columns: label, group, split, one text or None per picture; notes: sentences on what
+    was left out or changed."""
 
     source: Source
     ids: list[str]
@@ -194,8 +194,8 @@ def _of_rows(rows: Rows) -> Opened:
 
 
 def _of_mapping(source: Mapping[Any, Any], root: Path | None) -> Opened:
-    """Several collections by name, joined: the names are splits (a DatasetDict, a dictionary of data sets) or, where
-    they are no names of splits and stand for lists, folders or arrays, labels."""
+    """Several collections joined. Their names are splits (a DatasetDict, a dictionary of data sets); other names of
+    lists, folders or arrays are labels."""
     if not source:
         raise DataError("The dictionary given is empty: it holds no pictures.")
     parts: list[tuple[Source, Any]] = []

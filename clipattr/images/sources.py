@@ -1,8 +1,8 @@
-"""Sources: where the pictures of a collection are kept, behind one small interface.
+"""Sources: the storage of a collection's pictures, behind one interface.
 
-Owns files, scenes and pictures in memory, several sources as one, and what of a file goes into a fingerprint. Ignores
-ids and labels beyond reading them. Start at `Source`; a new kind of storage is a subclass and one line in `opening.py`.
-Shards are in `webdataset.py`, data sets in `datasets.py`.
+Owns files, scenes and pictures in memory, joined sources, and the sample of a file for its fingerprint. Shards are in
+`webdataset.py`, data sets in `datasets.py`. Start at `Source`; a new kind of storage is a subclass and one line in
+`opening.py`.
 """
 
 import json
@@ -21,8 +21,12 @@ from clipattr.storage.documents import parse_json
 from clipattr.storage.files import digest
 
 MAX_LINE = 10_000_000  # characters of a line that describes a scene
-SMALL = 2**16  # bytes of a file that is read whole for its fingerprint
-ENDS, BLOCK, BLOCKS = 2**14, 2**12, 8  # bytes at either end, bytes of a block between them, and how many
+SMALL = 2**16  # bytes up to which a whole file is hashed for its fingerprint
+ENDS, BLOCK, BLOCKS = (
+    2**14,
+    2**12,
+    8,
+)  # bytes at both ends, bytes of each block between them, number of blocks
 
 
 class Source:
@@ -40,16 +44,16 @@ class Source:
         return None
 
     def weight(self, row: int) -> int:
-        """Something cheap that goes into the collection's fingerprint: the size in bytes where known."""
+        """The size in bytes where known, for the collection's fingerprint."""
         return 0
 
     def sampled(self, rows: np.ndarray) -> np.ndarray:
-        """Those of some rows whose `content` goes into a fingerprint: all, unless that takes too long."""
+        """The rows whose `content` is hashed for the fingerprint: all, or a sample where that would be slow."""
         return rows
 
     def content(self, row: int) -> str:
-        """A digest of (a sample of) what the picture is made of, the same wherever and whenever it is read; "" where
-        `weight` already tells pictures apart."""
+        """A digest of (a sample of) the picture's content, independent of place and time; "" where `weight` already
+        distinguishes pictures."""
         return ""
 
     def pixels(self, row: int) -> str:
@@ -61,7 +65,7 @@ class Source:
         return digest(picture.tobytes(), repr(picture.size))
 
     def signature(self, row: int) -> str:
-        """Changes when the picture changes, or may have."""
+        """Hash that changes when the picture may have changed."""
         return self.content(row)
 
     def scene(self, row: int) -> Any:
@@ -119,10 +123,10 @@ class MemorySource(Source):
 
 
 class JoinedSource(Source):
-    """Several sources, one behind the other.
+    """Several sources in sequence.
 
     Args:
-        parts: each with the rows of it that are taken.
+        parts: sources, each with the rows to take.
     """
 
     def __init__(self, parts: Sequence[tuple[Source, Sequence[int] | np.ndarray]]) -> None:
@@ -173,8 +177,7 @@ class JoinedSource(Source):
 
 
 class SceneSource(Source):
-    """A file with one scene per line, rendered when read. Lines: {"id", "label", "group", "split",
-    "scene"}."""
+    """A file with one scene per line, rendered on access. Lines: {"id", "label", "group", "split", "scene"}."""
 
     kind = "scenes"
 
@@ -215,7 +218,7 @@ class SceneSource(Source):
     def read(self, row: int, draft: int | None = None) -> Image.Image:
         try:
             return Image.fromarray(self.scene(row).render())
-        except Exception as error:  # a line of a file can say anything
+        except Exception as error:  # the content of a line is not trusted
             raise PictureError(f"the scene cannot be drawn: {type(error).__name__}: {error}") from error
 
     def scene(self, row: int) -> Any:

@@ -1,7 +1,7 @@
-"""Splits: which pictures must stay together, and which of them are held out.
+"""Splits: held-out pictures, with related pictures on one side.
 
-A lesion, patient or scene that was pictured twice must not be on both sides of a split: a classifier would be judged on
-what it was fitted on. Owns units and sides; ignores where they come from. Start at `units_of`, then `split_by_unit`.
+Pictures of one lesion, patient or scene must not be on both sides of a split, or a classifier would be evaluated on
+training data. Owns units and sides; ignores where they come from. Start at `units_of`, then `split_by_unit`.
 """
 
 import random
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from clipattr.errors import DataError
 
-HELD = ("holdout", "test", "val", "validation")  # what a file's own split calls pictures that are held out
-# The same in every spelling that is read, compared without case; and the names of the other side.
+HELD = ("holdout", "test", "val", "validation")  # names of held-out splits in files
+# All accepted spellings, in lower case, and the names of the other side.
 HELD_NAMES = frozenset(
     [
         *HELD,
@@ -32,7 +32,7 @@ TRAIN_NAMES = frozenset({"train", "training", "trainval", "trn"})
 
 
 def held_out(splits: Sequence[str | None]) -> tuple[list[str | None], list[str]]:
-    """A column of splits with every name of held-out pictures as "holdout", and a note on the names that changed.
+    """A column of splits with all names of held-out splits as "holdout", and a note on the changed names.
 
     >>> held_out(["train", "Test", None, "val", "holdout"])[0]
     ['train', 'holdout', None, 'holdout', 'holdout']
@@ -49,10 +49,11 @@ def held_out(splits: Sequence[str | None]) -> tuple[list[str | None], list[str]]
 
 
 def units_of(count: int, columns: Sequence[Sequence[str | None]]) -> list[int]:
-    """A number for each of `count` rows; rows that share a value in any column, or are linked through others, share it.
+    """Connected components of rows: a unit number for each row; rows that share a value in any column have one unit.
 
     Args:
-        columns: of values such as a lesion's or patient's name, one a row; None is shared with nobody.
+        count: number of rows.
+        columns: of values such as the name of a lesion or patient, one per row; None is not shared.
     """
     parent = list(range(count))
 
@@ -94,8 +95,8 @@ def given_split(
         one, other = leaks[0]
         raise DataError(
             f"{len(leaks)} pictures in {str(file)!r} show a lesion or patient that is also on the other side of the "
-            f"split, first {one!r} and {other!r}: a probe is then judged on what it was fitted on. Leave out `split` "
-            "to make a new split by lesion."
+            f"split, first {one!r} and {other!r}: a probe would be evaluated on training data. Leave out `split` to "
+            "make a new split by lesion."
         )
     if len(set(sides)) < 2:
         raise DataError(
@@ -105,10 +106,10 @@ def given_split(
 
 
 def split_by_unit(classes: Sequence[str], units: Sequence[int], holdout: float, seed: int) -> list[str]:
-    """Hold out whole units, the same share of each class. A unit with several classes counts to its rarest.
+    """Hold out whole units, the same share of each class. A unit with several classes belongs to its rarest one.
 
     Returns:
-        "holdout" or "train" for each row; each class has a unit of its own on either side.
+        "holdout" or "train" for each row; each class has at least one unit on either side.
 
     Raises:
         DataError: a share outside (0, 1), or a class with a single unit.
@@ -126,7 +127,7 @@ def split_by_unit(classes: Sequence[str], units: Sequence[int], holdout: float, 
         if len(own) < 2:
             raise DataError(
                 f"The class {name!r} has {frequency[name]} pictures of {len(own) or 'no'} lesion or patient of its "
-                "own; at least two are needed to fit on one and judge on another. Add some, or leave the class out."
+                "own; at least two are needed, for training and evaluation. Add some, or leave the class out."
             )
         random.Random(f"{seed} {name}").shuffle(own)
         held.update(own[: min(len(own) - 1, max(1, round(holdout * len(own))))])

@@ -110,7 +110,7 @@ class TarSource(Source):
                 continue
             self.places.append((shard, member.offset_data, member.size))
             self.names.append(prefix + readable_name(name))
-            # "001.meta.json" tells of "001.jpg", but "img.001.cls" nothing of "img.002.jpg".
+            # "001.meta.json" describes "001.jpg", but "img.001.cls" does not describe "img.002.jpg".
             own = labels.get(stem) or labels.get(key) or (of_samples.get(key) if key == stem else None)
             self.labels.append(own[1] if own else None)
 
@@ -189,7 +189,7 @@ def _unfolded(name: str) -> list[str]:
 
 
 def _prefixes(files: Sequence[Path]) -> list[str]:
-    """What tells the shards' pictures apart: nothing for one, the names of several, with folders where those repeat.
+    """Prefixes that make names of several shards unique: "" for one shard, else their names, with folders if needed.
 
     Raises:
         DataError: a shard that is given twice.

@@ -1,1 +1,1 @@
-"""Models: loading any CLIP, the structure of its towers, and reading weights without trusting them."""
+"""Models: loading any CLIP, the structure of its towers, and safe reading of weights."""

@@ -1,7 +1,7 @@
-"""Configurations: what an open_clip_config.json may say before anything is built of it.
+"""Configurations: validation of open_clip_config.json before a model is built from it.
 
-Owns the checks of sizes, of models that a configuration sends for, and of code that it asks to run. Ignores weights.
-Start at `check_config`.
+Owns the checks of sizes, of references to other models, and of requests to run code. Ignores weights. Start at
+`check_config`.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from clipattr.errors import ModelError
 CONFIG_NAME = "open_clip_config.json"
 LOCAL, HUB = "local-dir:", "hf-hub:"
 
-# Well above every published CLIP; with these, a hostile configuration cannot ask for more than a large model's memory.
+# Upper limits, well above every published CLIP; they bound the memory that a hostile configuration can request.
 LARGEST_SIZES = {
     "embed_dim": 16_384, "width": 16_384, "layers": 256, "heads": 1_024, "head_width": 4_096, "image_size": 4_096,
     "patch_size": 1_024, "vocab_size": 2_000_000, "context_length": 65_536, "mlp_ratio": 64, "depth": 256,
@@ -19,7 +19,7 @@ LARGEST_SIZES = {
 
 
 def check_config(config: Any, reference: str) -> None:
-    """Refuse a configuration that cannot describe a CLIP, or that asks for foreign code."""
+    """Raise ModelError for a configuration that does not describe a CLIP, or that asks to run foreign code."""
     if not isinstance(config, dict):
         raise ModelError(f"{reference}: {CONFIG_NAME} has no model_cfg.")
     for key, kind in {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}.items():
@@ -35,7 +35,7 @@ def check_config(config: Any, reference: str) -> None:
                 and ("://" in value or value.startswith((HUB, LOCAL)))
             ):
                 raise ModelError(
-                    f"{reference}: {CONFIG_NAME} sends for another model, {key}={value!r:.80}; refused."
+                    f"{reference}: {CONFIG_NAME} refers to another model, {key}={value!r:.80}, which is refused."
                 )
     options = config["text_cfg"].get("tokenizer_kwargs") or {}
     if "trust_remote_code" in options:
@@ -43,7 +43,7 @@ def check_config(config: Any, reference: str) -> None:
 
 
 def _check_sizes(config: dict[str, Any], reference: str) -> None:
-    """Refuse sizes that no CLIP has, before anything of that size is allocated."""
+    """Raise ModelError for sizes that no CLIP has, before anything of that size is allocated."""
     for place in (config, config["vision_cfg"], config["text_cfg"]):
         for key, largest in LARGEST_SIZES.items():
             value = place.get(key)

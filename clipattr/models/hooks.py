@@ -1,4 +1,4 @@
-"""Hooks: forward hooks that act in one thread and never stay behind.
+"""Hooks: forward hooks that act in one thread and are always removed.
 
 Owns the context manager that sets them. Start at `hooked`.
 """
@@ -11,15 +11,15 @@ from torch import nn
 
 
 class Reached(Exception):
-    """Ends a forward pass at the block that was asked for."""
+    """Stops a forward pass at a requested block."""
 
 
 @contextmanager
 def hooked(hooks: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Forward hooks that act in this thread only and are gone afterwards, whatever happens in between.
+    """Context with forward hooks that act in this thread only and are removed on exit, also after errors.
 
-    A panel may encode in the background while a cell reads activations of the same model; each must see only
-    its own hooks, all the more since `activations` ends the pass that it is in.
+    A panel may encode in the background while a cell reads activations of the same model; each must see only its own
+    hooks, as `activations` stops the forward pass it is in.
     """
     owner = threading.get_ident()
 

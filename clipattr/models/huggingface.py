@@ -1,8 +1,8 @@
-"""Models of transformers: CLIP, SigLIP, AltCLIP and others as they lie on the Hugging Face hub or in a folder.
+"""Models of transformers: CLIP, SigLIP, AltCLIP and others from the Hugging Face hub or a folder.
 
-Owns finding and reading them, and the adapter that gives them the face of an open_clip module: `visual`,
-`encode_image`, `encode_text`, `logit_scale`. Pictures and texts go through the model's own processor and tokenizer.
-Code that comes with weights is never run. Needs the extra `hf`. Start at `find_transformers`.
+Owns finding and reading them, and the adapter to the interface of an open_clip module: `visual`, `encode_image`,
+`encode_text`, `logit_scale`. Pictures and texts use the model's own processor and tokenizer. Code that comes with
+weights is never run. Needs the extra `hf`. Start at `find_transformers`.
 """
 
 import functools
@@ -20,9 +20,9 @@ from clipattr.errors import ModelError
 
 PREFIX = "hf:"
 EXTRA = "pip install 'clipattr[hf]'"
-# Types whose texts are padded to the full length, since they were trained so.
+# Types that were trained with texts padded to the full length.
 PADDED = ("siglip", "siglip2")
-# Well above every published model; a hostile configuration cannot ask for more than a large model's memory.
+# Upper limits, well above every published model; they bound the memory that a hostile configuration can request.
 LARGEST = {
     "hidden_size": 16_384, "intermediate_size": 65_536, "num_hidden_layers": 256, "num_attention_heads": 1_024,
     "image_size": 4_096, "patch_size": 1_024, "num_patches": 65_536, "vocab_size": 2_000_000, "projection_dim": 16_384,
@@ -31,7 +31,7 @@ LARGEST = {
 
 
 def transformers_or_error(name: str) -> Any:
-    """The library; ModelError that names the extra where it is not installed."""
+    """The library transformers; ModelError with the extra to install where it is missing."""
     try:
         import transformers
     except ImportError as error:
@@ -55,7 +55,8 @@ def find_transformers(
         name: "ORG/NAME" on the hub, or the path of a folder with config.json.
 
     Returns:
-        The adapted module in float32, the string that loads it again, how to make its tokenizer, and its preprocessing.
+        The adapted module in float32, the string that loads it again, a function that makes its tokenizer, and its
+        preprocessing.
 
     Raises:
         ModelError: the library or the model is missing, its type has no text and image towers, weights are incomplete,
@@ -71,13 +72,13 @@ def find_transformers(
             module, told = library.AutoModel.from_pretrained(
                 source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
-    except Exception as error:  # whatever a hub, a proxy, a disk or a foreign file may raise
+    except Exception as error:  # a hub, a proxy, a disk or a foreign file may raise any class
         raise ModelError(f"{reference}: its weights could not be read ({_first_line(error)}).") from error
     lost = [*told.get("missing_keys", ()), *(str(key) for key in told.get("mismatched_keys", ()))]
     if lost:
         raise ModelError(
             f"{reference}: its weights are incomplete: {len(lost)} tensors are missing or of another shape, e.g. "
-            f"{sorted(lost)[0]!r}. They would be left at random values."
+            f"{sorted(lost)[0]!r}. They would keep random values."
         )
     if not is_transformers(module):
         raise ModelError(
@@ -102,7 +103,7 @@ def _tokenizer(source: str, reference: str, model_type: str) -> "Tokens":
     library = transformers_or_error(reference)
     try:
         held = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # whatever a hub, a proxy or a broken file may raise
+    except Exception as error:  # a hub, a proxy or a broken file may raise any class
         raise ModelError(f"{reference}: its tokenizer could not be loaded ({_first_line(error)}).") from error
     return Tokens(held, model_type)
 
@@ -110,10 +111,11 @@ def _tokenizer(source: str, reference: str, model_type: str) -> "Tokens":
 def adapt(
     module: nn.Module, tokenizer: Any, preprocess: Any
 ) -> tuple["TransformersClip", Callable[[], Any], Callable[[Image.Image], Tensor]]:
-    """A loaded module of transformers with the processor it was loaded with.
+    """Adapt a loaded module of transformers.
 
     Args:
-        tokenizer: of transformers, or texts to ids as `load_model` takes it; None where `preprocess` brings one.
+        tokenizer: of transformers, or a function from texts to ids as `load_model` takes it; None where `preprocess`
+            contains one.
         preprocess: a processor or image processor of transformers, or PIL picture to tensor.
 
     Raises:
@@ -142,10 +144,10 @@ def _given_tokenizer(tokenizer: Any, model_type: str, kind: str) -> Any:
 
 
 class Pixels:
-    """PIL picture to one tensor, by an image processor of transformers.
+    """From a PIL picture to one tensor, by an image processor of transformers.
 
-    Pictures of variable resolution (SigLIP 2 NaFlex) come as (1, patches, numbers + 3): the patches' pixels, and in the
-    last three columns whether a place is used and the rows and columns of the grid.
+    Pictures of variable resolution (SigLIP 2 NaFlex) become (1, patches, numbers + 3): the pixels of each patch; the
+    last three columns are the mask and the rows and columns of the grid.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -167,7 +169,7 @@ class Pixels:
 
 
 class Tokens:
-    """Texts to token ids (n, length), or ids and attention mask (n, 2, length) where the tokenizer gives one."""
+    """From texts to token ids (n, length), or ids and attention mask (n, 2, length) where the tokenizer has one."""
 
     def __init__(self, tokenizer: Any, model_type: str) -> None:
         self.tokenizer, self.model_type = tokenizer, model_type
@@ -191,13 +193,13 @@ class Tokens:
 
 
 class TransformersClip(nn.Module):
-    """A model of transformers with the face of an open_clip module."""
+    """A model of transformers with the interface of an open_clip module."""
 
     def __init__(self, module: nn.Module, pixels: Callable[[Image.Image], Tensor]) -> None:
         super().__init__()
         config: Any = module.config
         self.model_type = str(config.model_type)
-        # The processor may crop to another size than the configuration tells.
+        # The processor may crop to another size than the configuration states.
         self.pixel_shape = tuple(pixels(Image.new("RGB", (48, 64))).shape)
         text = config.text_config
         self.context_length = 77 if self.model_type == "altclip" else int(text.max_position_embeddings)
@@ -208,7 +210,7 @@ class TransformersClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The logarithm of what cosines are multiplied by; models without one use 1."""
+        """Logarithm of the logit scale; 0 for models without one."""
         held = getattr(self.visual.model, "logit_scale", None)
         return torch.zeros(()) if held is None else held
 
@@ -217,7 +219,7 @@ class TransformersClip(nn.Module):
         return self.visual(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Features of texts, (n, embed), not normalised; see `Tokens` for what is taken."""
+        """Features of texts, (n, embed), not normalised, from the output of `Tokens`."""
         model: Any = self.visual.model
         if tokens.ndim == 3:
             return _features(model.get_text_features(input_ids=tokens[:, 0], attention_mask=tokens[:, 1]))
@@ -225,9 +227,9 @@ class TransformersClip(nn.Module):
 
 
 class TransformersTower(nn.Module):
-    """The image tower of a model of transformers. Holds the whole model, so that its weights count once.
+    """The image tower of a model of transformers. It shares the module of the whole model.
 
-    Towers that hand one stream of tokens on also say what they consist of, as `traced.read_described` reads it.
+    Towers with one stream of tokens also have the attributes that `traced.read_described` reads.
     """
 
     def __init__(self, module: nn.Module, pixel_shape: tuple[int, ...]) -> None:
@@ -253,7 +255,7 @@ class TransformersTower(nn.Module):
         self.chain = () if attends else (vision.post_layernorm, projection)
 
     def finish(self, stream: Tensor) -> Tensor:
-        """The stream after the last block, (batch, tokens, width), to features."""
+        """Features from the stream after the last block, (batch, tokens, width)."""
         vision: Any = self.model.vision_model
         if hasattr(vision, "head"):
             return vision.head(vision.post_layernorm(stream))
@@ -284,7 +286,7 @@ class TransformersTower(nn.Module):
 
 
 def _features(found: Any) -> Tensor:
-    """The pooled features, which newer versions of the library return beside the tokens."""
+    """The pooled features of a result, in which newer versions of the library also return tokens."""
     return found if isinstance(found, Tensor) else found.pooler_output
 
 

@@ -1,4 +1,4 @@
-"""Models: one wrapper around every CLIP of open_clip and transformers, wherever its weights come from.
+"""Models: one wrapper for every CLIP of open_clip and transformers.
 
 Owns preprocessing and embeddings. Weights are found and read in weights.py and huggingface.py, texts are embedded in
 text.py, image towers are read in towers.py; hooks are in sites.py. Start at `load_model`.
@@ -36,21 +36,26 @@ from clipattr.models.towers import read_tower
 from clipattr.models.weights import find_weights, hash_weights
 from clipattr.storage.files import digest
 
-# What a picture may keep its rotation or a transparent colour in; without them an RGB picture is ready.
+# Metadata keys with a rotation or a transparent colour; an RGB picture without them needs no conversion.
 TURNING = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "transparency"})
 
 
 class Model:
-    """A CLIP in eval mode with its parameters' gradients off, its preprocessing and its tokenizer.
+    """A CLIP in eval mode without parameter gradients, with its preprocessing and tokenizer; see `load_model`.
 
-    Built by `load_model`. Embeddings come out at unit length. A graph is recorded only where grad mode is on
-    and something upstream asks for it: the pixels, or a tensor put in by `replace`.
+    Embeddings have unit length. A graph is recorded where grad mode is on and pixels or a replaced tensor require it.
 
     Attributes:
         reference: the string that loads this model again; "custom" for a module that the caller built.
         clip: the open_clip module. visual: its image tower.
-        preprocess: PIL picture to (3, H, W) tensor. preprocess_id: the same as a stable string, for
-        manifests. device, dtype: where and how the weights are held.
+        preprocess: function from a PIL picture to a tensor (3, H, W).
+        preprocess_id: the preprocessing as a stable string, for manifests.
+        device, dtype: of the weights.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> model.embed_dim, model.image_size, model.image_blocks
+    (128, (64, 64), 6)
     """
 
     def __init__(
@@ -63,15 +68,15 @@ class Model:
         weights_hash: str | None = None,
     ):
         self.clip = clip.eval().requires_grad_(False)
-        # Checkpointing would run blocks twice, and hooks with them. Text towers of transformers are left out: they turn
-        # it on whatever they are told.
+        # Checkpointing would run blocks, and their hooks, twice. Text towers of transformers are excluded: a call of
+        # this method with any argument turns checkpointing on.
         switched = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
         if hasattr(switched, "set_grad_checkpointing"):
             switched.set_grad_checkpointing(False)  # type: ignore[operator, union-attr]
         self.reference = reference
         self._tower: Tower | None = None
         self._text_tower: TextTower | None = None
-        # Features of texts pass through here, so that a hook can read or replace them whatever the tower is.
+        # Features of texts pass through this module, so that a hook can read or replace them for any tower.
         self.text_output = nn.Identity()
         self._make_tokenizer = make_tokenizer
         if preprocess is None:
@@ -85,7 +90,7 @@ class Model:
             self.weights_hash = weights_hash
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process is sent: all but what is read again from the module when first asked for."""
+        """State for another process, without cached values that are read from the module again on first use."""
         self.weights_hash  # noqa: B018  computed here, where casts have not lost digits
         kept = {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
         return {**kept, "_tower": None, "_text_tower": None}
@@ -97,8 +102,8 @@ class Model:
     def weights_hash(self) -> str:
         """16 hex digits over the names, types, shapes and bytes of the weights.
 
-        Floating point weights count as float32, so that the same weights kept as float16 on disk, loaded as
-        float32 and saved again keep their hash. Hashed before any cast that `load_model` was asked for.
+        Floating point weights are hashed as float32, so that weights stored as float16, loaded as float32 and saved
+        again keep their hash. The hash is computed before a cast by `load_model`.
         """
         return hash_weights(self.clip)
 
@@ -118,18 +123,18 @@ class Model:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of what the image tower takes."""
+        """(height, width) of the image tower's input in pixels."""
         size: Any = self.visual.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        """Shape of one prepared picture: (3, height, width), but for towers that take packed patches."""
+        """Shape of one prepared picture: (3, height, width), except for towers that take packed patches."""
         return tuple(getattr(self.clip, "pixel_shape", None) or (3, *self.image_size))
 
     @cached_property
     def embed_dim(self) -> int:
-        """Length of the embeddings that pictures and texts share."""
+        """Number of components of an embedding."""
         if isinstance(self.visual, VisionTransformer) and self.visual.proj is not None:
             return self.visual.proj.shape[1]
         if told := getattr(self.clip, "embed_dim", None):
@@ -140,37 +145,29 @@ class Model:
 
     @property
     def context_length(self) -> int:
-        """How many tokens the text tower takes, the begin and end marks included."""
+        """Number of tokens that the text tower takes, including begin and end tokens."""
         if isinstance(getattr(self.clip, "text", None), HFTextEncoder):
-            # It tells how many positions it has, not how many it was trained with, and some kinds have no positions.
+            # The tower states its number of positions, not the trained length, and some kinds have no positions.
             return int(getattr(self.tokenizer, "context_length", None) or DEFAULT_CONTEXT_LENGTH)
         return int(getattr(self.clip, "context_length", None) or self.clip.text.context_length)  # type: ignore
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by before a softmax: the inverse temperature, exponentiated."""
+        """Factor of cosines before a softmax: the inverse temperature."""
         return float(self.clip.logit_scale.exp().mean())  # type: ignore[operator, union-attr]
 
     # the image tower, for towers whose blocks can be addressed
 
     @property
     def image_tower(self) -> Tower:
-        """The image tower as sites address it; read again whenever the module is another one.
-
-        Raises:
-            SiteError: it is of a kind without sites; pictures and texts can still be encoded.
-        """
+        """The image tower as sites address it; SiteError for towers without sites, which can still encode."""
         if self._tower is None or self._tower.visual is not self.visual:
             self._tower = read_tower(self.visual, self.reference)
         return self._tower
 
     @property
     def text_tower(self) -> TextTower:
-        """The text tower as sites address it; read again whenever the module is another one.
-
-        Raises:
-            SiteError: it is of a kind without sites; texts can still be encoded.
-        """
+        """The text tower as sites address it; SiteError for towers without sites, which can still encode."""
         if self._text_tower is None or self._text_tower.clip is not self.clip:
             self._text_tower = read_text_tower(self)
         return self._text_tower
@@ -182,7 +179,7 @@ class Model:
 
     @property
     def image_blocks(self) -> int:
-        """How many residual blocks the image tower has."""
+        """Number of residual blocks of the image tower."""
         return len(self.image_blocks_modules)
 
     @property
@@ -192,53 +189,51 @@ class Model:
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens each block sees: those that come first (a class token, registers), one per patch."""
+        """Number of tokens per block: first tokens (class token, registers) and one per patch."""
         return self.image_tower.tokens
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches; patch tokens run row by row."""
+        """(rows, columns) of patches; patch tokens are in row-major order."""
         return self.image_tower.grid
 
     @property
     def ln_post(self) -> nn.LayerNorm | None:
-        """The LayerNorm between the last block and the projection, None where there is none or where pooling by
-        attention comes between."""
+        """The LayerNorm between the last block and the projection; None without one or with attention pooling."""
         tower = self.visual
         own = isinstance(tower, VisionTransformer) and tower.attn_pool is None
         return tower.ln_post if own and isinstance(tower.ln_post, nn.LayerNorm) else None
 
     @property
     def image_projection(self) -> Tensor | None:
-        """(width, embed): maps the normalised class token to the embedding; None means there is no such
-        map."""
+        """(width, embed) matrix from the normalised class token to the embedding; None without one."""
         return self.visual.proj if isinstance(self.visual, VisionTransformer) else None
 
     @property
     def tail_is_closed_form(self) -> bool:
-        """Whether `image.-1.cls` has a closed-form tail. `Site.tail` answers the same for any site."""
+        """Whether `image.-1.cls` has a closed-form tail; for other sites see `Site.tail`."""
         try:
             return self.tail("image.-1.cls") is not None
         except SiteError:
             return False
 
     def tail(self, site: str | Site) -> Tail | None:
-        """What follows a site where its effects have a closed form, None elsewhere; see `Site.tail`."""
+        """The closed-form tail behind a site, None where there is none; see `Site.tail`."""
         return Site(site).tail(self)
 
     # encoding
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Texts to (n, context_length) token ids; read when the first text is encoded."""
+        """Function from texts to token ids (n, context_length), loaded when the first text is encoded."""
         return self._make_tokenizer()
 
     def prepare(self, picture: Image.Image | np.ndarray | str | Path) -> Tensor:
-        """Turn one picture into the tensor that the image tower takes.
+        """Preprocess one picture for the image tower.
 
         Args:
-            picture: a PIL picture, an array (see `clipattr.images.decoding.read_picture`), or the path of a file. It
-                is read as in a collection: turned upright, 16-bit greys scaled, transparent pixels laid on white.
+            picture: a PIL picture, an array (see `clipattr.images.decoding.read_picture`), or the path of a file. As in
+                a collection, it is rotated upright, 16-bit greys are scaled, transparent pixels become white.
 
         Returns:
             (3, H, W), on the CPU.
@@ -278,32 +273,32 @@ class Model:
 
         Args:
             prompts: n texts (a single string counts as one).
-            templates: texts with `{}` where the prompt goes, or functions that put it there. With several, the unit
-                embeddings are averaged and brought back to unit length.
+            templates: texts with `{}` in place of the prompt, or functions from prompt to text. The unit embeddings of
+                several templates are averaged and normalised again.
 
         Returns:
             (n, embed), unit length, at least float32.
 
         Raises:
-            ModelError: a template lacks `{}`, something is not a text, or no tokenizer is known.
+            ModelError: a template without `{}`, a prompt that is not a text, or an unknown tokenizer.
         """
         return embed_texts(self, prompts, templates)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Token ids of texts as the text tower takes them, (n, tokens); (n, 2, tokens) with an attention mask."""
+        """Token ids of texts, (n, tokens); ids and attention mask (n, 2, tokens) where the text tower takes one."""
         return tokenized(self, list(texts))
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """Features of texts before they are normalised, (n, embed); see `tokens`."""
+        """Features of texts before normalisation, (n, embed), from `tokens`."""
         features = self.clip.encode_text(tokens.to(self.device))  # type: ignore[operator]
         return self.text_output(features[0] if isinstance(features, tuple) else features)
 
     def knows(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> bool:
-        """Whether `encode_text` can embed these; False only for a table of text embeddings that lacks one."""
+        """Whether `encode_text` can embed these texts; False only for a table of text embeddings that lacks one."""
         return True
 
     def unit(self, features: Any) -> Tensor:
-        """What a tower returns, (batch, embed), at unit length and in at least float32."""
+        """Features (batch, embed) normalised to unit length, in at least float32."""
         if isinstance(features, tuple):  # towers with output_tokens return (pooled, tokens)
             features = features[0]
         if features.dtype in (torch.float16, torch.bfloat16):
@@ -321,29 +316,37 @@ def load_model(
     preprocess: Any = None,
     like: str | None = None,
 ) -> Model:
-    """Load a CLIP with its weights. Without weights there is no model: nothing is ever left at random.
+    """Load a CLIP with its weights. Missing weights are an error; nothing is initialised at random.
 
     Args:
         name: "NAME:PRETRAINED", or NAME with `pretrained`, as in open_clip ("ViT-B-32:openai");
             "local-dir:PATH" for a folder in open_clip's format; "hf-hub:ORG/REPO"; the name of a bundled
             model; "hf:ORG/NAME" or "hf:PATH" for a model of transformers (CLIP, SigLIP, AltCLIP, …; needs the extra
-            `hf`); or an open_clip or transformers module, which is put in eval mode with gradients off and otherwise
-            left as it is. A `Model` comes back unchanged.
+            `hf`); or an open_clip or transformers module, which is set to eval mode without gradients. A `Model` is
+            returned unchanged.
         pretrained: an open_clip tag, or a file with weights for NAME: safetensors or a torch checkpoint, also of a
-            compiled, wrapped or whole module. Its activation and preprocessing are those of the tag that it comes
-            from (by hash, cache, name, or what the checkpoint says).
-        device: default: the GPU if torch sees one, else the CPU; a module stays where it is. "gpu" is "cuda".
-        dtype: default: float32; a module keeps its own.
-        tokenizer: for modules only: texts, context_length= to (n, context_length) ids, where open_clip's
-            default tokenizer does not fit; or a tokenizer of transformers.
-        preprocess: for modules only: PIL picture to (3, H, W), where the module does not say itself; or a processor
-            of transformers.
-        like: for files only: the tag of NAME whose activation and preprocessing the weights were trained with, or
-            "quickgelu" or "gelu"; needed where nothing else tells. "NAME:FILE@TAG" says the same.
+            compiled, wrapped or whole module. Its activation and preprocessing are those of the tag it comes from,
+            which is found by hash, cache folder, name, or the checkpoint's own arguments.
+        device: default the GPU if torch finds one, else the CPU; a module stays on its device. "gpu" is "cuda".
+        dtype: default float32; a module keeps its own.
+        tokenizer: for modules only: a function of (texts, context_length=) that returns ids (n, context_length), or a
+            tokenizer of transformers; default open_clip's.
+        preprocess: for modules only: a function from a PIL picture to (3, H, W), or a processor of transformers;
+            default the module's own.
+        like: for files only: the tag of NAME with whose activation and preprocessing the weights were trained, or
+            "quickgelu" or "gelu"; needed where it cannot be found. "NAME:FILE@TAG" is equivalent.
+
+    Returns:
+        A `Model`.
 
     Raises:
-        ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
-            fitting, a file whose activation is not known, or no such device.
+        ModelError: unknown name or tag (with similar ones), weights that are missing, unreadable, unsafe or do not fit,
+            a file of unknown activation, or no such device.
+
+    >>> import clipattr as ca
+    >>> model = ca.load_model("picture-world-a")
+    >>> model.encode_text(["kite", "bat"], templates=["a photo of a {}"]).shape
+    torch.Size([2, 128])
     """
     if isinstance(name, (Model, nn.Module)):
         if pretrained is not None:
@@ -380,8 +383,7 @@ def load_model(
 
 
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
-    """The model on that device in that dtype: itself if nothing changes, else a copy, so that no caller's
-    model moves."""
+    """The model on a device in a dtype: the same object if nothing changes, else a copy."""
     device, dtype = device_named(device or model.device), dtype or model.dtype
     there = device.type == model.device.type and device.index in (None, model.device.index)
     if there and dtype == model.dtype:

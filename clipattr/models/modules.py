@@ -1,7 +1,7 @@
-"""Modules: what callers bring as models, devices, templates and preprocessing, checked and made plain.
+"""Modules: checks and conversion of modules, devices, templates and preprocessing that callers pass.
 
-Owns the unwrapping of modules, their tokenizer, names of devices, templates that are functions, and a text for a
-function that is the same in every process. Ignores weights. Start at `unwrapped_clip`.
+Owns unwrapping of modules, their tokenizer, device names, templates that are functions, and a description of functions
+that is equal in every process. Ignores weights. Start at `unwrapped_clip`.
 """
 
 import re
@@ -19,10 +19,10 @@ SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
 
 
 def template_texts(templates: Any) -> list[str]:
-    """Templates as texts with "{}": also functions of the class name, as open_clip's own lists hold them.
+    """Templates as texts with "{}"; functions of the class name, as in open_clip's lists, are converted.
 
     Raises:
-        ModelError: something else, or a template without a place for the prompt.
+        ModelError: another type, or a template without "{}".
 
     >>> template_texts(["{}", lambda c: f"a photo of a {c}."])
     ['{}', 'a photo of a {}.']
@@ -43,7 +43,7 @@ def template_texts(templates: Any) -> list[str]:
 
 
 def device_named(asked: str | torch.device | int) -> torch.device:
-    """The device of that name; ModelError if torch knows none."""
+    """The device of a name; ModelError if torch has none of this name."""
     written = asked.strip().lower().replace("gpu", "cuda") if isinstance(asked, str) else asked
     try:
         return torch.device(written)
@@ -54,12 +54,12 @@ def device_named(asked: str | torch.device | int) -> torch.device:
 
 
 def unwrapped_clip(clip: nn.Module) -> nn.Module:
-    """The CLIP of open_clip's kind in a module, out of DataParallel, torch.compile and their relatives.
+    """The open_clip module inside wrappers such as DataParallel and torch.compile.
 
     Raises:
-        ModelError: it is none; the message names what it lacks.
+        ModelError: no such module; the message names the missing attributes.
     """
-    for _ in range(4):  # DataParallel and its relatives, and torch.compile, keep the module they wrap
+    for _ in range(4):  # wrappers may be nested
         inner = getattr(clip, "_orig_mod", None) or (
             None if hasattr(clip, "visual") else getattr(clip, "module", None)
         )
@@ -91,13 +91,13 @@ def tokenizer_of(clip: nn.Module, given: Callable | None) -> Callable:
 
 
 def described(function: Callable) -> str:
-    """A function as text that is the same in every process: without addresses, with the code of a plain function."""
+    """A description of a function that is equal in every process: without addresses, with the code of the function."""
     code = getattr(function, "__code__", None)
     inside = f" {code.co_code.hex()} {code.co_consts!r}" if code is not None else ""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function) + inside)
 
 
 def preprocess_config(clip: nn.Module) -> dict[str, Any]:
-    """Size, mean, std and resizing that the tower asks for, all of them spelt out."""
+    """Size, mean, std and resizing of the tower, without omitted defaults."""
     config = merge_preprocess_dict(PreprocessCfg(), open_clip.get_model_preprocess_cfg(clip))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}

@@ -1,8 +1,8 @@
-"""Origins: which activation and preprocessing a file of weights was trained with, and where that is known from.
+"""Origins: the activation and preprocessing with which a file of weights was trained.
 
-Weights do not say whether they were trained with QuickGELU or GELU, nor how pictures were normalised; open_clip keeps
-both with its tags. Owns finding the tag that a file comes from: by its hash, its place in a cache, its name, what the
-checkpoint says of itself. Ignores how weights are read. Start at `origin_of`.
+Weights contain neither the activation (QuickGELU or GELU) nor the normalisation of pictures; open_clip stores both with
+its tags. Owns finding the tag of a file: by its hash, its cache folder, its name, or the arguments in a checkpoint.
+Ignores how weights are read. Start at `origin_of`.
 """
 
 import re
@@ -21,14 +21,18 @@ OPENAI_KEYS = {
     "input_resolution",
     "context_length",
     "vocab_size",
-}  # only OpenAI's own files have them among the weights
+}  # present in OpenAI's own files only
 SHOWN = 4  # tags in a message
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How weights were trained. quick_gelu, preprocessing: None where nothing is known and the configuration decides;
-    tag: of open_clip, where it was found; how: in words."""
+    """How weights were trained.
+
+    Attributes:
+        quick_gelu, preprocessing: None where unknown; the configuration then decides.
+        tag: of open_clip, where it was found. how: the evidence in words.
+    """
 
     quick_gelu: bool | None = None
     preprocessing: Mapping[str, Any] | None = None
@@ -41,23 +45,25 @@ def origin_of(
 ) -> Origin:
     """The origin of a file of weights for an architecture.
 
-    In this order: the tag that the caller names; the tag whose published hash the file has; the tag whose folder in a
-    cache it lies in; the tag that the file is called after; what the checkpoint says of its own model; what all tags of
-    the architecture agree on. An architecture without tags has its own configuration.
+    Evidence in this order: the tag that the caller names; the tag whose published hash equals the file's; the tag of
+    the cache folder; the tag in the file's name; the training arguments in the checkpoint; the common setting of all
+    tags of the architecture. An architecture without tags uses its own configuration.
 
     Args:
-        name: of the architecture. about: what the checkpoint says beside its weights. keys: names of its tensors.
+        name: of the architecture.
+        about: entries of the checkpoint other than weights.
+        keys: names of its tensors.
         like: a tag of the architecture, or "gelu" or "quickgelu".
 
     Raises:
-        ModelError: the tags of the architecture disagree, and nothing tells which the file belongs to.
+        ModelError: the tags of the architecture differ, and there is no evidence for one of them.
     """
     tags = _tags(name)
     if like is not None:
         if like.lower().replace("_", "") in ("gelu", "quickgelu"):
             return Origin(like.lower() != "gelu", None, like, f"like={like!r}")
         if like not in tags:
-            raise ModelError(f"{name} has no tag {like!r} to be like; its tags: {', '.join(tags) or 'none'}.")
+            raise ModelError(f"like={like!r}: {name} has no such tag; its tags: {', '.join(tags) or 'none'}.")
         return _told(tags, like, f"like={like!r}")
     if keys >= OPENAI_KEYS and "openai" in tags:
         return _told(tags, "openai", "the form of OpenAI's own files")
@@ -96,7 +102,7 @@ def _way(table: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _by_hash(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
-    """Addresses hold the hash, whole as a folder or its first digits behind the name; only then is the file read."""
+    """By the hash in a tag's address, whole or its first digits; the file is read only where an address has one."""
     known: dict[str, str] = {}
     for tag, table in tags.items():
         url = str(table.get("url") or "")
@@ -115,7 +121,7 @@ def _by_hash(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
 
 
 def _by_folder(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
-    """The hub's cache keeps models--ORG--REPO/snapshots/…; a copied repository keeps its name."""
+    """By the folder: the hub's cache has models--ORG--REPO/snapshots/…, a copied repository its own name."""
     parts = [part.removeprefix("models--").replace("--", "/") for part in file.absolute().parts[:-1]]
     found = []
     for tag, table in tags.items():
@@ -129,7 +135,7 @@ def _by_folder(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
 
 
 def _by_name(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
-    """The only tag whose name is the file's or a part of it, the longest where one holds another."""
+    """By the file's name: the only tag contained in it, the longest where one tag contains another."""
     stem = _plain(file.stem)
     named = [tag for tag in tags if _plain(tag) and _plain(tag) in stem]
     addresses = {
@@ -143,7 +149,7 @@ def _by_name(tags: Mapping[str, Mapping[str, Any]], file: Path) -> str | None:
 
 
 def _by_itself(name: str, tags: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> Origin | None:
-    """What a training script noted: the arguments of open_clip's, as a namespace or a dictionary."""
+    """By the arguments of open_clip's training script in the checkpoint, a namespace or a dictionary."""
     said: dict[str, Any] = {}
     for key in ("args", "config", "cfg", "hparams", "hyper_parameters", "model_cfg"):
         if isinstance(about.get(key), Mapping):
@@ -184,7 +190,7 @@ def _plain(text: str) -> str:
 
 
 def quick_gelu_name(name: str, tag: str) -> str:
-    """The name to give with a copied file of a tag's weights: the variant of the architecture with its activation."""
+    """The architecture's name for a copied file of a tag's weights: the variant with its activation."""
     table = open_clip.get_pretrained_cfg(name, tag)
     other = f"{name}-quickgelu"
     return other if table.get("quick_gelu") and other in open_clip.list_models() else name

@@ -1,7 +1,7 @@
-"""Places: the written form of where in a model activations are read or replaced.
+"""Places: the written form of a site, where activations are read or replaced.
 
-Owns `Site`: its grammar, which spellings name one place, what of a place reaches the embedding, and what follows it.
-Ignores how activations are read there (`clipattr/sites.py`). Start at `Site`.
+Owns `Site`: its grammar, equality of spellings, whether a site reaches the embedding, and its tail. Ignores how
+activations are read (`clipattr/sites.py`). Start at `Site`.
 """
 
 import re
@@ -94,26 +94,26 @@ class Site:
 
     @property
     def is_embedding(self) -> bool:
-        """Whether this is a tower's output before it is normalised."""
+        """Whether this is a tower's output before normalisation."""
         return self.block is None
 
     @property
     def is_text(self) -> bool:
-        """Whether this is a place in the text tower, which holds texts and not pictures."""
+        """Whether this is a site of the text tower, which is read with texts."""
         return self.tower == "text"
 
     @property
     def is_inside(self) -> bool:
-        """Whether the place is inside a block, not at its output."""
+        """Whether the site is inside a block, not at its output."""
         return self.stream != RESIDUAL
 
     @property
     def is_single(self) -> bool:
-        """Whether a picture or text has one vector here, (width,), and not several tokens."""
+        """Whether a picture or text has one vector (width,) here, not several tokens."""
         return self.tokens in ("cls", "eot", EMBEDDING)
 
     def index(self, model: "Model") -> int:
-        """The block's number in this model, counted from 0.
+        """Index of the block in a model, counted from 0.
 
         Raises:
             SiteError: the model has no such block, no class token or no single pooled token, no sites in that tower,
@@ -146,7 +146,7 @@ class Site:
         return block % n
 
     def require_image(self) -> None:
-        """Raise a SiteError for sites of the text tower, where only pictures make sense."""
+        """Raise SiteError for sites of the text tower."""
         if self.is_text:
             raise SiteError(
                 f"{self}: this reads pictures, and a text site holds texts. Use a site of the image tower, e.g. "
@@ -154,7 +154,7 @@ class Site:
             )
 
     def canonical(self, model: "Model") -> "Site":
-        """The one spelling that all spellings of this place share: its block counted from the end.
+        """The canonical spelling of this site, with the block counted from the end.
 
         Raises:
             SiteError: as for `index`.
@@ -168,18 +168,17 @@ class Site:
         return Site(f"{self.tower}.{self.index(model) - model.image_blocks}{stream}.{tokens}")
 
     def is_same(self, other: "str | Site", model: "Model") -> bool:
-        """Whether two spellings name one place of this model; False where the model lacks the other place."""
+        """Whether two spellings name one site of a model; False where the model lacks the other site."""
         try:
             return self.canonical(model) == Site(other).canonical(model)
         except SiteError:
             return False
 
     def tail(self, model: "Model") -> Tail | None:
-        """What follows this place, where its effects have a closed form; None elsewhere.
+        """The tail behind this site where effects have a closed form, else None.
 
-        Every model has a tail at `image.embedding` (division by the length). After the last block there is one at the
-        tokens that are pooled, if pooling takes the class token or a mean and nothing but a LayerNorm and a linear map
-        follows.
+        Every model has a tail at `image.embedding` (division by the length). After the last block, pooled tokens have
+        one if pooling takes the class token or a mean, followed only by a LayerNorm and a linear map.
 
         Raises:
             SiteError: as for `index`.
@@ -214,8 +213,7 @@ class Site:
         return self.shape(model)[-1]
 
     def reaches_embedding(self, model: "Model") -> bool:
-        """Whether the embedding depends on the activation here: after the last block only pooled tokens
-        count."""
+        """Whether the embedding depends on the activation here; after the last block only pooled tokens do."""
         if self.is_embedding or self.is_text:
             return True
         if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
@@ -223,7 +221,7 @@ class Site:
         return self.tokens in model.image_tower.pooled
 
     def require_reach(self, model: "Model") -> None:
-        """Raise a SiteError that names sites with an effect, where the activation here has none."""
+        """Raise SiteError where the activation here has no effect; the message names sites that have one."""
         if self.reaches_embedding(model):
             return
         tower = model.image_tower
@@ -235,8 +233,11 @@ class Site:
         )
 
     def needs_context(self, model: "Model") -> bool:
-        """Whether what follows depends on more than the activation here: on other tokens, or, inside a block, on the
-        stream that the activation is added to; in the text tower, on which texts these are."""
+        """Whether the rest of the model depends on more than the activation here.
+
+        It may depend on other tokens; inside a block, on the stream that the activation is added to; in the text tower,
+        on the token ids.
+        """
         if self.is_text:
             return self.tail(model) is None
         if self.is_inside:
@@ -246,15 +247,15 @@ class Site:
         return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
 
     def read(self, stream: Tensor, model: "Model") -> Tensor:
-        """The site's tokens out of all tokens of its block, (batch, tokens, width)."""
+        """The site's tokens from all tokens of its block, (batch, tokens, width)."""
         if self.tokens == "cls":
             return stream[:, 0]
         return stream[:, model.image_tower.prefix :] if self.tokens == "patches" else stream
 
 
 def default_site(model: "Model") -> Site:
-    """Where a study of this model is built if nobody says: the class token after the last block where it is pooled with
-    a closed form behind it, else the embedding."""
+    """Default site of a study: the class token after the last block where it has a closed-form tail, else the
+    embedding."""
     site = Site("image.-1.cls")
     try:
         return site if site.tail(model) is not None else Site("image.embedding")

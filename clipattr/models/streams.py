@@ -1,4 +1,4 @@
-"""Streams: the places inside a residual block, beside its output.
+"""Streams: the sites inside a residual block.
 
 Owns where a block computes them and how the rest of the block continues from them. Sites are addressed in `sites.py`.
 Start at `STREAMS`.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from clipattr.errors import SiteError
 
 RESIDUAL = "resid_post"
-# What a site's stream can be. resid_post is the block's output and is left out of the written form; the stream before
-# block L is the output of block L - 1.
+# Streams of a site. resid_post is the block's output, which the written form omits; the stream before block L is the
+# output of block L - 1.
 STREAMS = (RESIDUAL, "resid_mid", "attn_out", "mlp_in", "mlp_out")
 BEFORE = "resid_pre"  # the block's input; not a site of its own
 
@@ -53,10 +53,11 @@ def inside(block: nn.Module, reference: str, site: object) -> Inside:
     """The parts of a block.
 
     Args:
-        reference: the model's name. site: what was asked for. Both for errors.
+        reference: the model's name, for errors.
+        site: the requested site, for errors.
 
     Raises:
-        SiteError: the block is of a kind whose inside is not known.
+        SiteError: an unknown kind of block.
     """
     # Exact types, since a subclass may compute something else.
     if type(block) in (ResidualAttentionBlock, CustomResidualAttentionBlock):
@@ -74,7 +75,7 @@ Pick = Callable[[tuple, Tensor], Tensor]
 
 
 def tap(parts: Inside | nn.Module, stream: str) -> tuple[nn.Module, Pick]:
-    """The module to hook for a stream, and how to read the stream from the module's inputs and output."""
+    """The module to hook for a stream, and a function that reads the stream from its inputs and output."""
     if isinstance(parts, nn.Module):
         return parts, _output
     if stream in (RESIDUAL, BEFORE):

@@ -1,8 +1,8 @@
-"""Tails: what follows a site where it is a LayerNorm (or nothing), a linear map, and division by the length.
+"""Tails: the computation behind a site where it is an optional LayerNorm, a linear map, and division by the length.
 
-Owns the one answer to "can effects behind this site be computed in closed form?": a `Tail`, or None. Every CLIP has one
-at `image.embedding`, where nothing follows but the division. Ignores dictionaries and targets, which
-`attribution/tail.py` adds. Start at `Tail`; `Site.tail(model)` returns the tail of a place.
+A site with a `Tail` has effects in closed form. Every CLIP has one at `image.embedding`, where only the division
+follows. Ignores dictionaries and targets, which `attribution/tail.py` adds. Start at `Tail`; `Site.tail(model)` returns
+the tail of a site.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,11 +20,12 @@ class Tail:
     """The computation between a site and the unit-length embedding: pooling, LayerNorm, linear map, normalisation.
 
     Attributes:
-        width: numbers per token at the site.
-        pooling: "token" where the site holds one vector a picture; "mean" where its tokens are averaged.
-        norm: the LayerNorm, None where there is none.
-        norm_first: the LayerNorm comes before the average over tokens; else behind it.
-        matrix: (width, embed) of the linear map, None for the identity. bias: (embed,), None for zeros.
+        width: components per token at the site.
+        pooling: "token" for one vector per picture; "mean" where tokens are averaged.
+        norm: the LayerNorm, None without one.
+        norm_first: whether the LayerNorm comes before the average over tokens.
+        matrix: (width, embed) of the linear map, None for the identity.
+        bias: (embed,), None for zeros.
 
     >>> Tail(3).describe()
     'division by the length'
@@ -41,7 +42,7 @@ class Tail:
         return f"Tail({self.width}: {self.describe()})"
 
     def describe(self) -> str:
-        """The steps in order, for people."""
+        """The steps in order, as text."""
         mean = ["mean over tokens"] if self.pooling == MEAN else []
         norm = ["LayerNorm"] if self.norm is not None else []
         steps = [*norm, *mean] if self.norm_first else [*mean, *norm]
@@ -50,11 +51,11 @@ class Tail:
         return ", ".join([*steps, "division by the length"])
 
     def pooled(self, acts: Tensor) -> Tensor:
-        """(batch, tokens, width) averaged to (batch, width) where tokens are averaged first; others unchanged."""
+        """Activations averaged over tokens, (batch, width), where this is the first step; else unchanged."""
         return acts.mean(-2) if self.pooling == MEAN and not self.norm_first else acts
 
     def features(self, acts: Tensor) -> Tensor:
-        """Features before they are normalised: (batch, width) or (batch, tokens, width) to (batch, embed)."""
+        """Features before normalisation: (batch, width) or (batch, tokens, width) to (batch, embed)."""
         stream = self.pooled(acts)
         if self.norm is not None:
             stream = self.norm(stream)
@@ -68,8 +69,8 @@ class Tail:
         """The linear map with the LayerNorm's gain and shift folded in, float64.
 
         Returns:
-            Matrix (width, embed), None for the identity; behind a LayerNorm its column means are taken off, so that it
-            ignores the mean of what it is given. Offset (embed,), None for zeros.
+            Matrix (width, embed), None for the identity; after a LayerNorm its column means are subtracted, so that the
+            mean of its input has no effect. Offset (embed,), None for zeros.
         """
         matrix = None if self.matrix is None else self.matrix.detach().double()
         offset = None if self.bias is None else self.bias.detach().double()
@@ -88,7 +89,7 @@ class Tail:
 
     @property
     def device(self) -> torch.device | None:
-        """Where its weights are, None where it has none."""
+        """Device of its weights, None without weights."""
         held = (self.matrix, self.bias, getattr(self.norm, "weight", None))
         return next((part.device for part in held if part is not None), None)
 
@@ -96,11 +97,11 @@ class Tail:
 def read_chain(
     parts: Iterable[Any], width: int, pooling: str = TOKEN, norm_first: bool = False
 ) -> Tail | None:
-    """The tail that some modules (or matrices) make one behind the other; None where they are anything else.
+    """The tail that consists of some modules or matrices in sequence; None where they are of other kinds.
 
     Args:
-        parts: LayerNorm, linear and dropout modules, sequences of them, matrices (width, embed), or None for nothing.
-            At most one LayerNorm, before the first linear map.
+        parts: LayerNorm, linear and dropout modules, sequences of them, matrices (width, embed), or None. At most one
+            LayerNorm, before the first linear map.
     """
     norm: nn.LayerNorm | None = None
     matrix: Tensor | None = None
@@ -125,7 +126,7 @@ def read_chain(
 
 
 def flattened(parts: Iterable[Any]) -> list[Any]:
-    """Parts without those that do nothing in eval mode, sequences opened."""
+    """Parts with sequences flattened, and without modules that are the identity in eval mode."""
     found: list[Any] = []
     for part in parts:
         if part is None or isinstance(part, nn.Identity | nn.Dropout):

@@ -1,6 +1,6 @@
 """Texts: from prompts and templates to unit-length text embeddings.
 
-Owns what counts as a prompt, averaging over templates, batches, and the warning where a text is cut. Ignores how the
+Owns the checks of prompts, averaging over templates, batches, and the warning about truncated texts. Ignores how the
 text tower works. Start at `embed_texts`; users call `Model.encode_text`.
 """
 
@@ -19,7 +19,7 @@ from clipattr.models.modules import template_texts
 if TYPE_CHECKING:
     from clipattr.models.loading import Model
 
-TEXT_BATCH = 256  # texts that go through the text tower at a time
+TEXT_BATCH = 256  # texts per forward pass
 
 
 def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tensor:
@@ -42,14 +42,14 @@ def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tenso
 
 
 def tokenized(model: "Model", texts: list[str]) -> Tensor:
-    """Token ids of texts, (n, tokens); with a warning where a text is cut."""
+    """Token ids of texts, (n, tokens); warns where a text is truncated."""
     tokens = model.tokenizer(texts, context_length=model.context_length)
     _warn_of_cut_texts(model, texts, tokens)
     return tokens
 
 
 def _warn_of_cut_texts(model: "Model", texts: list[str], tokens: Tensor) -> None:
-    """Tokenizers cut long texts in silence; a label that lost its last words is worth a warning."""
+    """Warn about texts that the tokenizer has truncated, as tokenizers do not."""
     if not isinstance(model.tokenizer, open_clip.SimpleTokenizer):
         return
     full = (tokens[:, -1] != 0).nonzero().flatten().tolist()

@@ -1,7 +1,7 @@
-"""Text-only models: a table of text embeddings in the place of a model, where only vectors are known.
+"""Text-only models: a table of text embeddings in place of a model, for studies of vectors.
 
-Owns looking texts up in the table, and saying what such a model cannot do. Ignores pictures. Start at
-`TextEmbeddings.open`; a study keeps its table in its folder.
+Owns the lookup of texts, and the errors for everything that needs a model. Ignores pictures. Start at
+`TextEmbeddings.open`; a study stores its table in its folder.
 """
 
 import difflib
@@ -22,20 +22,21 @@ from clipattr.models.loading import Model
 from clipattr.models.text_tower import TextTower
 from clipattr.models.tower import EMBEDDING, Tower
 
-REFERENCE = "text-embeddings"  # of a model that is a table in the study's own folder
+REFERENCE = "text-embeddings"  # reference of a table in the study's own folder
 FILE = "text-embeddings.safetensors"
-LOGIT_SCALE = 100.0  # what published CLIPs multiply cosines by, used where a table does not say
+LOGIT_SCALE = 100.0  # of published CLIPs; used for tables without one
 
 
 class TextEmbeddings(Model):
-    """A model of which only text embeddings are known; pictures come as vectors.
+    """A table of text embeddings with the interface of a `Model`; pictures are given as vectors.
 
     Args:
-        words: the texts. vectors: (n, embed), one row each, normalised or not.
-        logit_scale: what cosines are multiplied by before a softmax.
+        words: the texts.
+        vectors: (n, embed), one row per text, normalised or not.
+        logit_scale: factor of cosines before a softmax.
 
     Raises:
-        ModelError: not one vector a text, a text twice, or a vector that is zero or not finite.
+        ModelError: another number of vectors than texts, a repeated text, or a vector that is zero or not finite.
 
     >>> model = TextEmbeddings(["kite", "bat"], np.eye(2, 3))
     >>> model.encode_text(["bat"]).tolist()
@@ -67,13 +68,14 @@ class TextEmbeddings(Model):
 
     @classmethod
     def open(cls, source: Any) -> "TextEmbeddings":
-        """From a mapping of texts to vectors, a pair (texts, array), or a file.
+        """Open a mapping of texts to vectors, a pair (texts, array), or a file.
 
         Args:
-            source: .npz with `words` (texts) and one 2-D array, or .safetensors as a study keeps it.
+            source: mapping, pair, or path of a .npz with `words` (texts) and one 2-D array, or of a .safetensors file
+                from a study.
 
         Raises:
-            ModelError: none of these, or texts and vectors that do not fit.
+            ModelError: another type, or texts and vectors that do not fit.
         """
         if isinstance(source, cls):
             return source
@@ -110,7 +112,7 @@ class TextEmbeddings(Model):
             ) from error
 
     def save(self, path: Path) -> None:
-        """Keep the table where `open` finds it again."""
+        """Write the table as .safetensors, which `open` reads."""
         from safetensors.torch import save_file
 
         save_file(
@@ -130,7 +132,7 @@ class TextEmbeddings(Model):
 
     @property
     def context_length(self) -> int:  # type: ignore[override]
-        """No limit: texts are looked up, no tokenizer cuts them."""
+        """Unlimited, as texts are looked up without a tokenizer."""
         return sys.maxsize
 
     @property
@@ -143,7 +145,7 @@ class TextEmbeddings(Model):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Nothing is ever decoded for this model."""
+        """A placeholder, as no picture is decoded for this model."""
         return (1, 1)
 
     @property
@@ -160,7 +162,7 @@ class TextEmbeddings(Model):
         """ModelError: there is no image tower."""
         raise ModelError(
             "Of this model only text embeddings are known, so pictures cannot be encoded. Build the study with "
-            "model=NAME for what needs pictures to be encoded anew (occlusion, text insertion, new pictures)."
+            "model=NAME to encode pictures, as occlusion, text insertion and new pictures need."
         )
 
     def prepare(self, picture: Any) -> Tensor:
@@ -168,10 +170,12 @@ class TextEmbeddings(Model):
         return self.encode_image(torch.empty(0))
 
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Look prompts up, (n, embed) unit length; the empty text is the mean of all where it is not in the table.
+        """Embeddings of prompts from the table, (n, embed), unit length.
+
+        The empty text has the mean embedding where it is not in the table.
 
         Raises:
-            ModelError: a text is not in the table; the nearest ones are named.
+            ModelError: a text that is not in the table; the message names similar ones.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = [

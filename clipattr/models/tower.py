@@ -1,7 +1,7 @@
-"""The image tower as sites address it: blocks that hand one stream of tokens on, and what turns it into features.
+"""The image tower as sites address it: blocks with one stream of tokens, and the pooling to features.
 
-Owns `Tower` and how the rest of it runs from any block. How a module is read as a `Tower` is in towers.py (open_clip's
-own) and traced.py (timm's and transformers'). Start at `Tower`.
+Owns `Tower` and its forward pass from any block. How a module is read as a `Tower` is in towers.py (open_clip) and
+traced.py (timm and transformers). Start at `Tower`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,24 +18,24 @@ EMBEDDING = "image.embedding, the tower's features before they are normalised, e
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower whose blocks hand one stream of tokens on.
+    """An image tower whose blocks pass one stream of tokens.
 
     Attributes:
         visual: the module. blocks: its residual blocks, first to last.
-        width: of the stream. tokens: in the stream. prefix: how many of them come before the patches.
+        width: of the stream. tokens: in the stream. prefix: number of tokens before the patches.
         has_class_token: whether the first token is one. grid: (rows, columns) of patches.
         batch_first: whether blocks take (batch, tokens, width).
-        pooled: which tokens the embedding depends on after the last block: "cls", "patches" or both.
+        pooled: tokens on which the embedding depends after the last block: "cls", "patches" or both.
         pooling: the same in words.
-        finish: (batch, tokens, width) after the last block to features; where only the class token is pooled, that
-            token alone, (batch, 1, width), will do.
-        extras: further arguments of each block (rotary embeddings), the same for all pictures.
-        last_matrix: the last matrix before the embedding, None where a plain tower has no projection.
-        reading: the last block for the class token alone: from versions of that token, (batch, versions, width), and
-            the other tokens to what becomes of each version; None where more is pooled, or where the block is of a
-            kind that is not known from inside.
-        chain: what follows the pooling, as `tails.read_chain` takes it; None where that is not known. norm_first: its
-            LayerNorm comes before an average over tokens.
+        finish: function from the stream after the last block, (batch, tokens, width), to features; where only the class
+            token is pooled, (batch, 1, width) is sufficient.
+        extras: further arguments of each block (rotary embeddings), equal for all pictures.
+        last_matrix: the last matrix before the embedding, None without a projection.
+        reading: function of the last block for the class token only: from versions of this token,
+            (batch, versions, width), and the other tokens to the output of each version; None where other tokens are
+            pooled, or for unknown kinds of blocks.
+        chain: the modules after pooling, as `tails.read_chain` takes them; None where unknown.
+        norm_first: whether their LayerNorm comes before an average over tokens.
     """
 
     visual: nn.Module
@@ -56,7 +56,7 @@ class Tower:
     norm_first: bool = False
 
     def tail(self, tokens: str) -> Tail | None:
-        """What follows the last block's class token or patches, if it has a closed form; read from the weights now.
+        """The closed-form tail behind the last block's class token or patches, from the current weights; else None.
 
         Args:
             tokens: "cls", "patches" or "all".
@@ -70,9 +70,9 @@ class Tower:
         return read_chain(self.chain, self.width, MEAN, self.norm_first)
 
     def reads_next(self, after: int) -> bool:
-        """Whether the last block comes right behind `after` and may be computed for the class token alone.
+        """Whether the last block follows block `after` and can be computed for the class token only.
 
-        No hook may sit in that block: whoever watches or changes it expects all of its tokens.
+        This requires that no hook is set in the last block, as hooks expect all of its tokens.
         """
         return self._alone() and after == len(self.blocks) - 2
 
@@ -82,7 +82,7 @@ class Tower:
         )
 
     def run(self, stream: Tensor, after: int) -> Tensor:
-        """The rest of the tower from the stream (batch, tokens, width) behind block `after` to its features."""
+        """Features from the stream (batch, tokens, width) after block `after`."""
         last = len(self.blocks) - 1
         if after < last and self._alone():
             stream = self._through(stream, after + 1, last)
@@ -90,14 +90,14 @@ class Tower:
         return self.finish(self._through(stream, after + 1, last + 1))
 
     def read_versions(self, own: Tensor, stream: Tensor) -> Tensor:
-        """Features of several class tokens per picture, each as if it were the picture's, through the last block.
+        """Features of several versions of each picture's class token, through the last block.
 
         Args:
-            own: (batch, versions, width), the class tokens that the last block is given.
-            stream: (batch, tokens, width), whose other tokens it is given.
+            own: (batch, versions, width), class tokens at the input of the last block.
+            stream: (batch, tokens, width), input of the last block with the other tokens.
 
         Returns:
-            (batch · versions, features), the versions of a picture one behind the other.
+            (batch · versions, features), the versions of a picture adjacent.
         """
         assert self.reading is not None
         return self.finish(self.reading(own, stream[:, 1:]).flatten(0, 1)[:, None])

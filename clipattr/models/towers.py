@@ -1,8 +1,7 @@
-"""Towers: what an image tower consists of, so that sites can address it.
+"""Towers: the structure of an image tower, by which sites address it.
 
-Owns the choice of a reader for a module and the reading of open_clip's own vision transformers: their blocks, what the
-pooling reads, and how the stream becomes features. Other vision transformers are read in traced.py. Ignores weights,
-texts and what is done at a site. Start at `read_tower`.
+Owns the choice of a reader for a module and the reading of open_clip's own vision transformers: blocks, pooling and
+final layers. Other vision transformers are read in traced.py. Ignores weights and texts. Start at `read_tower`.
 """
 
 from collections.abc import Callable
@@ -18,13 +17,14 @@ from clipattr.models.traced import DESCRIBED, TIMM, read_described, read_timm
 
 
 def read_tower(visual: nn.Module, reference: str) -> Tower:
-    """What an image tower consists of.
+    """The structure of an image tower.
 
     Args:
+        visual: the module.
         reference: the model's name, for errors.
 
     Raises:
-        SiteError: the tower has no stream of tokens that sites can address, or gives no single embedding.
+        SiteError: a tower without one stream of tokens, or without a single embedding.
     """
     if isinstance(visual, VisionTransformer):
         return _own(visual, reference)
@@ -91,9 +91,9 @@ def _own(visual: VisionTransformer, reference: str) -> Tower:
 
 
 def _reading(block: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """A residual block of open_clip's plain kind for versions of its first token; None for other kinds.
+    """A function of open_clip's plain residual block for versions of its first token; None for other kinds.
 
-    Only keys and values of the other tokens are needed, once for all versions, and no gradient passes through them.
+    Keys and values of the other tokens are computed once for all versions; no gradient passes through them.
     """
     attention = getattr(block, "attn", None)
     if not isinstance(block, ResidualAttentionBlock) or not isinstance(attention, nn.MultiheadAttention):
@@ -117,8 +117,8 @@ def _reading(block: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
 
         first, rest = block.ln_1(own), block.ln_1(others)
         query, key, value = (heads(first, which) for which in range(3))
-        # A version sees itself and the other tokens, not the other versions. Scores of half precision are summed up in
-        # float32, as fused attention does.
+        # A version attends to itself and the other tokens, not to other versions. As in fused attention, scores of half
+        # precision are summed in float32.
         wide = torch.promote_types(query.dtype, torch.float32)
         apart = (query.to(wide) * key.to(wide)).sum(-1, keepdim=True)
         scores = torch.cat([apart, query.to(wide) @ heads(rest, 1).mT.to(wide)], dim=-1)

@@ -1,8 +1,8 @@
-"""Traced towers: vision transformers of timm and transformers, read by their parts and tried before they are used.
+"""Traced towers: vision transformers of timm and transformers, whose structure is verified on a trial picture.
 
-Owns the reading of towers whose blocks we did not write: what they are called with is watched on one picture of noise,
-and what was read must give the tower's own output on it. A tower that keeps something beside its stream is refused; its
-features are still a site, `image.embedding`. Start at `read_timm` and `read_described`.
+The arguments of each block are recorded on one picture of noise, and the structure that was read must reproduce the
+tower's output on it. A tower with state other than its stream is refused; `image.embedding` remains available. Start at
+`read_timm` and `read_described`.
 """
 
 import threading
@@ -16,13 +16,13 @@ from clipattr.errors import SiteError
 from clipattr.models.tails import MEAN, TOKEN, read_chain
 from clipattr.models.tower import EMBEDDING, SITES, Tower
 
-# What a trunk of timm, and a tower that describes itself, must have to be read here.
+# Required attributes of a trunk of timm, and of a tower that describes itself.
 TIMM = ("blocks", "norm", "forward_head", "num_prefix_tokens", "embed_dim")
 DESCRIBED = ("layers", "finish", "prefix", "grid", "chain", "kind")
 
 
 def read_timm(visual: nn.Module, trunk: Any, reference: str) -> Tower:
-    """One of timm's vision transformers inside open_clip; SiteError where it keeps something beside its stream."""
+    """A vision transformer of timm inside open_clip; SiteError where it has state other than its stream."""
     blocks: list[nn.Module] = list(trunk.blocks)
 
     def finish(stream: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def read_timm(visual: nn.Module, trunk: Any, reference: str) -> Tower:
 
 
 def read_described(visual: Any, reference: str) -> Tower:
-    """A tower that says itself what it consists of (`layers`, `finish`, `prefix`, `grid`, `chain`), tried as well."""
+    """A tower that describes its structure (`layers`, `finish`, `prefix`, `grid`, `chain`), which is verified."""
     blocks, prefix, grid = list(visual.layers), int(visual.prefix), tuple(visual.grid)
     last, extras = _tried(visual, blocks, visual.finish, prefix, grid, f"a {visual.kind}", reference)
     pooled, pooling = _pooled(visual.finish, last, prefix)
@@ -98,10 +98,10 @@ def _tried(
     kind: str,
     reference: str,
 ) -> tuple[Tensor, list[tuple[tuple, dict[str, Any]]]]:
-    """The last block's output for one picture of noise, and what else each block is called with.
+    """The last block's output for one picture of noise, and the further arguments of each block.
 
     Raises:
-        SiteError: the blocks run one behind the other and then `finish` do not give what the tower itself gives.
+        SiteError: the blocks in sequence, followed by `finish`, do not reproduce the tower's output.
     """
     own, first, last, extras = _watched(visual, blocks)
     if (
@@ -121,8 +121,8 @@ def _tried(
             if same(again, last) and same(finish(last), own):
                 return last, extras
     raise SiteError(
-        f"{reference}: its image tower is {kind} that does more than hand one stream of tokens through its blocks to "
-        f"its pooling, which sites do not follow: {SITES}. {EMBEDDING}: attribute and audit there."
+        f"{reference}: its image tower is {kind} that does more than pass one stream of tokens through its blocks to "
+        f"its pooling, which sites do not support: {SITES}. {EMBEDDING}: attribute and audit there."
     )
 
 
@@ -134,9 +134,9 @@ def _timm_chain(
     prefix: int,
     pooled: frozenset[str],
 ) -> tuple[tuple[Any, ...] | None, bool]:
-    """What follows timm's pooling, and whether its LayerNorm comes before it; None where it is not what it seems.
+    """The modules after timm's pooling, and whether the LayerNorm comes before it; None where verification fails.
 
-    The modules are read by name and tried on the stream of one picture against the tower's own result.
+    The modules are read by name, and must reproduce the tower's output on the stream of one picture.
     """
     if pooled not in ({"cls"}, {"patches"}):
         return None, False
@@ -155,8 +155,8 @@ def _timm_chain(
 def _watched(
     visual: nn.Module, blocks: list[nn.Module]
 ) -> tuple[Any, Tensor | None, Tensor | None, list[tuple[tuple, dict[str, Any]]]]:
-    """One picture of noise through the tower: its features, the first block's input, the last block's output, and
-    what else each block was called with."""
+    """Forward pass of one picture of noise: features, first block's input, last block's output, and the further
+    arguments of each block."""
     extras: list[tuple[tuple, dict[str, Any]]] = []
     ends: list[Any] = []
     owner = threading.get_ident()
@@ -186,7 +186,7 @@ def _watched(
 
 
 def same(found: Any, own: Tensor) -> bool:
-    """Whether a tower read from its parts gives what the tower itself gives, within rounding."""
+    """Whether a result equals the tower's own output within rounding."""
     if not isinstance(found, Tensor) or found.shape != own.shape:
         return False
     tolerance = 1e-3 if own.dtype in (torch.float32, torch.float64) else 5e-2
@@ -194,7 +194,7 @@ def same(found: Any, own: Tensor) -> bool:
 
 
 def _pooled(finish: Callable[[Tensor], Tensor], stream: Tensor, prefix: int) -> tuple[frozenset[str], str]:
-    """Which tokens the features depend on, by their gradients, which are exactly zero for the others."""
+    """The tokens on which the features depend: those with a gradient that is not exactly zero."""
     with torch.enable_grad():
         leaf = stream.detach().requires_grad_()
         (slopes,) = torch.autograd.grad(finish(leaf).square().sum(), leaf)
@@ -202,7 +202,7 @@ def _pooled(finish: Callable[[Tensor], Tensor], stream: Tensor, prefix: int) -> 
     if moving[prefix:].any():
         if moving[:prefix].any():
             return frozenset({"cls", "patches"}), "pooling over all tokens"
-        # Without a class token the patches are all there is, and they are pooled by mean or by attention.
+        # Without a class token, patches are pooled by mean or by attention.
         return frozenset({"patches"}), "pooling over patches"
     with torch.no_grad():
         alone = moving[0] and not moving[1:].any() and same(finish(stream[:, :1]), finish(stream))

@@ -1,9 +1,8 @@
-"""Weights: where a model's weights are found, and how they are read without trusting them.
+"""Weights: finding and safely reading the weights of a model.
 
 Owns names, tags, files, folders and hub ids, and the hash of weights. Files are read as tensors only
-(`storage.checkpoints`); whatever is missing, damaged or more than tensors stops with a `ModelError`. Which activation a
-file was trained with is the business of `origins.py`, what a configuration may say that of `configs.py`. Start at
-`find_weights`.
+(`storage.checkpoints`); missing or damaged weights, and files with other content, raise `ModelError`. The activation of
+a file is found in `origins.py`, configurations are validated in `configs.py`. Start at `find_weights`.
 """
 
 import contextlib
@@ -34,7 +33,7 @@ from clipattr.storage.paths import full_path, user_path
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 INDEX_SUFFIX = ".index.json"
-# Names that a folder's weights go by; the first that is there is taken, others of its kind beside it do not count.
+# Names of weights in a folder; the first one present is used.
 WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 # The eight variants of arXiv:2505.20229, by their open_clip names.
@@ -52,26 +51,23 @@ PAPER_VARIANTS = (
 
 @dataclass(frozen=True)
 class Found:
-    """A module with its weights in, the string that finds it again, and how to make its tokenizer when
-    needed."""
+    """A module with its weights, the string that loads it again, and a function that makes its tokenizer."""
 
     clip: nn.Module
     reference: str
     make_tokenizer: Callable[[], Any]
-    preprocess: Callable[[Any], Any] | None = (
-        None  # where the module does not say itself how pictures are prepared
-    )
+    preprocess: Callable[[Any], Any] | None = None  # for a module without its own preprocessing
 
 
 def find_weights(name: str, pretrained: str | None = None, like: str | None = None) -> Found:
-    """Find and read what `load_model` was asked for by name; see there for the forms of `name`.
+    """Find and read a model by name; see `load_model` for the forms of `name`.
 
     Raises:
-        ModelError: unknown name or tag (with the nearest ones), weights missing, unreadable, unsafe or not
-            fitting, or a file whose activation is not known.
+        ModelError: unknown name or tag (with similar ones), weights that are missing, unreadable, unsafe or do not fit,
+            or a file of unknown activation.
     """
     if like is not None and name.startswith((LOCAL, HUB, PREFIX)):
-        raise ModelError(f"{name!r} says itself what it is like; leave out like={like!r}.")
+        raise ModelError(f"{name!r} already determines its activation; leave out like={like!r}.")
     if name.startswith((LOCAL, HUB, PREFIX)) and pretrained is not None:
         raise ModelError(f"{name!r} names its own weights; leave out pretrained={pretrained!r}.")
     if name.startswith(LOCAL):
@@ -87,7 +83,7 @@ def find_weights(name: str, pretrained: str | None = None, like: str | None = No
 
 
 def bundled_models() -> dict[str, Path]:
-    """The folders of the models that come with the package, by name."""
+    """{name: folder} of the bundled models."""
     import clipattr_data
 
     configs = Path(clipattr_data.models_dir()).glob(f"*/{CONFIG_NAME}")
@@ -134,15 +130,14 @@ def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
         )
     if like is not None:
         raise ModelError(
-            f"like={like!r} goes with a file of weights; {reference} is a tag that says it itself."
+            f"like={like!r} is for a file of weights; the tag {reference} determines its activation."
         )
     # Weights trained with QuickGELU under a configuration with plain GELU (ViT-L-14-336:openai,
-    # ViT-B-32:laion400m_e32) would run with the wrong activation, of which open_clip only warns. The weights
-    # know better than the name.
+    # ViT-B-32:laion400m_e32) would run with the wrong activation, of which open_clip only warns.
     quick_gelu = bool(tag.get("quick_gelu", False))
     try:
         open_clip.download_pretrained(tag)
-    except Exception as error:  # whatever a hub, a proxy or a disk may raise
+    except Exception as error:  # a hub, a proxy or a disk may raise any class
         other = quick_gelu_name(name, pretrained)
         raise ModelError(
             f"The weights of {reference} are neither in the cache nor could they be downloaded "
@@ -154,7 +149,7 @@ def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
 
 
 def _find_file(name: str, file: Path, like: str | None) -> Found:
-    """NAME with a file of weights: its tensors, and the activation and preprocessing of where it comes from."""
+    """NAME with a file of weights: its tensors, and the activation and preprocessing of its origin."""
     file = full_path(file)
     reference = f"{name}:{file}"
     state = _state(file, reference)
@@ -288,11 +283,11 @@ def _weights_in(folder: Path, reference: str) -> Path:
 
 
 def _create(source: str, reference: str, **options: Any) -> nn.Module:
-    """Build the module and read its weights: tensors only, never pickled objects, never left at random."""
+    """Build the module and read its weights as tensors only; missing weights are an error."""
     _require_text_library(source, reference)
     try:
         with torch.random.fork_rng(devices=[]), _own_surroundings():
-            # The throw-away initial values do not move the caller's seed.
+            # Random initial values, which are overwritten, must not change the caller's random state.
             return open_clip.create_model(
                 source, precision="fp32", device="cpu", require_pretrained=True, weights_only=True, **options
             )
@@ -301,7 +296,7 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
             f"{reference}: the weights hold more than tensors, or are damaged, and were not opened "
             f"({_first_line(error)}). Save them as safetensors."
         ) from error
-    except Exception as error:  # a foreign file can go wrong in any way; the cause stays attached
+    except Exception as error:  # a foreign file may raise any class, which stays attached as the cause
         raise ModelError(
             f"{reference}: the weights could not be read into the model; they are damaged or belong to "
             f"another configuration ({type(error).__name__}: {_first_line(error)})."
@@ -309,7 +304,7 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
 
 
 def _require_text_library(source: str, reference: str) -> None:
-    """Say what is missing where the text tower is one of transformers' and the library is not installed."""
+    """Raise ModelError where the text tower needs transformers and the library is not installed."""
     try:
         config = open_clip.get_model_config(source) or {}
     except Exception:  # reported where it matters, by the creation of the model
@@ -320,7 +315,7 @@ def _require_text_library(source: str, reference: str) -> None:
 
 @contextlib.contextmanager
 def _own_surroundings() -> Iterator[None]:
-    """float32 on the CPU with plain tensors, whatever the caller's default dtype, device or mode."""
+    """Context with float32 on the CPU as defaults, independent of the caller's dtype, device or mode."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -366,11 +361,15 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def list_models() -> pd.DataFrame:
-    """All models that can be loaded by name, one row each.
+    """All models that can be loaded by name.
 
     Returns:
-        Columns `name`, `pretrained` (empty for bundled ones) and `kind`: "bundled" models come with the
-        package, "paper" are the eight variants of arXiv:2505.20229, "open_clip" the rest.
+        DataFrame: `name`, `pretrained` (empty for bundled models) and `kind`: "bundled", "paper" for the eight variants
+        of arXiv:2505.20229, "open_clip" for all others.
+
+    >>> import clipattr as ca
+    >>> ca.list_models()["name"].head(1).item()
+    'picture-world-a'
     """
     rows = [(name, "", "bundled") for name in sorted(bundled_models())]
     rows += [(*variant, "paper") for variant in PAPER_VARIANTS]

@@ -107,7 +107,7 @@ def test_a_model_cannot_send_for_another(fuzz, tmp_path):
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:stranger/model"
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     (tmp_path / "x.safetensors").touch()
-    with pytest.raises(ModelError, match="sends for another model"):
+    with pytest.raises(ModelError, match="refers to another model"):
         find_weights(f"local-dir:{tmp_path}")
 
 

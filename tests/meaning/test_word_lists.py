@@ -65,7 +65,7 @@ def test_words_in_files(tmp_path, name, text, encoding):
         ("w.txt", "cat\ta small animal\ndog\tbarks\n", "2 columns"),
         ("w.txt", "cat;pets\ndog;pets\n", "2 columns"),
         ("w.txt", "cat, dog, bird, car\n", "all words in one line"),
-        ("w.json", "{", "cannot be read"),
+        ("w.json", "{", "is not valid JSON"),
         ("w.json", "3", "not a list or object"),
         ("w.xlsx", "PK", "Save it as CSV"),
         ("w.csv", "word,gloss\ncat,a,b\n", "3 cells"),
