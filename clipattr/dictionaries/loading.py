@@ -56,11 +56,11 @@ def load_sae(
         ignore: name patterns of tensors and settings that you know not to belong to the forward pass.
         offline: use the hub's cache only; the environment variable HF_HUB_OFFLINE=1 does the same.
         given: what the file does not say, e.g. k=64, activation="topk", pre_bias=True, orientation="as_format". An
-            error tells which are needed.
+            error names them.
 
     Returns:
         A dictionary whose `info` records source, format and promised quality. Its `site` is None, with a warning, if
-        neither the file nor the registry nor `site` tells it; whatever needs the site then refuses it.
+        neither file, registry nor `site` states it; functions that need the site then raise an error.
 
     Raises:
         DictionaryError: unknown or ambiguous files (with the names seen, or the keyword that settles it); tensors,
