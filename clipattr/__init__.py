@@ -44,7 +44,7 @@ CONTENTS = {
     "named_dictionary": "dictionaries",
     "Recipe": "dictionaries",
     "convert": "dictionaries",
-    "train_text_sae": "meaning.text_latents",
+    "train_text_sae": "dictionaries.text",
     "Card": "studies.cards",
     "make_card": "studies.cards",
     "study_card": "studies.cards",
@@ -74,6 +74,9 @@ CONTENTS = {
     "transplant": "attribution",
     "group_effects": "attribution",
     "pairwise": "attribution",
+    "pairs": "attribution.pairs",
+    "stream_pairs": "attribution.pairs",
+    "Pairs": "attribution.pairs",
     # pictures and meaning
     "Images": "images.collection",
     "ImageRecord": "images.collection",

@@ -199,7 +199,7 @@ def placed_splices(
             f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
             f"{rows * count(images)} for one baseline per picture are needed."
         )
-    for names, places, pixels in _input_batches(model, site, images, batch, start):
+    for names, places, pixels in input_batches(model, site, images, batch, start):
         acts, context = read_site(model, pixels, site)
         codes = _codes_of_inputs(model, dictionary, site, pixels)
         own = reference
@@ -215,7 +215,7 @@ def placed_splices(
         yield names, places, splice
 
 
-def _input_batches(
+def input_batches(
     model: Any, site: Site, inputs: Any, batch: int, start: int = 0
 ) -> Iterator[tuple[list[str], list[int], Any]]:
     """Names, indices and inputs of the site's tower in batches: pixels, or texts."""
@@ -306,7 +306,7 @@ def baseline_codes(model: Any, dictionary: Any, site: Site, baseline: Any) -> Sp
         )
     source = Site(getattr(dictionary, "input_site", None) or site)
     acts = torch.cat(
-        [read_site(model, inputs, source)[0] for _, _, inputs in _input_batches(model, source, baseline, 64)]
+        [read_site(model, inputs, source)[0] for _, _, inputs in input_batches(model, source, baseline, 64)]
     )
     return dictionary.encode(acts.reshape(-1, acts.shape[-1]))
 

@@ -55,6 +55,11 @@ class TailAlgebra:
         return self._offset.device
 
     @property
+    def offset(self) -> Tensor:
+        """b0, (embed,) float64: what the features are where the activation adds nothing."""
+        return self._offset
+
+    @property
     def splits_tokens(self) -> bool:
         """Whether every token is a separate row, because a LayerNorm comes before the mean over tokens."""
         return self.tail.pooling == MEAN and self.tail.norm_first

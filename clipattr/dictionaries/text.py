@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.dictionaries import train_sae
+from clipattr.dictionaries.choosing import train_sae
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DataError
 from clipattr.models.loading import Model
