@@ -1,7 +1,7 @@
 """What the table of pairs costs beside encoding, and how exactly it adds up.
 
-One picture and many prompts through a CLIP of the shape of ViT-B/32 with random weights and dictionaries of 8,192
-latents, k = 32 on both sides. The ratio of `stream_pairs` to bare encoding of the same picture and prompts is what counts;
+One picture and many prompts through a CLIP shaped as ViT-B/32 with random weights, and dictionaries of 8,192
+latents, k = 32 on both sides. The ratio of `stream_pairs` to bare encoding of the same picture and prompts counts;
 the two are timed in turns in one process.
 """
 
