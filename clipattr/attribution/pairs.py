@@ -118,7 +118,7 @@ class Pairs:
         from clipattr.display.pair_table import pair_table
 
         return pair_table(
-            self.values,
+            self.values.numpy(),
             [_called(self.image, row) for row in range(len(self.values))],
             [_called(self.text, column) for column in range(self.values.shape[1])],
             n=n,
