@@ -103,6 +103,8 @@ CONTENTS = {
     "audit": "discovery.audit.run",
     "gate": "discovery.gate",
     "accept": "discovery.gate",
+    "by_stratum": "discovery.strata",
+    "with_strata": "discovery.strata",
     "verify": "discovery.pixels.verify",
     "PixelSettings": "discovery.pixels.settings",
     "Prompt": "discovery.audit.expectations",

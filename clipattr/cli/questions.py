@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.cli.arguments import DEMO_REPORT, DEMO_STUDY, OK
 from clipattr.cli.jobs import engine_of
 from clipattr.cli.releases import told_gate
-from clipattr.cli.reports import write_reports
+from clipattr.cli.reports import stratified, write_reports
 from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
 from clipattr.errors import DataError
@@ -84,6 +84,7 @@ def audit(arguments: argparse.Namespace) -> int:
             findings = verified(
                 study, findings, device=arguments.device, engine=engine, checkpoint=_checkpoint(arguments)
             )
+    findings = stratified(arguments, findings)
     decided = None
     if arguments.fail_above is not None:
         decided = gate(findings, arguments.fail_above, baseline, previous=previous)

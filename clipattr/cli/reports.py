@@ -1,4 +1,4 @@
-"""Reports: further files of `audit`: JUnit XML, SARIF and the statement.
+"""Reports: what `audit` adds on request: strata, JUnit XML, SARIF and the statement.
 
 Owns their options and where they are written. The formats are in `reporting/`. Start at `write_reports`.
 """
@@ -18,11 +18,21 @@ if TYPE_CHECKING:
     from clipattr.discovery.gate import Gate
 
 REPORTS = (
+    argument("--strata", action="store_true", help="add effect and rate by the pictures' groups, e.g. institutions"),
     argument("--junit", metavar="OUT", help="write JUnit XML, one test case per prompt"),
     argument("--sarif", metavar="OUT", help="write SARIF, one result per finding"),
     argument("--statement", metavar="OUT", help="write a statement of two pages (HTML, to be printed)"),
     argument("--signed-by", metavar="NAME", action="append", help="a line to sign on the statement; may be repeated"),
 )  # fmt: skip
+
+
+def stratified(arguments: argparse.Namespace, findings: Findings) -> Findings:
+    """The findings with their strata if `--strata` asks for them."""
+    if not arguments.strata or not len(findings):
+        return findings
+    from clipattr.discovery.strata import with_strata
+
+    return with_strata(findings)
 
 
 def write_reports(arguments: argparse.Namespace, findings: Findings, decided: Gate | None) -> None:

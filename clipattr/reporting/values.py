@@ -22,6 +22,11 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "the prompt's name; written: writing the prompt on pictures raises their score",
     ),
     "concerns": ("measured on", "", ""),
+    "strata": (
+        "by stratum",
+        "",
+        "effect of ablating the family on the pictures of each group on which it is active, and their share",
+    ),
     "pictures": ("pictures measured", "", ""),
     "presence": ("presence", "percent", "share of the prompt's own pictures on which the family is active"),
     "presence_elsewhere": ("presence elsewhere", "percent", "share of other pictures on which it is active"),
