@@ -276,6 +276,14 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
         "prompts": inputs.prompts,
         "sizes": run.sizes.to_dict(),
         "deviations": list(made.deviations),
+        "claims": {
+            result.experiment.name: {
+                "outcome": result.conclusion.outcome,
+                "sentence": result.conclusion.sentence,
+                "figures": {name: vars(each) for name, each in result.conclusion.figures.items()},
+            }
+            for result in made.results
+        },
     }
     write_json(made.folder / "about.json", plain(about))
     write_text(made.page, page(made, about))

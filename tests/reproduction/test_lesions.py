@@ -2,12 +2,15 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 import clipattr as ca
 from clipattr.reproduction.experiments import lesion_folder
-from clipattr.reproduction.experiments.lesions import at
+from clipattr.reproduction.experiments.lesions import at, gaps
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,20 @@ def test_the_mean_at_a_strength_is_over_shortcuts_and_seeds():
     assert at({"ruler": curve(0.2, 0.4), "hair": curve(0.6, 0.8)}, "probe", 1.0, "worst") == pytest.approx(
         0.5
     )
+
+
+def test_the_figures_agree_with_the_benchmarks_to_rounding():
+    # The benchmark's rows are means over seeds, and each shortcut has as many; so both must come to the same figures.
+    found = json.loads((BENCHMARKS / "probes.json").read_text("utf-8"))
+    rows = [row for row in found["rows"] if {"shortcut", "method", "strength", "worst"} <= set(row)]
+    values = {}
+    for row in rows:
+        values.setdefault(row["shortcut"], {"curves": []})["curves"].append(row)
+    assert len(values) == 7
+    for method, name in (("probe", "probe"), ("prompts", "prompt")):
+        assert gaps(values, method).value == pytest.approx(
+            found["figures"][f"worst_group_gap_{name}"], abs=5e-4
+        )
+        for strength, said in ((0.0, "none"), (1.0, "total")):
+            figure = found["figures"][f"worst_group_{name}_at_{said}"]
+            assert at(values, method, strength, "worst") == pytest.approx(figure, abs=5e-4)

@@ -110,6 +110,16 @@ def at(values: Values, method: str, strength: float, quantity: str) -> float:
     return float(np.mean(found))
 
 
+def gaps(values: Values, method: str) -> Interval:
+    """Mean accuracy minus that of the worst group where the correlation is total, over shortcuts."""
+    each = [
+        at({unit: value}, method, 1.0, "accuracy") - at({unit: value}, method, 1.0, "worst")
+        for unit, value in values.items()
+        if value["curves"]
+    ]
+    return t_interval(torch.tensor(each))
+
+
 def amplified(values: Values) -> Interval:
     """Size of the probe's reliance on a shortcut minus that of the prompts', over shortcuts and models."""
     differences = [
@@ -141,12 +151,15 @@ def gained(values: Values) -> Interval:
 
 def _conclude(values: Values) -> Conclusion:
     more, gain = amplified(values), gained(values)
+    figures = {"reliance_probe_over_prompts": more, "repair_gain_worst_group": gain}
     told = ""
     if any(value["curves"] for value in values.values()):
         gap = {
             name: at(values, name, 1.0, "accuracy") - at(values, name, 1.0, "worst")
             for name in ("probe", "prompts")
         }
+        for name in gap:
+            figures[f"worst_group_gap_{name}"] = gaps(values, name)
         told = (
             f"Where the correlation is total its worst group falls {100 * gap['probe']:.1f} percentage points behind "
             f"its mean, that of prompts {100 * gap['prompts']:.1f}. "
@@ -157,7 +170,6 @@ def _conclude(values: Values) -> Conclusion:
         f"prompts. {told}Refitting it blind to what the audit found changes its worst group by "
         f"{shown(gain, 100, 1)} percentage points."
     )
-    figures = {"reliance_probe_over_prompts": more, "repair_gain_worst_group": gain}
     return Conclusion(together([decide(more), decide(gain)]), sentence, figures)
 
 
