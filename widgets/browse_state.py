@@ -21,6 +21,7 @@ from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 PAGE = 48  # items that are fetched at once
+MAX_PAGES = 24  # asked for in one message
 PER_LATENT = 4  # pictures of a latent's cell
 
 
@@ -74,6 +75,7 @@ class BrowseState(T.HasTraits):
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.pager = Worker(threaded)  # apart, so that no page waits for an order or makes the status flicker
         self._wanted: set[int] = set()
+        self._coming: set[tuple[int, int]] = set()
         super().__init__(**chosen)
         self._read_selections()
         self.observe(self._other_kind, "of")
@@ -155,17 +157,24 @@ class BrowseState(T.HasTraits):
         if gen != self.gen:
             return
         last = (len(self.rows) - 1) // PAGE
-        self._wanted = {page for page in pages[:16] if 0 <= page <= last}
-        for page in pages[:16]:
-            if page in self._wanted:
-                self.pager.submit(
-                    f"page {page}", lambda page=page: self._page(page, gen),
-                    lambda items, page=page: done(page, gen, items) if items is not None else None,
-                    self._page_failed,
-                )  # fmt: skip
+        self._wanted = {page for page in pages[:MAX_PAGES] if 0 <= page <= last}
+        for page in pages[:MAX_PAGES]:
+            # A page on its way is not begun again: a view that scrolls asks in every frame.
+            if page in self._wanted and (gen, page) not in self._coming:
+                self._coming.add((gen, page))
+                self._fetch(page, gen, done)
 
-    def _page_failed(self, error: Exception) -> None:
-        self.error = words_of(error)
+    def _fetch(self, page: int, gen: int, done: Any) -> None:
+        def came(items: list[Item] | None) -> None:
+            self._coming.discard((gen, page))
+            if items is not None:
+                done(page, gen, items)
+
+        def failed(error: Exception) -> None:
+            self._coming.discard((gen, page))
+            self.error = words_of(error)
+
+        self.pager.submit(f"page {gen} {page}", lambda: self._page(page, gen), came, failed)
 
     def _page(self, page: int, gen: int) -> list[Item] | None:
         if page not in self._wanted or gen != self.gen:

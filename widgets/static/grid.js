@@ -1,6 +1,7 @@
 // A grid of very many cells: only those in sight exist. Python owns the order and sends pages of cells when asked.
 
-const GRID_KEPT = 60; // pages whose pictures are kept
+const GRID_KEPT = 40; // pages whose pictures are kept
+const GRID_AHEAD = 0.8; // seconds of scrolling at the present speed that are fetched ahead
 
 function render({ model, el }) {
   const root = make("div", "clipattr-grid", { parent: el });
@@ -19,6 +20,7 @@ function render({ model, el }) {
   let asked = "";
   let waitingFrame = 0;
   let heading_to = 1;
+  let speed = 0; // px a second
 
   const count = () => model.get("count");
   const size = () => model.get("page");
@@ -171,7 +173,9 @@ function render({ model, el }) {
     const [from, to] = [Math.floor(first / size()), Math.floor(Math.max(first, last - 1) / size())];
     const wanted = [];
     for (let page = from; page <= to; page++) wanted.push(page);
-    for (const step of [1, 2, 3, 4]) wanted.push(heading_to > 0 ? to + step : from - step);
+    const perSecond = (speed / tall()) * perRow / size();
+    const ahead = Math.max(4, Math.min(14, Math.ceil(perSecond * GRID_AHEAD)));
+    for (let step = 1; step <= ahead; step++) wanted.push(heading_to > 0 ? to + step : from - step);
     wanted.push(heading_to > 0 ? from - 1 : to + 1);
     const end = Math.ceil(count() / size());
     const lacking = wanted.filter((page) => page >= 0 && page < end && !pages.has(page));
@@ -224,9 +228,13 @@ function render({ model, el }) {
   }
 
   let before = 0;
+  let at = 0;
   view.addEventListener("scroll", () => {
-    heading_to = Math.sign(view.scrollTop - before) || heading_to;
-    before = view.scrollTop;
+    const [moved, now] = [view.scrollTop - before, performance.now()];
+    heading_to = Math.sign(moved) || heading_to;
+    // A jump of several screens is no speed.
+    speed = Math.abs(moved) > 3 * view.clientHeight ? 0 : Math.abs(moved) / Math.max((now - at) / 1000, 0.008);
+    [before, at] = [view.scrollTop, now];
     draw();
   });
   const watcher = new ResizeObserver(later);
