@@ -55,11 +55,13 @@ class Pulse(Part):
     Args:
         patience: seconds that an answer may take.
         still: class of the panel's still view, an output of its own that is hidden while the panel is alive.
+        address: query that leads to what is on the screen; the page's address follows it. "" leaves it alone.
     """
 
     _esm = module("pulse.js")
     patience = T.Float(8.0, min=0.1).tag(sync=True)
     still = T.Unicode("").tag(sync=True)
+    address = T.Unicode("").tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+from clipattr.display.wording import visible
 from clipattr.errors import DataError
 
 PORT = 8866
@@ -47,6 +49,15 @@ _PAGE = """\
 {%- extends 'voila/templates/lab/index.html.j2' -%}
 {%- block notebook_css -%}
 {{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
+{%- if resources.theme != 'dark' -%}
+<style>@media (prefers-color-scheme: dark) { {%- raw -%}DARK{%- endraw -%} }</style>
+<script>
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => { document.body.dataset.jpThemeLight = String(!dark.matches); };
+document.addEventListener("DOMContentLoaded", paint);
+dark.addEventListener("change", paint);
+</script>
+{%- endif -%}
 {%- endblock notebook_css -%}
 """
 
@@ -173,16 +184,34 @@ def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str
     template = home / "data" / "voila" / "templates" / "clipattr"
     template.mkdir(parents=True)
     (template / "conf.json").write_text('{"base_template": "lab"}')
-    (template / "index.html.j2").write_text(_PAGE)
+    (template / "index.html.j2").write_text(_PAGE.replace("DARK", _dark_theme()), encoding="utf-8")
     cell: dict[str, Any] = {
         "cell_type": "code", "id": "panels", "metadata": {}, "execution_count": None, "outputs": [],
         "source": _CELL.format(**page),
     }  # fmt: skip
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    content = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [cell]}
+    title = f"{visible(Path(page['study']).name, 60)} · clipattr"
+    content = {
+        "nbformat": 4, "nbformat_minor": 5, "metadata": {**kernel, "title": title}, "cells": [cell],
+    }  # fmt: skip
     notebook = home / "page" / "clipattr.ipynb"
     notebook.write_text(json.dumps(content), encoding="utf-8")
     return notebook
+
+
+def _dark_theme() -> str:
+    """Colours of JupyterLab's dark theme, for visitors whose system is dark; stronger than those of the light one.
+
+    "" where nbconvert's files are not found: the page is light then.
+    """
+    from jupyter_core.paths import jupyter_path
+
+    for folder in jupyter_path("nbconvert", "templates", "lab", "static"):
+        file = Path(folder) / "theme-dark.css"
+        if file.exists():
+            css = re.sub(r"/\*.*?\*/", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+            return css.replace(":root", ":root:root").replace("{%", "").replace("</", "")
+    return ""
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -146,6 +146,24 @@ def test_every_bar_is_as_long_as_its_number_or_marked_as_broken(
     )
 
 
+def test_a_long_list_scrolls_by_itself_and_its_axis_stays_true(tractor, draw):
+    state = tractor.state
+    state.method, state.waterfall, state.n_rows = "", False, 200
+    state.settle()
+    rows = [row | {"id": 1000 + i} for i in range(8) for row in state.rows if row["part"] == "latent"]
+    kept, tractor.bars.rows = tractor.bars.rows, [*rows, *(r for r in state.rows if r["part"] != "latent")]
+    page = draw(tractor.bars)
+    top, bottom = box(page, ".clipattr-bars")[1::2]
+    assert len(tractor.bars.rows) > 40 and bottom - top < 720
+    for row in rows_on_the_axis(page)[:6]:
+        low, high = sorted((0.0, row["value"]))
+        assert (row["left"], row["right"]) == pytest.approx((low, high), abs=2.5 * row["pixel"])
+    page.page.locator(".clipattr-bar-row").first.focus()
+    page.page.keyboard.press("End")
+    assert page.page.evaluate("() => document.querySelector('.clipattr-bars-body').scrollTop") > 100
+    tractor.bars.rows = kept
+
+
 def test_a_row_that_would_flatten_all_latents_is_broken_off_and_said_to_be(draw):
     from clipattr_widgets import BarList
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 
@@ -115,6 +116,34 @@ def test_two_visitors_see_only_what_they_chose_themselves(visitors, served, scre
     asked = one.page.evaluate("() => performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [name for name in asked if not name.startswith((served[0].split("?")[0], "blob:", "data:"))] == []
     one.page.screenshot(path=screenshots / "serve.png")
+
+
+def test_the_page_says_whose_it_is_follows_the_systems_theme_and_its_address_leads_back(
+    visitors, served, opened, violations, screenshots
+):
+    one = visitors[0]
+    assert "picture-world" in one.text(".clipattr-served h1") and "read-only" in one.text(
+        ".clipattr-served p"
+    )
+    assert one.page.title() == "picture-world · clipattr"
+    one.page.emulate_media(color_scheme="dark")
+    light = "() => getComputedStyle(document.querySelector('.clipattr-panel')).backgroundColor"
+    one.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    assert sum(int(n) for n in re.findall(r"\d+", one.page.evaluate(light))[:3]) < 150
+    one.page.screenshot(path=screenshots / "serve-dark.png")
+    assert violations(one.page, ".clipattr-panel", "color-contrast") == []
+    one.page.emulate_media(color_scheme="light")
+    one.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    number = one.page.get_by_label("picture", exact=True).first
+    number.fill("7")
+    number.press("Enter")
+    one.page.wait_for_function("() => location.search.includes('picture=7')")
+    assert "prompt=a+photo+of+a+rocket" in one.page.url and f"token={TOKEN}" in one.page.url
+    again = visitors[1]
+    again.page.goto(one.page.url)
+    again.page.wait_for_selector(READY)
+    again.page.wait_for_selector(".clipattr-overlay:has-text('7 · train-00007')")
+    assert "rocket" in again.text(SCORE)
 
 
 def test_a_visitor_changes_nothing_in_the_study(visitors, study_folder):

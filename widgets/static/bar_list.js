@@ -204,9 +204,17 @@ function render({ model, el }) {
     });
     foot.hidden = !list.length;
     if (list.length) drawTicks(span, grid.value ?? "", broken);
+    fitHead();
     move(Math.min(active, Math.max(lines.length - 1, 0)), false);
     mark();
     root.dataset.gen = model.get("gen");
+  }
+
+  /** A long list scrolls by itself; head and axis leave room for its scroll bar. */
+  function fitHead() {
+    if (!root.isConnected) return requestAnimationFrame(fitHead);
+    const bar = body.offsetWidth - body.clientWidth;
+    for (const part of [head, foot]) part.style.paddingRight = bar ? `${bar + 6}px` : "";
   }
 
   function mark() {

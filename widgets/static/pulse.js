@@ -105,7 +105,18 @@ function render({ model, el }) {
   }
   hideStill();
 
-  const stop = listen(model, { "msg:custom": heard, "change:still": hideStill });
+  /** The page's address leads to what is on the screen; whatever else it says (a token, a theme) stays. */
+  const follows = ["picture", "latent", "prompt", "against", "method", "panel"];
+  function follow() {
+    if (!model.get("address")) return;
+    const place = new URL(location.href);
+    for (const name of follows) place.searchParams.delete(name);
+    for (const [name, value] of new URLSearchParams(model.get("address"))) place.searchParams.set(name, value);
+    history.replaceState(history.state, "", place);
+  }
+  follow();
+
+  const stop = listen(model, { "msg:custom": heard, "change:still": hideStill, "change:address": follow });
   attach();
   return () => {
     clearTimeout(timer);
