@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = main.add_subparsers(
         title="verbs (clipattr VERB --help has an example of each)",
+        prog="clipattr",
         metavar="VERB [options]",
         dest="verb",
         required=True,
