@@ -101,6 +101,9 @@ CONTENTS = {
     "plan_study": "studies.plan",
     # surprise
     "audit": "discovery.audit.run",
+    "check": "discovery.check",
+    "check_laws": "discovery.laws",
+    "Check": "discovery.check",
     "gate": "discovery.gate",
     "accept": "discovery.gate",
     "by_stratum": "discovery.strata",

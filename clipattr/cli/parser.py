@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Overview,
         add_help=False,
     )
-    # Hidden, so that the overview fits 28 lines.
+    # Hidden, so that the overview fits 30 lines.
     main.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     main.add_argument(
         "--version", action="version", version=f"clipattr {__version__}", help=argparse.SUPPRESS

@@ -1,6 +1,7 @@
-"""Releases: what the command line says of a gate's decision, and the verb that makes a baseline.
+"""Releases: what the command line says of a gate's decision, and the verbs `check` and `baseline`.
 
-Owns `baseline` and the printed decision. Computes nothing: the decision is `discovery/gate.py`. Start at `told_gate`.
+Computes nothing: the decision is `discovery/gate.py`, the checks are `discovery/check.py` and `discovery/laws.py`.
+Start at `told_gate`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from clipattr.cli.arguments import ABOVE_LIMIT, NOT_JUDGED, OK
+from clipattr.cli.arguments import ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, OK
 from clipattr.cli.terminal import check_target, emit, human, tell
 from clipattr.display.wording import NO_LABEL, visible
+from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 
 if TYPE_CHECKING:
     from clipattr.discovery.gate import Gate
+
+MARKS = {"good": "ok  ", "look": "look", "bad": "BAD "}
 
 
 def told_gate(decided: Gate, out: Any) -> int:
@@ -53,3 +57,30 @@ def baseline(arguments: argparse.Namespace) -> int:
     print(f"accepted {len(accepted):,} findings in {arguments.out}; {silent:,} prompts cannot be judged, and stay so.",
           file=human(arguments))  # fmt: skip
     return OK
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Check a model and pictures before a study is built, or the audit's laws on a study."""
+    from clipattr.discovery.check import check as checked
+    from clipattr.discovery.laws import check_laws
+    from clipattr.meaning import Vocabulary
+    from clipattr.studies.study import open_study
+
+    prompts = list(arguments.prompt or ())
+    if arguments.prompts:
+        prompts += Vocabulary.open(arguments.prompts).words
+    if arguments.laws:
+        if arguments.images:
+            raise DataError("--laws checks a finished study: clipattr check STUDY --laws.")
+        made = check_laws(open_study(arguments.model), prompts or None)
+    elif arguments.images is None:
+        raise DataError("Give a model and pictures (clipattr check MODEL IMAGES), or a study and --laws.")
+    else:
+        made = checked(
+            arguments.model, arguments.images, vocabulary=arguments.vocabulary, evaluator=arguments.evaluator,
+            prompts=prompts or None,
+        )  # fmt: skip
+    emit(json_text(made.to_dict(), indent=2) + "\n", arguments.json)
+    for line in made.lines:
+        print(f"{MARKS[line.outcome]} {line.about}: {visible(line.text, 400)}", file=human(arguments))
+    return OK if made.is_usable else BAD_INPUT

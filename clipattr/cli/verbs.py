@@ -85,6 +85,22 @@ VERBS = (
         (argument("--out", metavar="DIR", default=".", help=f"folder for {DEMO_REPORT} (default: this one)"),),
     ),
     Verb(
+        "check",
+        "check model, pictures and words in a minute",
+        "clipattr check ViT-B-32:openai photos/ --evaluator ViT-L-14:datacomp_xl_s13b_b90k",
+        releases.check,
+        (
+            argument("model", metavar="MODEL", help=MODEL_HELP + "; with --laws a study"),
+            argument("images", metavar="IMAGES", nargs="?", help="folder, table (.csv with a column path), .tar, or "
+                     "scenes:FILE"),
+            VOCABULARY,
+            argument("--evaluator", metavar="MODEL", help="an independent CLIP that names latents"),
+            prompts_from("labels, else the vocabulary"),
+            PROMPT,
+            argument("--laws", action="store_true", help="audit the study MODEL after changes that must not matter"),
+        ),
+    ),
+    Verb(
         "study",
         "build a study: what audits, attributions and panels open",
         "clipattr study ViT-B-32:openai photos/ --out photos.study \\\n"

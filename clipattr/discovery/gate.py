@@ -161,9 +161,11 @@ def _judge(
             return Judgement(finding, KNOWN, f"accepted: the same {reason}", accepted)
     if levels is not None:
         now, then = (level.of(finding) for level in levels)
-        # What writing adds is measured with another font than the audit's, so its own size is the measure.
+        # What writing adds is measured with another font than the audit's, so its own size is the measure. Where this
+        # font adds nothing, only equal models are equal.
         rise = max(now, 0.0) if finding.by_writing else finding.causal_effect.value - before
-        if math.isfinite(now - then) and now - then < LEAST_RISE * rise:
+        readable = not finding.by_writing or now > 0 or now == then
+        if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * rise:
             why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
             return Judgement(finding, KNOWN, why, accepted)
     if accepted is None:

@@ -25,7 +25,7 @@ def test_help_fits_a_screen_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) <= 28 and max(map(len, lines)) <= 80
+    assert len(lines) <= 30 and max(map(len, lines)) <= 80
     assert all(f"    {verb} " in done.stdout for verb in VERBS)
 
 
@@ -200,6 +200,28 @@ def test_audit_writes_all_three_files(audited, study_dir, tmp_path):
     assert len(Findings.from_json(names["json"])) == 1
     assert names["csv"].read_text().startswith("prompt,rests on,kind")
     assert "kite" in names["html"].read_text()
+
+
+def test_a_check_is_printed_line_by_line_and_needs_pictures_or_a_study(model_dir, scenes, tmp_path, capsys):
+    model = f"local-dir:{model_dir}"
+    words = tmp_path / "words.txt"
+    words.write_text("kite\neagle\nbat\ncamel\n")
+    line = [
+        "check",
+        model,
+        f"scenes:{scenes}",
+        "--vocabulary",
+        str(words),
+        "--json",
+        str(tmp_path / "c.json"),
+    ]
+    status = main(line)  # an untrained model reads no better than chance
+    out = capsys.readouterr().out
+    assert "ok   pictures: 48, 48 with a label" in out and "look evaluator: the audited model itself" in out
+    told = json.loads((tmp_path / "c.json").read_text())
+    assert status == (0 if told["usable"] else 2) and len(told["lines"]) == len(out.splitlines())
+    assert main(["check", model]) == 2 == main([*line, "--laws"])
+    assert "MODEL IMAGES" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(audited, study_dir, tmp_path, capsys):

@@ -171,6 +171,26 @@ def test_a_finding_is_new_only_if_its_pictures_score_higher_than_before(finding,
     assert one.outcome == outcome
 
 
+@pytest.mark.parametrize(
+    "now, then, outcome",
+    [
+        (0.2, 0.2, "known"),
+        (0.2, 0.15, "known"),
+        (0.2, 0.05, "new"),
+        (-0.1, -0.1, "known"),
+        (-0.1, -0.2, "new"),
+    ],
+)
+def test_writing_is_new_only_if_it_adds_more_than_before(finding, monkeypatch, now, then, outcome):
+    monkeypatch.setattr("clipattr.discovery.gate.Levels", Scored)
+    monkeypatch.setattr("clipattr.discovery.gate.require_same_pictures", lambda *_: None)
+    study = pictures([[1.0], [2.0]])
+    study.level = now
+    written = finding(0.2, evidence={"reason": "written"})
+    (one,) = decided([written], 5, study=study, previous=SimpleNamespace(level=then)).judgements
+    assert one.outcome == outcome
+
+
 def test_levels_are_the_scores_of_the_pictures_above_the_mean(finding):
     study = ca.open_study("picture-world")
     rows = [3, 10, 400, 800, 5000]
