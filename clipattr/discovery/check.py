@@ -8,23 +8,20 @@ a stated time. Ignores dictionaries and findings; whether an audit keeps its law
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.discovery.audit.base import plain
 from clipattr.discovery.audit.settings import Settings
-from clipattr.errors import DataError
+from clipattr.discovery.sampled import BATCH, Sample, encoded_sample, texts_of
 from clipattr.images.collection import Images
-from clipattr.images.decoding import PictureError, difference_hash
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
 from clipattr.statistics import auc
@@ -32,11 +29,9 @@ from clipattr.statistics import auc
 GOOD, LOOK, BAD = "good", "look", "bad"
 SAMPLE = 1000  # pictures looked at
 SECONDS = 40.0  # for the forward passes, so that the whole check takes a minute
-BATCH = 16  # pictures per forward pass; small, so that the time is kept
-LEAST = 32  # pictures encoded whatever the time
 CHANCE = 0.6  # AUC of labels below which a model reads pictures and texts no better than chance
 POOR = 0.8  # AUC below which an evaluator is a weak witness
-SAME_TEXT = 0.9995  # cosine of two words from which the tokenizer or the text tower does not tell them apart
+SAME_TEXT = 0.9995  # cosine of two words from which the tokenizer or the text tower does not distinguish them
 SAME_PICTURE = 0.999  # cosine of two pictures of equal hash from which they are duplicates
 FAR = 5.0  # robust deviations below the median similarity to the nearest pictures; from there one is unlike the rest
 NEIGHBOURS = 5  # nearest pictures
@@ -77,17 +72,6 @@ class Check:
         return {"usable": self.is_usable, "lines": lines}
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """The pictures looked at, row i of everything the same: places in the collection, embeddings of both models."""
-
-    places: np.ndarray
-    model: Tensor
-    evaluator: Tensor
-    hashes: list[int]
-    labels: list[str | None]
-
-
 def check(
     model: Any,
     images: Any,
@@ -119,8 +103,8 @@ def check(
     audited, collection = load_model(model), Images.open(images)
     judge = audited if evaluator is None else load_model(evaluator)
     words = Vocabulary.open(vocabulary)
-    sample, rate = _encoded(audited, judge, collection, pictures, seconds)
-    texts = [_texts(one, words.prompts) for one in (audited, judge)]
+    sample, rate = encoded_sample(audited, judge, collection, pictures, seconds)
+    texts = [texts_of(one, words.prompts) for one in (audited, judge)]
     lines = [
         _about_pictures(collection, sample),
         _about_preprocessing(audited),
@@ -138,66 +122,7 @@ def check(
     return Check(tuple(lines))
 
 
-def _encoded(
-    model: Model, judge: Model, images: Images, pictures: int, seconds: float
-) -> tuple[_Sample, float]:
-    """The sample, and pictures per second that both models encoded."""
-    n = min(pictures, len(images))
-    # An order that is even at every length, so that stopping early leaves pictures from everywhere.
-    places = np.linspace(0, len(images) - 1, n).round().astype(int)
-    places = places[np.random.default_rng(0).permutation(n)]
-
-    def prepare(picture: Any) -> tuple[Tensor, Tensor, int]:
-        picture = picture.convert("RGB")
-        return model.prepare(picture), judge.prepare(picture), difference_hash(picture)
-
-    kept: list[int] = []
-    hashes: list[int] = []
-    parts: list[tuple[Tensor, Tensor]] = []
-    begun = time.monotonic()
-    stream = images.stream(prepare, places.tolist())
-    for batch in _batches((place, made) for place, made in stream if not isinstance(made, PictureError)):
-        with torch.no_grad():
-            ours = model.encode_image(torch.stack([made[0] for _, made in batch]))
-            theirs = (
-                ours if judge is model else judge.encode_image(torch.stack([made[1] for _, made in batch]))
-            )
-        parts.append((_unit(ours), _unit(theirs)))
-        kept += [place for place, _ in batch]
-        hashes += [made[2] for _, made in batch]
-        if len(kept) >= LEAST and time.monotonic() - begun > seconds:
-            break
-    if not kept:
-        raise DataError(f"None of the {n:,} pictures looked at can be read, first {images.skipped[:1]}.")
-    rate = len(kept) / max(time.monotonic() - begun, 1e-9)
-    labels = images.columns["label"]
-    sample = _Sample(
-        np.array(kept), torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts]), hashes,
-        [None if labels[place] is None else str(labels[place]) for place in kept],
-    )  # fmt: skip
-    return sample, rate
-
-
-def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return F.normalize(vectors.float().cpu(), dim=-1)
-
-
-def _texts(model: Model, prompts: Sequence[str]) -> Tensor:
-    return _unit(model.encode_text(list(prompts)))
-
-
-def _about_pictures(images: Images, sample: _Sample) -> Line:
+def _about_pictures(images: Images, sample: Sample) -> Line:
     bad = images.skipped
     labelled = sum(label is not None for label in images.columns["label"])
     text = f"{len(images):,}, {labelled:,} with a label; {len(sample.places):,} looked at"
@@ -241,7 +166,7 @@ def _rounded(values: Any) -> list[float]:
 
 
 def _about_words(model: Model, words: Vocabulary, texts: Tensor) -> Line:
-    """Words whose texts the model cannot tell apart: unknown to its tokenizer, or cut off."""
+    """Words whose texts the model does not distinguish: unknown to its tokenizer, or cut off."""
     same: list[str] = []
     for start in range(0, len(texts), 1024):
         near = texts[start : start + 1024] @ texts.T >= SAME_TEXT
@@ -256,7 +181,7 @@ def _about_words(model: Model, words: Vocabulary, texts: Tensor) -> Line:
     return Line("words", outcome, text, {"words": len(texts), "not_told_apart": len(same)})
 
 
-def _about_model(model: Model, judge: Model, sample: _Sample, texts: Sequence[Tensor]) -> Line:
+def _about_model(model: Model, judge: Model, sample: Sample, texts: Sequence[Tensor]) -> Line:
     """Whether pictures and texts of the audited model belong together."""
     value, names = _label_auc(model, sample.model, sample.labels)
     if value is not None:
@@ -281,7 +206,7 @@ def _about_model(model: Model, judge: Model, sample: _Sample, texts: Sequence[Te
     return Line("model", LOOK, "no labels and no evaluator: nothing tells whether its texts fit its pictures")
 
 
-def _about_evaluator(model: Model, judge: Model, sample: _Sample) -> Line:
+def _about_evaluator(model: Model, judge: Model, sample: Sample) -> Line:
     if judge.weights_hash == model.weights_hash:
         return Line(
             "evaluator",
@@ -304,14 +229,14 @@ def _label_auc(model: Model, vectors: Tensor, labels: Sequence[str | None]) -> t
     names = [name for name, count in sorted(counts.items()) if count >= 2]
     if len(counts) < 2 or not names:
         return None, names
-    scores = vectors @ _texts(model, [name.replace("_", " ") for name in names]).T
+    scores = vectors @ texts_of(model, [name.replace("_", " ") for name in names]).T
     scores = scores - scores.mean(1, keepdim=True) if len(names) > 1 else scores
     own = np.array(labels, dtype=object)
     values = [auc(scores[:, column].numpy(), own == name) for column, name in enumerate(names)]
     return float(np.mean(values)), names
 
 
-def _about_duplicates(images: Images, sample: _Sample) -> Line:
+def _about_duplicates(images: Images, sample: Sample) -> Line:
     first: dict[int, int] = {}
     pairs = []
     for row, value in enumerate(sample.hashes):
@@ -327,7 +252,7 @@ def _about_duplicates(images: Images, sample: _Sample) -> Line:
     )
 
 
-def _about_outliers(images: Images, sample: _Sample) -> Line:
+def _about_outliers(images: Images, sample: Sample) -> Line:
     """Pictures whose nearest neighbours are far, in robust deviations of the evaluator's cosines."""
     vectors = sample.evaluator
     if len(vectors) < 4 * NEIGHBOURS:
@@ -362,7 +287,7 @@ def _about_labels(images: Images, words: Vocabulary) -> Line | None:
 
 def _about_audit(
     images: Images,
-    sample: _Sample,
+    sample: Sample,
     words: Vocabulary,
     texts: Tensor,
     prompts: Sequence[str] | None,
