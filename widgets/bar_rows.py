@@ -93,10 +93,10 @@ def bar_rows(
     rows = []
     for j in kept:
         row = latent_row(
-            card(j), values.get(j, 0.0) * unit, strengths.get(j, math.nan), scales.get(j, 1.0), kinds,
+            card(j), values.get(j, math.nan) * unit, strengths.get(j, math.nan), scales.get(j, 1.0), kinds,
             fits=fits.get(j, math.nan), alone=measured.alone.get(j, math.nan) * unit,
         )  # fmt: skip
-        rows.append(row | (_second(second.get(j, 0.0) * unit) if other else {}))
+        rows.append(row | (_second(second.get(j, math.nan) * unit) if other else {}))
     rest = [j for j in order if j not in set(kept)]
     if rest:
         row = part_row(
@@ -160,7 +160,7 @@ def latent_row(
         "id": card.latent,
         "part": "latent",
         "label": name,
-        "value": value,
+        "value": value if math.isfinite(value) else 0.0,
         "text": signed(value),
         "activation": plain(activation),
         "fits": prompt,

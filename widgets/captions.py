@@ -45,10 +45,12 @@ def found_html(words: str) -> str:
 def card_html(card: Any, *, here: bool = True) -> str:
     """A latent's name and numbers in one line; `here` False says that the picture in hand does not activate it."""
     facts = [
-        ("fits its label", plain(card.alignment * 100, 1)), ("clarity", plain(card.clarity)),
-        ("active in", f"{plain(card.frequency * 100, 1)} %"),
+        ("fits its label", plain(card.alignment * 100, 1), "cosine of its examples with its label, above the empty "
+         "prompt's, by the evaluator, × 100"),
+        ("clarity", plain(card.clarity), "how much its examples look alike: mean cosine of pairs, by the evaluator"),
+        ("active in", f"{plain(card.frequency * 100, 1)} %", "share of the study's pictures"),
     ]  # fmt: skip
-    spans = "".join(f"<span>{name} <b>{value}</b></span>" for name, value in facts)
+    spans = "".join(f'<span title="{tip}">{name} <b>{value}</b></span>' for name, value, tip in facts)
     label = ""
     if card.label and card.label != card.name:
         label = f"<span>label {markup(card.label, 40)}</span>"

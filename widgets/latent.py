@@ -17,10 +17,33 @@ from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
 from clipattr_widgets.text import markup, plain, shown, signed
 
-WORDS = ({"key": "word", "label": "word"}, {"key": "alignment", "label": "aligned", "numeric": True})
+WORDS = (
+    {"key": "word", "label": "word"},
+    {
+        "key": "alignment",
+        "label": "fits",
+        "numeric": True,
+        "tip": "cosine with its examples above the empty prompt's, × 100; below 0 it fits worse than nothing",
+    },
+)
 NEAREST = (
     {"key": "latent", "label": "nearest latents"},
     {"key": "cosine", "label": "cosine", "numeric": True},
+)
+BESIDE = (
+    {"key": "latent", "label": "active beside it"},
+    {
+        "key": "share",
+        "label": "in its pictures",
+        "numeric": True,
+        "tip": "share of this latent's pictures in which it is active",
+    },
+    {
+        "key": "more",
+        "label": "more than elsewhere",
+        "numeric": True,
+        "tip": "that share minus the share among other pictures",
+    },
 )
 USERS = (
     {"key": "prompt", "label": "prompts that rest on it"},
@@ -41,6 +64,9 @@ class LatentPanel(Panel):
         self.state = state = state or LatentState(opened(study)[0][0], **chosen)
         self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
                            layout=W.Layout(width="230px"), style={"description_width": "46px"})  # fmt: skip
+        small = W.Layout(width="34px")
+        self.back = W.Button(description="◀", tooltip="previous latent", layout=small)
+        self.forth = W.Button(description="▶", tooltip="next latent", layout=small)
         self.rename = W.Text(
             placeholder="give it a name", continuous_update=False, layout=W.Layout(width="180px")
         )
@@ -55,12 +81,18 @@ class LatentPanel(Panel):
         self.gallery = Gallery(title="examples", empty_text="this latent is active in no picture")
         self.words = DataTable(title="best words by the evaluator", empty_text="no label")
         self.nearest = DataTable(title="most parallel directions", empty_text="none")
+        self.beside = DataTable(title="more often than elsewhere", empty_text="none")
         self.users = DataTable(title="mean over its strongest pictures", empty_text="nothing measured")
         self.card, self.histogram, self.notice, self.status = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
-        head = labelled(W.HBox([self.find, self.rename, self.take, self.status]), "clipattr-toolbar")
+        head = labelled(
+            W.HBox([self.back, self.find, self.forth, self.rename, self.take, self.status]),
+            "clipattr-toolbar",
+        )
         tools = labelled(W.HBox([self.order, self.prompt, self.heat]), "clipattr-toolbar")
-        facts = labelled(W.HBox([self.histogram, self.words, self.nearest, self.users]), "clipattr-columns")
+        facts = labelled(
+            W.HBox([self.histogram, self.words, self.users, self.beside, self.nearest]), "clipattr-columns"
+        )
         super().__init__([head, self.notice, self.card, tools, self.gallery, facts, self.drawer], state)
         self._wire()
         for draw in (self._draw_known, self._draw_users, self._draw_shelf, self._draw_status):
@@ -72,7 +104,10 @@ class LatentPanel(Panel):
             self.link(name, getattr(self, name))
         self.find.observe(lambda change: state.find(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
-        self.nearest.observe(lambda change: self._go(change["new"]), "selected")
+        self.back.on_click(lambda _: state.step(-1))
+        self.forth.on_click(lambda _: state.step(1))
+        for table in (self.nearest, self.beside):
+            table.observe(lambda change: self._go(change["new"]), "selected")
         self.doors(self.gallery, lambda: state.shelf)
         self.watch(self._draw_known, "gen")
         self.watch(self._draw_users, "users")
@@ -92,8 +127,15 @@ class LatentPanel(Panel):
         state = self.state
         if state.card is None:
             return
-        more = f"<span>margin <b>{plain(state.card.margin * 100, 1)}</b></span> "
-        more += f"<span>label predicts activity, AUC <b>{plain(state.card.auc)}</b></span>"
+        facts = (
+            (
+                "margin",
+                plain(state.card.margin * 100, 1),
+                "the label fits by so much more than the next word",
+            ),
+            ("label predicts activity, AUC", plain(state.card.auc), "0.5 not at all, 1 always"),
+        )
+        more = " ".join(f'<span title="{tip}">{name} <b>{value}</b></span>' for name, value, tip in facts)
         self.card.value = card_html(state.card) + f'<div class="clipattr-facts clipattr-note">{more}</div>'
         self.rename.value = state.card.given or ""
         self.histogram.value = histogram_svg(*state.histogram)
@@ -101,11 +143,22 @@ class LatentPanel(Panel):
         rows = [{"id": j, "cells": [state.table.name_of(j), signed(c)]} for j, c in state.nearest]
         self.nearest.selected = -1
         self.nearest.show(rows, columns=NEAREST)
+        self.beside.selected = -1
+        self.beside.show(self.beside_rows(), columns=BESIDE)
 
     def word_rows(self) -> list[dict[str, Any]]:
         return [
             {"id": i, "cells": [shown(word, 60), signed(value * 100, 1)]}
             for i, (word, value) in enumerate(self.state.words)
+        ]
+
+    def beside_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": j,
+                "cells": [self.state.table.name_of(j), f"{share * 100:.0f} %", f"{signed(more * 100, 0)} %"],
+            }
+            for j, share, more in self.state.beside
         ]
 
     def user_rows(self) -> list[dict[str, Any]]:
@@ -140,5 +193,6 @@ class LatentPanel(Panel):
         )
         parts.append(histogram_svg(*state.histogram))
         parts.append(table_html(WORDS, self.word_rows(), "best words by the evaluator"))
+        parts.append(table_html(BESIDE, self.beside_rows(), "active beside it"))
         parts.append(table_html(USERS, self.user_rows(), "mean over its strongest pictures"))
         return Static("".join(parts), lambda: gallery_figure(state.shelf), state.frame())

@@ -19,6 +19,7 @@ from clipattr_widgets.worker import Worker
 
 ORDERS = (("by activation", "activation"), ("by use", "use"), ("in bands", "bands"))
 PER_BAND = 5
+BANDS = ("1st ¼", "2nd ¼", "3rd ¼", "4th ¼")  # quarters of its active pictures, the strongest first
 N_EXAMPLES = 20
 BINS = 24
 
@@ -43,6 +44,7 @@ class LatentState(T.HasTraits):
     histogram = T.Tuple(T.Any(), T.Any(), default_value=((), ()))
     words: "T.List[tuple[str, float]]" = T.List()
     nearest: "T.List[tuple[int, float]]" = T.List()
+    beside: "T.List[tuple[int, float, float]]" = T.List()
     users: "T.List[tuple[str, float]]" = T.List()
     names_changed = T.Int(0)
     pending = T.Int(0)
@@ -71,6 +73,10 @@ class LatentState(T.HasTraits):
         except PanelError as error:
             self.error = words_of(error)
 
+    def step(self, by: int) -> None:
+        """Go `by` latents on; the ends meet."""
+        self.latent = (self.latent + by) % max(self.table.n_latents, 1)
+
     def rename(self, name: str) -> None:
         """Name the latent; kept in the study."""
         try:
@@ -93,7 +99,8 @@ class LatentState(T.HasTraits):
 
         def known() -> Any:
             values = collection.active_rows(latent)[1]
-            return desk.card(latent), _histogram(values), collection.words(latent), collection.nearest(latent)
+            words, nearest = collection.words(latent), collection.nearest(latent)
+            return desk.card(latent), _histogram(values), words, nearest, collection.coactive(latent)
 
         self.worker.submit("known", known, self._set_known, self._failed)
         self._ask_shelf()
@@ -104,7 +111,7 @@ class LatentState(T.HasTraits):
     def _set_known(self, answer: Any) -> None:
         with self.hold_trait_notifications():
             self.error = ""
-            self.card, self.histogram, self.words, self.nearest = answer
+            self.card, self.histogram, self.words, self.nearest, self.beside = answer
             self.gen += 1
 
     def _set_users(self, users: list[tuple[str, float]]) -> None:
@@ -133,7 +140,9 @@ class LatentState(T.HasTraits):
             title += f"; {unit_name(target.unit)} below each"
         elif order == "bands":
             rows, values = collection.bands(latent, PER_BAND)
-            captions = [plain(value) for value in values]
+            ranks = {int(row): i for i, row in enumerate(collection.active_rows(latent)[0])}
+            quarters = [4 * ranks[int(row)] // max(len(ranks), 1) for row in rows]
+            captions = [f"{BANDS[quarter]} {plain(v)}" for quarter, v in zip(quarters, values, strict=True)]
             title = f"{name} from strong to weak, {PER_BAND} pictures of each quarter; activation below each"
         else:
             rows, values = desk.examples(latent, N_EXAMPLES)

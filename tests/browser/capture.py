@@ -2,6 +2,8 @@
 
     python tests/browser/capture.py notebooks/pictures/panels.webp [--study picture-world] [--stills notebooks/pictures]
 
+Every picture bears the hash of the study's dictionary, so that a test can tell whether it is of the bundled study.
+
 Opens the study's panels in Voila and a headless Chromium, clicks through them as a person would, and writes one
 animated WebP (or GIF, by the suffix). `--stills FOLDER` writes `explorer.png` (light) and `map.png` (dark) as well.
 Start at `scenes`: each step acts, and is held for as long as it takes to read.
@@ -22,10 +24,12 @@ from typing import Any
 
 import nbformat
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 HARNESS = Path(__file__).with_name("conftest.py")
 WIDTH, HEIGHT = 1180, 860
 SHOWN = 720  # px, width of the recording
+DESCRIPTION = 0x010E  # Exif's ImageDescription
 PANEL = ".clipattr-panel"
 ROWS = f"{PANEL} .clipattr-bar-row"
 CELL = """
@@ -34,7 +38,7 @@ import clipattr as ca
 study = ca.open_study({study!r})
 labels = study.images.columns["label"]
 picture = labels.index({label!r}) if {label!r} in labels else 0
-prompts = list(dict.fromkeys([labels[picture], *labels[:60]]))[:20]
+prompts = list(dict.fromkeys([labels[picture], *labels[:60]]))[:8]
 ca.explore(study, picture=picture, findings=ca.audit(study, prompts, progress=False))
 """
 
@@ -143,7 +147,7 @@ def opened(browser: Any, address: str, **options: Any) -> Any:
     return page
 
 
-def record(browser: Any, address: str, path: Path) -> None:
+def record(browser: Any, address: str, path: Path, dictionary: str) -> None:
     """Write the recording."""
     page = opened(browser, address)
     frames, times = [], []
@@ -152,12 +156,16 @@ def record(browser: Any, address: str, path: Path) -> None:
         frames.append(shot.resize((SHOWN, round(SHOWN * HEIGHT / WIDTH)), Image.Resampling.LANCZOS))
         times.append(held)
     page.close()
-    options: dict[str, Any] = {"quality": 56, "method": 4} if path.suffix == ".webp" else {"optimize": True}
+    options: dict[str, Any] = {"optimize": True}
+    if path.suffix == ".webp":
+        exif = Image.Exif()
+        exif[DESCRIPTION] = dictionary
+        options = {"quality": 56, "method": 4, "exif": exif}
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, **options)
     print(f"{path}: {len(frames)} frames, {path.stat().st_size / 1000:.0f} kB")
 
 
-def stills(browser: Any, address: str, folder: Path) -> None:
+def stills(browser: Any, address: str, folder: Path, dictionary: str) -> None:
     """Write the explorer in the light theme, a latent switched off, and the map in the dark one."""
     for theme, name in (("light", "explorer"), ("dark", "map")):
         page = opened(browser, f"{address}?theme={theme}")
@@ -171,7 +179,9 @@ def stills(browser: Any, address: str, folder: Path) -> None:
             page.wait_for_selector(f"{chart} .clipattr-gallery .clipattr-thumb")
         page.locator(PANEL).first.screenshot(path=folder / f"{name}.png")
         small = Image.open(folder / f"{name}.png").convert("RGB").quantize(224, dither=Image.Dither.NONE)
-        small.save(folder / f"{name}.png", optimize=True)
+        said = PngInfo()
+        said.add_text("dictionary", dictionary)
+        small.save(folder / f"{name}.png", optimize=True, pnginfo=said)
         print(f"{folder / name}.png: {(folder / f'{name}.png').stat().st_size / 1000:.0f} kB")
         page.close()
 
@@ -184,6 +194,9 @@ if __name__ == "__main__":
     parser.add_argument("--stills", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     with served(options.study, options.label) as (browser, address):
-        record(browser, address, options.path)
+        import clipattr
+
+        dictionary = clipattr.open_study(options.study).dictionary.hash
+        record(browser, address, options.path, dictionary)
         if options.stills:
-            stills(browser, address, options.stills)
+            stills(browser, address, options.stills, dictionary)

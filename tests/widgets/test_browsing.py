@@ -222,3 +222,23 @@ def test_a_read_only_page_keeps_no_selection(study):
     assert "read-only" in state.error
     with pytest.raises(ClipattrError):
         Selections(study).set("", [])
+
+
+def test_a_latents_page_tells_what_is_active_beside_it_and_leads_to_its_neighbours(study):
+    from clipattr_widgets import LatentPanel
+
+    latent = int(np.bincount(study.codes.to_csr().indices).argmax())
+    panel = LatentPanel(study, latent=latent, order="bands")
+    codes = study.codes.to_dense().numpy() > 0
+    for row, (other, share, more) in zip(panel.beside.rows, panel.state.beside, strict=True):
+        mine = codes[:, latent]
+        assert share == pytest.approx(codes[mine, other].mean()) and row["id"] == other
+        assert more == pytest.approx(share - codes[~mine, other].mean())
+    quarters = [caption[:5] for caption in panel.state.shelf.captions]
+    assert quarters == sorted(quarters) and set(quarters) == {"1st ¼", "2nd ¼", "3rd ¼", "4th ¼"}
+    panel.forth.click()
+    assert panel.state.latent == (latent + 1) % 32
+    neighbour = panel.beside.rows[0]["id"]
+    panel.beside.selected = neighbour
+    assert panel.state.latent == neighbour
+    panel.close()
