@@ -55,6 +55,9 @@ def pairwise(splice: Splice, places: Tensor | None = None) -> Tensor:
         (batch, m, m, n) in the unit of the target, symmetric, 0 on the diagonal. Positive: synergy, each part matters
         more in the presence of the other. Negative: redundancy.
 
+    Raises:
+        IndexError: a position beyond the splice's parts.
+
     >>> import clipattr as ca
     >>> from clipattr.attribution import splices
     >>> study = ca.open_study("picture-world")

@@ -91,6 +91,9 @@ def ablate(
     Returns:
         A context manager; see `intervene`.
 
+    Raises:
+        DictionaryError, SiteError: as for `intervene`.
+
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")
     >>> pixels = study.model.prepare(study.images[19].load())[None]
@@ -131,6 +134,9 @@ def set_to(
 
     Returns:
         A context manager; see `intervene`.
+
+    Raises:
+        DictionaryError, SiteError: as for `intervene`.
 
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")

@@ -69,6 +69,9 @@ def register_method(
     Returns:
         A decorator of functions from a `Splice` to values (batch, parts, targets); it returns the function unchanged.
 
+    Raises:
+        TargetError: on use, a function that returns another shape.
+
     >>> import clipattr as ca
     >>> @ca.register_method("halved")
     ... def halved(splice):

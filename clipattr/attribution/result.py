@@ -102,6 +102,7 @@ class Attribution:
 
     @property
     def n_targets(self) -> int:
+        """Number of targets."""
         return self.y.shape[1]
 
     def latents(self, picture: int | None = 0, target: int = 0) -> tuple[Tensor, Tensor, Tensor]:

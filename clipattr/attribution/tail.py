@@ -128,6 +128,7 @@ class ClosedFormTail(TailAlgebra):
 
     @property
     def n_targets(self) -> int:
+        """Number of targets."""
         return self.weights.shape[1]
 
     def aimed_at(self, weights: Tensor, constants: Tensor | None = None) -> "ClosedFormTail":

@@ -35,13 +35,16 @@ def train_sae(
 ) -> Dictionary:
     """Train one dictionary on activations; options are the fields of `Recipe`, `Schedule` and `Job`.
 
-    Without a size, settings are chosen on the activations themselves (`choose_sae`, whose `budget` may be given).
-    `train_sae(store, n_latents=30_000, k=64, epochs=5, checkpoint="runs/a")` is a run of stated size.
+    Without n_latents and k, settings are chosen on the activations (`choose_sae`, which takes a `budget`).
 
     Args:
         acts: (rows, width) tensor, array or memory map, an `ActivationStore`, or any `batches.Source`.
-        n_latents, k: give both or none.
-        seed: of the start directions.
+        n_latents, k: number of latents, and of active ones per row; give both or none.
+        seed: of the initial directions.
+        options: fields of `Recipe`, `Schedule` and `Job`, e.g. steps=4000 or checkpoint="runs/a".
+
+    Returns:
+        The trained `Dictionary`; its `info` records recipe, schedule and final loss.
 
     Raises:
         DictionaryError: one of n_latents and k alone, or as `train_saes`.

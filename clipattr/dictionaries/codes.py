@@ -87,6 +87,7 @@ class SparseCodes:
 
     @property
     def device(self) -> torch.device:
+        """Device of the values."""
         return self.values.device
 
     def __len__(self) -> int:

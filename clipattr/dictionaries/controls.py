@@ -62,8 +62,15 @@ def neurons(width: int, *, k: int | None = None, **core: Any) -> Dictionary:
     """The coordinates of the activation as latents.
 
     Args:
-        width: numbers in one activation. k: keep the k of largest magnitude per row; None keeps all and is exact.
+        width: components of an activation.
+        k: keep the k codes of largest magnitude per row; None keeps all and is exact.
         core: further arguments of `Dictionary`, e.g. site="image.-1.cls".
+
+    Returns:
+        A `Dictionary` with one latent per coordinate; codes are signed.
+
+    Raises:
+        DictionaryError: k out of range.
 
     >>> import torch, clipattr as ca
     >>> ca.neurons(3, k=1).reconstruct(torch.tensor([[1.0, -3.0, 2.0]])).tolist()
@@ -78,8 +85,12 @@ def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core
 
     Args:
         acts: (rows, width) tensor, array, memory map, or a store.
-        n_latents: components kept; default all `width`, with which the reconstruction is exact.
-        k: keep only the k of largest magnitude per row. core: further arguments of `Dictionary`.
+        n_latents: number of components; default `width`, with which the reconstruction is exact.
+        k: keep the k codes of largest magnitude per row; None keeps all.
+        core: further arguments of `Dictionary`.
+
+    Returns:
+        A `Dictionary` with one latent per component, which reconstructs around the mean; codes are signed.
 
     Raises:
         DictionaryError: more components than the width.
@@ -122,10 +133,17 @@ def random_sae(acts: Any, n_latents: int, k: int, *, seed: int = 0, **core: Any)
     """An untrained TopK SAE: random unit directions, shared by encoder and decoder.
 
     Args:
-        acts: (rows, width) activations. They give the mean and one gain for all latents by least squares: without it,
-            overlapping directions overshoot, and the control would be too easy to beat.
-        n_latents, k: directions, and active ones per row. seed: of the directions.
+        acts: (rows, width) activations, from which the mean and one gain for all latents are fitted by least squares.
+            Without the gain, overlapping directions would make the control too weak.
+        n_latents, k: number of directions, and of active ones per row.
+        seed: of the directions.
         core: further arguments of `Dictionary`.
+
+    Returns:
+        A `Dictionary` of kind TopK.
+
+    Raises:
+        DictionaryError: k out of range.
 
     >>> import torch, clipattr as ca
     >>> ca.random_sae(torch.randn(64, 4), 8, 2).encode(torch.randn(3, 4)).counts().tolist()
@@ -144,8 +162,13 @@ def kmeans(
     Args:
         acts: (rows, width); at most 200,000 of them are used.
         n_latents: centres; at most as many as rows.
-        k: active directions per row. seed: of the first centres. iterations: of Lloyd's algorithm.
+        k: active directions per row.
+        seed: of the first centres.
+        iterations: of Lloyd's algorithm.
         core: further arguments of `Dictionary`.
+
+    Returns:
+        A `Dictionary` of kind TopK with one latent per centre.
 
     Raises:
         DictionaryError: more centres than rows.

@@ -64,24 +64,33 @@ def named_dictionary(
     ridge: float = RIDGE,
     **core: Any,
 ) -> Dictionary:
-    """Fit one direction for each word that the evaluator sees in the pictures.
+    """Fit one direction per word from the evaluator's similarities of pictures and words.
 
     A word's code is max(0, linear reading of its soft label - t), with t chosen so that as many pictures have the
-    code as have the label at half its strength or more. Directions are the least-squares fit (with a ridge) of the
-    activations by the codes. Unlike a trained dictionary it holds only what the words and the evaluator can say.
+    code as have the label at half its strength or more. Directions are the ridge regression of activations on codes.
+    Unlike a trained dictionary, it has latents only for words that the evaluator recognises.
 
     Args:
         acts: (rows, width) activations to split.
-        embeddings: (rows, embed) of the same pictures, by the evaluator. words: (words, embed).
+        embeddings: (rows, embed) of the same pictures, by the evaluator.
+        words: (words, embed), by the evaluator.
         names: the words; recorded in `info["words"]`, one for each latent.
         labels: (rows, words) non-negative, instead of `soft_labels(embeddings, words)`.
+        penalty: of `soft_labels`.
         ridge: of both fits, in units of the mean variance.
+        core: further arguments of `Dictionary`.
 
     Returns:
-        a dictionary of as many latents as words seen in at least 5 pictures.
+        A dictionary with as many latents as words seen in at least 5 pictures.
 
     Raises:
         DictionaryError: rows that do not fit each other, or no word that is seen in 5 pictures.
+
+    >>> import torch
+    >>> import clipattr as ca
+    >>> rows = torch.eye(2).repeat(20, 1)  # two kinds of pictures
+    >>> ca.named_dictionary(rows, rows, torch.eye(2), ["cat", "dog"]).info["words"]
+    ['cat', 'dog']
     """
     acts, embeddings, words = (torch.as_tensor(np.asarray(one)).float() for one in (acts, embeddings, words))
     if len(acts) != len(embeddings) or len(words) != len(names) or acts.ndim != 2:

@@ -35,7 +35,7 @@ SMALL_FVU = 0.05  # below this FVU, alternatives are not compared
 
 @dataclass
 class SaeCheck:
-    """What was measured, what was promised, and whether they agree.
+    """Measured and published figures of a dictionary, and whether they agree; see `check_sae`.
 
     Attributes:
         figures: fvu (share of variance unexplained), explained_variance (1 - fvu), l0 (active latents per token),
@@ -45,8 +45,8 @@ class SaeCheck:
         promise: the same figures as published; `alive` there counts a much larger set of images.
         alternatives: FVU of other readings and sites on a part of the activations, by name; "as loaded" first.
         reasons: why the dictionary is refused, most likely cause first; empty if it agrees.
-        pictures, rows: how many images and activations were measured.
-        site, model: where.
+        pictures, rows: number of measured images and activations.
+        site, model: of the measurement.
     """
 
     figures: dict[str, float]

@@ -18,10 +18,10 @@ from clipattr.errors import DictionaryError
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained.
+    """Kind, size and objective of a dictionary to train.
 
     Attributes:
-        n_latents, k: size, and active latents per row (for kinds without a fixed number: the L0 steered towards).
+        n_latents, k: size, and active latents per row (for kinds without a fixed number: the targeted L0).
         kind: "topk", "batchtopk", "matryoshka", "nested", "relu", "gated" or "jumprelu".
         whiten: ridge of the whitening in which errors are measured (`whitening_of`), None for raw activations; it is
             folded into the weights of the result, which takes and gives raw activations either way.
@@ -31,6 +31,11 @@ class Recipe:
         dead_after: activations without a firing after which a latent is revived; default a tenth of the run, at
             most 10 million. 0 turns revival off. aux_weight, aux_k: see `trainer.Revival`.
         options: what the kind's objective takes besides, e.g. {"prefixes": [64, 512]}.
+
+    >>> import clipattr as ca
+    >>> recipe = ca.Recipe(n_latents=64, k=4)
+    >>> recipe.kind, recipe.center
+    ('topk', True)
     """
 
     n_latents: int

@@ -110,6 +110,9 @@ def list_saes(text: str | None = None) -> pandas.DataFrame:
         explained_variance (share), l0 (active latents per token), cosine, spliced_cosine, alive (share); NaN where
         nothing is promised.
 
+    Raises:
+        DictionaryError: a damaged registry.
+
     >>> import clipattr as ca
     >>> table = ca.list_saes("cls-11")
     >>> table[["name", "site", "explained_variance", "l0"]].values.tolist()

@@ -22,6 +22,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
     Args:
         path: the folder, or one of the two files in it.
 
+    Returns:
+        The `Dictionary`, with the hash it was saved with.
+
     Raises:
         DictionaryError: files missing, damaged, of a newer schema, or not matching their recorded hash.
 

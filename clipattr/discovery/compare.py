@@ -161,6 +161,9 @@ def compare(
         findings: audits that were made already, one a study; nothing is audited then.
         progress: show bars.
 
+    Returns:
+        A `Comparison`: matched latents with correlations, and findings by cause and study.
+
     Raises:
         DataError: fewer than two studies, or another number of findings. StudyError: findings of another study.
     """

@@ -174,6 +174,10 @@ class Findings(Sequence[Finding]):
 
     Attributes:
         verdicts: one for each prompt audited, in the order asked; empty where no audit made these findings.
+
+    >>> import clipattr as ca
+    >>> len(ca.Findings([]))
+    0
     """
 
     def __init__(

@@ -25,10 +25,10 @@ _KEPT: dict[Any, Any] = {}  # in a worker: the shared value of the last stage, u
 
 
 class Ray:
-    """Runs a study's shards as Ray tasks; give it as `engine=` to the verbs, or `--ray N` on the command line.
+    """Engine that runs shards as Ray tasks; pass it as `engine=`, or use `--ray N` on the command line.
 
     Args:
-        workers: tasks at a time; None: as many as the cluster has cores.
+        workers: concurrent tasks; None: the number of cores of the cluster.
         address: of a running cluster, "auto" for the one of this machine; None starts a cluster here, which ends with
             `close`, a `with` block, or the process.
         threads: threads of each task.

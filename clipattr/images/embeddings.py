@@ -57,12 +57,13 @@ class Embeddings:
         ids: one unique name a row, or the name of a column of the file; default its column `id` or `key`, else numbers.
         paths: one file a row (None where there is none), or a column's name; default the column `image_path` or `path`.
         labels: one class a row, or a column's name; default the column `label`. groups, splits: likewise, where given.
-        key: which array or column holds the vectors, where a file has several.
+        key: name of the array or column with the vectors, where a file has several.
         root: folder that relative paths start from; default the file's own folder.
-        zero_point: what stands for 0 in unsigned integers.
+        zero_point: the unsigned integer that means 0.
 
     Attributes:
-        width: numbers a row. images: the rows as `Images`.
+        width: components per row.
+        images: the rows as `Images`.
 
     Raises:
         DataError: no such file, another format, or ids, paths or labels that are not one a row.
@@ -122,6 +123,7 @@ class Embeddings:
 
     @property
     def width(self) -> int:
+        """Components per row."""
         return self._vectors.shape[1]
 
     def _column(self, given: Any, usual: Sequence[str], what: str) -> list[Any] | None:

@@ -47,7 +47,7 @@ SHOWN = 3  # names in a message
 
 @dataclass(frozen=True)
 class Table:
-    """Pictures with what a metadata file says of them.
+    """Pictures with the columns of a metadata file, as `open_table` returns them.
 
     Attributes:
         images: label, group and split filled in; ids are the metadata's own picture names.
@@ -55,7 +55,7 @@ class Table:
         ages: in years, one a picture, NaN where the file has no number.
         units: the number of the lesion or patient each picture shows; equal numbers stay on one side of a split.
         missing: picture names of rows that have no file.
-        notes: what was left out, and what to beware of.
+        notes: sentences on rows that were left out, and warnings.
     """
 
     images: Images
@@ -109,7 +109,7 @@ def open_table(
     """Open a folder of pictures with a metadata file (CSV; comma, semicolon or tab; any usual encoding).
 
     Pictures are found below the folder at any depth by their file name with or without its ending, whatever its case,
-    slashes and normal form. Names of columns are compared without case and spaces. Rows without a file, and rows whose
+    slashes and Unicode form. Column names are compared without case and spaces. Rows without a file, and rows whose
     label is blank, "unknown" (or one of the other words in `NOTHING`) or not in `labels`, are left out, counted in
     `notes` and, where a file is missing, listed in `missing`.
 
@@ -119,16 +119,32 @@ def open_table(
         picture, label: names of columns; default the archives' own.
         labels: raw label to class, compared without regard to case; rows with other labels are left out. Default: every
             label is a class; `HAM10000_CLASSES` makes two of HAM10000's seven.
-        units: columns that say what must stay together; default `lesion_id` and `patient_id`, as far as they are there.
+        units: columns whose values must stay on one side of a split; default `lesion_id` and `patient_id`.
             Pictures that share any of them are one unit; a row with none is a unit of its own.
-        group: a column to take the groups from ("age": bands of age), default none.
-        split: a column that says where a picture belongs ("holdout", "test" and "val" are held out, all else is not);
+        group: a column with groups ("age": bands of age), default none.
+        split: a column with splits ("holdout", "test" and "val" are held out, all else is not);
             default a new split is drawn: `holdout` is the share of every class's units that is held out.
         seed: of that split.
+
+    Returns:
+        A `Table`: the pictures with labels, groups and splits, and all columns of the file.
 
     Raises:
         DataError: no metadata, column or picture; one class only; a class with a single unit, which no split can put
             on both sides; a unit on both sides of the file's own split; two rows or files of one name that differ.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> import clipattr as ca
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number in range(8):
+    ...         Image.new("RGB", (8, 8), (30 * number, 0, 0)).save(f"{folder}/p{number}.png")
+    ...     rows = [f"p{number},{'melanoma' if number % 2 else 'mole'}" for number in range(8)]
+    ...     _ = Path(folder, "metadata.csv").write_text("\\n".join(["image,label", *rows]))
+    ...     table = ca.open_table(folder, picture="image", label="label")
+    >>> table.images.columns["label"][:2]
+    ['mole', 'melanoma']
     """
     top = user_path(folder)
     if not top.is_dir():

@@ -52,8 +52,7 @@ class Model:
         preprocess_id: the preprocessing as a stable string, for manifests.
         device, dtype: of the weights.
 
-    >>> import clipattr as ca
-    >>> model = ca.load_model("picture-world-a")
+    >>> model = load_model("picture-world-a")
     >>> model.embed_dim, model.image_size, model.image_blocks
     (128, (64, 64), 6)
     """
@@ -100,25 +99,24 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """16 hex digits over the names, types, shapes and bytes of the weights.
-
-        Floating point weights are hashed as float32, so that weights stored as float16, loaded as float32 and saved
-        again keep their hash. The hash is computed before a cast by `load_model`.
-        """
+        """16 hex digits over names, types, shapes and bytes of the weights as float32, before a cast by `load_model`."""
         return hash_weights(self.clip)
 
     # what the modules say about themselves
 
     @property
     def visual(self) -> nn.Module:
+        """The image tower's module."""
         return self.clip.visual  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.clip.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
         return next(self.clip.parameters()).dtype
 
     @property
@@ -199,7 +197,7 @@ class Model:
 
     @property
     def ln_post(self) -> nn.LayerNorm | None:
-        """The LayerNorm between the last block and the projection; None without one or with attention pooling."""
+        """The LayerNorm between last block and projection; None without one or with attention pooling."""
         tower = self.visual
         own = isinstance(tower, VisionTransformer) and tower.attn_pool is None
         return tower.ln_post if own and isinstance(tower.ln_post, nn.LayerNorm) else None

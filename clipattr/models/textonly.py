@@ -124,10 +124,12 @@ class TextEmbeddings(Model):
 
     @property
     def device(self) -> torch.device:
+        """Device of the table."""
         return torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the table."""
         return torch.float32
 
     @property

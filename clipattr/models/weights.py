@@ -367,6 +367,9 @@ def list_models() -> pd.DataFrame:
         DataFrame: `name`, `pretrained` (empty for bundled models) and `kind`: "bundled", "paper" for the eight variants
         of arXiv:2505.20229, "open_clip" for all others.
 
+    Raises:
+        ImportError: open_clip is not installed.
+
     >>> import clipattr as ca
     >>> ca.list_models()["name"].head(1).item()
     'picture-world-a'

@@ -49,6 +49,12 @@ class ActivationStore(ShardFolder):
     Rows are tokens, ordered by picture and, within a picture, by token, unless the store was shuffled when it was
     written (`shuffle`). In both cases `places` and `token_numbers` give the origin of each row. A store object reads
     one site; `at(site)` returns the same store at another site.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> store = ca.collect_activations(study.model, study.images.select(range(8)), "image.-1.cls", progress=False)
+    >>> store.read(0, 8).shape, store.places.tolist()
+    (torch.Size([8, 192]), [0, 1, 2, 3, 4, 5, 6, 7])
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], site: str | None = None) -> None:
@@ -164,6 +170,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def width(self) -> int:
+        """Components of an activation at this site."""
         return int(self.manifest["sites"][self.site]["width"])
 
     @property
@@ -173,6 +180,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def model_hash(self) -> str:
+        """Hash of the weights that encoded the pictures."""
         return str(self.manifest["model_hash"])
 
     @property

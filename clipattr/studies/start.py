@@ -101,6 +101,16 @@ def build_study(
         StudyError: another study is at `path`, or the dictionary or the store belongs to another model, site or
             collection.
         DataError: pictures or vocabulary cannot be used.
+
+    >>> import tempfile
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> small, size = study.images.select(range(64)), {"n_latents": 16, "k": 2, "training": {"steps": 5}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     args = {"path": f"{folder}/small", "vocabulary": ["kite", "dog"], "evaluator": study.evaluator}
+    ...     built = ca.build_study(study.model, small, **args, **size)
+    ...     built.latents.shape[0], built.codes.shape
+    (16, (64, 16))
     """
     vectors, audited, pictures = _asked(model, images, embeddings, evaluator_embeddings, text_embeddings)
     judge = audited if evaluator is None else load_model(evaluator)

@@ -97,6 +97,7 @@ class Study:
 
     @property
     def site(self) -> Site:
+        """The site of the dictionary."""
         return Site(self.manifest["site"])
 
     @property
@@ -111,6 +112,7 @@ class Study:
 
     @cached_property
     def dictionary(self) -> Any:
+        """The `Dictionary`."""
         return load_dictionary(self.path / "dictionary")
 
     @cached_property
@@ -159,6 +161,7 @@ class Study:
 
     @cached_property
     def examples(self) -> Examples:
+        """The `Examples` of each latent."""
         with reading(self.path / "examples.safetensors"):
             examples = Examples.load(self.path / "examples.safetensors")
             within(examples.indices, -1, self._count("pictures"), self._count("latents"))
@@ -166,6 +169,7 @@ class Study:
 
     @cached_property
     def labels(self) -> Labels:
+        """The `Labels` of each latent."""
         with reading(self.path / "labels.safetensors"):
             labels = Labels.load(self.path / "labels.safetensors")
             within(labels.word_top, -1, len(self.vocabulary), self._count("latents"))
@@ -178,6 +182,7 @@ class Study:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
+        """The `Vocabulary` of labels."""
         return Vocabulary.open(self.path / "vocabulary.csv")
 
     @cached_property
@@ -330,7 +335,8 @@ def open_study(
     """Open a study folder, or a bundled study by name. Nothing in the folder is changed.
 
     Args:
-        path: the folder, or the name of a bundled study: "picture-world", "picture-world-b", "skin-lesions".
+        path: the folder, or the name of a bundled study: "picture-world", "picture-world-b", "picture-world-c" or
+            "lesions".
         model, evaluator: needed if they were custom modules; otherwise loaded by name on first use.
         images: the pictures, if they have moved; anything `Images.open` takes. They are matched by id, and a sample is
             compared with the study's fingerprints.

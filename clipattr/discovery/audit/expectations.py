@@ -27,6 +27,10 @@ class Prompt:
 
     `text` goes to the audited model. `means` goes to the evaluator in its place: `Prompt("bat", means="a flying
     animal")` makes every reliance on cricket unexpected.
+
+    >>> import clipattr as ca
+    >>> ca.Prompt("bat", means="a flying animal").text
+    'bat'
     """
 
     text: str

@@ -23,6 +23,10 @@ class PixelSettings:
         least_effect: change of the contrast over the control's, in spreads of the prompt's contrast over the study,
             that removal and transplant must reach on average. Any value from 0.15 to 0.25 gave the same verdicts.
         excluded: effect, in the same unit, that the interval must exclude before a finding is contradicted.
+
+    >>> import clipattr as ca
+    >>> ca.PixelSettings(fewest=4).fewest
+    4
     """
 
     strong_pictures: int = 24

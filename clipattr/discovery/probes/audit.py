@@ -122,6 +122,9 @@ def audit_probe(
         prompts: prompt of each class; default: the class's name. templates: texts that contain "{}".
         seed: of the random halves.
 
+    Returns:
+        A `ProbeAudit`: accuracies per class and group with 95 % intervals, and effects per class and latent in logits.
+
     Raises:
         DataError: there are no labels, only one class, or labels that the probe does not have. SiteError: the model or
             site has no closed-form tail. StudyError: pictures without a study, or a probe of another model.

@@ -57,9 +57,22 @@ def fit_probe(
         weights: weight of each picture.
         blind_to: (embed, n) directions that the probe must not use, from `directions_of`.
 
+    Returns:
+        A `Probe` with weights (classes, embed) and bias (classes,), in logits; `about` records strength, temperature
+        and cross-validated log-loss.
+
     Raises:
         DataError: the numbers of labels and pictures differ, there are fewer than two classes, a class has a single
             picture, or embeddings are not finite.
+
+    >>> import torch
+    >>> import clipattr as ca
+    >>> embeddings = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    >>> embeddings = torch.nn.functional.normalize(embeddings, dim=1)
+    >>> labels = ["left" if first < 0 else "right" for first in embeddings[:, 0].tolist()]
+    >>> probe = ca.fit_probe(embeddings, labels, strength=1.0)
+    >>> probe.names, tuple(probe.weights.shape)
+    (('left', 'right'), (2, 4))
     """
     if penalty not in ("l1", "l2"):
         raise DataError(f"the penalty is 'l1' or 'l2'; got {penalty!r}.")
@@ -126,8 +139,18 @@ def fit_sparse_probe(
         source: `SparseCodes`, or a study, of which the pictures that are not held out are used.
         labels, strength, balanced, folds, seed: as for `fit_probe`. Codes are scaled by each latent's largest code.
 
+    Returns:
+        A `SparseProbe` with weights (classes, n_latents), in logits per unit of scaled code.
+
     Raises:
         DataError: as `fit_probe`.
+
+    >>> import torch
+    >>> import clipattr as ca
+    >>> codes = ca.SparseCodes.from_dense(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(10, 1))
+    >>> probe = ca.fit_sparse_probe(codes, ["cat", "dog"] * 10, strength=10.0)
+    >>> probe.weights[0, 2].item()  # the third latent is never active
+    -0.0
     """
     if hasattr(source, "to_scipy"):
         codes, given = source, labels

@@ -32,6 +32,9 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
     Args:
         study: source of the findings; its pictures that are not held out are used.
 
+    Returns:
+        (embed, findings) float32, one direction per finding, in units of unit-length embeddings.
+
     Raises:
         StudyError: findings of another model or dictionary. TargetError: there are no findings. DataError: too few
             pictures show a concept, or lack it.

@@ -38,6 +38,12 @@ class Probe:
             arrays, lists, Series or frames are converted.
         model_hash: of the model whose embeddings it takes; None if unknown.
         about: origin of the probe, JSON-like.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> probe = ca.Probe.of_prompts(study.model, ["kite", "bat"])
+    >>> probe.names, tuple(probe.weights.shape)
+    (('kite', 'bat'), (2, 128))
     """
 
     names: tuple[str, ...]

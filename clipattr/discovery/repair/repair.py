@@ -1,17 +1,13 @@
 """Repair: remove unexpected reliances from a model or a classifier, with little effect on other predictions.
 
-Owns the two methods and the results: scores, a fixed classifier, a patched model. Directions are estimated in
-`directions.py`, figures before and after in `evaluation.py`. Start at `repair`.
-
-There are two methods, each for the prompts concerned or for the whole model:
+Owns the results: scores, a fixed classifier, a patched model. Directions are estimated in `directions.py`, figures
+before and after in `evaluation.py`. Start at `repair`. There are two methods, for single prompts or the whole model:
 
     how="project"  the concept's direction is projected out of the prompt's text embedding (or the probe's row), and
-                   the bias is refitted; with scope="model" it is projected out of the image embedding, for all prompts.
+                   the bias is refitted; with scope="model", out of the image embedding, for all prompts.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
-The default is projection, for the prompts concerned only. A family also carries evidence for the prompt itself: a
-prompt that loses all of it no longer ranks its own pictures first. Projection compensates for that with the bias;
-ablation does not.
+Default: projection, for single prompts. Its bias compensates for evidence of the prompt itself in a family.
 """
 
 from __future__ import annotations
@@ -277,22 +273,27 @@ def repair(
 ) -> Repair:
     """Remove unexpected reliances from a model or a classifier.
 
-    All pictures labelled with a prompt count as its own: if pictures of another sense of a word carry its label, the
-    repair keeps both senses.
+    All pictures labelled with a prompt count as its own, also those of another sense of its word.
 
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how: "project" (default) or "ablate"; scope: "prompts" (default: only the findings' own prompts change) or
-            "model" (the change applies to every prompt). See the module's docstring.
+        how, scope: "project" or "ablate", for "prompts" (the findings' own) or "model"; see the module's docstring.
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
             together with the findings' prompts.
         strength: of a projection: 1 removes the direction completely, values near 0 hardly change it.
 
+    Returns:
+        A `Repair`, which classifies pictures with the repaired classifier or model; nothing is changed in place.
+
     Raises:
         StudyError: findings of another model or dictionary. TargetError: there is nothing to repair, a prompt is not a
             class, or `how` or `scope` is unknown. SiteError: the study's site has several tokens per picture.
+
+    >>> import clipattr as ca
+    >>> ca.repair(ca.open_study("picture-world"), [656], prompts="kite", classifier=["kite", "bat"]).prompts
+    ['kite']
     """
     if how not in HOWS or scope not in SCOPES:
         raise TargetError(
