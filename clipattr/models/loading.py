@@ -99,7 +99,7 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """16 hex digits over names, types, shapes and bytes of the weights as float32, before a cast by `load_model`."""
+        """16 hex digits over names, types, shapes and bytes of the weights (as float32, before a cast)."""
         return hash_weights(self.clip)
 
     # what the modules say about themselves
