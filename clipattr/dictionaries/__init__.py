@@ -1,6 +1,6 @@
 """Parts: dictionaries that decompose a site's activations into sparse directions.
 
-Start at `train_sae` to train one, `load_sae` to open a published one, `Dictionary` for what every kind can do.
+Start at `train_sae` to train one, `load_sae` to open a published one, `Dictionary` for the interface of every kind.
 """
 
 from clipattr.dictionaries.batchtopk import BatchTopK

@@ -1,8 +1,8 @@
 """Batches: where training reads its activations.
 
 Owns the interface of a source (length, width, shuffled batches from any position) and its implementations for tensors,
-memory maps and live models; activation stores implement it themselves. Does not know what batches are used for. Start
-at `as_source`.
+memory maps and live models; activation stores implement it themselves. Ignores the use of batches. Start at
+`as_source`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipattr.storage.orders import batch_orders
 
 @runtime_checkable
 class Source(Protocol):
-    """What `train_sae` needs from its activations."""
+    """Interface of a source of activations for `train_sae`."""
 
     @property
     def width(self) -> int:
@@ -81,7 +81,7 @@ def batches_in(source: Source, batch: int) -> int:
 
 
 def even_batch(rows: int, largest: int = 4096) -> int:
-    """A batch of at most `largest` rows that leaves next to none of them over (fewer than there are batches)."""
+    """A batch size of at most `largest` that leaves fewer rows unused than there are batches."""
     return max(1, rows // max(1, -(-rows // largest)))
 
 
@@ -111,7 +111,7 @@ def mean_and_scale(
                 "The activations hold NaN or infinite values: read them with store.check(), which names shard and "
                 "row, or check the model's dtype."
             )
-        # Sums are taken around a first guess of the mean, so that a mean far from zero costs no digits.
+        # Sums are taken around a first estimate of the mean, so that a mean far from zero loses no precision.
         shift = part.mean(0) if shift is None else shift
         part = part - shift
         total += part.sum(0)

@@ -1,8 +1,8 @@
-"""Choosing: settings of a dictionary for activations of which nothing is known.
+"""Choosing: settings of a dictionary for activations of unknown structure.
 
-Owns the candidates, the budget, and the criterion, which needs no truth. All candidates train in one pass and resume
-together. Why these candidates and this criterion: docs/decisions/dictionary-defaults.md. Start at `train_sae`
-and `choose_sae`.
+Owns the candidates, the budget, and the criterion, which needs no ground truth. All candidates train in one pass and
+resume together. docs/decisions/dictionary-defaults.md gives reasons for the candidates and the criterion. Start at
+`train_sae` and `choose_sae`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.training import train_saes
 from clipattr.errors import DictionaryError
 
-BUDGET = 0.0  # multiply-adds beyond the first candidate; a search is not shown to beat it (decision note)
-STEPS = 1200  # of training: the length at which recipes were compared
+BUDGET = 0.0  # multiply-adds beyond the first candidate; no search was shown to beat it (decision note)
+STEPS = 1200  # training steps, the length at which recipes were compared
 JUDGED = 8192  # rows on which candidates are compared
-STRONG = 0.5  # share of a latent's strength (mean of its five largest codes) from which it counts as present
-RIDGE = 1e-2  # of the linear reading in `agreement`, in units of the mean variance
-USED = 5  # rows on which a latent must be present, in each half, to be judged
+STRONG = (
+    0.5  # fraction of a latent's strength (mean of its five largest codes) from which it counts as present
+)
+RIDGE = 1e-2  # penalty of the regression in `agreement`, in units of the mean variance
+USED = 5  # rows per half on which a latent must be present to count in `agreement`
 
 
 def train_sae(
@@ -69,8 +71,8 @@ def train_sae(
 def candidates(width: int, rows: int) -> list[Recipe]:
     """Recipes to compare, the most promising first.
 
-    Few latents (1.6 a dimension, 3.2 and 8 in the later ones), never fewer than 7 rows a latent; few active ones,
-    since a second active latent for one factor is what splits it.
+    Few latents (1.6 per dimension, 3.2 and 8 in later candidates) with at least 7 rows per latent; few active ones,
+    since a second active latent for one factor would split it.
 
     Args:
         width: of the activations. rows: how many there are.
@@ -93,7 +95,7 @@ def candidates(width: int, rows: int) -> list[Recipe]:
 
 
 def default_schedule(rows: int) -> Schedule:
-    """1,200 steps of a 24th of the rows each, 32 to 1,024 of them; a small study is seen 50 times."""
+    """1,200 steps of 1/24 of the rows each (32 to 1,024 rows); a small study is seen 50 times."""
     return Schedule(steps=STEPS, batch=max(1, min(1024, max(32, rows // 24), rows)), decay=0.3)
 
 
@@ -129,11 +131,11 @@ def choose_sae(
         budget: multiply-adds that training may take, e.g. 2e12 (about two minutes on a quiet core). Candidates that
             do not fit are left out, the last first; the first one is always trained, and by default it alone.
         seed: of the start directions.
-        options: fields of `Schedule` and `Job`; with a `checkpoint` an interrupted choice goes on where it was.
+        options: fields of `Schedule` and `Job`; with a `checkpoint` an interrupted choice resumes.
 
     Returns:
-        the chosen dictionary; `info["choice"]` lists what was tried, with score, agreement, FVU and L0, and why this
-        one.
+        The chosen dictionary; `info["choice"]` lists the candidates with score, agreement, FVU and L0, and the reason
+        for the choice.
 
     Raises:
         DictionaryError: as `train_saes`.
@@ -177,7 +179,7 @@ def choose_sae(
 
 
 def leaves_open(n_latents: int | None, k: int | None, options: Mapping[str, Any]) -> bool:
-    """Whether nothing is said of what is trained, so that a recipe may be chosen."""
+    """Whether size and kind are unspecified, so that a recipe is chosen."""
     own, _, _ = split_options({name: value for name, value in options.items() if name != "budget"})
     return n_latents is None and k is None and not (own.keys() | own["options"].keys()) - {"options"}
 
@@ -199,7 +201,7 @@ def train_sized(
 
 
 def told_choice(dictionary: Dictionary) -> list[str]:
-    """What was tried where a recipe was chosen, one sentence per candidate, and why this one."""
+    """One sentence per candidate of a choice, and the reason for the chosen one; empty without a choice."""
     choice = dictionary.info.get("choice")
     if not choice:
         return []
@@ -240,12 +242,11 @@ def score_without_truth(dictionary: Dictionary, acts: Tensor) -> dict[str, float
 
 
 def agreement(dictionary: Dictionary, acts: Tensor) -> float:
-    """How far presence of a latent is a property that a linear reading finds again, averaged over latents; 0 to 1.
+    """Mean F1 over latents of predicting a latent's presence linearly from activations on other rows; 0 to 1.
 
-    A latent is present where its code exceeds half of its strength. Presence on one half of the rows is fitted by
-    ridge regression; the figure is the mean F1, on the other half, of "the reading exceeds a threshold", with as many
-    rows above it as have the latent. A latent that splits a factor by chance, or joins parts of several, is not
-    found again.
+    A latent is present where its code exceeds half of its strength. Presence on one half of the rows is fitted by ridge
+    regression; on the other half, the regression's output is thresholded so that as many rows exceed it as have the
+    latent. A latent that splits a factor by chance, or joins parts of several, has a low F1.
 
     Args:
         acts: (rows, width); halves are its even and odd rows.

@@ -1,7 +1,7 @@
-"""Sparse codes: which latents are active in which row, and how strongly.
+"""Sparse codes: the active latents of each row, and their values.
 
-Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Does not know what
-the latents mean or which dictionary made them. Start at `SparseCodes`.
+Owns the two layouts (fixed k, and CSR for rows of varying length) and the conversions between them. Ignores the meaning
+of latents and the dictionary. Start at `SparseCodes`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA = 1
 class SparseCodes:
     """Codes of a batch: a (batch, n_latents) matrix of which only the active entries are stored.
 
-    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused places hold the value 0, with any
+    Fixed k: `indices` and `values` are (batch, k) and `offsets` is None; unused entries have value 0 and any
     index. CSR: `indices` and `values` are (active entries,), and row i has the entries `offsets[i]:offsets[i + 1]`.
 
     Args:
@@ -77,7 +77,7 @@ class SparseCodes:
 
     @property
     def k(self) -> int | None:
-        """Places per row in the fixed layout; None for CSR."""
+        """Entries per row in the fixed layout; None for CSR."""
         return self.indices.shape[1] if self.offsets is None else None
 
     @property
@@ -192,7 +192,7 @@ class SparseCodes:
         return SparseCodes(indices, values, self.n_latents, None, self.row_stats)
 
     def to_dense(self) -> Tensor:
-        """(batch, n_latents) floats, for tests and small controls: large dictionaries do not fit in memory so."""
+        """(batch, n_latents) floats, for tests and small controls; for large dictionaries this exceeds memory."""
         dense = torch.zeros(self.batch, self.n_latents, dtype=self.values.dtype, device=self.device)
         rows = self.row_of_entries()
         return dense.index_put_(
@@ -268,7 +268,7 @@ class SparseCodes:
         return SparseCodes(columns.int(), dense[rows, columns], n_latents, offsets)
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write a safetensors file (written beside it first, then renamed).
+        """Write a safetensors file atomically.
 
         Args:
             half: keep values as fp16 and indices as 16 bits where they fit: 4 bytes per entry.

@@ -1,7 +1,7 @@
-"""Controls: untrained dictionaries that trained ones are compared with.
+"""Controls: untrained dictionaries as baselines for trained ones.
 
 Owns neurons, principal components, random directions and k-means directions, with the interface of every dictionary.
-A trained SAE that does not do better than these has found little. Start at `neurons`.
+Start at `neurons`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Directions(Dictionary):
 
 
 def neurons(width: int, *, k: int | None = None, **core: Any) -> Dictionary:
-    """The coordinates of the activation as latents.
+    """A dictionary of the coordinates of the activation.
 
     Args:
         width: components of an activation.
@@ -81,7 +81,7 @@ def neurons(width: int, *, k: int | None = None, **core: Any) -> Dictionary:
 
 
 def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core: Any) -> Dictionary:
-    """Principal components of activations, largest variance first.
+    """A dictionary of the principal components of activations, largest variance first.
 
     Args:
         acts: (rows, width) tensor, array, memory map, or a store.

@@ -1,7 +1,7 @@
 """Loading: a dictionary by its published name, from the Hugging Face hub, or from a file of any known project.
 
-Owns what follows the reading of a file: an unknown site is pointed out, the registry must agree, and the quality is
-checked where images are given. Start at `load_sae`.
+Owns the steps after reading a file: a warning for an unknown site, comparison with the registry, and the quality check
+where images are given. Start at `load_sae`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def load_sae(
             where it does.
         model: the model it belongs to, or its name; default for registered dictionaries: their model. Used with
             `images` only.
-        images: a folder, table or `Images` of yours. The dictionary is then checked on a few hundred of them against
-            what its card promises, see `check_sae`.
-        model_hash: `Model.weights_hash` of the model it belongs to, if you know it.
-        ignore: name patterns of tensors and settings that you know not to belong to the forward pass.
+        images: a folder, table or `Images`. The dictionary is then checked on a few hundred of them against its card,
+            see `check_sae`.
+        model_hash: `Model.weights_hash` of the model it belongs to, if known.
+        ignore: name patterns of tensors and settings that do not belong to the forward pass.
         offline: use the hub's cache only; the environment variable HF_HUB_OFFLINE=1 does the same.
-        given: what the file does not say, e.g. k=64, activation="topk", pre_bias=True, orientation="as_format". An
+        given: settings that the file lacks, e.g. k=64, activation="topk", pre_bias=True, orientation="as_format". An
             error names them.
 
     Returns:
@@ -114,7 +114,7 @@ def _read(
     if format == "clipattr" or (format == "auto" and _is_own(path)):
         if given:
             raise DictionaryError(
-                f"{path} is a dictionary of clipattr, which says everything itself: leave out {', '.join(given)}."
+                f"{path} is a dictionary of clipattr, which contains all settings: leave out {', '.join(given)}."
             )
         made = load_dictionary(path)
         made.site = made.site if site is None else str(site)
@@ -133,8 +133,7 @@ def _read(
         warnings.warn(
             f"{path} does not say where its activations were read (layer, stream, tokens). Pass it to load_sae: site= "
             "with the written form, e.g. 'image.11.cls', 'image.-2.all', 'image.3.mlp_out.patches' or "
-            "'image.embedding'. It is never guessed: until it is given, attributions, studies and cards refuse the "
-            "dictionary.",
+            "'image.embedding'. It is never guessed: attributions, studies and cards refuse a dictionary without it.",
             stacklevel=3,
         )
         return made

@@ -1,4 +1,4 @@
-"""Matryoshka: trained so that the first latents alone reconstruct, and more of them reconstruct better.
+"""Matryoshka: trained so that every prefix of latents reconstructs, and longer prefixes reconstruct better.
 
 Owns the inference, the prefixes and the training objective of this kind. Start at `Matryoshka`.
 """

@@ -1,8 +1,7 @@
-"""A named dictionary: one direction for each word, fitted from what an independent model sees in the pictures.
+"""A named dictionary: one direction per word, fitted from the evaluator's embeddings of pictures and words.
 
-Owns the soft labels (a sparse non-negative decomposition of the evaluator's embeddings over its words), and the linear
-reading of them in the audited activation. The interface is that of every dictionary, error node included. Start at
-`named_dictionary`.
+Owns the soft labels (a sparse non-negative decomposition of the evaluator's embeddings over its words), and their
+linear regression on the audited activations. Start at `named_dictionary`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LEAST = 5  # pictures that must show a word for its direction to be fitted
 
 
 def soft_labels(embeddings: Tensor, words: Tensor, *, penalty: float = PENALTY, steps: int = STEPS) -> Tensor:
-    """How much of each word a picture holds: sparse, non-negative, (rows, words).
+    """Sparse non-negative coefficients of words for each picture, (rows, words).
 
     Minimises |e - c W|^2 / 2 + p_e |c|_1 over c >= 0 for every row e, where both sides are centred and of unit length
     and p_e is `penalty` times the row's largest correlation with a word.
@@ -103,7 +102,7 @@ def named_dictionary(
     kept = (strong.sum(0) >= LEAST).nonzero().flatten()
     if not len(kept):
         raise DictionaryError(
-            f"The evaluator sees none of the {len(names)} words in {LEAST} of the pictures."
+            f"None of the {len(names)} words has a positive soft label in at least {LEAST} pictures."
         )
     wanted, counts = wanted[:, kept].double(), strong[:, kept].sum(0)
     mean = acts.double().mean(0)

@@ -1,9 +1,8 @@
-"""Nested TopK: a few latents explain the strongest factors alone, the others explain what is left.
+"""Nested TopK: a first level of few latents for the strongest factors, further levels for the rest.
 
-Owns the kind's inference and its training objective. An activation often holds factors of very different variance
-(a background beside a small object). One TopK over all latents then either splits the strong factor over many
-latents or spends all active latents on it; a level of its own for the strong factors avoids both.
-Start at `NestedTopK`.
+Owns the kind's inference and its training objective. Activations often have factors of very different variance, such as
+a background and a small object. One TopK over all latents then splits the strong factor over many latents, or uses all
+active latents for it; a separate level for strong factors avoids both. Start at `NestedTopK`.
 """
 
 from __future__ import annotations

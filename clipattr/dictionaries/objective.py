@@ -1,4 +1,4 @@
-"""Objectives: what training asks of a kind of dictionary, written over active entries only.
+"""Objectives: the training loss of each kind of dictionary, over active entries only.
 
 Owns the shared shape of a training step's sparse data (`Entries`, `Terms`) and the base class with the TopK-like
 defaults; each kind's module holds its own objective. Ignores optimisers and data. Start at `Objective`.

@@ -112,7 +112,7 @@ def gate(
 
     >>> import clipattr as ca
     >>> findings = ca.audit(ca.open_study("picture-world"), ["rabbit"], budget=0, progress=False)
-    >>> ca.gate(findings, above=1).outcome
+    >>> ca.gate(findings, above=50).outcome
     'passed'
     """
     if not findings.verdicts:
