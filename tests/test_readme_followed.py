@@ -39,6 +39,7 @@ PLACEHOLDERS = {
     "STUDY": "study.out",
     "PICTURE": "7",
     "PROMPT": "kite",
+    "FINDINGS": "audit.json",
 }
 # Pictures, prompts, and a dictionary in another project's format.
 PREPARE = """
@@ -178,7 +179,8 @@ def test_somebody_with_an_empty_environment_can_follow_the_readme(tmp_path):
         if verb == "serve":
             serve([program, verb, *rest], desk, offline)
         else:
-            follow([program, verb, *rest], desk, offline)
+            # The bundled model does not know most of the general words, which a check rightly calls bad.
+            follow([program, verb, *rest], desk, offline, expected=(0, 2) if verb == "check" else (0,))
 
     (desk / "accepted.json").write_text((desk / "audit.json").read_text("utf-8"))
     gate = re.search(r"`clipattr (audit STUDY --fail-above[^`]+)`", text)

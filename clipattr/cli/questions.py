@@ -27,24 +27,40 @@ if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
 
 LISTED = 40  # findings in a printed table; files have all
+DEMO_LISTED = 10
 TOLD = 5  # prompts named in remarks
 
 
 def demo(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.audit.run import audit
+    from clipattr.reporting.names import striking
     from clipattr.studies.study import open_study
 
     page = user_path(arguments.out) / DEMO_REPORT
     check_target(str(page), "out")
     study = open_study(DEMO_STUDY)
     say(f"auditing {study!r}")
-    findings = audit(study)
+    findings = audit(study, progress=not arguments.quiet)
     out = human(arguments)
-    _print_findings(findings, out)
+    _print_findings(findings, out, listed=DEMO_LISTED)
     written = findings.report(page)
     emit(findings.to_json(), arguments.json)
+    print("\nThree of them:", file=out)
+    for number, finding in enumerate(striking(findings), 1):
+        effect = finding.causal_effect
+        change = "rises" if (effect.value < 0) is not finding.by_writing else "falls"
+        when = "written on pictures" if finding.by_writing else "switched off"
+        print(
+            f"  {number}. The score of “{visible(finding.prompt, 24)}” {change} by {abs(effect.value) * 100:.1f} "
+            f"points when “{visible(finding.label or NO_LABEL, 24)}”\n     is {when} ({kind_word(finding.kind)}).",
+            file=out,
+        )
     print(f"\nThe report with pictures and evidence: {written}", file=out)
-    print("Next: make lab, and open notebooks/00_quickstart.ipynb", file=out)
+    print(
+        "Your own model:  clipattr check MODEL IMAGES  (then study, audit; see docs/getting_started.md)",
+        file=out,
+    )
+    print("The course:      make lab, and open notebooks/00_quickstart.ipynb", file=out)
     return OK
 
 
@@ -305,7 +321,7 @@ def _picture(study: Any, asked: str) -> Any:
     )
 
 
-def _print_findings(findings: Findings, out: Any) -> None:
+def _print_findings(findings: Findings, out: Any, listed: int = LISTED) -> None:
     audited = findings.about.get("prompts_audited")
     of = f" in {audited:,} prompts" if isinstance(audited, int) else ""
     print(
@@ -327,9 +343,9 @@ def _print_findings(findings: Findings, out: Any) -> None:
         "sure",
     )
     print(file=out)
-    print_table(columns, [_row(finding) for finding in found[:LISTED]], out, numbers=(3, 4, 5, 6, 7))
-    if len(found) > LISTED:
-        print(f"… and {len(found) - LISTED:,} more; the report, JSON and CSV have all.", file=out)
+    print_table(columns, [_row(finding) for finding in found[:listed]], out, numbers=(3, 4, 5, 6, 7))
+    if len(found) > listed:
+        print(f"… and {len(found) - listed:,} more; the report, JSON and CSV have all.", file=out)
 
 
 def _print_verdicts(findings: Findings, out: Any) -> None:

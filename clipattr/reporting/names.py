@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.display.wording import visible
 
 if TYPE_CHECKING:
-    from clipattr.discovery.findings import Finding
+    from clipattr.discovery.findings import Finding, Findings
 
 MANY = 0.5  # least share of a family's pictures with one label for that label to count as another name
 
@@ -60,6 +60,22 @@ class NameCheck:
                 f"next best word: {visible(self.runner_up, 40)}, {self.lead * 100:.1f} points behind"
             )
         return "; ".join(parts)
+
+
+def striking(findings: Findings, n: int = 3) -> list[Finding]:
+    """The findings that a stranger understands at a glance: named, with pictures that agree, of different kinds first.
+
+    Among equals the one of the largest causal effect comes first. Fewer than `n` if there are not so many.
+    """
+    clear = [f for f in findings if f.label is not None and _plain(f.label) != _plain(f.prompt)]
+    clear = [f for f in clear if not name_check(findings.study, f).is_doubtful]
+    clear.sort(key=lambda f: -f.causal_effect.value)
+    chosen: list[Finding] = []
+    for finding in clear:
+        if finding.kind not in {f.kind for f in chosen} and finding.prompt not in {f.prompt for f in chosen}:
+            chosen.append(finding)
+    chosen += [f for f in clear if f not in chosen and f.prompt not in {g.prompt for g in chosen}]
+    return chosen[:n]
 
 
 def name_check(study: Any, finding: Finding) -> NameCheck:

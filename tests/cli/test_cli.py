@@ -348,6 +348,10 @@ def test_demo_prints_the_table_and_names_report_and_notebook(
     out = capsys.readouterr().out
     assert opened == ["picture-world"]
     assert (
+        "1. The score of “kite” falls by 20.0 points when “eagle”" in out
+        and "clipattr check MODEL IMAGES" in out
+    )
+    assert (
         "kite" in out and "clipattr-demo.html" in out and "make lab" in out and "00_quickstart.ipynb" in out
     )
     assert (tmp_path / "clipattr-demo.html").stat().st_size > 5_000

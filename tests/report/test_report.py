@@ -13,6 +13,7 @@ from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.reporting import page as report
 from clipattr.reporting import pictures as report_pictures
+from clipattr.reporting.names import striking
 from clipattr.statistics import Interval
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
@@ -287,3 +288,17 @@ def test_a_place_that_cannot_be_written_is_named(findings, tmp_path):
         findings.report(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         findings.report(tmp_path / "nowhere" / "audit.html")
+
+
+def test_striking_findings_are_named_agree_with_their_pictures_and_differ_in_kind(finding, study):
+    study.images.columns["label"] = ["drum" if n < 3 else "cause" for n in range(12)]
+    several = [
+        finding(0, label=None, examples=()),
+        finding(1, label="kite", examples=("000000", "000001", "000002")),  # its pictures are drums
+        finding(2, label="cause", prompt="cause", examples=()),  # the prompt itself
+        finding(3, kind="context", examples=()),
+        finding(4, kind="context", examples=()),
+        finding(5, kind="companion", examples=()),
+    ]
+    assert [f.prompt for f in striking(Findings(several, study))] == ["thing 3", "thing 5", "thing 4"]
+    assert striking(Findings([])) == []
