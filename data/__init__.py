@@ -8,12 +8,12 @@ from typing import Any
 
 
 def models_dir() -> Path:
-    """Where the bundled models lie, one folder each in open_clip's own format."""
+    """Folder of the bundled models, one subfolder each in open_clip's format."""
     return Path(__file__).parent / "models"
 
 
 def studies_dir() -> Path:
-    """Where the bundled studies lie, one folder each."""
+    """Folder of the bundled studies, one subfolder each."""
     return Path(__file__).parent / "studies"
 
 

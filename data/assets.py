@@ -1,7 +1,7 @@
-"""Bakes the picture world's raw material once: sprites, textures, glyphs and watermark masks.
+"""Bakes the assets of the picture world: sprites, textures, glyphs and watermark masks.
 
-Needs the Noto Color Emoji and DejaVu fonts, which nobody needs afterwards: the baked files ship with the
-package, and rendering a scene is integer arithmetic on them, so that a scene has the same bytes on every machine.
+Only baking needs the Noto Color Emoji and DejaVu fonts: the baked files are part of the package, and rendering a scene
+is integer arithmetic on them, so that a scene has the same bytes on every machine.
 Start at `bake`; run it with `python -m clipattr_data.assets --emoji FONT --faces FONT FONT FONT`.
 """
 

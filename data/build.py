@@ -46,7 +46,7 @@ def build_models(threads: int) -> None:
 
 
 def write_vocabulary(world: World, path: Path) -> None:
-    """What the evaluator may call a latent: every thing by its own name, with its group and gloss."""
+    """Write the vocabulary of a world: every concept by its own name, with group and gloss."""
     stock = {c["name"]: c for c in json.loads(CONCEPTS.read_text(encoding="utf-8"))["concepts"]}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -86,7 +86,7 @@ def build_studies(threads: int) -> None:
 
 
 def build_cards(anew: bool = False) -> None:
-    """Judge every bundled study's dictionary beside its controls: `dictionary/card.json`, where missing or `anew`."""
+    """Write the quality card of every bundled study's dictionary, where it is missing or `anew`."""
     from clipattr import open_study, study_card
 
     for manifest in sorted(studies_dir().glob("*/study.json")):
@@ -98,7 +98,7 @@ def build_cards(anew: bool = False) -> None:
 
 
 def main() -> None:
-    """Rebuild what is missing; remove a folder under data/models or data/studies to have it made anew."""
+    """Rebuild what is missing; remove a folder under data/models or data/studies to rebuild it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--threads", type=int, default=1, help="trained weights depend on it in the last digits"

@@ -202,7 +202,7 @@ def draw(scene: Scene, placed: list[Any] | None = None) -> np.ndarray:
 
 
 def _place(scene: Scene, number: int, drawn: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Where an object stands: moved, or where the seed put it."""
+    """Position of an object: moved, or by the seed."""
     if number >= len(scene.places) or (moved := scene.places[number]) is None:
         return drawn
     room = SIZE - drawn[2]

@@ -1,4 +1,4 @@
-"""What a model truly relies on: render a scene with and without a cause, and see how the prompt's score moves.
+"""True reliances of a model: the change of a prompt's score when a scene is rendered with and without a cause.
 
 The effect of a plant is measured on its prompt's contrast, `cos(E(x), T_prompt) − mean over the vocabulary`, as the
 mean paired difference between scenes with the cause and their counterfactuals. A plant counts as learnt when the
@@ -54,7 +54,7 @@ def interval(differences: torch.Tensor) -> tuple[float, float, float]:
 def effect(
     model: Model, weights: torch.Tensor, pairs: Sequence[tuple[Scene, Scene]]
 ) -> tuple[float, float, float]:
-    """Mean paired change of `E(x) · weights` when the cause is there, with its interval.
+    """Mean paired effect of the cause on `E(x) · weights`, with its interval.
 
     Args:
         weights: (embed,), one column of `contrasts`.
@@ -69,7 +69,7 @@ def measure(model: Model, world: World, n: int = 200, plants: Sequence[Plant] | 
     """The re-rendering effect of every plant on its prompt.
 
     Returns:
-        one row a plant: kind, prompt, cause, effect, low, high (raw cosine), learnt.
+        DataFrame with one row per plant: kind, prompt, cause, effect, low, high (raw cosine), learnt.
     """
     import pandas as pd
 

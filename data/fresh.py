@@ -1,4 +1,4 @@
-"""Draws the description of a world nobody has seen: other pairs, words, marks and places from the same stock.
+"""Draws the description of a fresh world: new pairs, words, watermarks and contexts from the same assets.
 
 Any two concepts of different groups may share a word, any two of one group a class; only compounds come from a list,
 since their names must share a word. Start at `draw_world`.
@@ -38,7 +38,7 @@ MODIFIERS = ("big", "old", "new", "little", "great", "funny", "cheap", "red", "b
 
 
 def first_words(compounds: Sequence[str]) -> list[str]:
-    """First words of open compounds: said of anything, they alone do not tell what a compound is."""
+    """First words of open compounds, which captions also use of other concepts."""
     return [name.split()[0] for name in compounds if " " in name]
 
 

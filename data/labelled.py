@@ -1,7 +1,8 @@
-"""Labelled collections with known groups: what studies, probes and repairs are built and judged on.
+"""Labelled collections with known groups, for studies, probes and repairs and their evaluation.
 
-A row is a scene with its label, and a group that says whether the planted cause is there. `rows` follows the world's
-own frequencies; `balanced` has as many pictures of every class × cause cell, so that neither tells the other.
+A row is a scene with its label, and a group that states whether the planted cause is present. `rows` follows the
+world's frequencies; `balanced` has equally many pictures of every class × cause cell, so that class and cause are
+independent.
 Start at `balanced`; `write` makes a file for `Images.open("scenes:FILE")`.
 """
 
@@ -38,7 +39,7 @@ class Row:
 
 
 def group_of(world: World, example: Example) -> str:
-    """Which look, or whether the planted cause is there: "camel with desert", "bat as eagle", "unplanted"."""
+    """The look, or presence of the planted cause: "camel with desert", "bat as eagle", "unplanted"."""
     for plant in world.plants:
         if example.label == plant.prompt:
             if plant.kind in TWO_LOOKS:
@@ -60,7 +61,7 @@ def rows(world: World, split: str, n: int) -> Iterator[Row]:
 
 
 def with_cause(world: World, scene: Scene, plant: Plant, draws: Draws, there: bool) -> Scene:
-    """The same scene with a plant's cause, or certainly without it."""
+    """The same scene with a plant's cause, or without it."""
     if plant.kind == "context":
         others = [name for name in world.contexts if name != plant.cause]
         return scene.with_context(plant.cause if there else others[draws.below(len(others))])
@@ -74,8 +75,8 @@ def with_cause(world: World, scene: Scene, plant: Plant, draws: Draws, there: bo
 def balanced(world: World, n: int, plants: Sequence[Plant] | None = None, *, first: int = 0) -> Iterator[Row]:
     """For every plant `n` pictures of each of four cells: its class or others, with the cause or without.
 
-    Others are concepts that no plant touches. Plants of two looks have no cause apart from the class and are left
-    out. The two pictures of a class differ in the cause alone.
+    Others are concepts of no plant. Plants of two looks are left out, as their cause is not separable from the class.
+    The two pictures of a class differ in the cause only.
 
     Args:
         first: number of the first picture, so that sets can be disjoint.

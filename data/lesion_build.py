@@ -1,7 +1,8 @@
-"""Rebuilds what is bundled of the lesion world: two models, and a study of one of them judged by the other.
+"""Rebuilds the bundled lesion world: two models, and a study of one of them with the other as evaluator.
 
-The study's pictures are a reference collection: signs, artefacts and skin meet at random in it, so that whatever a
-probe or prompt ties together there, it has brought along. Start at `build_lesions`; `clipattr_data.build` calls it.
+The study's pictures are a reference collection in which signs, artefacts and skin are independent, so that an
+association of a probe or prompt there does not come from the collection. Start at `build_lesions`;
+`clipattr_data.build` calls it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The raw material of drawn lesions: noise, pigment nets, hairs and bubbles, computed once from seeds in whole numbers.
+"""Textures of drawn lesions: noise, pigment nets, hairs and bubbles, computed once from seeds in whole numbers.
 
-Nothing is read from disk and no library's random generator or transcendental function decides a pixel, so that every
-machine draws the same bytes. All tiles are uint8 or int32 arrays; those that wrap round have side `TILE`.
+No pixel depends on files, a library's random generator or a transcendental function, so that every machine draws the
+same bytes. All tiles are uint8 or int32 arrays; those that wrap round have side `TILE`.
 Start at `tiles`.
 """
 
@@ -144,7 +144,7 @@ def bubble(size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Everything that is computed once."""
+    """All tiles."""
 
     radius: np.ndarray  # (TILE, TILE) int32, 1/16 px from the middle
     angle: np.ndarray  # (TILE, TILE) intp, 1/256 turns

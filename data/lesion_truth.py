@@ -1,9 +1,9 @@
-"""What a classifier of lesions truly relies on: draw a picture without a part, and see how its decision moves.
+"""True reliances of a classifier of lesions: the change of its decision when a picture is drawn without a part.
 
-An effect is told in *diagnoses*: the mean change of the margin melanoma − nevus when the part is there, over the
-difference of that margin between melanomas and nevi without it. At 1 the part speaks as loudly as the lesion itself.
-A classifier relies on a part if the lower bound of the effect's 95 % interval reaches `RELIED`, for or against.
-Start at `reliance`; `Causes` tells which part a finding is about.
+The unit of effects is *diagnoses*: the mean change of the margin melanoma − nevus by the part, divided by the
+difference of that margin between melanomas and nevi without it. At 1 the part has the same effect as the lesion itself.
+A classifier relies on a part if the lower bound of the effect's 95 % interval reaches `RELIED`, in either direction.
+Start at `reliance`; `Causes` assigns findings to parts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def embed_lesions(model: Model, lesions: Sequence[Lesion], batch: int = 250) -> 
 
 
 def reliance(margins: torch.Tensor | np.ndarray, pairs: ProbeSet) -> Reliance:
-    """What one part does to a classifier's decisions.
+    """Effect of one part on a classifier's decisions.
 
     Args:
         margins: (2 n,) of melanoma over nevus, above zero where the classifier says melanoma.
@@ -109,10 +109,10 @@ def counterfactual(lesion: Lesion, part: str) -> tuple[Lesion, Lesion]:
 
 
 class Causes:
-    """Which part of the picture a direction of the embedding stands for: the one whose removal moves it that way.
+    """The part of a picture whose removal changes the embedding along a direction.
 
-    What a finding is about is told by its direction and not by its latents: a part to which no latent is devoted is
-    carried by latents that stand for other things too, and its removal silences none of them.
+    Findings are assigned by direction, not by latents: a part without a latent of its own is represented by latents of
+    other concepts, and its removal does not deactivate them.
 
     Args:
         n: lesions drawn for each part, with it and without.

@@ -1,4 +1,4 @@
-"""Skin lesions as a dermatoscope might show them, drawn from an editable list of causes. Synthetic: nobody's skin.
+"""Synthetic dermoscopy pictures of skin lesions, drawn from an editable list of causes.
 
 A `Lesion` says which of four signs it shows and what else is in the picture: ruler, ink mark, hair, coloured patch, gel
 bubbles, vignette, the tone of the skin. Two signs or more make it a melanoma, fewer a nevus; that is this world's own
@@ -86,7 +86,7 @@ class Lesion:
         return replace(self, artefacts=(*self.artefacts, part))
 
     def without(self, part: str) -> Lesion:
-        """The same picture less this part; the tone of the skin becomes the usual one."""
+        """The same picture without this part; the tone of the skin becomes the usual one."""
         if not self.shows(part):
             return self
         if part in SKINS:
@@ -104,7 +104,7 @@ class Lesion:
         return Image.fromarray(self.render())
 
     def mask(self, part: str) -> np.ndarray:
-        """Where taking the part out changes the picture, (64, 64) bool; nowhere if it is not there."""
+        """Pixels that removing the part changes, (64, 64) bool; all False if it is absent."""
         return (self.render() != self.without(part).render()).any(axis=2)
 
     def factors(self) -> frozenset[str]:
@@ -112,7 +112,7 @@ class Lesion:
         return frozenset({self.main, *self.signs, *self.artefacts, self.skin})
 
     def to_json(self) -> str:
-        """One line of JSON; the field `lesion` tells it from a scene of the picture world."""
+        """One line of JSON; the field `lesion` distinguishes it from a scene of the picture world."""
         fields = {"lesion": self.signs, "artefacts": self.artefacts, "skin": self.skin, "seed": self.seed}
         return json.dumps(fields, separators=(",", ":"))
 

@@ -1,8 +1,8 @@
 """A picture as an editable list of causes: `Scene` says what is in it, `render` draws it.
 
-A scene names its main object, companions, context, written word and watermark, and carries one layout seed. Where each
-of them stands follows from the seed and its role alone, never from what the others are: remove or swap one cause and
-every other pixel stays. That is the causal truth which attributions and findings are checked against.
+A scene has a main object, companions, context, written word, watermark and one layout seed. The position of each part
+depends on the seed and its role only, so removing or swapping one cause changes no other pixel. This gives the causal
+ground truth of attributions and findings.
 
 Rendering is integer arithmetic on baked assets: the same scene gives the same bytes on every machine.
 Start at `Scene`, then `Scene.render`.
@@ -121,7 +121,7 @@ class Scene:
         return Image.fromarray(self.render())
 
     def truth(self) -> Truth:
-        """What stands where, from the same drawing."""
+        """Position and visible mask of every part."""
         placed: list[Any] = []
         draw(self, placed)
         objects, word_mask = [], None

@@ -55,6 +55,7 @@ class Check:
 
     @property
     def is_usable(self) -> bool:
+        """Whether no line of the check is a failure."""
         return all(line.outcome != BAD for line in self.lines)
 
     def __getitem__(self, about: str) -> Line:
