@@ -114,7 +114,10 @@ def limits(findings: Findings) -> list[str]:
     if unjudged:
         names = ", ".join(visible(prompt, 40) for prompt in unjudged[:NAMED])
         more = f" and {len(unjudged) - NAMED:,} more" if len(unjudged) > NAMED else ""
-        found.append(f"Nothing is said of {len(unjudged):,} prompts that could not be judged: {names}{more}.")
+        found.append(
+            f"Nothing is said of {len(unjudged):,} of {len(verdicts):,} prompts, which could not be judged: "
+            f"{names}{more}."
+        )
     seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
     if seen:
         found.append(

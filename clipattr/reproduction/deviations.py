@@ -64,10 +64,11 @@ def deviations(run: Run, results: Sequence[Result]) -> list[str]:
             found.append(f"{what}: {asked} in place of {published}")
     if sizes.prompts:
         found.append(f"{len(inputs.prompts)} prompts are audited, those with the most pictures")
+    sides = [side == "holdout" for side in inputs.images.columns["split"]]
+    share = sum(sides) / len(sides) if any(sides) else sizes.holdout
+    by = "by the collection's own split" if any(sides) else "at random"
     found.append(
-        "30 % of the pictures are held out, and effects are measured on them; the paper holds out none"
-        if sizes.holdout == 0.3
-        else f"{sizes.holdout:.0%} of the pictures are held out; the paper holds out none"
+        f"{share:.0%} of the pictures are held out {by}, and effects are measured on them; the paper holds out none"
     )
     found += protocol.differences
     for result in results:

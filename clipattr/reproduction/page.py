@@ -26,7 +26,9 @@ def page(made: Reproduction, about: Mapping[str, Any]) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = lambda value: visible("–" if value is None else cell(value), 300)
+    environment.filters["shown"] = lambda value, limit=300: visible(
+        "–" if value is None else cell(value), limit
+    )
     environment.filters["uri"] = lambda text: (
         "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
     )

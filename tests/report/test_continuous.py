@@ -102,7 +102,8 @@ def test_the_statement_says_what_was_decided_what_is_missing_and_by_whom(finding
     text = page.read_text("utf-8")
     for told in (
         "<strong>failed</strong>", "accepted by A. Person: known, harmless", "B. Other, safety", "least effect 0.04",
-        "Nothing is said of 1 prompts that could not be judged: yak.", "below 1.5 points", "No finding was confirmed",
+        "Nothing is said of 1 of 4 prompts, which could not be judged: yak.", "below 1.5 points",
+        "No finding was confirmed",
     ):  # fmt: skip
         assert told in text, told
     assert "http:" not in text and "https:" not in text

@@ -162,6 +162,9 @@ def _count_conclusion(values: Values) -> Conclusion:
         total = sum(item["kind"] in kinds for value in values.values() for item in value["findings"])
         told.append(f"{total} {name}")
     components = sum(len(value["findings"]) for value in values.values())
+    families = {kind for kinds in FAMILIES.values() for kind in kinds}
+    other = sum(item["kind"] not in families for value in values.values() for item in value["findings"])
+    told.append(f"{other} of other kinds")
     sentence = (
         f"{components} surprising components in {len(values)} models and {len(pooled)} judged prompts "
         f"({', '.join(told)}); the share of prompts with one lies {shown(excess, 100, 1)} percentage points above that "
