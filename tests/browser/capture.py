@@ -177,8 +177,11 @@ def stills(browser: Any, address: str, folder: Path, dictionary: str) -> None:
         else:
             chart = tab(page, "Map", ".clipattr-scatter[data-painted]")
             page.wait_for_selector(f"{chart} .clipattr-gallery .clipattr-thumb")
-        page.locator(PANEL).first.screenshot(path=folder / f"{name}.png")
-        small = Image.open(folder / f"{name}.png").convert("RGB").quantize(224, dither=Image.Dither.NONE)
+        box = page.locator(PANEL).first.bounding_box()
+        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        left, top = int(box["x"]), int(box["y"])
+        ends = (min(WIDTH, left + int(box["width"])), min(HEIGHT, top + int(box["height"])))
+        small = shot.crop((left, top, *ends)).quantize(224, dither=Image.Dither.NONE)
         said = PngInfo()
         said.add_text("dictionary", dictionary)
         small.save(folder / f"{name}.png", optimize=True, pnginfo=said)
