@@ -145,31 +145,51 @@ def growth(before: dict[str, float], after: dict[str, float], axis: str) -> dict
     return {f"exponent_{axis}{part}": float(np.log2(other[part] / one[part])) for part in one}
 
 
+def at_full_size(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Figures at the full size, from a row of it, or from a quarter and a half of its pictures.
+
+    Two rows grow with the exponent between them, or linearly if that is less.
+    """
+    row = dict(rows[-1])
+    if len(rows) == 2:
+        for part in ("prepare", "asking", "gigabytes"):
+            row[part] *= 2 ** max(1.0, float(np.log2(rows[1][part] / rows[0][part])))
+    each = row["asking"] / row["prompts"]
+    return {
+        "non_forward_minutes": (row["prepare"] + each * FULL["prompts"]) / 60,
+        "prepare_minutes": row["prepare"] / 60,
+        "seconds_a_prompt": each,
+        "prompts_asked": float(row["prompts"]),
+        "pictures_measured": float(rows[-1]["pictures"]),
+        "peak_gigabytes": row["gigabytes"],
+        "forwards_a_prompt": float(Settings().budget),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a small size, and twice that along each axis")
     parser.add_argument("--prompts", type=int, default=FULL["prompts"], help="prompts asked at the full size")
+    parser.add_argument(
+        "--extrapolate", action="store_true", help="from a quarter and a half of the full size's pictures"
+    )
     arguments = parser.parse_args()
-    times = 1 if arguments.quick else 2
+    times = 1 if arguments.quick or arguments.extrapolate else 2
     rows = [apart(SMALL, times)]
     figures: dict[str, float] = {}
     for axis in ("prompts", "latents", "pictures", "words"):
         rows.append(apart(SMALL | {axis: 2 * SMALL[axis]}, times))
         figures |= growth(rows[0], rows[-1], axis)
     if not arguments.quick:
-        row = apart(FULL | {"prompts": arguments.prompts})
-        rows.append(row)
-        figures |= {
-            "non_forward_minutes": (row["prepare"] + row["asking"] / arguments.prompts * FULL["prompts"])
-            / 60,
-            "prepare_minutes": row["prepare"] / 60,
-            "seconds_a_prompt": row["asking"] / arguments.prompts,
-            "prompts_asked": float(arguments.prompts),
-            "peak_gigabytes": row["gigabytes"],
-            "forwards_a_prompt": float(Settings().budget),
-        }
+        parts = (4, 2) if arguments.extrapolate else (1,)
+        large = [
+            apart(FULL | {"prompts": arguments.prompts, "pictures": FULL["pictures"] // part})
+            for part in parts
+        ]
+        rows += large
+        figures |= at_full_size(large)
     for name, value in figures.items():
         print(f"{name:28} {value:.2f}")
     write_results("audit_scale", figures, rows, quick=arguments.quick)

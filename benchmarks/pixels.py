@@ -174,18 +174,15 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     can = sum(row["verdict"] != "untestable" for row in true)
     known = [row for row in rows if row["transplant"] is not None and row["effect"] is not None]
     effects = [[row["transplant"]["value"] for row in known], [row["effect"] for row in known]]
-    rank = spearmanr(*effects).statistic if len(known) > 2 else float("nan")
-    found = {
-        "findings": len(rows),
-        "true": len(true),
-        "false": len(false),
-        "transplant_correlation": float(rank),
-    }
+    found: dict[str, float] = {"findings": len(rows), "true": len(true), "false": len(false)}
+    if len(known) > 2:
+        found["transplant_correlation"] = float(spearmanr(*effects).statistic)
     for name, count, total in (
         ("agreement", right, len(testable)), ("testable", can, len(true)), ("false_confirmed", confirmed, len(false)),
     ):  # fmt: skip
-        low, high = wilson(count, total)
-        found |= {name: count / max(1, total), f"{name}_low": low, f"{name}_high": high}
+        if total:
+            low, high = wilson(count, total)
+            found |= {name: count / total, f"{name}_low": low, f"{name}_high": high}
     return found
 
 
@@ -228,10 +225,8 @@ def main() -> None:
     found |= {f"photos_{name}": value for name, value in figures(photos).items()} if photos else {}
     for kind in sorted({row["kind"] for row in rows}):
         some = figures([row for row in rows if row["kind"] == kind])
-        found |= {
-            f"{name}_{kind}": some[name]
-            for name in ("findings", "true", "agreement", "testable", "false_confirmed")
-        }
+        shown = ("findings", "true", "agreement", "testable", "false_confirmed")
+        found |= {f"{name}_{kind}": some[name] for name in shown if name in some}
     for name, value in found.items():
         print(f"{name:32} {value:.3f}")
     if options.quick or not (options.bundled or options.only):

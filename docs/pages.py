@@ -35,7 +35,7 @@ ROOMS = {
 
 def write(folder: Path) -> None:
     """Write all derived pages below the folder of the sources."""
-    made = {**reference(), **towers(), **command_line(), **course()}
+    made = {**reference(), **towers(), **verification(), **command_line(), **course()}
     for name, text in made.items():
         put(folder / name, text)
     for kind in ("reference", "cli", "course"):
@@ -59,7 +59,7 @@ def reference() -> dict[str, str]:
         rooms.setdefault(module.split(".")[0], []).append(name)
     order = sorted(rooms, key=lambda room: (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), room))
     pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
-    listed = "\n".join(f"   {room}" for room in [*order, "towers"])
+    listed = "\n".join(f"   {room}" for room in [*order, "towers", "pixels"])
     pages["reference/index.rst"] = (
         "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. "
         f"Names are imported on first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
@@ -94,6 +94,37 @@ def towers() -> dict[str, str]:
             f"{row['ablation_error']:.1g} |\n"
         )
     return {"reference/towers.md": text}
+
+
+def verification() -> dict[str, str]:
+    """How often verdicts by editing pictures agree with exact truth, from the benchmark's own file."""
+    file = ROOT / "benchmarks" / "results" / "pixels.json"
+    text = "# Verdicts in pixels against exact truth\n\n"
+    if not file.exists():
+        return {
+            "reference/pixels.md": text + "`python benchmarks/pixels.py` writes the numbers of this page.\n"
+        }
+    found = json.loads(file.read_text("utf-8"))
+    figures = found["figures"]
+    worlds = ", ".join(sorted({row["world"] for row in found["rows"]}))
+    text += (
+        f"Findings verified in pictures of worlds on which no choice was made ({worlds}), against pictures drawn "
+        "without the cause. *Agreement*: share of the testable findings whose verdict is right. *Testable*: share of "
+        "the true findings with a verdict. *False confirmed*: share of findings that were planted false and were "
+        f"confirmed. Rank correlation of the transplant's effect with the exact one: "
+        f"{figures['transplant_correlation']:.2f}.\n\n"
+        "| findings | true | false | agreement | testable | false confirmed |\n|---|---|---|---|---|---|\n"
+    )
+    kinds = sorted({row["kind"] for row in found["rows"]})
+    groups = [("all", "", ""), ("on photographs", "photos_", "")] + [(kind, "", f"_{kind}") for kind in kinds]
+    for name, before, after in groups:
+        row = {key: figures.get(before + key + after, float("nan")) for key in
+               ("findings", "true", "agreement", "testable", "false_confirmed")}  # fmt: skip
+        shares = (f"{row[key]:.0%}" if row[key] == row[key] else "" for key in list(row)[2:])
+        text += (
+            f"| {name} | {row['true']:.0f} | {row['findings'] - row['true']:.0f} | {' | '.join(shares)} |\n"
+        )
+    return {"reference/pixels.md": text}
 
 
 def page(room: str, names: list[str]) -> str:
