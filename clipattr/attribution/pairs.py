@@ -152,6 +152,10 @@ def pairs(
         dictionary, site: of pictures, where no study says them; a site with a closed form.
         templates: the prompt is put into each; parts of the ensemble are means over templates.
 
+    Returns:
+        `Pairs`: values of image latents × text latents, signed, in raw cosine; with bias and error nodes they sum to
+        `score`. Positive: the pair raises the cosine.
+
     Raises:
         SiteError: no closed form follows a site. DictionaryError: a dictionary is missing, or of another model.
         TargetError: not one picture and one prompt.
@@ -186,10 +190,16 @@ def stream_pairs(
 ) -> Iterator[Pairs]:
     """`pairs` of every picture with every prompt, picture by picture; each side is encoded once.
 
-    At most `BATCH` pictures are held at a time, and the prompts' parts: (k + 2) · embed numbers each.
+    Memory holds at most `BATCH` pictures, and (k + 2) · embed numbers per prompt.
 
     Args:
-        pictures, prompts: one or many; otherwise as for `pairs`.
+        pictures, prompts: one or several; other arguments as for `pairs`.
+
+    Returns:
+        An iterator of `Pairs`, picture by picture and within a picture prompt by prompt.
+
+    Raises:
+        SiteError, DictionaryError, TargetError: as for `pairs`.
     """
     model, dictionary, place = parts_of(source, dictionary, site)
     words = [prompts] if isinstance(prompts, str) else list(prompts)

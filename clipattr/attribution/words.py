@@ -77,6 +77,10 @@ def word_attribution(
             forward pass a word. "integrated_gradients": along the straight path that scales the token embeddings of all
             words from 0 to what they are, marks, padding and positions kept; adds up to the change in the target.
 
+    Returns:
+        `WordAttribution` with values (words, targets), signed, in the unit of the target. Positive: the word raises the
+        target.
+
     Raises:
         TargetError: the prompt is blank or too long, there is no such method, or its tokens cannot be told apart by
             words. SiteError: integrated gradients need a text tower that is known from inside.

@@ -92,6 +92,9 @@ def check(
         holdout: share of pictures that will be held out.
         pictures: looked at, at most, evenly spread. seconds: for the forward passes; fewer pictures are then looked at.
 
+    Returns:
+        A `Check`, one line per question; `is_usable` is False if a line is bad.
+
     Raises:
         ModelError, DataError: a model cannot be loaded, or no picture can be read.
 

@@ -106,6 +106,9 @@ def gate(
         previous: the study of the released model, of the same pictures. With it a finding that no accepted one matches
             is new only if its pictures also score higher than they did: this needs no dictionary.
 
+    Returns:
+        The decision as a `Gate`; `outcome` is 'passed', 'failed' or 'cannot be judged'.
+
     Raises:
         DataError: the findings hold no verdicts, or the baseline is of other pictures, another evaluator, site or
             preprocessing.
@@ -235,8 +238,15 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
 def accept(audits: list[Findings], note: str = "") -> Findings:
     """A baseline: the findings of one or more audits of one model, with a note by whoever accepts them.
 
-    Several audits of the same weights with different dictionaries make the gate calmer: their union is accepted, and
-    the largest of their effects.
+    The union of several audits of the same weights with different dictionaries is accepted, with the largest of their
+    effects, which makes the gate less sensitive to the dictionary.
+
+    Args:
+        audits: of one model.
+        note: reason of the person who accepts the findings.
+
+    Returns:
+        The accepted findings with their note, as a baseline for `gate`.
 
     Raises:
         DataError: no audit, audits without verdicts, or of different weights.

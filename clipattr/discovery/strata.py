@@ -91,6 +91,13 @@ def by_stratum(
 def with_strata(findings: Findings, strata: Sequence[str | None] | None = None) -> Findings:
     """The findings with their strata as `evidence["strata"]`, which reports and JSON show; see `by_stratum`.
 
+    Args:
+        findings: of an audit, with its study.
+        strata: as for `by_stratum`.
+
+    Returns:
+        The same findings with `evidence["strata"]`.
+
     Raises:
         StudyError: the findings have no study. DataError: as `by_stratum`.
     """

@@ -72,6 +72,9 @@ def open_dicom(
         window: (center, width) for all pictures, in modality values; default each file's own.
         group: an attribute that describes machine or view, one of `TOLD`, as the pictures' group. Others are refused.
 
+    Returns:
+        The pictures as `Images`, one per file or frame, 8-bit RGB.
+
     Raises:
         DataError: no such folder, no DICOM file in it, or a group that could tell who a person is.
     """

@@ -42,6 +42,9 @@ def write_statement(
         decided: the gate's decision. purpose: what the model is meant for, in a sentence.
         people: who sign, each with a role, e.g. "A. Person, clinical safety"; each gets a line to sign on.
 
+    Returns:
+        The path of the page.
+
     Raises:
         DataError: the findings hold no verdicts, or the page cannot be written.
     """
