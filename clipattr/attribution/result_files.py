@@ -13,7 +13,7 @@ from torch import Tensor
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError
 from clipattr.storage.documents import parse_json, schema_complaint
-from clipattr.storage.files import save_tensors, tensors_digest
+from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
 
 if TYPE_CHECKING:
     from clipattr.attribution.result import Attribution
@@ -61,12 +61,11 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         DataError: not such a file, or of a newer schema.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(str(path), framework="pt") as file:
-            meta = parse_json((file.metadata() or {}).get("clipattr_attribution", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, written = read_tensors(path)
+        meta = parse_json(written.get("clipattr_attribution", "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"cannot read an attribution from {path}: {error}.") from error
     if "schema" not in meta or not {*TENSORS, "indices", "amounts"} <= tensors.keys() | {"y_bias"}:

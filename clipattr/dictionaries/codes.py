@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import parse_json, schema_complaint
-from clipattr.storage.files import save_tensors, tensors_digest
+from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
 
 SCHEMA = 1
 
@@ -294,9 +293,7 @@ class SparseCodes:
             DictionaryError: not a codes file, or one of a newer version.
         """
         try:
-            with safe_open(str(path), framework="pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors, meta = read_tensors(path)
         except OSError as error:
             raise DictionaryError(f"Cannot read codes from {path}: {error}") from error
         except Exception as error:  # safetensors raises its own class for damaged headers

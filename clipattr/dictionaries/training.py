@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from clipattr.dictionaries.batches import Source, as_source, batches_in
@@ -27,7 +27,7 @@ from clipattr.display.progress import Progress
 from clipattr.errors import DictionaryError
 from clipattr.execution.engine import is_out_of_memory
 from clipattr.storage.documents import parse_json, schema_complaint
-from clipattr.storage.files import save_tensors, tensors_digest
+from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
 from clipattr.storage.locks import locked
 
 CHECKPOINT_SCHEMA = 1
@@ -275,9 +275,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Watch) -> None:
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            meta = opened.metadata() or {}
-            parts = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        parts, meta = read_tensors(file)
         if "digest" in meta and meta["digest"] != _digest(parts, meta):
             raise KeyError("its numbers are not those that were written")
         again = f"delete {file.parent} and train again"

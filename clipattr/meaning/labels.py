@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples
-from clipattr.storage.files import save_tensors
+from clipattr.storage.files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,11 +94,8 @@ class Labels:
     @classmethod
     def load(cls, path: str | Path) -> "Labels":
         """Read what `save` wrote."""
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads(file.metadata()["about"])
+        tensors, written = read_tensors(path)
+        metadata = json.loads(written["about"])
         tensors["word_top"] = tensors["word_top"].long()
         tensors["mean_embedding"] = tensors["mean_embedding"].float()
         return cls(**tensors, floor=float(metadata["floor"]), ranking=metadata["ranking"])

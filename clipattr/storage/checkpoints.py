@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json
+from clipattr.storage.files import read_tensors
 from clipattr.storage.unpickling import as_plain, read_torch
 
 # Keys under which trainers store the state; the first that holds tensors is used.
@@ -100,7 +101,6 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the index names no shards, or a shard or tensor is missing.
     """
-    from safetensors import safe_open
 
     try:
         table = read_json(index)["weight_map"]
@@ -121,8 +121,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             tensors |= state_of(read_content(index.parent / shard), shard).tensors
             continue
         try:
-            with safe_open(index.parent / shard, "pt") as held:
-                tensors |= {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 (no mapping)
+            tensors |= read_tensors(index.parent / shard)[0]
         except Exception as error:  # safetensors raises errors of its own classes
             raise DataError(f"The shard {index.parent / shard} is damaged or cut short: {error}") from error
     lost = sorted(set(shards) - set(tensors))

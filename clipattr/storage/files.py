@@ -67,6 +67,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
 
 
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: no such file, or a damaged one.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def discard(path: Path) -> None:
     """Remove the file of a failed write if possible; errors are suppressed, as the caller reports the failed write."""
     with contextlib.suppress(OSError):

@@ -211,7 +211,7 @@ def test_activations_that_were_not_captured_are_an_error_that_says_why(tiny_mode
     with capture(tiny_model, "image.-1.cls") as acts:
         tiny_model.encode_image(pixels)
     assert "image.-1.cls" in acts and "image.-2.cls" not in acts
-    with pytest.raises(SiteError, match=r"held are image\.-1\.cls"):
+    with pytest.raises(SiteError, match=r"captured are image\.-1\.cls"):
         _ = acts["image.-2.cls"]
 
 
