@@ -119,6 +119,8 @@ CONTENTS = {
     "Comparison": "discovery.compare",
     "repair": "discovery.repair.repair",
     "Repair": "discovery.repair.repair",
+    "side": "discovery.repair.side",
+    "FindingSide": "discovery.repair.side",
     "Probe": "discovery.probes.probe",
     "fit_probe": "discovery.probes.fitting",
     "fit_sparse_probe": "discovery.probes.fitting",

@@ -109,11 +109,28 @@ def erased(
     # Pseudo-inverse, because two families of one concept have nearly parallel directions.
     amount = torch.linalg.pinv(d.T @ change, hermitian=True, rtol=1e-3) @ (d.T @ margin)
     row = (weights[number].double() - strength * change @ amount).float()
+    return row, fitted_bias(row, weights, bias, number, embeddings, own, factors)
+
+
+def fitted_bias(
+    row: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    number: int,
+    embeddings: Tensor,
+    own: Tensor,
+    factors: Factors,
+) -> Tensor:
+    """The bias of a class with new weights `row`, fitted over own and other pictures, with and without the concepts.
+
+    Arguments as for `erased`. Where there are no own or no other pictures, the bias that keeps the mean score.
+    """
+    others = torch.arange(len(weights)) != number
     level = (embeddings.mean(0) @ (weights[number] - row)).float()  # keeps the mean score
     rival = (embeddings @ weights[others].T + bias[others]).amax(1)
     start = bias[number] + level
     if not own.any() or own.all():
-        return row, start
+        return start
     sets = [(embeddings[own], rival[own], 1.0), (embeddings[~own], rival[~own], -1.0)]
     for column in range(factors.directions.shape[1]):
         d_one, seen = factors.directions[:, column], factors.presence[:, column]
@@ -129,10 +146,10 @@ def erased(
     # between one-against-rest (1) and pictures drawn at random (their number).
     rest = float(others.sum()) ** 0.5
     weight = [
-        (1.0 if place < 2 else 1.0 / d.shape[1]) * (rest if sign < 0 else 1.0)
+        (1.0 if place < 2 else 1.0 / factors.directions.shape[1]) * (rest if sign < 0 else 1.0)
         for place, sign in enumerate(signs)
     ]
-    return row, torch.tensor(_best_bias(margins, signs, weight, float(start)), dtype=torch.float32)
+    return torch.tensor(_best_bias(margins, signs, weight, float(start)), dtype=torch.float32)
 
 
 def _best_bias(

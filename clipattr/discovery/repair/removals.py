@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """One family to remove from one prompt's score (None: from all scores)."""
+    """One family to remove from one prompt's score (None: from all scores); `kind` is the finding's."""
 
     prompt: str | None
     latents: tuple[int, ...]
     label: str | None
+    kind: str | None = None
 
 
 def removals_of(
@@ -45,7 +46,7 @@ def removals_of(
     findings = [item for item in items if isinstance(item, Finding)]
     if len(findings) == len(items):
         made = [
-            Removal(f.prompt, tuple(f.latents), f.label)
+            Removal(f.prompt, tuple(f.latents), f.label, f.kind)
             for f in findings
             if wanted is None or f.prompt in wanted
         ]

@@ -1,10 +1,12 @@
 """Repair: remove unexpected reliances from a model or a classifier, with little effect on other predictions.
 
-Owns the results: scores, a fixed classifier, a patched model. Directions are estimated in `directions.py`, figures
-before and after in `evaluation.py`. Start at `repair`. There are two methods, for single prompts or the whole model:
+Owns the results: scores, a fixed classifier, a patched model. Methods for a classifier's rows are in `methods.py`,
+directions in `directions.py`, figures before and after in `evaluation.py`. Start at `repair`.
 
     how="project"  the concept's direction is projected out of the prompt's text embedding (or the probe's row), and
                    the bias is refitted; with scope="model", out of the image embedding, for all prompts.
+    how="latents", "combined", "refit", "measured"
+                   other changes of the prompt's row, and the best of all on held-back pictures; see `methods.py`.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
 Default: projection, for single prompts. Its bias compensates for evidence of the prompt itself in a family.
@@ -32,8 +34,8 @@ from clipattr.discovery.repair.directions import (
     learning_pictures,
     own_pictures,
 )
-from clipattr.discovery.repair.erasure import erased, spread_within
 from clipattr.discovery.repair.evaluation import BeforeAfter, before_after
+from clipattr.discovery.repair.methods import MEASURED, METHODS, changed_rows
 from clipattr.discovery.repair.removals import Removal, removals_of
 from clipattr.errors import StudyError, TargetError
 from clipattr.storage.documents import write_json
@@ -42,7 +44,7 @@ from clipattr.storage.files import save_tensors
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-HOWS, SCOPES = ("project", "ablate"), ("prompts", "model")
+HOWS, SCOPES = (*METHODS, MEASURED, "ablate"), ("prompts", "model")
 STRENGTH = 0.75  # fraction removed; in the picture world, 1 also removed evidence for the prompt itself
 
 
@@ -93,13 +95,17 @@ class Repair:
     @property
     def about(self) -> str:
         """The change in one line."""
-        if self.how == "project":
+        if self.how != "ablate":
             where = (
                 f"rows of the classifier for {len(self.prompts)} prompt(s), all others as they were"
                 if self.scope == "prompts"
                 else "every image embedding"
             )
-            return f"directions projected out of {where}"
+            done = "weights refitted in" if self.how == "refit" else "directions projected out of"
+            if self.how == MEASURED and self._after is not None:
+                taken = sorted(set(self._after.about["taken"].values()))
+                done = f"{', '.join(taken)} (chosen on held-back pictures):"
+            return f"{done} {where}"
         where = (
             f"as {len(self.prompts)} prompt(s) see the picture"
             if self.scope == "prompts"
@@ -166,7 +172,7 @@ class Repair:
 
     def logits(self, pictures: Encoded) -> Tensor:
         """`scores` of encoded pictures, (pictures, classes)."""
-        if self.how == "project":
+        if self.how != "ablate":
             return self.classifier().logits(self._projected(pictures.embeddings))
         if self.scope == "model":
             return self.before.logits(self._without(pictures, self.latents))
@@ -278,11 +284,13 @@ def repair(
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how, scope: "project" or "ablate", for "prompts" (the findings' own) or "model"; see the module's docstring.
+        how: "project" (default), "latents", "combined", "refit", "measured" (the best of these on held-back
+            pictures), or "ablate". scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and
+            "ablate"). See the module's docstring.
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
             together with the findings' prompts.
-        strength: of a projection: 1 removes the direction completely, values near 0 hardly change it.
+        strength: of how="project": 1 removes the direction completely, values near 0 hardly change it.
 
     Returns:
         A `Repair`, which classifies pictures with the repaired classifier or model; nothing is changed in place.
@@ -299,6 +307,10 @@ def repair(
         raise TargetError(
             f"how is one of {', '.join(HOWS)} and scope one of {', '.join(SCOPES)}; got {how!r}, {scope!r}."
         )
+    if scope == "model" and how not in ("project", "ablate"):
+        raise TargetError(
+            f"how={how!r} changes the rows of some prompts; scope='model' takes how='project' or how='ablate'."
+        )
     if not 0 < strength <= 1:
         raise TargetError(f"the strength of a repair lies above 0 and up to 1; got {strength}.")
     removals = removals_of(study, findings, prompts, scope)
@@ -313,7 +325,8 @@ def repair(
         return Repair(
             study, removals, how, scope, before, None, _whole(study, removals, pictures, before, strength)
         )
-    return Repair(study, removals, how, scope, before, _erased(study, removals, pictures, before, strength))
+    after = changed_rows(study, removals, pictures, before, strength, how)
+    return Repair(study, removals, how, scope, before, after)
 
 
 def _classifier(study: Study, given: Probe | Sequence[str] | None, prompts: Sequence[str]) -> Probe:
@@ -328,36 +341,6 @@ def _classifier(study: Study, given: Probe | Sequence[str] | None, prompts: Sequ
         labels = sorted({label for label in study.images.columns["label"] if label})
         given = labels or list(study.vocabulary.words)
     return Probe.of_prompts(study.model, list(dict.fromkeys([*given, *prompts])))
-
-
-def _erased(
-    study: Study, removals: Sequence[Removal], pictures: Encoded, before: Probe, strength: float
-) -> Probe:
-    numbers, own = own_pictures(study, pictures, before.names)
-    covariance = spread_within(pictures.embeddings, numbers)
-    weights, bias = before.weights.clone(), before.bias.clone()
-    for prompt in dict.fromkeys(removal.prompt for removal in removals):
-        assert prompt is not None
-        number = before.index(prompt)
-        some = [removal for removal in removals if removal.prompt == prompt]
-        factors = factors_of(study, pictures, some, own[:, number], numbers, before.names)
-        weights[number], bias[number] = erased(
-            before.weights,
-            before.bias,
-            number,
-            pictures.embeddings,
-            own[:, number],
-            factors,
-            covariance,
-            strength=strength,
-        )
-    about = {
-        "kind": "repair", "how": "project", "strength": strength, "of": dict(before.about),
-        "what": "the factors' directions are projected out of the rows of these classes, whose biases are refitted; "
-        "all other rows are as they were",
-        "removed": [{"class": r.prompt, "latents": list(r.latents), "label": r.label} for r in removals],
-    }  # fmt: skip
-    return Probe(before.names, weights, bias, study.model.weights_hash, about)
 
 
 def _whole(

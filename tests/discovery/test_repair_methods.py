@@ -1,0 +1,197 @@
+"""Methods of repair: the refit against a general optimiser, the choice among methods, and the side of a finding."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+
+import clipattr as ca
+from clipattr.discovery.findings import Finding
+from clipattr.discovery.repair.directions import embeddings_without, learning_pictures, own_pictures
+from clipattr.discovery.repair.erasure import Factors, spread_within
+from clipattr.discovery.repair.methods import METHODS, Task, best, reliance
+from clipattr.discovery.repair.refit import refitted
+from clipattr.errors import StudyError, TargetError
+from clipattr.statistics import Interval, auc
+
+
+@pytest.fixture(scope="module")
+def study():
+    return ca.open_study("picture-world")
+
+
+@pytest.fixture(scope="module")
+def latents(study):
+    """The latents that fire most on pictures of one label."""
+    rows = [row for row, label in enumerate(study.images.columns["label"]) if label == "palm"][:50]
+    return study.codes.rows(torch.tensor(rows)).to_dense().sum(0).topk(3).indices.tolist()
+
+
+def finding(prompt, latents, **evidence):
+    nothing = Interval(0.1, 0.1, 0.1)
+    return Finding(
+        prompt, tuple(latents), None, "unknown", 1.0, nothing, nothing, 0.5, 0.0, 0.5, 0.9, (), evidence
+    )
+
+
+def task(n=900, noise=0.35):
+    """Three classes along three axes, and a factor along a fourth that nearly always stands beside class 0."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(n) % 3
+    factor = (torch.rand(n, generator=generator) < torch.where(classes == 0, 0.97, 0.2)).float()
+    raw = noise * torch.randn(n, 8, generator=generator)
+    raw[torch.arange(n), classes] += 1.0
+    raw[:, 3] += 1.2 * factor
+    embeddings = F.normalize(raw, dim=1)
+    weights = torch.zeros(3, 8)
+    weights[torch.arange(3), torch.arange(3)] = 10.0
+    weights[0, 0], weights[0, 3] = 4.0, 8.0  # class 0 relies on the factor
+    direction = torch.zeros(8, 1)
+    direction[3] = 0.5
+    factors = Factors(direction, factor[:, None], torch.zeros(1), torch.ones(1))
+    own = classes == 0
+    return Task(
+        weights, torch.tensor([-3.0, 0.0, 0.0]), 0, embeddings, own, classes, factors, F.normalize(direction, dim=0),
+        torch.zeros(8, 0), spread_within(embeddings, classes), 0.75,
+    )  # fmt: skip
+
+
+def test_the_refit_is_the_minimum_that_a_general_optimiser_finds():
+    made = task(120)
+    ridge = 0.05
+    row, bias = refitted(
+        made.weights, made.bias, 0, made.embeddings, made.own, made.factors, made.covariance, ridge=ridge
+    )
+    e, own = made.embeddings.double(), made.own
+    d, seen = made.factors.directions[:, 0].double(), made.factors.presence[:, 0].double()
+    states = [e, F.normalize(e + (1 - seen)[:, None] * d, dim=1), F.normalize(e - seen[:, None] * d, dim=1)]
+
+    def loss(v):
+        v = torch.tensor(v, requires_grad=True)
+        total = torch.zeros((), dtype=torch.float64)
+        for state in states:
+            scores = torch.cat(
+                [(state @ v[:-1] + v[-1])[:, None], (state @ made.weights[1:].double().T) + made.bias[1:]], 1
+            )
+            share = scores.softmax(1)[:, 0]
+            total = total - 0.5 * share[own].log().mean() - 0.5 * (1 - share[~own]).log().mean()
+        change = v[:-1] - made.weights[0].double()
+        total = total + ridge * (change @ made.covariance @ change + 1e-4 * (v[-1] - made.bias[0]) ** 2)
+        (slope,) = torch.autograd.grad(total, v)
+        return float(total.detach()), slope.numpy()
+
+    start = np.append(made.weights[0].double().numpy(), float(made.bias[0]))
+    found = minimize(loss, start, jac=True, tol=1e-10)
+    assert loss(np.append(row.double().numpy(), float(bias)))[0] < found.fun + 1e-6 < loss(start)[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_the_class_without_its_factor(name):
+    made = task()
+    row, bias = METHODS[name](made)
+    without = made.own & (made.factors.presence[:, 0] == 0)
+    logits = made.embeddings @ made.weights.T + made.bias
+    before = (logits[without].argmax(1) == 0).double().mean()
+    logits[:, 0] = made.embeddings @ row + bias
+    assert (logits[without].argmax(1) == 0).double().mean() > before
+    assert (logits.argmax(1) == made.classes).double().mean() > 0.9
+
+
+def test_reliance_is_the_slope_within_classes_times_the_way():
+    made = task()
+    y = (made.embeddings @ (made.weights[0] - made.weights[1:].mean(0))).double().numpy()
+    among = (~made.own).numpy()
+    design = np.stack([made.factors.presence[:, 0].numpy(), made.classes == 1, made.classes == 2], 1)[among]
+    slope = np.linalg.lstsq(design.astype(float), y[among], rcond=None)[0][0]
+    assert reliance(made, made.weights[0]) == pytest.approx(abs(slope), rel=1e-5)
+    assert reliance(made, METHODS["combined"](made)[0]) < 0.2 * reliance(made, made.weights[0])
+
+
+def test_the_method_is_chosen_on_the_pictures_it_was_not_fitted_on(monkeypatch):
+    made = task()
+    chosen = best(made)
+    assert chosen in METHODS
+    # A method that ruins the class is never chosen, however little reliance it leaves.
+    monkeypatch.setitem(METHODS, "ruin", lambda task: (torch.zeros(8), torch.tensor(-100.0)))
+    assert best(made) == chosen
+    seen = []
+    monkeypatch.setitem(
+        METHODS, "spy", lambda task: seen.append(len(task.embeddings)) or METHODS["project"](task)
+    )
+    best(made)
+    assert seen == [450]
+
+
+@pytest.mark.parametrize("how", [*METHODS, "measured"])
+def test_only_the_prompts_row_changes_and_the_export_loads(how, study, latents, tmp_path):
+    repaired = ca.repair(study, latents, prompts="palm", how=how)
+    after, before = repaired.classifier(), repaired.before
+    number = before.index("palm")
+    others = torch.arange(len(before.names)) != number
+    assert torch.equal(after.weights[others], before.weights[others])
+    assert not torch.equal(after.weights[number], before.weights[number])
+    assert after.about["taken"]["palm"] in METHODS and "row" in repaired.about
+    read = ca.Probe.open(repaired.export(tmp_path / how))
+    assert torch.equal(read.weights, after.weights)
+
+
+def test_a_method_of_rows_is_refused_for_the_whole_model(study, latents):
+    with pytest.raises(TargetError, match="scope='model' takes how='project'"):
+        ca.repair(study, latents, how="refit", scope="model")
+
+
+# the side of a finding
+
+
+def test_what_a_wording_leaves_is_what_ablation_says(study, latents):
+    found = ca.side(study, finding("palm", latents), glosses=["a tropical tree", "a hand"])
+    assert [row["wording"] for row in found.wordings][:2] == ["palm", "a palm"]
+    assert found.wordings[0]["left"] == 1.0 and found.side in ("image", "text", "both")
+    # By hand, on every second picture: exact ablation of the family, and the wording's contrast to the vocabulary.
+    pictures = learning_pictures(study)
+    half = torch.arange(len(pictures))[1::2]
+    change = pictures.embeddings - embeddings_without(study, pictures, latents)
+    active = torch.from_numpy(
+        study.codes.rows(torch.from_numpy(pictures.rows)).to_dense()[:, latents].sum(1).numpy() > 0
+    )
+    wording = found.wordings[-1]["wording"]
+    rows = study.model.encode_text(["palm", wording]) - study.model.encode_text(
+        study.vocabulary.prompts
+    ).mean(0)
+    effect = change[half][active[half]].mean(0) @ rows.T
+    scores = pictures.embeddings[half] @ rows.T
+    assert found.effect == pytest.approx(float(effect[0]), abs=1e-6)
+    left = float((effect[1] / scores[:, 1].std()) / (effect[0] / scores[:, 0].std()))
+    assert found.wordings[-1]["left"] == pytest.approx(left, abs=1e-4)
+    own = own_pictures(study, pictures, ["palm"])[1][:, 0]
+    assert found.wordings[0]["auc"] == pytest.approx(auc(scores[:, 0].numpy(), own[half].numpy()))
+
+
+def test_a_side_is_noted_beside_the_evidence_and_its_wording_is_a_classifier(study, latents, tmp_path):
+    given = finding("palm", latents, contrast=0.3)
+    found = ca.side(study, given)
+    noted = found.noted(given)
+    assert noted.evidence["contrast"] == 0.3 and noted.evidence["side"]["side"] == found.side
+    assert (
+        Finding.from_dict(ca.Findings([noted]).to_json_object()["findings"][0]) == noted
+        if hasattr(ca.Findings, "to_json_object")
+        else True
+    )
+    if found.suggestion is not None:
+        probe = found.classifier(study, ["palm", "cactus"])
+        text = study.model.encode_text([found.suggestion])[0] * study.model.logit_scale
+        torch.testing.assert_close(probe.weights[0], text)
+    with pytest.raises(TargetError, match="no classifier with another wording"):
+        found.classifier(study, ["cactus", "bat"])
+
+
+def test_a_family_that_never_fires_has_no_side(study):
+    fires = torch.zeros(study.dictionary.n_latents)
+    codes = study.codes.to_csr()
+    fires.index_add_(0, codes.indices.long(), (codes.values > 0).float())
+    silent = int(fires.argmin())
+    if fires[silent] > 4:
+        pytest.skip("every latent of this study fires")
+    with pytest.raises(StudyError, match="are needed to measure an effect"):
+        ca.side(study, finding("palm", [silent]))
