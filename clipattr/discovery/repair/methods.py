@@ -1,4 +1,4 @@
-"""Methods: how one class's weights are changed so that they rely less on a concept, and which way is best here.
+"""Methods: how one class's weights are changed so that they rely less on a concept, and which method is best here.
 
 Owns the list of methods and the choice among them on pictures that were not used to fit. To add one: a function of a
 `Task` in `METHODS`. Ignores results and how they are exported (`repair.py`). Start at `changed_rows`.
@@ -187,7 +187,7 @@ def best(task: Task) -> str:
 
 def reliance(task: Task, row: Tensor) -> float:
     """How far a class's contrast moves with the concepts, in logits: its slope on their presence within classes, over
-    pictures of other classes, times the way from absent to present; absolute values summed over concepts."""
+    pictures of other classes, times the difference between absent and present; absolute values summed over concepts."""
     others = torch.arange(len(task.weights)) != task.number
     contrast = task.embeddings @ (row - task.weights[others].mean(0))
     among = ~task.own
