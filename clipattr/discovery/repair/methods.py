@@ -228,7 +228,7 @@ def _latent_directions(study: Study, pictures: Encoded, removals: Sequence[Remov
 
 
 def _insertions(study: Study, pictures: Encoded, removals: Sequence[Removal], own: Tensor) -> Tensor:
-    """(embed, texts): how inserting the prompt as text moves pictures of other things; for findings of typography."""
+    """(embed, texts): how inserting the prompt as text moves pictures of other classes; for findings of typography."""
     texts = {r.prompt for r in removals if r.kind == "typography" and r.prompt is not None}
     if not texts or own.all():
         return torch.zeros(pictures.embeddings.shape[1], 0)
