@@ -248,7 +248,9 @@ class Desk:
             return ""  # a site whose stored activations do not give the embedding
         parts = []
         if found.pictures:
-            parts.append(f"higher than {found.below:.0%} of the other {found.pictures:,} pictures")
+            # Rounded down: 100 % would say that no picture scores higher.
+            share = "all" if found.below == 1 else f"{math.floor(100 * found.below)}%"
+            parts.append(f"higher than {share} of the other {found.pictures:,} pictures")
         if found.label:
             mean = found.label_mean * (100 if target.unit == "cosine" else 1)
             parts.append(f"pictures labelled {shown(found.label, 30)} score {plain(mean)} on average")

@@ -242,3 +242,15 @@ def test_a_latents_page_tells_what_is_active_beside_it_and_leads_to_its_neighbou
     panel.beside.selected = neighbour
     assert panel.state.latent == neighbour
     panel.close()
+
+
+def test_only_the_highest_score_is_called_higher_than_all(study):
+    from clipattr_widgets.desk import Desk
+
+    desk = Desk(study)
+    target = desk.target(PROMPT)
+    rows, _ = Browser(desk.collected).pictures("score", prompt=PROMPT)
+    said = [desk.standing(desk.measure(int(row), target), target, int(row)) for row in rows[[0, 1]]]
+    assert (
+        said[0].startswith("higher than all of the other 59") and "higher than 98% of the other 59" in said[1]
+    )
