@@ -148,7 +148,7 @@ def _plan(of: Request) -> dict[str, Any]:
         "site": str(of.site),
         "images": of.images.fingerprint,
         "batch": settings["batch"],
-        "shard": gathering.SHARD,
+        "shard": gathering.shard_of(len(of.images), settings["batch"]),
         "draft": settings["draft"],
         "thumbnails": settings["thumbnails"],
     }
@@ -179,6 +179,9 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
         folder.rmdir()
         return None
     old = read_manifest(folder)["plan"]
+    if "shard" in old.get("encoding", {}) and "shard" in plan.get("encoding", {}):
+        # Shards decide where micro-batches begin and nothing else; those of other versions have other sizes.
+        old = {**old, "encoding": {**old["encoding"], "shard": plan["encoding"]["shard"]}}
     if old != plan and not overwrite:
         differing = [
             (f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked")

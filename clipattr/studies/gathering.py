@@ -26,7 +26,8 @@ from clipattr.studies.format import read_manifest, write_pictures
 from clipattr.studies.join import join
 from clipattr.studies.vectors import VectorInput, gather_vectors
 
-SHARD = 1024  # pictures per shard
+SHARD = 128  # pictures per shard, so that little is lost by an interruption
+MANY = 1000  # shards of a build; larger collections have larger ones, whose files are fewer
 ENCODED = ("activations.npy", "evaluator.npy", "fingerprints.npy", "pictures.csv")
 ENCODED_OPTIONAL = ("thumbnails.npy", "thumbnails.bin", "scenes.jsonl", TEXTS)
 
@@ -58,6 +59,15 @@ class Request:
             self.evaluator.preprocess_id,
         )
         return same and (about["thumbnails"] or not self.settings["thumbnails"])
+
+
+def shard_of(pictures: int, batch: int) -> int:
+    """Pictures per shard of a build, no fewer than a micro-batch.
+
+    >>> shard_of(1_000, 64), shard_of(1_000_000, 64), shard_of(1_000, 256)
+    (128, 1024, 256)
+    """
+    return max(SHARD if pictures <= MANY * SHARD else 8 * SHARD, batch)
 
 
 def store_at(path: Path, model: Model, images: Images, site: Site) -> ActivationStore:
@@ -169,7 +179,7 @@ def _workshop(folder: Path, reader: Model | None, of: Request) -> ActivationStor
             pictures=len(of.images),
             fingerprint=of.images.fingerprint,
             batch=of.settings["batch"],
-            shard_pictures=SHARD,
+            shard_pictures=shard_of(len(of.images), of.settings["batch"]),
             evaluator=of.evaluator,
             thumbnails=of.settings["thumbnails"],
             renew=True,

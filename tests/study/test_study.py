@@ -216,6 +216,16 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     assert not (tmp_path / "s.building").exists()
 
 
+def test_a_study_of_larger_shards_is_the_same_study(finished, tiny_model, evaluator, pictures, monkeypatch):
+    before = contents(finished.path)
+    monkeypatch.setattr("clipattr.studies.gathering.SHARD", 24)
+    monkeypatch.setattr("clipattr.studies.build._build", interrupt)  # nothing is built again
+    again = build_study(
+        tiny_model, pictures, path=finished.path, vocabulary=WORDS, evaluator=evaluator, holdout=0.2, **SMALL
+    )
+    assert again.hash == finished.hash and contents(finished.path) == before
+
+
 @pytest.mark.parametrize("kind", ["bmp", "png"])  # the changed file keeps its size, or does not
 def test_only_the_shard_of_a_changed_picture_is_encoded_again_on_resume(
     tiny_model, evaluator, tmp_path, monkeypatch, kind
