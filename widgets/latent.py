@@ -91,7 +91,7 @@ class LatentPanel(Panel):
         )
         tools = labelled(W.HBox([self.order, self.prompt, self.heat]), "clipattr-toolbar")
         facts = labelled(
-            W.HBox([self.histogram, self.words, self.users, self.beside, self.nearest]), "clipattr-columns"
+            W.HBox([self.histogram, self.words, self.nearest, self.users, self.beside]), "clipattr-columns"
         )
         super().__init__([head, self.notice, self.card, tools, self.gallery, facts, self.drawer], state)
         self._wire()
