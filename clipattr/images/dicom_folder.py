@@ -67,7 +67,7 @@ def open_dicom(
     pictures; file names, which often hold names of persons, are not shown.
 
     Args:
-        folder: searched at any depth, for *.dcm and *.dicom, and files without an ending that are DICOM.
+        folder: searched at any depth for files that end with .dcm or .dicom, and for DICOM files without an ending.
         frames: "first", "middle" or "all".
         window: (center, width) for all pictures, in modality values; default each file's own.
         group: an attribute that describes machine or view, one of `TOLD`, as the pictures' group. Others are refused.
