@@ -209,7 +209,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def places(self) -> np.ndarray:
-        """(rows,) int64: number of the picture that each row comes from."""
+        """Number of the picture that each row comes from, (rows,) int64."""
         order, parts = mixed(self.manifest["pictures"], self.shuffle), []
         for number, shard in enumerate(self.shards):
             places = order[shard["first"] : shard["last"]]
@@ -219,7 +219,7 @@ class ActivationStore(ShardFolder):
 
     @property
     def token_numbers(self) -> np.ndarray:
-        """(rows,) int64: number of the token at this site that each row comes from."""
+        """Number of the token at this site that each row comes from, (rows,) int64."""
         sizes = np.diff(self._starts).tolist()
         parts = [mixed(rows, self.shuffle, number) % self.tokens for number, rows in enumerate(sizes)]
         return np.concatenate([np.empty(0, np.int64), *parts])
