@@ -58,7 +58,27 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "focus": (
         "focus",
         "percent",
-        "largest share of the family's activation that is lost when a quarter of the picture is hidden",
+        "largest share of the family's activation that is lost when a fifth of the picture is hidden",
+    ),
+    "itself": (
+        "answered by itself",
+        "percent",
+        "share of other pictures of the concept that the model answers with the concept's own word",
+    ),
+    "both": (
+        "both seen",
+        "percent",
+        "share of the prompt's own pictures with the concept in which the evaluator sees the prompt as well",
+    ),
+    "edge": (
+        "differs at the edge",
+        "percent",
+        "share of the picture's edge that looks different with the concept",
+    ),
+    "inside": (
+        "differs inside",
+        "percent",
+        "share of the picture's inside that looks different with the concept",
     ),
     "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
     "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures that show it"),

@@ -30,7 +30,7 @@ def watermarked(ready):
     """The family through which a watermark speaks for trumpets, and its evidence."""
     subject = Subject.of(ready.base, Prompt("trumpet"))
     candidates = candidates_of(ready.base, subject, Tables.of(ready.base))
-    families, _ = families_of(ready.base, subject, candidates)
+    families = families_of(ready.base, subject, candidates)
     family = next(f for f in families if f.candidate.label == "a watermark" and not f.instead)
     return subject, family, measured(ready.base, subject, family)
 
@@ -147,7 +147,18 @@ def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
     ("instead", "route", "changes", "reason"),
     [
         (False, Route.WORD, {}, Reason.HOLDS),
-        (False, Route.WORD, {"causal_effect": span(0.015), "beside": span(0.0)}, Reason.WEAK),
+        (
+            False,
+            Route.WORD,
+            {"causal_effect": span(0.015), "beside": span(0.02), "thing": span(0.02)},
+            Reason.WEAK,
+        ),
+        (
+            False,
+            Route.WORD,
+            {"causal_effect": span(0.015), "beside": span(-0.05)},
+            Reason.WEAK,
+        ),  # one denies it
         (False, Route.WORD, {"causal_effect": span(0.005)}, Reason.HOLDS),  # the thing itself proves it
         (False, Route.WORD, {"causal_effect": span(-0.05)}, Reason.WEAK),
         (False, Route.WORD, {"kept": 0.9}, Reason.NOT_ITS_OWN),
@@ -165,11 +176,11 @@ def test_evidence_is_held_against_the_settings(instead, route, changes, reason):
     evidence = dataclasses.replace(EVIDENCE, **changes)
     assert judge(family(route=route, instead=instead), evidence, 0.5, Settings()).reason is reason
     assert judge(family(), None, 0.5, Settings()).reason is Reason.FEW
-    assert 0 <= confidence(family(route=route), evidence, 0.5, Settings()) <= 1
+    assert 0 <= confidence(family(route=route), evidence) <= 1
 
 
 def test_effects_count_in_units_of_the_prompt_s_own_contrast():
-    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015), thing=span(0.02))
+    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015), thing=span(0.02), beside=span(0.02))
     assert judge(family(), weak, 0.5, Settings()).reason is Reason.WEAK
     assert judge(family(), weak, 0.1, Settings()).reason is Reason.HOLDS
     assert judge(family(), weak, math.nan, Settings()).reason is Reason.WEAK

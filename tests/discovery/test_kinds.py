@@ -1,12 +1,16 @@
 """Kinds follow from evidence, and weak evidence is not a confident name."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clipattr.discovery.audit.candidates import Candidate, Route
-from clipattr.discovery.audit.kinds import Roles, kind_of, kinship
+from clipattr.discovery.audit.geometry import differing, extent_of
+from clipattr.discovery.audit.kinds import Roles, Witness, kind_of, kinship
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.names import constituents, is_constituent
 from clipattr.statistics import auc
@@ -19,42 +23,104 @@ ROLES = Roles(
 )
 
 
-def family(word=0, label="banana", route=Route.WORD, instead=False):
+def family(word=0, label="banana", route=Route.WORD, instead=False, text=False, left=math.nan):
     nowhere = torch.zeros(2, dtype=torch.bool)
-    candidate = Candidate(route, label, word, (nowhere, nowhere), (nowhere, nowhere), (), 0.5, 0.001)
-    return Family(candidate, (1,), 0.1, instead, "co-occurrence")
+    candidate = Candidate(route, label, word, (nowhere, nowhere), (nowhere, nowhere), (), 0.5, 0.001, text)
+    return Family(candidate, (1,), 0.1, instead, "co-occurrence", left)
 
 
 @pytest.mark.parametrize(
-    ("found", "kin", "focus", "kind"),
+    ("found", "seen", "kind"),
     [
-        (family(), 0.5, 0.9, "companion"),
-        (family(), 0.5, 0.2, "context"),
-        (family(word=2), 0.5, 0.9, "context"),
-        (family(word=1), 0.5, 0.2, "watermark"),
-        (family(instead=True), 0.1, math.nan, "polysemy"),
-        (family(instead=True), 0.9, math.nan, "coarse_label"),
-        (family(route=Route.PART, instead=True), 0.5, math.nan, "compound"),
+        (family(), Witness(itself=0.8, edge=0.1, inside=0.2, focus=0.9), "companion"),
+        (
+            family(),
+            Witness(itself=0.0, edge=0.3, inside=0.2, focus=0.9),
+            "watermark",
+        ),  # no pictures of its own
+        (family(), Witness(itself=0.0, edge=1.0, inside=0.9, focus=0.2), "context"),
+        (
+            family(),
+            Witness(itself=0.4, edge=0.8, inside=0.0, focus=0.4),
+            "context",
+        ),  # a surrounding, named by itself
+        (
+            family(),
+            Witness(itself=0.0, edge=0.0, inside=0.1, focus=0.1),
+            "coarse_label",
+        ),  # a look of the whole
+        (family(), Witness(itself=0.9, focus=0.9), "companion"),
+        (family(), Witness(itself=0.1, focus=0.1), "context"),
+        (family(word=2), Witness(focus=0.9), "context"),
+        (family(word=1), Witness(focus=0.9), "watermark"),
+        (family(left=0.2), Witness(itself=0.8, edge=0.1, inside=0.2), "companion"),
+        (family(instead=True), Witness(kin=0.1), "polysemy"),
+        (family(instead=True), Witness(kin=0.9), "coarse_label"),
+        (
+            family(instead=True),
+            Witness(kin=0.5, both=0.9, edge=0.5, inside=0.1),
+            "watermark",
+        ),  # over the object
+        (family(instead=True), Witness(kin=0.1, both=0.1, edge=0.5, inside=0.1), "polysemy"),
+        (family(route=Route.PART, instead=True), Witness(), "compound"),
+        (family(text=True), Witness(edge=1.0, inside=1.0), "typography"),
     ],
 )
-def test_the_evidence_decides_the_kind(found, kin, focus, kind):
-    named, probability = kind_of(found, None, ROLES, kin, focus)
+def test_the_evidence_decides_the_kind(found, seen, kind):
+    named, probability = kind_of(found, ROLES, seen)
     assert named == kind and 0.25 <= probability <= 1
 
 
 def test_a_family_that_no_word_fits_is_less_sure():
-    nameless = kind_of(family(word=None, label=None), None, ROLES, 0.5, 0.9)
-    assert nameless[1] < kind_of(family(), None, ROLES, 0.5, 0.9)[1]
+    seen = Witness(itself=0.9, edge=0.1, inside=0.1, focus=0.9)
+    assert kind_of(family(word=None, label=None), ROLES, seen)[1] < kind_of(family(), ROLES, seen)[1]
 
 
 def test_what_was_not_measured_does_not_decide():
-    assert kind_of(family(), None, ROLES, 0.5)[1] < kind_of(family(), None, ROLES, 0.5, 0.9)[1]
+    sure = Witness(itself=0.9, edge=0.1, inside=0.1, focus=0.9)
+    assert kind_of(family(), ROLES, Witness())[1] < kind_of(family(), ROLES, sure)[1]
 
 
-def test_two_of_one_sort_look_alike_or_share_a_group_whatever_it_is_called():
-    assert kinship(0.9, 0.6, (None, None)) == 1.0 and kinship(-0.2, -0.2, (None, None)) == 0.0
-    assert kinship(0.1, 0.1, ("x", "x")) > 0.8 > 0.2 > kinship(0.1, 0.1, ("x", "y"))
-    assert kinship(math.nan, math.nan, (None, "y")) == 0.5
+def test_two_of_one_sort_look_alike_are_seen_together_or_share_a_group_whatever_it_is_called():
+    assert kinship(0.9, 0.9, 0.6, (None, None)) == 1.0 and kinship(-0.2, 0.1, -0.2, (None, None)) == 0.0
+    assert kinship(0.3, math.nan, math.nan, (None, None)) == pytest.approx(0.5)
+    assert kinship(0.1, 0.1, 0.1, ("x", "x")) > 0.8 > 0.2 > kinship(0.1, 0.1, 0.1, ("x", "y"))
+    assert kinship(math.nan, math.nan, math.nan, (None, "y")) == 0.5
+
+
+def test_a_surrounding_differs_at_the_edge_and_a_corner_does_not():
+    rng = np.random.default_rng(0)
+    plain = [rng.normal(120, 10, (96, 96, 3)) for _ in range(20)]
+    around = [picture.copy() for picture in plain[:10]]
+    corner = [picture.copy() for picture in plain[:10]]
+    for picture in around:
+        inner = picture[24:-24, 24:-24].copy()
+        picture[:] = 220
+        picture[24:-24, 24:-24] = inner
+    for picture in corner:
+        picture[:24, :24] = 220
+    study = SimpleNamespace(
+        sees=np.ones(40, dtype=bool),
+        images=[
+            SimpleNamespace(load=lambda p=p: Image.fromarray(p.clip(0, 255).astype(np.uint8)))
+            for p in [*plain, *around, *corner]
+        ],
+    )
+    without, surround, small = np.arange(10, 20), np.arange(20, 30), np.arange(30, 40)
+    assert extent_of(study, surround, without) == (1.0, 0.0)
+    assert extent_of(study, small, without) == (pytest.approx(4 / 48), 0.0)
+    assert all(math.isnan(value) for value in extent_of(study, small[:4], without))
+
+
+def test_a_difference_counts_in_pooled_deviations():
+    one, other = np.random.default_rng(0).normal(0, 1, (2, 12, 8, 8, 6))
+    one += 5.0
+    slow = max(
+        abs(one[:, 3, 4, f].mean() - other[:, 3, 4, f].mean())
+        / (math.sqrt((one[:, 3, 4, f].var(ddof=1) + other[:, 3, 4, f].var(ddof=1)) / 2) + 1)
+        for f in range(6)
+    )
+    assert differing(one, other)[3, 4] == pytest.approx(slow)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,16 @@
 """Latents of a meaning that comes with a prompt: a small collection in which it is known which latent reads what."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
 
 from clipattr.discovery.audit.mediators import meetings_of
-from clipattr.discovery.audit.occlusion import Occluded
 from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,
     lost_without,
     mean_strength,
-    silenced,
     stands_for,
 )
 from clipattr.discovery.audit.subject import Side
@@ -143,25 +139,8 @@ def test_a_loss_on_two_pictures_or_by_chance_is_none():
     assert not lost_without(csr_array(dense), mask(BESIDE), mask(slice(48, 60)), ~both).any()
 
 
-def test_what_covering_silences_stands_for_the_meaning_and_ranks_first():
-    covered = Occluded(np.array([10.0, 10, 5, 0]), np.array([1.0, 9, 2, 3]), np.array([8, 8, 1, 0]), 0.8, 0.0)
-    assert covered.left()[:3].tolist() == [0.1, 0.9, 0.4] and np.isnan(covered.left()[3])
-    assert covered.left([0, 1]) == 0.5 and np.isnan(covered.left([3]))
-    elsewhere = Standing(np.arange(4) == 3, np.array([0.0, 0.0, 0.0, 0.7]), np.zeros(4, dtype=bool))
-    some = silenced(covered, elsewhere)
-    assert some.fits.tolist() == [True, False, False, True]  # the third fired once: that may be chance
-    assert some.clearer.tolist() == [1.8, 0.0, 0.0, 0.7] and some.purely.tolist() == [
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert silenced(covered, None).fits.tolist() == [True, False, False, False]
-
-
 def test_latents_that_purely_stand_for_a_meaning_are_its_family_if_they_carry_enough():
     some = Standing(np.array([True, True]), np.array([0.9, 0.8]), np.array([True, False]))
     share = {5: torch.tensor([0.03, 0.1])}
     assert families_apart(0, {5: some}, share, enough=0.02)[0].latents == [0]
-    made = families_apart(0, {5: replace(some, covered=True)}, share, enough=0.05)[0]
-    assert made.latents == [1, 0] and made.reason == "covered" and made.carried == pytest.approx(0.13)
+    assert families_apart(0, {5: some}, share, enough=0.05)[0].latents == [1, 0]

@@ -33,6 +33,7 @@ class Route(StrEnum):
     LATENTS = "latents that co-occur"
     PART = "part of the name"
     TEXT = "written"
+    OCCLUSION = "occlusion"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Candidate:
         route: why. label: its name; None where no word fits. word: its number in the vocabulary, if it has one.
         there: (n,) bool for the finding and for the measuring half: where it is seen, or fires. surely: where that is
             beyond doubt.
-        latents: those that raised it; empty where a word did.
+        latents: those that raised it; empty where a word did. text: its word means writing.
         difference: rate difference between the prompt's own and other pictures. chance: adjusted p-value of that.
     """
 
@@ -55,6 +56,7 @@ class Candidate:
     latents: tuple[int, ...]
     difference: float
     chance: float
+    text: bool = False
 
 
 def rates(table: Any, own: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,12 +175,12 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     found, difference, chance = over_represented(
         tables.fires, side.own, settings.least_difference, settings.discovery_rate, settings.few
     )
-    fires = tables.fires[:, found].tocsc()
+    firing = tables.fires[:, found].tocsc()
     kept, usual = [], float(side.shown[~side.own].float().mean())
     for place in range(len(found)):
         on = torch.zeros(len(half), dtype=torch.bool)
         on[
-            torch.from_numpy(fires.indices[fires.indptr[place] : fires.indptr[place + 1]].astype(np.int64))
+            torch.from_numpy(firing.indices[firing.indptr[place] : firing.indptr[place + 1]].astype(np.int64))
         ] = True
         elsewhere = on & ~side.own
         if int(elsewhere.sum()) < 2 * settings.few:
@@ -196,7 +198,7 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     for group in groups:
         places = [kept[member][0] for member in group]
         latents = tuple(int(found[place]) for place in places)
-        there = surely = _fires(base.finding, latents), _fires(base.measuring, latents)
+        there = surely = fires(base.finding, latents), fires(base.measuring, latents)
         label, word = named(base, subject, tables.seen, there[0] & ~side.own)
         best = min(places)
         if word in subject.same or (word is None and difference[best] <= settings.nameless):
@@ -234,7 +236,7 @@ def _grouped(firings: list[Tensor]) -> list[list[int]]:
     return groups
 
 
-def _fires(half: Half, latents: tuple[int, ...]) -> Tensor:
+def fires(half: Half, latents: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.asarray(half.codes[:, list(latents)].sum(1)).ravel() > 0)
 
 

@@ -15,7 +15,6 @@ from clipattr.discovery.audit.evidence import Evidence, is_part
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.text_insertion import Rise
-from clipattr.discovery.findings import Interval
 
 
 class Reason(StrEnum):
@@ -30,9 +29,6 @@ class Reason(StrEnum):
     NOT_ITS_OWN = "the family does not depend on it"
     NAMELESS = "its word does not tell where it fires on the measuring half"
     TOLD = "another finding says the same"
-
-
-KEPT = 0.6  # share of the codes that may be left without the candidate; removal must silence half, give or take noise
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,11 @@ def _reason(family: Family, evidence: Evidence | None, unit: float, settings: Se
         family, evidence, unit, settings
     ):
         return Reason.WEAK
-    if evidence.kept > KEPT:
+    if evidence.kept > settings.kept:
         return Reason.NOT_ITS_OWN
     if evidence.named < NAMED / 2:
         return Reason.NAMELESS
-    if is_part(family):
+    if is_part(family) or (family.text and family.instead):
         return Reason.HOLDS if evidence.thing.low >= settings.part_effect * unit else Reason.NO_LEVEL
     if family.instead:
         if not evidence.standing >= settings.passes or not evidence.thing.low > 0:
@@ -87,7 +83,7 @@ def reads(rise: Rise | None, unit: float, settings: Settings, pictured: bool = F
     Args:
         pictured: words for text are over-represented on the prompt's own pictures.
     """
-    if rise is None or not rise.latents or rise.kept > KEPT:
+    if rise is None or not rise.latents or rise.kept > settings.kept:
         return False
     least = settings.least_rise * unit
     if rise.inserted.low >= least and rise.specific.low >= least:
@@ -101,9 +97,10 @@ def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Setting
     A model may read one thing through latents that stand for many, which are nobody's family. Then the thing must lift
     the prompt both on the prompt's pictures and without it, and ablation must not speak against it.
     """
-    if family.instead or evidence.causal_effect.high <= 0:
+    if family.instead or math.isfinite(family.left) or evidence.causal_effect.high < 0:
         return False
-    return evidence.thing.low >= settings.least_effect * unit and evidence.beside.low > 0
+    least, one, other = settings.least_effect * unit, evidence.thing, evidence.beside
+    return (one.low >= least and other.high > 0) or (other.low >= least and one.high > 0)
 
 
 def _level_known(evidence: Evidence) -> bool:
@@ -126,30 +123,31 @@ def told_once(kept: Sequence[Judged]) -> list[Judged]:
     return made
 
 
-def _rank(verdict: Judged) -> tuple[bool, float, tuple[int, ...]]:
-    """What the evaluator sees before what only fires, then the larger effect."""
-    effect: Interval | None = verdict.evidence.causal_effect if verdict.evidence else None
-    by_firing = verdict.family.candidate.route is Route.LATENTS
-    return by_firing, -effect.value if effect else 0.0, verdict.family.latents
+def _rank(verdict: Judged) -> tuple[float, ...]:
+    """A part of the name first, then what the evaluator sees, what only fires last; then the commoner, the stronger."""
+    evidence, route = verdict.evidence, verdict.family.candidate.route
+    if evidence is None:
+        return (3.0,)
+    order = 0.0 if route is Route.PART else 2.0 if route is Route.LATENTS else 1.0
+    common = -round(evidence.difference.value, 6)
+    return order, common, -evidence.causal_effect.value, *map(float, verdict.family.latents)
 
 
-# Logistic confidence, fitted on the bundled worlds (docs/decisions): constant, then one weight a feature.
-WEIGHTS = (0.2, 1.2, 0.8, -1.5, 0.6)
+# Logistic confidence, fitted on the findings of the worlds that constants are chosen on (docs/decisions/audit.md):
+# constant, then the weights of: it stands in the prompt's place; it is text; what is left of the codes above a fifth.
+WEIGHTS = (3.2, 1.0, -3.3, -8.0)
+LEFT = 0.2  # share of the codes without the candidate that tells nothing
 
 
-def confidence(family: Family, evidence: Evidence, unit: float, settings: Settings) -> float:
+def confidence(family: Family, evidence: Evidence) -> float:
     """Probability that removing the cause from pictures confirms a finding, 0 to 1."""
-    effect = evidence.causal_effect
-    sure = math.log(max(effect.low / (settings.least_effect * unit), 1e-3))
-    level = math.tanh(max(evidence.thing.low, evidence.beside.low, 0.0) / max(unit, 1e-9) * 3)
-    kept = 0.3 if math.isnan(evidence.kept) else evidence.kept
-    by_words = float(family.candidate.route is not Route.LATENTS)
+    kept = LEFT if math.isnan(evidence.kept) else evidence.kept
     constant, *weights = WEIGHTS
-    told = zip(weights, (min(sure, 2.0), level, kept, by_words), strict=True)
-    return 1 / (1 + math.exp(-constant - sum(weight * value for weight, value in told)))
+    told = zip(weights, (family.instead and not family.text, family.text, max(0.0, kept - LEFT)), strict=True)
+    return 1 / (1 + math.exp(-constant - sum(weight * float(value) for weight, value in told)))
 
 
 def confidence_written(rise: Rise, unit: float, settings: Settings) -> float:
-    """The same for an inserted text."""
+    """The same for an inserted text: at least that of text that is often seen, more where it lifts over other words."""
     sure = math.log(max(rise.specific.low / (settings.least_rise * unit), 1e-3))
-    return 1 / (1 + math.exp(-0.8 - min(sure, 2.0)))
+    return 1 / (1 + math.exp(-max(0.8 + min(sure, 2.0), WEIGHTS[0] + WEIGHTS[2])))

@@ -110,7 +110,7 @@ def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
         shown=_share(there, side.own),
         shown_elsewhere=_share(there, ~side.own),
         together=_share(side.shown, about),
-        kept=_kept(base, half, side, family, strength),
+        kept=family.left if math.isfinite(family.left) else _kept(base, half, side, family, strength),
         alone=_alone(strength, side, there, surely),
         presence=_share(active, side.own),
         presence_elsewhere=_share(active, ~side.own),
@@ -128,24 +128,50 @@ def _thing(base: Base, subject: Subject, family: Family) -> tuple[Interval, Inte
     was chosen with the contrast in view, so that only the measuring half speaks for it.
     """
     candidate = family.candidate
-    sides = [(subject.measuring, candidate.there[1], candidate.surely[1])]
-    if candidate.route is not Route.LATENTS:
-        sides.insert(0, (subject.finding, candidate.there[0], candidate.surely[0]))
+    sides = [(base.measuring, subject.measuring, candidate.there[1], candidate.surely[1])]
+    if candidate.route not in (Route.LATENTS, Route.OCCLUSION):
+        sides.insert(0, (base.finding, subject.finding, candidate.there[0], candidate.surely[0]))
     with_it, without, own_with, own_without = [], [], [], []
-    for side, there, surely in sides:
+    for half, side, there, surely in sides:
+        level = side.contrast
         alone = surely & ~(side.clear if family.instead else side.shown | side.own)
-        with_it.append(side.contrast[alone])
-        without.append(side.contrast[side.elsewhere & ~there])
+        neither = side.elsewhere & ~there
+        if not family.instead:
+            level = over_what_else(base, half, level, candidate.word, neither)
+            aside = alone & (half.rival[:, 0] != (-1 if candidate.word is None else candidate.word))
+            alone = aside if int(aside.sum()) >= base.settings.few else alone
+        with_it.append(level[alone])
+        without.append(level[neither])
         own_with.append(side.contrast[side.own & surely])
         own_without.append(side.contrast[side.own & ~there])
     thing = difference_interval(torch.cat(with_it), torch.cat(without))
     beside = difference_interval(torch.cat(own_with), torch.cat(own_without))
-    side, there, surely = sides[-1]
+    _, side, there, surely = sides[-1]
     alone = surely & ~(side.clear if family.instead else side.shown | side.own)
     by_text = _by_text(
         base, subject, base.measuring, family.candidate.word, alone, side.elsewhere & ~there, thing
     )
     return thing, beside, by_text
+
+
+def over_what_else(base: Base, half: Half, level: Tensor, word: int | None, among: Tensor) -> Tensor:
+    """(n,) contrast less its mean over pictures of the same main thing, by the evaluator: what scatters for its sake.
+
+    Args:
+        level: (n,) contrast. word: the candidate's, which is no main thing here. among: (n,) bool, without the
+            candidate, whose means are taken off.
+    """
+    first, second = base.main_words(half)
+    main = first if word is None else torch.where(first == word, second, first)
+    main = main + 1  # none at all is one kind of picture
+    n = len(base.study.vocabulary) + 1
+    count = torch.zeros(n, dtype=torch.float64).index_add_(
+        0, main[among], torch.ones(int(among.sum()), dtype=torch.float64)
+    )
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, main[among], level[among].double())
+    overall = float(level[among].double().mean()) if among.any() else 0.0
+    mean = torch.where(count >= 3, total / count.clamp_min(1), overall)
+    return (level.double() - mean[main]).float()
 
 
 def strength_of(half: Half, latents: tuple[int, ...]) -> Tensor:

@@ -2,9 +2,9 @@
 
 What was asked directly names itself: a part of the name is a compound, an inserted text that lifts is typography. What
 stands in the prompt's place is another sense or another look, by how far the evaluator keeps the two sets of *pictures*
-apart. What comes beside it is a context, a companion or a mark, by where in the picture the family sits and by what its
-word means. The vocabulary is one witness: roles and groups sharpen, nothing hangs on how they are spelled. Start at
-`kind_of`.
+apart. What comes beside it is a context where it changes the whole picture or all of its edge, a companion where it has
+pictures of its own, else a mark. The vocabulary is one witness: roles and groups sharpen, nothing hangs on how they are
+spelled. Start at `kind_of`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Route
-from clipattr.discovery.audit.evidence import Evidence
 from clipattr.discovery.audit.mediators import Family
 
 DOUBT = 0.25  # the weight of "unknown"
@@ -67,39 +66,62 @@ class Roles:
         return 0.0 if word is None else float(self.of[role][word])
 
 
-def degrees(
-    family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan
-) -> dict[str, float]:
-    """How much speaks for each kind, 0 to 1.
+@dataclass(frozen=True)
+class Witness:
+    """What pictures say of a candidate, whatever it is called; NaN where that was not measured.
 
-    Args:
-        kin: how surely prompt and candidate are of one sort, 0 to 1. focus: largest share of the family's strength that
-            goes with one window of the picture; NaN where not measured.
+    Attributes:
+        kin: how surely prompt and candidate are of one sort, 0 to 1.
+        itself: share of its other pictures that the audited model answers with its own word: a thing that has pictures
+            of its own, which no mark or surrounding has.
+        both: share of the prompt's own pictures with it in which the evaluator sees the prompt as well.
+        edge, inside: share of the picture's cells, at the edge and inside, that look different with it.
+        focus: largest share of the family's strength that goes with one window of the picture.
     """
+
+    kin: float = 0.5
+    itself: float = math.nan
+    both: float = math.nan
+    edge: float = math.nan
+    inside: float = math.nan
+    focus: float = math.nan
+
+
+def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
+    """How much speaks for each kind, 0 to 1."""
     word, found = family.candidate.word, dict.fromkeys(
         ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label"), 0.0
     )  # fmt: skip
     if family.candidate.route is Route.PART:
         return found | {"compound": 1.0}
-    if family.instead:
-        return found | {"polysemy": 1 - kin, "coarse_label": kin}
-    local = 0.5 if math.isnan(focus) else _ramp(focus, 0.35, 0.75)
-    if family.covered is not None:
-        local = 1.0
+    if family.text:
+        return found | {"typography": 1.0}
     mark, text, place = (roles.how(role, word) for role in ("mark", "text", "place"))
-    thing = (1 - mark) * (1 - text)
+    local = 1.0 if math.isfinite(family.left) else _or(_ramp(seen.focus, 0.3, 0.6), 0.5)
+    # A surrounding changes the whole edge or all of the picture; a mark or an inset only where it lies.
+    wide = max(_ramp(seen.edge, 0.5, 0.75), _ramp(min(seen.edge, seen.inside), 0.3, 0.6))
+    wide = max(place, _or(wide, 1 - local)) * (1 - mark)
+    thing = _or(_ramp(seen.itself, 0.2, 0.5), 0.5) * (1 - max(mark, text))
+    laid = 0.0
+    if family.instead:  # laid over the prompt's object, or another sense or look in its place
+        laid = _or(_ramp(seen.both, 0.4, 0.7) * _ramp(seen.edge - seen.inside, 0.1, 0.3), 0.0)
+        laid = max(laid * _or(_ramp(seen.edge, 0.3, 0.5), 0.0), mark)
+        apart = 1 - laid
+        found |= {"polysemy": apart * (1 - seen.kin), "coarse_label": apart * seen.kin}
+        thing = 0.0
+    share = laid if family.instead else 1.0
+    look = 0.0 if family.instead else (1 - thing) * (1 - wide) * (1 - local)
     return found | {
-        "watermark": max(mark, text * 0.5) * (1 - 0.5 * place) + (0.3 * (1 - local) if word is None else 0.0),
-        "context": thing * max(place, (1 - local) * (1 - 0.5 * place)),
-        "companion": thing * local * (1 - place),
+        "watermark": share * (1 - thing) * (1 - wide) * max(local, mark, laid),
+        "context": share * wide,
+        "companion": share * thing * (1 - wide),
+        "coarse_label": found["coarse_label"] + share * look,
     }
 
 
-def kind_of(
-    family: Family, evidence: Evidence, roles: Roles, kin: float, focus: float = math.nan
-) -> tuple[str, float]:
+def kind_of(family: Family, roles: Roles, seen: Witness) -> tuple[str, float]:
     """The likeliest kind and its probability; "unknown" where nothing speaks for a kind."""
-    found = degrees(family, evidence, roles, kin, focus)
+    found = degrees(family, roles, seen)
     if family.candidate.label is None:
         found = {kind: degree * 0.5 for kind, degree in found.items()}
     found["unknown"] = DOUBT
@@ -107,20 +129,25 @@ def kind_of(
     return kind, found[kind] / sum(found.values())
 
 
-def kinship(alike: float, text: float, groups: tuple[str | None, str | None]) -> float:
-    """How surely two things are of one sort: by a shared group, the likeness of their pictures and of their texts.
+def kinship(alike: float, both: float, text: float, groups: tuple[str | None, str | None]) -> float:
+    """How surely two things are of one sort.
 
     Args:
-        alike: of `Evidence`. text: cosine of the evaluator's centred texts, NaN without. groups: of prompt and
-            candidate, None where unknown; only whether they are equal counts.
+        alike: of `Evidence`, likeness of their pictures. both: of `Witness`: where another look is seen, the prompt is
+            often seen as well. text: cosine of the evaluator's centred texts. groups: of prompt and candidate, None
+            where unknown; only whether they are equal counts.
     """
-    pictures = 0.5 if math.isnan(alike) else _ramp(alike, -0.1, 0.6)
-    texts = 0.5 if math.isnan(text) else _ramp(text, -0.1, 0.5)
-    seen = 0.7 * pictures + 0.3 * texts
+    told = [_ramp(alike, 0.0, 0.6), _ramp(both, 0.2, 0.8), _ramp(text, 0.0, 0.6)]
+    known = [value for value in told if not math.isnan(value)]
+    seen = sum(known) / len(known) if known else 0.5
     if None in groups:
         return seen
     return 0.8 * float(groups[0] == groups[1]) + 0.2 * seen
 
 
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value
+
+
 def _ramp(value: float, low: float, high: float) -> float:
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+    return math.nan if math.isnan(value) else min(1.0, max(0.0, (value - low) / (high - low)))

@@ -7,6 +7,7 @@ part of its name). Owns telling the two apart and choosing the latents; what fir
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,14 +17,13 @@ from torch import Tensor
 
 from clipattr.discovery.audit.base import Base, Half
 from clipattr.discovery.audit.candidates import Candidate, Route
-from clipattr.discovery.audit.occlusion import Occluded
+from clipattr.discovery.audit.occlusion import Looked, lost_of, silent
 from clipattr.discovery.audit.selectivity import (
     INSTEAD,
     LOOKALIKE,
     Meeting,
     Standing,
     families_apart,
-    silenced,
     stands_for,
 )
 from clipattr.discovery.audit.subject import Side, Subject
@@ -39,7 +39,7 @@ class Family:
     Attributes:
         candidate: whose. latents: the one that carries most first. carried: raw cosine, their single-latent ablations
             summed. instead: the candidate stands in the prompt's place. reason: what chose the latents.
-        covered: what occluding the candidate did, where that was asked.
+        left: share of its codes that occluding the candidate leaves; NaN where occlusion did not choose it.
     """
 
     candidate: Candidate
@@ -47,7 +47,12 @@ class Family:
     carried: float
     instead: bool
     reason: str
-    covered: Occluded | None = None
+    left: float = math.nan
+
+    @property
+    def text(self) -> bool:
+        """Whether the candidate is writing itself."""
+        return self.candidate.text
 
 
 def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: Tensor) -> list[Meeting]:
@@ -107,24 +112,11 @@ def missing_of(base: Base, half: Half, candidate: Candidate, there: Tensor) -> T
     return torch.where(there, 0.0, (1 - cosine / usual).clamp(0, 1)).double()
 
 
-def families_of(
-    base: Base,
-    subject: Subject,
-    candidates: Sequence[Candidate],
-    covered: dict[int, Occluded] | None = None,
-) -> tuple[list[Family], list[int]]:
-    """The families of a prompt, one for each candidate that has latents of its own.
-
-    Args:
-        covered: by candidate, what occluding it did.
-
-    Returns:
-        families; and numbers of the candidates beside the prompt that found none, or none that carries enough.
-    """
+def families_of(base: Base, subject: Subject, candidates: Sequence[Candidate]) -> list[Family]:
+    """The families of a prompt, one for each candidate that has latents of its own."""
     half, side, settings = base.finding, subject.finding, base.settings
     enough = settings.least_effect * subject.unit
     made: list[Family] = []
-    asked: set[int] = set()
     # What fires is no rival of what is seen: a latent may stand for a word, and have raised a candidate as well.
     for by_firing, instead in ((False, True), (False, False), (True, True), (True, False)):
         standing: dict[int, Standing] = {}
@@ -143,25 +135,28 @@ def families_of(
                 some = stands_for(half.codes, meeting)
                 if candidate.latents:
                     some = _among(some, candidate.latents)
-                if not instead:
-                    asked.add(number)
-                    if covered and number in covered:
-                        some = silenced(covered[number], some)
                 standing[number] = some
                 carried[number] = carried_by(base, subject, half, pictures).float()
-        if standing:
-            made += [
-                Family(
-                    candidates[family.word], tuple(family.latents), family.carried, instead, family.reason,
-                    (covered or {}).get(family.word),
-                )
-                for family in families_apart(0, standing, carried, enough)
-            ]  # fmt: skip
-    strong = {id(family.candidate) for family in made if family.carried >= enough}
-    return made, [number for number in sorted(asked) if id(candidates[number]) not in strong]
+        for family in families_apart(0, standing, carried, enough) if standing else ():
+            latents = tuple(family.latents)
+            made.append(Family(candidates[family.word], latents, family.carried, instead, family.reason))
+    return made
+
+
+def silenced_family(base: Base, subject: Subject, looked: Looked, candidate: Candidate) -> Family | None:
+    """The latents that carry the prompt and fall silent where a candidate is occluded and the prompt is not."""
+    half, own = base.finding, subject.finding.own & candidate.there[0]
+    if candidate.word is None or int(own.sum()) < base.settings.few:
+        return None
+    carried = carried_by(base, subject, half, own).float()
+    places = looked.places(lost_of(base, looked, candidate.word), base.settings)
+    latents, left = silent(looked, places, carried, base.settings.silent)
+    if not latents:
+        return None
+    return Family(candidate, latents, float(carried[list(latents)].sum()), False, "occlusion", left)
 
 
 def _among(standing: Standing, latents: Sequence[int]) -> Standing:
     kept = np.zeros(len(standing.fits), dtype=bool)
     kept[list(latents)] = True
-    return Standing(standing.fits & kept, standing.clearer, standing.purely & kept, standing.covered)
+    return Standing(standing.fits & kept, standing.clearer, standing.purely & kept)

@@ -1,130 +1,158 @@
-"""Occlusion test: how much of a latent's activation remains after the image region that depicts a concept is occluded.
+"""Occlusion test: which latents that carry a prompt fall silent when something beside its object is occluded.
 
-A latent for candles beside books loses its activation when the book is occluded; a latent for candles does not. Their
-codes on unaltered pictures do not differ where candles hardly ever stand alone. A window is slid over each picture and
-kept where the evaluator loses most of the concept and none of the prompt. Concepts that fill the picture cannot be
-tested in this way. Owns the alteration of pictures and ignores what is concluded from it. Start at `Occlusion`.
+On a few of the prompt's own pictures that show a candidate windows are occluded one by one. Where the evaluator loses
+the candidate and still sees the prompt, latents that carried the prompt and fall silent stand for the candidate,
+whatever they fire for elsewhere: a model may have learnt the two together as one thing. Concepts that fill the picture
+cannot be tested in this way. Start at `look` and `silent`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from clipattr.discovery.audit.base import Base
+from clipattr.discovery.audit.settings import Settings
+from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.encoded import activations_of
-
-if TYPE_CHECKING:
-    from clipattr.studies.study import Study
 
 STEPS = 3  # windows across and down
 SIDE = 0.44  # side of a window as a fraction of the picture's, so that neighbours overlap by a third
-FEW = 5  # fewest pictures for a result
-EARLY_STOP_IMAGES = 3  # pictures tried before giving up on a concept
-LOCAL = 0.35  # fraction of the concept's similarity that one window must remove for the concept to be local
+WINDOWS = STEPS * STEPS
+ASKED = 3  # windows a picture, those in which the prompt falls most, that the evaluator is shown
+PRICE = WINDOWS + ASKED  # forward passes a picture
 LARGEST = 2  # longest side of a picture before occlusion, in units of a model's resolution
-REMEMBERED = 256  # pictures whose altered copies are kept
-MAX_PROMPT_LOSS = 0.25  # fraction of the concept's loss that the prompt's own similarity may lose
+CARRIES = 0.05  # share of the family's reliance below which a latent is left out
 
 
 @dataclass(frozen=True)
-class Occluded:
-    """The effect of occluding a concept in some pictures that show it.
+class Looked:
+    """Own pictures of a prompt under occlusion.
 
     Attributes:
-        before, after: (latents,) each latent's codes summed over the pictures, unaltered and occluded.
-        active: (latents,) number of unaltered pictures on which each fired.
-        lost: fall of the evaluator's similarity to the concept, as a fraction of its excess on these pictures over the
-            average picture.
-        lost_prompt: the same for the prompt; negative where its similarity rises.
+        numbers: (n,) pictures of the finding half. codes: (n · 10, latents) CSR, each picture unaltered, then its
+            windows. fall: (n, 9) of the prompt's contrast, raw cosine. stays: (n, 9) share of the prompt that the
+            evaluator still sees; NaN where it was not asked. lost: (n, 9, words) is kept as embeddings: seen (n, 9,
+            embed), the evaluator's, zero where it was not asked.
     """
 
-    before: np.ndarray
-    after: np.ndarray
-    active: np.ndarray
-    lost: float
-    lost_prompt: float
+    numbers: Tensor
+    codes: Any
+    fall: Tensor
+    stays: Tensor
+    seen: Tensor
+    spent: int
 
-    def left(self, latents: Sequence[int] | None = None) -> np.ndarray:
-        """Fraction of the codes that remains, of each latent (latents,) or of some summed (); NaN where none fired."""
-        before, after = self.before, self.after
-        if latents is not None:
-            before, after = before[list(latents)].sum(), after[list(latents)].sum()
-        return np.divide(after, before, out=np.full(np.shape(before), np.nan), where=before > 0)
-
-
-class Occlusion:
-    """Occludes pictures of one half of a study, and keeps the evaluator's embeddings of the altered copies.
-
-    Args:
-        rows: (pictures,) rows of the half in the study's arrays.
-        seen: (pictures, embed), the evaluator's embeddings.
-        pictures: number of pictures that are occluded for one concept.
-    """
-
-    def __init__(self, study: Study, rows: np.ndarray, seen: Tensor, pictures: int) -> None:
-        self.study, self.rows, self.seen, self.pictures = study, rows, seen, pictures
-        self._windows: dict[int, tuple[list[Image.Image], Tensor]] = {}
-
-    def occlude(self, shows: Tensor, clearly: Tensor, prompt: Tensor, meaning: Tensor) -> Occluded | None:
-        """Occlude a concept where the evaluator sees it.
+    def places(self, lost: Tensor, settings: Settings) -> list[int | None]:
+        """For each picture the window that takes most of a word and leaves the prompt; None where none does.
 
         Args:
-            shows: (pictures,) bool, the pictures of the half to choose from.
-            clearly: (pictures,), how clearly each shows the concept; the clearest are occluded.
-            prompt, meaning: (embed,), the evaluator's text embeddings of prompt and concept, unit length.
-
-        Returns:
-            None if fewer than `FEW` pictures show the concept or are to be occluded, or if it is not local: no window
-            removes it and leaves the prompt.
+            lost: (n, 9) share of the word that the evaluator loses, NaN where it was not asked.
         """
-        numbers = torch.nonzero(shows).flatten()
-        if min(len(numbers), self.pictures) < FEW:
-            return None
-        numbers = numbers[clearly[numbers].argsort(descending=True, stable=True)][: self.pictures]
-        aims = torch.stack([meaning, prompt]).float()
-        everywhere = self.seen @ aims.T
-        excess = (everywhere[numbers].mean(0) - everywhere.mean(0)).clamp_min(1e-9)
-        chosen, falls = [], []
-        for some in (numbers[:EARLY_STOP_IMAGES], numbers[EARLY_STOP_IMAGES:]):
-            for number, (covered, seen) in zip(some.tolist(), self._covered(some.tolist()), strict=True):
-                fall = (everywhere[number] - seen @ aims.T) / excess  # (windows, 2)
-                best = int((fall[:, 0] - fall[:, 1].clamp_min(0)).argmax())
-                chosen.append(covered[best])
-                falls.append(fall[best])
-            if float(torch.stack(falls)[:, 0].mean()) < LOCAL / 2:
-                return None
-        lost, lost_prompt = torch.stack(falls).mean(0).tolist()
-        if lost < LOCAL or lost_prompt > MAX_PROMPT_LOSS * lost:
-            return None
-        whole = self.study.codes.rows(torch.from_numpy(self.rows[numbers.numpy()])).to_scipy()
-        before, active = (np.asarray(counted.sum(0)).ravel() for counted in (whole, whole > 0))
-        codes = self.study.dictionary.encode(activations_of(self.study, chosen)).to_scipy()
-        return Occluded(before, np.asarray(codes.sum(0)).ravel(), active, lost, lost_prompt)
+        chosen: list[int | None] = []
+        for share, stays in zip(lost, self.stays, strict=True):
+            allowed = (stays >= settings.stays) & (share >= settings.loses)
+            chosen.append(int(torch.where(allowed, share, -torch.inf).argmax()) if allowed.any() else None)
+        return chosen
 
-    def _covered(self, numbers: Sequence[int]) -> list[tuple[list[Image.Image], Tensor]]:
-        """For each picture its occluded copies and the evaluator's embeddings of them, (windows, embed)."""
-        if len(self._windows) > REMEMBERED:
-            self._windows.clear()
-        missing = [number for number in numbers if number not in self._windows]
-        copies = [windows(self._small(number))[1:] for number in missing]
-        if missing:
-            pixels = torch.stack([self.study.evaluator.prepare(copy) for some in copies for copy in some])
-            seen = self.study.evaluator.encode_image(pixels).float().cpu().split(STEPS * STEPS)
-            self._windows |= dict(zip(missing, zip(copies, seen, strict=True), strict=True))
-        return [self._windows[number] for number in numbers]
+    def table(self, places: Sequence[int | None]) -> tuple[Any, Any]:
+        """(n, latents) codes of the unaltered pictures, and in some windows; a picture without a window stays."""
+        bare = [n * (WINDOWS + 1) for n in range(len(places))]
+        after = [row if place is None else row + 1 + place for row, place in zip(bare, places, strict=True)]
+        return self.codes[bare], self.codes[after]
 
-    def _small(self, number: int) -> Image.Image:
-        """A picture no larger than the models need, so that its copies stay small."""
-        picture = self.study.images[int(self.rows[number])].load().convert("RGB")
-        most = LARGEST * max(*self.study.model.image_size, *self.study.evaluator.image_size)
+    def left(self, places: Sequence[int | None], latents: Sequence[int]) -> tuple[float, int]:
+        """Share of some latents' summed codes left in some windows, and on how many pictures they were active."""
+        before, after = (np.asarray(some[:, list(latents)].sum(1)).ravel() for some in self.table(places))
+        return float(after.sum() / before.sum()) if before.sum() > 0 else 1.0, int((before > 0).sum())
+
+    def focus(self, latents: Sequence[int]) -> float:
+        """Largest share of some latents' activation that goes with one window, over the pictures; NaN if none fires."""
+        table = np.asarray(self.codes[:, list(latents)].sum(1)).reshape(len(self.numbers), WINDOWS + 1)
+        table = table[table[:, 0] > 0]
+        if not len(table):
+            return float("nan")
+        lost = ((table[:, :1] - table[:, 1:]) / table[:, :1]).clip(0, 1)
+        return float(np.median(lost.max(1)))
+
+
+def look(base: Base, subject: Subject, there: Tensor, clearly: Tensor, n: int) -> Looked | None:
+    """Occlude windows of some of a prompt's own pictures.
+
+    Args:
+        there: (pictures,) bool, those that show what is looked for. clearly: (pictures,) how clearly; the clearest
+            are occluded. n: pictures, each `PRICE` forward passes; None where there are too few.
+    """
+    half, side = base.finding, subject.finding
+    sees = torch.from_numpy(np.asarray(base.study.sees[half.rows]))
+    own = side.own & there & sees
+    if n < 2 or int(own.sum()) < base.settings.few:
+        return None
+    numbers = torch.nonzero(own).flatten()
+    numbers = numbers[clearly[numbers].argsort(descending=True, stable=True)][:n]
+    n = len(numbers)
+    most = LARGEST * max(*base.study.model.image_size, *base.study.evaluator.image_size)
+    copies = []
+    for row in half.rows[numbers.numpy()].tolist():
+        picture = base.study.images[int(row)].load().convert("RGB")
         picture.thumbnail((most, most))
-        return picture
+        copies.append(windows(picture))
+    acts = activations_of(base.study, [copy for some in copies for copy in some]).cpu()
+    level = subject.tail(base).values(acts)[:, 0].cpu().view(n, WINDOWS + 1)
+    fall = level[:, :1] - level[:, 1:]
+    codes = base.study.dictionary.encode(acts).to_scipy().tocsr()
+    asked = fall.topk(ASKED, 1).indices
+    pixels = [
+        base.study.evaluator.prepare(copies[place][1 + int(window)])
+        for place in range(n)
+        for window in asked[place]
+    ]
+    seen = base.study.evaluator.encode_image(torch.stack(pixels)).float().cpu()
+    centred = base.concepts.centred(seen)
+    along = base.along(half, subject.meant)
+    usual = float(along[side.elsewhere].mean()) if side.elsewhere.any() else 0.0
+    excess = (along[numbers] - usual).clamp_min(1e-6)
+    stays = torch.full((n, WINDOWS), torch.nan)
+    stays.scatter_(1, asked, (centred @ subject.meant).view(n, ASKED).sub(usual) / excess[:, None])
+    kept = torch.zeros(n, WINDOWS, centred.shape[1])
+    kept[torch.arange(n)[:, None], asked] = centred.view(n, ASKED, -1)
+    return Looked(numbers, codes, fall, stays, kept, n * PRICE)
+
+
+def silent(
+    looked: Looked, places: Sequence[int | None], carried: Tensor, most: float
+) -> tuple[tuple[int, ...], float]:
+    """Latents that carry the prompt and fall silent, the one that carries most first, and what is left of them all.
+
+    Args:
+        places: the window of each picture. carried: (latents,) mean single-latent ablation on the prompt's own
+            pictures, raw cosine. most: share of a latent's activation that may be left.
+    """
+    before, after = looked.table(places)
+    total, then = (np.asarray(some.sum(0)).ravel() for some in (before, after))
+    share = np.divide(then, total, out=np.ones(len(total)), where=total > 0)
+    active, strong = np.asarray((before > 0).sum(0)).ravel(), carried.numpy()
+    some = np.flatnonzero((share <= most) & (active >= 2) & (strong > 0))
+    some = some[np.argsort(-strong[some], kind="stable")]
+    kept = tuple(int(j) for j in some if strong[j] >= CARRIES * strong[some].sum())
+    if not kept or sum(place is not None for place in places) * 2 < len(places):
+        return (), 1.0
+    return kept, looked.left(places, kept)[0]
+
+
+def lost_of(base: Base, looked: Looked, word: int) -> Tensor:
+    """(n, 9) share of a word, over the average picture, that the evaluator loses in each window; NaN if not asked."""
+    text, along = base.concepts.words[word], base.along(base.finding, base.concepts.words[word])
+    bare = along[looked.numbers]
+    excess = (bare - float(along.mean())).clamp_min(1e-6)
+    lost = (bare[:, None] - looked.seen @ text) / excess[:, None]
+    return torch.where(looked.stays.isnan(), torch.nan, lost)
 
 
 def windows(picture: Image.Image, steps: int = STEPS, side: float = SIDE) -> list[Image.Image]:

@@ -8,10 +8,8 @@ on the other prompts. Owns that order of things. Start at `audit`.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +21,12 @@ from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, told
 from clipattr.discovery.audit.evidence import measured
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
-from clipattr.discovery.audit.mediators import Family, families_of
-from clipattr.discovery.audit.occlusion import Occluded, Occlusion, windows
+from clipattr.discovery.audit.mediators import BESIDE, families_of, silenced_family
+from clipattr.discovery.audit.occlusion import PRICE, Looked, look
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.telling import finding_of, verdict_of, written_finding
-from clipattr.discovery.audit.text_insertion import Insertion
-from clipattr.discovery.encoded import activations_of, summed_codes
+from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.display.progress import Progress
 from clipattr.errors import DataError
@@ -42,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "audit"]
 
-WINDOWS = 9  # forward passes that occluding one picture costs
-FOCUS_PICTURES, FOCUS_SIDE = 1, 0.5  # occluded to see where a family sits; a window's side
 SURELY_TEXT = 0.9  # role from which a word is text, which is inserted and not looked for
 
 
@@ -56,14 +51,6 @@ class Ready:
             self.base.background = self.base.text(list(background)).double().mean(0).float()
         self.tables, self.roles = Tables.of(self.base), Roles.read(self.base)
         self.insertion = Insertion(self.base)
-
-    @cached_property
-    def occlusion(self) -> Occlusion:
-        """Occlusion on the finding half, with its cache."""
-        half = self.base.finding
-        return Occlusion(
-            self.base.study, half.rows, self.base.study.seen(half.rows), self.base.settings.occluded
-        )
 
 
 @dataclass(frozen=True)
@@ -82,97 +69,86 @@ class PromptAudit:
         return cls(found, PromptVerdict.from_dict(values["verdict"]))
 
 
-def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
-    """Audit one prompt."""
+@dataclass(frozen=True)
+class Gathered:
+    """What was measured for one prompt, before anything is decided.
+
+    Attributes:
+        judged: every family with its evidence. looked: the occluded pictures, if any. rise: what inserting it did, None
+            where that is hopeless or was not asked. pictured: text is over-represented on its pictures. spent: forward
+            passes. why_not: why it was not inserted.
+    """
+
+    subject: Subject
+    judged: tuple[Judged, ...]
+    looked: Looked | None
+    rise: Rise | None
+    pictured: bool
+    spent: int
+    why_not: str
+
+
+def gathered(ready: Ready, prompt: Prompt) -> Gathered:
+    """Measure everything about one prompt."""
     base, settings = ready.base, ready.base.settings
     subject = Subject.of(base, prompt)
-    left = settings.budget
     rise, spent, why_not = None, 0, "no forward passes are allowed"
-    if left >= settings.inserted:
+    if settings.budget >= settings.inserted:
         rise, spent, why_not = ready.insertion.ask(subject)
-    left -= spent
-    every = candidates_of(base, subject, ready.tables)
-    candidates = [c for c in every if not _is_text(ready, c)]
-    families, weak = families_of(base, subject, candidates)
-    judged = [_judged(ready, subject, family) for family in families]
-    focus: dict[tuple[int, ...], float] = {}
-    for one in told_once([one for one in judged if one.reason is Reason.HOLDS]):
-        focus[one.family.latents], price = _focus(ready, one, left)
-        left -= price
-    covered, cost = _occluded(ready, subject, candidates, weak, left)
-    left -= cost
-    if covered:
-        more, _ = families_of(base, subject, candidates, covered)
-        judged += [_judged(ready, subject, family) for family in more if family.covered is not None]
-    held = told_once([one for one in judged if one.reason is Reason.HOLDS])
-    findings = [
-        finding_of(base, subject, one, ready.roles, focus.get(one.family.latents, math.nan)) for one in held
-    ]
-    if rise is not None and reads(rise, subject.unit, settings, len(candidates) < len(every)):
-        findings.append(written_finding(base, subject, rise, ready.insertion, ready.roles))
-    verdict = verdict_of(base, subject, judged, findings, settings.budget - left, why_not)
+    candidates = [replace(c, text=_is_text(ready, c)) for c in candidates_of(base, subject, ready.tables)]
+    families = families_of(base, subject, candidates)
+    looked, beside = None, _beside(subject, candidates)
+    if beside and beside[0].word is not None:
+        clearly = base.along(base.finding, base.concepts.words[beside[0].word])
+        n = min(settings.occluded, (settings.budget - spent) // PRICE)
+        looked = look(base, subject, beside[0].there[0], clearly, n)
+    if looked:
+        spent += looked.spent
+        silenced = (silenced_family(base, subject, looked, candidate) for candidate in beside)
+        families += [family for family in silenced if family is not None]
+    judged = tuple(
+        judge(family, measured(base, subject, family), subject.unit, settings) for family in families
+    )
+    return Gathered(subject, judged, looked, rise, any(c.text for c in candidates), spent, why_not)
+
+
+def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
+    """The families that hold, each told once, and what inserting the prompt did if that is a finding."""
+    held = told_once([one for one in found.judged if one.reason is Reason.HOLDS])
+    if not reads(found.rise, found.subject.unit, settings, found.pictured):
+        return held, None
+    return [
+        one for one in held if not one.family.text
+    ], found.rise  # insertion says more than that text is there
+
+
+def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
+    """Audit one prompt."""
+    base, found = ready.base, gathered(ready, prompt)
+    held, rise = held_of(found, base.settings)
+    findings = [finding_of(base, found.subject, one, ready.roles, found.looked) for one in held]
+    if rise is not None:
+        findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
+    verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
     return PromptAudit(tuple(findings), verdict)
 
 
-def _judged(ready: Ready, subject: Subject, family: Family) -> Judged:
-    evidence = measured(ready.base, subject, family)
-    return judge(family, evidence, subject.unit, ready.base.settings)
+def _beside(subject: Subject, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Words that are seen on pictures that show the prompt as well, the commonest first."""
+    side, some = subject.finding, []
+    for candidate in candidates:
+        together = side.own & candidate.there[0]
+        alike = float(side.shown[together].float().mean()) if together.any() else 0.0
+        if candidate.route is Route.WORD and candidate.word is not None and alike >= BESIDE:
+            some.append(candidate)
+    return sorted(some, key=lambda c: -c.difference)
 
 
 def _is_text(ready: Ready, candidate: Candidate) -> bool:
     """Whether a candidate is writing itself, which insertion asks about more surely than co-occurrence."""
-    if ready.base.settings.budget < ready.base.settings.inserted or candidate.route is Route.PART:
+    if candidate.route is Route.PART:
         return False
     return ready.roles.how("text", candidate.word) > SURELY_TEXT
-
-
-def _occluded(
-    ready: Ready, subject: Subject, candidates: Sequence[Candidate], weak: Sequence[int], left: int
-) -> tuple[dict[int, Occluded], int]:
-    """Occlude candidates whose latents carry too little, the commonest first, as far as the budget goes."""
-    base, settings, found = ready.base, ready.base.settings, dict[int, Occluded]()
-    price, cost = settings.occluded * (WINDOWS + 1), 0
-    said = subject.prompt.means or subject.prompt.text
-    order = sorted(weak, key=lambda number: -candidates[number].difference)
-    for number in order:
-        word = candidates[number].word
-        if word is None or cost + price > left:
-            continue
-        there = subject.finding.own & candidates[number].there[0]
-        there &= torch.from_numpy(base.study.sees[base.finding.rows])
-        if int(there.sum()) < settings.few:
-            continue
-        meaning = base.study.vocabulary_embeddings[word].float()
-        text = base.study.evaluator.encode_text([said], templates=base.templates).float().cpu()[0]
-        cost += price
-        clearly = base.along(base.finding, base.concepts.words[word])
-        if (covered := ready.occlusion.occlude(there, clearly, text, meaning)) is not None:
-            found[number] = covered
-    return found, cost
-
-
-def _focus(ready: Ready, judged: Judged, left: int) -> tuple[float, int]:
-    """Largest share of a family's strength that goes with one window of a picture; NaN beyond the budget."""
-    family, evidence, base = judged.family, judged.evidence, ready.base
-    cost = FOCUS_PICTURES * (WINDOWS + 1)
-    if evidence is None or family.instead or family.covered is not None or left < cost:
-        return math.nan, 0
-    codes = base.measuring.codes[evidence.pictures.numpy()][:, list(family.latents)]
-    strongest = (
-        torch.from_numpy(codes.sum(1)).flatten().argsort(descending=True, stable=True)[:FOCUS_PICTURES]
-    )
-    rows = base.measuring.rows[evidence.pictures[strongest].numpy()]
-    if not base.study.sees[rows].all():
-        return math.nan, 0
-    copies = []
-    for row in rows.tolist():
-        picture = base.study.images[int(row)].load().convert("RGB")
-        picture.thumbnail((512, 512))
-        copies += windows(picture, 3, FOCUS_SIDE)
-    encoded = base.study.dictionary.encode(activations_of(base.study, copies).cpu())
-    strength = summed_codes(encoded, list(family.latents)).view(len(rows), -1)
-    lost = ((strength[:, :1] - strength[:, 1:]) / strength[:, :1].clamp_min(1e-9)).clamp(0, 1)
-    return float(lost.amax(1).mean()), cost
 
 
 def audit(

@@ -3,8 +3,8 @@
 To tell a lemon detector from a banjo detector we need images with lemons and without banjos. A latent that fires for
 banjos and for the lemons beside them correlates with the word banjo; only images with lemons and without banjos show
 that it is no banjo detector. The same holds for a latent that fires for both senses of one word. A latent that fires
-only for candles beside books needs a third test: occluding the book. Owns the choice of latents; where prompt and
-concept occur together is decided in `mediators`. Start at `stands_for`.
+only for candles beside books needs a third test: occluding the book (`occlusion`). Owns the choice of latents; where
+prompt and concept occur together is decided in `mediators`. Start at `stands_for`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.audit.occlusion import Occluded
-
 FEW = 5  # fewest pictures for a result
 LOOKALIKE = (
     0.4  # share of the concept's other pictures that show the prompt, above which the two are confused
 )
-INSTEAD = 0.2  # share of the prompt's own pictures that show the concept and not the prompt
+INSTEAD = 0.12  # share of the prompt's own pictures that show the concept and not the prompt
 ALIKE = 0.5  # ratio of two mean codes from which they count as similar
 MORE = 1.5  # ratio of the mean code on other pictures of the concept to that on other pictures of the prompt
 CLEAR = 3.0  # ratio of the mean code on pictures of the concept to that on pictures of neither
@@ -42,8 +40,7 @@ class Apart:
         prompt: its number. word: number of the meaning's word in the vocabulary.
         latents: the one that carries most first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
-        reason: what chose the latents: "co-occurrence", how they fire on different pictures; "covered", that occluding
-            the meaning silences them.
+        reason: what chose the latents: "co-occurrence", how they fire on different pictures.
     """
 
     prompt: int
@@ -84,17 +81,14 @@ class Standing:
     """Which latents stand for a meaning, and how surely; each (latents,).
 
     Attributes:
-        fits: bool. clearer: how much clearer each responds to the meaning alone than to neither, −1 to 1; above 1 for
-            those that covering the meaning silences.
-        purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together, or
-            fall silent when it is covered. Any other may be the prompt's own.
-        covered: whether the meaning has a place of its own, and covering it has spoken.
+        fits: bool. clearer: how much clearer each responds to the meaning alone than to neither, −1 to 1.
+        purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together.
+            Any other may be the prompt's own.
     """
 
     fits: np.ndarray
     clearer: np.ndarray
     purely: np.ndarray
-    covered: bool = False
 
 
 def stands_for(codes: Any, meeting: Meeting) -> Standing:
@@ -151,18 +145,6 @@ def lost_without(codes: Any, with_it: Tensor, without: Tensor, among: np.ndarray
     return lost
 
 
-def silenced(covered: Occluded, otherwise: Standing | None) -> Standing:
-    """Which latents stand for a concept by occlusion; those of `stands_for` are added.
-
-    Occlusion finds the concept's latents on these pictures. Other latents may respond to it elsewhere.
-    """
-    silent = (np.nan_to_num(covered.left(), nan=1.0) <= ALIKE) & (covered.active > 1)
-    if otherwise is None:
-        return Standing(silent, np.where(silent, 1 + covered.lost, 0.0), silent, covered=True)
-    clearer = np.where(silent, 1 + covered.lost, otherwise.clearer)
-    return Standing(otherwise.fits | silent, clearer, otherwise.purely | silent, covered=True)
-
-
 def families_apart(
     prompt: int,
     standing: Mapping[int, Standing],
@@ -193,6 +175,5 @@ def families_apart(
         ordered = latents[np.argsort(-share[latents].numpy(), kind="stable")]
         kept = [int(j) for j in ordered if share[j] >= CARRIES * share[latents].sum()]
         if kept:
-            reason = "covered" if standing[word].covered else "co-occurrence"
-            found.append(Apart(prompt, word, kept, float(share[kept].sum()), reason))
+            found.append(Apart(prompt, word, kept, float(share[kept].sum()), "co-occurrence"))
     return found

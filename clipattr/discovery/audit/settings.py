@@ -35,6 +35,11 @@ class Settings:
         part_effect: units; the same for a part of the prompt's name.
         by_text: share of that score that the likeness of the two texts alone explains, from which it is a confusion of
             the text tower and no finding.
+        kept: share of a family's codes that may be left without its candidate. Its removal must silence half of them;
+            with 0.5 as measured every second family at the border fell short of that.
+        loses: share of a candidate that the evaluator must lose in an occluded window. stays: share of the prompt, over
+            other pictures, that it must still see there; both leave room for windows that cut into the object.
+        silent: share of a latent's activation that may be left where its candidate is occluded.
         few: pictures below which nothing is said.
         most: pictures measured for one candidate; more would not narrow an interval by much.
         candidates: words, and as many latents, followed up for one prompt.
@@ -42,7 +47,7 @@ class Settings:
             belongs to that answer, and is no mark or place that many things share.
         budget: forward passes a prompt, of either model, beyond what the study holds; 0 asks nothing directly.
         first, inserted: pictures a prompt is inserted into, before and after a first look.
-        occluded: pictures occluded to see which latents a candidate silences; nine forward passes each.
+        occluded: own pictures occluded to see which latents a candidate silences; twelve forward passes each.
         controls: other words inserted into the same pictures, once for a study.
         rivals: words that compete for a picture in the audited model, those seen most often.
     """
@@ -60,6 +65,10 @@ class Settings:
     passes: float = 0.5
     part_effect: float = 0.1
     by_text: float = 0.5
+    kept: float = 0.45
+    loses: float = 0.35
+    stays: float = 0.7
+    silent: float = 0.5
     few: int = 5
     most: int = 128
     candidates: int = 24
@@ -67,6 +76,6 @@ class Settings:
     budget: int = 60
     first: int = 8
     inserted: int = 36
-    occluded: int = 5
+    occluded: int = 4
     controls: int = 6
     rivals: int = 4096

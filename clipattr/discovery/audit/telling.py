@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.decision import Judged, Reason, confidence, confidence_written
 from clipattr.discovery.audit.evidence import Evidence, strength_of
 from clipattr.discovery.audit.expectations import family_means
-from clipattr.discovery.audit.kinds import Roles, kind_of, kinship
+from clipattr.discovery.audit.geometry import extent_of
+from clipattr.discovery.audit.kinds import Roles, Witness, kind_of, kinship
+from clipattr.discovery.audit.mediators import Family
+from clipattr.discovery.audit.occlusion import Looked
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, PromptVerdict
@@ -36,7 +39,7 @@ SEPARATE = {
 
 
 def finding_of(
-    base: Base, subject: Subject, judged: Judged, roles: Roles, focus: float = math.nan
+    base: Base, subject: Subject, judged: Judged, roles: Roles, looked: Looked | None = None
 ) -> Finding:
     """What one decision comes to."""
     family, evidence, study = judged.family, judged.evidence, base.study
@@ -48,7 +51,9 @@ def finding_of(
         None if subject.word is None else groups[subject.word],
         None if word is None else groups[word],
     )
-    kind, probability = kind_of(family, evidence, roles, kinship(evidence.alike, text, pair), focus)
+    seen = _witness(base, subject, family, looked)
+    seen = replace(seen, kin=kinship(evidence.alike, seen.both, text, pair))
+    kind, probability = kind_of(family, roles, seen)
     strength = strength_of(half, family.latents)[evidence.pictures]
     order = evidence.pictures[strength.argsort(descending=True, stable=True)]
     told = {
@@ -59,7 +64,7 @@ def finding_of(
         "unit": subject.unit,
         "effect_in_units": evidence.causal_effect.value / subject.unit,
         **{f.name: _plain(getattr(evidence, f.name)) for f in fields(Evidence) if f.name not in SEPARATE},
-        "focus": focus,
+        **{key: value for key, value in asdict(seen).items() if key != "kin"},  # groups may decide that
         "prompt_examples": [study.images.ids[int(row)] for row in half.rows[order[:EXAMPLES].numpy()]],
     }
     return Finding(
@@ -73,9 +78,30 @@ def finding_of(
         share=evidence.share,
         alignment=_alignment(base, subject, family.latents),
         clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,
-        confidence=confidence(family, evidence, subject.unit, base.settings),
+        confidence=confidence(family, evidence),
         examples=_examples(base, family.latents),
         evidence={key: _finite(value) for key, value in told.items()},
+    )
+
+
+def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None) -> Witness:
+    """What the measuring half's pictures say of a candidate."""
+    half, side, candidate = base.measuring, subject.measuring, family.candidate
+    there, surely, few = candidate.there[1], candidate.surely[1], base.settings.few
+    own, without = side.own & surely, side.own & ~there
+    if int(without.sum()) < few:
+        without = side.elsewhere & ~there
+    edge, inside = extent_of(base.study, half.rows[own.numpy()], half.rows[without.numpy()])
+    alone = surely & ~side.own & ~side.shown
+    itself = math.nan
+    if candidate.word is not None and int(alone.sum()) >= few:
+        itself = float((half.rival[alone, 0] == candidate.word).float().mean())
+    return Witness(
+        itself=itself,
+        both=float(side.shown[own].float().mean()) if own.any() else math.nan,
+        edge=edge,
+        inside=inside,
+        focus=math.nan if looked is None or family.instead else looked.focus(family.latents),
     )
 
 
