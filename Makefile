@@ -11,7 +11,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py cuda.py recovered.py),$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py sensitivity.py cuda.py recovered.py),$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test bench reproduce lab docs data lint clean
 .DELETE_ON_ERROR:
