@@ -7,7 +7,6 @@ tensors are on the CPU, wherever the models run. Start at `Base.of`.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -33,7 +32,6 @@ BLOCK = 2048  # pictures a step
 RIVALS = 16  # best words of the audited model kept for each picture
 KEPT_BYTES = 2**29  # embeddings of one half kept in memory
 CENTRE = 20_000  # pictures whose mean is the evaluator's centre, at most
-ONE_NAME = 0.95  # cosine of centred texts from which a model may take two names for one
 ARTICLES = re.compile(r"^(a|an|the)\s+")
 
 
@@ -79,7 +77,6 @@ class Base:
                 "No latent of this study has an example: its dictionary never fires on these pictures."
             )
         self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
-        study, self.other_names = without_other_names(study, self.templates)
         self.study, self.settings = study, settings
         self._cache: dict[tuple[int, str], Tensor] = {}
         finding, measuring = halves(study)
@@ -221,58 +218,7 @@ class Base:
     def word_of(self, text: str) -> int | None:
         """Number of the vocabulary's word that a text spells, up to case, article and plural; None if none does."""
         found = np.flatnonzero(self.answered == plain(text))
-        return int(found[0]) if len(found) else self.other_names.get(plain(text))
-
-
-def without_other_names(study: Study, templates: tuple[str, ...]) -> tuple[Study, dict[str, int]]:
-    """The same study with one name for each thing, and the kept word's number by the names that were left out.
-
-    Names of one thing would share its weight in a picture, and none of them might be seen. Two names are one where the
-    evaluator takes their texts for one and, besides, one name is in the other, their ids are equal, or the audited
-    model takes their texts for one as well.
-    """
-    words, n = study.vocabulary.words, len(study.vocabulary)
-    texts = study.vocabulary_embeddings.float()
-    centred = F.normalize(texts - texts.mean(0), dim=-1)
-    order = sorted(range(n), key=lambda number: (len(words[number]), words[number], number))
-    pairs = []
-    for start in range(0, n, BLOCK):
-        near = torch.nonzero(centred[start : start + BLOCK] @ centred.T >= ONE_NAME)
-        pairs += [(int(a) + start, int(b)) for a, b in near.tolist() if int(a) + start < int(b)]
-    if not pairs:
-        return study, {}
-    ids = study.vocabulary.ids
-    spelled = [set(plain(word).split()) for word in words]
-    some = sorted({number for pair in pairs for number in pair})
-    read = study.model.encode_text([study.vocabulary.prompts[k] for k in some], templates=templates)
-    read = read.float().cpu()
-    audited = dict(zip(some, F.normalize(read - read.mean(0), dim=-1), strict=True))
-    same: dict[int, set[int]] = {}
-    for a, b in pairs:
-        named = (
-            spelled[a] <= spelled[b] or spelled[b] <= spelled[a] or (ids[a] is not None and ids[a] == ids[b])
-        )
-        if named or float(audited[a] @ audited[b]) >= ONE_NAME:
-            same.setdefault(a, set()).add(b)
-            same.setdefault(b, set()).add(a)
-    leader: dict[int, int] = {}
-    for number in order:
-        if number not in leader:
-            leader[number] = number
-            leader |= {other: number for other in same.get(number, ()) if other not in leader}
-    kept = [number for number in range(n) if leader[number] == number]
-    if len(kept) == n:
-        return study, {}
-    place = {number: at for at, number in enumerate(kept)}
-    vocabulary, alone = copy.copy(study.vocabulary), copy.copy(study)
-    for column in ("words", "ids", "glosses", "groups", "display", "prompts", "_qualifiers"):
-        setattr(vocabulary, column, [getattr(study.vocabulary, column)[number] for number in kept])
-    vocabulary._places, vocabulary._embedded = None, {}
-    alone.__dict__ = dict(study.__dict__) | {
-        "vocabulary": vocabulary,
-        "vocabulary_embeddings": study.vocabulary_embeddings[kept],
-    }
-    return alone, {plain(words[number]): place[leader[number]] for number in range(n)}
+        return int(found[0]) if len(found) else None
 
 
 def plain(text: str) -> str:
