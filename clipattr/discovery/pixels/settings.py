@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """What a verification does and asks for. Chosen on the picture world's variant b and the worlds called `choose`.
+    """What a verification does and asks for. Chosen on a few findings of worlds called `choose` (docs/decisions/pixels.md).
 
     Attributes:
         strong_pictures: pictures in which the family is strong; a third of them choose the edit.
