@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """What a verification does and asks for. Chosen on a few findings of worlds called `choose` (docs/decisions/pixels.md).
+    """What a verification does and asks for.
+
+    Chosen on a few findings of worlds called `choose`; see docs/decisions/pixels.md.
 
     Attributes:
         strong_pictures: pictures in which the family is strong; a third of them choose the edit.
