@@ -129,6 +129,7 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
     findings = [finding_of(base, found.subject, one, ready.roles, found.looked) for one in held]
     if rise is not None:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
+    findings = [one for one in findings if one.confidence >= base.settings.least_confidence]
     verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
     return PromptAudit(tuple(findings), verdict)
 
