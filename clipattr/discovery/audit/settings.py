@@ -45,8 +45,8 @@ class Settings:
         candidates: words, and as many latents, followed up for one prompt.
         spread: largest share of one answer among the other pictures on which a latent fires; above it the latent
             belongs to that answer, and is no mark or place that many things share.
-        least_confidence: confidence below which a finding is left out, 0 to 1; by default, where it is likelier wrong than
-            right. 0 reports all that hold.
+        least_confidence: confidence below which a finding is left out, 0 to 1. At 0.5 findings are left out that are
+            likelier wrong than right; 0 reports all that hold.
         budget: forward passes a prompt, of either model, beyond what the study holds; 0 asks nothing directly.
         first, inserted: pictures a prompt is inserted into, before and after a first look.
         occluded: own pictures occluded to see which latents a candidate silences; twelve forward passes each.
