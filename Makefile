@@ -44,11 +44,16 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# One pytest run, and after it the coverage of clipattr/, by module where something is missing. Notebooks are executed;
-# cells that ask for it (NBVAL_CHECK_OUTPUT) have their outputs compared too.
+# Two runs of pytest: first all that needs no browser, by WORKERS processes; then, one after the other, the browser's tests
+# and the notebooks, each of which starts servers or kernels of its own. Notebooks are executed; cells that ask for it
+# (NBVAL_CHECK_OUTPUT) have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
+WORKERS ?= 2
 test: $(VENV)/.stamp-dev
-	@$(BIN)/python -m coverage run -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-		--nbval-sanitize-with notebooks/sanitize.cfg tests $(NOTEBOOKS); status=$$?; \
+	@status=0; \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
+		--ignore=tests/browser tests || status=$$?; \
+		$(BIN)/python -m coverage run --append -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with notebooks/sanitize.cfg tests/browser $(NOTEBOOKS) || status=$$?; \
 		$(BIN)/python -m coverage report; exit $$status
 
 bench: $(VENV)/.stamp-dev
