@@ -44,13 +44,13 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# Two runs of pytest: first all that needs no browser, by WORKERS processes; then, one after the other, the browser's tests
+# Two runs of pytest: first all that needs no browser, by WORKERS processes of one thread; then, one after the other, the browser's tests
 # and the notebooks, each of which starts servers or kernels of its own. Notebooks are executed; cells that ask for it
 # (NBVAL_CHECK_OUTPUT) have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
 WORKERS ?= 2
 test: $(VENV)/.stamp-dev
 	@status=0; \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
 		--ignore=tests/browser tests || status=$$?; \
 		$(BIN)/python -m coverage run --append -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 		--nbval-sanitize-with notebooks/sanitize.cfg tests/browser $(NOTEBOOKS) || status=$$?; \

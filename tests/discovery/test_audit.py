@@ -9,7 +9,7 @@ import torch
 import clipattr as ca
 from clipattr.discovery.audit.base import plain
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
-from clipattr.discovery.audit.decision import Reason, confidence, judge, reads, told_once
+from clipattr.discovery.audit.decision import Reason, confidence, confidence_written, judge, reads, told_once
 from clipattr.discovery.audit.evidence import Evidence, measured
 from clipattr.discovery.audit.expectations import Prompt, expected_share, most_like, read_prompts
 from clipattr.discovery.audit.mediators import Family, families_of
@@ -207,3 +207,17 @@ def test_an_inserted_text_counts_over_other_words_or_where_text_is_pictured():
         None, 0.5, Settings(), pictured=True
     )
     assert not reads(dataclasses.replace(rise, kept=0.9), 0.5, Settings())
+
+
+def test_inserted_text_is_surer_where_it_lifts_over_other_words_and_never_as_unsure_as_text_beside():
+    rise = Rise(span(0.05), span(0.05), (1,), span(0.05), 0.1, 0.1, 36)
+    unspecific = dataclasses.replace(rise, specific=span(0.0))
+    settings = Settings()
+    sure, unsure = (confidence_written(one, 0.5, settings) for one in (rise, unspecific))
+    assert unsure == pytest.approx(1 / (1 + math.exp(-0.8)))
+    assert sure == pytest.approx(1 / (1 + math.exp(-0.8 - math.log(0.04 / (settings.least_rise * 0.5)))))
+    one = family()
+    beside = confidence(
+        dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, text=True)), EVIDENCE
+    )
+    assert beside < settings.least_confidence < unsure < sure

@@ -148,6 +148,6 @@ def confidence(family: Family, evidence: Evidence) -> float:
 
 
 def confidence_written(rise: Rise, unit: float, settings: Settings) -> float:
-    """The same for an inserted text: at least that of text that is often seen, more where it lifts over other words."""
-    sure = math.log(max(rise.specific.low / (settings.least_rise * unit), 1e-3))
-    return 1 / (1 + math.exp(-max(0.8 + min(sure, 2.0), WEIGHTS[0] + WEIGHTS[2])))
+    """The same for an inserted text: two in three where it lifts the prompt, more where it does so over other words."""
+    sure = math.log(max(rise.specific.low / (settings.least_rise * unit), 1.0))
+    return 1 / (1 + math.exp(-0.8 - min(sure, 2.0)))
