@@ -44,8 +44,8 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# Two runs of pytest: first all that needs no browser, by WORKERS processes of one thread; then, one after the other, the browser's tests
-# and the notebooks, each of which starts servers or kernels of its own. Notebooks are executed; cells that ask for it
+# Two runs of pytest. First all that needs no browser, by WORKERS processes of one thread; then, one by one, the browser tests
+# and the notebooks, which start servers and kernels of their own. Notebooks are executed; cells that ask for it
 # (NBVAL_CHECK_OUTPUT) have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
 WORKERS ?= 2
 test: $(VENV)/.stamp-dev
