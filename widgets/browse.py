@@ -9,7 +9,7 @@ import ipywidgets as W
 
 from clipattr.studies.browsing import ANSWERS, NAMED
 from clipattr_widgets.browse_state import BrowseState
-from clipattr_widgets.controls import error_html, labelled, remarks_html, status_html, takeaway
+from clipattr_widgets.controls import labelled, remarks_html, takeaway
 from clipattr_widgets.grid import Grid
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
@@ -187,10 +187,6 @@ class BrowsePanel(Panel):
         control.options = self._choices("selection")
         control.value = chosen if chosen in self.state.selections else ""
         self._draw_kind()
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
         state = self.state

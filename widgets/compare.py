@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DotList, Gallery, Overlay
@@ -108,10 +108,6 @@ class ComparePanel(Panel):
             title = f"{name}: {shelf.title}"
             head.value = f'<div class="clipattr-note">{markup(title, 120)}</div>'
             gallery.show(shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=title, shown=64)
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
         state = self.state

@@ -11,7 +11,7 @@ import ipywidgets as W
 
 from clipattr_widgets.captions import card_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
-from clipattr_widgets.controls import error_html, status_html, takeaway
+from clipattr_widgets.controls import takeaway
 from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.opening import opened, picture_from_elsewhere
@@ -354,10 +354,6 @@ class ExplorerPanel(Panel):
         if self.state.card is not None:
             self.card.value = card_html(self.state.card, here=self.state.active)
         self.factor.value = self.state.scales.get(self.state.latent, 1.0)
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def _new_desk(self) -> None:
         name = self.state.table.model_name

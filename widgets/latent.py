@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.captions import card_html, heat_scale
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.drawings import histogram_svg
 from clipattr_widgets.latent_state import ORDERS, LatentState
 from clipattr_widgets.opening import opened
@@ -178,10 +178,6 @@ class LatentPanel(Panel):
             shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title,
             heat=shelf.heat.maps if shelf.heat else None, frames=shelf.heat.frames if shelf.heat else None,
         )  # fmt: skip
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
 

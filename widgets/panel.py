@@ -15,6 +15,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.storage.files import written
+from clipattr_widgets.controls import error_html, status_html
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.parts import Pulse
 from clipattr_widgets.static import Static
@@ -37,6 +38,8 @@ class Panel(W.VBox):
         state: its view-model (traitlets); `close` ends its work.
     """
 
+    status: W.HTML
+    notice: W.HTML
     closed = True  # until it is built: a panel that was refused has nothing to close
 
     def __init__(self, children: list[Any], state: Any) -> None:
@@ -50,6 +53,11 @@ class Panel(W.VBox):
         self._still: Still | None = None
         self._look_at: Callable[[int, int, str], None] | None = None
         self._ends: list[Callable[[], None]] = []
+
+    def _draw_status(self) -> None:
+        """Show how many answers are awaited, and what went wrong; for panels with `status` and `notice`."""
+        self.status.value = status_html(self.state.pending)
+        self.notice.value = error_html(self.state.error)
 
     def link(self, name: str, control: Any) -> None:
         """Keep a trait of the state and a control's value the same."""

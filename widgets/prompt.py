@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.display.wording import kind_word, points
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, DataTable, Gallery
@@ -112,10 +112,6 @@ class PromptPanel(Panel):
             for i, f in enumerate(state.found)
         ]
         self.found.show(rows, columns=FOUND if rows else ())
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
         state = self.state

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, DataTable, Stage
@@ -109,10 +109,6 @@ class WorldPanel(Panel):
         self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{spans}</div>'
         self.causes.show(state.cause_rows(), columns=COLUMNS)
         self.bars.show(state.rows, columns=state.columns)
-
-    def _draw_status(self) -> None:
-        self.status.value = status_html(self.state.pending)
-        self.notice.value = error_html(self.state.error)
 
     def static(self) -> Static:
         state = self.state
