@@ -5,11 +5,10 @@ Owns `verdicts.json`: one verdict and note per finding. Ignores how findings are
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from clipattr.errors import StudyError
-from clipattr.storage.files import write_text
+from clipattr.studies.entries import EntriesFile
 
 SCHEMA = 1
 CHOICES = ("open", "accepted", "rejected")
@@ -35,10 +34,9 @@ class Verdicts:
     """
 
     def __init__(self, study: Any) -> None:
-        self.path = Path(study.path) / "verdicts.json"
-        self._held: dict[str, Verdict] = {}
-        if self.path.exists():
-            self._held = self._read()
+        self._file = EntriesFile(study.path, "verdicts", SCHEMA, "The verdict")
+        self.path = self._file.path
+        self._held = self._file.read(_verdict)
 
     def of(self, finding: Any) -> Verdict:
         """The verdict on a finding; an empty one where there is none."""
@@ -57,29 +55,14 @@ class Verdicts:
                 f"A note of {len(note):,} characters is too long; at most {MAX_NOTE:,} are saved."
             )
         # Another panel may have written since.
-        held = self._read() if self.path.exists() else {}
+        held = self._file.read(_verdict)
         held[_key(finding)] = Verdict(choice, note, by)
-        content = {"schema": SCHEMA, "verdicts": {key: asdict(held[key]) for key in sorted(held)}}
-        try:
-            write_text(self.path, json.dumps(content, ensure_ascii=True, indent=1))
-        except OSError as error:
-            raise StudyError(
-                f"The verdict cannot be saved: {str(self.path.parent)!r} is not writable ({error.strerror}). Copy the "
-                "study's folder and open the copy."
-            ) from error
+        self._file.write({key: asdict(verdict) for key, verdict in held.items()})
         self._held = held
 
-    def _read(self) -> dict[str, Verdict]:
-        try:
-            content = json.loads(self.path.read_text("utf-8"))
-            if content["schema"] != SCHEMA:
-                raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
-            return {
-                str(key): Verdict(str(value["choice"]), str(value["note"]), str(value.get("by", "")))
-                for key, value in content["verdicts"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StudyError(f"{str(self.path)!r} is damaged ({error}); repair or delete it.") from error
+
+def _verdict(value: Any) -> Verdict:
+    return Verdict(str(value["choice"]), str(value["note"]), str(value.get("by", "")))
 
 
 def _key(finding: Any) -> str:
