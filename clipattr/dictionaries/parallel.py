@@ -9,6 +9,7 @@ the same as in a single process. Sums are computed in another order, so results 
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -67,7 +68,18 @@ def join() -> Alone:
         return Alone()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
+        atexit.register(_leave)
     return Team()
+
+
+def _leave() -> None:
+    """Close the group before the interpreter ends.
+
+    An open group leaves its threads running, which aborts a process that ends; `torchrun` then stops the others, even
+    while the first one saves. There is no barrier: after an error in one process, it would wait for ever.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _SharedRun(Run):
