@@ -1,7 +1,8 @@
 # make demo    install, then audit the bundled model and write its report
 # make test    install what the tests need, then run all of them, notebooks included
 # make bench   every benchmark in its quick form
-# make reproduce   the claims of the paper on the bundled models, into out/reproduction (resumes)
+# make reproduce   the claims of the paper on the bundled models (or WORLD=, PHOTOS=, LESIONS=), into out/reproduction; resumes
+# make reproduce-ci   the same on two bundled models, in less than five minutes
 # make lab     the notebooks, in JupyterLab
 # make docs    the documentation site, into docs/_build/site
 # make data    rebuild the bundled picture world from its seed (long; resumes)
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py sensitivity.py cuda.py recovered.py),$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test bench reproduce lab docs data lint clean
+.PHONY: help demo test bench reproduce reproduce-ci lab docs data lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,11 +62,36 @@ bench: $(VENV)/.stamp-dev
 		echo "== $$file"; $(BIN)/python $$file --quick || failed="$$failed $$file"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-# QUICK= gives the form for a few thousand pictures, which takes the better part of an hour.
-QUICK ?= --quick
+# FORM=--small takes the sizes for a few thousand pictures (the better part of an hour), FORM= those of the paper.
+# WORLD, a name that `benchmarks/worlds.py list` prints, takes the model that it trained and the pictures that it wrote
+# into the folder WORLDS; WORLD_MODELS, names separated by commas, takes other models of its kind. PHOTOS is a folder of
+# photographs by class, tested with MODELS, EVALUATOR and VOCABULARY (default: the paper's). LESIONS is a folder of skin
+# lesions with a table (ISIC, HAM10000).
+FORM ?= --quick
+WORLDS ?= out/worlds
+WORLD_MODELS ?= $(WORLD)
+MODELS ?= paper
+comma := ,
+BUNDLED = --models picture-world-a,picture-world-b,picture-world-c --images picture-world \
+	--evaluator picture-world-evaluator --vocabulary picture-world
+TRAINED = local-dir:$(WORLDS)/models/
+PICTURES = $(WORLDS)/pictures/$(WORLD)
+TRUTH = $(wildcard $(WORLDS)/studies/$(WORLD)/truth.json)
+FOREIGN = --models $(TRAINED)$(subst $(comma),$(comma)$(TRAINED),$(WORLD_MODELS)) \
+	--evaluator $(TRAINED)$(firstword $(subst -, ,$(WORLD)))-evaluator \
+	--images $(PICTURES) --table $(PICTURES)/labels.csv --vocabulary $(PICTURES)/vocabulary.txt \
+	--prompts $(PICTURES)/prompts.txt $(if $(TRUTH),--truth $(WORLD)=$(TRUTH))
+PHOTOGRAPHS = --models $(MODELS) --images $(PHOTOS) $(if $(EVALUATOR),--evaluator $(EVALUATOR)) \
+	$(if $(VOCABULARY),--vocabulary $(VOCABULARY))
+reproduce: LESIONS ?= $(if $(WORLD)$(PHOTOS),,lesions)
 reproduce: $(VENV)/.stamp
-	$(BIN)/clipattr reproduce paper --out out/reproduction $(or $(QUICK),--small) --lesions lesions \
-		--models picture-world-a,picture-world-b,picture-world-c --images picture-world \
+	$(BIN)/clipattr reproduce paper --out out/reproduction/$(or $(WORLD),$(if $(PHOTOS),photographs,bundled)) $(FORM) \
+		$(if $(WORLD),$(FOREIGN),$(if $(PHOTOS),$(PHOTOGRAPHS),$(BUNDLED))) $(if $(LESIONS),--lesions $(LESIONS))
+
+# Every experiment on two bundled models, in less than five minutes on two cores.
+reproduce-ci: $(VENV)/.stamp
+	$(BIN)/clipattr reproduce paper --out out/reproduction/ci --quick --lesions lesions \
+		--models picture-world-a,picture-world-b --images picture-world \
 		--evaluator picture-world-evaluator --vocabulary picture-world
 
 lab: $(VENV)/.stamp-dev

@@ -19,6 +19,18 @@ from clipattr.errors import DataError
 from clipattr.storage.documents import json_text, read_json
 from clipattr.storage.paths import user_path
 
+GIVEN = (
+    "models",
+    "images",
+    "table",
+    "evaluator",
+    "vocabulary",
+    "prompts",
+    "lesions",
+    "lesions-table",
+    "strata",
+)
+
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Test the claims of a published study."""
@@ -28,19 +40,20 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if arguments.quick and arguments.small:
         raise DataError("--quick and --small are two forms: give one of them.")
     prompts = Vocabulary.open(arguments.prompts).words if arguments.prompts else None
+    images, lesions = _read(arguments)
     if arguments.plan:
         say("measuring rates on this machine")
     with engine_of(arguments) as engine:
         made = run(
             arguments.protocol,
             models=arguments.models,
-            images=arguments.images,
+            images=images,
             out=arguments.out,
             evaluator=arguments.evaluator,
             vocabulary=arguments.vocabulary,
             prompts=prompts,
-            lesions=arguments.lesions,
-            truth=None if arguments.truth is None else _truth(arguments.truth),
+            lesions=lesions,
+            truth=_truths(arguments.truth),
             form="quick" if arguments.quick else "small" if arguments.small else "paper",
             sizes=dict(arguments.set),
             only=arguments.only,
@@ -56,15 +69,54 @@ def reproduce(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace) -> str:
     """The command that gives the same results; where they are written, and by how many workers, is left out."""
     words = ["clipattr", "reproduce", arguments.protocol]
-    for name in ("models", "images", "evaluator", "vocabulary", "prompts", "lesions", "truth"):
-        value = getattr(arguments, name)
+    for name in GIVEN:
+        value = getattr(arguments, name.replace("-", "_"))
         words += [] if value is None else [f"--{name}", str(value)]
+    for value in arguments.truth:
+        words += ["--truth", value]
     words += [f"--{name}" for name in ("quick", "small") if getattr(arguments, name)]
     for name, value in arguments.set:
         words += ["--set", f"{name}={value}"]
     for name in arguments.only or ():
         words += ["--only", name]
     return shlex.join(words)
+
+
+def _read(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The pictures and the lesions, with their tables where such are given."""
+    from clipattr.images.tables import open_table
+    from clipattr.reproduction.classes import lesion_table
+
+    images, lesions = arguments.images, arguments.lesions
+    if arguments.table is not None:
+        images = open_table(images, arguments.table)
+    if arguments.lesions_table is None and arguments.strata is None:
+        return images, lesions
+    if lesions is None:
+        raise DataError("--lesions-table and --strata are about lesions: give their folder with --lesions.")
+    return images, lesion_table(lesions, arguments.lesions_table, arguments.strata)
+
+
+def _truths(given: list[str]) -> Any:
+    """Planted reliances: a list for all models, or by model; None without any.
+
+    Raises:
+        DataError: a file for all models beside files for single ones; two files for one model.
+    """
+    if not given:
+        return None
+    # A path may hold an equals sign, so a file that exists is one.
+    named = [("", text) if user_path(text).exists() else _split(text) for text in given]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names) or ("" in names and len(names) > 1):
+        raise DataError("Give --truth FILE once, or --truth MODEL=FILE once for each model.")
+    found = {name: _truth(file) for name, file in named}
+    return found.get("", found)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, file = text.partition("=")
+    return name, file
 
 
 def _truth(file: str) -> list[dict[str, Any]]:

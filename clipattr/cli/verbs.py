@@ -324,13 +324,19 @@ VERBS = (
                      "one a line, or paper for its eight variants"),
             argument("--images", metavar="IMAGES", required=True, help="folder, table, .tar, or the name of a bundled "
                      "study for its pictures"),
+            argument("--table", metavar="FILE", help="metadata of these pictures with their labels, as archives "
+                     "export it"),
             out("reproduction; an interrupted run continues"),
             argument("--evaluator", metavar="MODEL", help="the CLIP that names pictures (default: the study's own)"),
             argument("--vocabulary", metavar="FILE", help="words, as for `study` (default: the study's own)"),
             prompts_from("labels of the pictures, else the vocabulary"),
             argument("--lesions", metavar="DIR", help="skin lesions with a table (ISIC, HAM10000); lesions: the "
                      "bundled synthetic ones"),
-            argument("--truth", metavar="FILE", help="planted reliances, JSON: a list of prompt, cause, kind"),
+            argument("--lesions-table", metavar="FILE", help="metadata of the lesions, if it is not in their folder"),
+            argument("--strata", metavar="COLUMN", help="column of the lesions' table whose values are reported one "
+                     "by one"),
+            argument("--truth", metavar="[MODEL=]FILE", action="append", default=[], help="planted reliances, JSON: "
+                     "a list of prompt, cause, kind; repeated with MODEL="),
             argument("--only", metavar="NAME", action="append", help="one experiment; may be repeated"),
             argument("--quick", action="store_true", help="a form of a few minutes"),
             argument("--small", action="store_true", help="a form for some thousand pictures"),

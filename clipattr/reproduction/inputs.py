@@ -20,8 +20,11 @@ import torch
 from clipattr.dictionaries import random_sae
 from clipattr.errors import ClipattrError, DataError, StudyError
 from clipattr.images.collection import Images
+from clipattr.images.tables import Table
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
+from clipattr.reproduction.classes import lesion_table, with_words
+from clipattr.reproduction.pieces import plain
 from clipattr.reproduction.sizes import Sizes
 from clipattr.storage.files import json_digest
 from clipattr.storage.paths import user_path
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from clipattr.execution.engine import Engine
 
 TRAINED, FROZEN = "trained", "frozen"
+SYNTHETIC = "lesions"  # the bundled study of synthetic lesions
 FITTED_ON = 4000  # activations that set a frozen dictionary's mean and gain
 
 
@@ -46,8 +50,9 @@ class Inputs:
         protocol: the published settings. sizes: of this run. folder: where studies are built.
         models: reference (or module) of each variant, by the name it is shown under.
         images, vocabulary: opened. evaluator: reference or module of the model that names pictures.
-        prompts: that are audited. lesions: a folder with a table, a bundled lesion study, or None.
-        truth: one {"prompt", "cause", "kind"} for each planted reliance; None if unknown.
+        prompts: that are audited. lesions: photographs with a table, the name of the bundled study, or None.
+        truth: one {"prompt", "cause", "kind"} for each planted reliance, by model; empty if unknown.
+        notes: what was changed or left out when the inputs were read.
     """
 
     protocol: Protocol
@@ -58,8 +63,9 @@ class Inputs:
     evaluator: Any
     vocabulary: Vocabulary
     prompts: list[str]
-    lesions: str | None = None
-    truth: tuple[Mapping[str, Any], ...] | None = None
+    lesions: Table | str | None = None
+    truth: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     engine: Engine | None = None
     progress: bool = True
     given: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class Inputs:
         *,
         models: Any,
         images: Any,
+        names: Mapping[str, str] | None = None,
         evaluator: Any = None,
         vocabulary: Any = None,
         prompts: Iterable[str] | None = None,
@@ -86,10 +93,12 @@ class Inputs:
         """Read what `reproduce` was given.
 
         Raises:
-            StudyError: no model, or two of one name. DataError: no pictures, words or prompts.
+            StudyError: no model, or two of one name. DataError: no pictures, words or prompts; causes of a model that
+                is not tested.
         """
         named = named_models(models)
-        pictures = _pictures(images, sizes.pictures)
+        pictures, notes = with_words(_pictures(images), names)
+        pictures = _fewer(pictures, sizes.pictures)
         asked = protocol.vocabulary if vocabulary is None else vocabulary
         words = first_names(asked) if asked == "imagenet21k" else _words(asked)
         listed = _prompts(prompts, pictures, words, sizes.prompts)
@@ -102,8 +111,9 @@ class Inputs:
             evaluator=protocol.evaluator if evaluator is None else evaluator,
             vocabulary=words,
             prompts=listed,
-            lesions=None if lesions is None else str(lesions),
-            truth=None if truth is None else tuple(dict(row) for row in truth),
+            lesions=lesions if lesions is None or isinstance(lesions, Table) else _lesions(lesions),
+            truth=known_causes(truth, list(named)),
+            notes=tuple(notes),
             engine=engine,
             progress=progress,
             given={"vocabulary": asked if isinstance(asked, str) else "a list of words"},
@@ -141,8 +151,8 @@ class Inputs:
             "vocabulary": self.vocabulary.hash,
             "prompts": json_digest(self.prompts),
             "evaluator": self.judge.weights_hash,
-            "lesions": self.lesions,
-            "truth": None if self.truth is None else json_digest([dict(row) for row in self.truth]),
+            "lesions": self.lesions.images.fingerprint if isinstance(self.lesions, Table) else self.lesions,
+            "truth": json_digest(plain(self.truth)) if self.truth else None,
         }
 
     def study(self, variant: str, parts: str = TRAINED, seed: int = 0) -> Study:
@@ -212,7 +222,7 @@ def named_models(models: Any) -> dict[str, Any]:
 
     Args:
         models: a mapping; a list of references; or one text: a file with one reference a line, or references separated
-            by commas. "paper" stands for the protocol's own variants.
+            by commas. "paper" stands for the protocol's own variants. A folder is shown under its last name.
 
     Raises:
         StudyError: none, or two of one name.
@@ -240,8 +250,7 @@ def named_models(models: Any) -> dict[str, Any]:
         raise StudyError("There is no model to test: give at least one, e.g. ViT-B-32:openai.")
     named: dict[str, Any] = {}
     for number, given in enumerate(listed, 1):
-        name = given if isinstance(given, str) else getattr(given, "reference", "custom")
-        name = f"model {number}" if name == "custom" else name
+        name = _model_name(given, number)
         if name in named:
             raise StudyError(
                 f"The model {name!r} is given twice. Give each one once, or name them in a mapping."
@@ -250,12 +259,52 @@ def named_models(models: Any) -> dict[str, Any]:
     return named
 
 
-def _pictures(images: Any, at_most: int) -> Images:
+def _model_name(given: Any, number: int) -> str:
+    name = str(given) if isinstance(given, (str, Path)) else getattr(given, "reference", "custom")
+    if name == "custom":
+        return f"model {number}"
+    folder = name.removeprefix("local-dir:")
+    return user_path(folder).resolve().name if user_path(folder).is_dir() else name
+
+
+def _pictures(images: Any) -> Images:
     """The collection; the name of a bundled study stands for its pictures."""
     if isinstance(images, str) and not user_path(images).exists() and ":" not in images:
         images = open_study(images).images if bundled_study(images) else images
-    opened = images.images if isinstance(images, Study) else Images.open(images)
-    return opened.select(evenly(len(opened), at_most)) if at_most and len(opened) > at_most else opened
+    return images.images if isinstance(images, (Study, Table)) else Images.open(images)
+
+
+def _fewer(images: Images, at_most: int) -> Images:
+    return images.select(evenly(len(images), at_most)) if at_most and len(images) > at_most else images
+
+
+def _lesions(lesions: Any) -> Table | str:
+    """The photographs in a folder with a table; the name of the bundled study stays a name."""
+    bundled = isinstance(lesions, str) and lesions == SYNTHETIC and not user_path(lesions).exists()
+    return SYNTHETIC if bundled else lesion_table(lesions)
+
+
+def known_causes(truth: Any, variants: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """Planted reliances by model.
+
+    Args:
+        truth: None; a list of {"prompt", "cause", "kind"}, which holds for every model; or such a list for each model
+            by its name.
+
+    Raises:
+        DataError: a model that is not tested.
+
+    >>> known_causes([{"prompt": "kite", "cause": "bird"}], ["a"])
+    {'a': ({'prompt': 'kite', 'cause': 'bird'},)}
+    """
+    if truth is None:
+        return {}
+    by_model = truth if isinstance(truth, Mapping) else dict.fromkeys(variants, truth)
+    if unknown := sorted(set(by_model) - set(variants)):
+        raise DataError(
+            f"Causes are given for the model {unknown[0]!r}; the models are {', '.join(variants)}."
+        )
+    return {name: tuple(dict(row) for row in rows) for name, rows in by_model.items()}
 
 
 def _words(vocabulary: Any) -> Vocabulary:

@@ -135,11 +135,12 @@ def reproduce(
     models: Any,
     images: Any,
     out: str | os.PathLike[str],
+    names: Mapping[str, str] | None = None,
     evaluator: Any = None,
     vocabulary: Any = None,
     prompts: Iterable[str] | None = None,
     lesions: Any = None,
-    truth: Sequence[Mapping[str, Any]] | None = None,
+    truth: Any = None,
     form: str | Sizes = "paper",
     sizes: Mapping[str, Any] | None = None,
     only: Sequence[str] | None = None,
@@ -157,13 +158,16 @@ def reproduce(
         protocol: "paper", arXiv:2505.20229.
         models: a list of references that `load_model` takes, a mapping from name to model, or a file with one reference
             a line; "paper" stands for its eight variants.
-        images: anything `Images.open` takes, or the name of a bundled study. Labels make classes, and prompts.
+        images: anything `Images.open` takes, a `Table` of `open_table`, or the name of a bundled study. Labels make
+            classes, and prompts.
         out: folder of the reproduction; created if missing.
+        names: word of each label that is a code; ImageNet's numbers and HAM10000's diagnoses are known.
         evaluator, vocabulary: default the protocol's own.
         prompts: to audit; default the labels of the pictures, else the vocabulary.
-        lesions: a folder with a table as `open_table` reads it, or "lesions", the bundled synthetic ones; None leaves
-            the lesion study out.
-        truth: planted reliances, if known: {"prompt", "cause", "kind"} each. Bundled models bring their own.
+        lesions: a folder with a table of lesions, a `Table` with the classes malignant and benign, or "lesions", the
+            bundled synthetic ones; None leaves the lesion study out. The table's groups are strata.
+        truth: planted reliances, if known: {"prompt", "cause", "kind"} each, in a list for all models or by model.
+            Bundled models bring their own.
         form: "paper", "small" (a few thousand pictures), "quick" (minutes), or `Sizes`. sizes: single changes.
         only: names of experiments; default all.
         plan: estimate what it will cost, and measure nothing.
@@ -196,6 +200,7 @@ def reproduce(
         folder / "studies",
         models=models,
         images=images,
+        names=names,
         evaluator=evaluator,
         vocabulary=vocabulary,
         prompts=prompts,
@@ -274,6 +279,7 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
         "inputs": inputs.identity,
         "pictures": len(inputs.images),
         "prompts": inputs.prompts,
+        "notes": list(inputs.notes),
         "sizes": run.sizes.to_dict(),
         "deviations": list(made.deviations),
         "claims": {
@@ -309,7 +315,11 @@ def _call(
     only: Sequence[str] | None,
 ) -> str:
     options = [f"models={inputs.variants!r}", "images=…", "out=…"]
-    options += [f"lesions={inputs.lesions!r}"] if inputs.lesions else []
+    options += (
+        [f"lesions={inputs.lesions!r}" if isinstance(inputs.lesions, str) else "lesions=…"]
+        if inputs.lesions
+        else []
+    )
     options += [f"form={form!r}"] if isinstance(form, str) and form != "paper" else []
     options += [f"sizes={dict(sizes)!r}"] if sizes else []
     options += [f"only={list(only)!r}"] if only else []

@@ -11,6 +11,8 @@ import pytest
 import clipattr as ca
 from clipattr.reproduction.experiment import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from clipattr.reproduction.experiments import EXPERIMENTS
+from clipattr.reproduction.experiments.checks import BY_NAME, RENDERED, TRUTH
+from clipattr.reproduction.inputs import named_models
 from clipattr.reproduction.run import TIMES
 from clipattr.statistics import Interval
 
@@ -154,3 +156,65 @@ def test_the_times_are_the_only_file_that_differs_between_runs(finished):
     assert (finished.folder / TIMES).exists() and "seconds" not in (finished.folder / "about.json").read_text(
         "utf-8"
     )
+
+
+def test_the_command_takes_tables_strata_and_causes_by_model(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from clipattr.cli.main import main
+
+    (tmp_path / "skin").mkdir()
+    rows = ["image_id,dx,sex"]
+    for number in range(8):
+        Image.new("RGB", (16, 16), (30 * number, 9, 9)).save(tmp_path / "skin" / f"p{number}.png")
+        rows.append(f"p{number},{('mel', 'nv')[number % 2]},{('male', 'female')[number // 4]}")
+    table, causes = tmp_path / "all.csv", tmp_path / "a=b.json"
+    table.write_text("\n".join(rows))
+    causes.write_text(
+        json.dumps([{"prompt": "mel", "cause": "ruler"}, {"prompt": "x", "cause": "y", "learnt": False}])
+    )
+    given = {}
+
+    def read(protocol, **arguments):
+        given.update(arguments)
+        raise ca.StudyError("enough")
+
+    monkeypatch.setattr("clipattr.reproduction.run.reproduce", read)
+    command = f"reproduce paper --models m --out {tmp_path / 'o'} --images {tmp_path / 'skin'} --table {table} --quick"
+    lesions = f" --lesions {tmp_path / 'skin'} --lesions-table {table} --strata sex"
+    assert main([*(command + lesions).split(), "--truth", f"m={causes}"]) == 2
+    assert set(given["images"].images.columns["label"]) == {"mel", "nv"}
+    assert set(given["lesions"].images.columns["label"]) == {"malignant", "benign"}
+    assert set(given["lesions"].images.columns["group"]) == {"male", "female"}
+    assert given["truth"] == {"m": [{"prompt": "mel", "cause": "ruler"}]}
+    assert f"--table {table}" in given["command"] and "--strata sex" in given["command"]
+    assert main([*command.split(), "--truth", str(causes)]) == 2
+    assert given["truth"] == [{"prompt": "mel", "cause": "ruler"}]
+    capsys.readouterr()
+    for extra, told in (
+        ("--strata sex", "give their folder with --lesions"),
+        (f"--truth {causes} --truth m={causes}", "Give --truth FILE once"),
+    ):
+        assert main([*command.split(), *extra.split()]) == 2 and told in capsys.readouterr().err
+
+
+def test_causes_by_name_can_support_a_precision_and_not_refute_it():
+    def values(found, said):
+        planted = [{"prompt": "p", "cause": str(n), "kind": "companion", "found_as": "companion" if n < found else None,
+                    "right_kind": True if n < found else None} for n in range(20)]  # fmt: skip
+        return {"m": {"planted": planted, "said": [{"right": right} for right in said], "how": BY_NAME}}
+
+    assert TRUTH.conclude(values(18, [True] * 18)).outcome == SUPPORTED
+    assert TRUTH.conclude(values(18, [True] * 18 + [False] * 100)).outcome == UNDECIDED
+    assert TRUTH.conclude(values(2, [True] * 2)).outcome == NOT_SUPPORTED
+    rendered = {"m": {**values(18, [True] * 18 + [False] * 100)["m"], "how": RENDERED}}
+    assert TRUTH.conclude(rendered).outcome == NOT_SUPPORTED
+    assert "lower bound" in TRUTH.conclude(values(18, [True] * 18)).sentence
+
+
+def test_models_in_folders_are_shown_under_their_last_name(tmp_path):
+    (tmp_path / "one").mkdir()
+    assert list(named_models([f"local-dir:{tmp_path / 'one'}", "ViT-B-32:openai"])) == [
+        "one",
+        "ViT-B-32:openai",
+    ]

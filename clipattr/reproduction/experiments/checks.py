@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.pixels.verify import VERDICTS, verify
 from clipattr.reproduction.experiment import (
+    NOT_SUPPORTED,
     UNDECIDED,
     Conclusion,
     Experiment,
@@ -27,6 +28,7 @@ from clipattr.statistics import Interval, wilson
 if TYPE_CHECKING:
     from clipattr.reproduction.run import Run
 
+RENDERED, BY_NAME = "by rendering pictures again without the cause", "by the name of the cause"
 HALF = 0.5  # share from which a claim about findings counts as supported
 
 
@@ -48,8 +50,8 @@ def _world(run: Run, variant: str) -> Any:
 def _units(run: Run) -> list[str]:
     if not run.sizes.truth:
         return []
-    if run.inputs.truth is not None:
-        return run.inputs.variants
+    if run.inputs.truth:
+        return [variant for variant in run.inputs.variants if variant in run.inputs.truth]
     return [variant for variant in run.inputs.variants if _world(run, variant) is not None]
 
 
@@ -57,8 +59,8 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
     study = run.inputs.study(unit)
     findings = findings_of(run.value("counts", unit), study)
     prompts = set(run.inputs.prompts)
-    if run.inputs.truth is not None:
-        return by_name([row for row in run.inputs.truth if row["prompt"] in prompts], findings)
+    if run.inputs.truth:
+        return by_name([row for row in run.inputs.truth[unit] if row["prompt"] in prompts], findings)
     from clipattr_data.truth import Truth, judge
 
     world, learnt = _world(run, unit)
@@ -71,30 +73,38 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
         if verdict.plant is not None:
             matched.setdefault((verdict.plant.prompt, verdict.plant.cause), finding.kind)
     planted = [
-        {"prompt": p.prompt, "cause": p.cause, "kind": p.kind, "found_as": matched.get((p.prompt, p.cause))}
-        for p in learnt
-    ]
+        {"prompt": p.prompt, "cause": p.cause, "kind": p.kind, "found_as": kind,
+         "right_kind": None if kind is None else kind == p.kind}
+        for p, kind in ((p, matched.get((p.prompt, p.cause))) for p in learnt)
+    ]  # fmt: skip
     said = [
         {"prompt": f.prompt, "label": f.label, "kind": f.kind, "right": bool(v.right), "cause": v.cause}
         for f, v in zip(findings, verdicts, strict=True)
     ]
-    return {"planted": planted, "said": said, "how": "rendered again without the cause"}
+    return {"planted": planted, "said": said, "how": RENDERED}
 
 
 def by_name(truth: Sequence[Any], findings: Findings) -> dict[str, Any]:
-    """Findings matched with a list of causes by prompt and label; a finding without an entry counts as wrong."""
+    """Findings matched with a list of causes by prompt and label.
+
+    A finding without an entry counts as wrong, though it may be a reliance that nobody planted, or name the cause by
+    another word: the precision is a lower bound.
+    """
     known = {(row["prompt"], str(row["cause"]).casefold()): row for row in truth}
     found = {(f.prompt, (f.label or "").casefold()): f.kind for f in reversed(list(findings))}
-    planted = [
-        {"prompt": row["prompt"], "cause": row["cause"], "kind": row.get("kind"), "found_as": found.get(key)}
-        for key, row in known.items()
-    ]
+    planted = []
+    for key, row in known.items():
+        kinds = [kind for kind in (row.get("kind"), *row.get("accepts", ())) if kind]
+        planted.append(
+            {"prompt": row["prompt"], "cause": row["cause"], "kind": row.get("kind"), "found_as": found.get(key),
+             "right_kind": found[key] in kinds if key in found and kinds else None}
+        )  # fmt: skip
     said = [
         {"prompt": f.prompt, "label": f.label, "kind": f.kind, "cause": None,
          "right": (f.prompt, (f.label or "").casefold()) in known}
         for f in findings
     ]  # fmt: skip
-    return {"planted": planted, "said": said, "how": "by the name of the cause"}
+    return {"planted": planted, "said": said, "how": BY_NAME}
 
 
 def _rows(values: Values) -> list[dict[str, Any]]:
@@ -112,20 +122,37 @@ def _share(flags: Sequence[bool]) -> Interval:
 def _figures(values: Values) -> dict[str, Interval]:
     planted = [row for value in values.values() for row in value["planted"]]
     said = [row for value in values.values() for row in value["said"]]
-    hits = [row for row in planted if row["found_as"] is not None]
     return {
         "recall": _share([row["found_as"] is not None for row in planted]),
         "precision": _share([row["right"] for row in said]),
-        "kind_accuracy": _share([row["found_as"] == row["kind"] for row in hits]),
+        "kind_accuracy": _share([row["right_kind"] for row in planted if row["right_kind"] is not None]),
     }
 
 
 def _conclude(values: Values) -> Conclusion:
     figures = _figures(values)
+    by_name = next(iter(values.values()))["how"] == BY_NAME
+    planted, said = (sum(len(value[name]) for value in values.values()) for name in ("planted", "said"))
+    if not planted:
+        return Conclusion(
+            UNDECIDED, "None of the known causes belongs to a prompt that was audited.", figures
+        )
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {shown(each, 100, 0)} %" for name, each in figures.items() if _known(each)
+    )
+    outcomes = [decide(figures[name], HALF) for name in ("recall", "precision")]
+    note = ""
+    if by_name:
+        # A finding that nobody planted may be right, so a low precision refutes nothing.
+        outcomes[1] = UNDECIDED if outcomes[1] == NOT_SUPPORTED else outcomes[1]
+        note = "; a finding that is not on the list counts as wrong, so the precision is a lower bound"
     how = next(iter(values.values()))["how"]
-    told = ", ".join(f"{name.replace('_', ' ')} {shown(each, 100, 0)} %" for name, each in figures.items())
-    outcome = together([decide(figures[name], HALF) for name in ("recall", "precision")])
-    return Conclusion(outcome, f"Against the known causes ({how}): {told}.", figures)
+    sentence = f"{planted} known causes and {said} findings, matched {how}: {told}{note}."
+    return Conclusion(together(outcomes), sentence, figures)
+
+
+def _known(estimate: Interval) -> bool:
+    return estimate.value == estimate.value
 
 
 TRUTH = Experiment(

@@ -20,10 +20,11 @@ from clipattr.discovery.probes.matching import comparison
 from clipattr.discovery.probes.null_space import directions_of
 from clipattr.discovery.probes.presence import candidate_words, shown_words
 from clipattr.discovery.probes.probe import Probe
-from clipattr.images.tables import HAM10000_CLASSES, Table, open_table
+from clipattr.images.tables import Table
 from clipattr.meaning.vocabulary import Vocabulary
+from clipattr.reproduction.classes import BENIGN, MALIGNANT
 from clipattr.reproduction.inputs import file_name
-from clipattr.statistics import Interval, mean_interval
+from clipattr.statistics import Interval, mean_interval, wilson
 from clipattr.storage.files import json_digest
 from clipattr.studies.start import build_study
 
@@ -31,22 +32,18 @@ if TYPE_CHECKING:
     from clipattr.reproduction.run import Run
     from clipattr.studies.study import Study
 
+PHOTOGRAPHS = "photographs"  # how the values of this module are told from those of synthetic lesions
 VOCABULARY = "dermatology"
 BIASES = ("hair", "ink mark", "ruler")
-MALIGNANT, BENIGN = "malignant", "benign"
 PROMPTS = {MALIGNANT: "a malignant skin lesion", BENIGN: "a benign skin lesion"}
-# How tables call the two classes, besides HAM10000's seven diagnoses.
-CLASSES = HAM10000_CLASSES | {
-    "malignant": MALIGNANT, "benign": BENIGN, "melanoma": MALIGNANT, "nevus": BENIGN, "1": MALIGNANT, "0": BENIGN,
-    "basal cell carcinoma": MALIGNANT, "squamous cell carcinoma": MALIGNANT, "seborrheic keratosis": BENIGN,
-}  # fmt: skip
 ASIDE = "artefact"  # how groups of the vocabulary begin on which no diagnosis should rest
-FEWEST = 20  # least pictures of a group that can be the worst: fewer have any accuracy by chance
+FEWEST = 20  # least pictures of a group with an accuracy of its own: fewer have any accuracy by chance
 
 
 def measured(run: Run, variant: str) -> dict[str, Any]:
     """All steps for one model; values as `lesions.py` reads them."""
-    table = lesion_table(run.inputs.lesions or "")
+    table = run.inputs.lesions
+    assert isinstance(table, Table)
     study = lesion_study(run, variant, table)
     probe = fit_probe(study, folds=3)
     prompts = Probe.of_prompts(study.model, {name: PROMPTS[name] for name in probe.names})
@@ -64,23 +61,19 @@ def measured(run: Run, variant: str) -> dict[str, Any]:
     findings = audit_probe(study, probe=probe).findings()
     unwanted = [f for f in findings if str(f.evidence["group"] or "").startswith(ASIDE)]
     return {
-        "how": "photographs",
+        "how": PHOTOGRAPHS,
         "curves": [],
         "reliance": reliance,
         "repairs": [repaired(study, probe, unwanted, pictures, truth, shown)],
+        "strata": strata(pictures, truth, {"probe": probe, "prompts": prompts}),
         "pictures": len(study.images),
         "units": len(set(table.units)),
         "notes": list(table.notes),
     }
 
 
-def lesion_table(folder: str) -> Table:
-    """Step 1: pictures and classes, split so that no lesion or patient is on both sides."""
-    return open_table(folder, labels=CLASSES)
-
-
 def lesion_study(run: Run, variant: str, table: Table) -> Study:
-    """Step 2: a dictionary on these pictures, its latents named with the words of dermatology."""
+    """Step 2, after the table: a dictionary on these pictures, its latents named with the words of dermatology."""
     inputs, sizes = run.inputs, run.sizes
     model, words = inputs.model(variant), Vocabulary.open(VOCABULARY)
     about = [
@@ -139,7 +132,9 @@ def repaired(
 ) -> dict[str, Any]:
     """Step 4: the probe fitted again, blind to the artefacts that the audit found, on held-out pictures.
 
-    Groups are class × whether a bias is seen; the worst is the one with the lowest accuracy before.
+    Groups are class × whether a bias is seen. The worst group, with the lowest accuracy before the repair, is chosen on
+    a random half of the pictures and judged on the other, and the reverse, so that the choice does not favour the
+    repair.
     """
     fitted = fit_probe(study, folds=3, blind_to=directions_of(study, findings)) if findings else probe
     right = [(each.logits(pictures.embeddings).argmax(1) == truth).float() for each in (probe, fitted)]
@@ -149,15 +144,53 @@ def repaired(
         for bias, each in shown.items()
         for there in (True, False)
     }
-    large = {name: mask for name, mask in groups.items() if int(mask.sum()) >= FEWEST}
-    worst = min(large, key=lambda name: float(right[0][large[name]].mean())) if large else None
-    mask = large[worst] if worst is not None else torch.ones(len(truth), dtype=torch.bool)
+    half = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0)) < len(truth) // 2
+    worst, judged = [], []
+    for choosing in (half, ~half):
+        name, mask = _worst(right[0], groups, choosing)
+        worst.append(name)
+        judged.append(torch.nonzero(mask)[:, 0])
+    rows = torch.cat(judged)
     return {
         "found": [finding.label for finding in findings],
-        "worst_group": worst,
-        "worst_before": float(right[0][mask].mean()),
-        "worst_after": float(right[1][mask].mean()),
+        "worst_group": "; ".join(dict.fromkeys(worst)),
+        "worst_before": float(right[0][rows].mean()),
+        "worst_after": float(right[1][rows].mean()),
         "accuracy_before": float(right[0].mean()),
         "accuracy_after": float(right[1].mean()),
-        "gain": vars(mean_interval(right[1][mask] - right[0][mask])),
+        "gain": vars(mean_interval(right[1][rows] - right[0][rows])),
     }
+
+
+def _worst(right: Tensor, groups: dict[str, Tensor], choosing: Tensor) -> tuple[str, Tensor]:
+    """The group with the lowest accuracy among `choosing`, and its other pictures; all of them if no group is large."""
+    large = {
+        name: mask
+        for name, mask in groups.items()
+        if min(int((mask & choosing).sum()), int((mask & ~choosing).sum())) >= FEWEST // 2
+    }
+    if not large:
+        return "all", ~choosing
+    name = min(large, key=lambda name: float(right[large[name] & choosing].mean()))
+    return name, large[name] & ~choosing
+
+
+def strata(pictures: Encoded, truth: Tensor, classifiers: dict[str, Probe]) -> list[dict[str, Any]]:
+    """Accuracy of each classifier in each group of the table, e.g. institutions, on held-out pictures.
+
+    One row per classifier and group of at least 20 pictures: method, group, pictures, and accuracy with its Wilson
+    interval; empty where the table has no groups.
+    """
+    groups = pictures.images.columns["group"]
+    rows = []
+    for name, classifier in classifiers.items():
+        right = classifier.logits(pictures.embeddings).argmax(1) == truth
+        for group in sorted({each for each in groups if each}):
+            mask = torch.tensor([each == group for each in groups])
+            hits, n = int(right[mask].sum()), int(mask.sum())
+            if n >= FEWEST:
+                low, high = wilson(hits, n)
+                rows.append(
+                    {"method": name, "group": group, "pictures": n, "accuracy": hits / n, "low": low, "high": high}
+                )  # fmt: skip
+    return rows

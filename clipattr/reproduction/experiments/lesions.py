@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from clipattr.reproduction.experiment import Conclusion, Experiment, Values, decide, shown, together
-from clipattr.reproduction.experiments.lesion_folder import measured
+from clipattr.reproduction.experiment import (
+    SUPPORTED,
+    UNDECIDED,
+    Conclusion,
+    Experiment,
+    Values,
+    decide,
+    shown,
+    together,
+)
+from clipattr.reproduction.experiments.lesion_folder import PHOTOGRAPHS, measured
 from clipattr.reproduction.figures import estimates
-from clipattr.statistics import Interval, t_interval
+from clipattr.reproduction.inputs import SYNTHETIC
+from clipattr.statistics import Interval, simultaneous, t_interval
 
 if TYPE_CHECKING:
     from clipattr.reproduction.plan import Rates
     from clipattr.reproduction.run import Run
 
-SYNTHETIC = "lesions"  # name of the bundled study
 LED = 0.95  # correlation of the shortcut with the diagnosis in the training set that is repaired
 ASIDE = ("artefact", "skin")  # groups of its vocabulary on which no diagnosis should rest
 
@@ -96,6 +105,7 @@ def _rows(values: Values) -> list[dict[str, Any]]:
             kept = {name: each for name, each in row.items() if name != "gain"}
             kept["found"] = "; ".join(label or "–" for label in row["found"])
             rows.append({"table": "repair", "unit": unit, **kept})
+        rows += [{"table": "strata", "unit": unit, **row} for row in value.get("strata", ())]
     return rows
 
 
@@ -120,15 +130,32 @@ def gaps(values: Values, method: str) -> Interval:
     return t_interval(torch.tensor(each))
 
 
+def compared(values: Values) -> dict[str, Interval]:
+    """Size of the probe's reliance minus that of the prompts', by unit and shortcut; only those that can be judged.
+
+    The interval is the widest that the two intervals allow, so it needs no assumption on how they depend.
+    """
+    found = {}
+    for unit, value in values.items():
+        for shortcut, methods in value["reliance"].items():
+            bounds = [methods[name][key] for name in ("probe", "prompts") for key in ("value", "low", "high")]
+            if None in bounds or not np.isfinite(bounds).all():
+                continue
+            probe, prompts = (_size(Interval(*each)) for each in (bounds[:3], bounds[3:]))
+            found[f"{unit}: {shortcut}"] = Interval(
+                probe.value - prompts.value, probe.low - prompts.high, probe.high - prompts.low
+            )
+    return found
+
+
+def _size(span: Interval) -> Interval:
+    low, high = sorted((abs(span.low), abs(span.high)))
+    return Interval(abs(span.value), 0.0 if span.low <= 0 <= span.high else low, high)
+
+
 def amplified(values: Values) -> Interval:
-    """Size of the probe's reliance on a shortcut minus that of the prompts', over shortcuts and models."""
-    differences = [
-        abs(methods["probe"]["value"]) - abs(methods["prompts"]["value"])
-        for value in values.values()
-        for methods in value["reliance"].values()
-        if None not in (methods["probe"]["value"], methods["prompts"]["value"])
-    ]
-    return t_interval(torch.tensor(differences))
+    """Size of the probe's reliance on a shortcut minus that of the prompts', mean over shortcuts and models."""
+    return t_interval(torch.tensor([each.value for each in compared(values).values()]))
 
 
 def gained(values: Values) -> Interval:
@@ -150,27 +177,49 @@ def gained(values: Values) -> Interval:
 
 
 def _conclude(values: Values) -> Conclusion:
+    if next(iter(values.values()))["how"] == PHOTOGRAPHS:
+        return _photographs_conclusion(values)
     more, gain = amplified(values), gained(values)
     figures = {"reliance_probe_over_prompts": more, "repair_gain_worst_group": gain}
-    told = ""
-    if any(value["curves"] for value in values.values()):
-        gap = {
-            name: at(values, name, 1.0, "accuracy") - at(values, name, 1.0, "worst")
-            for name in ("probe", "prompts")
-        }
-        for name in gap:
-            figures[f"worst_group_gap_{name}"] = gaps(values, name)
-        told = (
-            f"Where the correlation is total its worst group falls {100 * gap['probe']:.1f} percentage points behind "
-            f"its mean, that of prompts {100 * gap['prompts']:.1f}. "
-        )
-    how = next(iter(values.values()))["how"]
+    gap = {}
+    for name in ("probe", "prompts"):
+        gap[name] = at(values, name, 1.0, "accuracy") - at(values, name, 1.0, "worst")
+        figures[f"worst_group_gap_{name}"] = gaps(values, name)
     sentence = (
-        f"On {how} the decision of a probe moves with a shortcut by {shown(more)} class gaps more than that of "
-        f"prompts. {told}Refitting it blind to what the audit found changes its worst group by "
+        f"On synthetic lesions, the decision of a probe moves with a shortcut by {shown(more)} class gaps more than "
+        f"that of prompts (mean of {len(values)} shortcuts). Where the correlation is total, the probe's worst group "
+        f"falls {100 * gap['probe']:.1f} percentage points behind its mean accuracy, that of prompts "
+        f"{100 * gap['prompts']:.1f}. Refitting the probe blind to what the audit found changes its worst group by "
         f"{shown(gain, 100, 1)} percentage points."
     )
     return Conclusion(together([decide(more), decide(gain)]), sentence, figures)
+
+
+def _photographs_conclusion(values: Values) -> Conclusion:
+    """Whether any bias is amplified, by intervals that hold for all of them together; and whether the repair helps."""
+    each, gain = compared(values), gained(values)
+    figures = {f"reliance_probe_over_prompts, {name}": span for name, span in each.items()}
+    figures["repair_gain_worst_group"] = gain
+    outcomes = [decide(simultaneous(span, len(each))) for span in each.values()]
+    more = (
+        SUPPORTED if SUPPORTED in outcomes else together(outcomes) if len(set(outcomes)) == 1 else UNDECIDED
+    )
+    biases = sum(len(value["reliance"]) for value in values.values())
+    told = "; ".join(f"{name} {shown(span)}" for name, span in each.items()) or "none"
+    found = sorted(
+        {label or "–" for value in values.values() for row in value["repairs"] for label in row["found"]}
+    )
+    repair = (
+        f"Refitting the probe blind to {', '.join(found)} changes its worst group by {shown(gain, 100, 1)} percentage "
+        "points."
+        if found
+        else "The audit of the probe found no artefact, so there was nothing to repair."
+    )
+    sentence = (
+        f"On photographs, reliance of a probe on a bias minus that of prompts, in class gaps, for the {len(each)} of "
+        f"{biases} biases that enough pictures show: {told}. {repair}"
+    )
+    return Conclusion(together([more, decide(gain) if found else UNDECIDED]), sentence, figures)
 
 
 def _draw(values: Values) -> Any:

@@ -1,13 +1,14 @@
 """Prompts against linear probes where a mark goes with the classes in training.
 
-Owns the experiment `spurious`: a mark is put on pictures of the collection, at every strength of its correlation with
-the classes, and classifiers are judged where it says nothing. Works on any labelled pictures. Start at `SPURIOUS`.
+Owns the experiment `spurious`: one of four marks is put on pictures of the collection, at every strength of its
+correlation with the classes, and classifiers are judged where it says nothing. Works on any labelled pictures. Start at
+`SPURIOUS`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,8 @@ STRENGTHS = (0.0, 0.5, 0.75, 0.9, 1.0)
 TAG = "no. 4071"  # a text that names no class
 PATCH = (214, 64, 160)  # a colour that is rare in photographs
 SIDE = 5  # the patch's side is a fifth of the picture's shorter side
+FRAME = 14  # the frame's width is a fourteenth of the picture's shorter side
+CAST, CAST_SHARE = (255, 160, 60), 0.3  # colour of warm light, and its share of every pixel
 FEWEST = 4  # least pictures of a class on either side of the split
 STRENGTH = 10.0  # scikit-learn's C of the probe
 
@@ -50,7 +53,21 @@ def _patch(picture: Image.Image) -> Image.Image:
     return copy
 
 
-MARKS: Mapping[str, Callable[[Image.Image], Image.Image]] = {"text": _tag, "patch": _patch}
+def _frame(picture: Image.Image) -> Image.Image:
+    copy = picture.convert("RGB")
+    width = max(1, min(copy.size) // FRAME)
+    ImageDraw.Draw(copy).rectangle((0, 0, copy.width - 1, copy.height - 1), outline=(0, 0, 0), width=width)
+    return copy
+
+
+def _cast(picture: Image.Image) -> Image.Image:
+    copy = picture.convert("RGB")
+    return Image.blend(copy, Image.new("RGB", copy.size, CAST), CAST_SHARE)
+
+
+MARKS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "text": _tag, "patch": _patch, "frame": _frame, "colour cast": _cast,
+}  # fmt: skip
 
 
 def spread(positive: np.ndarray, strength: float, draws: np.random.Generator) -> np.ndarray:
@@ -62,32 +79,33 @@ def spread(positive: np.ndarray, strength: float, draws: np.random.Generator) ->
     return draws.random(len(positive)) < np.where(positive, (1 + strength) / 2, (1 - strength) / 2)
 
 
-def embedded_twice(
-    model: Model, images: Images, mark: Callable[[Image.Image], Image.Image], batch: int = 64
-) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Unit embeddings of pictures without and with a mark, (n, embed) each, and the places of the readable ones."""
+def embedded_with_marks(
+    model: Model, images: Images, marks: Iterable[Callable[[Image.Image], Image.Image]], batch: int = 128
+) -> tuple[Tensor, np.ndarray]:
+    """Unit embeddings of pictures without a mark and with each, (n, 1 + marks, embed), and the places of the readable
+    ones."""
+    listed = list(marks)
 
     def prepare(picture: Image.Image) -> Tensor:
-        return torch.stack([model.prepare(picture), model.prepare(mark(picture))])
+        return torch.stack([model.prepare(picture), *(model.prepare(mark(picture)) for mark in listed)])
 
     parts, places, waiting = [], [], []
     for place, pixels in images.stream(prepare):
         if not isinstance(pixels, PictureError):
             places.append(place)
             waiting.append(pixels)
-        if len(waiting) == batch:
+        if len(waiting) * (1 + len(listed)) >= batch:
             parts.append(_embedded(model, waiting))
             waiting = []
     if waiting:
         parts.append(_embedded(model, waiting))
-    both = torch.cat(parts)
-    return both[:, 0], both[:, 1], np.array(places)
+    return torch.cat(parts), np.array(places)
 
 
 def _embedded(model: Model, pixels: list[Tensor]) -> Tensor:
     flat = torch.cat(pixels).to(model.device)
     with torch.no_grad():
-        return model.encode_image(flat).float().cpu().view(len(pixels), 2, -1)
+        return model.encode_image(flat).float().cpu().view(len(pixels), len(pixels[0]), -1)
 
 
 def _units(run: Run) -> list[str]:
@@ -95,7 +113,7 @@ def _units(run: Run) -> list[str]:
         _classes(run)
     except DataError:
         return []
-    return [f"{variant} {mark}" for variant in run.inputs.variants for mark in MARKS]
+    return run.inputs.variants
 
 
 def _sides(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -116,17 +134,21 @@ def _classes(run: Run) -> list[str]:
 
 
 def _measure(run: Run, unit: str) -> dict[str, Any]:
-    variant, mark = unit.rsplit(" ", 1)
-    model, names, sizes = run.inputs.model(variant), _classes(run), run.sizes
+    model, names, sizes = run.inputs.model(unit), _classes(run), run.sizes
     labels = np.array([label or "" for label in run.inputs.images.columns["label"]])
     fitting, judging = _sides(run)
     sides = []
     for rows, most in ((fitting, sizes.spurious_pictures), (judging, sizes.spurious_pictures // 2)):
         chosen = np.array([row for row in rows.tolist() if labels[row] in names])
         chosen = chosen[evenly(len(chosen), most)]
-        gone, there, places = embedded_twice(model, run.inputs.images.select(chosen), MARKS[mark])
-        sides.append((gone, there, labels[chosen[places]]))
-    return {"classes": names, "rows": curves(model, names, *sides, seeds=sizes.spurious_seeds)}
+        embedded, places = embedded_with_marks(model, run.inputs.images.select(chosen), MARKS.values())
+        sides.append((embedded, labels[chosen[places]]))
+    listed: list[dict[str, Any]] = []
+    for number, mark in enumerate(MARKS, 1):
+        fitted, tested = [(embedded[:, 0], embedded[:, number], named) for embedded, named in sides]
+        found = curves(model, names, fitted, tested, seeds=sizes.spurious_seeds)
+        listed += [{"mark": mark, **row} for row in found]
+    return {"classes": names, "rows": listed}
 
 
 def curves(
@@ -181,26 +203,21 @@ def judged(probe: Probe, judging: tuple[Tensor, Tensor, np.ndarray], first: set[
 
 
 def _rows(values: Values) -> list[dict[str, Any]]:
-    rows = []
-    for unit, value in values.items():
-        variant, mark = unit.rsplit(" ", 1)
-        rows += [{"model": variant, "mark": mark, **row} for row in value["rows"]]
-    return rows
+    return [{"model": variant, **row} for variant, value in values.items() for row in value["rows"]]
 
 
 def gaps(values: Values, strength: float) -> dict[str, Tensor]:
-    """Overall accuracy minus that of the worst group, one value per model, mark and seed, by method.
+    """Overall accuracy minus that of the worst group, one value per model and mark, by method.
 
-    Prompts do not depend on a training set: their value is repeated for each seed.
+    A probe's value is the mean over seeds, whose training sets are of the same pictures and so not independent.
     """
     found: dict[str, list[float]] = {"probe": [], "prompts": []}
     for value in values.values():
         here = [row for row in value["rows"] if row["strength"] == strength]
-        fixed = next(row for row in here if row["method"] == "prompts")
-        for row in here:
-            if row["method"] == "probe":
-                found["probe"].append(row["accuracy"] - row["worst"])
-                found["prompts"].append(fixed["accuracy"] - fixed["worst"])
+        for mark in dict.fromkeys(row["mark"] for row in here):
+            for method, each in found.items():
+                rows = [row for row in here if row["mark"] == mark and row["method"] == method]
+                each.append(float(np.mean([row["accuracy"] - row["worst"] for row in rows])))
     return {name: torch.tensor(each) for name, each in found.items()}
 
 
@@ -215,7 +232,8 @@ def _conclude(values: Values) -> Conclusion:
     sentence = (
         f"With a mark that goes with the classes in all training pictures, the worst group of a probe falls "
         f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}; "
-        f"difference {shown(total, 100, 1)} (without a correlation {shown(none, 100, 1)})."
+        f"difference {shown(total, 100, 1)} over {len(gaps(values, 1.0)['probe'])} pairs of model and mark (without a "
+        f"correlation {shown(none, 100, 1)})."
     )
     figures = {"gap_probe_over_prompts_at_total": total, "gap_probe_over_prompts_at_none": none}
     return Conclusion(decide(total), sentence, figures)
@@ -231,7 +249,8 @@ def _draw(values: Values) -> Any:
 
 def _seconds(run: Run, rates: Rates) -> float:
     pictures = 1.5 * run.sizes.spurious_pictures
-    return pictures * 2 * rates.picture + len(STRENGTHS) * run.sizes.spurious_seeds * rates.probe
+    probes = len(MARKS) * len(STRENGTHS) * run.sizes.spurious_seeds
+    return pictures * (1 + len(MARKS)) * rates.picture + probes * rates.probe
 
 
 SPURIOUS = Experiment(
@@ -246,10 +265,11 @@ SPURIOUS = Experiment(
     conclude=_conclude,
     draw=_draw,
     seconds=_seconds,
-    assumes="each picture is prepared and encoded twice; one probe is fitted per strength and seed",
+    assumes="each picture is prepared and encoded once without and once with each mark; one probe is fitted per mark, "
+    "strength and seed",
     lacking="it takes labelled pictures, at least two classes of 16",
     deviations=(
-        "the paper's data and probe recipe are not published; a mark (a text, a coloured patch) is put on the given "
-        "pictures, and the probe is a logistic regression with C = 10",
+        "the paper's data and probe recipe are not published; a mark (a text, a coloured patch, a frame, a colour "
+        "cast) is put on the given pictures, and the probe is a logistic regression with C = 10",
     ),
 )

@@ -25,6 +25,7 @@ from clipattr.reproduction.experiment import (
     Values,
     decide,
     shown,
+    together,
 )
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import TRAINED
@@ -42,6 +43,7 @@ FAMILIES = {
     "visual typography": ("typography",),
     "dataset artefacts": ("watermark", "context", "companion"),
 }
+HALF = 0.5  # share of the components that must belong to these families
 FALSE_ALARMS = 0.05  # findings per prompt that an audit of shuffled pictures may have; the benchmarks' floor
 
 
@@ -112,7 +114,7 @@ def with_finding(
     return torch.tensor([float(prompt in there) for prompt in judged])
 
 
-def _rate(flags: torch.Tensor) -> Interval:
+def rate_of(flags: torch.Tensor) -> Interval:
     n = len(flags)
     return Interval(float(flags.mean()) if n else float("nan"), *wilson(int(flags.sum()), n))
 
@@ -133,7 +135,7 @@ def _count_rows(values: Values) -> list[dict[str, Any]]:
         kinds = Counter(item["kind"] for item in value["findings"])
         groups = {**{kind_word(kind): (kind,) for kind in KINDS}, **FAMILIES, "any kind": KINDS}
         for name, members in groups.items():
-            rate = _rate(with_finding(value, members))
+            rate = rate_of(with_finding(value, members))
             rows.append(
                 {
                     "model": variant,
@@ -143,7 +145,7 @@ def _count_rows(values: Values) -> list[dict[str, Any]]:
                     "share_of_prompts": rate.value,
                     "low": rate.low,
                     "high": rate.high,
-                    "expected_by_chance": _rate(with_finding(value["null"], members)).value,
+                    "expected_by_chance": rate_of(with_finding(value["null"], members)).value,
                 }
             )
         for name in ("live", "clear", "unaligned", "unlabelled"):
@@ -157,31 +159,31 @@ def _count_conclusion(values: Values) -> Conclusion:
     if not len(pooled) or not len(chance):
         return Conclusion(UNDECIDED, "No prompt could be judged: there are too few pictures of each.")
     excess = rate_difference(pooled, chance)
-    told = []
-    for name, kinds in FAMILIES.items():
-        total = sum(item["kind"] in kinds for value in values.values() for item in value["findings"])
-        told.append(f"{total} {name}")
-    components = sum(len(value["findings"]) for value in values.values())
-    families = {kind for kinds in FAMILIES.values() for kind in kinds}
-    other = sum(item["kind"] not in families for value in values.values() for item in value["findings"])
-    told.append(f"{other} of other kinds")
+    kinds = [item["kind"] for value in values.values() for item in value["findings"]]
+    counts = {name: sum(kind in members for kind in kinds) for name, members in FAMILIES.items()}
+    within = sum(counts.values())
+    share = Interval(within / len(kinds) if kinds else float("nan"), *wilson(within, len(kinds)))
+    told = [f"{count} {name}" for name, count in counts.items()] + [f"{len(kinds) - within} of other kinds"]
+    belong = f", and {shown(share, 100, 0)} % of them belong to the four named kinds" if kinds else ""
+    models = f"{len(values)} {'model' if len(values) == 1 else 'models'}"
     sentence = (
-        f"{components} surprising components in {len(values)} models and {len(pooled)} judged prompts "
-        f"({', '.join(told)}); the share of prompts with one lies {shown(excess, 100, 1)} percentage points above that "
-        "of shuffled pictures."
+        f"{len(kinds)} surprising components in {models} and {len(pooled)} judged prompts "
+        f" ({', '.join(told)}). The share of prompts with one, inserted text alone left out, lies "
+        f"{shown(excess, 100, 1)} percentage points above that of shuffled pictures{belong}."
     )
-    return Conclusion(decide(excess), sentence, {"excess_over_shuffled": excess})
+    figures = {"excess_over_shuffled": excess, "share_of_named_kinds": share}
+    return Conclusion(together([decide(excess), decide(share, HALF)]), sentence, figures)
 
 
 def _count_figure(values: Values) -> Any:
     series = {
-        variant: [(name, _rate(with_finding(value, kinds))) for name, kinds in FAMILIES.items()]
+        variant: [(name, rate_of(with_finding(value, kinds))) for name, kinds in FAMILIES.items()]
         for variant, value in values.items()
     }
     return estimates(series, "share of prompts with a surprising component, %", scale=100)
 
 
-def _audit_seconds(run: Run, rates: Rates) -> float:
+def audit_seconds(run: Run, rates: Rates) -> float:
     return len(run.inputs.prompts) * (rates.audit + run.sizes.budget * rates.forward)
 
 
@@ -196,7 +198,7 @@ COUNTS = Experiment(
     rows=_count_rows,
     conclude=_count_conclusion,
     draw=_count_figure,
-    seconds=lambda run, rates: rates.study + _audit_seconds(run, rates),
+    seconds=lambda run, rates: rates.study + audit_seconds(run, rates),
     assumes="building the study, and per prompt one closed-form audit and the whole budget of forward passes",
     deviations=(
         "components are found by an audit with exact ablation, held-back pictures and false-discovery control; the "
@@ -226,7 +228,7 @@ def _null(run: Run, unit: str) -> dict[str, Any]:
 def _null_rows(values: Values) -> list[dict[str, Any]]:
     rows = []
     for variant, value in values.items():
-        rate = _rate(with_finding(value))
+        rate = rate_of(with_finding(value))
         rows.append(
             {
                 "model": variant,
@@ -241,7 +243,7 @@ def _null_rows(values: Values) -> list[dict[str, Any]]:
 
 
 def _null_conclusion(values: Values) -> Conclusion:
-    rate = _rate(torch.cat([with_finding(value) for value in values.values()]))
+    rate = rate_of(torch.cat([with_finding(value) for value in values.values()]))
     below = Interval(FALSE_ALARMS - rate.value, FALSE_ALARMS - rate.high, FALSE_ALARMS - rate.low)
     sentence = (
         f"{shown(rate, 100, 1)} % of the prompts have a finding although pictures and codes are shuffled; at most "
@@ -260,7 +262,7 @@ NULL = Experiment(
     rows=_null_rows,
     conclude=_null_conclusion,
     draw=lambda values: estimates(
-        {"shuffled": [(variant, _rate(with_finding(value))) for variant, value in values.items()]},
+        {"shuffled": [(variant, rate_of(with_finding(value))) for variant, value in values.items()]},
         "share of prompts with a finding, %",
         scale=100,
     ),

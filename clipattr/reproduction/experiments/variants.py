@@ -21,10 +21,10 @@ from clipattr.reproduction.experiment import (
     together,
 )
 from clipattr.reproduction.experiments.surprises import (
-    _audit_seconds,
-    _rate,
+    audit_seconds,
     audited,
     findings_of,
+    rate_of,
     with_finding,
 )
 from clipattr.reproduction.figures import estimates
@@ -109,7 +109,7 @@ def _dictionary_rows(values: Values) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant, value in values.items():
         for name in ("trained", "frozen"):
-            rate = _rate(with_finding(value[name], written=False))
+            rate = rate_of(with_finding(value[name], written=False))
             rows.append(
                 {"model": variant, "dictionary": name, "figure": "share of prompts with a finding", "value": rate.value,
                  "low": rate.low, "high": rate.high}
@@ -162,7 +162,7 @@ DICTIONARIES = Experiment(
     draw=lambda values: estimates(
         {
             name: [
-                (variant, _rate(with_finding(value[name], written=False)))
+                (variant, rate_of(with_finding(value[name], written=False)))
                 for variant, value in values.items()
             ]
             for name in ("trained", "frozen")
@@ -226,7 +226,7 @@ SEEDS = Experiment(
     rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
     conclude=_seed_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: rates.study_again + _audit_seconds(run, rates),
+    seconds=lambda run, rates: rates.study_again + audit_seconds(run, rates),
     assumes="a study from stored activations, and an audit like the first",
     lacking="one seed was asked for",
 )
