@@ -1,15 +1,17 @@
 """How an audit grows, forward passes left out: synthetic activations, codes, embeddings and words, no picture decoded.
 
-Prevalence of words follows Zipf's law, each picture shows a few words in its evaluator embedding and in its activation.
-Prints processor time by stage, peak memory, and the exponent of growth along each axis, of all, of preparing and of one
-prompt. Processor time of one thread: other programs on the machine do not count in it. Every size runs in a process of
-its own. The full size asks `--prompts` prompts and multiplies, as prompts are independent; 1000 asks them all.
+Prevalence of words follows Zipf's law. Each picture shows a few words in its evaluator embedding, its activation and
+its codes; a word often comes with a companion on which the audited model's text of it relies, so that prompts have
+candidates, families and findings. Prints processor time by stage, peak memory, and the exponent of growth along each
+axis, fitted to three sizes. Processor time of one thread: other programs on the machine do not count in it. Every size
+runs in a process of its own. `--million 100` adds a quarter of a million and a million pictures, memory-mapped, with
+100 prompts; prompts are independent, so their time is multiplied to 1,000.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_mb
 from results import write_results
 
 from clipattr.dictionaries import SparseCodes
@@ -25,9 +28,15 @@ from clipattr.discovery.audit.expectations import Prompt
 from clipattr.discovery.audit.run import Ready, audit_prompt
 from clipattr.discovery.audit.settings import Settings
 from clipattr.sites import Site
+from clipattr.statistics import auc
 
 WIDTH, EMBED, WORDS_SHOWN, NOISE = 768, 512, 3, 0.6  # the site is the embedding
-SMALL = {"prompts": 20, "latents": 4_000, "pictures": 6_000, "words": 5_000, "k": 32}
+COMPANIONS = 2_000  # commonest words, among which every word's companion is
+OFTEN = 0.5  # share of a word's pictures that show its companion
+RELIANCE = 0.4  # of a prompt's text on its companion's direction
+SMALL = {"prompts": 40, "latents": 7_500, "pictures": 12_500, "words": 5_000, "k": 64}
+TIMES = (2, 4)  # of the small size along each axis
+MILLION = 1_000_000  # pictures
 FULL = {"prompts": 1_000, "latents": 30_000, "pictures": 50_000, "words": 20_000, "k": 64}
 
 
@@ -67,34 +76,60 @@ class Audited(Texts):
         return torch.nn.functional.normalize(features, dim=-1)
 
 
-def synthetic(prompts: int, latents: int, pictures: int, words: int, k: int, seed: int = 0) -> Any:
-    """A study as an audit sees one, of the stated size."""
+def companion(word: np.ndarray) -> np.ndarray:
+    """The word that a word often comes with, and on which the audited model's text of it relies."""
+    return (3 * word + 1) % COMPANIONS
+
+
+def codes_of(shown: np.ndarray, latents: int, k: int, random: np.random.Generator) -> tuple[Any, Any]:
+    """Indices and values of a block's codes: the latents of the words shown, and others that fire weakly."""
+    indices = random.integers(latents, size=(len(shown), k), dtype=np.int32)
+    values = random.uniform(0.05, 0.3, indices.shape).astype(np.float32)
+    indices[:, :WORDS_SHOWN], values[:, :WORDS_SHOWN] = shown % latents, random.normal(1, 0.1, shown.shape)
+    order = indices.argsort(1, kind="stable")
+    indices, values = np.take_along_axis(indices, order, 1), np.take_along_axis(values, order, 1)
+    values[:, 1:][indices[:, 1:] == indices[:, :-1]] = 0.0  # a latent fires once in a picture
+    return torch.from_numpy(indices), torch.from_numpy(values)
+
+
+def synthetic(
+    prompts: int, latents: int, pictures: int, words: int, k: int, folder: str, seed: int = 0
+) -> Any:
+    """A study as an audit sees one, of the stated size; activations and embeddings lie on disk, as in a study."""
     random = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape: int) -> torch.Tensor:
         return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
+    def on_disk(name: str, width: int) -> np.ndarray:
+        return np.lib.format.open_memmap(f"{folder}/{name}.npy", "w+", np.float16, (pictures, width))
+
     names = [f"word {n}" for n in range(words)]
     rate = 1 / (np.arange(words) + 10.0)
     shown = random.choice(words, (pictures, WORDS_SHOWN), p=rate / rate.sum())
+    beside = random.random(pictures) < OFTEN
+    shown[beside, 1] = companion(shown[beside, 0]) % words
     seen, directions, decoder = unit(words, EMBED), unit(words, WIDTH), unit(latents, WIDTH)
-    acts, embeddings = np.empty((pictures, WIDTH), np.float16), np.empty((pictures, EMBED), np.float16)
-    indices = torch.randint(latents, (pictures, k), generator=generator, dtype=torch.int32)
-    indices[:, :WORDS_SHOWN] = torch.from_numpy(shown % latents).int()
-    values = torch.rand(pictures, k, generator=generator)
+    decoder[: min(words, latents)] = directions[:latents]
+    acts, embeddings = on_disk("activations", WIDTH), on_disk("evaluator", EMBED)
+    parts = []
     for start in range(0, pictures, 4096):
-        rows = slice(start, start + 4096)
-        noise = NOISE * unit(len(shown[rows]), EMBED)
-        embeddings[rows] = torch.nn.functional.normalize(seen[shown[rows]].sum(1) + noise, dim=1).numpy()
-        acts[rows] = (directions[shown[rows]].sum(1) + NOISE * unit(len(shown[rows]), WIDTH)).numpy()
-    audited = Audited(names, directions)
+        some = shown[start : start + 4096]
+        rows = slice(start, start + len(some))
+        noise = NOISE * unit(len(some), EMBED)
+        embeddings[rows] = torch.nn.functional.normalize(seen[some].sum(1) + noise, dim=1).numpy()
+        acts[rows] = (directions[some].sum(1) + NOISE * unit(len(some), WIDTH)).numpy()
+        parts.append(codes_of(some, latents, k, random))
+    indices, values = (torch.cat([part[n] for part in parts]) for n in (0, 1))
+    texts = directions + RELIANCE * directions[companion(np.arange(words)) % words]
+    audited = Audited(names, torch.nn.functional.normalize(texts, dim=1))
     order = [f"{n:08d}" for n in range(pictures)]
     return SimpleNamespace(
         site=Site("image.embedding"), model=audited, evaluator=Texts(names, seen), manifest={},
         vocabulary=Words(names),
         vocabulary_embeddings=seen, empty_embedding=torch.zeros(EMBED),
-        images=SimpleNamespace(ids=order, columns={"label": [None] * pictures,
+        images=SimpleNamespace(ids=order, columns={"label": [names[n] for n in shown[:, 0].tolist()],
                                "split": ["holdout" if n % 2 else "train" for n in range(pictures)]}),
         activations=acts, evaluator_embeddings=embeddings, repeats=np.zeros(pictures, dtype=bool),
         sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(indices, values, latents),
@@ -105,64 +140,63 @@ def synthetic(prompts: int, latents: int, pictures: int, words: int, k: int, see
     )  # fmt: skip
 
 
+def word_auc(study: Any) -> float:
+    """Mean area under the curve with which the evaluator's similarities tell the pictures that show a word."""
+    rows = np.arange(min(len(study.activations), 20_000))
+    seen, labels = study.seen(rows), np.array(study.images.columns["label"])[rows]
+    words = [study.vocabulary.words[n] for n in range(5, 55)]
+    scores = (seen @ study.evaluator.encode_text(words).T).numpy()
+    found = [auc(scores[:, n], labels == word) for n, word in enumerate(words) if (labels == word).any()]
+    return float(np.mean(found))
+
+
 def measure(size: dict[str, int]) -> dict[str, float]:
     """Processor seconds of each stage and peak gigabytes of one size."""
     torch.set_num_threads(1)
-    study = synthetic(**size)
-    names = study.vocabulary.words
-    start = time.process_time()
-    ready = Ready(study, Settings(budget=0))
-    prepared = time.process_time()
-    for name in names[5 : 5 + size["prompts"]]:
-        audit_prompt(ready, Prompt(name))
-    done = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"prepare": prepared - start, "asking": done - prepared, "gigabytes": peak, **size}
+    with tempfile.TemporaryDirectory() as folder:
+        study = synthetic(**size, folder=folder)
+        names, told = study.vocabulary.words, word_auc(study)
+        start = time.process_time()
+        ready = Ready(study, Settings(budget=0))
+        prepared = time.process_time()
+        audited = [audit_prompt(ready, Prompt(name)) for name in names[5 : 5 + size["prompts"]]]
+        done = time.process_time()
+    return {
+        "prepare": prepared - start, "asking": done - prepared, "gigabytes": peak_mb() / 1024, "word_auc": told,
+        "findings": sum(len(one.findings) for one in audited), **size,
+    }  # fmt: skip
 
 
-def apart(size: dict[str, int], times: int = 1) -> dict[str, float]:
-    """`measure` in processes of its own, the quickest of several."""
-    rows = []
-    for _ in range(times):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(pool.submit(measure, size).result())
-    best = min(rows, key=lambda row: row["prepare"] + row["asking"])
-    print({name: round(value, 2) for name, value in best.items()}, flush=True)
-    return best
+def apart(size: dict[str, int]) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        row = pool.submit(measure, size).result()
+    print({name: round(value, 3) for name, value in row.items()}, flush=True)
+    return row
 
 
-def growth(before: dict[str, float], after: dict[str, float], axis: str) -> dict[str, float]:
-    """Exponents along an axis that was doubled."""
+def exponent(rows: list[dict[str, float]], axis: str) -> dict[str, float]:
+    """Slope of log time over log size along an axis, fitted to all rows: of everything, of preparing, of one prompt."""
 
-    def of(row: dict[str, float]) -> dict[str, float]:
-        return {
-            "": row["prepare"] + row["asking"],
-            "_prepare": row["prepare"],
-            "_prompt": row["asking"] / row["prompts"],
-        }
+    def slope(times: list[float]) -> float:
+        return float(np.polyfit(np.log([row[axis] for row in rows]), np.log(times), 1)[0])
 
-    one, other = of(before), of(after)
-    return {f"exponent_{axis}{part}": float(np.log2(other[part] / one[part])) for part in one}
+    return {
+        f"exponent_{axis}": slope([row["prepare"] + row["asking"] for row in rows]),
+        f"exponent_{axis}_prepare": slope([row["prepare"] for row in rows]),
+        f"exponent_{axis}_prompt": slope([row["asking"] / row["prompts"] for row in rows]),
+    }
 
 
-def at_full_size(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Figures at the full size, from a row of it, or from a quarter and a half of its pictures.
-
-    Two rows grow with the exponent between them, or linearly if that is less.
-    """
-    row = dict(rows[-1])
-    if len(rows) == 2:
-        for part in ("prepare", "asking", "gigabytes"):
-            row[part] *= 2 ** max(1.0, float(np.log2(rows[1][part] / rows[0][part])))
+def figures_of(row: dict[str, float], name: str = "") -> dict[str, float]:
+    """Figures of one large row; its prompts count as often as the full size has prompts."""
     each = row["asking"] / row["prompts"]
     return {
-        "non_forward_minutes": (row["prepare"] + each * FULL["prompts"]) / 60,
-        "prepare_minutes": row["prepare"] / 60,
-        "seconds_a_prompt": each,
-        "prompts_asked": float(row["prompts"]),
-        "pictures_measured": float(rows[-1]["pictures"]),
-        "peak_gigabytes": row["gigabytes"],
-        "forwards_a_prompt": float(Settings().budget),
+        f"{name}non_forward_minutes": (row["prepare"] + each * FULL["prompts"]) / 60,
+        f"{name}prepare_minutes": row["prepare"] / 60,
+        f"{name}seconds_a_prompt": each,
+        f"{name}prompts_asked": float(row["prompts"]),
+        f"{name}peak_gigabytes": row["gigabytes"],
     }
 
 
@@ -170,28 +204,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a small size, and twice that along each axis")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--prompts", type=int, default=FULL["prompts"], help="prompts asked at the full size")
     parser.add_argument(
-        "--extrapolate", action="store_true", help="from a quarter and a half of the full size's pictures"
+        "--million", type=int, default=0, metavar="N", help="also a million pictures, N prompts"
     )
     arguments = parser.parse_args()
-    times = 1 if arguments.quick or arguments.extrapolate else 2
-    rows = [apart(SMALL, times)]
+    small = {axis: max(1, n // (8 if arguments.quick else 1)) for axis, n in SMALL.items()}
+    rows: list[dict[str, float]] = [apart(small)]
     figures: dict[str, float] = {}
     for axis in ("prompts", "latents", "pictures", "words"):
-        rows.append(apart(SMALL | {axis: 2 * SMALL[axis]}, times))
-        figures |= growth(rows[0], rows[-1], axis)
+        some = [rows[0], *(apart(small | {axis: times * small[axis]}) for times in TIMES)]
+        figures |= exponent(some, axis)
+        rows += some[1:]
+    figures["word_auc"] = rows[0]["word_auc"]
     if not arguments.quick:
-        parts = (4, 2) if arguments.extrapolate else (1,)
-        large = [
-            apart(FULL | {"prompts": arguments.prompts, "pictures": FULL["pictures"] // part})
-            for part in parts
-        ]
+        full = apart(FULL | {"prompts": arguments.prompts})
+        rows.append(full)
+        figures |= figures_of(full) | {"forwards_a_prompt": float(Settings().budget)}
+    if arguments.million:
+        large = [apart(FULL | {"prompts": arguments.million, "pictures": n}) for n in (MILLION // 4, MILLION)]
         rows += large
-        figures |= at_full_size(large)
+        figures |= figures_of(large[-1], "million_")
+        figures |= {f"large_{name}": value for name, value in exponent([full, *large], "pictures").items()}
     for name, value in figures.items():
-        print(f"{name:28} {value:.2f}")
+        print(f"{name:32} {value:.2f}")
     write_results("audit_scale", figures, rows, quick=arguments.quick)
 
 

@@ -221,3 +221,33 @@ def test_inserted_text_is_surer_where_it_lifts_over_other_words_and_never_as_uns
         dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, text=True)), EVIDENCE
     )
     assert beside < settings.least_confidence < unsure < sure
+
+
+def test_large_halves_are_kept_in_half_precision_and_larger_ones_are_read_again(ready, monkeypatch):
+    from clipattr.discovery.audit import base as module
+
+    base, half = ready.base, ready.base.measuring
+    text = base.concepts.words[3]
+    column = base.text(["trumpet"])[0] - base.background
+    exact = base.along(half, text), base.scores(half, column)
+    size = len(half) * len(column)
+    for allowed, kind in ((2 * size, torch.float16), (2 * size - 1, None)):
+        monkeypatch.setattr(module, "KEPT_BYTES", allowed)
+        monkeypatch.setattr(base, "_cache", {})
+        for found, slow in zip((base.along(half, text), base.scores(half, column)), exact, strict=True):
+            torch.testing.assert_close(found, slow, atol=1e-4 if kind else 1e-6, rtol=0)
+        assert {kept.dtype for kept in base._cache.values()} == ({kind} if kind else set())
+
+
+def test_a_half_knows_its_columns_its_sums_and_the_main_words_of_its_pictures(ready):
+    half = ready.base.measuring
+    assert (half.codes_by_latent != half.codes).nnz == 0
+    dense = half.codes.toarray()
+    assert half.sums[0] == pytest.approx(dense.sum(0, dtype="float64"))
+    assert half.sums[1].tolist() == (dense != 0).sum(0).tolist()
+    first, second = ready.base.main_words(half)
+    for row, weights in enumerate(half.seen.toarray()):
+        best = sorted(
+            (word for word in range(len(weights)) if weights[word]), key=lambda word: -weights[word]
+        )
+        assert [first[row], second[row]] == (best + [-1, -1])[:2]

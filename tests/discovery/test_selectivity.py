@@ -9,6 +9,7 @@ from clipattr.discovery.audit.mediators import meetings_of
 from clipattr.discovery.audit.selectivity import (
     Standing,
     families_apart,
+    greater,
     lost_without,
     mean_strength,
     stands_for,
@@ -144,3 +145,30 @@ def test_latents_that_purely_stand_for_a_meaning_are_its_family_if_they_carry_en
     share = {5: torch.tensor([0.03, 0.1])}
     assert families_apart(0, {5: some}, share, enough=0.02)[0].latents == [0]
     assert families_apart(0, {5: some}, share, enough=0.05)[0].latents == [1, 0]
+
+
+def test_ranks_of_entries_that_are_not_zero_give_mann_and_whitney_s_test():
+    from scipy.stats import mannwhitneyu
+
+    random = np.random.default_rng(0)
+    one, other = (
+        (random.random((n, 60)) * (random.random((n, 60)) < share)).round(1)
+        for n, share in ((30, 0.4), (12, 0.2))
+    )
+    one[:, :6] *= -1  # negative entries rank below the zeros
+    one[:, 6], other[:, 6] = 0, 0
+    slow = mannwhitneyu(one, other, alternative="greater", method="asymptotic").pvalue
+    np.testing.assert_allclose(greater(csr_array(one), csr_array(other)), slow, atol=1e-12)
+    assert 0 < (slow < 0.05).sum() < 60
+
+
+def test_the_mean_over_most_pictures_is_told_from_the_sums_over_all():
+    random = np.random.default_rng(0)
+    dense = (random.random((40, 9)) * (random.random((40, 9)) < 0.3)).astype(np.float32)
+    pictures = torch.arange(40) >= 8
+    dense[8:, 0] = 0  # fires on the others alone: exactly nothing is left
+    table = csr_array(dense)
+    sums = dense.sum(0, dtype=np.float64), (dense != 0).sum(0)
+    found = mean_strength(table, pictures, sums=sums)
+    np.testing.assert_allclose(found, dense[8:].astype(np.float64).mean(0), atol=1e-12)
+    assert found[0] == 0 < dense[:8, 0].sum()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.audit.concepts import Concepts
+from clipattr.discovery.audit.names import by_parts
 from clipattr.discovery.audit.settings import Settings
 from clipattr.errors import SiteError, StudyError
 from clipattr.sites import continue_from
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2048  # pictures a step
 RIVALS = 16  # best words of the audited model kept for each picture
-KEPT_BYTES = 2**29  # embeddings of one half kept in memory
+KEPT_BYTES = 2**29  # embeddings of one half kept in memory; float32, or float16 where only that fits
 CENTRE = 20_000  # pictures whose mean is the evaluator's centre, at most
 ARTICLES = re.compile(r"^(a|an|the)\s+")
 
@@ -58,6 +59,18 @@ class Half:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def codes_by_latent(self) -> Any:
+        """`codes` by column, (n, latents) CSC."""
+        return self.codes.tocsc()
+
+    @cached_property
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each latent the sum of its codes over the half, float64, and how many of them are not zero."""
+        table = self.codes_by_latent
+        sums = np.array(table.sum(0, dtype=np.float64)).ravel()
+        return sums, np.asarray(table.count_nonzero(axis=0)).ravel()
+
 
 class Base:
     """A study made ready for an audit; see `of`."""
@@ -79,6 +92,7 @@ class Base:
         self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
         self.study, self.settings = study, settings
         self._cache: dict[tuple[int, str], Tensor] = {}
+        self._aimed: tuple[Tensor, ClosedFormTail] | None = None
         finding, measuring = halves(study)
         sample = _evenly(finding, CENTRE)
         self.concepts = Concepts(
@@ -157,7 +171,7 @@ class Base:
     def scores(self, half: Half, column: Tensor) -> Tensor:
         """(n,) similarity of each picture of a half with a direction (embed,) of the audited model's output."""
         if (kept := self._kept(half, "audited", self.audited)) is not None:
-            return kept @ column
+            return _product(kept, column)
         return torch.cat([self.audited(some) @ column for some in _blocks(half.rows)] or [torch.zeros(0)])
 
     def mean_score(self, half: Half) -> Tensor:
@@ -174,20 +188,20 @@ class Base:
             return self.concepts.centred(self.study.seen(rows))
 
         if (kept := self._kept(half, "centred", centred)) is not None:
-            return kept @ text
+            return _product(kept, text)
         return torch.cat([centred(some) @ text for some in _blocks(half.rows)] or [torch.zeros(0)])
 
     def main_words(self, half: Half) -> tuple[Tensor, Tensor]:
         """The words that weigh most and second most in each picture, (n,) each; −1 where there is none."""
         key = (id(half), "main")
         if key not in self._cache:
-            best = torch.full((len(half), 2), -1, dtype=torch.long)
-            seen = half.seen
-            for row in range(len(half)):
-                some = slice(seen.indptr[row], seen.indptr[row + 1])
-                order = np.argsort(-seen.data[some], kind="stable")[:2]
-                best[row, : len(order)] = torch.from_numpy(seen.indices[some][order].astype(np.int64))
-            self._cache[key] = best
+            seen, best = half.seen, np.full((len(half), 2), -1, dtype=np.int64)
+            count = np.diff(seen.indptr)
+            order = np.lexsort((-seen.data, np.repeat(np.arange(len(half)), count)))
+            for place in (0, 1):
+                has = count > place
+                best[has, place] = seen.indices[order[seen.indptr[:-1][has] + place]]
+            self._cache[key] = torch.from_numpy(best)
         kept = self._cache[key]
         return kept[:, 0], kept[:, 1]
 
@@ -195,10 +209,22 @@ class Base:
         """(n, embed) kept in memory once made, None where that would be too large."""
         key = (id(half), what)
         if key not in self._cache:
-            if not len(half) or len(half) * len(self.background) * 4 > KEPT_BYTES:
+            width = made(half.rows[:1]).shape[1]
+            size = len(half) * width
+            if not len(half) or size * 2 > KEPT_BYTES:
                 return None
-            self._cache[key] = torch.cat([made(some) for some in _blocks(half.rows)])
+            exact = size * 4 <= KEPT_BYTES
+            kept = torch.empty(len(half), width, dtype=torch.float32 if exact else torch.float16)
+            for into, some in zip(kept.split(BLOCK), _blocks(half.rows), strict=True):
+                into.copy_(made(some))
+            self._cache[key] = kept
         return self._cache[key]
+
+    def aimed(self, column: Tensor) -> ClosedFormTail:
+        """The closed form aimed at a direction (embed,) of the audited model's output; the latest is kept."""
+        if self._aimed is None or self._aimed[0] is not column:
+            self._aimed = column, self.tail.aimed_at(column[:, None])
+        return self._aimed[1]
 
     @cached_property
     def tail(self) -> ClosedFormTail:
@@ -214,6 +240,22 @@ class Base:
     def answered(self) -> np.ndarray:
         """(words,) names in the form in which labels and prompts are compared."""
         return np.array([plain(word) for word in self.study.vocabulary.words])
+
+    @cached_property
+    def numbers(self) -> dict[tuple[str, ...], list[int]]:
+        """Numbers of the vocabulary's words by their lower-case parts."""
+        return by_parts(self.study.vocabulary.words)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, dict[str, int]]:
+        """Of each picture in the study the number of its label in plain form, −1 without one; and those numbers."""
+        forms: dict[str, int] = {}
+        known: dict[str | None, int] = {None: -1, "": -1}
+        labels = self.study.images.columns["label"]
+        for label in dict.fromkeys(labels):
+            if label:
+                known[label] = forms.setdefault(plain(label), len(forms))
+        return np.array([known[label] for label in labels], dtype=np.int64), forms
 
     def word_of(self, text: str) -> int | None:
         """Number of the vocabulary's word that a text spells, up to case, article and plural; None if none does."""
@@ -271,7 +313,7 @@ def representatives(study: Study) -> np.ndarray:
     first: dict[bytes, int] = {}
     leader = np.arange(len(ids))
     for row in order.tolist():
-        key = np.ascontiguousarray(study.activations[row]).tobytes()
+        key = hashlib.blake2b(study.activations[row].tobytes(), digest_size=16).digest()
         leader[row] = first.setdefault(key, row)
     return leader
 
@@ -279,6 +321,13 @@ def representatives(study: Study) -> np.ndarray:
 def near_texts(texts: Tensor, text: Tensor, mean: Tensor) -> Tensor:
     """(n,) cosine of texts with one, the mean text taken off."""
     return F.normalize(texts - mean, dim=-1) @ F.normalize(text - mean, dim=0)
+
+
+def _product(table: Tensor, column: Tensor) -> Tensor:
+    """(n,) float32 product of a table (n, embed), float32 or float16, with a column."""
+    if table.dtype == torch.float32:
+        return table @ column
+    return torch.cat([some.float() @ column for some in table.split(BLOCK)])
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:

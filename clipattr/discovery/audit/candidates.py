@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,20 +60,22 @@ class Candidate:
     text: bool = False
 
 
-def rates(table: Any, own: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rates(
+    table: Any, own: Tensor, total: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each column: on how many own pictures it is positive, on how many at all, and the rate difference.
 
     Args:
-        table: (n, columns) CSR of zero and one. own: (n,) bool.
+        table: (n, columns) CSR of zero and one. own: (n,) bool. total: (columns,) sums of the table, if at hand.
     """
     n, n_own = table.shape[0], int(own.sum())
-    both = table.T @ own.numpy().astype(np.float32)
-    total = np.asarray(table.sum(0)).ravel()
+    both = np.asarray(table[np.flatnonzero(own.numpy())].sum(0)).ravel()
+    total = np.asarray(table.sum(0)).ravel() if total is None else total
     return both, total, both / max(1, n_own) - (total - both) / max(1, n - n_own)
 
 
 def over_represented(
-    table: Any, own: Tensor, least: float, rate: float, few: int
+    table: Any, own: Tensor, least: float, rate: float, few: int, total: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns that are positive on own pictures more often than elsewhere, the largest difference first.
 
@@ -84,7 +87,7 @@ def over_represented(
     """
     from scipy.stats import hypergeom
 
-    both, total, difference = rates(table, own)
+    both, total, difference = rates(table, own, total)
     tested = np.flatnonzero((difference >= least) & (both >= min(few, 3)))
     chance = np.ones(table.shape[1])
     chance[tested] = hypergeom.sf(both[tested] - 1, table.shape[0], total[tested], int(own.sum()))
@@ -95,7 +98,7 @@ def over_represented(
 
 
 def positive(table: Any, bound: float) -> Any:
-    """The table with 1 where it exceeds a bound, as float32 CSR."""
+    """The table with 1 where it exceeds a bound, as float32 in its own layout."""
     some = table.copy()
     some.data = (some.data > bound).astype(np.float32)
     some.eliminate_zeros()
@@ -120,6 +123,12 @@ class Tables:
     seen: Any
     fires: Any
 
+    @cached_property
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """On how many pictures each word is seen, and each latent fires."""
+        seen, fires = (np.asarray(table.sum(0)).ravel() for table in (self.seen, self.fires))
+        return seen, fires
+
     @classmethod
     def of(cls, base: Base) -> Tables:
         return cls(positive(base.finding.seen, base.settings.seen), positive(base.finding.codes, 0.0))
@@ -128,8 +137,9 @@ class Tables:
 def _words(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     settings = base.settings
     found = over_represented(
-        tables.seen, subject.finding.own, settings.least_difference, settings.discovery_rate, settings.few
-    )
+        tables.seen, subject.finding.own, settings.least_difference, settings.discovery_rate, settings.few,
+        tables.totals[0],
+    )  # fmt: skip
     made: list[Candidate] = []
     for word, difference, chance in zip(*found, strict=True):
         if int(word) in subject.same or len(made) == settings.candidates:
@@ -150,7 +160,7 @@ def _parts(base: Base, subject: Subject) -> list[Candidate]:
     """Words that are a part of the prompt's name; those of an open compound are asked for even if no list has them."""
     words = base.study.vocabulary.words
     made = []
-    for word in constituents([subject.prompt.text], words):
+    for word in constituents([subject.prompt.text], words, base.numbers):
         if word == subject.word:
             continue
         made.append(Candidate(Route.PART, words[word], word, *_where(base, word), (), math.nan, math.nan))
@@ -173,9 +183,10 @@ def _parts(base: Base, subject: Subject) -> list[Candidate]:
 def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
     settings, side, half = base.settings, subject.finding, base.finding
     found, difference, chance = over_represented(
-        tables.fires, side.own, settings.least_difference, settings.discovery_rate, settings.few
-    )
-    firing = tables.fires[:, found].tocsc()
+        tables.fires, side.own, settings.least_difference, settings.discovery_rate, settings.few,
+        tables.totals[1],
+    )  # fmt: skip
+    firing = positive(half.codes_by_latent[:, found], 0.0)
     kept, usual = [], float(side.shown[~side.own].float().mean())
     for place in range(len(found)):
         on = torch.zeros(len(half), dtype=torch.bool)
@@ -199,7 +210,7 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
         places = [kept[member][0] for member in group]
         latents = tuple(int(found[place]) for place in places)
         there = surely = fires(base.finding, latents), fires(base.measuring, latents)
-        label, word = named(base, subject, tables.seen, there[0] & ~side.own)
+        label, word = named(base, tables, there[0] & ~side.own)
         best = min(places)
         if word in subject.same or (word is None and difference[best] <= settings.nameless):
             continue
@@ -237,14 +248,14 @@ def _grouped(firings: list[Tensor]) -> list[list[int]]:
 
 
 def fires(half: Half, latents: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(np.asarray(half.codes[:, list(latents)].sum(1)).ravel() > 0)
+    return torch.from_numpy(np.asarray(half.codes_by_latent[:, list(latents)].sum(1)).ravel() > 0)
 
 
-def named(base: Base, subject: Subject, seen: Any, there: Tensor) -> tuple[str | None, int | None]:
+def named(base: Base, tables: Tables, there: Tensor) -> tuple[str | None, int | None]:
     """The word that is commonest where something fires, over its rate elsewhere; None where none is clearly so."""
     if int(there.sum()) < base.settings.few:
         return None, None
-    difference = rates(seen, there)[2]
+    difference = rates(tables.seen, there, tables.totals[0])[2]
     best = int(np.argmax(difference))
     if difference[best] < NAMED:
         return None, None

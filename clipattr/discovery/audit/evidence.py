@@ -176,7 +176,7 @@ def over_what_else(base: Base, half: Half, level: Tensor, word: int | None, amon
 
 def strength_of(half: Half, latents: tuple[int, ...]) -> Tensor:
     """(n,) summed codes of some latents."""
-    return torch.from_numpy(np.asarray(half.codes[:, list(latents)].sum(1)).ravel())
+    return torch.from_numpy(np.asarray(half.codes_by_latent[:, list(latents)].sum(1)).ravel())
 
 
 def _single(

@@ -132,7 +132,7 @@ def families_of(base: Base, subject: Subject, candidates: Sequence[Candidate]) -
                 pictures = where_carried(side, meeting)
                 if meeting.instead is not instead or int(pictures.sum()) < settings.few:
                     continue
-                some = stands_for(half.codes, meeting)
+                some = stands_for(half.codes, meeting, half.sums)
                 if candidate.latents:
                     some = _among(some, candidate.latents)
                 standing[number] = some

@@ -26,11 +26,25 @@ def is_constituent(label: str, prompt: str) -> bool:
     return len(part) == 1 and len(part[0]) >= 3 and (word.startswith(part[0]) or word.endswith(part[0]))
 
 
-def constituents(prompts: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Numbers of the words that are a part of some prompt, as `is_constituent` has it, for long lists of both."""
+def by_parts(words: Sequence[str]) -> dict[tuple[str, ...], list[int]]:
+    """Numbers of words by their lower-case parts."""
     numbers: dict[tuple[str, ...], list[int]] = {}
     for number, word in enumerate(words):
         numbers.setdefault(tuple(words_of(word)), []).append(number)
+    return numbers
+
+
+def constituents(
+    prompts: Sequence[str],
+    words: Sequence[str],
+    numbers: dict[tuple[str, ...], list[int]] | None = None,
+) -> list[int]:
+    """Numbers of the words that are a part of some prompt, as `is_constituent` has it, for long lists of both.
+
+    Args:
+        numbers: `by_parts` of the words, if it is at hand.
+    """
+    numbers = by_parts(words) if numbers is None else numbers
     found: set[int] = set()
     for whole in {tuple(words_of(prompt)) for prompt in prompts}:
         n = len(whole)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,7 @@ class Subject:
 
     def tail(self, base: Base) -> ClosedFormTail:
         """The closed form aimed at this prompt's contrast."""
-        return base.tail.aimed_at(self.column[:, None])
+        return base.aimed(self.column)
 
 
 def _labels(base: Base, prompt: Prompt) -> list[Tensor]:
@@ -117,14 +118,9 @@ def _labels(base: Base, prompt: Prompt) -> list[Tensor]:
     word = base.word_of(prompt.text)
     if word is not None and base.study.vocabulary.ids[word]:
         names.add(plain(str(base.study.vocabulary.ids[word])))
-    labels = base.study.images.columns["label"]
-    return [
-        torch.tensor(
-            [bool(labels[row]) and plain(labels[row]) in names for row in half.rows.tolist()],
-            dtype=torch.bool,
-        )
-        for half in (base.finding, base.measuring)
-    ]
+    labels, forms = base.labels
+    wanted = [forms[name] for name in names if name in forms]
+    return [torch.from_numpy(np.isin(labels[half.rows], wanted)) for half in (base.finding, base.measuring)]
 
 
 def _same(base: Base, text: Tensor, meant: Tensor) -> set[int]:

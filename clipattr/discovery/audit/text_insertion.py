@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,8 @@ class Insertion:
         self.numbers = np.array(order[: settings.inserted], dtype=np.int64)
         words = base.study.vocabulary.words
         chosen = sorted(base.rival_words.tolist(), key=lambda n: digest(words[n]))
-        fitting = [n for n in chosen if 3 <= len(words[n]) <= 12 and not missing_glyphs(words[n])]
-        self.controls = fitting[: settings.controls + 2]
+        fitting = (n for n in chosen if 3 <= len(words[n]) <= 12 and not missing_glyphs(words[n]))
+        self.controls = list(islice(fitting, settings.controls + 2))
 
     @cached_property
     def pictures(self) -> list[Image.Image]:
