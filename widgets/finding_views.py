@@ -13,8 +13,14 @@ import numpy as np
 
 from clipattr.display.wording import percent, points
 from clipattr.errors import ClipattrError
-from clipattr.reporting.names import NameCheck, name_check
-from clipattr.reporting.page import measured_words
+from clipattr.reporting.names import (
+    NameCheck,
+    examples_words,
+    latent_words,
+    measured_words,
+    name_check,
+    word_source,
+)
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
 from clipattr_widgets.desk import Desk
@@ -59,7 +65,7 @@ def look_at(desk: Desk, finding: Any) -> Looked:
     except (ClipattrError, OSError):
         pass  # no weights, or a site whose stored activations do not give the embedding: pictures without scores
     return Looked(
-        _shelf(desk, f"what {cause} responds to: its strongest pictures", found, []),
+        _shelf(desk, shown(" ".join(examples_words(finding)).strip(), 240), found, []),
         _shelf(desk, title, measured, captions),
         name_check(desk.study, finding),
     )
@@ -79,7 +85,12 @@ def _shelf(desk: Desk, title: str, rows: Sequence[int], captions: Sequence[str])
 def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
     """The named numbers behind a finding: name, value, and what it says, in the report's words."""
     rows = [
-        ("latents", ", ".join(str(j) for j in finding.latents), "the family, strongest first"),
+        (
+            "latents",
+            ", ".join(f"{j} {word}".strip() for j, word in latent_words(finding)),
+            "the family, strongest first, each with the label of its own strongest pictures",
+        ),
+        *([("the word", word_source(finding), "")] if word_source(finding) else []),
         ("probability of the kind", percent(finding.kind_probability), ""),
         ("clarity", percent(finding.clarity), "how much the family's examples look alike"),
     ]

@@ -64,6 +64,35 @@ class Finding:
         """Whether writing the prompt on pictures has found and proved this, and not ablating the family."""
         return self.evidence.get("reason") == "written"
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against `label`, a clause each: of table, CSV, JSON, report and panel the one source."""
+        told = self.evidence.get("doubts", ())
+        return tuple(str(one) for one in told) if isinstance(told, list | tuple) else ()
+
+    @property
+    def shows_cause(self) -> bool:
+        """Whether there are pictures to show for the cause, and some latent of the family is labelled as it."""
+        return bool(self.evidence.get("cause_examples")) and bool(self.evidence.get("latents_named"))
+
+    @property
+    def pictured(self) -> tuple[str, ...]:
+        """Ids of the pictures to show for the family.
+
+        Where `shows_cause`, those on which the family is active and which clearly show the label to the evaluator; else
+        the family's strongest, which claim nothing.
+        """
+        named = self.evidence.get("cause_examples" if self.shows_cause else "strongest")
+        return tuple(str(one) for one in named) if isinstance(named, list | tuple) else self.examples
+
+    @property
+    def measured_on(self) -> tuple[str, ...] | None:
+        """Ids of measured pictures to show; where `shows_cause` those that clearly show it. None: none were named."""
+        named, clear = self.evidence.get("prompt_examples"), self.evidence.get("clear")
+        if not isinstance(named, list | tuple):
+            return None
+        return tuple(str(one) for one in (named[:clear] if self.shows_cause else named))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
         """Read one object of the findings JSON.
@@ -115,6 +144,9 @@ class PromptVerdict:
         not_asked: why the prompt was not inserted as text, if it was not. forwards: forward passes spent on it.
         rejected: candidates and why each is no finding. did_you_mean: labels or words spelled like a prompt that is
             neither.
+        levels: by word, what it adds to the prompt's score where the evaluator does not see the prompt, and where it
+            does, raw cosine, whatever the dictionary (see `audit.levels`); every other word's is at most `least_level`.
+        written: raw cosine that the prompt, inserted as text into the first pictures, adds; None if it was not asked.
     """
 
     prompt: str
@@ -132,6 +164,9 @@ class PromptVerdict:
     forwards: int = 0
     rejected: tuple[tuple[str, str], ...] = ()
     did_you_mean: tuple[str, ...] = ()
+    levels: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    least_level: float | None = None
+    written: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PromptVerdict:
@@ -144,7 +179,11 @@ class PromptVerdict:
             rejected = tuple((str(what), str(why)) for what, why in values.get("rejected", ()))
             confused = tuple(str(word) for word in values.get("confused_with", ()))
             meant = tuple(str(word) for word in values.get("did_you_mean", ()))
-            lists = {"rejected": rejected, "confused_with": confused, "did_you_mean": meant}
+            levels = {
+                str(word): (elsewhere, beside)
+                for word, (elsewhere, beside) in values.get("levels", {}).items()
+            }
+            lists = {"rejected": rejected, "confused_with": confused, "did_you_mean": meant, "levels": levels}
             return cls(**{**values, **lists})
         except (TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error
@@ -223,7 +262,7 @@ class Findings(Sequence[Finding]):
             "causal_effect",
             "effect_low",
         ]
-        columns += ["effect_high", "share", "alignment", "clarity", "confidence", "latents"]
+        columns += ["effect_high", "share", "alignment", "clarity", "confidence", "latents", "doubts"]
         rows = [
             (
                 f.prompt,
@@ -239,6 +278,7 @@ class Findings(Sequence[Finding]):
                 round(f.clarity, 2),
                 round(f.confidence, 2),
                 list(f.latents),
+                "; ".join(f.doubts),
             )
             for f in self._findings
         ]

@@ -1,7 +1,7 @@
-"""Name checks: how certain the name of a finding's cause is.
+"""Name checks: where the name of a finding's cause comes from, and how certain it is.
 
-Owns the comparison of a family's label with the runner-up word and with the labels of the family's pictures. Ignores
-how labels are chosen. Start at `name_check`.
+Owns the comparison of a family's label with the runner-up word and with the labels of the family's pictures. Doubts
+that the audit states are those of the finding (`Finding.doubts`). Start at `name_check`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,15 @@ from clipattr.display.wording import visible
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
 
+# By the audit's reason: where the word of a finding comes from. {prompt} and {label} are filled in.
+SOURCES = {
+    "co-occurrence": "The word {label} comes from the evaluator, which sees it on pictures of {prompt} more often than "
+    "on others",
+    "latents that co-occur": "The word {label} comes from the evaluator, which sees it where these latents are active "
+    "more often than where they are not",
+    "part of the name": "The word {label} is a part of the prompt's own name",
+    "written": "No picture was named: the audit wrote {prompt} on pictures of other things",
+}
 MANY = 0.5  # least share of a family's pictures with one label for that label to count as another name
 
 
@@ -26,6 +35,8 @@ class NameCheck:
         runner_up: second word for the family's strongest latent; None if unknown.
         lead: alignment of the label minus that of the runner-up, raw cosine; NaN if unknown.
         pictured: most frequent label of the family's pictures, None without labels; `count` of `pictures` have it.
+        doubts: what the audit says against the label, a clause each; None if it did not say. Then a label of most of
+            the pictures counts, which names the main object in them and not what stands beside it.
     """
 
     label: str | None
@@ -34,10 +45,15 @@ class NameCheck:
     pictured: str | None
     count: int
     pictures: int
+    doubts: tuple[str, ...] | None = None
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether most of the family's pictures are labelled as something else."""
+        """Whether the audit doubts the label, or most of the family's pictures are labelled as something else."""
+        return self._labelled_otherwise if self.doubts is None else bool(self.doubts)
+
+    @property
+    def _labelled_otherwise(self) -> bool:
         if self.label is None or self.pictured is None or not self.pictures:
             return False
         same = _plain(self.label) in _plain(self.pictured) or _plain(self.pictured) in _plain(self.label)
@@ -45,21 +61,20 @@ class NameCheck:
 
     def words(self) -> str:
         """The check in one line, as text; "" if nothing is known."""
-        parts = []
+        parts = [visible(doubt, 300) for doubt in self.doubts or ()]
         if self.pictured is not None:
             verb = "is" if self.count == 1 else "are"
             told = (
                 f"{self.count} of its {self.pictures} pictures {verb} labelled {visible(self.pictured, 40)}"
             )
-            if self.is_doubtful:
-                parts.append(f"the name may be wrong: {told}")
-            elif self.count >= MANY * self.pictures:
+            if self._labelled_otherwise or self.count >= MANY * self.pictures:
                 parts.append(told)
         if self.runner_up is not None:
             parts.append(
                 f"next best word: {visible(self.runner_up, 40)}, {self.lead * 100:.1f} points behind"
             )
-        return "; ".join(parts)
+        told = "; ".join(parts)
+        return f"the name may be wrong: {told}" if self.is_doubtful and told else told
 
 
 def striking(findings: Findings, n: int = 3) -> list[Finding]:
@@ -94,7 +109,65 @@ def name_check(study: Any, finding: Finding) -> NameCheck:
         pictures = len(borne)
         if counts:
             pictured, count = counts.most_common(1)[0]
-    return NameCheck(finding.label, runner_up, lead, pictured, count, pictures)
+    doubts = finding.doubts if "doubts" in finding.evidence else None
+    return NameCheck(finding.label, runner_up, lead, pictured, count, pictures, doubts)
+
+
+def word_source(finding: Finding) -> str:
+    """Where the word of a finding comes from, as a sentence without its full stop; "" if the audit does not say.
+
+    >>> from types import SimpleNamespace
+    >>> word_source(SimpleNamespace(prompt="hot dog", label="dog", evidence={"reason": "part of the name"}))
+    "The word “dog” is a part of the prompt's own name"
+    """
+    told = SOURCES.get(str(finding.evidence.get("reason")), "")
+    if finding.label is None and finding.evidence.get("reason") != "written":
+        return ""
+    label, prompt = visible(finding.label or "", 60), visible(finding.prompt, 60)
+    return told.format(label=f"“{label}”", prompt=f"“{prompt}”")
+
+
+def latent_words(finding: Finding) -> list[tuple[int, str]]:
+    """(latent, its own label) for each latent of a finding's family; "" where no word fits or none was kept."""
+    named = finding.evidence.get("latent_labels")
+    labels = list(named) if isinstance(named, list | tuple) else []
+    labels += [None] * (len(finding.latents) - len(labels))
+    return [
+        (int(j), "" if label is None else visible(label, 40))
+        for j, label in zip(finding.latents, labels, strict=False)
+    ]
+
+
+def examples_words(finding: Finding) -> tuple[str, str]:
+    """Heading of the pictures shown for a finding's family, and a sentence that counts those that show the cause."""
+    label = visible(finding.label or "", 40)
+    shown, strongest = finding.evidence.get("strongest_shown"), finding.evidence.get("strongest")
+    if not label or not isinstance(shown, int) or not isinstance(strongest, list | tuple):
+        return f"What {label or 'the family'} responds to: its strongest pictures", ""
+    count = (
+        f"The evaluator sees “{label}” in {shown} of the {len(strongest)} strongest pictures of the family"
+    )
+    if not finding.shows_cause:
+        return "The strongest pictures of the family", count + "."
+    rest = len(strongest) - shown
+    count += (
+        f"; the other {rest} are not shown here." if rest > 1 else "; the other one is not." if rest else "."
+    )
+    return f"Where the family is active and the evaluator sees “{label}”", count
+
+
+def measured_words(finding: Finding) -> str:
+    """Heading of the pictures that a finding was measured on."""
+    prompt = visible(finding.prompt, 40)
+    if "prompt_examples" not in finding.evidence:
+        return f"Pictures labelled “{prompt}”"
+    if finding.by_writing:
+        return f"Pictures of “{prompt}” with writing"
+    own = str(finding.evidence.get("concerns", "")).startswith("the prompt's own")
+    whose = f"pictures of “{prompt}”" if own else "other pictures"
+    clear = finding.shows_cause and finding.label is not None
+    where = f" where the evaluator sees “{visible(finding.label, 40)}”" if clear else ""
+    return f"Measured on {whose}{where}"
 
 
 def _runner_up(study: Any, finding: Finding) -> tuple[str | None, float]:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
-from clipattr.reporting.names import name_check
+from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import judged_words, verdicts_html
-from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
+from clipattr.reporting.values import NAME_LENGTH, about_html, effect_bar, evidence_html, name_html, text_html
 from clipattr.reporting.verification import ILLUSTRATED, verification_html
 from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
@@ -33,7 +33,6 @@ SECTIONS = (
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
-    from clipattr.statistics import Interval
 
 
 def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
@@ -178,7 +177,7 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
             f"{_verdict_tag(f, pictures)}</td>"
             f'<td class="number">{points(effect.value)}<br>'
             f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
-            f'<td class="wide">{_effect_bar(effect, low, high)}</td>'
+            f'<td class="wide">{effect_bar(effect, low, high)}</td>'
             f'<td class="number">{points(f.reliance.value)}<br>'
             f'<span class="interval">{span(f.reliance.low, f.reliance.high)}</span></td>'
             f'<td class="number">{points(f.alignment)}</td>'
@@ -215,24 +214,6 @@ def _first_picture(finding: Finding, pictures: PagePictures) -> str:
 
 def _label(finding: Finding) -> str:
     return name_html(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
-
-
-def _effect_bar(effect: Interval, low: float, high: float) -> str:
-    """The value as a bar from zero with its interval, on the scale of all rows; the numbers are in another column."""
-
-    def at(value: float) -> float:
-        inside = min(max(value, low), high) if value == value else 0.0
-        return round(2 + 196 * (inside - low) / (high - low), 1)
-
-    zero, value = at(0.0), at(effect.value)
-    falls = ' class="effect falls"' if effect.value < 0 else ' class="effect"'
-    return (
-        f'<svg{falls} viewBox="0 0 200 20" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="bar" x="{min(zero, value)}" y="5" width="{abs(value - zero):.1f}" height="10"/>'
-        f'<line class="line" x1="{at(effect.low)}" x2="{at(effect.high)}" y1="10" y2="10"/>'
-        f'<rect class="dot" x="{value - 1.5:.1f}" y="4" width="3" height="12"/>'
-        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/></svg>'
-    )
 
 
 def _guide(found: Sequence[Finding]) -> str:
@@ -292,14 +273,16 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
         ("clarity", percent(f.clarity), ""),
         ("confidence", percent(f.confidence), ""),
     ]
-    strips = _strip("What the family responds to", pictures.examples_of(f), pictures)
+    heading, count = examples_words(f)
+    strips = _strip(heading, pictures.examples_of(f), pictures, count)
     strips += _strip(measured_words(f), pictures.pictures_of(f), pictures)
     if pictures.study is None:
         strips = '<p class="small">No study was given, so pictures are named only: ' + (
-            ", ".join(name_html(name) for name in f.examples[:SHOWN_PICTURES]) or "none"
+            ", ".join(name_html(name) for name in f.pictured[:SHOWN_PICTURES]) or "none"
         )
         strips += ".</p>"
-    latents = ", ".join(str(int(j)) for j in f.latents[:40]) + ("…" if len(f.latents) > 40 else "")
+    named = [f"<code>{j}</code>" + (f" {name_html(word)}" if word else "") for j, word in latent_words(f)]
+    latents = ", ".join(named[:40]) + ("…" if len(named) > 40 else "")
     return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
 <header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
 <h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
@@ -309,7 +292,8 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 <div class="strips">{strips}</div>
 {verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
 {evidence_html(f.evidence)}
-<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first: <code>{latents}</code>
+<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
+pictures: {latents}
 <a class="back" href="#glance">↑ all findings</a></p>
 </section>"""
 
@@ -331,21 +315,6 @@ def _verdict_note(f: Finding, pictures: PagePictures) -> str:
     return f'<p class="verdict {verdict.choice}"><strong>{verdict.choice}</strong>{note}</p>'
 
 
-def measured_words(f: Finding) -> str:
-    """Heading of the pictures that a finding was measured on."""
-    prompt = visible(f.prompt, 40)
-    if "prompt_examples" not in f.evidence:
-        return f"Pictures labelled “{prompt}”"
-    if f.by_writing:
-        return f"Pictures of “{prompt}” with writing"
-    own = str(f.evidence.get("concerns", "")).startswith("the prompt's own")
-    return (
-        f"Where it was measured: pictures of “{prompt}”"
-        if own
-        else "Where it was measured: other pictures that show it"
-    )
-
-
 def _sentence(f: Finding) -> str:
     effect = f.causal_effect
     when = WHEN_WRITTEN if f.by_writing else "this family is switched off"
@@ -354,11 +323,9 @@ def _sentence(f: Finding) -> str:
         f"({span(effect.low, effect.high)}) when {when}. "
     )
     if f.by_writing:
-        told += "Its latents become active when the prompt is written on a picture; their strongest examples are below"
-    elif f.label:
-        told += f"The evaluator names its examples <strong>{name_html(f.label)}</strong>"
+        told += "Its latents become active when the prompt is written on a picture"
     else:
-        told += "The evaluator finds no word for its examples"
+        told += html.escape(word_source(f) or "The evaluator finds no word for its examples")
     told += f"; their alignment with the prompt is {points(f.alignment)} points. "
     _, sentence = KIND_WORDS.get(f.kind, ("", ""))
     if sentence and f.kind != "unknown":
@@ -373,9 +340,14 @@ def _whole(what: str, text: str | None) -> str:
     return f'<details><summary>{what} in full</summary><div class="whole">{text_html(text)}</div></details>'
 
 
-def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures) -> str:
+def _strip(
+    title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures, count: str = ""
+) -> str:
+    said = f'<p class="small">{html.escape(count)}</p>' if count else ""
     if not named:
-        return ""
+        return (
+            f"<figure><figcaption><h3>{html.escape(title)}</h3></figcaption>{said}</figure>" if count else ""
+        )
     items, missing = [], []
     for name, place in named:
         uri = pictures.uris.get(place) if place is not None else None
@@ -393,5 +365,5 @@ def _strip(title: str, named: Sequence[tuple[str, int | None]], pictures: PagePi
     )
     return (
         f'<figure><figcaption><h3>{html.escape(title)}</h3></figcaption><ul class="pictures">{"".join(items)}</ul>'
-        f"{note}</figure>"
+        f"{said}{note}</figure>"
     )

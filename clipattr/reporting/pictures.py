@@ -38,7 +38,7 @@ class FindingPictures:
             label = images.columns["label"][place]
             if label is not None:
                 self.labelled.setdefault(str(label).casefold(), []).append(place)
-        wanted = {example for finding in findings for example in finding.examples} - set(self.places)
+        wanted = {example for finding in findings for example in finding.pictured} - set(self.places)
         if wanted:  # examples may be named by their path as well as by their id
             for place, shown in enumerate(images.frame["path"]):
                 if isinstance(shown, str) and shown in wanted:
@@ -49,15 +49,15 @@ class FindingPictures:
         return self._verdicts.of(finding) if self._verdicts is not None else Verdict()
 
     def examples_of(self, finding: Finding) -> list[tuple[str, int | None]]:
-        """(id, place) of the family's strongest examples in order; (name, None) for an example that the study lacks."""
-        found = [(name, self.places.get(name)) for name in finding.examples[: self.limit]]
+        """(id, place) of the pictures that show the cause, in order; (name, None) for one that the study lacks."""
+        found = [(name, self.places.get(name)) for name in finding.pictured[: self.limit]]
         return [(name if place is None else self.study.images.ids[place], place) for name, place in found]
 
     def pictures_of(self, finding: Finding) -> list[tuple[str, int | None]]:
         """Pictures that the finding was measured on, if the audit names them; else those labelled with the prompt."""
-        named = finding.evidence.get("prompt_examples")
-        if isinstance(named, Sequence) and not isinstance(named, str):
-            return [(str(name), self.places.get(str(name))) for name in named[: self.limit]]
+        named = finding.measured_on
+        if named is not None:
+            return [(name, self.places.get(name)) for name in named[: self.limit]]
         places = self.labelled.get(finding.prompt.casefold(), [])
         step = max(1, len(places) // self.limit) if self.limit else 1
         return [(self.study.images.ids[place], place) for place in places[::step][: self.limit]]

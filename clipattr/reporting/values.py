@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipattr.display.wording import is_number, percent, points, span, visible
+
+if TYPE_CHECKING:
+    from clipattr.statistics import Interval
 
 NAME_LENGTH = 90  # characters of a prompt or label in headings and tables; the rest unfolds
 TEXT_LENGTH = 20_000  # characters of one foreign text on the page
@@ -147,7 +150,18 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "fall of the score when the picture is rendered without the cause: ground truth in the picture world",
     ),
 }
-SHOWN_ELSEWHERE = {"prompt_examples", "pixels"}  # as pictures
+# As pictures and sentences.
+SHOWN_ELSEWHERE = {
+    *(
+        "prompt_examples",
+        "pixels",
+        "cause_examples",
+        "strongest",
+        "strongest_shown",
+        "latent_labels",
+        "doubts",
+    ),
+}
 ABOUT = {
     "model": "model",
     "weights_hash": "weights",
@@ -254,3 +268,21 @@ def _model_html(told: Any) -> str:
     if isinstance(told, Mapping) and {"reference", "hash"} <= set(told):
         return f"{name_html(told['reference'])}, weights {name_html(told['hash'])}"
     return ""
+
+
+def effect_bar(effect: Interval, low: float, high: float) -> str:
+    """The value as a bar from zero with its interval, on the scale of all rows; the numbers are in another column."""
+
+    def at(value: float) -> float:
+        inside = min(max(value, low), high) if value == value else 0.0
+        return round(2 + 196 * (inside - low) / (high - low), 1)
+
+    zero, value = at(0.0), at(effect.value)
+    falls = ' class="effect falls"' if effect.value < 0 else ' class="effect"'
+    return (
+        f'<svg{falls} viewBox="0 0 200 20" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="bar" x="{min(zero, value)}" y="5" width="{abs(value - zero):.1f}" height="10"/>'
+        f'<line class="line" x1="{at(effect.low)}" x2="{at(effect.high)}" y1="10" y2="10"/>'
+        f'<rect class="dot" x="{value - 1.5:.1f}" y="4" width="3" height="12"/>'
+        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/></svg>'
+    )

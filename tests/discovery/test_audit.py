@@ -12,7 +12,9 @@ from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candid
 from clipattr.discovery.audit.decision import Reason, confidence, confidence_written, judge, reads, told_once
 from clipattr.discovery.audit.evidence import Evidence, measured
 from clipattr.discovery.audit.expectations import Prompt, expected_share, most_like, read_prompts
+from clipattr.discovery.audit.levels import levels_of
 from clipattr.discovery.audit.mediators import Family, families_of
+from clipattr.discovery.audit.pictured import doubts, pictured
 from clipattr.discovery.audit.run import Ready
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
@@ -251,3 +253,54 @@ def test_a_half_knows_its_columns_its_sums_and_the_main_words_of_its_pictures(re
             (word for word in range(len(weights)) if weights[word]), key=lambda word: -weights[word]
         )
         assert [first[row], second[row]] == (best + [-1, -1])[:2]
+
+
+def test_pictures_shown_for_a_cause_are_active_and_clearly_show_it(ready, watermarked):
+    base, (_, family, _) = ready.base, watermarked
+    told = pictured(base, "trumpet", family.latents, "a watermark")
+    study, word = base.study, base.study.vocabulary.words.index("a watermark")
+    best = []
+    for half in (base.finding, base.measuring):
+        weight = half.seen.toarray()[:, word]
+        codes = half.codes.toarray()[:, list(family.latents)].sum(1)
+        best += [(w, c, study.images.ids[row]) for w, c, row in zip(weight, codes, half.rows, strict=True)]
+    bar = 0.6 * sum(sorted((w for w, _, _ in best), reverse=True)[:20]) / 20
+    slow = sorted((-w, name) for w, c, name in best if c > 0 and w > bar)[:8]
+    assert set(told["cause_examples"]) == {name for _, name in slow} and len(slow) == 8
+    strongest = sorted(best, key=lambda one: -one[1])[:12]
+    assert told["strongest_shown"] == sum(w > 0.02 for w, _, _ in strongest) and len(told["strongest"]) == 12
+    marked = [study.images[study.images.ids.index(name)].scene.watermark for name in told["cause_examples"]]
+    assert all(marked)
+
+
+def test_doubts_name_latents_of_another_label_of_the_prompt_and_pictures_without_the_cause():
+    assert doubts("rose", "tulip", [3, 4], ["tulip", None], (9, 12), 8) == ()
+    told = doubts("rose", "tulip", [3, 4], ["Roses", "key"], (6, 12), 0)
+    assert told == (
+        "none of the 2 latents is labelled tulip; by themselves they are labelled Roses, key",
+        "latent 3 is labelled rose, the prompt itself",
+        "the evaluator sees tulip in 6 of the 12 strongest pictures of the family",
+        "hardly any picture of the family clearly shows tulip",
+    )
+
+
+def test_levels_are_differences_of_mean_scores_between_pictures_the_evaluator_tells_apart(ready, watermarked):
+    base, (subject, _, _) = ready.base, watermarked
+    told = levels_of(base, subject)
+    for name, levels in list(told.words.items())[::7]:
+        word = base.study.vocabulary.words.index(name)
+        for prompt, level in zip((False, True), levels, strict=True):
+            with_it, without = [], []
+            for half, side in ((base.finding, subject.finding), (base.measuring, subject.measuring)):
+                for seen, shown, score in zip(
+                    half.seen.toarray()[:, word], side.shown, side.contrast, strict=True
+                ):
+                    if bool(shown) is prompt:
+                        (with_it if seen > 0.02 else without).append(float(score))
+            if level is None:
+                assert min(len(with_it), len(without)) < 5
+            else:
+                slow = sum(with_it) / len(with_it) - sum(without) / len(without)
+                assert level == pytest.approx(slow, abs=2e-5)
+    assert told.words["a watermark"][0] > 0.05 and "trumpet" not in told.words
+    assert len(told.words) <= 48 and told.least >= 0.02 * subject.unit - 1e-5

@@ -62,10 +62,10 @@ def test_pictures_and_control_words_do_not_hang_on_the_prompts(insertion):
 
 
 def test_a_hopeless_prompt_costs_the_first_look_and_one_that_cannot_be_drawn_nothing(insertion):
-    rise, forwards, why = insertion.ask(Subject.of(insertion.base, Prompt("house")))
-    assert forwards <= 12 and why == "" and rise is None
-    rise, forwards, why = insertion.ask(Subject.of(insertion.base, Prompt("\u99ac")))
-    assert rise is None and forwards == 0 and "no glyph" in why
+    rise, forwards, why, gain = insertion.ask(Subject.of(insertion.base, Prompt("house")))
+    assert forwards <= 12 and why == "" and rise is None and isinstance(gain, float)
+    rise, forwards, why, gain = insertion.ask(Subject.of(insertion.base, Prompt("\u99ac")))
+    assert rise is None and gain is None and forwards == 0 and "no glyph" in why
 
 
 def test_readers_wake_with_the_text_and_carry_what_single_ablation_says(insertion):

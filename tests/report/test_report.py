@@ -14,6 +14,7 @@ from clipattr.images.collection import Images
 from clipattr.reporting import page as report
 from clipattr.reporting import pictures as report_pictures
 from clipattr.reporting.names import striking
+from clipattr.reporting.prompts import csv_text
 from clipattr.statistics import Interval
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "rect", "line", "circle"}
@@ -129,7 +130,40 @@ def test_pictures_that_the_audit_measured_on_win_over_labels(study, finding):
     shown = [a["title"][:6] for tag, a in Page(page).tags if tag == "img" and a.get("title")]
     assert shown == ["000002", "000009", "000010"]
     text = Page(page).text
-    assert "Where it was measured: other pictures that show it" in text and "000009" not in text
+    assert "Measured on other pictures" in text and "000009" not in text
+
+
+def test_pictures_of_the_cause_are_shown_and_the_others_counted(study, finding):
+    evidence = {"reason": "co-occurrence", "concerns": "the prompt's own pictures", "clear": 1, "doubts": [],
+                "prompt_examples": ["000009", "000010"], "cause_examples": ["000004"], "strongest_shown": 1,
+                "strongest": ["000001", "000004", "000006"], "latents_named": 1,
+                "latent_labels": ["cause 0", "key"]}  # fmt: skip
+    sure = finding(evidence=evidence)
+    read = Page(report.page(Findings([sure], study)))
+    assert [a["title"][:6] for tag, a in read.tags if tag == "img" and a.get("title")] == ["000004", "000009"]
+    for told in ("The word “cause 0” comes from the evaluator, which sees it on pictures of “thing 0”",
+                 "Where the family is active and the evaluator sees “cause 0”",
+                 "sees “cause 0” in 1 of the 3 strongest pictures of the family; the other 2 are not shown here",
+                 "Measured on pictures of “thing 0” where the evaluator sees “cause 0”",
+                 "0 cause 0 , 100 key"):  # fmt: skip
+        assert told in read.text, told
+    assert "may be wrong" not in read.text
+
+
+def test_a_family_that_is_labelled_otherwise_is_doubted_alike_in_page_table_and_json(study, finding):
+    doubts = ["none of the 2 latents is labelled cause 0; by themselves they are labelled key"]
+    evidence = {"cause_examples": ["000004"], "strongest": ["000001", "000006"], "strongest_shown": 1,
+                "latents_named": 0, "latent_labels": ["key", "key"], "doubts": doubts}  # fmt: skip
+    found = Findings([finding(evidence=evidence)], study)
+    read = Page(report.page(found))
+    assert [a["title"][:6] for tag, a in read.tags if tag == "img" and a.get("title")][:2] == [
+        "000001",
+        "000006",
+    ]
+    assert "The name may be wrong: " + doubts[0] in read.text
+    assert "The strongest pictures of the family" in read.text and "not shown here" not in read.text
+    assert found.to_frame()["doubts"].tolist() == doubts and doubts[0] in found.to_json()
+    assert doubts[0] in csv_text(found)
 
 
 def test_an_example_named_by_its_path_is_found(tmp_path, finding):

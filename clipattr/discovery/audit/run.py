@@ -21,6 +21,7 @@ from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, told
 from clipattr.discovery.audit.evidence import measured
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
+from clipattr.discovery.audit.levels import levels_of
 from clipattr.discovery.audit.mediators import BESIDE, families_of, silenced_family
 from clipattr.discovery.audit.occlusion import PRICE, Looked, look
 from clipattr.discovery.audit.settings import Settings
@@ -76,7 +77,7 @@ class Gathered:
     Attributes:
         judged: every family with its evidence. looked: the occluded pictures, if any. rise: what inserting it did, None
             where that is hopeless or was not asked. pictured: text is over-represented on its pictures. spent: forward
-            passes. why_not: why it was not inserted.
+            passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures.
     """
 
     subject: Subject
@@ -86,15 +87,16 @@ class Gathered:
     pictured: bool
     spent: int
     why_not: str
+    written: float | None
 
 
 def gathered(ready: Ready, prompt: Prompt) -> Gathered:
     """Measure everything about one prompt."""
     base, settings = ready.base, ready.base.settings
     subject = Subject.of(base, prompt)
-    rise, spent, why_not = None, 0, "no forward passes are allowed"
+    rise, spent, why_not, written = None, 0, "no forward passes are allowed", None
     if settings.budget >= settings.inserted:
-        rise, spent, why_not = ready.insertion.ask(subject)
+        rise, spent, why_not, written = ready.insertion.ask(subject)
     candidates = [replace(c, text=_is_text(ready, c)) for c in candidates_of(base, subject, ready.tables)]
     families = families_of(base, subject, candidates)
     looked, beside = None, _beside(subject, candidates)
@@ -109,7 +111,8 @@ def gathered(ready: Ready, prompt: Prompt) -> Gathered:
     judged = tuple(
         judge(family, measured(base, subject, family), subject.unit, settings) for family in families
     )
-    return Gathered(subject, judged, looked, rise, any(c.text for c in candidates), spent, why_not)
+    pictured = any(c.text for c in candidates)
+    return Gathered(subject, judged, looked, rise, pictured, spent, why_not, written)
 
 
 def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
@@ -131,6 +134,8 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
     findings = [one for one in findings if one.confidence >= base.settings.least_confidence]
     verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
+    levels = levels_of(base, found.subject)
+    verdict = replace(verdict, levels=levels.words, least_level=levels.least, written=found.written)
     return PromptAudit(tuple(findings), verdict)
 
 

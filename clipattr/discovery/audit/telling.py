@@ -21,6 +21,7 @@ from clipattr.discovery.audit.geometry import extent_of
 from clipattr.discovery.audit.kinds import Roles, Witness, kind_of, kinship
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.occlusion import Looked
+from clipattr.discovery.audit.pictured import clear_from, clearest, pictured, weights_of
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, PromptVerdict
@@ -54,8 +55,7 @@ def finding_of(
     seen = _witness(base, subject, family, looked)
     seen = replace(seen, kin=kinship(evidence.alike, seen.both, text, pair))
     kind, probability = kind_of(family, roles, seen)
-    strength = strength_of(half, family.latents)[evidence.pictures]
-    order = evidence.pictures[strength.argsort(descending=True, stable=True)]
+    measured, clear = _measured_pictures(base, family, evidence)
     told = {
         "reason": family.candidate.route.value,
         "concerns": OWN if evidence.on_own else OTHER,
@@ -65,7 +65,9 @@ def finding_of(
         "effect_in_units": evidence.causal_effect.value / subject.unit,
         **{f.name: _plain(getattr(evidence, f.name)) for f in fields(Evidence) if f.name not in SEPARATE},
         **{key: value for key, value in asdict(seen).items() if key != "kin"},  # groups may decide that
-        "prompt_examples": [study.images.ids[int(row)] for row in half.rows[order[:EXAMPLES].numpy()]],
+        "prompt_examples": [study.images.ids[int(row)] for row in half.rows[measured[:EXAMPLES].numpy()]],
+        "clear": clear,
+        **pictured(base, subject.prompt.text, family.latents, family.candidate.label),
     }
     return Finding(
         prompt=subject.prompt.text,
@@ -82,6 +84,20 @@ def finding_of(
         examples=_examples(base, family.latents),
         evidence={key: _finite(value) for key, value in told.items()},
     )
+
+
+def _measured_pictures(base: Base, family: Family, evidence: Evidence) -> tuple[torch.Tensor, int]:
+    """The measured pictures, those that clearly show the cause first, then by the family's codes; and how many do."""
+    half, label = base.measuring, family.candidate.label
+    strength = strength_of(half, family.latents)[evidence.pictures]
+    order = evidence.pictures[strength.argsort(descending=True, stable=True)]
+    if label is None:
+        return order, len(order)
+    weight = weights_of(base, half, label)
+    among = torch.zeros(len(half), dtype=torch.bool)
+    among[order] = True
+    clear = clearest(weight, among, clear_from(base, label))
+    return torch.cat([clear, order[~torch.isin(order, clear)]]), len(clear)
 
 
 def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None) -> Witness:
@@ -107,6 +123,7 @@ def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None
 
 def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Insertion, roles: Roles) -> Finding:
     """What an inserted text that lifts its prompt comes to."""
+    label = _word_for_text(base, roles) or f'the word "{subject.prompt.text}"'
     told = {
         "reason": "written",
         "concerns": WRITTEN_ON,
@@ -117,11 +134,12 @@ def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Inserti
         "before_written": rise.kept,
         "kept": rise.kept,
         "prompt_examples": [],
+        **pictured(base, subject.prompt.text, rise.latents, label),
     }
     return Finding(
         prompt=subject.prompt.text,
         latents=rise.latents,
-        label=_word_for_text(base, roles) or f'the word "{subject.prompt.text}"',
+        label=label,
         kind="typography",
         kind_probability=1 / 1.25,
         reliance=rise.carried,

@@ -158,28 +158,32 @@ class Insertion:
         """By control word (pictures, width) activations with that word on them."""
         return {word: self.with_text(self.base.study.vocabulary.words[word]) for word in self.controls}
 
-    def ask(self, subject: Subject) -> tuple[Rise | None, int, str]:
+    def ask(self, subject: Subject) -> tuple[Rise | None, int, str, float | None]:
         """Insert a prompt.
 
         Returns:
-            what it did, None where that is hopeless or cannot be asked; the forward passes that it took; and why not.
+            what it did, None where that is hopeless or cannot be asked; the forward passes that it took; why not; and
+            the mean rise of the contrast on the first pictures, raw cosine, whatever the dictionary.
         """
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):
-            return None, 0, f"the fonts have no glyph for {letters[:12]!r}"
+            return None, 0, f"the fonts have no glyph for {letters[:12]!r}", None
         other = torch.from_numpy(
             ~np.isin(self.numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
         )
         if int(other.sum()) < settings.few or not subject.unit > 0:
-            return None, 0, "too few pictures of other things to insert it into"
+            return None, 0, "too few pictures of other things to insert it into", None
         tail, least = subject.tail(base), settings.least_rise * subject.unit
         before = tail.values(self.bare)[:, 0].cpu()
         first = min(settings.first, len(self.numbers))
         acts = self.with_text(text, 0, first)
         some = other[:first]
         gain = (tail.values(acts)[:, 0].cpu() - before[:first])[some]
-        if len(gain) < 3 or t_interval(gain).high < least or first == len(self.numbers):
-            return None, first, "" if len(gain) >= 3 else "too few pictures of other things to insert it into"
+        if len(gain) < 3:
+            return None, first, "too few pictures of other things to insert it into", None
+        mean = float(gain.mean())
+        if t_interval(gain).high < least or first == len(self.numbers):
+            return None, first, "", mean
         acts = torch.cat([acts, self.with_text(text, first)])
         after = tail.values(acts)[:, 0].cpu()
         controls = [n for n in self.controls if n not in subject.same and n != subject.word][
@@ -191,7 +195,7 @@ class Insertion:
             else before
         )
         rise = self._rise(subject, tail, acts, other, after - before, after - against)
-        return rise, len(self.numbers), ""
+        return rise, len(self.numbers), "", mean
 
     def _rise(
         self, subject: Subject, tail: ClosedFormTail, acts: Tensor, other: Tensor, gain: Tensor, over: Tensor
