@@ -22,7 +22,7 @@ def seen():
 
 def test_weights_are_those_of_the_penalised_least_squares(seen):
     words, pictures = seen
-    concepts = Concepts(words, pictures, sparsity=0.2, fits=5)
+    concepts = Concepts(words, pictures, sparsity=0.2, fits=5, stands=torch.arange(len(words)))
     weights, bar = concepts.decompose(pictures)
     atoms, centred = concepts.words.double().numpy(), concepts.centred(pictures).double().numpy()
     for row in (0, 7, 39):
@@ -39,7 +39,7 @@ def test_weights_are_those_of_the_penalised_least_squares(seen):
 
 def test_a_picture_is_decomposed_by_itself(seen):
     words, pictures = seen
-    concepts = Concepts(words, pictures, 0.2, 5)
+    concepts = Concepts(words, pictures, 0.2, 5, torch.arange(len(words)))
     alone, _ = concepts.decompose(pictures[3:4])
     among, _ = concepts.decompose(pictures)
     np.testing.assert_allclose(alone.toarray()[0], among[[3]].toarray()[0], atol=1e-6)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
-from clipattr.discovery.audit.concepts import Concepts
+from clipattr.discovery.audit.concepts import Concepts, one_name
 from clipattr.discovery.audit.names import by_parts
 from clipattr.discovery.audit.settings import Settings
 from clipattr.errors import SiteError, StudyError
@@ -95,8 +95,10 @@ class Base:
         self._aimed: tuple[Tensor, ClosedFormTail] | None = None
         finding, measuring = halves(study)
         sample = _evenly(finding, CENTRE)
+        known = study.vocabulary
+        stands = one_name(known.words, study.vocabulary_embeddings, known.ids, settings.one_name)
         self.concepts = Concepts(
-            study.vocabulary_embeddings, study.seen(sample), settings.sparsity, settings.fits
+            study.vocabulary_embeddings, study.seen(sample), settings.sparsity, settings.fits, stands
         )
         self._rows = {"finding": finding, "measuring": measuring}
         self._seen = {name: self._decomposed(rows) for name, rows in self._rows.items()}
@@ -122,17 +124,19 @@ class Base:
 
     def _choose_rivals(self) -> None:
         """The words that the audited model chooses among, and the mean text that every contrast is taken against."""
-        n_words = len(self.study.vocabulary)
-        often = np.zeros(n_words)
+        competing = self.concepts.competing.tolist()
+        often = np.zeros(len(self.study.vocabulary))
         for seen, _ in self._seen.values():
             often += np.asarray((seen > self.settings.seen).sum(0)).ravel()
         words = self.study.vocabulary.words
-        order = sorted(range(n_words), key=lambda number: (-int(often[number]), words[number], number))
+        order = sorted(competing, key=lambda number: (-int(often[number]), words[number], number))
         self.rival_words = np.sort(np.array(order[: self.settings.rivals], dtype=np.int64))
         chosen = [self.study.vocabulary.prompts[number] for number in self.rival_words.tolist()]
         self.rival_text = self.text(chosen)
         self.background = (
-            self.rival_text.double().mean(0).float() if n_words > 1 else torch.zeros_like(self.rival_text[0])
+            self.rival_text.double().mean(0).float()
+            if len(chosen) > 1
+            else torch.zeros_like(self.rival_text[0])
         )
 
     def text(self, prompts: list[str]) -> Tensor:
@@ -258,9 +262,9 @@ class Base:
         return np.array([known[label] for label in labels], dtype=np.int64), forms
 
     def word_of(self, text: str) -> int | None:
-        """Number of the vocabulary's word that a text spells, up to case, article and plural; None if none does."""
+        """Number of the word that stands for what a text spells, up to case, article and plural; None if none does."""
         found = np.flatnonzero(self.answered == plain(text))
-        return int(found[0]) if len(found) else None
+        return int(self.concepts.stands[int(found[0])]) if len(found) else None
 
 
 def plain(text: str) -> str:

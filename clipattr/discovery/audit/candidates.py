@@ -160,7 +160,8 @@ def _parts(base: Base, subject: Subject) -> list[Candidate]:
     """Words that are a part of the prompt's name; those of an open compound are asked for even if no list has them."""
     words = base.study.vocabulary.words
     made = []
-    for word in constituents([subject.prompt.text], words, base.numbers):
+    spelled = constituents([subject.prompt.text], words, base.numbers)
+    for word in dict.fromkeys(int(base.concepts.stands[part]) for part in spelled):
         if word == subject.word:
             continue
         made.append(Candidate(Route.PART, words[word], word, *_where(base, word), (), math.nan, math.nan))

@@ -1,12 +1,14 @@
 """Which words of a vocabulary a picture shows: a sparse, non-negative decomposition of its evaluator embedding.
 
 Words compete for a picture, so that a lookalike is not seen beside the thing itself, and a picture is decomposed by
-itself: neither the number of pictures nor what else is asked moves the answer. After Bhalla et al. 2024 (SpLiCE,
+itself: neither the number of pictures nor what else is asked moves the answer. Names that the evaluator cannot tell
+apart are one word, or they would share its weight and none might be seen. After Bhalla et al. 2024 (SpLiCE,
 arXiv 2402.10376). Ignores the audited model. Start at `Concepts`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 CHOSEN = 64  # words a picture that fit it best and compete for it
 SWEEPS = 12  # of coordinate descent
 BLOCK = 512  # pictures a step
+WORDS = 2048  # words a step
 
 
 class Concepts:
@@ -25,10 +28,15 @@ class Concepts:
     Args:
         words: (words, embed) text embeddings, unit length. pictures: (n, embed) whose mean is the evaluator's picture
             side of the gap between texts and pictures. sparsity: penalty, cosine. fits: how many best words count.
+        stands: (words,) number of the word that stands for each, of `one_name`. Only these compete for a picture.
+
+    Attributes:
+        competing: (some,) numbers of the words that stand for themselves.
     """
 
-    def __init__(self, words: Tensor, pictures: Tensor, sparsity: float, fits: int) -> None:
-        self.text_mean, self.centre = words.float().mean(0), pictures.float().mean(0)
+    def __init__(self, words: Tensor, pictures: Tensor, sparsity: float, fits: int, stands: Tensor) -> None:
+        self.stands, self.competing = stands, stands.unique()
+        self.text_mean, self.centre = words[self.competing].float().mean(0), pictures.float().mean(0)
         self.words = self.texts(words)
         self.sparsity, self.fits = sparsity, fits
 
@@ -54,19 +62,19 @@ class Concepts:
         """
         from scipy.sparse import csr_array
 
-        n, n_words = len(pictures), len(self.words)
+        n, words = len(pictures), self.words[self.competing]
         rows, columns, values, bars = [], [], [], []
         for start in range(0, n, BLOCK):
             some = self.centred(pictures[start : start + BLOCK])
-            cosine, index = (some @ self.words.T).topk(min(CHOSEN, n_words), dim=1)
-            bars.append(cosine[:, min(self.fits, n_words) - 1])
-            weight = _non_negative(self.words[index], cosine, self.sparsity)
+            cosine, index = (some @ words.T).topk(min(CHOSEN, len(words)), dim=1)
+            bars.append(cosine[:, min(self.fits, len(words)) - 1])
+            weight = _non_negative(words[index], cosine, self.sparsity)
             row, place = torch.nonzero(weight, as_tuple=True)
             rows.append(row + start)
-            columns.append(index[row, place])
+            columns.append(self.competing[index[row, place]])
             values.append(weight[row, place])
         parts = [torch.cat(part).numpy() if part else np.zeros(0, int) for part in (values, rows, columns)]
-        table = csr_array((parts[0].astype(np.float32), (parts[1], parts[2])), shape=(n, n_words))
+        table = csr_array((parts[0].astype(np.float32), (parts[1], parts[2])), shape=(n, len(self.words)))
         table.sort_indices()
         return table, torch.cat(bars) if bars else torch.zeros(0)
 
@@ -95,3 +103,36 @@ def _non_negative(words: Tensor, cosine: Tensor, sparsity: float) -> Tensor:
             left -= gram[:, :, place] * change[:, None]
             weight[:, place] = after
     return torch.where(weight > 1e-4, weight, 0.0)
+
+
+def one_name(words: Sequence[str], embeddings: Tensor, ids: Sequence[str | None], cosine: float) -> Tensor:
+    """(words,) number of the word that stands for each: itself, or the shortest other name of the same thing.
+
+    Two names are one where the evaluator's centred texts have at least a cosine, or where their ids are equal. A name
+    joins the word that stands for a thing, not a chain of names each near the next.
+
+    Args:
+        embeddings: (words, embed) of the evaluator, unit length. ids: None where a word has none.
+
+    >>> texts = torch.tensor([[1.0, 0.1, 0.0], [1.0, 0.1, 0.01], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> one_name(["a kite", "kite", "harp", "coin"], F.normalize(texts, dim=-1), [None] * 4, 0.97).tolist()
+    [1, 1, 2, 3]
+    """
+    n = len(words)
+    texts = embeddings.float()
+    centred = F.normalize(texts - texts.mean(0), dim=-1)
+    near: dict[int, set[int]] = {}
+    for start in range(0, n, WORDS):
+        pairs = torch.nonzero(centred[start : start + WORDS] @ centred.T >= cosine)
+        for one, other in pairs.tolist():
+            near.setdefault(one + start, set()).add(other)
+    by_id: dict[str, set[int]] = {}
+    for number, known in enumerate(ids):
+        if known:
+            by_id.setdefault(known, set()).add(number)
+    stands: dict[int, int] = {}
+    for number in sorted(range(n), key=lambda number: (len(words[number]), words[number], number)):
+        if number not in stands:
+            names = {number} | near.get(number, set()) | by_id.get(ids[number] or "", set())
+            stands |= {name: number for name in names if name not in stands}
+    return torch.tensor([stands[number] for number in range(n)], dtype=torch.long)
