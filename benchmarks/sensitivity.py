@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-DECIDES = ("least_effect", "least_rise", "least_difference", "passes", "part_effect", "by_text", "kept")
+DECIDES = (
+    "least_effect", "least_rise", "least_difference", "passes", "part_effect", "by_text", "kept", "least_confidence",
+)  # fmt: skip
 TIMES = {"halved": 0.5, "doubled": 2.0}
 Said = tuple[str, tuple[int, ...]]  # a prompt and the latents of one of its findings
 
@@ -35,7 +37,7 @@ def gathered_of(world: Any, study: Any, settings: Any) -> list[Any]:
 
 def findings_of(measured: Sequence[Any], settings: Any) -> list[Said]:
     """The findings that follow from evidence under some settings."""
-    from clipattr.discovery.audit.decision import judge
+    from clipattr.discovery.audit.decision import confidence, confidence_written, judge
     from clipattr.discovery.audit.run import held_of
 
     said = []
@@ -43,7 +45,10 @@ def findings_of(measured: Sequence[Any], settings: Any) -> list[Said]:
         unit = one.subject.unit
         again = tuple(judge(j.family, j.evidence, unit, settings) for j in one.judged)
         held, rise = held_of(replace(one, judged=again), settings)
-        some = [j.family.latents for j in held] + ([rise.latents] if rise is not None else [])
+        least = settings.least_confidence
+        some = [j.family.latents for j in held if j.evidence and confidence(j.family, j.evidence) >= least]
+        if rise is not None and confidence_written(rise, unit, settings) >= least:
+            some.append(rise.latents)
         said += [(one.subject.prompt.text, latents) for latents in some]
     return said
 

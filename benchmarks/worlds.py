@@ -29,7 +29,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from world_kit.drawing import draw_all, write_specs  # noqa: E402
 from world_kit.families import names, open_world  # noqa: E402
 from world_kit.photos import categories  # noqa: E402
-from world_kit.studying import EMBEDDING, EVALUATORS, FORMS, PICTURES, build_forms, write_pictures  # noqa: E402
+from world_kit.studying import (  # noqa: E402
+    EMBEDDING,
+    EVALUATORS,
+    FORMS,
+    PICTURES,
+    WEAKER,
+    build_forms,
+    write_pictures,
+)
 from world_kit.world import SPECS  # noqa: E402
 
 WEAK, MIDDLE = 0.95, 0.98  # median word AUC at which an evaluator leaves a snapshot
@@ -89,7 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
     parser.add_argument(
-        "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING), help="of the studies"
+        "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING, *WEAKER), help="of the studies"
     )
     parser.add_argument("--laws", action="store_true", help="also audit single prompts and another order")
     parser.add_argument("--bare", action="store_true", help="no simpler ways beside the audit")

@@ -21,6 +21,7 @@ FORMS = ("plain", "labels", "general", "names")
 EMBEDDING = "embedding"  # not among the forms that every round has
 MORE_NAMES = ("one {}", "a picture of a {}")  # phrases of the captions that mean the same
 EVALUATORS = ("evaluator", "evaluator-middle", "evaluator-weak")
+WEAKER = ("plain-middle", "plain-weak")  # the plain form by a weaker evaluator
 PICTURES = 6000  # a study of so many pictures gets its 8 latents a dimension by default
 
 
