@@ -70,6 +70,13 @@ class Pairs:
         values: (image parts, text parts), raw cosine, signed; all of them sum to `score`. The last two rows and columns
             are the bias and the error node.
         score: the cosine, from the embeddings and not from the sum.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> sae = ca.train_text_sae(study, n_latents=64, k=4, steps=30, progress=False)
+    >>> found = ca.pairs(study, study.images[0], "palm", text_dictionary=sae)
+    >>> f"{abs(found.rows.value.sum() - found.score):.4f}"
+    '0.0000'
     """
 
     image: Side
@@ -200,6 +207,13 @@ def stream_pairs(
 
     Raises:
         SiteError, DictionaryError, TargetError: as for `pairs`.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> sae = ca.train_text_sae(study, n_latents=64, k=4, steps=30, progress=False)
+    >>> pictures = [study.images[0], study.images[1]]
+    >>> len(list(ca.stream_pairs(study, pictures, ["palm", "rose"], text_dictionary=sae)))
+    4
     """
     model, dictionary, place = parts_of(source, dictionary, site)
     words = [prompts] if isinstance(prompts, str) else list(prompts)

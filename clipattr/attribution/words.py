@@ -43,6 +43,11 @@ class WordAttribution:
         gap: (targets,) `y - y_baseline` minus the sum of the values. Near 0 for integrated gradients; leaving one word
             out does not add up where words act together.
         names: of the targets. unit: of the targets. method: "leave_one_out" or "integrated_gradients".
+
+    >>> import clipattr as ca
+    >>> found = ca.word_attribution(ca.load_model("picture-world-a"), "red rose", "rose")
+    >>> found.table().columns.tolist()
+    ['word', 'rose']
     """
 
     prompt: str

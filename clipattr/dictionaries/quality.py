@@ -47,6 +47,11 @@ class SaeCheck:
         reasons: why the dictionary is refused, most likely cause first; empty if it agrees.
         pictures, rows: number of measured images and activations.
         site, model: of the measurement.
+
+    >>> from clipattr import SaeCheck
+    >>> check = SaeCheck({"fvu": 0.9}, {"fvu": 0.1}, {}, ["FVU 0.90, published 0.10"], 64, 64, "image.-1.cls", "m")
+    >>> check.agrees
+    False
     """
 
     figures: dict[str, float]

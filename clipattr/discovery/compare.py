@@ -46,6 +46,11 @@ class Comparison:
             correlation, name, other_name.
         rows: one for each prompt and cause: its findings by study name.
         findings: each study's, by name.
+
+    >>> import pandas as pd
+    >>> import clipattr as ca
+    >>> len(ca.Comparison(("old", "new"), 2000, pd.DataFrame(), (), {}))
+    0
     """
 
     names: tuple[str, ...]
@@ -166,6 +171,12 @@ def compare(
 
     Raises:
         DataError: fewer than two studies, or another number of findings. StudyError: findings of another study.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> found = ca.Findings([], study, {})
+    >>> ca.compare({"now": study, "again": study}, findings=[found, found], progress=False).names
+    ('now', 'again')
     """
     named = _named(studies)
     names, opened = tuple(named), list(named.values())

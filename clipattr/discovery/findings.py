@@ -43,6 +43,13 @@ class Finding:
         confidence: probability that removing the cause from pictures would confirm the finding, 0 to 1.
         examples: paths or ids of the family's top examples.
         evidence: named numbers that led here.
+
+    >>> import clipattr as ca
+    >>> from clipattr.statistics import Interval
+    >>> effect = Interval(0.06, 0.04, 0.08)
+    >>> finding = ca.Finding("rose", (3,), "tulip", "companion", 0.8, effect, effect, 0.3, 0.1, 0.6, 0.9)
+    >>> finding.label, finding.causal_effect.low > 0
+    ('tulip', True)
     """
 
     prompt: str

@@ -100,6 +100,16 @@ def with_strata(findings: Findings, strata: Sequence[str | None] | None = None) 
 
     Raises:
         StudyError: the findings have no study. DataError: as `by_stratum`.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> from clipattr.statistics import Interval
+    >>> effect = Interval(0.06, 0.04, 0.08)
+    >>> finding = ca.Finding("rose", (3,), "tulip", "companion", 0.8, effect, effect, 0.3, 0.1, 0.6, 0.9)
+    >>> sites = ["north" if row % 2 else "south" for row in range(len(study.images))]
+    >>> told = ca.with_strata(ca.Findings([finding], study, {}), sites)
+    >>> sorted(row["stratum"] for row in told[0].evidence["strata"])
+    ['north', 'south']
     """
     if findings.study is None:
         raise StudyError(
@@ -109,7 +119,7 @@ def with_strata(findings: Findings, strata: Sequence[str | None] | None = None) 
     for finding, rows in _measured(findings.study, list(findings), strata):
         evidence = [
             {
-                "stratum": row["stratum"],
+                "stratum": str(row["stratum"]),
                 "pictures": row["pictures"],
                 "active_share": round(row["active"].value, 4),
                 "effect": _finite(row["effect"]),

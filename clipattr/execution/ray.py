@@ -35,6 +35,11 @@ class Ray:
 
     Raises:
         DataError: Ray is not installed, or there is no cluster at the address.
+
+    >>> import clipattr as ca
+    >>> ca.Ray(workers=0)
+    Traceback (most recent call last):
+    clipattr.errors.DataError: Ray needs at least one worker and one thread; got 0 and 1.
     """
 
     at_once = False

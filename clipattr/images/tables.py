@@ -56,6 +56,12 @@ class Table:
         units: the number of the lesion or patient each picture shows; equal numbers stay on one side of a split.
         missing: picture names of rows that have no file.
         notes: sentences on rows that were left out, and warnings.
+
+    >>> import clipattr as ca
+    >>> images = ca.open_study("picture-world").images
+    >>> table = ca.Table(images, {}, [float("nan")] * len(images), list(range(len(images))))
+    >>> table.frame["unit"].is_unique
+    True
     """
 
     images: Images

@@ -207,6 +207,11 @@ def study_card(
 
     Raises:
         DictionaryError: a study with several tokens per picture; flatten its activations and call `make_card`.
+
+    >>> import clipattr as ca
+    >>> card = ca.study_card(ca.open_study("picture-world"), keep=False)
+    >>> card.verdict != ""
+    True
     """
     made = study.dictionary if dictionary is None else dictionary
     if np.ndim(study.activations) != 2:

@@ -46,6 +46,11 @@ class ProbeAudit:
             probe_share, prompt_effect with bounds, prompt_share, difference, alignment. Effects are mean exact
             ablations on the class's own pictures, in logits of its margin over the other classes; shares are of the
             positive effects.
+
+    >>> import clipattr as ca
+    >>> made = ca.audit_probe(ca.open_study("lesions"))
+    >>> len(made.disagreements(n=3))
+    3
     """
 
     probe: Probe
@@ -128,6 +133,11 @@ def audit_probe(
     Raises:
         DataError: there are no labels, only one class, or labels that the probe does not have. SiteError: the model or
             site has no closed-form tail. StudyError: pictures without a study, or a probe of another model.
+
+    >>> import clipattr as ca
+    >>> made = ca.audit_probe(ca.open_study("lesions"))
+    >>> sorted(made.worst)
+    ['probe', 'prompt']
     """
     if study is None:
         if not hasattr(source, "dictionary"):

@@ -38,6 +38,14 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
     Raises:
         StudyError: findings of another model or dictionary. TargetError: there are no findings. DataError: too few
             pictures show a concept, or lack it.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> from clipattr.statistics import Interval
+    >>> effect = Interval(0.06, 0.04, 0.08)
+    >>> finding = ca.Finding("rose", (3,), "tulip", "companion", 0.8, effect, effect, 0.3, 0.1, 0.6, 0.9)
+    >>> ca.directions_of(study, finding).shape[1]
+    1
     """
     removals = removals_of(study, findings, None, "prompts")
     pictures = learning_pictures(study)

@@ -53,6 +53,11 @@ class Repair:
 
     Attributes:
         study, removals, how, scope: arguments of `repair`. before: the original classifier.
+
+    >>> import clipattr as ca
+    >>> study = ca.open_study("picture-world")
+    >>> ca.repair(study, [3], prompts="rose").prompts
+    ['rose']
     """
 
     def __init__(

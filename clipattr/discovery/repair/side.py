@@ -53,6 +53,12 @@ class FindingSide:
             `auc` (how well it tells own pictures from others). The first is the prompt itself. Measured on the half of
             the pictures on which the suggestion was not chosen.
         suggestion: the wording that leaves least of the effect without finding own pictures worse, None if none helps.
+
+    >>> import clipattr as ca
+    >>> rows = ({"wording": "palm", "gloss": False, "left": 1.0, "auc": 0.9},
+    ...         {"wording": "palm, a tree", "gloss": True, "left": 0.3, "auc": 0.9})
+    >>> ca.FindingSide("palm", "hand", "text", 0.1, rows, "palm, a tree").left
+    0.3
     """
 
     prompt: str
@@ -99,6 +105,10 @@ def side(study: Study, finding: Finding, *, glosses: Sequence[str] | None = None
     Args:
         study: where it was found. glosses: meanings to add to the prompt, e.g. "a tropical tree". Default: the
             vocabulary's gloss and group of the word, else the words nearest to it in the model's own text space.
+
+    Returns:
+        A `FindingSide`: the side, all wordings with the share of the effect that each leaves (0 to 1), and one or no
+        suggestion.
 
     Raises:
         StudyError: the family is active in too few pictures to measure an effect.
