@@ -3,9 +3,10 @@
 Prevalence of words follows Zipf's law. Each picture shows a few words in its evaluator embedding, its activation and
 its codes; a word often comes with a companion on which the audited model's text of it relies, so that prompts have
 candidates, families and findings. Prints processor time by stage, peak memory, and the exponent of growth along each
-axis, fitted to three sizes. Processor time of one thread: other programs on the machine do not count in it. Every size
-runs in a process of its own. `--million 100` adds a quarter of a million and a million pictures, memory-mapped, with
-100 prompts; prompts are independent, so their time is multiplied to 1,000.
+axis, fitted to three sizes. Memory is the process's own at its peak while it audits; with files it includes what is
+mapped from disk, which the system may drop, and the making of the study. Processor time is of one thread: other
+programs on the machine do not count in it. Every size runs in a process of its own. `--million 100` adds a quarter of a
+million and a million pictures, memory-mapped, with 100 prompts; prompts are independent: their time is multiplied to 1,000.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from memory import peak_mb
+from memory import Private, peak_mb
 from results import write_results
 
 from clipattr.dictionaries import SparseCodes
@@ -113,15 +114,15 @@ def synthetic(
     seen, directions, decoder = unit(words, EMBED), unit(words, WIDTH), unit(latents, WIDTH)
     decoder[: min(words, latents)] = directions[:latents]
     acts, embeddings = on_disk("activations", WIDTH), on_disk("evaluator", EMBED)
-    parts = []
+    codes = torch.empty(pictures, k, dtype=torch.int32), torch.empty(pictures, k)
     for start in range(0, pictures, 4096):
         some = shown[start : start + 4096]
         rows = slice(start, start + len(some))
         noise = NOISE * unit(len(some), EMBED)
         embeddings[rows] = torch.nn.functional.normalize(seen[some].sum(1) + noise, dim=1).numpy()
         acts[rows] = (directions[some].sum(1) + NOISE * unit(len(some), WIDTH)).numpy()
-        parts.append(codes_of(some, latents, k, random))
-    indices, values = (torch.cat([part[n] for part in parts]) for n in (0, 1))
+        for whole, part in zip(codes, codes_of(some, latents, k, random), strict=True):
+            whole[rows] = part
     texts = directions + RELIANCE * directions[companion(np.arange(words)) % words]
     audited = Audited(names, torch.nn.functional.normalize(texts, dim=1))
     order = [f"{n:08d}" for n in range(pictures)]
@@ -132,7 +133,7 @@ def synthetic(
         images=SimpleNamespace(ids=order, columns={"label": [names[n] for n in shown[:, 0].tolist()],
                                "split": ["holdout" if n % 2 else "train" for n in range(pictures)]}),
         activations=acts, evaluator_embeddings=embeddings, repeats=np.zeros(pictures, dtype=bool),
-        sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(indices, values, latents),
+        sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(*codes, latents),
         dictionary=SimpleNamespace(decoder=decoder, n_latents=latents),
         examples=SimpleNamespace(counts=torch.ones(latents), values=torch.ones(latents, 20), of=lambda latent: []),
         labels=SimpleNamespace(mean_embedding=unit(latents, EMBED)),
@@ -156,14 +157,15 @@ def measure(size: dict[str, int]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         study = synthetic(**size, folder=folder)
         names, told = study.vocabulary.words, word_auc(study)
-        start = time.process_time()
-        ready = Ready(study, Settings(budget=0))
-        prepared = time.process_time()
-        audited = [audit_prompt(ready, Prompt(name)) for name in names[5 : 5 + size["prompts"]]]
-        done = time.process_time()
+        with Private() as private:
+            start = time.process_time()
+            ready = Ready(study, Settings(budget=0))
+            prepared = time.process_time()
+            audited = [audit_prompt(ready, Prompt(name)) for name in names[5 : 5 + size["prompts"]]]
+            done = time.process_time()
     return {
-        "prepare": prepared - start, "asking": done - prepared, "gigabytes": peak_mb() / 1024, "word_auc": told,
-        "findings": sum(len(one.findings) for one in audited), **size,
+        "prepare": prepared - start, "asking": done - prepared, "gigabytes": private.peak_mb / 1024,
+        "with_files": peak_mb() / 1024, "word_auc": told, "findings": sum(len(one.findings) for one in audited), **size,
     }  # fmt: skip
 
 
@@ -175,14 +177,20 @@ def apart(size: dict[str, int]) -> dict[str, float]:
     return row
 
 
+def in_all(row: dict[str, float], axis: str) -> float:
+    """Seconds of everything; of as many prompts as the full size has, unless prompts are the axis."""
+    prompts = row["prompts"] if axis == "prompts" else FULL["prompts"]
+    return row["prepare"] + row["asking"] / row["prompts"] * prompts
+
+
 def exponent(rows: list[dict[str, float]], axis: str) -> dict[str, float]:
-    """Slope of log time over log size along an axis, fitted to all rows: of everything, of preparing, of one prompt."""
+    """Slope of log time over log size, fitted to all rows of an axis: of everything, of preparing, of one prompt."""
 
     def slope(times: list[float]) -> float:
         return float(np.polyfit(np.log([row[axis] for row in rows]), np.log(times), 1)[0])
 
     return {
-        f"exponent_{axis}": slope([row["prepare"] + row["asking"] for row in rows]),
+        f"exponent_{axis}": slope([in_all(row, axis) for row in rows]),
         f"exponent_{axis}_prepare": slope([row["prepare"] for row in rows]),
         f"exponent_{axis}_prompt": slope([row["asking"] / row["prompts"] for row in rows]),
     }
@@ -197,6 +205,7 @@ def figures_of(row: dict[str, float], name: str = "") -> dict[str, float]:
         f"{name}seconds_a_prompt": each,
         f"{name}prompts_asked": float(row["prompts"]),
         f"{name}peak_gigabytes": row["gigabytes"],
+        f"{name}peak_gigabytes_with_files": row["with_files"],
     }
 
 

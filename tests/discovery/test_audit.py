@@ -233,7 +233,7 @@ def test_large_halves_are_kept_in_half_precision_and_larger_ones_are_read_again(
     column = base.text(["trumpet"])[0] - base.background
     exact = base.along(half, text), base.scores(half, column)
     size = len(half) * len(column)
-    for allowed, kind in ((2 * size, torch.float16), (2 * size - 1, None)):
+    for allowed, kind in ((size, torch.float16), (size - 1, None)):
         monkeypatch.setattr(module, "KEPT_BYTES", allowed)
         monkeypatch.setattr(base, "_cache", {})
         for found, slow in zip((base.along(half, text), base.scores(half, column)), exact, strict=True):

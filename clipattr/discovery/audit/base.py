@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 BLOCK = 2048  # pictures a step
 RIVALS = 16  # best words of the audited model kept for each picture
-KEPT_BYTES = 2**29  # embeddings of one half kept in memory; float32, or float16 where only that fits
+KEPT_BYTES = (
+    2**29
+)  # float32 embeddings of one half kept in memory; beyond it float16, of up to twice as many bytes
 CENTRE = 20_000  # pictures whose mean is the evaluator's centre, at most
 ARTICLES = re.compile(r"^(a|an|the)\s+")
 
@@ -215,7 +217,7 @@ class Base:
         if key not in self._cache:
             width = made(half.rows[:1]).shape[1]
             size = len(half) * width
-            if not len(half) or size * 2 > KEPT_BYTES:
+            if not len(half) or size > KEPT_BYTES:
                 return None
             exact = size * 4 <= KEPT_BYTES
             kept = torch.empty(len(half), width, dtype=torch.float32 if exact else torch.float16)
