@@ -6,7 +6,7 @@ candidates, families and findings. Prints processor time by stage, peak memory, 
 axis, fitted to three sizes. Memory is the process's own at its peak while it audits; with files it includes what is
 mapped from disk, which the system may drop, and the making of the study. Processor time is of one thread: other
 programs on the machine do not count in it. Every size runs in a process of its own. `--million 100` adds a quarter of a
-million and a million pictures, memory-mapped, with 100 prompts; prompts are independent: their time is multiplied to 1,000.
+million and a million pictures, memory-mapped, with 100 prompts, whose time is multiplied to that of 1,000.
 """
 
 from __future__ import annotations
