@@ -49,7 +49,6 @@ class ComparePanel(Panel):
         self.overlay = Overlay(empty_text="no picture")
         self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
         self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
-        self.heads = [W.HTML() for _ in state.desks]
         self.galleries = [
             Gallery(title="examples", empty_text="no partner of its own here") for _ in state.desks
         ]
@@ -58,8 +57,7 @@ class ComparePanel(Panel):
         prompts = labelled(W.HBox([self.prompt, self.against]), "clipattr-toolbar")
         self.side = labelled(W.VBox([self.overlay, self.find]), "clipattr-side")
         main = labelled(W.VBox([prompts, self.score, self.dots, self.note]), "clipattr-main")
-        pairs = zip(self.heads, self.galleries, strict=True)
-        self.examples = W.HBox([W.VBox([head_, gallery]) for head_, gallery in pairs])
+        self.examples = W.HBox(self.galleries)
         labelled(self.examples, "clipattr-senses", "clipattr-section")
         body = labelled(W.HBox([self.side, main]), "clipattr-split")
         super().__init__([head, self.notice, body, self.examples, self.drawer], state)
@@ -102,11 +100,9 @@ class ComparePanel(Panel):
     def _draw_shelves(self) -> None:
         shelves = self.state.shelves
         self.examples.layout.display = "" if shelves else "none"
-        for head, gallery, name, shelf in zip(
-            self.heads, self.galleries, self.state.names, shelves, strict=False
-        ):
+        for gallery, name, shelf in zip(self.galleries, self.state.names, shelves, strict=False):
             title = f"{name}: {shelf.title}"
-            head.value = f'<div class="clipattr-note">{markup(title, 120)}</div>'
+            gallery.empty_text = f"{name}: no partner of its own here"
             gallery.show(shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=title, shown=64)
 
     def static(self) -> Static:

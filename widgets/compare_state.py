@@ -145,7 +145,10 @@ class CompareState(T.HasTraits):
         """For each study but the first, its latents' partners in the first; found once, and kept with the study."""
         if self._partners is None:
             first = self.table
-            found = [partners(first.study, desk.study, keep=not first.read_only) for desk in self.desks[1:]]
+            found = [
+                partners(first.study, desk.study, keep=not first.read_only, folder=first.scratch)
+                for desk in self.desks[1:]
+            ]
             self._partners = [
                 dict(zip(theirs.tolist(), ours.tolist(), strict=True)) for ours, theirs, _ in found
             ]
@@ -274,6 +277,7 @@ class CompareState(T.HasTraits):
         spoken = f"{label}: " + ", ".join(f"{n} {t}" for n, t in zip(self.names, texts, strict=True))
         finite = [None if value is None or not np.isfinite(value) else float(value) for value in values]
         return {"id": place, "label": label, "values": finite, "texts": texts, "own": own, "tip": tip,
+                "owner": there[0] if own else -1,
                 "spoken": spoken + (f", {own}" if own else "")}  # fmt: skip
 
     def _look(self, _: Any = None) -> None:

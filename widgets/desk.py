@@ -9,13 +9,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from clipattr.display.framing import Frame, frame_of
-from clipattr.errors import ClipattrError, DataError
+from clipattr.errors import ClipattrError
 from clipattr.studies.collected import Collected
 from clipattr_widgets.cards import Card, card_of
 from clipattr_widgets.measured import Measured, measure
@@ -41,6 +42,9 @@ class Desk:
 
     def __init__(self, study: Any, name: str | None = None, *, read_only: bool = False) -> None:
         self.study, self.read_only = study, read_only
+        self.scratch: Path | None = (
+            None  # where slow answers are kept if the study's own folder is not written to
+        )
         self.site = str(study.site)
         self.model_name = name or reference_of(study)
         self.name = name or f"{self.model_name} · {self.site}"
@@ -383,17 +387,3 @@ def reference_of(study: Any) -> str:
     if isinstance(model, Mapping):
         model = model.get("reference") or model.get("name")
     return shown(model or "custom model", 60)
-
-
-def read_upload(data: bytes, name: str) -> Image.Image:
-    """An uploaded file as a picture, under the same checks as files of a folder.
-
-    Raises:
-        PanelError: it is no picture, or a broken one.
-    """
-    from clipattr.images.decoding import read_picture
-
-    try:
-        return read_picture(bytes(data))
-    except DataError as error:
-        raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error

@@ -29,7 +29,8 @@ def explore(study: Any, *, findings: Any = None, **chosen: Any) -> "ExplorerPane
 
     Args:
         study: a `Study`, the path or bundled name of one, or a list or dict (name to study) of them.
-        findings: an audit of the first study; its latents get a badge, and its findings are listed.
+        findings: an audit of the first study; its latents get a badge, and its findings are listed. With several
+            studies also a mapping of their places (0 the first) to audits.
         chosen: what to show first, e.g. `picture=7, prompt="kite", against="bat"`. A picture is a number of the study,
             or comes from elsewhere: a path or a `PIL.Image`.
 
@@ -64,7 +65,7 @@ class ExplorerPanel(Panel):
         self.state = state
         self._build()
         own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
-        self.tabs = Tabs(state, findings, own) if tabs else None
+        self.tabs = Tabs(state, own) if tabs else None
         super().__init__([self.tabs.box] if self.tabs else own, state)
         if self.tabs is not None:
             self.tabs.changed = self.changed

@@ -6,7 +6,7 @@ traits; what follows are the lower ones, set by the worker's answers. Start at `
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import traitlets as T
@@ -34,13 +34,14 @@ class ExplorerState(Changes, PictureChoice):
     Args:
         studies: opened studies; the first is shown.
         names: what the model picker calls them.
-        findings: an audit of the first study; its latents get a badge.
+        findings: an audit of the first study, or a mapping of the studies' places to audits; their latents get a badge.
         read_only: nothing is written to the studies.
         threaded: see `Worker`.
         Further keywords set traits, e.g. `picture=7, prompt="kite"`.
 
     Traits that are chosen: `desk` (which study), `picture` (number, or -1 for the uploaded one), `prompt`, `against`
-    (rather than), `method`, `n_rows`, `latent` (chosen, -1 none), `compare` (second picture, -1 none), `waterfall`.
+    (rather than), `method`, `n_rows`, `latent` (chosen, -1 none), `compare` (second picture, -1 none), `waterfall`,
+    `finding` (its place in the study's audit, -1 none).
     Traits that follow: `measured`, `rows`, `columns`, `now` and `after` (the target, raw), `card`, `examples`;
     `pending`, `error`, `note`, `check` (what the rows sum to), `standing` (the score among other pictures and
     prompts); `gen` counts every new `rows`.
@@ -55,6 +56,7 @@ class ExplorerState(Changes, PictureChoice):
     latent = T.Int(-1)
     compare = T.Int(-1)
     waterfall = T.Bool(False)
+    finding = T.Int(-1)
 
     measured = T.Instance(Measured, allow_none=True)
     other = T.Instance(Measured, allow_none=True)
@@ -92,9 +94,14 @@ class ExplorerState(Changes, PictureChoice):
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
+        self.audits: dict[int, Any] = (
+            dict(findings) if isinstance(findings, Mapping) else {0: findings} if findings is not None else {}
+        )
+        place = int(chosen.get("desk", 0))
         self._asked_for = "latent" in chosen  # whether the chosen latent may be one that the picture lacks
-        super().__init__(**(first_view(self.desks[0], findings, chosen) | chosen))
-        self.show_findings(findings)
+        found = self.audits.get(place)
+        super().__init__(**(first_view(self.desks[place], found, chosen) | chosen))
+        self.show_findings(found)
         self.observe(self._changed_desk, "desk")
         self.observe(self._ask, ["picture", "prompt", "against", "method", "compare"])
         self.observe(self._lay_out, ["n_rows", "waterfall"])
@@ -123,7 +130,9 @@ class ExplorerState(Changes, PictureChoice):
         return max(-1, min(index, self.table.n_pictures - 1))
 
     def show_findings(self, findings: Any) -> None:
-        """Mark the latents of these findings with their kind, each under its own prompt."""
+        """The audit of the study in hand: its latents are marked with their kind, each under its own prompt."""
+        if findings is not None:
+            self.audits[self.desk] = findings
         kinds: dict[str, dict[int, str]] = {}
         for finding in findings or ():
             own = kinds.setdefault(finding.prompt.casefold(), {})
@@ -182,7 +191,8 @@ class ExplorerState(Changes, PictureChoice):
         """Another study: the same picture, by its id where the study holds it, else as one from outside."""
         self.forget_changes()
         before = self.desks[change["old"]]
-        self._kinds, self.latent = {}, -1
+        self._kinds, self.latent, self.finding = {}, -1, -1
+        self.show_findings(self.audits.get(self.desk))
         with self.hold_trait_notifications():
             self.compare = -1
             if self.picture != UPLOAD:

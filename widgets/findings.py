@@ -60,6 +60,8 @@ class FindingsPanel(Panel):
         self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
         self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"), tooltip="R")
         self.reopen = W.Button(description="reopen", layout=W.Layout(width="80px"), tooltip="O")
+        self.explore = W.Button(description="in the explorer", layout=W.Layout(width="122px"),
+                             tooltip="its first picture, prompt and strongest latent in the explorer")  # fmt: skip
         self.undo = W.Button(
             description="undo", layout=W.Layout(width="62px"), tooltip="take back the last verdict (U)"
         )
@@ -95,7 +97,7 @@ class FindingsPanel(Panel):
                 self.status,
             ]
         )
-        buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename]
+        buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename, self.explore]
         verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
         detail = W.HBox([
             labelled(W.VBox([self.about, verdicts, self.note, self.gallery, self.measured]), "clipattr-main"),
@@ -137,6 +139,7 @@ class FindingsPanel(Panel):
         self.accept.on_click(lambda _: state.judge("accepted", self.note.value))
         self.reject.on_click(lambda _: state.judge("rejected", self.note.value))
         self.reopen.on_click(lambda _: state.judge("open", self.note.value))
+        self.explore.on_click(lambda _: self._open())
         self.undo.on_click(lambda _: state.undo())
         self.all.observe(lambda change: self._judge_all(change["new"]), "value")
         self.rename.observe(lambda change: self._renamed(change["new"]), "value")
@@ -156,6 +159,16 @@ class FindingsPanel(Panel):
     def shown_for(self) -> tuple[int, str]:
         finding = self.state.finding
         return (int(finding.latents[0]), finding.prompt) if finding is not None else (-1, "")
+
+    def _open(self) -> None:
+        """Look at the chosen finding in the explorer, at the picture that its latents respond to most."""
+        places = self.state.looked.found.places or self.state.looked.measured.places
+        if places and self._look_at is not None:
+            self._look_at(places[0], *self.shown_for())
+
+    def on_picture(self, look: Any) -> None:
+        super().on_picture(look)
+        self._draw_shelf()
 
     def _judge_all(self, choice: str) -> None:
         if choice:
@@ -208,6 +221,8 @@ class FindingsPanel(Panel):
 
     def _draw_shelf(self) -> None:
         looked = self.state.looked
+        there = self._look_at is not None and bool(looked.found.places or looked.measured.places)
+        self.explore.layout.display = "" if there else "none"
         for gallery, shelf in ((self.gallery, looked.found), (self.measured, looked.measured)):
             gallery.show(
                 shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title, shown=76

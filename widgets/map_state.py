@@ -13,9 +13,10 @@ from clipattr.display.wording import kind_word
 from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
-from clipattr_widgets.desk import Desk, PanelError, read_upload
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.map_places import Places, meaning_places, quality_places, surprise_places
+from clipattr_widgets.opening import read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker

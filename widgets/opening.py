@@ -38,3 +38,15 @@ def opened(study: Any) -> tuple[list[Any], list[str] | None]:
     if isinstance(study, list | tuple):
         return [one(item) for item in study], None
     return [one(study)], None
+
+
+def read_upload(data: bytes, name: str) -> Image.Image:
+    """An uploaded file as a picture, under the same checks as files of a folder.
+
+    Raises:
+        PanelError: it is no picture, or a broken one.
+    """
+    try:
+        return read_picture(bytes(data))
+    except DataError as error:
+        raise PanelError(f"“{shown(name, 60)}” cannot be used: {error}.") from error

@@ -368,7 +368,7 @@ class DotList(Part):
     """One line per latent or cause, one mark per model on a shared axis.
 
     A row is `{"id": int, "label", "values": [number or None per model], "texts": [text per model], "own": text or "",
-    "spoken", "tip"}`. `selected` is the id of the chosen row.
+    "owner": the model that has it alone or -1, "spoken", "tip"}`. `selected` is the id of the chosen row.
     """
 
     _esm = module("dot_list.js")

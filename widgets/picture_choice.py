@@ -9,8 +9,9 @@ import traitlets as T
 from PIL import Image
 
 from clipattr.errors import ClipattrError
-from clipattr_widgets.desk import Desk, PanelError, read_upload
+from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_export import UPLOAD
+from clipattr_widgets.opening import read_upload
 from clipattr_widgets.text import shown
 
 

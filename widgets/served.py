@@ -1,74 +1,101 @@
-"""The panels as a served page shows them: a study opened for others, read-only unless said otherwise.
+"""The panels as a served page shows them: studies opened for others, read-only unless said otherwise.
 
 Owns what the one cell of a served page does, its heading, and the address that leads to what is on the screen. Ignores
 the server (`clipattr.cli.serve`). Start at `served`.
 """
 
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import ipywidgets as W
+import traitlets as T
 
+from clipattr_widgets.changes import MAX_SCALE
 from clipattr_widgets.explorer import ExplorerPanel
-from clipattr_widgets.text import markup
+from clipattr_widgets.text import markup, shown
 
-TEXTS = (
-    "prompt",
-    "against",
-    "method",
-)  # what an address may say, beside the picture, the latent and the panel
-NUMBERS = ("picture", "latent")
+# What an address may say, beside the study, the panel and the changes.
+TEXTS = ("prompt", "against", "method")
+NUMBERS = ("picture", "latent", "compare", "finding")
 MAX_TEXT = 400  # characters of a text in an address
+MAX_CHANGES = 40  # latents that an address changes
 
 
-def served(path: str, *, findings: str | None = None, write: bool = False) -> W.VBox:
-    """All panels of a study, linked, below a heading.
+def served(
+    paths: Sequence[str], *, findings: Sequence[str] = (), write: bool = False, scratch: str | None = None
+) -> W.VBox:
+    """All panels of one or more studies, linked, below a heading.
 
     Args:
-        path: the study's folder.
-        findings: JSON of an audit, or None.
+        paths: folders of the studies; the address says which is shown, else the first.
+        findings: JSON of audits, the first of the first study, and so on.
         write: whether names, verdicts and notes are kept.
+        scratch: a folder that all visitors share, for slow answers that are not kept in the studies.
     """
     import clipattr
     from clipattr.discovery.findings import Findings
 
     warnings.simplefilter("ignore")  # a visitor could do nothing about them
-    study = clipattr.open_study(path)
-    found = None if findings is None else Findings.from_json(findings, study)
+    studies = [clipattr.open_study(path) for path in paths]
+    audits = {i: Findings.from_json(file, studies[i]) for i, file in enumerate(findings)}
     chosen = asked(os.environ.get("QUERY_STRING", ""))
+    names = [study.path.name for study in studies]
+    place = names.index(wanted) if (wanted := chosen.pop("study", names[0])) in names else 0
     panel = chosen.pop("panel", "Explorer")
-    made = ExplorerPanel(study, tabs=True, findings=found, read_only=not write, **chosen)
-    tabs = made.tabs
+    if chosen.get("finding", -1) >= len(audits.get(place, ())):
+        chosen.pop("finding", None)
+    made = ExplorerPanel(studies, tabs=True, findings=audits, read_only=not write, desk=place, **chosen)
+    state, tabs = made.state, made.tabs
+    if scratch is not None and not write:
+        for desk in state.desks:
+            desk.scratch = Path(scratch)
     if tabs is not None and panel in tabs.buttons.options:
         tabs.buttons.value = panel
+    head = W.HTML(heading(state.table, write))
 
     def follow(_: Any = None) -> None:
         made.pulse.address = address_of(made)
 
-    made.state.observe(follow, [*TEXTS, *NUMBERS])
+    def head_anew(_: Any) -> None:
+        head.value = heading(state.table, write)
+
+    state.observe(follow, [*TEXTS, *NUMBERS, "desk", "scales"])
+    state.observe(head_anew, "desk")
     if tabs is not None:
         tabs.buttons.observe(follow, "value")
-    return W.VBox([W.HTML(heading(made.state.table, write)), made])
+    if len(studies) < 2:
+        return W.VBox([head, made])
+    picker = W.Dropdown(
+        options=[(shown(name, 60), i) for i, name in enumerate(names)], value=place, description="study",
+        layout=W.Layout(width="auto", max_width="420px"), style={"description_width": "44px"},
+    )  # fmt: skip
+    T.link((state, "desk"), (picker, "value"))
+    picker.add_class("clipattr-served")
+    return W.VBox([head, picker, made])
 
 
 def asked(query: str) -> dict[str, Any]:
     """What an address asks to be shown; what it says wrongly is left out.
 
-    >>> asked("?token=x&picture=7&prompt=red+kite&latent=many")
-    {'picture': 7, 'prompt': 'red kite'}
+    >>> asked("?token=x&picture=7&prompt=red+kite&latent=many&changes=12x0,40x0.5")
+    {'picture': 7, 'prompt': 'red kite', 'scales': {12: 0.0, 40: 0.5}}
     """
     given = parse_qs(query.lstrip("?"), max_num_fields=40)
     chosen: dict[str, Any] = {}
-    for name in (*NUMBERS, *TEXTS, "panel"):
+    for name in (*NUMBERS, *TEXTS, "panel", "study"):
         value = given.get(name, [""])[0][:MAX_TEXT]
         if name in NUMBERS:
             if value.isdecimal() and len(value) < 10:
                 chosen[name] = int(value)
         elif value:
             chosen[name] = value
+    if changes := changes_in(given.get("changes", [""])[0]):
+        chosen["scales"] = changes
     from clipattr.attribution import METHODS
 
     if chosen.get("method") not in METHODS:
@@ -76,13 +103,35 @@ def asked(query: str) -> dict[str, Any]:
     return chosen
 
 
+def changes_in(text: str) -> dict[int, float]:
+    """Factors by latent of `12x0,40x0.5`; whatever is no such pair is left out."""
+    found = {}
+    for pair in text.split(",")[:MAX_CHANGES]:
+        latent, _, factor = pair.partition("x")
+        try:
+            value = float(factor)
+        except ValueError:
+            continue
+        if latent.isdecimal() and len(latent) < 10 and math.isfinite(value) and 0 <= value <= MAX_SCALE:
+            found[int(latent)] = value
+    return found
+
+
 def address_of(panel: ExplorerPanel) -> str:
     """The query that leads to what is on the screen."""
     state = panel.state
     said: Mapping[str, Any] = {name: getattr(state, name) for name in (*NUMBERS, *TEXTS)}
     kept = {name: value for name, value in said.items() if value not in ("", -1)}
-    if panel.tabs is not None and panel.tabs.buttons.value != "Explorer":
-        kept["panel"] = panel.tabs.buttons.value
+    if len(state.desks) > 1:
+        kept["study"] = state.table.study.path.name
+    front = panel.tabs.buttons.value if panel.tabs is not None else "Explorer"
+    if front != "Explorer":
+        kept["panel"] = front
+    if front != "Findings":
+        kept.pop("finding", None)
+    if state.scales:
+        pairs = [f"{latent}x{factor:g}" for latent, factor in sorted(state.scales.items())]
+        kept["changes"] = ",".join(pairs[:MAX_CHANGES])
     return urlencode(kept)
 
 

@@ -34,12 +34,11 @@ class Tabs:
 
     Args:
         state: the explorer's.
-        findings: of an audit, or None.
         explorer: the explorer's own boxes.
     """
 
-    def __init__(self, state: ExplorerState, findings: Any, explorer: list[Any]) -> None:
-        self.state, self.findings = state, findings
+    def __init__(self, state: ExplorerState, explorer: list[Any]) -> None:
+        self.state = state
         names = [*NAMES, *(["Live world"] if _is_rendered(state.table) else [])]
         names += ["Compare"] if len(state.desks) > 1 else []
         self.buttons = W.ToggleButtons(options=names, value="Explorer", style={"button_width": "104px"})
@@ -63,6 +62,11 @@ class Tabs:
         self.changed(None)
 
     @property
+    def findings(self) -> Any:
+        """The audit of the study in hand, or None."""
+        return self.state.audits.get(self.state.desk)
+
+    @property
     def in_front(self) -> Any:
         """The panel on the screen; None for the explorer itself."""
         return self.panels.get(self.buttons.value)
@@ -74,7 +78,6 @@ class Tabs:
         self.box.children = [self.buttons, *self._explorer]
 
     def _other_desk(self, _: Any) -> None:
-        self.findings = None  # they belong to the study that was audited
         self.buttons.value = "Explorer"
         self._drop()
 
@@ -90,8 +93,8 @@ class Tabs:
         """A thumbnail anywhere opens its picture in the explorer, with the latent and prompt it was shown for."""
         with self.state.hold_trait_notifications():
             self.state.picture = picture
-            if prompt:
-                self.state.prompt = prompt
+            if prompt and prompt != self.state.prompt:
+                self.state.prompt, self.state.against = prompt, ""
         if latent >= 0:
             self.state.look_for(latent)
         self.buttons.value = "Explorer"
@@ -130,11 +133,12 @@ class Tabs:
         return PromptPanel(state=made)
 
     def _build_findings(self) -> Any:
-
-        made = FindingsState(self.state.table, self.findings or ())
+        state, found = self.state, self.findings or ()
+        first = {"chosen": state.finding} if 0 <= state.finding < len(found) else {}
+        made = FindingsState(state.table, found, **first)
+        self._links.append(T.dlink((made, "chosen"), (state, "finding")))
         made.observe(self._audited, "audited")
-        made.observe(lambda _: self.state.refresh(), "renamed")
-        made.observe(lambda _: self._looked_at(made.finding), "chosen")
+        made.observe(lambda _: state.refresh(), "renamed")
         return FindingsPanel(state=made)
 
     def _build_map(self) -> Any:
@@ -150,11 +154,14 @@ class Tabs:
     def _build_compare(self) -> Any:
 
         state = self.state
+        desks = state.desks[:MAX_MODELS]
+        audits = [state.audits.get(place) for place in range(len(desks))]
         made = CompareState(
-            state.desks[:MAX_MODELS],
+            desks,
             picture=max(state.picture, 0),
             prompt=state.prompt,
             against=state.against,
+            findings=None if any(found is None for found in audits) else audits,
         )
         for name in ("prompt", "against"):
             self._link(name, made)
@@ -171,18 +178,10 @@ class Tabs:
         return WorldPanel(state=made)
 
     def _audited(self, change: Any) -> None:
-        self.findings = change["new"]
-        self.state.show_findings(self.findings)
+        self.state.show_findings(change["new"])
         for name in ("Prompt", "Map"):
             if name in self.panels:
                 self.panels[name].state.show_findings(self.findings)
-
-    def _looked_at(self, finding: Any) -> None:
-        """A finding that is chosen is what the other panels show next."""
-        if finding is not None:
-            with self.state.hold_trait_notifications():
-                self.state.prompt, self.state.against = finding.prompt, ""
-            self.state.latent = int(finding.latents[0])
 
 
 def _is_rendered(desk: Any) -> bool:

@@ -274,7 +274,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from clipattr.cli.serve import serve
 
     serve(
-        arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
+        *arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
         findings=arguments.findings, say=lambda text: print(text, file=human(arguments), flush=True),
     )  # fmt: skip
     return OK

@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +41,7 @@ IDLE_SECONDS = 1800  # idle time after which a visitor's kernel is ended
 _CELL = """\
 from clipattr_widgets.served import served
 
-served({study!r}, findings={findings!r}, write={write!r})
+served({studies!r}, findings={findings!r}, write={write!r}, scratch={scratch!r})
 """
 # Voila's page loads an icon style from a public server, although the panels include it. This removes the request: it
 # would reveal visitors to a third party, and delay the page without a network.
@@ -64,29 +64,29 @@ dark.addEventListener("change", paint);
 
 @contextmanager
 def serving(
-    study: str | os.PathLike[str],
-    *,
+    *studies: str | os.PathLike[str],
     host: str = "127.0.0.1",
     port: int = PORT,
     token: str | None = None,
     write: bool = False,
-    findings: str | os.PathLike[str] | None = None,
+    findings: Sequence[str | os.PathLike[str]] = (),
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Serve a study while the block runs.
+    """Serve one or more studies while the block runs.
 
     Args:
-        study: a folder, or a bundled name.
+        studies: folders, or bundled names; the first is shown, and with several they can be compared.
         host: address to listen on; any address but loopback can be reached from other machines, unencrypted.
         port: port to listen on.
         token: secret that visitors must give; None: a random one.
         write: whether visitors may rename latents and judge findings; otherwise the study is not written to.
-        findings: JSON of an audit, shown when the page opens.
+        findings: JSON of audits, the first of the first study, and so on; shown when the page opens.
 
     Yields:
         The address including the token, and the server's process.
 
     Raises:
-        DataError: Voila is not installed, the port is taken, the token is too short, or the server does not start.
+        DataError: Voila is not installed, the port is taken, the token is too short, there are more audits than
+            studies, or the server does not start.
         StudyError: there is no such study.
     """
     if find_spec("voila") is None:
@@ -97,14 +97,19 @@ def serving(
             f"A token has at least {SHORTEST_TOKEN} characters, plain ones without spaces; leave it out and a good one "
             "is drawn."
         )
+    if len(findings) > len(studies):
+        raise DataError(
+            f"There are {len(findings)} files of findings for {len(studies)} studies; give at most one for each study, "
+            "in the same order."
+        )
     _check_free(host, port)
     from clipattr.studies.study import open_study  # after the checks, because the import takes seconds
 
-    place = open_study(study).path.resolve()
-    found = None if findings is None else str(Path(findings).resolve())
+    places = [str(open_study(study).path.resolve()) for study in studies]
+    found = [str(Path(file).resolve()) for file in findings]
     with tempfile.TemporaryDirectory(prefix="clipattr-serve-") as folder:
         home = Path(folder)
-        notebook = _write(home, {"study": str(place), "findings": found, "write": write}, host, port, token)
+        notebook = _write(home, {"studies": places, "findings": found, "write": write}, host, port, token)
         log = home / "log.txt"
         with log.open("wb") as sink:
             server = subprocess.Popen(
@@ -119,15 +124,16 @@ def serving(
             _end(server)
 
 
-def serve(study: str | os.PathLike[str], *, say: Any = print, **options: Any) -> None:
-    """Serve a study until interrupted; `options` as for `serving`. Prints the address with `say`.
+def serve(*studies: str | os.PathLike[str], say: Any = print, **options: Any) -> None:
+    """Serve studies until interrupted; `options` as for `serving`. Prints the address with `say`.
 
     Raises:
         DataError: as for `serving`, or the server ended by itself.
     """
-    with _ended_like_interrupted(), serving(study, **options) as (address, server):
+    with _ended_like_interrupted(), serving(*studies, **options) as (address, server):
         mode = "visitors may name and judge" if options.get("write") else "read-only"
-        say(f"serving {study} ({mode}); give this address to visitors, and end with Ctrl-C:\n  {address}")
+        what = ", ".join(map(str, studies))
+        say(f"serving {what} ({mode}); give this address to visitors, and end with Ctrl-C:\n  {address}")
         if not _is_loopback(options.get("host", "127.0.0.1")):
             say("warning: other machines can reach this address, and what they send and see is not encrypted")
         status = server.wait()
@@ -177,7 +183,8 @@ def settings(host: str, port: int, token: str) -> dict[str, Any]:
 def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str) -> Path:
     """Write the page's notebook in a separate folder, and the server's settings."""
     config = home / "config"
-    for folder in (config, home / "page", home / "data", home / "runtime", home / "ipython"):
+    scratch = home / "scratch"
+    for folder in (config, scratch, home / "page", home / "data", home / "runtime", home / "ipython"):
         folder.mkdir(mode=0o700)
     with os.fdopen(os.open(config / "voila.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         json.dump(settings(host, port, token), file)
@@ -187,10 +194,11 @@ def _write(home: Path, page: Mapping[str, Any], host: str, port: int, token: str
     (template / "index.html.j2").write_text(_PAGE.replace("DARK", _dark_theme()), encoding="utf-8")
     cell: dict[str, Any] = {
         "cell_type": "code", "id": "panels", "metadata": {}, "execution_count": None, "outputs": [],
-        "source": _CELL.format(**page),
+        "source": _CELL.format(**page, scratch=str(scratch)),
     }  # fmt: skip
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    title = f"{visible(Path(page['study']).name, 60)} · clipattr"
+    first, *more = (visible(Path(place).name, 60) for place in page["studies"])
+    title = f"{first}{f' and {len(more)} more' if more else ''} · clipattr"
     content = {
         "nbformat": 4, "nbformat_minor": 5, "metadata": {**kernel, "title": title}, "cells": [cell],
     }  # fmt: skip

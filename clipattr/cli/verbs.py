@@ -348,12 +348,14 @@ VERBS = (
     ),
     Verb(
         "serve",
-        "show the panels of a study as a web page",
+        "show the panels of one or more studies as a web page",
         "clipattr serve photos.study --findings audit.json",
         questions.serve,
         (
-            STUDY,
-            argument("--findings", metavar="FINDINGS", help="JSON of an audit to show"),
+            argument("study", metavar="STUDY", nargs="+", help="folder of a study, or a bundled name; several can be "
+                     "compared"),
+            argument("--findings", metavar="FINDINGS", action="append", default=[], help="JSON of an audit to show; "
+                     "repeated, one for each study in order"),
             argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine "
                      "only)"),
             argument("--port", metavar="N", type=whole, default=8866, help="port to listen on (default: %(default)s)"),

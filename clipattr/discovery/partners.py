@@ -20,21 +20,26 @@ if TYPE_CHECKING:
 LEAST_HASH = 16  # digits of a study's hash in the file's name
 
 
-def partners(first: Study, other: Study, *, keep: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def partners(
+    first: Study, other: Study, *, keep: bool = True, folder: Path | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents of two studies that rise and fall together over the first one's pictures.
 
     Args:
         keep: write the answer to the first study's folder, where it can be written, for the next time.
+        folder: where it is written and looked for instead, whatever `keep` says.
 
     Returns:
         latent of the first (m,), latent of the other (m,), Pearson correlation (m,); each latent at most once.
     """
-    file = first.path / f"partners-{first.hash[:LEAST_HASH]}-{other.hash[:LEAST_HASH]}.npz"
-    if (kept := _read(file, first.dictionary.n_latents, other.dictionary.n_latents)) is not None:
-        return kept
+    name = f"partners-{first.hash[:LEAST_HASH]}-{other.hash[:LEAST_HASH]}.npz"
+    file = (folder or first.path) / name
+    for place in dict.fromkeys((first.path / name, file)):
+        if (kept := _read(place, first.dictionary.n_latents, other.dictionary.n_latents)) is not None:
+            return kept
     rows = np.arange(len(first.images))[:: -(-len(first.images) // PICTURES)]
     found = pairs(*codes_on_the_same([first, other], rows))
-    if keep:
+    if keep or folder is not None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, latent=found[0], other=found[1], correlation=found[2])
         try:

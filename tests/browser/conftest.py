@@ -72,6 +72,35 @@ def study_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def findings(study_folder):
+    """Twelve findings of the study, in the form of an audit's."""
+    import clipattr
+    from clipattr.discovery.findings import Finding, Findings
+    from clipattr.statistics import Interval
+
+    study = clipattr.open_study(study_folder)
+    labels = study.images.columns["label"]
+    made = []
+    for number, word in enumerate(sorted({label for label in labels if label})[:12]):
+        rows = [row for row, label in enumerate(labels) if label == word][:8]
+        latents = tuple(int(j) for j in study.codes.rows(rows[0]).to_csr().indices[:2])
+        effect = 0.12 - 0.005 * number
+        span = Interval(effect, effect - 0.01, effect + 0.01)
+        made.append(
+            Finding(word.replace("_", " "), latents, study.latents["label"].iloc[latents[0]], "context", 0.8, span,
+                    span, 0.4, -0.1, 0.6, 0.9, tuple(study.images.ids[row] for row in rows), {"pictures": 12})
+        )  # fmt: skip
+    return Findings(made, study, {"prompts_audited": 12, "pictures": 9000})
+
+
+@pytest.fixture(scope="session")
+def findings_file(findings, tmp_path_factory):
+    file = tmp_path_factory.mktemp("findings") / "findings.json"
+    findings.to_json(file)
+    return file
+
+
+@pytest.fixture(scope="session")
 def notebooks(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks")
 
@@ -220,8 +249,11 @@ class Page:
                # Where a page is slow, anywidget says this of every part and drops later messages; ours listen on.
                "[anywidget] Failed to initialize model")  # fmt: skip
 
-    def __init__(self, browser, width=1280, height=1000):
-        self.context = browser.new_context(viewport={"width": width, "height": height})
+    open = []  # all pages that are open
+
+    def __init__(self, browser, width=1280, height=1000, theme="light"):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+        Page.open.append(self)
         self.page = self.context.new_page()
         self.page.set_default_timeout(TIMEOUT_MS)
         self.errors = []
@@ -253,6 +285,7 @@ class Page:
             if lab:
                 self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
         finally:
+            Page.open.remove(self)
             self.context.close()
 
     def gen(self, selector):
@@ -273,9 +306,33 @@ class Page:
         return self.page.locator(selector).first.inner_text()
 
 
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong(request):
+    """No error of a page that was open before, or of its console, during a test that does not ask for `goes_wrong`."""
+    before = {page: len(page.errors) for page in Page.open}
+    yield
+    if "goes_wrong" not in request.fixturenames:
+        assert [error for page, seen in before.items() for error in page.errors[seen:]] == []
+
+
+@pytest.fixture
+def goes_wrong():
+    """For tests that break something on purpose."""
+
+
 @pytest.fixture(scope="module")
 def opened(chromium):
     """A function that opens pages; they are closed at the end of the module."""
+    yield from _opener(chromium)
+
+
+@pytest.fixture(scope="session")
+def kept_open(chromium):
+    """A function that opens pages which several modules use."""
+    yield from _opener(chromium)
+
+
+def _opener(chromium):
     pages = []
 
     def open_page(**options):
@@ -285,6 +342,51 @@ def opened(chromium):
     yield open_page
     for made in pages:
         made.close(lab="/doc/tree/" in made.page.url or "/notebooks/" in made.page.url)
+
+
+@pytest.fixture(scope="session")
+def explored(voila, notebook, kept_open, study_folder, findings_file):
+    """All panels of the study in Voila, linked, on one page that several modules use."""
+    cell = (
+        "import clipattr as ca\n"
+        "from clipattr.discovery.findings import Findings\n"
+        f"study = ca.open_study({str(study_folder)!r})\n"
+        f"found = Findings.from_json({str(findings_file)!r}, study)\n"
+        "panel = ca.explore(study, picture=5, findings=found)\npanel"
+    )
+    made = kept_open(width=1240, height=1000)
+    made.open_voila(voila, notebook("explored.ipynb", cell))
+    made.page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb")
+    return made
+
+
+LAB_CELLS = (
+    "import clipattr as ca\n"
+    "from clipattr.discovery.findings import Finding\n"
+    "from clipattr.statistics import Interval\n"
+    "study = ca.open_study({path!r})\n"
+    "labels = study.images.columns['label']\n"
+    "latents = [int(j) for j in study.codes.rows(5).to_csr().indices[:4]]\n"
+    "def finding(prompt, latents, kind, effect, label):\n"
+    "    span = Interval(effect, effect - 0.01, effect + 0.01)\n"
+    "    return Finding(prompt, tuple(latents), label, kind, 0.8, span, span, 0.4, 0.1, 0.6, 0.9,\n"
+    "                   tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
+    "findings = [finding(labels[5], latents[:2], 'context', 0.11, 'one <b>bold</b>'),\n"
+    "            finding(labels[6], latents[2:], 'companion', 0.07, 'two \\u202e txt')]",
+    "panel = ca.explore(study, picture=5, findings=findings, method='exact')\npanel",
+    "from clipattr_widgets import LatentPanel",
+)
+
+
+@pytest.fixture(scope="session")
+def lab_page(lab, notebook, kept_open, study_folder):
+    name = notebook("panels.ipynb", *(cell.format(path=str(study_folder)) for cell in LAB_CELLS))
+    page = kept_open(width=1280, height=1150)
+    page.open_lab(lab, name)
+    page.run_all()
+    page.page.wait_for_selector(".clipattr-panel .clipattr-bars[data-gen]")
+    page.page.wait_for_selector(".clipattr-panel .clipattr-gallery[data-gen] .clipattr-thumb")
+    return page
 
 
 # A page that draws one part with its own code and a model that only holds its traits: no kernel, no server.

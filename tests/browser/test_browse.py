@@ -10,34 +10,13 @@ pytestmark = pytest.mark.browser
 GRID = ".clipattr-browse .clipattr-grid"
 VIEW = f"{GRID} .clipattr-grid-view"
 CELL = f"{GRID} .clipattr-cell:not([hidden])"
-CELLS = (
-    "import clipattr as ca\n"
-    "from clipattr.discovery.findings import Finding\n"
-    "from clipattr.statistics import Interval\n"
-    "study = ca.open_study({path!r})\n"
-    "latents = tuple(int(j) for j in study.codes.rows(5).to_csr().indices[:2])\n"
-    "span = Interval(0.11, 0.08, 0.14)\n"
-    "finding = Finding('basket', latents, 'desert', 'context', 0.8, span, span, 0.4, 0.1, 0.6, 0.9,\n"
-    "                  tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
-    "panel = ca.explore(study, picture=5, findings=[finding])\npanel",
-)
 
 
 @pytest.fixture(scope="module")
-def page(voila, notebook, opened, study_folder):
-    made = opened(width=1240, height=1000)
-    made.open_voila(voila, notebook("browse.ipynb", *(cell.format(path=str(study_folder)) for cell in CELLS)))
-    made.page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb")
-    made.page.click(".clipattr-tabs button:has-text('Browse')")
-    filled(made)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(page):
-    before = len(page.errors)
-    yield
-    assert page.errors[before:] == []
+def page(explored):
+    explored.page.click(".clipattr-tabs button:has-text('Browse')")
+    filled(explored)
+    return explored
 
 
 def filled(page):

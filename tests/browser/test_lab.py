@@ -16,42 +16,6 @@ SCORE = f"{PANEL} .clipattr-score"
 TABLE = ".clipattr-table"
 ANSWERED = r"s => /change\s+[+−0]/.test(document.querySelector(s).innerText)"
 
-CELLS = (
-    "import clipattr as ca\n"
-    "from clipattr.discovery.findings import Finding\n"
-    "from clipattr.statistics import Interval\n"
-    "study = ca.open_study({path!r})\n"
-    "labels = study.images.columns['label']\n"
-    "latents = [int(j) for j in study.codes.rows(5).to_csr().indices[:4]]\n"
-    "def finding(prompt, latents, kind, effect, label):\n"
-    "    span = Interval(effect, effect - 0.01, effect + 0.01)\n"
-    "    return Finding(prompt, tuple(latents), label, kind, 0.8, span, span, 0.4, 0.1, 0.6, 0.9,\n"
-    "                   tuple(study.images.ids[5:9]), {{'pictures': 12}})\n"
-    "findings = [finding(labels[5], latents[:2], 'context', 0.11, 'one <b>bold</b>'),\n"
-    "            finding(labels[6], latents[2:], 'companion', 0.07, 'two \\u202e txt')]",
-    "panel = ca.explore(study, picture=5, findings=findings, method='exact')\npanel",
-    "from clipattr_widgets import LatentPanel",
-)
-
-
-@pytest.fixture(scope="module")
-def lab_page(lab, notebook, opened, study_folder):
-    name = notebook("panels.ipynb", *(cell.format(path=str(study_folder)) for cell in CELLS))
-    page = opened(width=1280, height=1150)
-    page.open_lab(lab, name)
-    page.run_all()
-    page.page.wait_for_selector(f"{BARS}[data-gen]")
-    page.page.wait_for_selector(f"{PANEL} .clipattr-gallery[data-gen] .clipattr-thumb")
-    return page
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(lab_page):
-    """No error of the page or its console during any step."""
-    before = len(lab_page.errors)
-    yield
-    assert lab_page.errors[before:] == []
-
 
 def cells(page):
     return page.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.cells.length")

@@ -27,13 +27,6 @@ def page(voila, notebook, opened, study_folder):
     return made
 
 
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(page):
-    before = len(page.errors)
-    yield
-    assert page.errors[before:] == []
-
-
 def test_hostile_names_are_text_in_every_panel(page, screenshots):
     assert page.page.evaluate("() => window.hacked") is None
     headings = page.page.locator(".clipattr-panel h3.clipattr-title").all_inner_texts()

@@ -235,7 +235,8 @@ def test_the_take_away_menu_offers_code_and_files(panels):
 
 
 def test_panels_opened_together_show_the_same_latent_and_prompt(study):
-    panel = clipattr_widgets.explore(study, prompt="kite", findings=[finding(prompt="bat", latents=(5, 6))])
+    found = finding(prompt="bat", latents=(5, 6), examples=tuple(study.images.ids[20:23]))
+    panel = clipattr_widgets.explore(study, prompt="kite", findings=[found])
     for tab in ("Latent", "Prompt", "Findings"):
         panel.tabs.buttons.value = tab
     made = panel.tabs.panels
@@ -246,9 +247,15 @@ def test_panels_opened_together_show_the_same_latent_and_prompt(study):
     made["Prompt"].state.prompt = "red disc"
     assert panel.state.prompt == "red disc"
     assert panel.state.kinds == {}
+    before = (panel.state.prompt, panel.state.latent)
     made["Findings"].state.chosen = -1
     made["Findings"].state.chosen = 0
-    assert (panel.state.prompt, panel.state.latent) == ("bat", 5)
+    assert (panel.state.prompt, panel.state.latent) == before  # looking at a finding disturbs no other panel
+    panel.state.against = "bat"
+    made["Findings"].explore.click()
+    assert (panel.state.prompt, panel.state.against, panel.state.latent) == ("bat", "", 5)
+    assert panel.tabs.buttons.value == "Explorer"
+    assert panel.state.picture == made["Findings"].state.looked.found.places[0]
     assert panel.state.kinds == {5: "context", 6: "context"}
     made["Latent"].state.rename("")
     panel.close()

@@ -78,7 +78,12 @@ function render({ model, el }) {
       line.title = row.tip ?? "";
       const label = make("span", "clipattr-dots-label", { parent: line, role: "gridcell" });
       make("bdi", "", { parent: label, dir: "auto", text: row.label });
-      if (row.own) make("span", "clipattr-badge", { parent: label, text: row.own });
+      if (row.own) {
+        // The model's mark and one word: its name may be far too long for a badge.
+        const badge = make("span", "clipattr-badge", { parent: label, title: row.own, "aria-label": row.own, role: "note" });
+        badge.append(dotMark(row.owner));
+        make("span", "", { parent: badge, text: "alone" });
+      }
       const track = make("div", "clipattr-track", { parent: line, "aria-hidden": "true" });
       make("div", "clipattr-zero", { parent: track }).style.left = at(0);
       row.values.forEach((value, number) => {

@@ -106,7 +106,7 @@ function render({ model, el }) {
   hideStill();
 
   /** The page's address leads to what is on the screen; whatever else it says (a token, a theme) stays. */
-  const follows = ["picture", "latent", "prompt", "against", "method", "panel"];
+  const follows = ["study", "picture", "latent", "compare", "finding", "prompt", "against", "method", "changes", "panel"];
   function follow() {
     if (!model.get("address")) return;
     const place = new URL(location.href);
