@@ -4,11 +4,14 @@ Owns the factors and their history. Ignores what follows from them. Start at `Ch
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import traitlets as T
 
 MAX_SCALE = 3.0
 MAX_UNDO = 200
+MAX_ALONE = 12  # changed latents up to which each is also measured by itself
 
 
 class Changes(T.HasTraits):
@@ -16,9 +19,11 @@ class Changes(T.HasTraits):
 
     scales: "T.Dict[int, float]" = T.Dict()
     can_undo = T.Bool(False)
+    can_redo = T.Bool(False)
 
     def __init__(self, **traits: object) -> None:
         self._past: list[dict[int, float]] = []
+        self._future: list[dict[int, float]] = []  # what was taken back
         super().__init__(**traits)
 
     def scale(self, latent: int, factor: float) -> None:
@@ -42,9 +47,18 @@ class Changes(T.HasTraits):
     def undo(self) -> None:
         """Take back the last change to latents; nothing to take back changes nothing."""
         if self._past:
-            scales = self._past.pop()
-            self.can_undo = bool(self._past)
-            self.scales = scales
+            self._future.append(dict(self.scales))
+            self._go_to(self._past.pop())
+
+    def redo(self) -> None:
+        """Make the change that was taken back last once more; nothing taken back changes nothing."""
+        if self._future:
+            self._past.append(dict(self.scales))
+            self._go_to(self._future.pop())
+
+    def _go_to(self, scales: dict[int, float]) -> None:
+        self.can_undo, self.can_redo = bool(self._past), bool(self._future)
+        self.scales = scales
 
     def reset(self) -> None:
         """Leave all latents as they are; can be undone."""
@@ -53,16 +67,34 @@ class Changes(T.HasTraits):
             self.scales = {}
 
     def _remember(self) -> None:
-        self._past = [*self._past[-MAX_UNDO + 1 :], dict(self.scales)]
-        self.can_undo = True
+        self._past, self._future = [*self._past[-MAX_UNDO + 1 :], dict(self.scales)], []
+        self.can_undo, self.can_redo = True, False
 
     def forget_changes(self) -> None:
         """All latents as they are, and nothing to take back."""
-        self._past, self.can_undo, self.scales = [], False, {}
+        self._past, self._future, self.can_undo, self.can_redo, self.scales = [], [], False, False, {}
 
 
-def in_words(scales: dict[int, float]) -> str:
-    """Changes for captions: “off: latent 12, 40; latent 7 ×0.5”."""
-    off = [str(j) for j, f in sorted(scales.items()) if f == 0]
-    others = [f"latent {j} ×{f:g}" for j, f in sorted(scales.items()) if f != 0]
-    return "; ".join(([f"off: latent {', '.join(off)}"] if off else []) + others)
+def in_words(scales: Mapping[int, float], name: Callable[[int], str]) -> str:
+    """Changes for captions: “off: fire · 12, sea · 40; sky · 7 ×0.5”.
+
+    >>> in_words({12: 0.0, 7: 0.5}, lambda latent: f"latent {latent}")
+    'off: latent 12; latent 7 ×0.5'
+    """
+    off = [name(j) for j, f in sorted(scales.items()) if f == 0]
+    others = [f"{name(j)} ×{f:g}" for j, f in sorted(scales.items()) if f != 0]
+    return "; ".join(([f"off: {', '.join(off)}"] if off else []) + others)
+
+
+def what_if(desk: Any, measured: Any, scales: Mapping[int, float]) -> tuple[float, dict[int, float]]:
+    """The target after these changes, and by latent how much each by itself would change it.
+
+    The second is empty where there is one change alone, or where each would take a forward pass.
+    """
+    if not scales:
+        return measured.y, {}
+    after = desk.after(measured, scales)
+    here = [j for j in scales if j in measured.alone]
+    if not 2 <= len(here) <= MAX_ALONE:
+        return after, {}
+    return after, {j: desk.after(measured, {j: scales[j]}) - measured.y for j in here}

@@ -119,8 +119,8 @@ class ExplorerPanel(Panel):
         small = W.Layout(width="34px")
         self.back = W.Button(description="◀", tooltip="previous picture", layout=small)
         self.forth = W.Button(description="▶", tooltip="next picture", layout=small)
-        self.number = W.BoundedIntText(
-            value=max(state.picture, 0), min=0, max=max(state.table.n_pictures - 1, 0), description="picture",
+        self.number = W.Text(
+            value=self._number_shown(), description="picture", placeholder="outside", continuous_update=False,
             layout=W.Layout(width="136px"), style={"description_width": "48px"},
         )  # fmt: skip
         self.find = W.Text(
@@ -140,6 +140,9 @@ class ExplorerPanel(Panel):
         )  # fmt: skip
         self.undo = W.Button(
             description="undo", tooltip="take back the last change (U)", layout=W.Layout(width="62px")
+        )
+        self.redo = W.Button(
+            description="redo", tooltip="make it once more (Y)", layout=W.Layout(width="62px")
         )
         self.reset = W.Button(
             description="reset", tooltip="all latents as they are", layout=W.Layout(width="62px")
@@ -172,7 +175,7 @@ class ExplorerPanel(Panel):
             W.HBox([self.find, self.find_next, self.found]),
             W.HBox([self.upload, self.compare]), self.second,
         ])  # fmt: skip
-        tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.reset, self.take])
+        tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.redo, self.reset, self.take])
         main = W.VBox([prompts, self.score, self.standing, tools, self.bars, self.facts])
         self._body = W.HBox([side, main])
         self._details = W.VBox([
@@ -203,12 +206,14 @@ class ExplorerPanel(Panel):
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.compare.observe(lambda change: state.compare_with(change["new"]), "value")
         self.undo.on_click(lambda _: state.undo())
+        self.redo.on_click(lambda _: state.redo())
         self.reset.on_click(lambda _: state.reset())
         self.factor.observe(lambda change: self._factor(change["new"]), "value")
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
         self.goto.observe(lambda change: self._go(change["new"]), "value")
         self.bars.on("scale", lambda message: state.scale(int(message["id"]), float(message["factor"])))
         self.bars.on("undo", lambda _: state.undo())
+        self.bars.on("redo", lambda _: state.redo())
         self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
         self.gallery.on("pick", lambda message: self._pick(int(message["i"])))
         self.watch(self._draw_rows, "gen")
@@ -244,12 +249,14 @@ class ExplorerPanel(Panel):
         self.state.go_to_latent(text)
         self.found_latent.value = found_html(self.state.found_words)
 
-    def _picked(self, number: int) -> None:
-        if self.state.picture != UPLOAD or number != self._number_shown():
-            self.state.picture = number
+    def _picked(self, number: str) -> None:
+        if number.strip() and number != self._number_shown():
+            self.state.pick(number)
+            self.number.value = self._number_shown()
 
-    def _number_shown(self) -> int:
-        return max(self.state.picture, 0)
+    def _number_shown(self) -> str:
+        """The picture's number in the study; "" for one from outside it."""
+        return "" if self.state.picture == UPLOAD else str(self.state.picture)
 
     def _uploaded(self, files: Sequence[Any]) -> None:
         if files:
@@ -283,7 +290,7 @@ class ExplorerPanel(Panel):
                 facts.append(f'<span class="clipattr-check">{markup(state.check, 100)}</span>')
         if state.note:
             facts.append(markup(state.note, 300))
-        facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo")
+        facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo · Y redo")
         spans = "".join(f"<span>{fact}</span>" for fact in facts)
         self.facts.value = f'<div class="clipattr-facts clipattr-note">{spans}</div>'
 
@@ -295,15 +302,18 @@ class ExplorerPanel(Panel):
             title += f" rather than {markup(state.against, 60)}"
         parts = [(title, f"{words['now']} <small>{words['unit']}</small>")]
         if state.scales:
-            parts.append((f"after · {markup(in_words(state.scales), 60)}", words["after"]))
+            said = in_words(state.scales, lambda latent: shown(state.table.card(latent).title, 30))
+            parts.append((f"after · {markup(said, 120)}", words["after"]))
             parts.append(("change", words["change"]))
         cells = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in parts)
         self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{cells}</div>'
         self.undo.disabled, self.reset.disabled = not state.can_undo, not state.scales
+        self.redo.disabled = not state.can_redo
 
     def _draw_standing(self) -> None:
         words = self.state.standing
-        self.standing.value = f'<div class="clipattr-note">{markup(words, 240)}</div>' if words else ""
+        # A line is kept free while it is worked out: nothing below may jump.
+        self.standing.value = f'<div class="clipattr-note">{markup(words, 400) if words else "&nbsp;"}</div>'
 
     def _draw_picture(self) -> None:
         state = self.state
@@ -365,7 +375,6 @@ class ExplorerPanel(Panel):
         self.site.value, self.site.disabled = self.state.desk, len(sites) < 2
         self.model.value = name
         self._filling = False
-        self.number.max = max(self.state.table.n_pictures - 1, 0)
         self.prompt.options = self.against.options = suggestions(self.state.table)
 
     def close(self) -> None:

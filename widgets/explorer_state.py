@@ -16,7 +16,7 @@ from clipattr.attribution import METHODS
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, check_words, columns, factor_of, unit_name
 from clipattr_widgets.cards import Card
-from clipattr_widgets.changes import Changes
+from clipattr_widgets.changes import Changes, what_if
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_export import UPLOAD, code_of_view, first_view, frame_of_view
 from clipattr_widgets.measured import Measured
@@ -98,6 +98,7 @@ class ExplorerState(Changes, PictureChoice):
             dict(findings) if isinstance(findings, Mapping) else {0: findings} if findings is not None else {}
         )
         place = int(chosen.get("desk", 0))
+        self._alone: dict[int, float] = {}  # by changed latent, what it alone would change
         self._asked_for = "latent" in chosen  # whether the chosen latent may be one that the picture lacks
         found = self.audits.get(place)
         super().__init__(**(first_view(self.desks[place], found, chosen) | chosen))
@@ -205,12 +206,11 @@ class ExplorerState(Changes, PictureChoice):
         prompt, against, method = self.prompt, self.against, self.method or None
         scales = dict(self.scales)
 
-        def work() -> tuple[Measured, Measured | None, float]:
+        def work() -> tuple[Measured, Measured | None, Any]:
             target = desk.target(prompt, against)
             measured = desk.measure(self.source(picture), target, method)
             other = desk.measure(second, target, method) if second >= 0 else None
-            after = desk.after(measured, scales) if scales else measured.y
-            return measured, other, after
+            return measured, other, what_if(desk, measured, scales)
 
         if self._cannot():
             return
@@ -226,8 +226,8 @@ class ExplorerState(Changes, PictureChoice):
             self._lay_out()
         return reason is not None
 
-    def _measured(self, answer: tuple[Measured, Measured | None, float], scales: dict[int, float]) -> None:
-        measured, other, after = answer
+    def _measured(self, answer: tuple[Measured, Measured | None, Any], scales: dict[int, float]) -> None:
+        measured, other, (after, self._alone) = answer
         with self.hold_trait_notifications():
             self.error = ""
             self.measured, self.other = measured, other
@@ -270,17 +270,18 @@ class ExplorerState(Changes, PictureChoice):
     def _ask_after(self, _: Any = None) -> None:
         measured, desk, scales = self.measured, self.table, dict(self.scales)
         with self.hold_trait_notifications():
-            self.after = math.nan  # the old answer belongs to other changes
+            self.after, self._alone = math.nan, {}  # the old answer belongs to other changes
             self._lay_out()
         if measured is None:
             return
 
-        def done(after: float) -> None:
+        def done(answer: tuple[float, dict[int, float]]) -> None:
             if self.measured is measured:  # else another picture or prompt has come, with its own answer
+                after, self._alone = answer
                 self.after = after
+                self.note = self._note()
 
-        self.worker.submit("after", lambda: desk.after(measured, scales) if scales else measured.y, done,
-                           self._failed)  # fmt: skip
+        self.worker.submit("after", lambda: what_if(desk, measured, scales), done, self._failed)
 
     @property
     def stacked(self) -> bool:
@@ -321,8 +322,14 @@ class ExplorerState(Changes, PictureChoice):
             notes.append(f"“{method.name}” is a control, no explanation: {shown(method.about, 120)}")
         if self.scales:
             notes.append(f"{len(self.scales)} latent{'s' * (len(self.scales) != 1)} changed")
+        if len(self._alone) > 1:
+            unit = factor_of(self.measured.y_unit)
+            each = [signed(change * unit) for _, change in sorted(self._alone.items())]
+            notes.append(f"one by one the changes give {', '.join(each)}: what they do together is no sum")
         if absent:
             notes.append(f"{absent} of them not active in this picture")
+        if self.scales:
+            notes.append("the rows are of the picture as it is")
         if self.waterfall and not self.stacked:
             notes.append(f"no waterfall: the values of “{self.measured.method}” rank latents and have no sum")
         if self.latent >= 0 and not self.active:

@@ -46,6 +46,8 @@ class Panel(W.VBox):
         self.pulse = Pulse()
         super().__init__([self.pulse, *children])
         self.add_class("clipattr-panel")
+        if (notice := getattr(self, "notice", None)) is not None:
+            notice.add_class("clipattr-notice")
         # A name of its own for each kind, e.g. clipattr-latent: panels stand inside panels.
         self.add_class(f"clipattr-{type(self).__name__.removesuffix('Panel').lower()}")
         self.state = state

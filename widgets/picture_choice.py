@@ -58,6 +58,15 @@ class PictureChoice(T.HasTraits):
         except PanelError as error:
             self.error = words_of(error)
 
+    def pick(self, number: str) -> None:
+        """Go to the picture of this number; one beyond the end is the last."""
+        try:
+            self.picture, self.error = max(0, int(number)), ""
+        except ValueError:
+            self.error = (
+                f"“{shown(number, 40)}” is no number of a picture; there are {self.table.n_pictures:,}."
+            )
+
     def compare_with(self, text: str) -> None:
         """Compare with the picture that has this number, id or label; nothing ends the comparison."""
         try:

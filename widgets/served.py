@@ -76,6 +76,7 @@ def served(
     )  # fmt: skip
     T.link((state, "desk"), (picker, "value"))
     picker.add_class("clipattr-served")
+    picker.add_class("clipattr-picker")
     return W.VBox([head, picker, made])
 
 

@@ -47,6 +47,7 @@ class Tabs:
         self.panels: dict[str, Any] = {}
         self._links: list[Any] = []
         self.box = W.VBox([self.buttons, *explorer])
+        self.box.add_class("clipattr-tabbed")
         self.changed: Callable[[Any], None] = lambda _: None  # called when what is on the screen changes
         self.buttons.observe(lambda change: self.show(change["new"]), "value")
         state.observe(self._other_desk, "desk")

@@ -42,6 +42,12 @@ class WorldPanel(Panel):
         self.word = W.Text(description="written", placeholder="(nothing)", continuous_update=False,
                            layout=W.Layout(width="262px"), style={"description_width": "76px"})  # fmt: skip
         self.shuffle = W.Button(description="another layout", layout=W.Layout(width="120px"))
+        self.undo, self.redo = (
+            W.Button(description=name, layout=W.Layout(width="62px"), tooltip=tip, disabled=True)
+            for name, tip in (("undo", "take back the last edit"), ("redo", "make it once more"))
+        )
+        self.restart = W.Button(description="back to the picture", layout=W.Layout(width="144px"), disabled=True,
+                                tooltip="the scene as it was begun with")  # fmt: skip
         self.start = W.Text(placeholder="go to picture no.", continuous_update=False,
                             layout=W.Layout(width="150px"))  # fmt: skip
         style, wide = {"description_width": "74px"}, W.Layout(width="250px")
@@ -57,7 +63,9 @@ class WorldPanel(Panel):
         self.score, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
         head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
-        low = labelled(W.HBox([self.shuffle, self.start]), "clipattr-toolbar")
+        low = labelled(
+            W.HBox([self.undo, self.redo, self.restart, self.shuffle, self.start]), "clipattr-toolbar"
+        )
         side = labelled(W.VBox([self.stage, *self.parts.values(), self.word, low]), "clipattr-aside")
         main = labelled(W.VBox([self.score, self.causes, self.bars]), "clipattr-main")
         super().__init__(
@@ -74,6 +82,8 @@ class WorldPanel(Panel):
         for part, menu in {**self.parts, "word": self.word}.items():
             menu.observe(lambda change, part=part: state.put(part, change["new"] or ""), "value")
         self.shuffle.on_click(lambda _: state.shuffle())
+        for name in ("undo", "redo", "restart"):
+            getattr(self, name).on_click(lambda _, name=name: getattr(state, name)())
         self.start.observe(lambda change: state.start_from(change["new"]), "value")
         self.stage.on("move", lambda message: state.move(int(message["i"]), message["left"], message["top"]))
         self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
@@ -87,6 +97,8 @@ class WorldPanel(Panel):
         for part, menu in self.parts.items():
             menu.value = state.current(part) or ""
         self.word.value = state.current("word") or ""
+        self.undo.disabled, self.redo.disabled = not state.can_undo, not state.can_redo
+        self.restart.disabled = state.scene == state._begun
 
     def _draw_scene(self) -> None:
         self._draw_controls()
@@ -105,6 +117,8 @@ class WorldPanel(Panel):
             (title, f"{words['now']} <small>{words['unit']}</small>"),
             ("since the last edit", words["change"]),
         ]
+        if words["since"]:
+            cells.append(("since the picture", words["since"]))
         spans = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in cells)
         self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{spans}</div>'
         self.causes.show(state.cause_rows(), columns=COLUMNS)

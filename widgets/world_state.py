@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
+from clipattr_widgets.changes import MAX_UNDO
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.measured import Measured
@@ -59,7 +60,8 @@ class WorldState(T.HasTraits):
 
     Traits that are chosen: `scene` (a `clipattr_data.scene.Scene`; the methods edit it), `prompt`, `against`, `latent`.
     Traits that follow: `image` (rendered), `things` (objects and where they stand), `measured`, `rows`, `columns`,
-    `causes`, `before` (the score before the last edit, raw), `pending`, `error`, `gen`.
+    `causes`, `before` (the score before the last edit, raw), `first` (the score of the scene begun with), `can_undo`,
+    `can_redo`, `pending`, `error`, `gen`.
 
     Raises:
         PanelError: the study's pictures are not rendered from scenes.
@@ -77,6 +79,9 @@ class WorldState(T.HasTraits):
     columns = T.Dict()
     causes: "T.List[Cause]" = T.List()
     before = T.Float(float("nan"))
+    first = T.Float(float("nan"))
+    can_undo = T.Bool(False)
+    can_redo = T.Bool(False)
     pending = T.Int(0)
     error = T.Unicode("")
     gen = T.Int(0)
@@ -85,6 +90,10 @@ class WorldState(T.HasTraits):
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         first = chosen.pop("scene", None) or scene_of(self.table, picture)
+        self._begun = first  # the scene to go back to
+        self._first_of: tuple[Any, str, str] | None = None  # what `first` is the score of
+        self._past: list[Any] = []
+        self._future: list[Any] = []
         super().__init__(**({"scene": first, "prompt": first.main or first.word or ""} | chosen))
         self.observe(self._ask, ["scene", "prompt", "against"])
         self._ask()
@@ -140,15 +149,39 @@ class WorldState(T.HasTraits):
         """Begin anew with the scene of the study's picture with this number, id or label."""
         try:
             if text.strip():
-                self.scene = scene_of(self.table, self.table.find_picture(text)[0])
+                self._begun = scene_of(self.table, self.table.find_picture(text)[0])
+                self._past, self._future = [], []
+                self._go_to(self._begun)
         except PanelError as error:
             self.error = words_of(error)
 
     def _show(self, scene: Any) -> None:
         scene.render()  # a scene that cannot be drawn is refused here, before anything changes
+        self._past, self._future = [*self._past[-MAX_UNDO + 1 :], self.scene], []
+        self._go_to(scene)
+
+    def _go_to(self, scene: Any) -> None:
         if self.measured is not None:
             self.before = self.measured.y
+        self.can_undo, self.can_redo = bool(self._past), bool(self._future)
         self.scene = scene
+
+    def undo(self) -> None:
+        """Take back the last edit."""
+        if self._past:
+            self._future.append(self.scene)
+            self._go_to(self._past.pop())
+
+    def redo(self) -> None:
+        """Make the edit that was taken back last once more."""
+        if self._future:
+            self._past.append(self.scene)
+            self._go_to(self._future.pop())
+
+    def restart(self) -> None:
+        """Go back to the scene that was begun with; can be taken back."""
+        if self.scene != self._begun:
+            self._show(self._begun)
 
     # measuring
 
@@ -170,16 +203,23 @@ class WorldState(T.HasTraits):
             self._lay_out()
             return
 
+        begun, asked = self._begun, (self._begun, prompt, against)
+        known = self.first if self._first_of == asked else None
+
         def work() -> Any:
-            measured, causes = weigh(desk, scene, desk.target(prompt, against))
-            return image, things, measured, causes
+            target = desk.target(prompt, against)
+            measured, causes = weigh(desk, scene, target)
+            first = known if known is not None else measured.y
+            if known is None and scene != begun:
+                first = desk.measure(begun.picture(), target).y
+            return image, things, measured, causes, (asked, first)
 
         self.worker.submit("scene", work, self._set, self._failed)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():
             self.error = ""
-            self.image, self.things, self.measured, self.causes = answer
+            self.image, self.things, self.measured, self.causes, (self._first_of, self.first) = answer
         if self.latent < 0 and len(self.measured.latents):
             self.latent = int(self.measured.latents[0])
         self._lay_out()
@@ -201,12 +241,13 @@ class WorldState(T.HasTraits):
     # what to show and take away
 
     def score_words(self) -> dict[str, str]:
-        """The score as text: `unit`, `now`, `change` since the edit before; dashes where there is none."""
+        """The score as text: `unit`, `now`, `change` since the edit before, `since` the scene begun with ("" there)."""
         unit = self.measured.y_unit if self.measured else "cosine"
         now = self.measured.y if self.measured else float("nan")
         factor = factor_of(unit)
         return {
             "unit": unit_name(unit), "now": plain(now * factor), "change": signed((now - self.before) * factor),
+            "since": signed((now - self.first) * factor) if self.scene != self._begun else "",
         }  # fmt: skip
 
     def cause_rows(self) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def test_scores_come_before_latents_are_paired_and_no_visitor_writes(study, othe
             super()._ask_scores(*asked)
             seen.append((list(self.scores), self.note, list(self.rows)))
 
-    def paired(one, other, *, keep):
+    def paired(one, other, *, keep, folder):
         seen.append(keep)
         return np.array([1]), np.array([2]), np.array([0.9])
 

@@ -9,6 +9,7 @@ import torch
 
 import clipattr
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
+from clipattr_widgets.text import signed
 from clipattr_widgets.worker import Worker
 
 
@@ -117,6 +118,26 @@ def test_undo_takes_back_one_change_at_a_time_and_then_nothing(state):
     state.undo()
     assert state.scales == {} and state.after == state.now and not state.can_undo
     state.undo()
+    state.redo()
+    state.redo()
+    assert state.scales == {a: 0.0, b: 0.0} and state.can_redo
+    state.toggle(a)  # a new change ends what was taken back
+    assert not state.can_redo and state.scales == {b: 0.0}
+    state.redo()
+    assert state.scales == {b: 0.0}
+
+
+def test_changes_made_together_are_set_beside_each_by_itself(state, study):
+    a, b = (row["id"] for row in latent_rows(state)[:2])
+    state.toggle(a)
+    assert "one by one" not in state.note and "as it is" in state.note
+    state.scale(b, 0.5)
+    now = similarity(study, 4, "kite")
+    each = {j: 100 * (similarity(study, 4, "kite", {j: f}) - now) for j, f in ((a, 0.0), (b, 0.5))}
+    told = ", ".join(signed(each[j]) for j in sorted(each))
+    assert f"one by one the changes give {told}" in state.note
+    state.reset()
+    assert "one by one" not in state.note
 
 
 def test_a_second_prompt_makes_it_a_contrast(state, study):

@@ -70,8 +70,8 @@ def test_controls_move_the_state_and_follow_it(panels):
     panel.prompt.set_state({"value": "bat"})
     assert panel.state.prompt == "bat"
     panel.forth.click()
-    assert panel.state.picture == 1 and panel.number.value == 1
-    panel.number.set_state({"value": 7})
+    assert panel.state.picture == 1 and panel.number.value == "1"
+    panel.number.set_state({"value": "7"})
     assert panel.state.picture == 7 and "7 · " in panel.overlay.meta["caption"]
     panel.gallery._handle_custom_msg({"kind": "pick", "i": 1}, [])
     assert panel.state.picture == panel.state.examples.places[1]
@@ -100,8 +100,14 @@ def test_an_upload_and_a_broken_upload_go_through_the_same_box(panels, study):
     assert panel.state.picture == -1 and "mine.png" in panel.overlay.meta["caption"]
     panel.upload.value = ({**about, "name": "<b>x</b>.png", "content": memoryview(b"nonsense")},)
     assert "cannot be used" in panel.notice.value and "<b>x" not in panel.notice.value
-    panel.number.set_state({"value": 3})
+    panel.number.set_state({"value": "3"})
     assert panel.state.picture == 3 and panel.notice.value == ""
+    panel.upload.value = ({**about, "content": memoryview(content)},)
+    assert panel.number.value == "" and panel.state.picture == -1
+    panel.number.set_state({"value": "0"})
+    assert panel.state.picture == 0
+    panel.number.set_state({"value": "many"})
+    assert "no number" in panel.notice.value and panel.number.value == "0"
 
 
 def test_a_picture_from_elsewhere_can_be_given_from_the_start(panels, study):

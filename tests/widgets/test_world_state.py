@@ -12,6 +12,7 @@ from clipattr_data.drawing import names
 from clipattr_data.scene import Scene, SceneError
 from clipattr_widgets import WorldPanel, WorldState
 from clipattr_widgets.desk import PanelError
+from clipattr_widgets.text import signed
 from clipattr_widgets.world_state import causes_of, things_of
 
 
@@ -182,3 +183,24 @@ def test_where_attribution_says_the_opposite_of_the_truth_a_mark_says_so():
 
     assert _beside(-15.94, 39.97) == "≠ −15.94"
     assert _beside(15.94, 39.97) == "+15.94" and _beside(-0.2, 39.97) == "−0.20"
+
+
+def test_edits_are_taken_back_made_again_and_the_picture_is_a_click_away(state):
+    begun, score = state.scene, state.measured.y
+    assert state.score_words()["since"] == "" and not state.can_undo
+    state.put("word", "")
+    state.put("context", "")
+    edited, moved = state.scene, state.measured.y
+    assert state.first == pytest.approx(score) and state.score_words()["since"] == signed(
+        100 * (moved - score)
+    )
+    state.undo()
+    assert state.scene.word is None and state.scene.context == begun.context
+    state.redo()
+    assert state.scene == edited and not state.can_redo
+    state.restart()
+    assert state.scene == begun and state.measured.y == pytest.approx(score)
+    state.undo()
+    assert state.scene == edited
+    state.start_from("7")
+    assert not state.can_undo and state.score_words()["since"] == ""

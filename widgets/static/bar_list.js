@@ -81,11 +81,13 @@ function render({ model, el }) {
     End: () => move(lines.length - 1),
     Enter: () => choose(active),
     " ": () => choose(active),
-    a: () => toggle(active),
-    "+": () => step(active, 0.25),
-    "=": () => step(active, 0.25),
-    "-": () => step(active, -0.25),
+    // What a key changes is chosen as well, so that the slider and the keys act on one latent.
+    a: () => (choose(active), toggle(active)),
+    "+": () => (choose(active), step(active, 0.25)),
+    "=": () => (choose(active), step(active, 0.25)),
+    "-": () => (choose(active), step(active, -0.25)),
     u: () => model.send({ kind: "undo" }),
+    y: () => model.send({ kind: "redo" }),
   };
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -165,6 +167,7 @@ function render({ model, el }) {
     root.classList.toggle("clipattr-with-other", Boolean(grid.other));
     root.classList.toggle("clipattr-with-kind", list.some((row) => row.kind));
     root.classList.toggle("clipattr-no-switch", !model.get("switches"));
+    root.classList.toggle("clipattr-scaled", list.some((row) => isLatent(row) && row.scale !== 0 && row.scale !== 1));
     drawHead();
     empty.textContent = list.length ? "" : model.get("empty_text");
     head.hidden = !list.length;
@@ -190,6 +193,10 @@ function render({ model, el }) {
       line.badge.hidden = !row.kind;
       line.zero.style.left = `${zero}%`;
       const off = place(line.bar, row.start ?? 0, row.value, span);
+      // Hatched: the part of the activation that is taken out.
+      const less = latent && row.scale > 0 && row.scale < 1;
+      line.bar.classList.toggle("clipattr-less", less);
+      line.bar.style.setProperty("--ca-left", less ? `${100 * row.scale}%` : "");
       line.gap.hidden = !off;
       line.gap.style[row.value < 0 ? "left" : "right"] = "10px";
       line.gap.style[row.value < 0 ? "right" : "left"] = "auto";

@@ -16,6 +16,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", (event) => event.stopPropagation());
   let url = null;
   let latest = 0;
+  let heated = false; // its slider keeps its room from the first heat map on: nothing below may jump
 
   async function draw() {
     const turn = ++latest;
@@ -42,7 +43,9 @@ function render({ model, el }) {
     crop.hidden ||= !url;
     seen.hidden = crop.hidden;
     if (!canvas.hidden) drawHeat(canvas, heat, height, width);
-    tools.row.hidden = canvas.hidden;
+    heated ||= !canvas.hidden;
+    tools.row.hidden = !heated || !url;
+    tools.row.style.visibility = canvas.hidden ? "hidden" : "";
     root.dataset.gen = meta.gen;
   }
 

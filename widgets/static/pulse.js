@@ -61,6 +61,8 @@ function render({ model, el }) {
 
   function cut() {
     const gone = panel.classList.contains("jupyter-widgets-disconnected");
+    // Controls that nobody hears any more take no click and no key.
+    for (const child of panel.children) if (!child.contains(root)) child.inert = gone;
     if (gone) say(PULSE_RESTARTED);
     else if (root.textContent === PULSE_RESTARTED) say("");
   }
