@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -283,7 +284,8 @@ class Page:
     def close(self, lab=False):
         try:
             if lab:
-                self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+                with suppress(Exception):  # a server that has ended has ended its kernels
+                    self.page.evaluate("() => jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
         finally:
             Page.open.remove(self)
             self.context.close()

@@ -6,6 +6,11 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
+CELLS = (
+    "import clipattr as ca, clipattr_widgets as w\nstudy = ca.open_study({path!r})\n"
+    "map_ = w.MapPanel(study)\nmap_",
+    "world = w.WorldPanel(study, picture=5)\nworld",
+)
 CANVAS = ".clipattr-scatter canvas"
 MAP = ".clipattr-scatter"
 STAGE = ".clipattr-stage"
@@ -13,20 +18,15 @@ SCORE = ".clipattr-score"
 
 
 @pytest.fixture(scope="module")
-def page(explored):
-    explored.page.set_viewport_size({"width": 1240, "height": 1000})
-    explored.page.click(".clipattr-tabs button:has-text('Map')")
-    explored.page.wait_for_selector(f"{MAP}[data-gen]")
-    explored.page.wait_for_function("() => document.querySelectorAll('.clipattr-table tbody tr').length > 5")
-    return explored
-
-
-@pytest.fixture(scope="module")
-def world(page):
-    page.page.click(".clipattr-tabs button:has-text('Live world')")
-    page.page.wait_for_selector(f"{STAGE}[data-gen] img[src^=blob]")
-    page.page.wait_for_selector(".clipattr-bars[data-gen] .clipattr-bar-row")
-    return page
+def page(voila, notebook, opened, study_folder):
+    cells = [cell.format(path=str(study_folder)) for cell in CELLS]
+    made = opened(width=1240, height=1000)
+    made.open_voila(voila, notebook("map.ipynb", *cells))
+    made.page.wait_for_selector(f"{STAGE}[data-gen] img[src^=blob]")
+    made.page.wait_for_selector(f"{MAP}[data-gen]")
+    made.page.wait_for_selector(".clipattr-bars[data-gen] .clipattr-bar-row")
+    made.page.wait_for_function("() => document.querySelectorAll('.clipattr-table tbody tr').length > 5")
+    return made
 
 
 def chosen(page):
@@ -129,39 +129,39 @@ def test_a_word_lights_points_up_and_zoom_keeps_them(page, screenshots):
     page.page.keyboard.press("0")
 
 
-def now(world):
-    return world.page.locator(f"{SCORE} b").first.inner_text()
+def now(page):
+    return page.page.locator(f"{SCORE} b").first.inner_text()
 
 
-def test_a_dragged_object_moves_and_the_score_follows(world, screenshots):
-    world.page.locator(STAGE).scroll_into_view_if_needed()
-    handle = world.page.locator(f"{STAGE} .clipattr-handle").first
-    before, place = now(world), handle.bounding_box()
-    to = 40 if place["x"] < world.page.locator(STAGE).bounding_box()["x"] + 100 else -60
-    world.page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
-    world.page.mouse.down()
-    world.page.mouse.move(place["x"] + place["width"] / 2 + to, place["y"] + place["height"] / 2 - 8, steps=6)
-    world.page.mouse.up()
-    world.page.wait_for_function(
+def test_a_dragged_object_moves_and_the_score_follows(page, screenshots):
+    page.page.locator(STAGE).scroll_into_view_if_needed()
+    handle = page.page.locator(f"{STAGE} .clipattr-handle").first
+    before, place = now(page), handle.bounding_box()
+    to = 40 if place["x"] < page.page.locator(STAGE).bounding_box()["x"] + 100 else -60
+    page.page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.page.mouse.down()
+    page.page.mouse.move(place["x"] + place["width"] / 2 + to, place["y"] + place["height"] / 2 - 8, steps=6)
+    page.page.mouse.up()
+    page.page.wait_for_function(
         "([s, old]) => document.querySelector(s + ' b').innerText !== old", arg=[SCORE, before]
     )
-    world.page.wait_for_function(
+    page.page.wait_for_function(
         "([s, x]) => Math.abs(document.querySelector(s).getBoundingClientRect().x - x) > 15",
         arg=[f"{STAGE} .clipattr-handle", place["x"]],
     )
-    world.page.screenshot(path=screenshots / "voila-world.png")
+    page.page.screenshot(path=screenshots / "voila-world.png")
 
 
-def test_arrow_keys_move_an_object_and_a_written_word_becomes_a_cause(world, screenshots):
-    handle = world.page.locator(f"{STAGE} .clipattr-handle").first
+def test_arrow_keys_move_an_object_and_a_written_word_becomes_a_cause(page, screenshots):
+    handle = page.page.locator(f"{STAGE} .clipattr-handle").first
     said = handle.get_attribute("aria-label")
-    world.after(STAGE, lambda: handle.press("ArrowLeft") or handle.press("ArrowDown"))
-    world.page.wait_for_function(
+    page.after(STAGE, lambda: handle.press("ArrowLeft") or handle.press("ArrowDown"))
+    page.page.wait_for_function(
         "([s, old]) => document.querySelector(s).getAttribute('aria-label') !== old",
         arg=[f"{STAGE} .clipattr-handle", said],
     )
-    word = world.page.get_by_label("written", exact=True)
+    word = page.page.get_by_label("written", exact=True)
     word.fill("tea")
     word.press("Enter")
-    world.page.wait_for_selector(".clipattr-table td:has-text('the word tea')")
-    world.page.screenshot(path=screenshots / "voila-world-word.png")
+    page.page.wait_for_selector(".clipattr-table td:has-text('the word tea')")
+    page.page.screenshot(path=screenshots / "voila-world-word.png")

@@ -1,7 +1,9 @@
 // A grid of very many cells: only those in sight exist. Python owns the order and sends pages of cells when asked.
 
-const GRID_KEPT = 40; // pages whose pictures are kept
-const GRID_AHEAD = 0.8; // seconds of scrolling at the present speed that are fetched ahead
+const GRID_KEPT = 64; // pages whose pictures are kept
+const GRID_AHEAD = 2; // seconds of scrolling at the present speed that are fetched ahead
+const GRID_ROWS_AHEAD = 4; // rows beyond the edge that exist already, in the direction of scrolling: a slow frame skips two
+const GRID_ROWS_BEHIND = 1;
 
 function render({ model, el }) {
   const root = make("div", "clipattr-grid", { parent: el });
@@ -90,7 +92,7 @@ function render({ model, el }) {
     }
   });
 
-  /** Only what is in sight, with a row above and below, has elements; each is used again for another place. */
+  /** Only what is in sight, with some rows above and below, has elements; each is used again for another place. */
   function draw() {
     waitingFrame = 0;
     if (!root.isConnected) return later();
@@ -102,9 +104,10 @@ function render({ model, el }) {
     view.style.height = `${model.get("height")}px`;
     perRow = Math.max(1, Math.floor((view.clientWidth || 1) / (width() + 8)));
     sheet.style.height = `${Math.ceil(total / perRow) * tall()}px`;
-    const first = Math.max(0, Math.floor(view.scrollTop / tall()) - 1) * perRow;
-    const last = Math.min(total, (Math.ceil((view.scrollTop + view.clientHeight) / tall()) + 1) * perRow);
-    const room = (Math.ceil(view.clientHeight / tall()) + 3) * perRow;
+    const [above, below] = heading_to > 0 ? [GRID_ROWS_BEHIND, GRID_ROWS_AHEAD] : [GRID_ROWS_AHEAD, GRID_ROWS_BEHIND];
+    const first = Math.max(0, Math.floor(view.scrollTop / tall()) - above) * perRow;
+    const last = Math.min(total, (Math.ceil((view.scrollTop + view.clientHeight) / tall()) + below) * perRow);
+    const room = (Math.ceil(view.clientHeight / tall()) + 1 + above + below) * perRow;
     while (cells.length > room) cells.pop().button.remove();
     while (cells.length < room) cells.push(newCell());
     let waiting = 0;
@@ -159,12 +162,7 @@ function render({ model, el }) {
     const many = (item?.urls.length ?? 1) > 1;
     cell.pictures.style.width = cell.pictures.style.height = `${width()}px`;
     cell.pictures.classList.toggle("clipattr-cell-four", many);
-    cell.pictures.replaceChildren();
-    for (const url of item?.urls ?? []) {
-      const image = make("img", "", { parent: cell.pictures, alt: "", decoding: "sync", draggable: "false" });
-      if (url) image.src = url;
-      else image.hidden = true;
-    }
+    cell.pictures.replaceChildren(...(item?.images ?? []));
     return Boolean(item);
   }
 
@@ -174,7 +172,7 @@ function render({ model, el }) {
     const wanted = [];
     for (let page = from; page <= to; page++) wanted.push(page);
     const perSecond = (speed / tall()) * perRow / size();
-    const ahead = Math.max(4, Math.min(14, Math.ceil(perSecond * GRID_AHEAD)));
+    const ahead = Math.max(4, Math.min(20, Math.ceil(perSecond * GRID_AHEAD)));
     for (let step = 1; step <= ahead; step++) wanted.push(heading_to > 0 ? to + step : from - step);
     wanted.push(heading_to > 0 ? from - 1 : to + 1);
     const end = Math.ceil(count() / size());
@@ -195,12 +193,20 @@ function render({ model, el }) {
         at += length;
         return length ? URL.createObjectURL(new Blob([part], { type: part[0] === 0x89 ? "image/png" : "image/jpeg" })) : "";
       });
-      return { ...item, urls };
+      return { ...item, urls, images: urls.map(picture) };
     });
     drop(message.page);
     pages.set(message.page, { items });
     while (pages.size > GRID_KEPT) drop(pages.keys().next().value);
     later();
+  }
+
+  /** An image begins to load when its page comes, not when its cell comes into sight. */
+  function picture(url) {
+    const image = make("img", "", { alt: "", decoding: "sync", draggable: "false" });
+    if (url) image.src = url;
+    else image.hidden = true;
+    return image;
   }
 
   function drop(page) {
