@@ -179,6 +179,7 @@ class FindingsPanel(Panel):
         if name and self.state.finding is not None:
             self.state.rename(name)
             self.rename.value = ""
+            self._draw_about()
 
     def _noted(self, note: str) -> None:
         finding = self.state.finding
@@ -232,8 +233,9 @@ class FindingsPanel(Panel):
 
     def _draw_about(self) -> None:
         state = self.state
+        finding = state.finding
         self.about.value = about_html(
-            state.finding, state.verdict_of(state.finding).choice, state.looked.check
+            finding, state.verdict_of(finding).choice, state.looked.check, state.given(finding)
         )
 
     def _draw_repaired(self) -> None:
@@ -262,7 +264,10 @@ class FindingsPanel(Panel):
         state.settle()
         body = table_html(COLUMNS, state.rows[:40], f"{len(state.rows)} of {len(state.findings)} findings")
         if state.finding is not None:
-            body += about_html(state.finding, state.verdict_of(state.finding).choice, state.looked.check)
+            finding = state.finding
+            body += about_html(
+                finding, state.verdict_of(finding).choice, state.looked.check, state.given(finding)
+            )
             for shelf in (state.looked.found, state.looked.measured):
                 body += f"<p>{markup(shelf.title, 160)}<br>{strip_html(shelf.thumbnails, shelf.title)}</p>"
         if state.prompts:
@@ -293,21 +298,23 @@ def progress_html(progress: tuple[Any, ...]) -> str:
     )
 
 
-def about_html(finding: Any, verdict: str, check: Any = None) -> str:
-    """A finding in words; `check` says how sure its name is."""
+def about_html(finding: Any, verdict: str, check: Any = None, given: str = "") -> str:
+    """A finding in words; `check` says how sure its name is, `given` is the name that a person gave to its latents."""
     kind, says = KIND_WORDS.get(finding.kind, (finding.kind, ""))
     effect = finding.causal_effect.value
     does = "Writing it changes" if finding.by_writing else "Ablating it changes"
     # Ablation lowers what the cause carries, and an effect is a fall; what is written raises it.
     way = "rises" if (effect >= 0) is finding.by_writing else "falls"
     said = "" if verdict == "open" else f' <span class="clipattr-badge">{markup(verdict)}</span>'
+    label = markup(finding.label or "something no word fits", 60)
+    name = f"{markup(given, 60)} <small>named by hand; by the audit: {label}</small>" if given else label
     doubt = ""
     if check is not None and check.words():
         kind_of = "clipattr-error" if check.is_doubtful else "clipattr-note"
         doubt = f'<div class="{kind_of}">{markup(check.words(), 240)}</div>'
     return (
         f'<h3 class="clipattr-title">{markup(finding.prompt, 60)} rests on '
-        f"{markup(finding.label or 'something no word fits', 60)}{said}</h3>{doubt}"
+        f"{name}{said}</h3>{doubt}"
         f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. {does} the prompt\'s contrast: it {way} '
         f"by <b>{abs(effect) * 100:.1f}</b> points on held-back pictures.</div>"
     )

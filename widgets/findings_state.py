@@ -27,7 +27,7 @@ ANY = ""
 COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "verdict", "label": "verdict"},
     {"key": "prompt", "label": "prompt"},
-    {"key": "label", "label": "rests on"},
+    {"key": "label", "label": "rests on", "tip": "? the audit doubts this name; choose the finding to see why"},
     {"key": "kind", "label": "kind"},
     {"key": "effect", "label": "causal effect, points", "tip": "fall of the prompt's contrast when the whole family is "
      "ablated on held-back pictures; or its rise when it is written on them. The line is the 95 % interval"},
@@ -122,6 +122,10 @@ class FindingsState(T.HasTraits):
         """The same verdict for every finding in the list that is still open."""
         shown_ = [self.findings[row["id"]] for row in self.rows]
         self._say([finding for finding in shown_ if self.verdict_of(finding).choice == "open"], choice, None)
+
+    def given(self, finding: Any) -> str:
+        """The name that a person gave to the finding's strongest latent, or ""."""
+        return str(self.table.study.names.get(int(finding.latents[0])) or "") if finding.latents else ""
 
     def rename(self, name: str) -> None:
         """Give the latents of the chosen finding a name; kept in the study. The finding's own label stays."""
@@ -276,8 +280,9 @@ class FindingsState(T.HasTraits):
             said = f"{points(effect.value)} ({span(effect.low, effect.high)})"
             bounds = {key: _finite(getattr(effect, key) * 100) for key in ("value", "low", "high")}
             choice = self.verdict_of(f).choice
+            label = shown(f.label or "(no word for it)", 40) + (" ?" if f.doubts else "")
             cells = [
-                choice if choice != "open" else "", shown(f.prompt, 40), shown(f.label or "(no word for it)", 40),
+                choice if choice != "open" else "", shown(f.prompt, 40), label,
                 kind_word(f.kind), {"text": said, **bounds}, points(f.reliance.value), percent(f.share),
                 points(f.alignment), percent(f.confidence),
             ]  # fmt: skip

@@ -168,3 +168,17 @@ def test_what_the_build_left_out_is_told_in_panels_and_report(fresh_study, findi
     for text in (panel.static().bundle()["text/html"], page(Findings([finding()], fresh_study))):
         assert "broken.png: it is &lt;no&gt; picture" in text and "class number -1" in text
     panel.close()
+
+
+def test_a_doubted_name_is_marked_in_the_list_and_a_given_one_heads_the_finding(fresh_study, finding):
+    doubt = {"own_pictures": 12, "doubts": ["no latent of the family is labelled so"]}
+    panel = FindingsPanel(fresh_study, [finding(evidence=doubt), finding(prompt="bat", effect=0.01)])
+    assert [row["cells"][2] for row in panel.list.rows] == ["blue stripe ?", "blue stripe"]
+    assert (
+        "no latent of the family is labelled so" in panel.about.value and "by hand" not in panel.about.value
+    )
+    panel.rename.value = "stripes"
+    assert "stripes</bdi> <small>named by hand; by the audit: " in panel.about.value
+    assert "blue stripe" in panel.about.value
+    assert panel.rename.value == ""
+    panel.close()
