@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from clipattr import __version__
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.reproduction.run import Result, Run
@@ -53,7 +54,7 @@ def deviations(run: Run, results: Sequence[Result]) -> list[str]:
         found.append(f"other models: {', '.join(other)}")
     for what, asked, published in (
         ("evaluator", _reference(inputs.evaluator), protocol.evaluator),
-        ("vocabulary", inputs.given["vocabulary"], protocol.vocabulary),
+        ("vocabulary", _last(inputs.given["vocabulary"]), protocol.vocabulary),
         ("latents of the dictionary", sizes.n_latents, protocol.n_latents),
         ("active latents", sizes.k, protocol.k),
         ("passes over the pictures in training", sizes.epochs, protocol.training["epochs"]),
@@ -79,4 +80,11 @@ def deviations(run: Run, results: Sequence[Result]) -> list[str]:
 
 
 def _reference(model: Any) -> str:
-    return model if isinstance(model, str) else str(getattr(model, "reference", "a module"))
+    return _last(model if isinstance(model, str) else str(getattr(model, "reference", "a module")))
+
+
+def _last(text: str) -> str:
+    """A file or folder by its last name: the page may be read elsewhere."""
+    return (
+        user_path(text.removeprefix("local-dir:")).name if "/" in text and not text.startswith("hf") else text
+    )

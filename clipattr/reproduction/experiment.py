@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.statistics import Interval
 
 if TYPE_CHECKING:
-    from clipattr.reproduction.plan import Rates
+    from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -48,9 +48,10 @@ class Experiment:
         rows: all values to a tidy table, one observation a row.
         conclude: all values to a verdict.
         draw: all values to a figure; None for no figure.
-        seconds: estimated time of one unit. assumes: what this estimate rests on.
+        seconds: estimated time of one unit, without the studies. assumes: what this estimate rests on.
         lacking: why there are no units, for the page.
         deviations: what is done differently from the paper in every run.
+        needs: names of the experiments whose values it reads. studies: whether it reads the models' studies.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Experiment:
     assumes: str
     lacking: str = "inputs are missing"
     deviations: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    studies: bool = True
 
 
 def decide(estimate: Interval, above: float = 0.0) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from clipattr.dictionaries import random_sae
+from clipattr.dictionaries import Dictionary, neurons, pca, random_sae
 from clipattr.errors import ClipattrError, DataError, StudyError
 from clipattr.images.collection import Images
 from clipattr.images.tables import Table
@@ -26,6 +27,7 @@ from clipattr.models.loading import Model, load_model
 from clipattr.reproduction.classes import lesion_table, with_words
 from clipattr.reproduction.pieces import plain
 from clipattr.reproduction.sizes import Sizes
+from clipattr.reproduction.times import Times
 from clipattr.storage.files import json_digest
 from clipattr.storage.paths import user_path
 from clipattr.studies.encode import collect_activations
@@ -37,9 +39,9 @@ from clipattr.studies.study import Study, open_study
 if TYPE_CHECKING:
     from clipattr.execution.engine import Engine
 
-TRAINED, FROZEN = "trained", "frozen"
+TRAINED, FROZEN, PCA, NEURONS = "trained", "frozen", "pca", "neurons"
 SYNTHETIC = "lesions"  # the bundled study of synthetic lesions
-FITTED_ON = 4000  # activations that set a frozen dictionary's mean and gain
+FITTED_ON = 4000  # activations that set the directions, mean and gain of a control
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Inputs:
     engine: Engine | None = None
     progress: bool = True
     given: dict[str, Any] = field(default_factory=dict)
+    times: Times = field(default_factory=Times)
     _loaded: dict[str, Model] = field(default_factory=dict)
     _studies: dict[tuple[str, str, int], Study] = field(default_factory=dict)
 
@@ -159,11 +162,14 @@ class Inputs:
         """A variant's study, built if it is not there yet; all studies of a variant share one encoding.
 
         Args:
-            parts: "trained" for the protocol's dictionary, "frozen" for random directions. seed: of the dictionary.
+            parts: "trained" for the protocol's dictionary, "frozen" for random directions, "pca" for principal
+                components, "neurons" for coordinates. seed: of the dictionary.
         """
         key = (variant, parts, seed)
         if key not in self._studies:
-            self._studies[key] = self._built(variant, parts, seed)
+            shared = parts == TRAINED and seed == 0
+            with self.times.of(f"studies · {variant}") if shared else nullcontext():
+                self._studies[key] = self._built(variant, parts, seed)
         return self._studies[key]
 
     def _built(self, variant: str, parts: str, seed: int) -> Study:
@@ -183,12 +189,10 @@ class Inputs:
             training={**self.protocol.training, "epochs": sizes.epochs},
         )
         dictionary = None
-        if parts == FROZEN:
+        if parts != TRAINED:
             trained = self.study(variant)
             some = torch.from_numpy(np.asarray(trained.activations[trained.rows[:FITTED_ON]], np.float32))
-            dictionary = random_sae(
-                some, sizes.n_latents, sizes.k, seed=seed, site=site, model_hash=model.weights_hash
-            )
+            dictionary = _control(parts, some, sizes, seed, site=site, model_hash=model.weights_hash)
             settings |= {"n_latents": None, "k": None, "training": None}
         about += [sizes.n_latents, sizes.k, sizes.epochs, sizes.examples, parts, seed]
         path = self.folder / f"{file_name(variant)}-{parts}-{seed}-{json_digest(about, digits=8)}.study"
@@ -206,6 +210,16 @@ class Inputs:
             progress=self.progress,
             **settings,
         )
+
+
+def _control(parts: str, acts: torch.Tensor, sizes: Sizes, seed: int, **core: Any) -> Dictionary:
+    """An untrained dictionary with as many active latents as the trained one."""
+    k = min(sizes.k, acts.shape[1])
+    if parts == PCA:
+        return pca(acts, min(acts.shape[1], len(acts)), k=k, **core)
+    if parts == NEURONS:
+        return neurons(acts.shape[1], k=k, **core)
+    return random_sae(acts, sizes.n_latents, sizes.k, seed=seed, **core)
 
 
 def file_name(text: str) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from clipattr.reproduction.run import Reproduction
 
 ROWS = 40  # rows of a table on the page; the CSV has all
-MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
+MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?", "not measured": "–"}
+NOT_MEASURED = "not measured"
 
 
 def page(made: Reproduction, about: Mapping[str, Any]) -> str:
@@ -39,8 +40,8 @@ def page(made: Reproduction, about: Mapping[str, Any]) -> str:
             "title": result.experiment.title,
             "claim": result.experiment.claim,
             "of_paper": result.experiment.of_paper,
-            "outcome": result.conclusion.outcome,
-            "mark": MARKS[result.conclusion.outcome],
+            "outcome": result.conclusion.outcome if result.units else NOT_MEASURED,
+            "mark": MARKS[result.conclusion.outcome if result.units else NOT_MEASURED],
             "sentence": result.conclusion.sentence,
             "figure": result.figure,
             "units": result.units,

@@ -7,9 +7,8 @@ Owns `reproduce`, the order of the experiments, and the files of a reproduction.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from clipattr.reproduction.figures import svg
 from clipattr.reproduction.inputs import Inputs, file_name
 from clipattr.reproduction.pieces import Pieces, cell, code_digest, plain
 from clipattr.reproduction.sizes import FORMS, Sizes
-from clipattr.storage.documents import json_text, read_json, write_json, write_rows
+from clipattr.storage.documents import write_json, write_rows
 from clipattr.storage.files import sweep, write_text, written
 from clipattr.storage.locks import locked
 from clipattr.storage.paths import user_path
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {"paper": paper}
 SCHEMA = 1
-TIMES = "times.json"  # seconds of each piece; the only file that differs between two runs
 
 
 @dataclass
@@ -43,7 +41,6 @@ class Run:
     inputs: Inputs
     pieces: Pieces
     experiments: Mapping[str, Experiment]
-    times: dict[str, float] = field(default_factory=dict)
 
     @property
     def sizes(self) -> Sizes:
@@ -58,10 +55,8 @@ class Run:
         key.append({variant: inputs.model(variant).weights_hash for variant in about})
 
         def measure() -> dict[str, Any]:
-            begun = time.perf_counter()
-            made = self.experiments[name].measure(self, unit)
-            self.times[f"{name} · {unit}"] = time.perf_counter() - begun
-            return made
+            with inputs.times.of(f"{name} · {unit}"):
+                return self.experiments[name].measure(self, unit)
 
         made: dict[str, Any] = self.pieces.of(f"{name}-{file_name(unit)}"[:80], key, measure)
         return made
@@ -229,7 +224,7 @@ def _result(run: Run, experiment: Experiment, folder: Path) -> Result:
     """Measure an experiment unit by unit, and write its table, JSON and figure."""
     units = tuple(experiment.units(run))
     values = {unit: run.value(experiment.name, unit) for unit in units}
-    _note_times(run, folder.parent)
+    run.inputs.times.note(folder.parent)
     if not units:
         conclusion = Conclusion(UNDECIDED, f"Not measured: {experiment.lacking}.")
         result = Result(experiment, conclusion, (), (), None)
@@ -293,18 +288,6 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
     }
     write_json(made.folder / "about.json", plain(about))
     write_text(made.page, page(made, about))
-
-
-def _note_times(run: Run, folder: Path) -> None:
-    """Add the seconds of newly measured pieces to the file of times."""
-    if not run.times:
-        return
-    file = folder / TIMES
-    try:
-        known = dict(read_json(file))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    write_text(file, json_text(known | run.times, indent=1) + "\n")
 
 
 def _call(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.pixels.verify import VERDICTS, verify
 from clipattr.reproduction.experiment import (
@@ -24,15 +26,17 @@ from clipattr.reproduction.experiment import (
 from clipattr.reproduction.experiments.surprises import findings_of
 from clipattr.reproduction.figures import estimates
 from clipattr.statistics import Interval, wilson
+from clipattr.studies.presets import paper
 
 if TYPE_CHECKING:
     from clipattr.reproduction.run import Run
+    from clipattr.studies.study import Study
 
 RENDERED, BY_NAME = "by rendering pictures again without the cause", "by the name of the cause"
 HALF = 0.5  # share from which a claim about findings counts as supported
 
 
-def _world(run: Run, variant: str) -> Any:
+def world_of(run: Run, variant: str) -> Any:
     """The bundled world a model was trained in, with the plants it has learnt; None for other models."""
     try:
         from clipattr_data.truth import learnt_plants
@@ -52,7 +56,7 @@ def _units(run: Run) -> list[str]:
         return []
     if run.inputs.truth:
         return [variant for variant in run.inputs.variants if variant in run.inputs.truth]
-    return [variant for variant in run.inputs.variants if _world(run, variant) is not None]
+    return [variant for variant in run.inputs.variants if world_of(run, variant) is not None]
 
 
 def _measure(run: Run, unit: str) -> dict[str, Any]:
@@ -60,10 +64,13 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
     findings = findings_of(run.value("counts", unit), study)
     prompts = set(run.inputs.prompts)
     if run.inputs.truth:
-        return by_name([row for row in run.inputs.truth[unit] if row["prompt"] in prompts], findings)
+        known = [row for row in run.inputs.truth[unit] if row["prompt"] in prompts]
+        return by_name(known, findings) | {
+            "simpler": simpler(study, run.inputs.prompts, known, len(findings))
+        }
     from clipattr_data.truth import Truth, judge
 
-    world, learnt = _world(run, unit)
+    world, learnt = world_of(run, unit)
     learnt = [plant for plant in learnt if plant.prompt in prompts]
     # Scenes that decide what a latent responds to: as many as the checks need, 30 times over.
     truth = Truth(study.model, study.dictionary, world, 30 * run.sizes.truth)
@@ -81,7 +88,47 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
         {"prompt": f.prompt, "label": f.label, "kind": f.kind, "right": bool(v.right), "cause": v.cause}
         for f, v in zip(findings, verdicts, strict=True)
     ]
-    return {"planted": planted, "said": said, "how": RENDERED}
+    known = [{"prompt": p.prompt, "cause": p.cause} for p in learnt]
+    named = {"simpler": simpler(study, run.inputs.prompts, known, len(findings))}
+    return {"planted": planted, "said": said, "how": RENDERED} | named
+
+
+def simpler(study: Study, prompts: list[str], truth: Sequence[Any], n: int) -> dict[str, list[bool]]:
+    """Which known causes simpler ways name among as many suspects as there are findings or causes, by prompt and word.
+
+    "evaluator alone" suspects the words that the evaluator sees on a prompt's pictures more than on others; no audited
+    model takes part. "unaligned latents" is the paper's filter: clear latents whose examples the prompt does not
+    describe, strongest on the prompt's pictures, under their best word. One truth value per known cause.
+    """
+    words, seen = study.vocabulary.words, np.asarray(study.evaluator_embeddings, np.float32)
+    presence = seen @ np.asarray(study.vocabulary_embeddings, np.float32).T
+    labels, codes = np.array(study.images.columns["label"], dtype=object), study.codes.to_dense().numpy()
+    best, low = list(study.latents["label"]), study.latents["alignment"].to_numpy() < paper.unaligned[1]
+    filtered = low & (study.latents["clarity"].to_numpy() > paper.clear)
+    suspects: dict[str, list[tuple[float, str, str]]] = {"evaluator alone": [], "unaligned latents": []}
+    text = study.evaluator.encode_text(prompts).cpu().numpy()
+    for number, prompt in enumerate(prompts):
+        own = labels == prompt
+        if not own.any():
+            own = np.zeros(len(seen), bool)
+            own[np.argsort(-(seen @ text[number]))[: max(20, len(seen) // max(len(prompts), 1))]] = True
+        if own.all():
+            continue
+        lift = (presence[own].mean(0) - presence[~own].mean(0)) / presence.std(0).clip(1e-9)
+        strength = codes[own].mean(0) * filtered
+        suspects["evaluator alone"] += [
+            (float(each), prompt, word) for each, word in zip(lift, words, strict=True) if word != prompt
+        ]
+        suspects["unaligned latents"] += [
+            (float(strength[latent]), prompt, str(best[latent])) for latent in np.flatnonzero(strength > 0)
+        ]
+    named = {}
+    for way, each in suspects.items():
+        top = {
+            (prompt, word.casefold()) for _, prompt, word in sorted(each, reverse=True)[: max(n, len(truth))]
+        }
+        named[way] = [(row["prompt"], str(row["cause"]).casefold()) in top for row in truth]
+    return named
 
 
 def by_name(truth: Sequence[Any], findings: Findings) -> dict[str, Any]:
@@ -112,6 +159,11 @@ def _rows(values: Values) -> list[dict[str, Any]]:
     for variant, value in values.items():
         rows += [{"model": variant, "list": "planted", **row} for row in value["planted"]]
         rows += [{"model": variant, "list": "reported", **row} for row in value["said"]]
+        rows += [
+            {"model": variant, "list": "recall of a simpler way", "label": way, "right": found}
+            for way, flags in value["simpler"].items()
+            for found in flags
+        ]
     return rows
 
 
@@ -125,8 +177,17 @@ def _figures(values: Values) -> dict[str, Interval]:
     return {
         "recall": _share([row["found_as"] is not None for row in planted]),
         "precision": _share([row["right"] for row in said]),
+        **{f"recall of {way}": _share(flags) for way, flags in _simpler(values).items()},
         "kind_accuracy": _share([row["right_kind"] for row in planted if row["right_kind"] is not None]),
     }
+
+
+def _simpler(values: Values) -> dict[str, list[bool]]:
+    found: dict[str, list[bool]] = {}
+    for value in values.values():
+        for way, flags in value["simpler"].items():
+            found.setdefault(way, []).extend(flags)
+    return found
 
 
 def _conclude(values: Values) -> Conclusion:
@@ -166,8 +227,9 @@ TRUTH = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=lambda values: estimates({"": list(_figures(values).items())}, "share, %", scale=100),
-    seconds=lambda run, rates: 60 * run.sizes.truth * rates.picture,
-    assumes="60 scenes are rendered and encoded per scene of a check",
+    seconds=lambda run, rates: 60 * run.sizes.truth * rates.scene,
+    assumes="60 scenes are drawn and encoded per scene of a check; matching by name takes no time",
+    needs=("counts",),
     lacking="no causes are known for these models; give truth=",
 )
 
@@ -222,6 +284,7 @@ PIXELS = Experiment(
     rows=lambda values: [{"model": v, **row} for v, value in values.items() for row in value["checked"]],
     conclude=_pixel_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: run.sizes.verified * rates.verified * rates.forward,
-    assumes="every finding needs as many forward passes as its settings allow",
+    seconds=lambda run, rates: run.sizes.verified * rates.verified,
+    assumes="each model has as many findings as are asked to be verified, and each takes as long as the pilot's",
+    needs=("counts",),
 )

@@ -135,8 +135,8 @@ def _conclude(values: Values) -> Conclusion:
     told = " and ".join(f"{shown(each, 100)} points of {name}" for name, each in differences.items())
     beside = " and ".join(f"{shown(each, 100)} points of {name}" for name, each in scaled.items())
     sentence = (
-        f"Attribution patching exceeds the logit lens by {told}, and activation × logit lens by {beside} (area per "
-        "step, paired by picture)."
+        f"Area of attribution patching minus that of the logit lens: {told}; minus that of activation × logit lens: "
+        f"{beside} (mean change of the cosine per step, paired by picture; above 0 patching is more faithful)."
     )
     figures = {f"patching_over_logit_lens_{name}": each for name, each in differences.items()}
     figures |= {f"patching_over_act_logit_lens_{name}": each for name, each in scaled.items()}

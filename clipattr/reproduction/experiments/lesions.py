@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from clipattr.images.tables import Table
 from clipattr.reproduction.experiment import (
     SUPPORTED,
     UNDECIDED,
@@ -27,9 +28,10 @@ from clipattr.reproduction.inputs import SYNTHETIC
 from clipattr.statistics import Interval, simultaneous, t_interval
 
 if TYPE_CHECKING:
-    from clipattr.reproduction.plan import Rates
+    from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
 
+PROBES = 40  # fitted per draw on the synthetic lesions
 LED = 0.95  # correlation of the shortcut with the diagnosis in the training set that is repaired
 ASIDE = ("artefact", "skin")  # groups of its vocabulary on which no diagnosis should rest
 
@@ -236,9 +238,12 @@ def _draw(values: Values) -> Any:
 def _seconds(run: Run, rates: Rates) -> float:
     sizes = run.sizes
     if run.inputs.lesions != SYNTHETIC:
-        return rates.study + 5 * rates.probe
+        pictures = len(run.inputs.lesions.images) if isinstance(run.inputs.lesions, Table) else 0
+        return rates.encode(pictures) + rates.study(pictures) * rates.trained(run) / rates.study(
+            len(run.inputs.images)
+        )
     drawn = 2 * (sizes.lesion_pool + sizes.lesion_judged)
-    return drawn * rates.lesion + sizes.lesion_seeds * rates.lesion_probes
+    return drawn * rates.lesion + sizes.lesion_seeds * PROBES * rates.probe
 
 
 LESIONS = Experiment(
@@ -252,6 +257,7 @@ LESIONS = Experiment(
     conclude=_conclude,
     draw=_draw,
     seconds=_seconds,
+    studies=False,
     assumes="lesions are drawn and embedded at the measured rate, some forty probes are fitted per draw; a folder of "
     "photographs costs what the main study costs",
     lacking="no lesions were given; --lesions lesions takes the bundled synthetic ones",

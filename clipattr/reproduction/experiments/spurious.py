@@ -29,7 +29,7 @@ from clipattr.statistics import Interval, t_interval
 if TYPE_CHECKING:
     from clipattr.images.collection import Images
     from clipattr.models.loading import Model
-    from clipattr.reproduction.plan import Rates
+    from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
 
 STRENGTHS = (0.0, 0.5, 0.75, 0.9, 1.0)
@@ -229,13 +229,19 @@ def _difference(values: Values, strength: float) -> Interval:
 def _conclude(values: Values) -> Conclusion:
     none, total = _difference(values, 0.0), _difference(values, 1.0)
     means = {name: float(each.mean()) for name, each in gaps(values, 1.0).items()}
+    # Prompts are judged on the same pictures at every strength, so only the probe's gap can rise.
+    rise = t_interval(gaps(values, 1.0)["probe"] - gaps(values, 0.0)["probe"])
     sentence = (
         f"With a mark that goes with the classes in all training pictures, the worst group of a probe falls "
         f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}; "
         f"difference {shown(total, 100, 1)} over {len(gaps(values, 1.0)['probe'])} pairs of model and mark (without a "
-        f"correlation {shown(none, 100, 1)})."
+        f"correlation {shown(none, 100, 1)}). The correlation adds {shown(rise, 100, 1)} to the probe's gap."
     )
-    figures = {"gap_probe_over_prompts_at_total": total, "gap_probe_over_prompts_at_none": none}
+    figures = {
+        "gap_probe_over_prompts_at_total": total,
+        "gap_probe_over_prompts_at_none": none,
+        "rise_probe": rise,
+    }
     return Conclusion(decide(total), sentence, figures)
 
 
@@ -248,9 +254,11 @@ def _draw(values: Values) -> Any:
 
 
 def _seconds(run: Run, rates: Rates) -> float:
-    pictures = 1.5 * run.sizes.spurious_pictures
+    names = set(_classes(run))
+    there = sum(label in names for label in run.inputs.images.columns["label"])
+    pictures = min(1.5 * run.sizes.spurious_pictures, there)
     probes = len(MARKS) * len(STRENGTHS) * run.sizes.spurious_seeds
-    return pictures * (1 + len(MARKS)) * rates.picture + probes * rates.probe
+    return pictures * rates.marked + probes * rates.probe
 
 
 SPURIOUS = Experiment(

@@ -33,7 +33,6 @@ from clipattr.statistics import Interval, rate_difference, wilson
 from clipattr.studies.study import Study
 
 if TYPE_CHECKING:
-    from clipattr.reproduction.plan import Rates
     from clipattr.reproduction.run import Run
 
 # The paper's families of surprising components, as kinds of findings.
@@ -183,10 +182,6 @@ def _count_figure(values: Values) -> Any:
     return estimates(series, "share of prompts with a surprising component, %", scale=100)
 
 
-def audit_seconds(run: Run, rates: Rates) -> float:
-    return len(run.inputs.prompts) * (rates.audit + run.sizes.budget * rates.forward)
-
-
 COUNTS = Experiment(
     name="counts",
     title="Surprising components",
@@ -198,8 +193,9 @@ COUNTS = Experiment(
     rows=_count_rows,
     conclude=_count_conclusion,
     draw=_count_figure,
-    seconds=lambda run, rates: rates.study + audit_seconds(run, rates),
-    assumes="building the study, and per prompt one closed-form audit and the whole budget of forward passes",
+    seconds=lambda run, rates: rates.audited(run, budget=True),
+    assumes="per prompt one closed-form audit and the forward passes of the pilot",
+    needs=("null",),
     deviations=(
         "components are found by an audit with exact ablation, held-back pictures and false-discovery control; the "
         "paper filters by alignment and looks at the rest (rows `latents: unaligned` count what its filter leaves)",
@@ -266,6 +262,6 @@ NULL = Experiment(
         "share of prompts with a finding, %",
         scale=100,
     ),
-    seconds=lambda run, rates: len(run.inputs.prompts) * rates.audit,
+    seconds=lambda run, rates: rates.audited(run, budget=False),
     assumes="one closed-form audit per prompt",
 )

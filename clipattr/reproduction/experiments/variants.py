@@ -21,21 +21,23 @@ from clipattr.reproduction.experiment import (
     together,
 )
 from clipattr.reproduction.experiments.surprises import (
-    audit_seconds,
     audited,
     findings_of,
     rate_of,
     with_finding,
 )
 from clipattr.reproduction.figures import estimates
-from clipattr.reproduction.inputs import FROZEN
+from clipattr.reproduction.inputs import FROZEN, NEURONS, PCA
 from clipattr.statistics import Interval, mean_interval, wilson
 
 if TYPE_CHECKING:
     from clipattr.discovery.compare import Comparison
+    from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
 
 ALL = "all"
+CONTROLS = {FROZEN: "random directions", PCA: "principal components", NEURONS: "neurons"}
+KINDS = ("trained", *CONTROLS.values())
 AGAIN = 0.5  # share of findings that another seed must find again
 
 
@@ -90,25 +92,26 @@ VARIANTS = Experiment(
         "share of prompts above shuffled pictures, percentage points",
         scale=100,
     ),
-    seconds=lambda run, rates: 0.02 * rates.study + 2.0,
-    assumes="the audits are counted above; matching latents takes a fiftieth of building a study",
+    seconds=lambda run, rates: rates.audit(len(run.inputs.images)) * len(run.inputs.variants),
+    assumes="the audits are counted above; matching causes takes as long as auditing a prompt of each model",
+    needs=("counts", "null"),
     lacking="it takes two models or more",
 )
 
 
 def _frozen(run: Run, unit: str) -> dict[str, Any]:
     trained = run.value("counts", unit)
-    frozen = audited(run, run.inputs.study(unit, FROZEN), budget=0)
+    made = {name: audited(run, run.inputs.study(unit, parts), budget=0) for parts, name in CONTROLS.items()}
     from clipattr.studies.cards import study_card
 
     card = study_card(run.inputs.study(unit), keep=False)
-    return {"trained": trained, "frozen": frozen, "card": card.to_dict()}
+    return {"trained": trained, **made, "card": card.to_dict()}
 
 
 def _dictionary_rows(values: Values) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for variant, value in values.items():
-        for name in ("trained", "frozen"):
+        for name in KINDS:
             rate = rate_of(with_finding(value[name], written=False))
             rows.append(
                 {"model": variant, "dictionary": name, "figure": "share of prompts with a finding", "value": rate.value,
@@ -123,8 +126,8 @@ def _dictionary_rows(values: Values) -> list[dict[str, Any]]:
     return rows
 
 
-def _paired(values: Values) -> Interval:
-    """Trained minus frozen, paired by prompt that both could judge."""
+def _paired(values: Values, control: str) -> Interval:
+    """Trained minus a control, paired by prompt that both could judge."""
     parts = []
     for value in values.values():
         flags = [
@@ -135,25 +138,33 @@ def _paired(values: Values) -> Interval:
                     strict=True,
                 )
             )
-            for name in ("trained", "frozen")
+            for name in ("trained", control)
         ]
         parts += [flags[0][prompt] - flags[1][prompt] for prompt in flags[0] if prompt in flags[1]]
     return mean_interval(torch.tensor(parts))
 
 
 def _dictionary_conclusion(values: Values) -> Conclusion:
-    difference = _paired(values)
+    differences = {control: _paired(values, control) for control in CONTROLS.values()}
+    told = ", ".join(f"{shown(each, 100, 1)} over {control}" for control, each in differences.items())
     sentence = (
-        "With trained directions the share of prompts with a finding is higher than with frozen random ones by "
-        f"{shown(difference, 100, 1)} percentage points (paired by prompt)."
+        "Share of prompts with a finding, inserted text left out, with trained directions minus that with untrained "
+        f"ones, in percentage points, paired by prompt: {told}."
     )
-    return Conclusion(decide(difference), sentence, {"trained_over_frozen": difference})
+    figures = {f"trained_over_{control}": each for control, each in differences.items()}
+    return Conclusion(together([decide(each) for each in differences.values()]), sentence, figures)
+
+
+def _dictionary_seconds(run: Run, rates: Rates) -> float:
+    pictures = len(run.inputs.images)
+    each = rates.study(pictures) + rates.audited(run, budget=False)
+    return len(CONTROLS) * each + rates.card(pictures)
 
 
 DICTIONARIES = Experiment(
     name="dictionaries",
-    title="Trained and frozen dictionaries",
-    claim="The findings need a trained dictionary: frozen random directions give fewer.",
+    title="Trained and untrained dictionaries",
+    claim="The findings need a trained dictionary: random directions, principal components and neurons give fewer.",
     of_paper=False,
     units=lambda run: run.inputs.variants,
     measure=_frozen,
@@ -165,13 +176,14 @@ DICTIONARIES = Experiment(
                 (variant, rate_of(with_finding(value[name], written=False)))
                 for variant, value in values.items()
             ]
-            for name in ("trained", "frozen")
+            for name in KINDS
         },
         "share of prompts with a finding, %",
         scale=100,
     ),
-    seconds=lambda run, rates: 0.5 * rates.study_again + len(run.inputs.prompts) * rates.audit,
-    assumes="half a study from stored activations, and one closed-form audit per prompt",
+    seconds=_dictionary_seconds,
+    assumes="for each control a study from stored activations and one closed-form audit per prompt; a quality card",
+    needs=("counts",),
 )
 
 
@@ -226,7 +238,8 @@ SEEDS = Experiment(
     rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
     conclude=_seed_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: rates.study_again + audit_seconds(run, rates),
+    seconds=lambda run, rates: rates.trained(run) + rates.audited(run, budget=True),
     assumes="a study from stored activations, and an audit like the first",
+    needs=("counts",),
     lacking="one seed was asked for",
 )

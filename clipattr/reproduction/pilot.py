@@ -1,0 +1,298 @@
+"""Pilot: every step of a reproduction on a few of its pictures, timed, from which the plan is calculated.
+
+Owns the measurement of rates with the first model. Steps whose cost grows with the pictures are timed on two numbers of
+them, so that what does not grow is told from what does. Start at `piloted`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from clipattr.reproduction.inputs import SYNTHETIC, evenly
+from clipattr.statistics import Interval
+
+if TYPE_CHECKING:
+    from clipattr.images.collection import Images
+    from clipattr.reproduction.run import Run
+    from clipattr.studies.study import Study
+
+FEW, MORE = 64, 256  # pictures of the two pilot studies
+STEPS = 50, 200  # training steps of the two pilot trainings
+PROMPTS = 3  # audited in the pilot
+LESIONS = 24  # synthetic lesions drawn in the pilot
+NOTHING = Interval(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a step as a line over a number of items.
+
+    >>> Line.through(10, 3.0, 20, 5.0)(40)
+    9.0
+    """
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def through(cls, n: int, seconds: float, more: int, then: float) -> Line:
+        """The line through two measurements; never falling, and never below zero."""
+        each = max(then - seconds, 0.0) / max(more - n, 1)
+        return cls(max(seconds - each * n, 0.0), each)
+
+    def __call__(self, n: float) -> float:
+        return self.fixed + self.each * n
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds on this machine with the first model.
+
+    Attributes:
+        encode: pictures by both models into a store. marked: one picture read, and encoded without and with each mark.
+        words: the evaluator's embeddings of the vocabulary, once. study: a study of so many stored pictures without
+            training. step: one training step. card: the quality card of a study of so many pictures.
+        audit: one prompt over so many pictures without forward passes. tests: one prompt's forward passes.
+        faithfulness: one picture and class, all methods and measures. probe: fitting one probe.
+        verified: one finding tested by editing pictures.
+        lesion: drawing and embedding one synthetic lesion. scene: drawing and embedding one scene of the first model's
+            world. 0 where there are none.
+    """
+
+    encode: Line
+    marked: float
+    words: float
+    study: Line
+    step: float
+    card: Line
+    audit: Line
+    tests: float
+    faithfulness: float
+    probe: float
+    verified: float
+    lesion: float
+    scene: float
+
+    def trained(self, run: Run) -> float:
+        """Seconds of a study from stored activations, with the training of its dictionary."""
+        sizes, rows = run.sizes, sum(side != "holdout" for side in run.inputs.images.columns["split"])
+        rows = max(round(rows * (1 - sizes.holdout)) if rows == len(run.inputs.images) else rows, 1)
+        batch = min(int(run.inputs.protocol.training["batch"]), rows)
+        return self.study(len(run.inputs.images)) + sizes.epochs * rows / batch * self.step
+
+    def audited(self, run: Run, *, budget: bool) -> float:
+        """Seconds of an audit of all prompts."""
+        each = self.audit(len(run.inputs.images)) + (self.tests if budget and run.sizes.budget else 0.0)
+        return len(run.inputs.prompts) * each
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def piloted(run: Run) -> Rates:
+    """Measure the rates, in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _piloted(run, Path(folder))
+
+
+def _piloted(run: Run, folder: Path) -> Rates:
+    from clipattr.studies.encode import collect_activations
+
+    inputs = run.inputs
+    model, judge, pictures = inputs.model(inputs.variants[0]), inputs.judge, inputs.images
+    samples = [pictures.select(evenly(len(pictures), n)) for n in (FEW, MORE)]
+    list(samples[0][:2].batches([model, judge]))  # warms up
+
+    def encode(some: Images) -> None:
+        place = folder / f"{len(some)}.acts"
+        collect_activations(model, some, inputs.protocol.site, place, evaluator=judge, progress=False)
+
+    encoded = [seconds_of(partial(encode, some)) for some in samples]
+    studies: list[Study] = []
+
+    def build(some: Images) -> None:
+        studies.append(_study(run, some, folder, len(studies)))
+
+    # The first one embeds the vocabulary, which keeps it.
+    first, *built = [seconds_of(partial(build, some)) for some in (samples[0], *samples)]
+    few, more = studies[1:]
+    sizes = [len(some) for some in samples]
+    audits = [_audit_seconds(run, study, 0) for study in (few, more)]
+    return Rates(
+        encode=Line.through(sizes[0], encoded[0], sizes[1], encoded[1]),
+        marked=_marked_seconds(run, samples[0]),
+        words=max(first - built[0], 0.0),
+        study=Line.through(sizes[0], built[0], sizes[1], built[1]),
+        step=_step_seconds(run, more),
+        card=Line.through(sizes[0], _card_seconds(few), sizes[1], _card_seconds(more)),
+        audit=Line.through(sizes[0], audits[0], sizes[1], audits[1]),
+        tests=max(_audit_seconds(run, more, run.sizes.budget) - audits[1], 0.0) if run.sizes.budget else 0.0,
+        faithfulness=_faithfulness_seconds(run, more),
+        probe=_probe_seconds(run, more),
+        verified=_verified_seconds(more, inputs.prompts[0]) if run.sizes.verified else 0.0,
+        lesion=_lesion_seconds() if inputs.lesions == SYNTHETIC else 0.0,
+        scene=_scene_seconds(run),
+    )
+
+
+def _study(run: Run, some: Images, folder: Path, number: int) -> Study:
+    """A study with frozen directions of the asked size: as costly as a trained one without the training."""
+    from clipattr.dictionaries import random_sae
+    from clipattr.storage.activations import ActivationStore
+    from clipattr.studies.start import build_study
+
+    inputs, sizes = run.inputs, run.sizes
+    model, store = inputs.model(inputs.variants[0]), folder / f"{len(some)}.acts"
+    opened = ActivationStore.open(store)
+    acts = opened.read(0, len(opened)).float()
+    dictionary = random_sae(
+        acts, sizes.n_latents, sizes.k, site=inputs.protocol.site, model_hash=model.weights_hash
+    )
+    settings = inputs.protocol.settings(
+        n_latents=None,
+        k=None,
+        training=None,
+        examples=sizes.examples,
+        evaluator=inputs.judge,
+        vocabulary=inputs.vocabulary,
+    )
+    own = any(split == "holdout" for split in some.columns["split"])
+    return build_study(
+        model, some, path=folder / f"{number}.study", dictionary=dictionary, store=store, progress=False,
+        holdout=None if own else sizes.holdout, **settings,
+    )  # fmt: skip
+
+
+def _marked_seconds(run: Run, some: Images) -> float:
+    from clipattr.reproduction.experiments.spurious import MARKS, embedded_with_marks
+
+    model = run.inputs.model(run.inputs.variants[0])
+    return seconds_of(lambda: embedded_with_marks(model, some, MARKS.values())) / len(some)
+
+
+def _step_seconds(run: Run, study: Study) -> float:
+    from clipattr.dictionaries import train_sae
+
+    training, sizes = dict(run.inputs.protocol.training), run.sizes
+    training.pop("epochs", None)
+    acts = torch.from_numpy(np.asarray(study.activations, dtype=np.float32))
+
+    def train(steps: int) -> None:
+        train_sae(acts, sizes.n_latents, sizes.k, steps=steps, progress=False, **training)
+
+    times = [seconds_of(partial(train, steps)) for steps in STEPS]
+    return Line.through(STEPS[0], times[0], STEPS[1], times[1]).each
+
+
+def _card_seconds(study: Study) -> float:
+    from clipattr.studies.cards import study_card
+
+    return seconds_of(lambda: study_card(study, keep=False))
+
+
+def _audit_seconds(run: Run, study: Study, budget: int) -> float:
+    """Seconds of one prompt more."""
+    from clipattr.discovery.audit.run import audit
+    from clipattr.discovery.audit.settings import Settings
+
+    prompts = run.inputs.prompts[: 1 + PROMPTS]
+
+    def measure(some: list[str]) -> float:
+        return seconds_of(lambda: audit(study, some, settings=Settings(budget=budget), progress=False))
+
+    one, all_ = measure(prompts[:1]), measure(prompts)
+    return max(all_ - one, 0.0) / (len(prompts) - 1) if len(prompts) > 1 else one
+
+
+def _faithfulness_seconds(run: Run, study: Study) -> float:
+    """Seconds per picture and class of all methods and measures."""
+    from clipattr.attribution import Similarity
+    from clipattr.attribution.faithfulness import faithfulness
+    from clipattr.reproduction.experiments.faithful import METHODS
+
+    prompts, some = run.inputs.prompts[:2], study.images
+
+    def measure(n: int) -> float:
+        return seconds_of(
+            lambda: faithfulness(
+                study, some[:n], Similarity(prompts), methods=METHODS, classes=["one"] * n,
+                masks=run.sizes.faithful_masks,
+            )
+        )  # fmt: skip
+
+    few, more = min(8, len(some)), min(32, len(some))
+    measure(2)  # warms up
+    line = Line.through(few, measure(few), more, measure(more))
+    return line.each / len(prompts)
+
+
+def _probe_seconds(run: Run, study: Study) -> float:
+    """Seconds of fitting one probe on as many vectors as asked: those of the pilot's pictures, repeated with noise."""
+    from clipattr.discovery.encoded import encoded
+    from clipattr.discovery.probes.fitting import fit_probe
+
+    sizes, vectors = run.sizes, encoded(study, rows=study.rows).embeddings.float()
+    n, generator = max(60, sizes.spurious_pictures), torch.Generator().manual_seed(0)
+    rows = torch.arange(n) % len(vectors)
+    noise = torch.randn(n, vectors.shape[1], generator=generator) * vectors.std(0) / 2
+    labels = [str(row % max(2, sizes.spurious_classes)) for row in rows.tolist()]
+    unit = torch.nn.functional.normalize(vectors[rows] + noise, dim=1)
+    return seconds_of(lambda: fit_probe(unit, labels, strength=10.0, calibrate=False, folds=2))
+
+
+def _verified_seconds(study: Study, prompt: str) -> float:
+    """Seconds of testing one finding, with the latent that is active most often in place of a found one."""
+    from clipattr.discovery.findings import Finding, Findings
+    from clipattr.discovery.pixels.verify import verify
+
+    latent = int(study.latents["frequency"].to_numpy().argmax())
+    made = Finding(prompt, (latent,), None, "unknown", 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0)
+    return seconds_of(lambda: verify(study, Findings([made], study, {}, []), progress=False))
+
+
+def _lesion_seconds() -> float:
+    """Seconds of drawing and embedding one synthetic lesion."""
+    from clipattr.models.loading import load_model
+    from clipattr_data.lesion_truth import embed_lesions
+    from clipattr_data.lesion_world import LesionWorld
+    from clipattr_data.world import TRAIN
+
+    model, world = load_model("lesions"), LesionWorld.open("lesions-evaluator")
+    lesions = [world.scene(index, TRAIN) for index in range(LESIONS)]
+    embed_lesions(model, lesions[:2])  # warms up
+    return seconds_of(lambda: embed_lesions(model, lesions)) / len(lesions)
+
+
+def _scene_seconds(run: Run) -> float:
+    """Seconds of drawing and embedding one scene; 0 for a model whose pictures cannot be drawn."""
+    from clipattr.reproduction.experiments.checks import world_of
+
+    found: Any = None if run.inputs.truth or not run.sizes.truth else world_of(run, run.inputs.variants[0])
+    if found is None:
+        return 0.0
+    from clipattr_data.world import TRAIN
+
+    world, model = found[0], run.inputs.model(run.inputs.variants[0])
+    scenes = [world.scene(index, TRAIN) for index in range(LESIONS)]
+
+    def work() -> None:
+        from PIL import Image
+
+        pixels = torch.stack([model.prepare(Image.fromarray(scene.render())) for scene in scenes])
+        with torch.no_grad():
+            model.encode_image(pixels)
+
+    work()
+    return seconds_of(work) / len(scenes)
