@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
 FEW, MORE = 64, 256  # pictures of the two pilot studies
-STEPS = 50, 200  # training steps of the two pilot trainings
+STEPS = (50, 200)  # training steps of the two pilot trainings
 PROMPTS = 3  # audited in the pilot
 LESIONS = 24  # synthetic lesions drawn in the pilot
 NOTHING = Interval(0.0, 0.0, 0.0)
@@ -61,7 +61,8 @@ class Rates:
         encode: pictures by both models into a store. marked: one picture read, and encoded without and with each mark.
         words: the evaluator's embeddings of the vocabulary, once. study: a study of so many stored pictures without
             training. step: one training step. card: the quality card of a study of so many pictures.
-        audit: one prompt over so many pictures without forward passes. tests: one prompt's forward passes.
+        audit: one prompt over so many pictures without forward passes. prompt: one prompt more. tests: one prompt's
+            forward passes.
         faithfulness: one picture and class, all methods and measures. probe: fitting one probe.
         verified: one finding tested by editing pictures.
         lesion: drawing and embedding one synthetic lesion. scene: drawing and embedding one scene of the first model's
@@ -75,6 +76,7 @@ class Rates:
     step: float
     card: Line
     audit: Line
+    prompt: Line
     tests: float
     faithfulness: float
     probe: float
@@ -91,8 +93,9 @@ class Rates:
 
     def audited(self, run: Run, *, budget: bool) -> float:
         """Seconds of an audit of all prompts."""
-        each = self.audit(len(run.inputs.images)) + (self.tests if budget and run.sizes.budget else 0.0)
-        return len(run.inputs.prompts) * each
+        pictures, prompts = len(run.inputs.images), len(run.inputs.prompts)
+        tests = self.tests if budget and run.sizes.budget else 0.0
+        return self.audit(pictures) + (prompts - 1) * self.prompt(pictures) + prompts * tests
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -137,8 +140,9 @@ def _piloted(run: Run, folder: Path) -> Rates:
         study=Line.through(sizes[0], built[0], sizes[1], built[1]),
         step=_step_seconds(run, more),
         card=Line.through(sizes[0], _card_seconds(few), sizes[1], _card_seconds(more)),
-        audit=Line.through(sizes[0], audits[0], sizes[1], audits[1]),
-        tests=max(_audit_seconds(run, more, run.sizes.budget) - audits[1], 0.0) if run.sizes.budget else 0.0,
+        audit=Line.through(sizes[0], audits[0][0], sizes[1], audits[1][0]),
+        prompt=Line.through(sizes[0], audits[0][1], sizes[1], audits[1][1]),
+        tests=_tests_seconds(run, more, sum(audits[1])) if run.sizes.budget else 0.0,
         faithfulness=_faithfulness_seconds(run, more),
         probe=_probe_seconds(run, more),
         verified=_verified_seconds(more, inputs.prompts[0]) if run.sizes.verified else 0.0,
@@ -202,8 +206,8 @@ def _card_seconds(study: Study) -> float:
     return seconds_of(lambda: study_card(study, keep=False))
 
 
-def _audit_seconds(run: Run, study: Study, budget: int) -> float:
-    """Seconds of one prompt more."""
+def _audit_seconds(run: Run, study: Study, budget: int) -> tuple[float, float]:
+    """Seconds of one prompt, and of each one more."""
     from clipattr.discovery.audit.run import audit
     from clipattr.discovery.audit.settings import Settings
 
@@ -213,7 +217,13 @@ def _audit_seconds(run: Run, study: Study, budget: int) -> float:
         return seconds_of(lambda: audit(study, some, settings=Settings(budget=budget), progress=False))
 
     one, all_ = measure(prompts[:1]), measure(prompts)
-    return max(all_ - one, 0.0) / (len(prompts) - 1) if len(prompts) > 1 else one
+    return one, max(all_ - one, 0.0) / max(len(prompts) - 1, 1)
+
+
+def _tests_seconds(run: Run, study: Study, without: float) -> float:
+    """Seconds of one prompt's forward passes; `without`: of two prompts without them."""
+    one, more = _audit_seconds(run, study, run.sizes.budget)
+    return max(one + more - without, 0.0) / 2
 
 
 def _faithfulness_seconds(run: Run, study: Study) -> float:

@@ -45,3 +45,10 @@ def asked(tiny_model, drawings):
 def finished(asked, tmp_path_factory):
     """A whole reproduction; tests do not change its folder."""
     return ca.reproduce("paper", out=tmp_path_factory.mktemp("whole") / "out", **asked)
+
+
+@pytest.fixture(scope="session")
+def study(finished, tiny_model):
+    """The study that the reproduction built."""
+    (path,) = (finished.folder / "studies").glob("*-trained-0-*.study")
+    return ca.open_study(path, model=tiny_model, evaluator=tiny_model)

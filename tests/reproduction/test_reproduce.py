@@ -9,11 +9,12 @@ import re
 import pytest
 
 import clipattr as ca
+from clipattr.reproduction import pilot
 from clipattr.reproduction.experiment import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from clipattr.reproduction.experiments import EXPERIMENTS
 from clipattr.reproduction.experiments.checks import BY_NAME, RENDERED, TRUTH
 from clipattr.reproduction.inputs import named_models
-from clipattr.reproduction.times import TIMES
+from clipattr.reproduction.times import TIMES, Times
 from clipattr.statistics import Interval
 
 KILLS = 50
@@ -111,11 +112,39 @@ def test_a_damaged_piece_is_measured_again(asked, finished, tmp_path):
     assert piece.read_bytes() == before
 
 
-def test_a_plan_states_its_assumptions_and_measures_nothing(asked, tmp_path):
+def test_a_plan_states_its_assumptions_and_measures_nothing(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(pilot, "FEW", 32)
+    monkeypatch.setattr(pilot, "MORE", 64)
+    monkeypatch.setattr(pilot, "STEPS", (5, 20))
     made = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True)
-    assert made.seconds > 0 and list(made.frame["experiment"]) == ["studies", *(e.name for e in EXPERIMENTS)]
+    assert list(made.frame["experiment"]) == ["studies", *(e.name for e in EXPERIMENTS)]
+    seconds = dict(zip(made.frame["experiment"], made.frame["seconds"], strict=True))
+    for name in ("studies", "null", "faithfulness", "spurious", "dictionaries", "seeds", "pixels"):
+        assert seconds[name] > 0, name
+    assert made.seconds == pytest.approx(sum(seconds.values())) and seconds["lesions"] == 0
     assert all(made.frame["assumes"]) and any("threads" in told for told in made.assumptions)
     assert not (tmp_path / "out" / "pieces").exists()
+
+
+def test_a_plan_counts_the_experiments_whose_values_are_read(asked, tmp_path, monkeypatch):
+    line = pilot.Line(0.0, 1.0)
+    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, 1, 1, 1, 1, 1, 1)
+    monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
+    plan = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["pixels"])
+    assert list(plan.frame["experiment"]) == ["studies", "counts", "null", "pixels"]
+    # 96 pictures are encoded and studied for a second each; two prompts are audited for 96 seconds each.
+    assert list(plan.frame["seconds"]) == [192, 192, 192, 1]
+    alone = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["spurious"])
+    assert list(alone.frame["experiment"]) == ["studies", "spurious"]
+
+
+def test_a_part_is_not_charged_for_the_parts_inside_it(monkeypatch):
+    clock = iter([0.0, 1.0, 5.0, 6.0])
+    monkeypatch.setattr("clipattr.reproduction.times.time.perf_counter", lambda: next(clock))
+    times = Times()
+    with times.of("outer"), times.of("inner"):
+        pass
+    assert times.seconds == {"inner": 4.0, "outer": 2.0}
 
 
 def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
