@@ -1,8 +1,9 @@
 """Gate: whether an audit should stop a release, given a limit and the findings accepted earlier.
 
 Owns this decision, and the refusal of baselines that cannot be compared. Findings are matched by their cause, since
-another dictionary numbers its latents otherwise (`pairing.py`). Ignores the caller's reaction (the command line exits
-with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
+another dictionary numbers its latents otherwise (`pairing.py`); whether an unmatched one is new is asked of the scores
+of pictures alone, which the baseline holds for every prompt and word (`audit/levels.py`). Ignores the caller's reaction
+(the command line exits with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ NEW, LARGER, KNOWN = "new", "larger", "known"
 DICTIONARY_SPREAD = 1.0
 # Share of an effect by which its pictures must score higher than in the previous model for it to be new.
 LEAST_RISE = 0.5
+# Share of an effect by which what its word adds to the score must have risen since the baseline for it to be new.
+LEAST_LEVEL_RISE = 0.25
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def gate(
         baseline: findings of earlier audits that a person has accepted; several audits of one model with different
             dictionaries can be joined (`accept`).
         previous: the study of the released model, of the same pictures. With it a finding that no accepted one matches
-            is new only if its pictures also score higher than they did: this needs no dictionary.
+            is new only if its pictures also score higher than they did: this needs no dictionary. Without it the same
+            is asked of the levels that baseline and audit hold, if both are of the same pictures and vocabulary.
 
     Returns:
         The decision as a `Gate`; `outcome` is 'passed', 'failed' or 'cannot be judged'.
@@ -125,13 +129,14 @@ def gate(
         )
     remarks = [] if baseline is None else require_comparable(findings, baseline)
     pairing = Pairing(findings.study)
+    risen = _Risen(findings, baseline)
     levels = None
     if previous is not None and findings.study is not None:
         require_same_pictures(findings.study, previous)
         levels = (Levels(findings.study), Levels(previous))
     strong = sorted((f for f in findings if f.causal_effect.value * 100 > above), key=_strength)
     judgements = tuple(
-        _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels) for f in strong
+        _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels, risen) for f in strong
     )
     unjudged = tuple(v for v in findings.verdicts if v.outcome == "cannot be judged")
     failed = any(j.outcome != KNOWN for j in judgements)
@@ -152,6 +157,7 @@ def _judge(
     pairing: Pairing,
     same_dictionary: bool,
     levels: tuple[Levels, Levels] | None,
+    risen: _Risen,
 ) -> Judgement:
     matches = [(known, pairing.reason(finding, known, same_dictionary)) for known in baseline or ()]
     matches = sorted(((k, why) for k, why in matches if why), key=lambda match: _strength(match[0]))
@@ -171,9 +177,57 @@ def _judge(
         if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * rise:
             why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
             return Judgement(finding, KNOWN, why, accepted)
+    elif (level_rise := risen.of(finding)) is not None:
+        measure = (
+            max(risen.written(finding), 0.0) if finding.by_writing else finding.causal_effect.value - before
+        )
+        if level_rise <= LEAST_LEVEL_RISE * measure:
+            why = f"its cause adds {level_rise * 100:+.1f} points against the baseline, on the same pictures"
+            return Judgement(finding, KNOWN, why, accepted)
     if accepted is None:
         return Judgement(finding, NEW, "no accepted finding has this prompt and cause")
     return Judgement(finding, LARGER, f"accepted with {accepted.causal_effect.points()} points", accepted)
+
+
+class _Risen:
+    """How far the causes of findings have risen since a baseline, measured on pictures without any dictionary."""
+
+    def __init__(self, findings: Findings, baseline: Findings | None) -> None:
+        self._now = {v.prompt: v for v in findings.verdicts}
+        self._then: dict[str, PromptVerdict] = {}
+        if baseline is not None and not self.difference(findings, baseline):
+            self._then = {v.prompt: v for v in baseline.verdicts}
+
+    @staticmethod
+    def difference(findings: Findings, baseline: Findings) -> str:
+        """What keeps the levels of two audits from being compared; "" if nothing does."""
+        if not any(v.least_level is not None for v in baseline.verdicts):
+            return "the baseline holds no levels"
+        for what in ("pictures", "vocabulary"):
+            if findings.about.get(what) is None or findings.about.get(what) != baseline.about.get(what):
+                return f"the {what} of the two audits differ"
+        return ""
+
+    def of(self, finding: Finding) -> float | None:
+        """Raw cosine by which the cause adds more than in the baseline; None where that cannot be said.
+
+        Of a word that the baseline does not list, the largest level that it can have had is taken.
+        """
+        now, then = self._now.get(finding.prompt), self._then.get(finding.prompt)
+        if now is None or then is None:
+            return None
+        if finding.by_writing:
+            return None if now.written is None or then.written is None else now.written - then.written
+        levels, least = now.levels.get(finding.label or ""), then.least_level
+        if levels is None or least is None:
+            return None
+        before = then.levels.get(finding.label or "", (least, least))
+        rises = [a - b for a, b in zip(levels, before, strict=True) if a is not None and b is not None]
+        return max(rises) if rises else None
+
+    def written(self, finding: Finding) -> float:
+        """Raw cosine that the prompt adds as text."""
+        return self._now[finding.prompt].written or 0.0
 
 
 def _gone(
@@ -223,6 +277,11 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
     if new.get("pictures") != old.get("pictures"):
         remarks.append(
             f"The baseline has {old.get('pictures', '?')} pictures, this audit {new.get('pictures', '?')}."
+        )
+    if told := _Risen.difference(findings, baseline):
+        remarks.append(
+            f"Whether unmatched findings are new cannot be told from scores alone: {told}. Another dictionary may then "
+            "fail the gate; accept an audit of the same pictures and words, or give --previous."
         )
     if (weights := _part(new, "model", "hash")) is not None and weights == _part(old, "model", "hash"):
         remarks.append("The audited weights are those of the baseline.")

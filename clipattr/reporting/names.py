@@ -70,9 +70,11 @@ class NameCheck:
             if self._labelled_otherwise or self.count >= MANY * self.pictures:
                 parts.append(told)
         if self.runner_up is not None:
-            parts.append(
-                f"next best word: {visible(self.runner_up, 40)}, {self.lead * 100:.1f} points behind"
-            )
+            word = visible(self.runner_up, 40)
+            if self.lead < 0:
+                parts.append(f"its strongest latent fits {word} better, by {-self.lead * 100:.1f} points")
+            else:
+                parts.append(f"next best word: {word}, {self.lead * 100:.1f} points behind")
         told = "; ".join(parts)
         return f"the name may be wrong: {told}" if self.is_doubtful and told else told
 

@@ -7,6 +7,8 @@ Start at `write_report`.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import math
 import re
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
+from clipattr.reporting.guide import guide_html, tools_html
 from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import judged_words, verdicts_html
@@ -26,6 +29,7 @@ from clipattr.reporting.verification import ILLUSTRATED, verification_html
 from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
 
+DOUBTED = ' <span class="tag doubted">name doubted</span>'
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
 SECTIONS = (
     100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly
@@ -70,6 +74,7 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
     model = _model_name(findings.about)
     heading = f"What {name_html(model)} relies on"
     sheet = PagePictures(findings.study, found[:SECTIONS])
+    script = _resource("report.js")
     parts = {
         "version": html.escape(__version__),
         "style": _resource("report.css"),
@@ -77,8 +82,11 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
         "heading": heading,
         "lede": _lede(found, findings),
         "tiles": _tiles(_figures_of_page(found, findings)),
+        "contents": _contents(found, findings),
+        "script": script,
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "summary": _summary(found, sheet) + verdicts_html(findings.verdicts),
-        "guide": _guide(found),
+        "guide": guide_html(found),
         "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
         "about": about_html(_about(findings)),
     }
@@ -103,6 +111,17 @@ def _model_name(about: Mapping[str, Any]) -> str:
 
 def _resource(name: str) -> str:
     return resources.files("clipattr.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def _contents(found: Sequence[Finding], findings: Findings) -> str:
+    """Links to the parts of the page."""
+    parts = [("glance", "At a glance")] if found else []
+    parts += [("verdicts", "Every prompt")] if findings.verdicts else []
+    parts += [("guide", "How to read this page")]
+    parts += [("finding-1", "Findings with pictures")] if found else []
+    parts += [("about", "What was audited")] if findings.about else []
+    links = "".join(f'<li><a href="#{anchor}">{what}</a></li>' for anchor, what in parts)
+    return f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:
@@ -171,17 +190,19 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
         if number <= SECTIONS:
             prompt, picture = f'<a href="#finding-{number}">{prompt}</a>', _first_picture(f, pictures)
         rows.append(
-            f'<tr><td class="number">{number}</td><td class="name">{prompt}</td>'
-            f'<td><span class="cause">{picture}<span>{_label(f)}</span></span></td>'
+            f'<tr data-section="finding-{number}" data-kind="{html.escape(f.kind)}" '
+            f'data-name="{"doubted" if f.doubts else "sure"}">'
+            f'<td class="number">{number}</td><td class="name">{prompt}</td>'
+            f'<td><span class="cause">{picture}<span>{_label(f)}{DOUBTED if f.doubts else ""}</span></span></td>'
             f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span>'
             f"{_verdict_tag(f, pictures)}</td>"
-            f'<td class="number">{points(effect.value)}<br>'
+            f'<td class="number" data-value="{effect.value:.6f}">{points(effect.value)}<br>'
             f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
             f'<td class="wide">{effect_bar(effect, low, high)}</td>'
-            f'<td class="number">{points(f.reliance.value)}<br>'
+            f'<td class="number" data-value="{f.reliance.value:.6f}">{points(f.reliance.value)}<br>'
             f'<span class="interval">{span(f.reliance.low, f.reliance.high)}</span></td>'
-            f'<td class="number">{points(f.alignment)}</td>'
-            f'<td class="number">{percent(f.confidence)}</td></tr>'
+            f'<td class="number" data-value="{f.alignment:.6f}">{points(f.alignment)}</td>'
+            f'<td class="number" data-value="{f.confidence:.6f}">{percent(f.confidence)}</td></tr>'
         )
     note = ""
     if len(found) > SECTIONS:
@@ -189,13 +210,16 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
             f'<p class="small">The {SECTIONS} strongest are told below, with pictures and evidence; the JSON '
             f"holds the evidence of all {len(found):,}.</p>"
         )
-    return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>
+    return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>{tools_html(found)}
 <div class="scroll"><table>
-<thead><tr><th scope="col"><span class="soft">#</span></th><th scope="col">prompt</th><th scope="col">rests on</th>
-<th scope="col">kind</th><th scope="col" class="number">causal effect,<br>points</th>
+<thead><tr><th scope="col" data-sort="ascending"><span class="soft">#</span></th>
+<th scope="col" data-sort="ascending">prompt</th><th scope="col" data-sort="ascending">rests on</th>
+<th scope="col" data-sort="ascending">kind</th>
+<th scope="col" class="number" data-sort="descending">causal effect,<br>points</th>
 <th scope="col" class="wide">with its 95\u00a0% interval</th>
-<th scope="col" class="number">reliance,<br>points</th><th scope="col" class="number">alignment,<br>points</th>
-<th scope="col" class="number">confidence</th></tr></thead>
+<th scope="col" class="number" data-sort="descending">reliance,<br>points</th>
+<th scope="col" class="number" data-sort="descending">alignment,<br>points</th>
+<th scope="col" class="number" data-sort="descending">confidence</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>{note}</section>"""
 
 
@@ -206,7 +230,9 @@ def _verdict_tag(f: Finding, pictures: PagePictures) -> str:
 
 def _first_picture(finding: Finding, pictures: PagePictures) -> str:
     """The family's strongest example as a small picture without alternative text, since the label follows it."""
-    for _, place in pictures.examples_of(finding)[:1]:
+    # A picture beside a word is read as a picture of it.
+    shows = finding.shows_cause or "cause_examples" not in finding.evidence
+    for _, place in pictures.examples_of(finding)[: 1 if shows else 0]:
         if place in pictures.uris:
             return f'<img src="{pictures.uris[place]}" alt="">'
     return ""
@@ -214,34 +240,6 @@ def _first_picture(finding: Finding, pictures: PagePictures) -> str:
 
 def _label(finding: Finding) -> str:
     return name_html(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
-
-
-def _guide(found: Sequence[Finding]) -> str:
-    terms = {
-        "What a finding says": "The score of a prompt owes much to a family of latents (parts of the picture's "
-        "embedding) that, by an independent model's judgement, does not look like what the prompt names.",
-        "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
-        "every prompt alike does not count.",
-        "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
-        "in choosing it; for a finding about writing, where it says so, how far it rises when the prompt is written on "
-        "them. The bracket is a 95\u00a0% interval.",
-        "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
-        "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
-        "Near zero or below: they do not.",
-        "Clarity": "How much the family's examples look alike: near 100\u00a0% one thing, near 0\u00a0% anything.",
-        "Share": "The family's part of all evidence that speaks for the prompt on these pictures.",
-        "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
-    }
-    for kind in dict.fromkeys(f.kind for f in found):
-        word, sentence = KIND_WORDS.get(kind, (kind_word(kind), ""))
-        terms[f"Kind: {word}"] = sentence[:1].upper() + sentence[1:] + "." if sentence else ""
-    items = "".join(
-        f"<div><dt>{html.escape(t)}</dt><dd>{html.escape(d)}</dd></div>" for t, d in terms.items()
-    )
-    return (
-        '<section class="guide" aria-labelledby="guide"><h2 id="guide">How to read this page</h2>'
-        f"<dl>{items}</dl></section>"
-    )
 
 
 def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
@@ -291,11 +289,16 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 {_tiles(tiles)}
 <div class="strips">{strips}</div>
 {verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
-{evidence_html(f.evidence)}
 <p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
-pictures: {latents}
-<a class="back" href="#glance">↑ all findings</a></p>
+pictures: {latents}</p>
+{_folded(evidence_html(f.evidence))}
+<p class="meta"><a class="back" href="#glance">↑ all findings</a></p>
 </section>"""
+
+
+def _folded(evidence: str) -> str:
+    """A part of a finding that unfolds; "" without content."""
+    return f'<details class="more"><summary>Evidence</summary>{evidence}</details>' if evidence else ""
 
 
 def _name_note(f: Finding, pictures: PagePictures) -> str:
@@ -326,7 +329,7 @@ def _sentence(f: Finding) -> str:
         told += "Its latents become active when the prompt is written on a picture"
     else:
         told += html.escape(word_source(f) or "The evaluator finds no word for its examples")
-    told += f"; their alignment with the prompt is {points(f.alignment)} points. "
+    told += f"; the family's alignment with the prompt is {points(f.alignment)} points. "
     _, sentence = KIND_WORDS.get(f.kind, ("", ""))
     if sentence and f.kind != "unknown":
         told += f"Most likely, {html.escape(sentence)}."

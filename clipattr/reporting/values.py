@@ -213,7 +213,7 @@ def evidence_html(evidence: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    return f'<div class="evidence"><h3>Evidence</h3><dl>{"".join(rows)}</dl></div>'
+    return f'<div class="evidence"><dl>{"".join(rows)}</dl></div>'
 
 
 def value_html(value: Any, unit: str = "") -> str:

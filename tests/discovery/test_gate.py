@@ -191,6 +191,51 @@ def test_writing_is_new_only_if_it_adds_more_than_before(finding, monkeypatch, n
     assert one.outcome == outcome
 
 
+def leveled(words, written=None, least=0.02):
+    verdict = PromptVerdict("kite", "found", findings=1, levels=words, least_level=least, written=written)
+    return verdict, PromptVerdict("bat", "nothing found", least_level=least)
+
+
+SAME = {"pictures": 100, "vocabulary": "abc", "evaluator": {"hash": "e"}}
+
+
+@pytest.mark.parametrize(
+    "now, then, outcome",
+    [
+        ((0.2, 0.1), {"eagle": (0.2, 0.1)}, "known"),  # another dictionary reports what was there before
+        ((0.2, 0.1), {"eagle": (0.16, 0.1)}, "known"),  # 4 points are less than a quarter of 20
+        ((0.2, 0.1), {"eagle": (0.14, 0.1)}, "new"),
+        ((0.2, 0.1), {"eagle": (0.2, 0.04)}, "new"),  # beside the prompt it adds more
+        ((0.2, 0.1), {"eagle": (None, 0.1)}, "known"),
+        ((0.2, None), {"eagle": (None, 0.1)}, "new"),  # nothing that can be compared
+        ((0.06, None), {}, "known"),  # the unlisted had at most 2 points
+        ((0.08, None), {}, "new"),
+    ],
+)
+def test_without_the_previous_study_what_a_word_adds_tells_whether_it_is_new(finding, now, then, outcome):
+    found = Findings([finding(0.2)], None, SAME, leveled({"eagle": now}))
+    made = gate(found, 5, Findings([], None, SAME, leveled(then)))
+    assert [one.outcome for one in made.judgements] == [outcome]
+    assert not any("cannot be told" in remark for remark in made.remarks)
+
+
+@pytest.mark.parametrize("now, then, outcome", [(0.2, 0.16, "known"), (0.2, 0.1, "new"), (-0.1, -0.2, "new"),
+                                                (-0.1, -0.1, "known"), (0.2, None, "new")])  # fmt: skip
+def test_writing_is_compared_by_what_it_adds_to_the_first_pictures(finding, now, then, outcome):
+    written = finding(0.2, label="a written word", evidence={"reason": "written"})
+    found = Findings([written], None, SAME, leveled({}, now))
+    made = gate(found, 5, Findings([], None, SAME, leveled({}, then)))
+    assert [one.outcome for one in made.judgements] == [outcome]
+
+
+@pytest.mark.parametrize("other", [{"pictures": 99}, {"vocabulary": "xyz"}])
+def test_levels_of_other_pictures_or_words_are_not_compared(finding, other):
+    found = Findings([finding(0.2)], None, SAME, leveled({"eagle": (0.2, 0.1)}))
+    made = gate(found, 5, Findings([], None, SAME | other, leveled({"eagle": (0.2, 0.1)})))
+    assert made.outcome == "failed"
+    assert any("cannot be told from scores alone" in remark and "differ" in remark for remark in made.remarks)
+
+
 def test_levels_are_the_scores_of_the_pictures_above_the_mean(finding):
     study = ca.open_study("picture-world")
     rows = [3, 10, 400, 800, 5000]

@@ -1,5 +1,7 @@
 """The report is one safe, whole page that says what the findings hold."""
 
+import base64
+import hashlib
 import html.parser
 import math
 import re
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipattr.discovery.findings import Findings, PromptVerdict
+from clipattr.discovery.findings import KINDS, Findings, PromptVerdict
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.reporting import page as report
@@ -43,7 +45,7 @@ class Page(html.parser.HTMLParser):
             self.faults.append(tag)
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
 
@@ -73,17 +75,19 @@ def test_nothing_is_fetched_from_anywhere(findings):
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, name)
-        assert tag not in {"script", "iframe", "object", "embed", "link", "base", "form"}
+        assert tag not in {"iframe", "object", "embed", "link", "base", "form"}
     assert "url(" not in page and "@import" not in page
     policy = next(a["content"] for _, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and policy.endswith(f"script-src 'sha256-{digest}'")
 
 
 def test_links_lead_to_sections_that_exist(findings):
     read = Page(report.page(findings))
     ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
-    assert len(ids) == len(set(ids)) and set(links) <= set(ids) and links.count("glance") == len(findings)
+    assert len(ids) == len(set(ids)) and set(links) <= set(ids) and links.count("glance") == len(findings) + 1
 
 
 ODD = "</style><script>alert(1)</script><img src=x onerror=alert(1)> \"'& \u202etxt.exe \x00 $title"
@@ -102,7 +106,7 @@ def test_odd_text_anywhere_is_shown_as_text(findings, finding, study):
     page = report.page(Findings([odd], study, {ODD: ODD, "model": ODD, "settings": {ODD: ODD}}))
     read = Page(page)
     assert read.faults == [] and read.open == []
-    assert not {"script"} & {tag for tag, _ in read.tags}
+    assert [tag for tag, _ in read.tags].count("script") == 1  # the page's own
     assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
     assert all(a["src"].startswith("data:") for tag, a in read.tags if tag == "img")
     assert read.text.count("<script>alert(1)</script>") >= 8
@@ -148,6 +152,20 @@ def test_pictures_of_the_cause_are_shown_and_the_others_counted(study, finding):
                  "0 cause 0 , 100 key"):  # fmt: skip
         assert told in read.text, told
     assert "may be wrong" not in read.text
+
+
+def test_the_page_can_be_sorted_filtered_and_folded_and_says_where_everything_is(findings):
+    text = report.page(findings)
+    read = Page(text)
+    heads = [a["data-sort"] for tag, a in read.tags if tag == "th" and "data-sort" in a]
+    assert heads == ["ascending"] * 4 + ["descending"] * 4
+    rows = [a for tag, a in read.tags if tag == "tr" and "data-section" in a]
+    assert [row["data-kind"] for row in rows] == [f.kind for f in findings] and len(rows) == len(findings)
+    assert [a["value"] for tag, a in read.tags if tag == "option" and a.get("value") in KINDS] == list(KINDS)
+    assert sum(tag == "details" and a.get("class") == "more" for tag, a in read.tags) == len(findings)
+    assert '<div class="tools" hidden>' in text  # nothing that does not work without the script
+    for part in ("At a glance", "How to read this page", "Findings with pictures", "What was audited"):
+        assert f">{part}</a>" in text
 
 
 def test_a_family_that_is_labelled_otherwise_is_doubted_alike_in_page_table_and_json(study, finding):
@@ -223,7 +241,7 @@ def test_beyond_a_hundred_findings_the_rest_are_in_the_table_only(study, finding
     assert len(rows_of(page)) == 120 and read.faults == []
     links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
     ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
-    assert len(links) == 200 and set(links) <= ids and "The 100 strongest are told below" in read.text
+    assert len(links) == 203 and set(links) <= ids and "The 100 strongest are told below" in read.text
 
 
 def test_an_audit_without_findings_says_so(study):

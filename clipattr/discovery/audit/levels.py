@@ -7,7 +7,7 @@ families and decisions; a gate compares it (`discovery/gate.py`). Start at `leve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.subject import Subject
 
 LEAST = 0.02  # of the prompt's own contrast; lower levels are not kept
-KEPT = 48  # words kept for one prompt, those of the largest levels: bounds the size of a baseline
+KEPT = 64  # words kept for one prompt, those of the largest levels: bounds the size of a baseline
 DIGITS = 5  # decimals of a stored level, raw cosine
 
 
@@ -35,13 +35,13 @@ class PromptLevels:
     least: float
 
 
-def levels_of(base: Base, subject: Subject) -> PromptLevels:
+def levels_of(base: Base, subject: Subject, named: Sequence[str | None] = ()) -> PromptLevels:
     """Measure the level of every word of the vocabulary for one prompt.
 
     Where a picture shows a word or the prompt is the evaluator's judgement alone, over both halves.
 
     Args:
-        subject: a prompt with its contrast on all pictures.
+        subject: a prompt with its contrast on all pictures. named: words that are kept whatever their level.
     """
     n_words = len(base.study.vocabulary)
     totals = [_Sums(n_words), _Sums(n_words)]
@@ -61,6 +61,7 @@ def levels_of(base: Base, subject: Subject) -> PromptLevels:
     if len(chosen) == KEPT and len(order) > KEPT:
         least = max(least, float(largest[order[KEPT]]))
     words = base.study.vocabulary.words
+    chosen += [at for at in map(words.index, {w for w in named if w in words}) if at not in chosen]
     kept = {words[at]: (_plain(elsewhere[at]), _plain(beside[at])) for at in sorted(chosen)}
     return PromptLevels(kept, round(float(least), DIGITS))
 

@@ -134,7 +134,7 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
     findings = [one for one in findings if one.confidence >= base.settings.least_confidence]
     verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
-    levels = levels_of(base, found.subject)
+    levels = levels_of(base, found.subject, [one.label for one in findings])
     verdict = replace(verdict, levels=levels.words, least_level=levels.least, written=found.written)
     return PromptAudit(tuple(findings), verdict)
 
@@ -236,6 +236,7 @@ def audit(
         "pictures_finding": len(ready.base.finding),
         "pictures_measuring": len(ready.base.measuring),
         "prompts_audited": len(asked),
+        "vocabulary": json_digest(list(study.vocabulary.words))[:16],
         "settings": asdict(settings),
     }
     return Findings(findings, study, about, [one.verdict for one in audited])

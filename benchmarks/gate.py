@@ -1,0 +1,190 @@
+"""Does a release gate stay green where nothing changed, and turn red where a reliance is new? Without the old study.
+
+    python benchmarks/gate.py [--quick] [--worlds NAME ...] [--out FOLDER]
+
+For each world: the same weights with several dictionaries, weights with 1 % noise, and as the old release a model
+trained without plants. Every audit is gated against every other as baseline, from JSON as a release would read it. A
+prompt whose plant the old release has not learnt and the new one has is a new plant; a prompt without plants, between
+the two models, is a model trained anew without a change. What was built under FOLDER is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+from results import write_results  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+import clipattr as ca  # noqa: E402
+from clipattr.discovery.findings import Findings  # noqa: E402
+from clipattr.discovery.gate import gate  # noqa: E402
+from clipattr.statistics import wilson  # noqa: E402
+from clipattr_data import models_dir  # noqa: E402
+from clipattr_data.build import EVALUATOR, NULL, write_vocabulary  # noqa: E402
+from clipattr_data.labelled import rows, write  # noqa: E402
+from clipattr_data.study_build import dictionary_activations  # noqa: E402
+from clipattr_data.world import World  # noqa: E402
+
+WORLDS = ("picture-world-a", "picture-world-b", "picture-world-c")
+SEEDS = (1, 2, 3)
+NOISE = 0.01  # of each weight tensor's deviation
+LATENTS, ACTIVE, STEPS, TRAINED_ON = 1024, 8, 400, 10_000
+PICTURES = (1800, 900)  # for finding and for measuring
+UNPLANTED = 20  # prompts without a plant, besides all with one
+ABOVE = (3.0, 5.0)  # points
+
+
+def noisy(name: str, folder: Path) -> str:
+    """A bundled model with noise on every weight, written under a folder; its reference."""
+    if not folder.exists():
+        shutil.copytree(models_dir() / name, folder)
+        file, draw = folder / "open_clip_model.safetensors", torch.Generator().manual_seed(0)
+        weights = load_file(file)
+        for key, weight in weights.items():
+            if weight.is_floating_point() and weight.numel() > 1:
+                noise = torch.randn(weight.shape, generator=draw) * weight.float().std() * NOISE
+                weights[key] = (weight.float() + noise).to(weight.dtype)
+        save_file(weights, file)
+    return f"local-dir:{folder}"
+
+
+def activations_of(model: Any, world: World, folder: Path, n: int) -> torch.Tensor:
+    """What dictionaries of a model are trained on, kept for the next seed."""
+    file = folder / f"acts-{model.weights_hash[:12]}.pt"
+    if not file.exists():
+        torch.save(dictionary_activations(model, world, n), file)
+    return torch.load(file, weights_only=True)
+
+
+def audited(world: World, model: Any, seed: int, folder: Path, small: bool) -> Findings:
+    """Train a dictionary from a seed, build a study of the world's pictures and audit it; kept as JSON."""
+    file = folder / "audit.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        n, m = (size // 4 if small else size for size in PICTURES)
+        write([*rows(world, "train", n), *rows(world, "holdout", m)], folder / "scenes.jsonl")
+        write_vocabulary(world, folder / "vocabulary.csv")
+        acts = activations_of(model, world, folder.parent, TRAINED_ON // (4 if small else 1))
+        dictionary = ca.train_sae(acts, n_latents=LATENTS, k=ACTIVE, steps=STEPS, batch=1024, lr=1e-3, seed=seed,
+                                  site="image.-1.cls", model_hash=model.weights_hash)  # fmt: skip
+        study = ca.build_study(
+            model, ca.Images.open(f"scenes:{folder / 'scenes.jsonl'}"), path=folder / "study",
+            vocabulary=ca.Vocabulary.open(folder / "vocabulary.csv"), evaluator=ca.load_model(EVALUATOR),
+            dictionary=dictionary, progress=False,
+        )  # fmt: skip
+        planted = sorted({plant.prompt for plant in world.plants})
+        others = [word for word in world.vocabulary if word not in planted]
+        prompts = planted[:12] if small else planted + others[:UNPLANTED]
+        ca.audit(study, prompts, progress=False).to_json(file)
+    return Findings.from_json(file)
+
+
+def learnt(world: World) -> set[str]:
+    """Prompts of the plants that the world's model has learnt."""
+    effects = json.loads((models_dir() / world.name / "effects.json").read_text("utf-8"))
+    return {plant.prompt for plant, row in zip(world.plants, effects, strict=True) if row["learnt"]}
+
+
+def compared(new: Findings, old: Findings, above: float, levels: bool) -> dict[str, str]:
+    """By prompt that was judged, the reason why it fails the gate; "" if it does not."""
+    if not levels:
+        old = Findings(old, None, {**old.about, "vocabulary": None}, old.verdicts)
+    failing = {one.finding.prompt: f"{one.finding.label}: {one.why}" for one in gate(new, above, old).failing}
+    return {v.prompt: failing.get(v.prompt, "") for v in new.verdicts if v.outcome != "cannot be judged"}
+
+
+def examine(world: World, out: Path, quick: bool) -> list[dict[str, Any]]:
+    """One row a comparison."""
+    made: dict[str, Findings] = {}
+    for seed in SEEDS[: 2 if quick else None]:
+        made[f"seed {seed}"] = audited(
+            world, ca.load_model(world.name), seed, out / world.name / f"seed-{seed}", quick
+        )
+        print(f"{world.name} seed {seed}: {len(made[f'seed {seed}'])} findings", flush=True)
+    if not quick:
+        made["noise"] = audited(
+            world,
+            ca.load_model(noisy(world.name, out / world.name / "model")),
+            1,
+            out / world.name / "noise",
+            quick,
+        )
+    null = audited(world, ca.load_model(NULL), 1, out / world.name / "null", quick)
+    plants, result = learnt(world), []
+    for above, levels in itertools.product(ABOVE, (True, False)):
+        common = {"world": world.name, "above": above, "levels": levels}
+        for new, old in itertools.permutations(made, 2):
+            told = compared(made[new], made[old], above, levels)
+            red = {prompt: why for prompt, why in told.items() if why}
+            sort = "noise" if "noise" in (new, old) else "reseeded"
+            result.append({**common, "sort": sort, "new": new, "old": old, "red": bool(red), "prompts": len(told),
+                           "why": red})  # fmt: skip
+        for new in [name for name in made if name != "noise"]:
+            told = compared(made[new], null, above, levels)
+            some = {prompt: why for prompt, why in told.items() if prompt in plants}
+            rest = {
+                prompt: why for prompt, why in told.items() if prompt not in {p.prompt for p in world.plants}
+            }
+            result.append({**common, "sort": "planted", "new": new, "old": "null", "red": any(some.values()),
+                           "prompts": len(some), "red_prompts": sum(map(bool, some.values())),
+                           "green": [prompt for prompt, why in some.items() if not why]})  # fmt: skip
+            result.append({**common, "sort": "retrained", "new": new, "old": "null", "red": any(rest.values()),
+                           "prompts": len(rest), "red_prompts": sum(map(bool, rest.values())),
+                           "why": {prompt: why for prompt, why in rest.items() if why}})  # fmt: skip
+    return result
+
+
+def figures_of(result: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Shares of red comparisons by sort and limit, with the upper or lower Wilson bound that a floor needs."""
+    figures: dict[str, float] = {}
+    for above, levels, sort in itertools.product(
+        ABOVE, (True, False), ("reseeded", "noise", "planted", "retrained")
+    ):
+        some = [r for r in result if (r["above"], r["levels"], r["sort"]) == (above, levels, sort)]
+        if not some:
+            continue
+        name = f"{sort}_above_{above:.0f}{'' if levels else '_without_levels'}"
+        red = sum(r["red"] for r in some)
+        figures[f"{name}_comparisons"], figures[f"{name}_red"] = len(some), red / len(some)
+        if sort in ("planted", "retrained"):
+            of = sum(r["prompts"] for r in some)
+            hit = sum(r["red_prompts"] for r in some)
+            figures[f"{name}_prompts"], figures[f"{name}_red_prompts"] = of, hit / max(1, of)
+        else:
+            figures[f"{name}_red_high"] = wilson(red, len(some))[1]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two seeds of one world, few pictures and prompts"
+    )
+    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), help="bundled worlds")
+    parser.add_argument("--out", type=Path, default=Path("out/gate"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    out = arguments.out / ("quick" if arguments.quick else "full")
+    result = []
+    for name in arguments.worlds[: 1 if arguments.quick else None]:
+        result += examine(World.open(name), out, arguments.quick)
+    figures = figures_of(result)
+    for key, value in figures.items():
+        print(f"{key:50} {value:.3f}")
+    write_results("gate", figures, result, quick=arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

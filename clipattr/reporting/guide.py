@@ -1,0 +1,57 @@
+"""Parts of the report's page that explain and steer it: how to read it, and the fields that filter its table.
+
+Owns these texts. Computes nothing. Start at `guide_html`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipattr.display.wording import KIND_WORDS, kind_word
+
+if TYPE_CHECKING:
+    from clipattr.discovery.findings import Finding
+
+
+def guide_html(found: Sequence[Finding]) -> str:
+    """The words of the page, and the kinds of findings on it."""
+    terms = {
+        "What a finding says": "The score of a prompt owes much to a family of latents (parts of the picture's "
+        "embedding) that, by an independent model's judgement, does not look like what the prompt names.",
+        "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
+        "every prompt alike does not count.",
+        "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
+        "in choosing it; for a finding about writing, where it says so, how far it rises when the prompt is written on "
+        "them. The bracket is a 95\u00a0% interval.",
+        "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
+        "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
+        "Near zero or below: they do not.",
+        "Clarity": "How much the family's examples look alike: near 100\u00a0% one thing, near 0\u00a0% anything.",
+        "Share": "The family's part of all evidence that speaks for the prompt on these pictures.",
+        "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
+    }
+    for kind in dict.fromkeys(f.kind for f in found):
+        word, sentence = KIND_WORDS.get(kind, (kind_word(kind), ""))
+        terms[f"Kind: {word}"] = sentence[:1].upper() + sentence[1:] + "." if sentence else ""
+    items = "".join(
+        f"<div><dt>{html.escape(t)}</dt><dd>{html.escape(d)}</dd></div>" for t, d in terms.items()
+    )
+    return (
+        '<section class="guide" aria-labelledby="guide"><h2 id="guide">How to read this page</h2>'
+        f"<dl>{items}</dl></section>"
+    )
+
+
+def tools_html(found: Sequence[Finding]) -> str:
+    """The fields that filter the table; hidden until the page's script shows them."""
+    kinds = "".join(
+        f'<option value="{html.escape(kind)}">{html.escape(kind_word(kind))}</option>'
+        for kind in dict.fromkeys(f.kind for f in found)
+    )
+    return f"""<div class="tools" hidden>
+<label>find <input type="search" placeholder="prompt or cause"></label>
+<label>kind <select><option value="">all</option>{kinds}</select></label>
+<label>name of the cause <select><option value="">all</option><option value="sure">not doubted</option>
+<option value="doubted">doubted</option></select></label> <output aria-live="polite"></output></div>"""
