@@ -9,6 +9,7 @@ their rows with `--rows`; a run without worlds writes the result of what is pool
 
     python benchmarks/pixels.py --bundled picture-world-c
     python benchmarks/pixels.py --worlds OUT --photos FOLDER --only photos-report-a rendered-report-a
+    python benchmarks/pixels.py --decide     # today's rule on the effects in the result, measuring nothing
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import write_results
+from results import FOLDER, write_results
 from scipy.stats import spearmanr
 
 import clipattr as ca
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Finding
+from clipattr.discovery.pixels.verify import decide
 from clipattr.sites import capture
 from clipattr.statistics import Interval, wilson
 
@@ -186,6 +188,18 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def decided(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the verdicts that today's rule gives their effects."""
+    settings, made = ca.PixelSettings(), []
+    for row in rows:
+        if row["removal"] is not None:
+            spans = {name: Interval(**row[name]) for name in ("removal", "transplant")}
+            verdict, reason = decide(settings, {**row, **spans}, row["spread"])
+            row = {**row, "verdict": verdict, "reason": reason}
+        made.append(row)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -199,6 +213,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six findings of one bundled study")
     parser.add_argument("--rows", type=Path, help="write rows here too, and pool with what is there")
     parser.add_argument("--checkpoint", type=Path, help="folder where a stopped run goes on")
+    parser.add_argument("--decide", action="store_true", help="judge the result's rows by today's rule")
     options = parser.parse_args()
     if options.quick:
         options.bundled, options.most = ["picture-world-c"], 6
@@ -215,12 +230,16 @@ def main() -> None:
             options.seed,
             options.checkpoint,
         )
+    dropped: dict[str, float] = {}
+    if options.decide:
+        known = json.loads((FOLDER / "pixels.json").read_text(encoding="utf-8"))
+        rows, dropped = decided(known["rows"]), {"dropped": known["figures"]["dropped"]}
     if options.rows:
         done = json.loads(options.rows.read_text()) if options.rows.exists() else []
         here = {row["world"] for row in rows}
         rows = [row for row in done if row["world"] not in here] + rows
         options.rows.write_text(json.dumps(rows))
-    found = figures(rows)
+    found = figures(rows) | dropped
     photos = [row for row in rows if row["world"].startswith("photos")]
     found |= {f"photos_{name}": value for name, value in figures(photos).items()} if photos else {}
     for kind in sorted({row["kind"] for row in rows}):

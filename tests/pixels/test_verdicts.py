@@ -15,7 +15,9 @@ TINY = Interval(0.01, 0.005, 0.015)
     ("silenced", "control", "removal", "transplant", "verdict"),
     [
         (0.9, 0.1, LARGE, LARGE, "confirmed"),
-        (0.9, 0.1, LARGE, SMALL, "confirmed"),  # together clearly above zero
+        (0.9, 0.1, LARGE, TINY, "confirmed"),  # each surely above zero
+        (0.9, 0.1, LARGE, SMALL, "untestable"),  # pasted in, it may do nothing
+        (0.9, 0.1, SMALL, LARGE, "untestable"),  # taken out, it may do nothing
         (0.9, 0.1, NONE, NONE, "contradicted"),
         (0.4, 0.1, LARGE, LARGE, "untestable"),  # the family stays
         (0.9, 0.8, LARGE, LARGE, "untestable"),  # any edit silences it

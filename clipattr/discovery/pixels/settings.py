@@ -23,7 +23,8 @@ class PixelSettings:
         selective: by how much more than its control it must take away.
         area: what a whole picture of changed pixels counts against an edit, in fractions of silenced codes.
         least_effect: change of the contrast over the control's, in spreads of the prompt's contrast over the study,
-            that removal and transplant must reach on average. Any value from 0.15 to 0.25 gave the same verdicts.
+            that removal and transplant must reach on average, each with an interval above zero. Any value from 0.15 to
+            0.3 gives the same verdicts.
         excluded: effect, in the same unit, that the interval must exclude before a finding is contradicted.
 
     >>> import clipattr as ca

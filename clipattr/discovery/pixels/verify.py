@@ -257,10 +257,10 @@ def by_source(values: Tensor, n: int) -> Tensor:
 
 
 def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) -> tuple[str, str]:
-    """The verdict and its reason, from the mean of removal and transplant and its interval.
+    """The verdict and its reason, from the effects of removal and transplant and their intervals.
 
-    Confirmed: both point the same way, and their mean reaches `least_effect` spreads with an interval above zero.
-    Contradicted: the edit silences the family, and the interval excludes an effect of `excluded` spreads.
+    Confirmed: the interval of each lies above zero, and their mean reaches `least_effect` spreads. Contradicted: the
+    edit silences the family, and the interval of the mean excludes an effect of `excluded` spreads.
     """
     silenced, control = measured["silenced"], measured["control"]
     removal, transplant = measured["removal"], measured["transplant"]
@@ -270,8 +270,7 @@ def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) 
         )
     mean = (removal.value + transplant.value) / 2
     half = math.hypot(removal.high - removal.value, transplant.high - transplant.value) / 2
-    agree = min(removal.value, transplant.value) > 0
-    if agree and mean >= settings.least_effect * spread and mean > half:
+    if min(removal.low, transplant.low) > 0 and mean >= settings.least_effect * spread:
         return "confirmed", "the score falls without the cause and rises with it"
     if mean + half < settings.excluded * spread:
         return "contradicted", "the family falls silent without the cause, the score hardly moves"
