@@ -89,7 +89,7 @@ class BrowseState(T.HasTraits):
     @cached_property
     def browser(self) -> Browser:
         """What answers."""
-        return Browser(self.table.collected)
+        return self.table.browser
 
     @property
     def orders(self) -> dict[str, str]:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import ClipattrError
+from clipattr.studies.browsing import Browser
 from clipattr.studies.collected import Collected
 from clipattr_widgets.cards import Card, card_of
 from clipattr_widgets.measured import Measured, measure
+from clipattr_widgets.strangeness import strangeness
 from clipattr_widgets.text import plain, shown
 
 MISSING = Image.new("RGB", (112, 112), (222, 224, 228))
@@ -242,6 +244,11 @@ class Desk:
         except (ClipattrError, OSError):
             return 0
 
+    @cached_property
+    def browser(self) -> Browser:
+        """Orders and errors of the study's pictures."""
+        return Browser(self.collected)
+
     def standing(self, measured: Measured, target: Any, picture: int | None) -> str:
         """How the score stands among other pictures and prompts, in words; "" where that is not known."""
         splice = measured.splice
@@ -260,6 +267,8 @@ class Desk:
             parts.append(f"pictures labelled {shown(found.label, 30)} score {plain(mean)} on average")
         if found.prompts > 1:
             parts.append(f"place {found.rank} of {found.prompts} among the label words on this picture")
+        if strange := strangeness(self, measured):
+            parts.insert(0, strange)
         return "; ".join(parts)
 
     @property

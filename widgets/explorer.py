@@ -15,6 +15,7 @@ from clipattr_widgets.controls import takeaway
 from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.opening import opened, picture_from_elsewhere
+from clipattr_widgets.pair_table import PairTable
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
 from clipattr_widgets.static import Static, bars_figure, explorer_html
@@ -32,7 +33,8 @@ def explore(study: Any, *, findings: Any = None, **chosen: Any) -> "ExplorerPane
         findings: an audit of the first study; its latents get a badge, and its findings are listed. With several
             studies also a mapping of their places (0 the first) to audits.
         chosen: what to show first, e.g. `picture=7, prompt="kite", against="bat"`. A picture is a number of the study,
-            or comes from elsewhere: a path or a `PIL.Image`.
+            or comes from elsewhere: a path or a `PIL.Image`. `text_dictionary` (`train_text_sae`) adds a table of
+            pairs: latents of the picture × latents of the prompt.
 
     Raises:
         PanelError: the picture from elsewhere cannot be read.
@@ -54,6 +56,7 @@ class ExplorerPanel(Panel):
         state: ExplorerState | None = None,
         findings: Any = None,
         tabs: bool = False,
+        text_dictionary: Any = None,
         **chosen: Any,
     ) -> None:
         if state is None:
@@ -64,7 +67,9 @@ class ExplorerPanel(Panel):
                 state.look_at(*picture_from_elsewhere(outside))
         self.state = state
         self._build()
-        own = [self._toolbar, self.notice, self._body, self._details, self.drawer]
+        self.pairs = None if text_dictionary is None else PairTable(state, text_dictionary)
+        more = [] if self.pairs is None else [self.pairs]
+        own = [self._toolbar, self.notice, self._body, self._details, *more, self.drawer]
         self.tabs = Tabs(state, own) if tabs else None
         super().__init__([self.tabs.box] if self.tabs else own, state)
         if self.tabs is not None:
@@ -378,6 +383,8 @@ class ExplorerPanel(Panel):
         self.prompt.options = self.against.options = suggestions(self.state.table)
 
     def close(self) -> None:
+        if not self.closed and self.pairs is not None:
+            self.pairs.end()
         if not self.closed and self.tabs is not None:
             self.tabs.close()
         super().close()

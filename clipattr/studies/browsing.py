@@ -36,6 +36,8 @@ ANSWERS = ("own label", "another label")  # whether a picture's highest label wo
 NAMED = ("named", "no word fits", "silent")
 LARGEST_SIDE = 1024  # px; a stored thumbnail beyond this is not handed to a browser
 JPEG_QUALITY = 82
+SAMPLE = 2000  # pictures that tell what error is usual: enough for a share of 1 in 100
+USUAL = 0.99  # share of the study's pictures below the usual error
 
 
 class Browser:
@@ -139,25 +141,46 @@ class Browser:
     @cached_property
     def errors(self) -> np.ndarray:
         """(pictures,) squared error of the reconstruction over the squared distance from the mean activation."""
-        import torch
+        count = len(self._stored)
+        parts = [self._errors_of(np.arange(a, min(a + CHUNK, count))) for a in range(0, count, CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(0)
 
-        stored, dictionary = self.study.activations, self.study.dictionary
+    @cached_property
+    def usual_error(self) -> float:
+        """The error that 99 of 100 pictures of the study stay below, of at most `SAMPLE` of them."""
+        count = len(self._stored)
+        if not count:
+            return float("nan")
+        rows = np.arange(count)[:: -(-count // SAMPLE)]
+        return float(np.quantile(self._errors_of(rows), USUAL))
+
+    def error_of(self, acts: np.ndarray, recon: np.ndarray) -> float:
+        """What `errors` says, of a picture that need not be in the study: acts and their reconstruction, (width,)."""
+        return float(_unexplained(acts[None], recon[None], self._mean)[0])
+
+    @property
+    def _stored(self) -> np.ndarray:
+        stored = self.study.activations
         if np.ndim(stored) != 2:
             raise DataError(
                 "Errors are told of sites with one activation a picture; this study keeps tokens."
             )
-        count = len(stored)
-        spans = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-        mean = sum(np.asarray(stored[a:b], np.float64).sum(0) for a, b in spans) / max(count, 1)
-        parts = []
-        for a, b in spans:
-            acts = np.asarray(stored[a:b], np.float64)
-            with torch.no_grad():
-                recon = dictionary.decode(self.study.codes.rows(torch.arange(a, b)))
-            missed = acts - recon.detach().cpu().double().numpy()
-            away = np.square(acts - mean).sum(1)
-            parts.append(np.square(missed).sum(1) / np.where(away > 0, away, 1.0))
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return stored
+
+    @cached_property
+    def _mean(self) -> np.ndarray:
+        """(width,) mean activation."""
+        stored = self._stored
+        sums = [np.asarray(stored[a : a + CHUNK], np.float64).sum(0) for a in range(0, len(stored), CHUNK)]
+        return np.sum(sums, axis=0) / max(len(stored), 1)
+
+    def _errors_of(self, rows: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            recon = self.study.dictionary.decode(self.study.codes.rows(torch.as_tensor(rows)))
+        acts = np.asarray(self._stored[rows], np.float64)
+        return _unexplained(acts, recon.detach().cpu().double().numpy(), self._mean)
 
     @cached_property
     def answers(self) -> np.ndarray:
@@ -254,6 +277,12 @@ class Browser:
     def _ends(self) -> np.ndarray | None:
         file = self.study.path / "thumbnails.npy"
         return np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
+
+
+def _unexplained(acts: np.ndarray, recon: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(m,) squared error over squared distance from the mean, of activations (m, width)."""
+    away = np.square(acts - mean).sum(1)
+    return np.square(acts - recon).sum(1) / np.where(away > 0, away, 1.0)
 
 
 def surprise(reliance: np.ndarray, fit: np.ndarray) -> np.ndarray:

@@ -428,3 +428,19 @@ def test_the_newest_request_of_a_lane_wins_and_errors_come_home():
     worker.close()
     assert worker.submit("a", lambda: 1, heard.append, heard.append) == -1
     assert len(heard) == 2
+
+
+def test_a_picture_that_the_dictionary_explains_worse_than_the_studys_is_warned_of(state, study):
+    assert "unlike" not in state.standing
+    browser = state.table.browser
+    assert browser.usual_error == pytest.approx(np.quantile(browser.errors, 0.99))
+    acts, _ = state.table.read(4)
+    with torch.no_grad():
+        recon = study.dictionary.decode(study.dictionary.encode(acts))
+    share = browser.error_of(acts[0].double().numpy(), recon[0].double().numpy())
+    assert share == pytest.approx(browser.errors[4], abs=2e-3)
+    browser.usual_error = share - 0.01
+    state.prompt = "bat"
+    assert state.standing.startswith(
+        f"unlike the study's pictures: the dictionary leaves {100 * share:.0f} %"
+    )

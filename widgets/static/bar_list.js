@@ -171,6 +171,7 @@ function render({ model, el }) {
     drawHead();
     empty.textContent = list.length ? "" : model.get("empty_text");
     head.hidden = !list.length;
+    root.setAttribute("role", list.length ? "grid" : "group"); // a grid without rows is none
     while (lines.length > list.length) lines.pop().row.remove();
     while (lines.length < list.length) lines.push(newLine(lines.length));
     const span = axis(list);
