@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 
 GRID = ".clipattr-browse .clipattr-grid"
 VIEW = f"{GRID} .clipattr-grid-view"
-CELL = f"{GRID} .clipattr-cell:not([hidden])"
+CELL = f"{GRID} .clipattr-cell:not([hidden]):has(img)"  # rows ahead may be on their way
 
 
 @pytest.fixture(scope="module")

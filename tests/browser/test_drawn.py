@@ -238,3 +238,33 @@ def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_bear_na
     map_panel.state.chosen = ()
     page = draw(map_panel.scatter)
     page.page.screenshot(path=screenshots / "map.png")
+
+
+def test_the_grid_keeps_rows_and_asks_for_pages_ahead_in_the_direction_of_scrolling(draw):
+    from clipattr_widgets.grid import Grid
+
+    grid = Grid()
+    grid.show(50_000, title="pictures", gen=1)
+    page = draw(grid)
+    look = """async (to) => {
+      const view = document.querySelector(".clipattr-grid-view");
+      window.sent.length = 0;
+      view.scrollTop = to;
+      const frame = () => new Promise((done) => requestAnimationFrame(done));
+      await frame();
+      await frame();
+      const box = view.getBoundingClientRect();
+      const cells = [...view.querySelectorAll(".clipattr-cell:not([hidden])")].map((c) => c.getBoundingClientRect());
+      const tall = 126;
+      const above = new Set(cells.filter((c) => c.bottom <= box.top).map((c) => Math.round(c.top)));
+      const below = new Set(cells.filter((c) => c.top >= box.bottom).map((c) => Math.round(c.top)));
+      const per = cells.filter((c) => Math.round(c.top) === Math.round(cells[0].top)).length;
+      const first = Math.floor((Math.floor(to / tall) * per) / 48);
+      const asked = window.sent.filter((m) => m.kind === "need").flatMap((m) => m.pages);
+      const [least, most] = [Math.min(...asked), Math.max(...asked)];
+      return { above: above.size, below: below.size, ahead: most - first, behind: first - least };
+    }"""
+    down = page.page.evaluate(look, 40_000)
+    assert down["below"] >= 3 and down["above"] <= 1 and down["ahead"] >= 4
+    up = page.page.evaluate(look, 39_000)
+    assert up["above"] >= 3 and up["below"] <= 1 and up["behind"] >= 4

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 ROW = ".clipattr-bars .clipattr-bar-row"
 SCORE = ".clipattr-panel .clipattr-score"
 GRID = ".clipattr-browse .clipattr-grid"
-CELL = f"{GRID} .clipattr-cell:not([hidden])"
+CELL = f"{GRID} .clipattr-cell:not([hidden]):has(img)"
 SETTLED = "() => !document.querySelector('.clipattr-busy')"
 TOKEN = "a-token-for-tasks"
 
