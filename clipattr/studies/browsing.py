@@ -36,7 +36,7 @@ ANSWERS = ("own label", "another label")  # whether a picture's highest label wo
 NAMED = ("named", "no word fits", "silent")
 LARGEST_SIDE = 1024  # px; a stored thumbnail beyond this is not handed to a browser
 JPEG_QUALITY = 82
-SAMPLE = 2000  # pictures that tell what error is usual: enough for a share of 1 in 100
+SAMPLE = 2000  # pictures from which the usual error is estimated: enough for a share of 1 in 100
 USUAL = 0.99  # share of the study's pictures below the usual error
 
 
@@ -147,7 +147,7 @@ class Browser:
 
     @cached_property
     def usual_error(self) -> float:
-        """The error that 99 of 100 pictures of the study stay below, of at most `SAMPLE` of them."""
+        """99th percentile of `errors`, over at most `SAMPLE` pictures of the study."""
         count = len(self._stored)
         if not count:
             return float("nan")
@@ -155,7 +155,7 @@ class Browser:
         return float(np.quantile(self._errors_of(rows), USUAL))
 
     def error_of(self, acts: np.ndarray, recon: np.ndarray) -> float:
-        """What `errors` says, of a picture that need not be in the study: acts and their reconstruction, (width,)."""
+        """As `errors`, for one picture from anywhere: its activation and reconstruction, (width,)."""
         return float(_unexplained(acts[None], recon[None], self._mean)[0])
 
     @property
