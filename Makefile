@@ -45,16 +45,16 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# Two runs of pytest. First all that needs no browser, by WORKERS processes of one thread; then, one by one, the browser tests
-# and the notebooks, which start servers and kernels of their own. Notebooks are executed; cells that ask for it
-# (NBVAL_CHECK_OUTPUT) have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
+# Two runs of pytest. First all that needs no browser, notebooks included, by WORKERS processes of one thread; then, one by
+# one, the browser tests, which share servers. Notebooks are executed; cells that ask for it (NBVAL_CHECK_OUTPUT) have their
+# outputs compared too. Last the coverage of clipattr/, by module where something is missing.
 WORKERS ?= 2
 test: $(VENV)/.stamp-dev
 	@status=0; \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
-		--ignore=tests/browser tests || status=$$?; \
-		$(BIN)/python -m coverage run --append -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-		--nbval-sanitize-with notebooks/sanitize.cfg tests/browser $(NOTEBOOKS) || status=$$?; \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with notebooks/sanitize.cfg \
+		--ignore=tests/browser tests $(NOTEBOOKS) || status=$$?; \
+		$(BIN)/python -m coverage run --append -m pytest tests/browser || status=$$?; \
 		$(BIN)/python -m coverage report; exit $$status
 
 bench: $(VENV)/.stamp-dev
