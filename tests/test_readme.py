@@ -13,6 +13,7 @@ from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -61,6 +62,11 @@ def test_make_knows_the_targets_that_are_named():
     assert {"demo", "lab"} <= named <= targets
 
 
+def test_every_row_of_measurements_is_one_of_the_whole_table():
+    rows = re.findall(r"^\| [^|`]+ \| \d[^|]*? \| [^|]+? \|$", TEXT, re.M)
+    assert len(rows) >= 4 and all(row in MEASURED for row in rows)
+
+
 def test_links_and_pictures_are_there():
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
     for link in links:
@@ -80,7 +86,7 @@ def test_public_names_in_the_text_exist():
 def measured():
     """(result, file of the benchmark's figures) of every row of the table of measurements."""
     found, file = [], None
-    for result, command in re.findall(r"^\| [^|`]+ \| (\d[^|]*?) \| ([^|]+?) \|$", TEXT, re.M):
+    for result, command in re.findall(r"^\| [^|`]+ \| (\d[^|]*?) \| ([^|]+?) \|$", TEXT + MEASURED, re.M):
         if told := re.search(r"benchmarks/(\w+)\.py( --quick)?", command):
             file = ROOT / "benchmarks" / "results" / f"{told[1]}{'.quick' if told[2] else ''}.json"
         found.append((result, file))
