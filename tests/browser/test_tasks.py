@@ -262,6 +262,23 @@ def test_two_models_are_compared_on_one_picture(in_serve, violations, screenshot
     assert in_serve.actions <= 5
 
 
+def test_an_error_is_seen_and_pushes_nothing_about(in_serve):
+    page = in_serve.page
+    in_serve.tab("Explorer", ROW)
+    in_serve.settle()
+    places = [page.locator(what).first.bounding_box() for what in (".clipattr-overlay", ROW)]
+    in_serve.write(page.get_by_placeholder("find by id or label"), "zzzz")
+    page.wait_for_selector(".clipattr-error:has-text('zzzz')")
+    box = page.locator(".clipattr-error").bounding_box()
+    assert 0 < box["y"] < box["y"] + box["height"] < 250
+    assert [page.locator(what).first.bounding_box() for what in (".clipattr-overlay", ROW)] == places
+    for tab in page.locator(".clipattr-tabs button").all():
+        last = tab.bounding_box()
+        assert last["x"] + last["width"] <= box["x"] + 1
+    in_serve.write(page.get_by_placeholder("find by id or label"), "kite")
+    page.wait_for_selector(".clipattr-error", state="detached")
+
+
 def test_a_link_leads_a_colleague_to_the_same_view(in_serve, kept_open, screenshots):
     page = in_serve.page
     in_serve.tab("Explorer", ROW)
