@@ -98,6 +98,9 @@ def main() -> None:
         "findings_without_a_name": float(np.mean([row["nameless"] for row in rows])),
         "repair_gain_worst_group": float(np.mean(gains)),
         "repair_cost_average": float(np.mean([r["before_accuracy"] - r["after_accuracy"] for r in led_rows])),
+        # share of the way from the led probe's worst group to that of one never led astray; more counts as all of it
+        "repair_gap_closed": _closed(led_rows, "after"),
+        "projection_gap_closed": _closed(led_rows, "projected"),
         "repair_short_of_straight": float(np.mean([r["straight_worst"] - r["after"] for r in led_rows])),
         "repair_short_of_straight_most": max(r["straight_worst"] - r["after"] for r in led_rows),
         "projection_gain_worst_group": float(np.mean([row["projected"] - row["before"] for row in led_rows])),
@@ -115,6 +118,12 @@ def main() -> None:
         [*rows, *everything.drop(columns="seed").reset_index().to_dict("records")],
         quick=quick,
     )
+
+
+def _closed(rows: list[dict[str, Any]], side: str) -> float:
+    gaps = [max(0.0, row["straight_worst"] - row["before"]) for row in rows]
+    gains = [min(row[side] - row["before"], gap) for row, gap in zip(rows, gaps, strict=True)]
+    return float(sum(gains) / max(sum(gaps), 1e-9))
 
 
 def audited(

@@ -1,164 +1,185 @@
 """Does the repair of a finding help where class and cause are independent, and what does it cost?
 
-For every learnt plant whose cause can stand beside any class, and which the audit found: a test set drawn anew with as
-many pictures of the class and of others, with the cause and without. The gap is how far the worst of these groups lies
-below the accuracy where re-rendering has taken the cause out of all pictures. A repair chosen by the finding alone (its
-latents, its word) closes some of it; the cost is average accuracy on the same set.
+For every learnt plant whose cause can stand beside any class: a test set drawn anew with as many pictures of the class
+and of others, with the cause and without. The gap is how far the worst of these groups lies below the accuracy where
+re-rendering has taken the cause out of all pictures. A repair chosen by the finding alone (its latents, its word)
+closes some of it; the costs are accuracy on the same set, and on the study's held-out pictures.
 
 A repair of one prompt cannot change what other pictures are called when they are not called by that prompt.
-`attainable` is therefore the gain of a classifier that never calls another picture by the prompt, or the whole gap
-where the worst group is the prompt's own. `effect_cut` is the share of the prompt's response to the cause, in pictures
-of other things, that is gone. All methods of `ca.repair` are measured side by side on the same pictures.
+`attainable` is therefore the gap up to where the prompt is never called in other pictures. `effect_cut` is the share of
+the prompt's response to the cause, in pictures of other things, that is gone. Where the audit has no finding, latents
+that fire for the cause take its place; figures that begin with `found_` leave these plants out. Intervals are 95 %, by
+drawing plants again.
+
+    python benchmarks/repair.py --part choose|report [--out FOLDER --photos PHOTOS] [--only WORLD] [--store FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from planted import learnt_plants
-from results import write_results
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import clipattr as ca
-from clipattr.discovery.encoded import encoded
-from clipattr_data.build import STUDIES
-from clipattr_data.labelled import APART, balanced, write
-from clipattr_data.truth import UNSEEN, Truth, judge
-from clipattr_data.world import Plant, World
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from repair_cases import CHOOSE, REPORT, Case, cases_of  # noqa: E402
+from repair_ways import LIMITS, WAYS, Setting  # noqa: E402
+from results import write_results  # noqa: E402
 
 WORTH = 0.02  # a smaller gap is not worth a repair, and is left out of the share closed
-METHODS = ("project", "latents", "combined", "refit", "measured")  # of `ca.repair`; the first is its default
-CHOSEN = 60  # scenes by which a finding is matched with its plant
+DRAWS = 1000  # of the plants, for intervals
+Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one study, fewer pictures")
-    parser.add_argument("--only", choices=list(STUDIES), help="one study, all pictures; nothing is written")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one bundled world, fewer pictures")
+    parser.add_argument("--part", choices=("choose", "report"), default="report")
+    parser.add_argument("--only", help="one world; nothing is published")
+    parser.add_argument("--out", type=Path, help="folder of the foreign worlds; without it the bundled ones")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--store", type=Path, help="keeps the test sets for the next run")
     arguments = parser.parse_args()
     begun = time.perf_counter()
-    studies = dict(list(STUDIES.items())[:1]) if arguments.quick else STUDIES
-    rows = [
-        row
-        for study, world in studies.items()
-        if arguments.only in (None, study)
-        for row in repaired(ca.open_study(study), World.open(world), 20 if arguments.quick else 100)
-    ]
-    worth = [row for row in rows if row["gap"] > WORTH]
-    gaps, gains = (np.array([row[name] for row in worth]) for name in ("gap", "gain"))
-    costs = np.array([row["cost"] for row in rows])
-    figures = {
-        **by_method(rows),
-        "plants": len(rows),
-        "plants_with_gap": len(worth),
-        "gap_worst_group": float(gaps.mean()),
-        "gap_closed": float(gains.sum() / gaps.sum()),
-        "gap_half_closed": float((gains >= gaps / 2).mean()),
-        "cost_average": float(costs.mean()),
-        "cost_average_most": float(costs.max()),
-        "seconds": time.perf_counter() - begun,
-    }
+    worlds = CHOOSE if arguments.part == "choose" else REPORT
+    if arguments.quick or arguments.out is None:
+        worlds = tuple(world for world in worlds if world.startswith("picture-world"))
+    rows: list[Row] = []
+    for world in [arguments.only] if arguments.only else worlds[: 1 if arguments.quick else None]:
+        cases = cases_of(
+            world, arguments.out, arguments.photos, 20 if arguments.quick else 100, arguments.store
+        )
+        setting = Setting(world, arguments.out)
+        for case in cases:
+            rows.append(measured(setting, case))
+            told(rows[-1])
+    figures = {**pooled(rows), "seconds": time.perf_counter() - begun}
     for name, value in figures.items():
-        print(f"{name:20} {value:.3f}")
-    write_results("repair", figures, rows, quick=arguments.quick or arguments.only is not None)
+        print(f"{name:44} {value:.3f}")
+    name = "repair" if arguments.part == "report" else "repair_choose"
+    write_results(name, figures, rows, quick=arguments.quick or arguments.only is not None)
 
 
-def repaired(study: ca.Study, world: World, n: int) -> list[dict[str, Any]]:
-    """One row for each learnt plant of a study that the audit found, over `n` pictures a group."""
-    learnt = [plant for plant in learnt_plants(study, world) if plant.kind in APART]
-    findings = ca.audit(study, progress=False)
-    truth = Truth(study.model, study.dictionary, world, pictures=500)
-    wanted = [finding for finding in findings if finding.prompt in {plant.prompt for plant in learnt}]
-    found: dict[Plant, tuple[float, ca.Finding]] = {}
-    for finding, verdict in zip(wanted, judge(truth, wanted, learnt, CHOSEN), strict=True):
-        # Where several findings of a prompt lose strength without the cause, the one that loses most speaks of it.
-        if verdict.plant is not None and verdict.kept < found.get(verdict.plant, (1.0, finding))[0]:
-            found[verdict.plant] = verdict.kept, finding
-    rows = []
-    for plant, (_, finding) in found.items():
-        made = measured(study, finding, tested(world, plant, n), plant)
-        rows.append(
-            {"study": study.path.name, "kind": plant.kind, "prompt": plant.prompt, "cause": plant.cause}
-            | made
-        )
-        told = (
-            f"{name} {made[name]:+.3f}" for name in ("gap", "attainable", *(f"gain_{how}" for how in METHODS))
-        )
-        print(f"{plant.kind:11} {plant.prompt:12} ← {plant.cause:12} {', '.join(told)}", flush=True)
-    return rows
+def told(row: Row) -> None:
+    """One line a plant."""
+    gains = " ".join(f"{way} {row[f'gain_{way}']:+.2f}" for way in WAYS if f"gain_{way}" in row)
+    print(
+        f"{row['world']:18} {row['kind']:12} {row['prompt']:16} ← {row['cause']:16} gap {row['gap']:+.2f}, attainable "
+        f"{row['attainable']:+.2f}; {gains}",
+        flush=True,
+    )
 
 
-def tested(world: World, plant: Plant, n: int) -> ca.Images:
-    """The balanced test set of one plant, of scenes that served nothing else."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = balanced(world, n, [plant], first=UNSEEN)
-        return ca.Images.open(f"scenes:{write(rows, Path(folder) / 'balanced.jsonl')}")
+def measured(setting: Setting, case: Case) -> Row:
+    """Accuracies by group before and after every way; shares from 0 to 1, the effect in logits."""
+    before, test = setting.before, case.encoded(setting.study)
+    number, group = before.index(case.prompt), np.array(case.groups)
+    truth = np.array([before.index(label) for label in case.labels])
+    old = before.logits(case.embeddings).numpy()
+    groups = by_group(old, truth, group)
+    never = old.copy()
+    never[case.other, number] = -np.inf
+    ceiling = min(v for name, v in by_group(never, truth, group).items() if name.startswith("others "))
+    worst, neutral = min(groups.values()), float((old.argmax(1) == truth)[~case.there].mean())
+    row: Row = {
+        "world": case.world, "kind": case.kind, "prompt": case.prompt, "cause": case.cause,
+        "found": case.finding is not None, "groups": groups, "worst": worst, "neutralised": neutral,
+        "gap": neutral - worst, "attainable": max(0.0, min(neutral, ceiling) - worst),
+        "called": float((old.argmax(1) == number)[case.other & case.there].mean()),
+        "effect": response(old, number, case),
+    }  # fmt: skip
+    if case.asked is None:
+        return row
+    task = setting.task(case)
+    held, known = setting.held, setting.held_truth >= 0
+    right = (before.logits(held.embeddings).numpy().argmax(1) == setting.held_truth)[known].mean()
+    for name, way in WAYS.items():
+        logits = way(setting, case, task)
+        new = logits(test).numpy()
+        last = by_group(new, truth, group)
+        others = (old.argmax(1) == truth) * 1.0 - (new.argmax(1) == truth)
+        row |= {
+            f"gain_{name}": min(last.values()) - worst,
+            f"cost_{name}": float(np.mean(list(groups.values())) - np.mean(list(last.values()))),
+            f"cost_others_{name}": float(others[case.other & ~case.there].mean()),
+            f"effect_{name}": response(new, number, case),
+        }
+        if name not in LIMITS:
+            after = (logits(held).numpy().argmax(1) == setting.held_truth)[known].mean()
+            row[f"cost_held_{name}"] = float(right - after)
+    return row
 
 
-def by_method(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Per method: the share of the attainable gap that is closed, of the effect that is cut, and the costs."""
-    figures: dict[str, float] = {}
-    worth = [row for row in rows if row["attainable"] > WORTH]
-    for how in METHODS:
-        closed = sum(min(row[f"gain_{how}"], row["attainable"]) for row in worth)
-        figures[f"attainable_closed_{how}"] = closed / sum(row["attainable"] for row in worth)
-        left = sum(abs(row[f"effect_{how}"]) for row in rows) / sum(abs(row["effect"]) for row in rows)
-        figures[f"effect_cut_{how}"] = 1 - left
-        figures[f"cost_average_{how}"] = float(np.mean([row[f"cost_{how}"] for row in rows]))
-        figures[f"cost_others_{how}"] = float(np.mean([row[f"cost_others_{how}"] for row in rows]))
-        for kind in sorted({row["kind"] for row in rows}):
-            some = [row for row in rows if row["kind"] == kind]
-            left = sum(abs(row[f"effect_{how}"]) for row in some) / sum(abs(row["effect"]) for row in some)
-            figures[f"effect_cut_{how}_{kind}"] = 1 - left
+def pooled(rows: Sequence[Row]) -> dict[str, float]:
+    """All figures: of all plants with latents, of found ones alone, and by kind."""
+    asked = [row for row in rows if "gain_refit" in row]
+    found = [row for row in asked if row["found"]]
+    figures: dict[str, float] = {
+        "plants": len(rows),
+        "plants_found": len(found),
+        "plants_repaired": len(asked),
+        "plants_attainable": sum(row["attainable"] > WORTH for row in asked),
+        "gap_worst_group": float(np.mean([row["gap"] for row in asked])),
+        "gap_attainable": float(np.mean([row["attainable"] for row in asked])),
+    }
+    kinds = sorted({row["kind"] for row in asked})
+    for way in WAYS:
+        for which, some in (("", asked), ("found_", found)):
+            figures |= _spread(
+                f"{which}attainable_closed_{way}", some, lambda r, w=way: closed(r, w, "attainable")
+            )
+            figures |= _spread(f"{which}gap_closed_{way}", some, lambda r, w=way: closed(r, w, "gap"))
+        figures |= _spread(f"effect_cut_{way}", asked, lambda r, w=way: cut(r, w))
+        for cost in ("cost", "cost_others", "cost_held"):
+            if f"{cost}_{way}" in asked[0]:
+                values = [row[f"{cost}_{way}"] for row in asked]
+                figures |= {f"{cost}_{way}": float(np.mean(values)), f"{cost}_{way}_most": max(values)}
+        figures[f"harmed_{way}"] = float(np.mean([row[f"gain_{way}"] < -WORTH for row in asked]))
+        for kind in kinds:
+            some = [row for row in asked if row["kind"] == kind]
+            if any(row["attainable"] > WORTH for row in some):
+                figures |= _spread(
+                    f"attainable_closed_{way}_{kind}", some, lambda r, w=way: closed(r, w, "attainable")
+                )
+            figures[f"gap_closed_{way}_{kind}"] = closed(some, way, "gap")
+            figures[f"effect_cut_{way}_{kind}"] = cut(some, way)
+    for kind in kinds:
+        some = [row for row in asked if row["kind"] == kind]
+        figures |= {
+            f"plants_{kind}": len(some),
+            f"plants_attainable_{kind}": sum(row["attainable"] > WORTH for row in some),
+        }
     return figures
 
 
-def measured(study: ca.Study, finding: ca.Finding, images: ca.Images, plant: Plant) -> dict[str, float]:
-    """Worst group and average before and after, raw shares; `gap` to the accuracy without the cause."""
-    pictures = encoded(study, images)
-    group = np.array(images.columns["group"])
-    there = np.array([name.endswith(f" with {plant.cause}") for name in group])
-    other = np.array([name.startswith("others ") for name in group])
-    found: dict[str, float] = {}
-    for how in METHODS:
-        repair = ca.repair(study, finding, how=how)
-        before, number = repair.before, repair.before.index(plant.prompt)
-        truth = np.array([before.index(label) for label in images.columns["label"]])
-        old = before.logits(pictures.embeddings).numpy()
-        new = repair.classifier().logits(pictures.embeddings).numpy()
-        first, last = (by_group(logits, truth, group) for logits in (old, new))
-        if how == METHODS[0]:
-            neutral = float((old.argmax(1) == truth)[~there].mean())
-            name, worst = min(first.items(), key=lambda item: item[1])
-            never = old.copy()
-            never[other, number] = -np.inf
-            own = not name.startswith("others ")
-            gap = neutral - worst
-            attainable = gap if own else min(gap, by_group(never, truth, group)[name] - worst)
-            found |= {
-                "worst": worst,
-                "worst_after": min(last.values()),
-                "neutralised": neutral,
-                "gap": gap,
-                "gain": min(last.values()) - worst,
-                "cost": float(np.mean(list(first.values())) - np.mean(list(last.values()))),
-                "attainable": attainable,
-                "effect": response(old, number, there, other),
-            }
-        found |= {
-            f"gain_{how}": min(last.values()) - found["worst"],
-            f"effect_{how}": response(new, number, there, other),
-            f"cost_{how}": float(np.mean(list(first.values())) - np.mean(list(last.values()))),
-            f"cost_others_{how}": float(
-                ((old.argmax(1) == truth) * 1.0 - (new.argmax(1) == truth))[other & ~there].mean()
-            ),
-        }
-    return found
+def closed(rows: Sequence[Row], way: str, what: str) -> float:
+    """Share of the gaps that is closed; a gain beyond its gap counts as the gap. NaN where there is no gap."""
+    worth = [row for row in rows if row[what] > WORTH]
+    total = sum(row[what] for row in worth)
+    return sum(min(row[f"gain_{way}"], row[what]) for row in worth) / total if total else float("nan")
+
+
+def cut(rows: Sequence[Row], way: str) -> float:
+    """Share of the prompt's response to the cause that is gone; negative where it grew or turned further."""
+    total = sum(abs(row["effect"]) for row in rows)
+    return 1 - sum(abs(row[f"effect_{way}"]) for row in rows) / total if total else float("nan")
+
+
+def _spread(name: str, rows: Sequence[Row], of: Callable[[Sequence[Row]], float]) -> dict[str, float]:
+    """A figure with the interval that drawing plants again gives."""
+    if not rows:
+        return {}
+    rng = np.random.default_rng(0)
+    draws = [of([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(DRAWS)]
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    return {name: of(rows), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def by_group(logits: np.ndarray, truth: np.ndarray, group: np.ndarray) -> dict[str, float]:
@@ -167,13 +188,13 @@ def by_group(logits: np.ndarray, truth: np.ndarray, group: np.ndarray) -> dict[s
     return {name: float(right[group == name].mean()) for name in sorted(set(group))}
 
 
-def response(logits: np.ndarray, number: int, there: np.ndarray, other: np.ndarray) -> float:
+def response(logits: np.ndarray, number: int, case: Case) -> float:
     """How far the prompt's contrast rises with the cause in pictures of other things, in logits."""
     rest = (logits.sum(1) - logits[:, number]) / (logits.shape[1] - 1)
     contrast = logits[:, number] - rest
-    return float(contrast[other & there].mean() - contrast[other & ~there].mean())
+    return float(contrast[case.other & case.there].mean() - contrast[case.other & ~case.there].mean())
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     main()

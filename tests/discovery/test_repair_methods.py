@@ -10,7 +10,7 @@ import clipattr as ca
 from clipattr.discovery.findings import Finding
 from clipattr.discovery.repair.directions import embeddings_without, learning_pictures, own_pictures
 from clipattr.discovery.repair.erasure import Factors, spread_within
-from clipattr.discovery.repair.methods import METHODS, Task, best, reliance
+from clipattr.discovery.repair.methods import KEPT, METHODS, PREFERRED, Task, best, reliance, worst_group
 from clipattr.discovery.repair.refit import refitted
 from clipattr.errors import StudyError, TargetError
 from clipattr.statistics import Interval, auc
@@ -110,17 +110,46 @@ def test_reliance_is_the_slope_within_classes_times_the_way():
 
 def test_the_method_is_chosen_on_the_pictures_it_was_not_fitted_on(monkeypatch):
     made = task()
-    chosen = best(made)
-    assert chosen in METHODS
-    # A method that ruins the class is never chosen, however little reliance it leaves.
-    monkeypatch.setitem(METHODS, "ruin", lambda task: (torch.zeros(8), torch.tensor(-100.0)))
-    assert best(made) == chosen
+    assert best(made) == PREFERRED[0]
+    # A method that ruins the class is never chosen; where all do, the row stays as it is.
     seen = []
-    monkeypatch.setitem(
-        METHODS, "spy", lambda task: seen.append(len(task.embeddings)) or METHODS["project"](task)
-    )
-    best(made)
-    assert seen == [450]
+
+    def ruin(task):
+        seen.append(len(task.embeddings))
+        return torch.zeros(8), torch.tensor(-100.0)
+
+    monkeypatch.setitem(METHODS, PREFERRED[0], ruin)
+    assert best(made) == PREFERRED[1]
+    for name in PREFERRED:
+        monkeypatch.setitem(METHODS, name, ruin)
+    assert best(made) == KEPT
+    assert set(seen) == {450}
+
+
+def test_the_worst_group_is_that_of_counting_every_picture():
+    made = task()
+    row, bias = made.weights[0], made.bias[0]
+    shares = []
+    for level in (1.0, 0.0):  # every picture with the factor, and without it
+        change = (level - made.factors.presence) @ made.factors.directions.T
+        logits = F.normalize(made.embeddings + change, dim=1) @ made.weights.T + made.bias
+        right = [
+            int(line.argmax()) == label for line, label in zip(logits, made.classes.tolist(), strict=True)
+        ]
+        shares += [
+            np.mean([hit for hit, own in zip(right, made.own, strict=True) if bool(own) is mine])
+            for mine in (True, False)
+        ]
+    assert worst_group(made, row, bias) == pytest.approx(min(shares))
+
+
+def test_an_erased_row_ignores_the_directions_and_still_tells_the_class():
+    made = task()
+    row, _ = METHODS["erased"](made)
+    rivals = made.weights[1:].mean(0)
+    d = F.normalize(made.factors.directions[:, 0], dim=0)
+    assert abs(float((row - rivals) @ d)) < 1e-2 * abs(float((made.weights[0] - rivals) @ d))
+    assert worst_group(made, *METHODS["erased"](made)) > worst_group(made, made.weights[0], made.bias[0])
 
 
 @pytest.mark.parametrize("how", [*METHODS, "measured"])
@@ -130,8 +159,9 @@ def test_only_the_prompts_row_changes_and_the_export_loads(how, study, latents, 
     number = before.index("palm")
     others = torch.arange(len(before.names)) != number
     assert torch.equal(after.weights[others], before.weights[others])
-    assert not torch.equal(after.weights[number], before.weights[number])
-    assert after.about["taken"]["palm"] in METHODS and "row" in repaired.about
+    taken = after.about["taken"]["palm"]
+    assert torch.equal(after.weights[number], before.weights[number]) is (taken == KEPT)
+    assert taken in (*METHODS, KEPT) and "row" in repaired.about
     read = ca.Probe.open(repaired.export(tmp_path / how))
     assert torch.equal(read.weights, after.weights)
 

@@ -60,16 +60,9 @@ def refitted(
     rows, rivals, signs, shares = [], [], [], []
     total = 1 + others_weight
     half = torch.where(own, 1 / total / own.sum(), others_weight / total / (~own).sum()).double()
-    states = [embeddings]
-    for column in range(factors.directions.shape[1]):
-        seen, d = factors.presence[:, column], factors.directions[:, column]
-        for change in (
-            (factors.present[column] - seen).clamp_min(0),
-            -(seen - factors.absent[column]).clamp_min(0),
-        ):
-            states.append(F.normalize(embeddings + change[:, None] * d, dim=1))
+    states = [embeddings, *moved(embeddings, factors)]
     for state, weight in zip(
-        states, (1.0, *[1.0 / factors.directions.shape[1]] * (len(states) - 1)), strict=True
+        states, (1.0, *[2.0 / max(len(states) - 1, 1)] * (len(states) - 1)), strict=True
     ):
         rows.append(state.double())
         rivals.append((state @ weights[others].T + bias[others]).double().logsumexp(1))
@@ -84,6 +77,19 @@ def refitted(
         metric = metric + STIFF * d @ d.T
     penalty = 2 * torch.block_diag(metric, torch.full((1, 1), BIAS_RIDGE * ridge, dtype=torch.float64))
     return _newton(x, rival, sign, share, near, penalty)
+
+
+def moved(embeddings: Tensor, factors: Factors) -> list[Tensor]:
+    """Embeddings (pictures, embed) with each concept put into every picture, and with it taken out."""
+    states = []
+    for column in range(factors.directions.shape[1]):
+        seen, d = factors.presence[:, column], factors.directions[:, column]
+        for change in (
+            (factors.present[column] - seen).clamp_min(0),
+            -(seen - factors.absent[column]).clamp_min(0),
+        ):
+            states.append(F.normalize(embeddings + change[:, None] * d, dim=1))
+    return states
 
 
 def _newton(
