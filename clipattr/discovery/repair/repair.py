@@ -5,8 +5,8 @@ directions in `directions.py`, figures before and after in `evaluation.py`. Star
 
     how="project"  the concept's direction is projected out of the prompt's text embedding (or the probe's row), and
                    the bias is refitted; with scope="model", out of the image embedding, for all prompts.
-    how="latents", "combined", "refit", "measured"
-                   other changes of the prompt's row, and the best of all on held-back pictures; see `methods.py`.
+    how="latents", "combined", "refit", "erased", "measured"
+                   other changes of the prompt's row, and one chosen on held-back pictures; see `methods.py`.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
 Default: projection, for single prompts. Its bias compensates for evidence of the prompt itself in a family.
@@ -106,7 +106,10 @@ class Repair:
                 if self.scope == "prompts"
                 else "every image embedding"
             )
-            done = "weights refitted in" if self.how == "refit" else "directions projected out of"
+            done = {
+                "refit": "weights refitted in",
+                "erased": "directions projected out of, and weights refitted in,",
+            }.get(self.how, "directions projected out of")
             if self.how == MEASURED and self._after is not None:
                 taken = sorted(set(self._after.about["taken"].values()))
                 done = f"{', '.join(taken)} (chosen on held-back pictures):"
@@ -289,9 +292,9 @@ def repair(
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how: "project" (default), "latents", "combined", "refit", "measured" (the best of these on held-back
-            pictures), or "ablate". scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and
-            "ablate"). See the module's docstring.
+        how: "project" (default), "latents", "combined", "refit", "erased", "measured" (the first that is no worse than
+            doing nothing on held-back pictures), or "ablate". See the module's docstring.
+        scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and "ablate").
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
             together with the findings' prompts.
