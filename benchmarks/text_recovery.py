@@ -22,9 +22,9 @@ import clipattr as ca
 from clipattr.dictionaries import TopK
 
 FORMS = ("a photo of a {} with a {}", "{} and {}", "a picture of a {} next to a {}")
-STUDIES = ("picture-world", "picture-world-b", "picture-world-c")
+STUDIES = ("picture-world-b", "picture-world-c")  # K was chosen on picture-world
 SITES = ("text.-1.eot", "text.embedding")
-PER_WORD, LATENTS, K, STEPS = 40, 512, 8, 4000
+PER_WORD, LATENTS, K, STEPS = 40, 512, 4, 4000
 RIDGE = 0.1  # share of the mean variance added to the regressions' diagonal
 FOUND = 0.7  # F1 from which a word counts as having a latent
 LEVELS = 12  # thresholds tried for a word's score
