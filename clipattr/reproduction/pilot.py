@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -115,7 +116,7 @@ def _piloted(run: Run, folder: Path) -> Rates:
 
     inputs = run.inputs
     model, judge, pictures = inputs.model(inputs.variants[0]), inputs.judge, inputs.images
-    samples = [pictures.select(evenly(len(pictures), n)) for n in (FEW, MORE)]
+    samples = [pictures.select(_rows(run, n)) for n in (FEW, MORE)]
     list(samples[0][:2].batches([model, judge]))  # warms up
 
     def encode(some: Images) -> None:
@@ -149,6 +150,18 @@ def _piloted(run: Run, folder: Path) -> Rates:
         lesion=_lesion_seconds() if inputs.lesions == SYNTHETIC else 0.0,
         scene=_scene_seconds(run),
     )
+
+
+def _rows(run: Run, n: int) -> np.ndarray:
+    """At most n pictures: those of the prompts that the pilot audits fill half, as an audit judges no prompt without
+    pictures; the others are evenly spread."""
+    labels, each = run.inputs.images.columns["label"], max(n // 2 // (1 + PROMPTS), 1)
+    own = [
+        row
+        for prompt in run.inputs.prompts[: 1 + PROMPTS]
+        for row in [row for row, label in enumerate(labels) if label == prompt][:each]
+    ]
+    return np.union1d(own, evenly(len(labels), max(n - len(own), 1))).astype(int)
 
 
 def _study(run: Run, some: Images, folder: Path, number: int) -> Study:
@@ -255,11 +268,17 @@ def _probe_seconds(run: Run, study: Study) -> float:
 
     sizes, vectors = run.sizes, encoded(study, rows=study.rows).embeddings.float()
     n, generator = max(60, sizes.spurious_pictures), torch.Generator().manual_seed(0)
-    rows = torch.arange(n) % len(vectors)
-    noise = torch.randn(n, vectors.shape[1], generator=generator) * vectors.std(0) / 2
-    labels = [str(row % max(2, sizes.spurious_classes)) for row in rows.tolist()]
+    # The classes are the pictures' own, so that they are as hard to separate as in the experiment.
+    labels = [str(label) for label in study.images.select(study.rows).columns["label"]]
+    classes = [label for label, _ in Counter(labels).most_common(max(2, sizes.spurious_classes))]
+    there = torch.tensor([row for row, label in enumerate(labels) if label in classes])
+    rows = there[torch.arange(n) % len(there)]
+    noise = torch.randn(n, vectors.shape[1], generator=generator) * vectors.std(0) / 10
     unit = torch.nn.functional.normalize(vectors[rows] + noise, dim=1)
-    return seconds_of(lambda: fit_probe(unit, labels, strength=10.0, calibrate=False, folds=2))
+    own = [labels[row] for row in rows.tolist()]
+    if len(set(own)) < 2:
+        own = [str(row % 2) for row in range(n)]
+    return seconds_of(lambda: fit_probe(unit, own, strength=10.0, calibrate=False, folds=2))
 
 
 def _verified_seconds(study: Study, prompt: str) -> float:
