@@ -110,5 +110,5 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/codespell
 
 clean:
-	rm -rf build dist out docs/_build docs/reference docs/cli docs/course .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist out docs/_build docs/reference docs/_static/reproduction docs/cli docs/course .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

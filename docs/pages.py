@@ -35,7 +35,7 @@ ROOMS = {
 
 def write(folder: Path) -> None:
     """Write all derived pages below the folder of the sources."""
-    made = {**reference(), **towers(), **verification(), **command_line(), **course()}
+    made = {**reference(), **towers(), **verification(), **command_line(), **course(), **reproduction()}
     for name, text in made.items():
         put(folder / name, text)
     for kind in ("reference", "cli", "course"):
@@ -173,6 +173,14 @@ def command_line() -> dict[str, str]:
     for name, verb in verbs.choices.items():
         text += f"\n## `clipattr {name}`\n\n```text\n{verb.format_help()}```\n"
     return {"cli/verbs.md": text}
+
+
+def reproduction() -> dict[str, str]:
+    """The page of the reproduction whose values are in `docs/reproduction`."""
+    from clipattr.reproduction.page import page
+    from clipattr.reproduction.reopen import reopened
+
+    return {"_static/reproduction/index.html": page(*reopened(ROOT / "docs" / "reproduction"))}
 
 
 def course() -> dict[str, str]:

@@ -225,16 +225,19 @@ def _result(run: Run, experiment: Experiment, folder: Path) -> Result:
     units = tuple(experiment.units(run))
     values = {unit: run.value(experiment.name, unit) for unit in units}
     run.inputs.times.note(folder.parent)
-    if not units:
-        conclusion = Conclusion(UNDECIDED, f"Not measured: {experiment.lacking}.")
-        result = Result(experiment, conclusion, (), (), None)
-    else:
-        rows = tuple(plain(row) for row in experiment.rows(values))
-        chart = experiment.draw(values)
-        figure = None if chart is None else svg(chart)
-        result = Result(experiment, experiment.conclude(values), rows, units, figure)
+    result = result_of(experiment, values)
     _write(result, values, folder)
     return result
+
+
+def result_of(experiment: Experiment, values: Mapping[str, Any]) -> Result:
+    """Table, verdict and figure from the values of all units."""
+    if not values:
+        return Result(experiment, Conclusion(UNDECIDED, f"Not measured: {experiment.lacking}."), (), (), None)
+    rows = tuple(plain(row) for row in experiment.rows(values))
+    chart = experiment.draw(values)
+    figure = None if chart is None else svg(chart)
+    return Result(experiment, experiment.conclude(values), rows, tuple(values), figure)
 
 
 def _write(result: Result, values: Mapping[str, Any], folder: Path) -> None:

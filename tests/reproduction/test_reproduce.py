@@ -14,6 +14,8 @@ from clipattr.reproduction.experiment import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from clipattr.reproduction.experiments import EXPERIMENTS
 from clipattr.reproduction.experiments.checks import BY_NAME, RENDERED, TRUTH
 from clipattr.reproduction.inputs import named_models
+from clipattr.reproduction.page import page
+from clipattr.reproduction.reopen import pack, reopened
 from clipattr.reproduction.times import TIMES, Times
 from clipattr.statistics import Interval
 
@@ -253,3 +255,11 @@ def test_models_in_folders_are_shown_under_their_last_name(tmp_path):
         "one",
         "ViT-B-32:openai",
     ]
+
+
+def test_packed_values_give_the_same_page(finished, tmp_path):
+    pack(finished.folder, tmp_path)
+    assert page(*reopened(tmp_path)) == finished.page.read_text("utf-8")
+    (tmp_path / "about.json").unlink()
+    with pytest.raises(ca.DataError, match="holds no finished reproduction"):
+        reopened(tmp_path)
