@@ -309,6 +309,12 @@ def accept(audits: list[Findings], note: str = "") -> Findings:
 
     Raises:
         DataError: no audit, audits without verdicts, or of different weights.
+
+    >>> import clipattr as ca
+    >>> from clipattr.discovery.findings import PromptVerdict
+    >>> found = ca.Findings([], None, {}, [PromptVerdict("kite", "nothing found", "")])
+    >>> ca.accept([found], note="nothing to accept").about["accepted"]
+    {'audits': 1, 'note': 'nothing to accept'}
     """
     from clipattr.discovery.findings import Findings
 

@@ -47,6 +47,15 @@ def write_statement(
 
     Raises:
         DataError: the findings hold no verdicts, or the page cannot be written.
+
+    >>> import tempfile
+    >>> import clipattr as ca
+    >>> from clipattr.discovery.findings import PromptVerdict
+    >>> findings = ca.Findings([], None, {}, [PromptVerdict("kite", "nothing found", "")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = ca.write_statement(findings, Path(folder, "s.html"), people=["A. Person, safety"]).read_text("utf-8")
+    >>> "A. Person, safety" in page
+    True
     """
     if not findings.verdicts:
         raise DataError(

@@ -81,6 +81,10 @@ class Reproduction:
         folder: with index.html and, in `experiments`, CSV, JSON and SVG of each experiment.
         results: one per experiment, in the order of the page.
         deviations: from the published protocol, one sentence each.
+
+    >>> import clipattr as ca
+    >>> ca.Reproduction(Path("run"), (), ()).page.name
+    'index.html'
     """
 
     folder: Path

@@ -1,10 +1,10 @@
-"""Kinds: what sort of reliance the evidence speaks for.
+"""Kinds: the kind of reliance that the evidence supports.
 
-What was asked directly names itself: a part of the name is a compound, an inserted text that lifts is typography. What
-stands in the prompt's place is another sense or another look, by how far the evaluator keeps the two sets of *pictures*
-apart. What comes beside it is a context where it changes the whole picture or all of its edge, a companion where it has
-pictures of its own, else a mark. The vocabulary is one witness: roles and groups sharpen, nothing hangs on how they are
-spelled. Start at `kind_of`.
+A candidate that is a part of the prompt's name is a compound; an inserted text that raises the score is typography. A
+cause that replaces the prompt's object is another sense or another look, which is decided by how well the evaluator
+separates the two sets of *pictures*. A cause that occurs beside the object is a context if it covers the whole picture
+or its whole edge, a companion if there are pictures of it alone, and otherwise a mark. Roles and groups of the
+vocabulary are further evidence; no rule depends on how a word is spelled. Start at `kind_of`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Route
 from clipattr.discovery.audit.mediators import Family
 
-DOUBT = 0.25  # the weight of "unknown"
-# What the evaluator is asked to compare a word with where no role is declared.
+DOUBT = 0.25  # weight of the kind "unknown"
+# Texts that stand for a role: the evaluator compares a word with them if the vocabulary declares no role.
 PROTOTYPES = {
     "mark": ("a watermark", "a logo", "a stamp", "a frame around the picture", "a label stuck on a photo"),
     "text": ("a written word", "letters", "text in the picture", "a caption"),
@@ -30,7 +30,7 @@ PROTOTYPES = {
 
 @dataclass(frozen=True)
 class Roles:
-    """How surely each word is a mark, a text, a place, 0 to 1; the rest is things and looks.
+    """Probability that each word is a mark, a text or a place; the other words are objects and looks.
 
     Attributes:
         of: by role (words,).
@@ -62,7 +62,7 @@ class Roles:
         return cls(found)
 
     def how(self, role: str, word: int | None) -> float:
-        """How surely a word has a role; 0 for what has no word."""
+        """Probability that a word has a role; 0 for a candidate without a word."""
         return 0.0 if word is None else float(self.of[role][word])
 
 
@@ -98,7 +98,7 @@ def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
         return found | {"typography": 1.0}
     mark, text, place = (roles.how(role, word) for role in ("mark", "text", "place"))
     local = 1.0 if math.isfinite(family.left) else _or(_ramp(seen.focus, 0.3, 0.6), 0.5)
-    # A surrounding changes the whole edge or all of the picture; a mark or an inset only where it lies.
+    # A surrounding changes the whole edge or the whole picture; a mark or an inset changes only its own region.
     wide = max(_ramp(seen.edge, 0.5, 0.75), _ramp(min(seen.edge, seen.inside), 0.3, 0.6))
     wide = max(place, _or(wide, 1 - local)) * (1 - mark)
     thing = _or(_ramp(seen.itself, 0.2, 0.5), 0.5) * (1 - max(mark, text))
@@ -120,7 +120,7 @@ def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
 
 
 def kind_of(family: Family, roles: Roles, seen: Witness) -> tuple[str, float]:
-    """The likeliest kind and its probability; "unknown" where nothing speaks for a kind."""
+    """The likeliest kind and its probability; "unknown" without evidence for any kind."""
     found = degrees(family, roles, seen)
     if family.candidate.label is None:
         found = {kind: degree * 0.5 for kind, degree in found.items()}
