@@ -14,6 +14,7 @@ import clipattr
 from clipattr.cli.parser import parser
 
 ROOT = Path(__file__).parents[1]
+REPRODUCTION = "_static/reproduction/index.html"
 
 # Room of the reference, its heading. Rooms that are not listed come last, under their own name.
 ROOMS = {
@@ -180,7 +181,7 @@ def reproduction() -> dict[str, str]:
     from clipattr.reproduction.page import page
     from clipattr.reproduction.reopen import reopened
 
-    return {"_static/reproduction/index.html": page(*reopened(ROOT / "docs" / "reproduction"))}
+    return {REPRODUCTION: page(*reopened(ROOT / "docs" / "reproduction"))}
 
 
 def course() -> dict[str, str]:

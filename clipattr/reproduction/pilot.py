@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FEW, MORE = 64, 256  # pictures of the two pilot studies
 STEPS = (50, 200)  # training steps of the two pilot trainings
 PROMPTS = 3  # audited in the pilot
+PASSES = 4  # products of all pictures and words with which an audit finds out which word each picture shows
 LESIONS = 24  # synthetic lesions drawn in the pilot
 NOTHING = Interval(0.0, 0.0, 0.0)
 
@@ -62,8 +63,8 @@ class Rates:
         encode: pictures by both models into a store. marked: one picture read, and encoded without and with each mark.
         words: the evaluator's embeddings of the vocabulary, once. study: a study of so many stored pictures without
             training. step: one training step. card: the quality card of a study of so many pictures.
-        audit: one prompt over so many pictures without forward passes. prompt: one prompt more. tests: one prompt's
-            forward passes.
+        audit: one prompt over so many pictures without forward passes. prompt: one prompt more. tests: the forward
+            passes of so many prompts.
         faithfulness: one picture and class, all methods and measures. probe: fitting one probe.
         verified: one finding tested by editing pictures.
         lesion: drawing and embedding one synthetic lesion. scene: drawing and embedding one scene of the first model's
@@ -77,8 +78,8 @@ class Rates:
     step: float
     card: Line
     audit: Line
-    prompt: Line
-    tests: float
+    prompt: float
+    tests: Line
     faithfulness: float
     probe: float
     verified: float
@@ -94,9 +95,9 @@ class Rates:
 
     def audited(self, run: Run, *, budget: bool) -> float:
         """Seconds of an audit of all prompts."""
-        pictures, prompts = len(run.inputs.images), len(run.inputs.prompts)
-        tests = self.tests if budget and run.sizes.budget else 0.0
-        return self.audit(pictures) + (prompts - 1) * self.prompt(pictures) + prompts * tests
+        prompts = len(run.inputs.prompts)
+        tests = self.tests(prompts) if budget and run.sizes.budget else 0.0
+        return self.audit(len(run.inputs.images)) + (prompts - 1) * self.prompt + tests
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -133,7 +134,7 @@ def _piloted(run: Run, folder: Path) -> Rates:
     first, *built = [seconds_of(partial(build, some)) for some in (samples[0], *samples)]
     few, more = studies[1:]
     sizes = [len(some) for some in samples]
-    audits = [_audit_seconds(run, study, 0) for study in (few, more)]
+    one, each = _audit_seconds(run, more, 0)
     return Rates(
         encode=Line.through(sizes[0], encoded[0], sizes[1], encoded[1]),
         marked=_marked_seconds(run, samples[0]),
@@ -141,9 +142,10 @@ def _piloted(run: Run, folder: Path) -> Rates:
         study=Line.through(sizes[0], built[0], sizes[1], built[1]),
         step=_step_seconds(run, more),
         card=Line.through(sizes[0], _card_seconds(few), sizes[1], _card_seconds(more)),
-        audit=Line.through(sizes[0], audits[0][0], sizes[1], audits[1][0]),
-        prompt=Line.through(sizes[0], audits[0][1], sizes[1], audits[1][1]),
-        tests=_tests_seconds(run, more, sum(audits[1])) if run.sizes.budget else 0.0,
+        # A prompt's tests read a fixed number of pictures; only the words that each picture shows are read of all.
+        audit=Line(one, _presence_seconds(more)),
+        prompt=each,
+        tests=_tests_seconds(run, more, one, each) if run.sizes.budget else Line(0.0, 0.0),
         faithfulness=_faithfulness_seconds(run, more),
         probe=_probe_seconds(run, more),
         verified=_verified_seconds(more, inputs.prompts[0]) if run.sizes.verified else 0.0,
@@ -233,10 +235,18 @@ def _audit_seconds(run: Run, study: Study, budget: int) -> tuple[float, float]:
     return one, max(all_ - one, 0.0) / max(len(prompts) - 1, 1)
 
 
-def _tests_seconds(run: Run, study: Study, without: float) -> float:
-    """Seconds of one prompt's forward passes; `without`: of two prompts without them."""
-    one, more = _audit_seconds(run, study, run.sizes.budget)
-    return max(one + more - without, 0.0) / 2
+def _tests_seconds(run: Run, study: Study, one: float, each: float) -> Line:
+    """Seconds of the forward passes over prompts; `one`, `each`: of the audit without them."""
+    first, more = _audit_seconds(run, study, run.sizes.budget)
+    tests = max(more - each, 0.0)
+    return Line(max(first - one - tests, 0.0), tests)
+
+
+def _presence_seconds(study: Study) -> float:
+    """Seconds per picture of finding which words it shows: some products of its embedding with all words."""
+    seen = torch.from_numpy(np.asarray(study.evaluator_embeddings, dtype=np.float32))
+    words = study.vocabulary_embeddings.float().T
+    return PASSES * seconds_of(lambda: seen @ words) / len(seen)
 
 
 def _faithfulness_seconds(run: Run, study: Study) -> float:
@@ -267,10 +277,12 @@ def _probe_seconds(run: Run, study: Study) -> float:
     from clipattr.discovery.probes.fitting import fit_probe
 
     sizes, vectors = run.sizes, encoded(study, rows=study.rows).embeddings.float()
-    n, generator = max(60, sizes.spurious_pictures), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     # The classes are the pictures' own, so that they are as hard to separate as in the experiment.
     labels = [str(label) for label in study.images.select(study.rows).columns["label"]]
     classes = [label for label, _ in Counter(labels).most_common(max(2, sizes.spurious_classes))]
+    share = sum(label in classes for label in labels) / len(labels) * len(study.rows) / len(study.images)
+    n = max(60, min(sizes.spurious_pictures, round(share * len(run.inputs.images))))
     there = torch.tensor([row for row, label in enumerate(labels) if label in classes])
     rows = there[torch.arange(n) % len(there)]
     noise = torch.randn(n, vectors.shape[1], generator=generator) * vectors.std(0) / 10

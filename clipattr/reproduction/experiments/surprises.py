@@ -167,7 +167,7 @@ def _count_conclusion(values: Values) -> Conclusion:
     models = f"{len(values)} {'model' if len(values) == 1 else 'models'}"
     sentence = (
         f"{len(kinds)} surprising components in {models} and {len(pooled)} judged prompts "
-        f" ({', '.join(told)}). The share of prompts with one, inserted text alone left out, lies "
+        f"({', '.join(told)}). The share of prompts with one, inserted text alone left out, lies "
         f"{shown(excess, 100, 1)} percentage points above that of shuffled pictures{belong}."
     )
     figures = {"excess_over_shuffled": excess, "share_of_named_kinds": share}

@@ -92,7 +92,7 @@ VARIANTS = Experiment(
         "share of prompts above shuffled pictures, percentage points",
         scale=100,
     ),
-    seconds=lambda run, rates: rates.prompt(len(run.inputs.images)) * len(run.inputs.variants),
+    seconds=lambda run, rates: rates.prompt * len(run.inputs.variants),
     assumes="the audits are counted above; matching causes takes as long as auditing a prompt of each model",
     needs=("counts", "null"),
     lacking="it takes two models or more",
