@@ -1,11 +1,11 @@
 """Does a release gate stay green where nothing changed, and turn red where a reliance is new? Without the old study.
 
-    python benchmarks/gate.py [--quick] [--worlds NAME ...] [--out FOLDER]
+    python benchmarks/gate.py [--quick] [--worlds NAME ...] [--null NAME ...] [--out FOLDER]
 
 For each world: the same weights with several dictionaries, weights with 1 % noise, and as the old release a model
 trained without plants. Every audit is gated against every other as baseline, from JSON as a release would read it. A
-prompt whose plant the old release has not learnt and the new one has is a new plant; a prompt without plants, between
-the two models, is a model trained anew without a change. What was built under FOLDER is used again.
+prompt whose plant the new release has learnt, and the old one not by half as much, is a new plant; a prompt without
+plants, between the two models, is a model trained anew without a change. What was built under FOLDER is used again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from clipattr.discovery.gate import gate  # noqa: E402
 from clipattr.statistics import wilson  # noqa: E402
 from clipattr_data import models_dir  # noqa: E402
 from clipattr_data.build import EVALUATOR, NULL, write_vocabulary  # noqa: E402
+from clipattr_data.effects import measure  # noqa: E402
 from clipattr_data.labelled import rows, write  # noqa: E402
 from clipattr_data.study_build import dictionary_activations  # noqa: E402
 from clipattr_data.world import World  # noqa: E402
@@ -40,6 +41,7 @@ SEEDS = (1, 2, 3)
 NOISE = 0.01  # of each weight tensor's deviation
 LATENTS, ACTIVE, STEPS, TRAINED_ON = 1024, 8, 400, 10_000
 PICTURES = (1800, 900)  # for finding and for measuring
+PAIRS = 40  # scenes with and without its cause, to see whether the old release has a plant
 UNPLANTED = 20  # prompts without a plant, besides all with one
 ABOVE = (3.0, 5.0)  # points
 
@@ -89,10 +91,18 @@ def audited(world: World, model: Any, seed: int, folder: Path, small: bool) -> F
     return Findings.from_json(file)
 
 
-def learnt(world: World) -> set[str]:
-    """Prompts of the plants that the world's model has learnt."""
+def new_plants(world: World, folder: Path) -> set[str]:
+    """Prompts of the plants that the world's model has learnt and the model without plants has not by half as much."""
+    file = folder / "null-effects.json"
+    if not file.exists():
+        measure(ca.load_model(NULL), world, PAIRS).to_json(file, orient="records")
     effects = json.loads((models_dir() / world.name / "effects.json").read_text("utf-8"))
-    return {plant.prompt for plant, row in zip(world.plants, effects, strict=True) if row["learnt"]}
+    before = json.loads(file.read_text("utf-8"))
+    return {
+        plant.prompt
+        for plant, now, then in zip(world.plants, effects, before, strict=True)
+        if now["learnt"] and then["effect"] < now["effect"] / 2
+    }
 
 
 def compared(new: Findings, old: Findings, above: float, levels: bool) -> dict[str, str]:
@@ -103,8 +113,8 @@ def compared(new: Findings, old: Findings, above: float, levels: bool) -> dict[s
     return {v.prompt: failing.get(v.prompt, "") for v in new.verdicts if v.outcome != "cannot be judged"}
 
 
-def examine(world: World, out: Path, quick: bool) -> list[dict[str, Any]]:
-    """One row a comparison."""
+def examine(world: World, out: Path, quick: bool, with_null: bool) -> list[dict[str, Any]]:
+    """One row a comparison; with the model without plants as the old release if `with_null`."""
     made: dict[str, Findings] = {}
     for seed in SEEDS[: 2 if quick else None]:
         made[f"seed {seed}"] = audited(
@@ -119,8 +129,8 @@ def examine(world: World, out: Path, quick: bool) -> list[dict[str, Any]]:
             out / world.name / "noise",
             quick,
         )
-    null = audited(world, ca.load_model(NULL), 1, out / world.name / "null", quick)
-    plants, result = learnt(world), []
+    null = audited(world, ca.load_model(NULL), 1, out / world.name / "null", quick) if with_null else None
+    plants, result = new_plants(world, out / world.name) if with_null else set(), []
     for above, levels in itertools.product(ABOVE, (True, False)):
         common = {"world": world.name, "above": above, "levels": levels}
         for new, old in itertools.permutations(made, 2):
@@ -129,7 +139,8 @@ def examine(world: World, out: Path, quick: bool) -> list[dict[str, Any]]:
             sort = "noise" if "noise" in (new, old) else "reseeded"
             result.append({**common, "sort": sort, "new": new, "old": old, "red": bool(red), "prompts": len(told),
                            "why": red})  # fmt: skip
-        for new in [name for name in made if name != "noise"]:
+        for new in [name for name in made if name != "noise"] if null is not None else ():
+            assert null is not None
             told = compared(made[new], null, above, levels)
             some = {prompt: why for prompt, why in told.items() if prompt in plants}
             rest = {
@@ -173,13 +184,19 @@ def main() -> None:
         "--quick", action="store_true", help="two seeds of one world, few pictures and prompts"
     )
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS), help="bundled worlds")
+    parser.add_argument(
+        "--null",
+        nargs="*",
+        default=list(WORLDS),
+        help="worlds that are also compared with a model without plants",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/gate"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out = arguments.out / ("quick" if arguments.quick else "full")
     result = []
     for name in arguments.worlds[: 1 if arguments.quick else None]:
-        result += examine(World.open(name), out, arguments.quick)
+        result += examine(World.open(name), out, arguments.quick, name in arguments.null)
     figures = figures_of(result)
     for key, value in figures.items():
         print(f"{key:50} {value:.3f}")

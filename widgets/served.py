@@ -27,7 +27,12 @@ MAX_CHANGES = 40  # latents that an address changes
 
 
 def served(
-    paths: Sequence[str], *, findings: Sequence[str] = (), write: bool = False, scratch: str | None = None
+    paths: Sequence[str],
+    *,
+    findings: Sequence[str] = (),
+    write: bool = False,
+    scratch: str | None = None,
+    moved: Mapping[str, str] | None = None,
 ) -> W.VBox:
     """All panels of one or more studies, linked, below a heading.
 
@@ -36,12 +41,14 @@ def served(
         findings: JSON of audits, the first of the first study, and so on.
         write: whether names, verdicts and notes are kept.
         scratch: a folder that all visitors share, for slow answers that are not kept in the studies.
+        moved: where model, evaluator or images of the first study are now, as `open_study` takes them.
     """
     import clipattr
     from clipattr.discovery.findings import Findings
 
     warnings.simplefilter("ignore")  # a visitor could do nothing about them
-    studies = [clipattr.open_study(path) for path in paths]
+    first = dict(moved or {})
+    studies = [clipattr.open_study(path, **(first if i == 0 else {})) for i, path in enumerate(paths)]
     audits = {i: Findings.from_json(file, studies[i]) for i, file in enumerate(findings)}
     chosen = asked(os.environ.get("QUERY_STRING", ""))
     names = [study.path.name for study in studies]

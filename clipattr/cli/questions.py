@@ -273,9 +273,10 @@ def faithfulness(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     from clipattr.cli.serve import serve
 
+    moved = {part: getattr(arguments, part) for part in ("model", "evaluator", "images")}
     serve(
         *arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
-        findings=arguments.findings, say=lambda text: print(text, file=human(arguments), flush=True),
+        findings=arguments.findings, moved=moved, say=lambda text: print(text, file=human(arguments), flush=True),
     )  # fmt: skip
     return OK
 

@@ -41,7 +41,7 @@ IDLE_SECONDS = 1800  # idle time after which a visitor's kernel is ended
 _CELL = """\
 from clipattr_widgets.served import served
 
-served({studies!r}, findings={findings!r}, write={write!r}, scratch={scratch!r})
+served({studies!r}, findings={findings!r}, write={write!r}, scratch={scratch!r}, moved={moved!r})
 """
 # Voila's page loads an icon style from a public server, although the panels include it. This removes the request: it
 # would reveal visitors to a third party, and delay the page without a network.
@@ -70,6 +70,7 @@ def serving(
     token: str | None = None,
     write: bool = False,
     findings: Sequence[str | os.PathLike[str]] = (),
+    moved: Mapping[str, str | None] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve one or more studies while the block runs.
 
@@ -80,6 +81,7 @@ def serving(
         token: secret that visitors must give; None: a random one.
         write: whether visitors may rename latents and judge findings; otherwise the study is not written to.
         findings: JSON of audits, the first of the first study, and so on; shown when the page opens.
+        moved: where model, evaluator or images of the first study are now; None: where the study says.
 
     Yields:
         The address including the token, and the server's process.
@@ -105,11 +107,16 @@ def serving(
     _check_free(host, port)
     from clipattr.studies.study import open_study  # after the checks, because the import takes seconds
 
-    places = [str(open_study(study).path.resolve()) for study in studies]
+    # Opened here so that a wrong place is reported before the server starts; it runs in another folder.
+    now = {part: _absolute(place) for part, place in (moved or {}).items() if place is not None}
+    opened = [open_study(study, **(now if i == 0 else {})) for i, study in enumerate(studies)]
+    places = [str(study.path.resolve()) for study in opened]
     found = [str(Path(file).resolve()) for file in findings]
     with tempfile.TemporaryDirectory(prefix="clipattr-serve-") as folder:
         home = Path(folder)
-        notebook = _write(home, {"studies": places, "findings": found, "write": write}, host, port, token)
+        notebook = _write(
+            home, {"studies": places, "findings": found, "write": write, "moved": now}, host, port, token
+        )
         log = home / "log.txt"
         with log.open("wb") as sink:
             server = subprocess.Popen(
@@ -122,6 +129,15 @@ def serving(
             yield f"http://{shown}:{port}/?token={token}", server
         finally:
             _end(server)
+
+
+def _absolute(place: str) -> str:
+    """A reference to a model or pictures whose path does not depend on the current folder."""
+    head, colon, rest = place.partition(":")
+    if colon and Path(rest.partition("@")[0]).exists():
+        file, at, tag = rest.partition("@")
+        return f"{head}:{Path(file).resolve()}{at}{tag}"
+    return str(Path(place).resolve()) if Path(place).exists() else place
 
 
 def serve(*studies: str | os.PathLike[str], say: Any = print, **options: Any) -> None:

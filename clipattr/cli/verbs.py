@@ -360,6 +360,7 @@ VERBS = (
                      "only)"),
             argument("--port", metavar="N", type=whole, default=8866, help="port to listen on (default: %(default)s)"),
             argument("--token", help="secret that visitors must give (default: a random one)"),
+            *MOVED,
             argument("--write", action="store_true", help="let visitors name latents and judge findings"),
         ),
     ),

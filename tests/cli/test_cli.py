@@ -11,6 +11,7 @@ import pytest
 
 from clipattr.cli.main import main
 from clipattr.cli.parser import parser
+from clipattr.cli.serve import _absolute
 from clipattr.cli.verbs import RUN as VERBS
 from clipattr.discovery.findings import Findings, PromptVerdict
 from clipattr.errors import DataError
@@ -418,3 +419,11 @@ def test_an_audit_keeps_its_work_beside_its_first_file_until_that_is_written(
     for nowhere in ("-", "/dev/null"):
         assert main(["audit", str(study_dir), "--json", nowhere]) == 0
     assert asked[1:] == [None, None]
+
+
+def test_places_given_to_the_server_do_not_depend_on_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "tuned.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert _absolute("ViT-B-32:tuned.pt@openai") == f"ViT-B-32:{tmp_path / 'tuned.pt'}@openai"
+    assert _absolute("tuned.pt") == str(tmp_path / "tuned.pt")
+    assert _absolute("ViT-B-32:openai") == "ViT-B-32:openai"
