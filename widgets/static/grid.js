@@ -1,6 +1,6 @@
 // A grid of very many cells: only those in sight exist. Python owns the order and sends pages of cells when asked.
 
-const GRID_KEPT = 64; // pages whose pictures are kept
+const GRID_KEPT = 28; // pages whose decoded pictures are kept, some 70 MB: those in sight, 16 ahead, and some behind
 const GRID_AHEAD = 2; // seconds of scrolling at the present speed that are fetched ahead
 const GRID_ROWS_AHEAD = 4; // rows beyond the edge that exist already, in the direction of scrolling: a slow frame skips two
 const GRID_ROWS_BEHIND = 1;
@@ -172,7 +172,7 @@ function render({ model, el }) {
     const wanted = [];
     for (let page = from; page <= to; page++) wanted.push(page);
     const perSecond = (speed / tall()) * perRow / size();
-    const ahead = Math.max(4, Math.min(20, Math.ceil(perSecond * GRID_AHEAD)));
+    const ahead = Math.max(4, Math.min(16, Math.ceil(perSecond * GRID_AHEAD)));
     for (let step = 1; step <= ahead; step++) wanted.push(heading_to > 0 ? to + step : from - step);
     wanted.push(heading_to > 0 ? from - 1 : to + 1);
     const end = Math.ceil(count() / size());
