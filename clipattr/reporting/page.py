@@ -31,6 +31,7 @@ from clipattr.studies.remarks import remarks
 
 DOUBTED = ' <span class="tag doubted">name doubted</span>'
 WHEN_WRITTEN = "the prompt is written on pictures of other things"
+ROWS = 20  # of a table of pairs, in order of size
 SECTIONS = (
     100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly
 )
@@ -43,7 +44,8 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     """Write one self-contained page with the findings, strongest causal effect first.
 
     Args:
-        panels: panels (or their `snapshot()`) by heading, whose static views are added at the end.
+        panels: panels (or their `snapshot()`) or results of `ca.pairs` by heading, whose static views or tables are
+            added at the end.
 
     Pictures come from `findings.study`; findings read from JSON without a study are shown with picture ids only.
 
@@ -253,9 +255,14 @@ def _views(panels: Mapping[str, Any]) -> str:
         for heading, panel in panels.items()
     }
     return "".join(
-        f'<section class="view"><h2>{name_html(heading)}</h2><div class="scroll">{view.html}</div></section>'
+        f'<section class="view"><h2>{name_html(heading)}</h2><div class="scroll">{_view_html(view)}</div></section>'
         for heading, view in views.items()
     )
+
+
+def _view_html(view: Any) -> str:
+    """A panel's static view, or the largest entries of a table such as `ca.pairs` gives."""
+    return view.html if hasattr(view, "html") else view.table(ROWS).to_html(index=False, border=0)
 
 
 def _section(number: int, f: Finding, pictures: PagePictures) -> str:

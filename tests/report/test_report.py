@@ -354,3 +354,18 @@ def test_striking_findings_are_named_agree_with_their_pictures_and_differ_in_kin
     ]
     assert [f.prompt for f in striking(Findings(several, study))] == ["thing 3", "thing 5", "thing 4"]
     assert striking(Findings([])) == []
+
+
+def test_a_table_of_pairs_stands_in_the_report_with_foreign_text_escaped():
+    import torch
+
+    from clipattr.attribution.pairs import Pairs, Side
+    from clipattr.reporting.page import ROWS, _views
+
+    def side(n, label):
+        return Side("", torch.arange(n), torch.eye(n), (label,) * n)
+
+    made = Pairs(side(8, "<b>palm</b>"), side(6, "tree"), torch.arange(48.0).view(8, 6), 1128.0)
+    page = _views({"palm": made})
+    assert page.count("<tr") == ROWS + 1 and ">47.0" in page and ">27.0" not in page
+    assert "<b>" not in page and "&lt;b&gt;palm" in page
