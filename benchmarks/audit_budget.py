@@ -4,7 +4,8 @@
 
 The foreign worlds are those of `worlds.py`, with their studies under FOLDER, and the bundled variant a, asked the
 prompts of its learnt plants and as many others. A finding is right by redrawn pictures, as in `worlds.py` and
-`planted.py`. Forwards are those that were spent, which the budget only bounds.
+`planted.py`. Forwards are those that were spent, which the budget only bounds. Worlds that are not asked for keep
+their rows of an earlier run.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.modules["transformers"] = None  # type: ignore[assignment]
     import torch
-    from results import write_results
+    from results import FOLDER, write_results
 
     torch.set_num_threads(1)
     rows = [
@@ -143,6 +144,9 @@ def main() -> None:
             else foreign(name, arguments.out, arguments.photos, arguments.budgets)
         )
     ]
+    file = FOLDER / "audit_budget.json"
+    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    rows = [row for row in known if row["world"] not in arguments.worlds] + rows
     figures = figures_of(rows)
     for name, value in figures.items():
         print(f"{name:36} {value:.3f}")

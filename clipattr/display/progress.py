@@ -34,6 +34,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
             self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
             self._what, self._unit = options.get("desc") or "progress", str(options.get("unit", "it")).strip()
             self._file, self._told, self._begun, self._start = file, 0, time.monotonic(), self.n
+            self._aside = 0.0
 
     def __iter__(self) -> Iterator[Any]:
         if not self._lines:
@@ -42,6 +43,21 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         for item in self.iterable:
             yield item
             self.update(1)
+
+    def set_aside(self, seconds: float) -> None:
+        """Leave seconds that were spent once, for all items, out of the estimate of what is left."""
+        if self._lines:
+            self._aside += seconds
+        elif not self.disable:
+            own = self.__dict__  # tqdm declares no type of its start
+            own["start_t"] = min(own["start_t"] + seconds, time.time())
+
+    def known(self, n: int = 1) -> None:
+        """Leave `n` items, to be counted by `update`, out of the estimate: an earlier run had finished them."""
+        if self._lines:
+            self._start += n
+        elif not self.disable:
+            self.initial += n
 
     def update(self, n: float | None = 1) -> Any:
         """Count `n` more."""
@@ -53,7 +69,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
             self._told = part
             gone = time.monotonic() - self._begun
             done = self.n - self._start
-            left = gone * (self.total - self.n) / done if done else 0.0
+            left = max(gone - self._aside, 0.0) * (self.total - self.n) / done if done else 0.0
             count = f"{self.n:,} of {self.total:,} {self._unit}"
             spent, rest = terminal_bar.format_interval(gone), terminal_bar.format_interval(left)
             print(f"{self._what}: {count}, {spent} gone, {rest} left", file=self._file, flush=True)

@@ -27,6 +27,7 @@ def resumed(
     keys: Sequence[Any],
     pack: Callable[[Any], Any],
     unpack: Callable[[Any], Any],
+    known: Callable[[], Any] = lambda: None,
 ) -> Iterator[Any]:
     """`function(shared, item)` for every item, in order; results that an earlier run finished are read from files.
 
@@ -37,6 +38,7 @@ def resumed(
         folder: of the files, made if it is missing; None keeps nothing. Two processes cannot use it at once.
         keys: one JSON value for each item, with everything that its result depends on.
         pack, unpack: from a result to a JSON value and back; `unpack` raises DataError for a wrong value.
+        known: called before each result that was read from a file.
 
     Raises:
         DataError: another process uses the folder, or it cannot be written. Any error of `function`.
@@ -57,6 +59,7 @@ def resumed(
         made = engine.map(function, shared, missing)
         for file, found in zip(files, done, strict=True):
             if found is not None:
+                known()
                 yield found[0]
                 continue
             value = pack(next(made))

@@ -32,10 +32,21 @@ if TYPE_CHECKING:
 
 JPEG = 110_000  # bytes of a web picture of 500 x 375, for the network traffic of pictures on another machine
 THUMBNAIL = 4_000  # bytes of a stored thumbnail
-FORWARDS = 60  # forward passes an audit spends on a prompt; `discovery.audit.Settings.budget`
+FORWARDS = (
+    45  # forward passes an audit spends on a prompt, mean of three studies; `Settings.budget` allows 60
+)
+EVALUATED = 0.2  # share of them by the evaluator: occluded pictures in which the prompt falls most
+SHARED = (
+    324  # forward passes whose results all prompts share: pictures without text, and with eight other words
+)
+ASKING = (
+    0.03,
+    1.5e-6,
+)  # seconds a prompt takes beside forward passes, and seconds for each picture, on one core
 STATED_STEPS = 2000  # steps of a training of stated size; the default of `dictionaries.Schedule`
-PRODUCTS = 1e10  # multiply-adds a second of a dense float32 product on one core
-PASSES = 4  # products over all pictures and words with which an audit finds out which word each picture shows
+PRODUCTS = 3e10  # multiply-adds a second of a large float32 product on one core: pictures with words
+SMALL_PRODUCTS = 1e10  # the same of small ones: the 64 words that fit a picture best, with each other
+COMPETING = 64  # those words
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def plan_study(
         workers: machines or processes like this one, each with the number of threads that torch uses here.
         site: of the study, with one vector per picture; by default as in `build_study`.
         batch: pictures per forward pass.
-        seconds: total duration of the five calibration measurements; each runs at least once.
+        seconds: total duration of the six calibration measurements; each runs at least once.
 
     Returns:
         A `Plan`; `table` has hours and gigabytes per stage.
@@ -161,11 +172,12 @@ def plan_study(
     n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps)
     judge = model if evaluator is None else evaluator
     embed = judge.embed_dim
-    share = seconds / 5
+    share = seconds / 6
     rates = {
         "decode": _decode_rate(model, share),
         "encode": _encode_rate(model, batch, share),
         "evaluate": _encode_rate(judge, batch, share),
+        "alter": _alter_rate(model, share),
         **_dictionary_rates(width, embed, n_latents, k, examples, share),
         "disk_bytes": _disk_rate(),
     }
@@ -205,8 +217,7 @@ def plan_study(
         ),
         Stage(
             "audit",
-            prompts * FORWARDS * (1 / rates["encode"] + 1 / rates["evaluate"]) / 2
-            + PASSES * pictures * words * embed / PRODUCTS,
+            _audit_seconds(rates, prompts, pictures, words, embed),
             True, 0.0, weights + pictures * k * entry + words * embed * 4 + min(pictures * embed * 4, 2**29), 0.0,
         ),
     )  # fmt: skip
@@ -214,10 +225,19 @@ def plan_study(
         how,
         f"site {site}; {words:,} words; {examples} examples per latent"
         + ("; the model itself names latents" if evaluator is None else ""),
-        f"audit of {prompts:,} prompts with {FORWARDS} forward passes each, half of them by the evaluator",
+        f"audit of {prompts:,} prompts with about {FORWARDS} forward passes each, a fifth of them by the evaluator",
         "pictures are JPEGs of 500 x 375 pixels; other disks, networks and pictures differ",
     )
     return Plan(pictures, workers, stages, rates, assumptions)
+
+
+def _audit_seconds(rates: dict[str, float], prompts: int, pictures: int, words: int, embed: int) -> float:
+    """Seconds of an audit on one worker: forward passes over altered pictures, the words of each picture, the rest."""
+    forwards = prompts * FORWARDS
+    audited = forwards * (1 - EVALUATED) + SHARED
+    passes = audited / rates["encode"] + forwards * EVALUATED / rates["evaluate"]
+    seen = pictures * embed * (words / PRODUCTS + COMPETING**2 / SMALL_PRODUCTS)
+    return passes + (forwards + SHARED) / rates["alter"] + seen + prompts * (ASKING[0] + ASKING[1] * pictures)
 
 
 def _training(
@@ -271,6 +291,20 @@ def _decode_rate(model: Model, seconds: float) -> float:
         return len(thumbnail_bytes(picture)) + difference_hash(picture) % 2
 
     return _rate(lambda: len(list(images.stream(prepare, [0] * 16))), seconds)
+
+
+def _alter_rate(model: Model, seconds: float) -> float:
+    """Pictures per second that are copied, changed and prepared, one after the other."""
+    side = 2 * max(model.image_size)
+    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+
+    def work() -> int:
+        changed = noise.copy()
+        changed[: side // 2, : side // 2] = 0
+        model.prepare(Image.fromarray(changed))
+        return 1
+
+    return _rate(work, seconds)
 
 
 def _read(data: bytes, draft: int | None = None) -> Image.Image:

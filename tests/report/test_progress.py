@@ -35,3 +35,21 @@ def test_a_terminal_has_a_bar_and_a_quiet_run_has_nothing():
     list(Progress(range(3), desc="encoding", file=screen))
     list(Progress(range(3), desc="encoding", file=log, disable=True))
     assert "\r" in screen.getvalue() and "3/3" in screen.getvalue() and log.getvalue() == ""
+
+
+def test_what_was_spent_once_and_what_was_done_before_is_left_out_of_the_estimate(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("clipattr.display.progress.time.monotonic", lambda: now[0])
+    log = io.StringIO()
+    with Progress(total=10, desc="audit", unit="prompt", file=log) as bar:
+        bar.known(2)
+        bar.update(2)  # read from files
+        now[0] += 100 + 10
+        bar.set_aside(100)
+        bar.update()
+    assert log.getvalue().splitlines()[-1] == "audit: 3 of 10 prompt, 01:50 gone, 01:10 left"
+    screen = Terminal()
+    with Progress(total=10, desc="audit", file=screen, smoothing=0) as bar:
+        bar.known(2)
+        bar.set_aside(50)
+        assert bar.initial == 2 and bar.start_t > bar.last_print_t

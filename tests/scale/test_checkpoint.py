@@ -23,11 +23,11 @@ class Job:
         self.computed.append(item)
         return {"number": item * shared}
 
-    def run(self, items, shared=2.5):
+    def run(self, items, shared=2.5, **options):
         return list(
             resumed(
                 Here(), self.square, shared, items, folder=self.folder, keys=[[shared, item] for item in items],
-                pack=dict, unpack=dict,
+                pack=dict, unpack=dict, **options,
             )
         )  # fmt: skip
 
@@ -39,9 +39,9 @@ def interrupted(folder):
 
 def test_an_interrupted_job_computes_only_what_is_missing(tmp_path):
     interrupted(tmp_path)
-    again = Job(tmp_path)
-    assert again.run(range(6)) == Job(None).run(range(6))
-    assert again.computed == [3, 4, 5]
+    again, known = Job(tmp_path), []
+    assert again.run(range(6), known=lambda: known.append(len(again.computed))) == Job(None).run(range(6))
+    assert again.computed == [3, 4, 5] and known == [0, 0, 0]
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):

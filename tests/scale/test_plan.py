@@ -14,6 +14,7 @@ RATES = {
     "decode": 50.0,
     "encode": 20.0,
     "evaluate": 20.0,
+    "alter": 200.0,
     "codes": 1000.0,
     "examples": 2000.0,
     "disk_bytes": 1e8,
@@ -29,6 +30,7 @@ def measured(monkeypatch):
         "clipattr.studies.plan._dictionary_rates",
         lambda *sizes: {name: RATES[name] for name in ("codes", "examples")},
     )
+    monkeypatch.setattr("clipattr.studies.plan._alter_rate", lambda model, seconds: RATES["alter"])
     monkeypatch.setattr("clipattr.studies.plan._disk_rate", lambda: RATES["disk_bytes"])
 
 
@@ -105,7 +107,7 @@ def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monke
     assert all(rate > 0 for rate in plan["rates_per_second"].values())
     shown = capsys.readouterr().out
     assert "decode and encode" in shown and "network GB" in shown and "Estimates" in shown
-    assert "audit of 882 prompts with 60 forward passes each" in shown
+    assert "audit of 882 prompts with about 45 forward passes each" in shown
     assert "dictionary of 256 latents, 8 active (sizes as given), 2,000 training steps of 4,096" in shown
 
 
@@ -126,7 +128,7 @@ def test_a_plan_is_of_what_a_study_does_by_default(tiny_model, measured):
     planned, studied = (vars(parser().parse_args(line)) for line in lines)
     for name in ("latents", "k", "steps", "examples", "vocabulary", "batch", "site"):
         assert planned[name] == studied[name], name
-    assert Settings().budget == FORWARDS
+    assert Settings().budget >= FORWARDS
     acts = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
     made = train_sae(acts, steps=2, progress=False)
     words, steps = len(Vocabulary.open("general")), default_schedule(4000).steps
@@ -142,5 +144,15 @@ def test_a_plan_is_of_what_a_study_does_by_default(tiny_model, measured):
 
 def test_the_audit_costs_its_forward_passes_and_the_words_of_the_pictures(tiny_model, measured):
     plan = plan_study(tiny_model, pictures=1000, words=50, prompts=7)
-    forwards, products = 7 * 60 * (1 / 20 + 1 / 20) / 2, 4 * 1000 * 50 * 48 / 1e10
-    assert rows(plan)["audit"].hours * 3600 == pytest.approx(forwards + products)
+    n = 7 * 45 + 324  # what prompts ask for, and what is made once for all of them
+    forwards, products = n / 20 + n / 200, 1000 * 48 * (50 / 3e10 + 64 * 64 / 1e10)
+    assert rows(plan)["audit"].hours * 3600 == pytest.approx(forwards + products + 7 * (0.03 + 0.0015))
+
+
+def test_the_audit_s_share_of_a_plan_is_that_of_its_settings():
+    from clipattr.discovery.audit.settings import Settings
+    from clipattr.studies import plan
+
+    settings = Settings()
+    assert settings.budget >= plan.FORWARDS
+    assert settings.inserted * (1 + settings.controls + 2) == plan.SHARED

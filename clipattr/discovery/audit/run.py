@@ -208,7 +208,9 @@ def audit(
     asked = read_prompts(prompts, study)
     ready = Ready(study if device is None else placed(study, device), settings, background)
     audited: list[PromptAudit] = []
-    with Progress(total=len(asked), desc="audit", unit="prompt", disable=not progress) as bar:
+    once = 0.0
+    # Over all prompts, not the latest ones: some are given up early.
+    with Progress(total=len(asked), desc="audit", unit="prompt", disable=not progress, smoothing=0) as bar:
         bar.set_postfix_str(f"at most {settings.budget * len(asked):,} forward passes")
         shared = _depends_on(study, settings, background, device)
         for one in resumed(
@@ -220,8 +222,11 @@ def audit(
             keys=[[shared, prompt.text, prompt.means] for prompt in asked],
             pack=asdict,
             unpack=PromptAudit.from_dict,
+            known=bar.known,
         ):
             audited.append(one)
+            bar.set_aside(ready.insertion.seconds - once)
+            once = ready.insertion.seconds
             bar.update()
     findings = sorted(
         (finding for one in audited for finding in one.findings),

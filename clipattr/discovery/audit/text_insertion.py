@@ -8,6 +8,7 @@ Start at `Insertion`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -119,10 +120,13 @@ class Insertion:
     """The pictures that every prompt is inserted into, and what other words do there; made once for a study.
 
     Pictures and words are chosen by their digest, so that neither order nor number of prompts matters.
+
+    Attributes:
+        seconds: wall time that went into what all prompts share.
     """
 
     def __init__(self, base: Base) -> None:
-        self.base, settings = base, base.settings
+        self.base, settings, self.seconds = base, base.settings, 0.0
         ids = base.study.images.ids
         loadable = np.flatnonzero(base.study.sees[base.measuring.rows]).tolist()
         order = sorted(loadable, key=lambda n: digest(ids[int(base.measuring.rows[n])]))
@@ -135,18 +139,22 @@ class Insertion:
     @cached_property
     def pictures(self) -> list[Image.Image]:
         """The pictures without text, no larger than the model needs."""
-        most = LARGEST * max(self.base.study.model.image_size)
+        begun, most = time.monotonic(), LARGEST * max(self.base.study.model.image_size)
         made = []
         for row in self.base.measuring.rows[self.numbers].tolist():
             picture = self.base.study.images[int(row)].load().convert("RGB")
             picture.thumbnail((most, most))
             made.append(picture)
+        self.seconds += time.monotonic() - begun
         return made
 
     @cached_property
     def bare(self) -> Tensor:
         """(pictures, width) activations without text."""
-        return activations_of(self.base.study, self.pictures).cpu()
+        pictures, begun = self.pictures, time.monotonic()
+        made = activations_of(self.base.study, pictures).cpu()
+        self.seconds += time.monotonic() - begun
+        return made
 
     def with_text(self, text: str, start: int = 0, stop: int | None = None) -> Tensor:
         """(some, width) activations of the pictures start to stop with a text on them."""
@@ -156,7 +164,10 @@ class Insertion:
     @cached_property
     def others(self) -> dict[int, Tensor]:
         """By control word (pictures, width) activations with that word on them."""
-        return {word: self.with_text(self.base.study.vocabulary.words[word]) for word in self.controls}
+        words, begun = self.base.study.vocabulary.words, time.monotonic()
+        made = {word: self.with_text(words[word]) for word in self.controls}
+        self.seconds += time.monotonic() - begun
+        return made
 
     def ask(self, subject: Subject) -> tuple[Rise | None, int, str, float | None]:
         """Insert a prompt.
