@@ -198,6 +198,7 @@ def _marked_seconds(run: Run, some: Images) -> float:
     from clipattr.reproduction.experiments.spurious import MARKS, embedded_with_marks
 
     model = run.inputs.model(run.inputs.variants[0])
+    embedded_with_marks(model, some[:2], MARKS.values())  # warms up
     return seconds_of(lambda: embedded_with_marks(model, some, MARKS.values())) / len(some)
 
 
@@ -290,7 +291,12 @@ def _probe_seconds(run: Run, study: Study) -> float:
     own = [labels[row] for row in rows.tolist()]
     if len(set(own)) < 2:
         own = [str(row % 2) for row in range(n)]
-    return seconds_of(lambda: fit_probe(unit, own, strength=10.0, calibrate=False, folds=2))
+
+    def fit() -> None:
+        fit_probe(unit, own, strength=10.0, calibrate=False, folds=2)
+
+    fit()  # imports what it needs
+    return seconds_of(fit)
 
 
 def _verified_seconds(study: Study, prompt: str) -> float:
