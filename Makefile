@@ -45,15 +45,16 @@ $(VENV)/.stamp-docs: pyproject.toml setup.py | $(BIN)/python
 demo: $(VENV)/.stamp
 	$(BIN)/clipattr demo
 
-# Two runs of pytest. First all that needs no browser, notebooks included, by WORKERS processes of one thread; then, one by
-# one, the browser tests, which share servers. Notebooks are executed; cells that ask for it (NBVAL_CHECK_OUTPUT) have their
-# outputs compared too. Last the coverage of clipattr/, by module where something is missing.
+# Three runs of pytest: all that needs neither browser nor kernel, then the notebooks, both by WORKERS processes of one thread;
+# and one by one the browser tests, which share servers. Notebooks are executed; cells that ask for it (NBVAL_CHECK_OUTPUT)
+# have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
 WORKERS ?= 2
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.stamp-dev
 	@status=0; \
-		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with notebooks/sanitize.cfg \
-		--ignore=tests/browser tests $(NOTEBOOKS) || status=$$?; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) --cov --cov-report= --ignore=tests/browser tests || status=$$?; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with notebooks/sanitize.cfg $(NOTEBOOKS) || status=$$?; \
 		$(BIN)/python -m coverage run --append -m pytest tests/browser || status=$$?; \
 		$(BIN)/python -m coverage report; exit $$status
 
