@@ -97,6 +97,9 @@ def measured():
 FIGURES = {
     "attribution": ("patching_over_encode_by_added_work", lambda value: 100 * (value - 1)),
     "cuda": ("findings_equal", lambda value: value),
+    "gate": ("reseeded_above_3_red", lambda value: value),
+    "pixels": ("agreement", lambda value: 100 * value),
+    "repair": ("attainable_closed_erased", lambda value: 100 * value),
     "examples": ("label_accuracy", lambda value: 100 * value),
     "misreadings": ("misread", lambda value: value),
     "panels": ("prompt_change_ms", lambda value: value),
