@@ -108,9 +108,10 @@ def items(
 
 
 def bundled(name: str, n: int) -> tuple[ca.Study, list[str], Planted]:
+    from clipattr_data.build import STUDIES
     from clipattr_data.world import TEST, World
 
-    study, world = ca.open_study(name), World.open(name)
+    study, world = ca.open_study(name), World.open(STUDIES[name])
     plants = []
     for plant in world.plants:
         pairs = plant.scenes(world, n, TEST, 600_000)
