@@ -28,6 +28,7 @@ from clipattr.dictionaries import SparseCodes
 from clipattr.discovery.audit.expectations import Prompt
 from clipattr.discovery.audit.run import Ready, audit_prompt
 from clipattr.discovery.audit.settings import Settings
+from clipattr.meaning import Vocabulary
 from clipattr.sites import Site
 from clipattr.statistics import auc
 
@@ -39,15 +40,6 @@ SMALL = {"prompts": 40, "latents": 7_500, "pictures": 12_500, "words": 5_000, "k
 TIMES = (2, 4)  # of the small size along each axis
 MILLION = 1_000_000  # pictures
 FULL = {"prompts": 1_000, "latents": 30_000, "pictures": 50_000, "words": 20_000, "k": 64}
-
-
-class Words(list):  # type: ignore[type-arg]
-    """A vocabulary of bare words."""
-
-    def __init__(self, words: list[str]) -> None:
-        super().__init__(words)
-        self.words = self.prompts = words
-        self.ids = self.groups = [None] * len(words)
 
 
 class Texts:
@@ -128,7 +120,7 @@ def synthetic(
     order = [f"{n:08d}" for n in range(pictures)]
     return SimpleNamespace(
         site=Site("image.embedding"), model=audited, evaluator=Texts(names, seen), manifest={},
-        vocabulary=Words(names),
+        vocabulary=Vocabulary(names),
         vocabulary_embeddings=seen, empty_embedding=torch.zeros(EMBED),
         images=SimpleNamespace(ids=order, columns={"label": [names[n] for n in shown[:, 0].tolist()],
                                "split": ["holdout" if n % 2 else "train" for n in range(pictures)]}),
@@ -136,7 +128,10 @@ def synthetic(
         sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(*codes, latents),
         dictionary=SimpleNamespace(decoder=decoder, n_latents=latents),
         examples=SimpleNamespace(counts=torch.ones(latents), values=torch.ones(latents, 20), of=lambda latent: []),
-        labels=SimpleNamespace(mean_embedding=unit(latents, EMBED)),
+        labels=SimpleNamespace(
+            mean_embedding=unit(latents, EMBED), word_top=torch.arange(latents)[:, None] % words,
+            aligned=torch.ones(latents, dtype=torch.bool),
+        ),
         seen=lambda rows: torch.from_numpy(np.asarray(embeddings[rows], dtype=np.float32)),
     )  # fmt: skip
 
