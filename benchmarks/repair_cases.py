@@ -205,20 +205,23 @@ def _bundled(name: str, n: int) -> list[Case]:
             images = ca.Images.open(f"scenes:{write(rows, Path(folder) / 'balanced.jsonl')}")
             pictures = encoded(study, images)
         columns = pictures.images.columns
+        seen = pictures.acts, pictures.embeddings
         cases.append(
-            Case(
-                name,
-                plant.kind,
-                plant.prompt,
-                plant.cause,
-                found.get(plant),
-                pictures.acts,
-                pictures.embeddings,
-                list(columns["label"]),
-                list(columns["group"]),
-            )  # fmt: skip
+            _case(name, plant, found.get(plant), seen, list(columns["label"]), list(columns["group"]))
         )
     return cases
+
+
+def _case(
+    name: str,
+    plant: Any,
+    finding: Any,
+    seen: tuple[torch.Tensor, torch.Tensor],
+    labels: list[str],
+    groups: list[str],
+) -> Case:
+    """One plant's case; `seen` are activations and embeddings of its pictures."""
+    return Case(name, plant.kind, plant.prompt, plant.cause, finding, *seen, labels, groups)
 
 
 def _foreign(name: str, out: Path | None, photos: Path | None, n: int) -> list[Case]:
@@ -241,20 +244,7 @@ def _foreign(name: str, out: Path | None, photos: Path | None, n: int) -> list[C
     cases = []
     for plant in apart:
         scenes, labels, groups = _balanced(world, plant, n)
-        acts, embeddings = _seen(study, world, scenes)
-        cases.append(
-            Case(
-                name,
-                plant.kind,
-                plant.prompt,
-                plant.cause,
-                found.get(plant),
-                acts,
-                embeddings,
-                labels,
-                groups,
-            )  # fmt: skip
-        )
+        cases.append(_case(name, plant, found.get(plant), _seen(study, world, scenes), labels, groups))
     return cases
 
 

@@ -14,7 +14,7 @@ from clipattr.discovery.audit.evidence import Evidence, measured
 from clipattr.discovery.audit.expectations import Prompt, expected_share, most_like, read_prompts
 from clipattr.discovery.audit.levels import levels_of
 from clipattr.discovery.audit.mediators import Family, families_of
-from clipattr.discovery.audit.pictured import doubts, pictured
+from clipattr.discovery.audit.pictured import doubts, pictured, weights_of
 from clipattr.discovery.audit.run import Ready
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
@@ -258,7 +258,7 @@ def test_a_half_knows_its_columns_its_sums_and_the_main_words_of_its_pictures(re
 
 def test_pictures_shown_for_a_cause_are_active_and_clearly_show_it(ready, watermarked):
     base, (_, family, _) = ready.base, watermarked
-    told = pictured(base, "trumpet", family.latents, "a watermark")
+    told = pictured(base, "trumpet", family.latents, "a watermark", weights_of(base, "a watermark"))
     study, word = base.study, base.study.vocabulary.words.index("a watermark")
     best = []
     for half in (base.finding, base.measuring):

@@ -248,6 +248,13 @@ class Base:
         return np.array([plain(word) for word in self.study.vocabulary.words])
 
     @cached_property
+    def seen_words(self) -> tuple[Any, Any]:
+        """For the finding and for the measuring half (n, words) CSC, 1 where a word is seen."""
+        halves = (self.finding, self.measuring)
+        found = [(half.seen_by_word > self.settings.seen).astype(np.float64) for half in halves]
+        return found[0], found[1]
+
+    @cached_property
     def numbers(self) -> dict[tuple[str, ...], list[int]]:
         """Numbers of the vocabulary's words by their lower-case parts."""
         return by_parts(self.study.vocabulary.words)

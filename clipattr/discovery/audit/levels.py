@@ -45,9 +45,8 @@ def levels_of(base: Base, subject: Subject, named: Sequence[str | None] = ()) ->
     """
     n_words = len(base.study.vocabulary)
     totals = [_Sums(n_words), _Sums(n_words)]
-    for half, side in ((base.finding, subject.finding), (base.measuring, subject.measuring)):
+    for seen, side in zip(base.seen_words, (subject.finding, subject.measuring), strict=True):
         contrast, prompt = side.contrast.numpy().astype(np.float64), side.shown.numpy()
-        seen = (half.seen_by_word > base.settings.seen).astype(np.float64)
         totals[0].add(seen, contrast, ~prompt)
         totals[1].add(seen, contrast, prompt)
     elsewhere, beside = (some.differences(base.settings.few) for some in totals)

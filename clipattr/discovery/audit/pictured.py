@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipattr.discovery.audit.base import Base, Half, plain
+from clipattr.discovery.audit.base import Base, plain
 from clipattr.discovery.audit.evidence import strength_of
 
 SHOWN = 8  # pictures shown for a cause
@@ -28,11 +28,14 @@ BEST = 20  # such pictures
 NAMED = 3  # labels of latents that a sentence names
 
 
-def pictured(base: Base, prompt: str, latents: Sequence[int], label: str | None) -> dict[str, Any]:
+def pictured(
+    base: Base, prompt: str, latents: Sequence[int], label: str | None, weight: Tensor | None
+) -> dict[str, Any]:
     """What a family's pictures and its latents' labels say of the word of a finding.
 
     Args:
         prompt: of the finding. latents: the family. label: the word for its cause; None where there is none.
+        weight: of `weights_of` that label, None without one.
 
     Returns:
         Values for a finding's evidence. `latent_labels`: the best word of each latent by its own strongest pictures,
@@ -42,15 +45,14 @@ def pictured(base: Base, prompt: str, latents: Sequence[int], label: str | None)
         the label; `doubts`: clauses.
     """
     labels = own_labels(base, latents)
-    if label is None:
+    if label is None or weight is None:
         return {"latent_labels": labels}
     halves = (base.finding, base.measuring)
-    weight = torch.cat([weights_of(base, half, label) for half in halves])
     strength = torch.cat([strength_of(half, tuple(latents)) for half in halves])
     row = np.concatenate([half.rows for half in halves])
     active = strength > 0
     strongest = strength.argsort(descending=True, stable=True)[: min(STRONGEST, int(active.sum()))]
-    showing = clearest(weight, active, clear_from(base, label))
+    showing = clearest(weight, active, clear_from(base, weight))
     shown = int((weight[strongest] > base.settings.seen).sum())
     return {
         "latent_labels": labels,
@@ -62,9 +64,8 @@ def pictured(base: Base, prompt: str, latents: Sequence[int], label: str | None)
     }
 
 
-def clear_from(base: Base, label: str) -> float:
-    """Weight from which a picture clearly shows a label: relative to the pictures of the study that show it best."""
-    weight = torch.cat([weights_of(base, half, label) for half in (base.finding, base.measuring)])
+def clear_from(base: Base, weight: Tensor) -> float:
+    """Weight from which a picture clearly shows a label: relative to the pictures of both halves that show it best."""
     best = weight.topk(min(BEST, len(weight))).values
     return max(base.settings.surely, CLEARLY * float(best.mean())) if len(best) else base.settings.surely
 
@@ -129,11 +130,16 @@ def _says(word: str | None, label: str) -> bool:
     return word is not None and plain(word) == plain(label)
 
 
-def weights_of(base: Base, half: Half, label: str) -> Tensor:
-    """(n,) how much a label weighs in each picture of a half; it need not be a word of the vocabulary."""
-    word = base.word_of(label)
+def weights_of(base: Base, label: str) -> Tensor:
+    """(n,) how much a label weighs in each picture of the finding, then of the measuring half.
+
+    It need not be a word of the vocabulary.
+    """
+    halves, word = (base.finding, base.measuring), base.word_of(label)
     if word is not None:
-        return torch.from_numpy(half.seen_by_word[:, [word]].toarray()[:, 0])
-    text = base.study.evaluator.encode_text([label], templates=base.templates).float().cpu()
-    meant = base.concepts.texts(text)[0]
-    return base.concepts.weight_of(meant, base.along(half, meant), half.seen)
+        found = [torch.from_numpy(half.seen_by_word[:, [word]].toarray()[:, 0]) for half in halves]
+    else:
+        text = base.study.evaluator.encode_text([label], templates=base.templates).float().cpu()
+        meant = base.concepts.texts(text)[0]
+        found = [base.concepts.weight_of(meant, base.along(half, meant), half.seen) for half in halves]
+    return torch.cat(found)

@@ -55,7 +55,9 @@ def finding_of(
     seen = _witness(base, subject, family, looked)
     seen = replace(seen, kin=kinship(evidence.alike, seen.both, text, pair))
     kind, probability = kind_of(family, roles, seen)
-    measured, clear = _measured_pictures(base, family, evidence)
+    label = family.candidate.label
+    weight = None if label is None else weights_of(base, label)
+    measured, clear = _measured_pictures(base, family, evidence, weight)
     told = {
         "reason": family.candidate.route.value,
         "concerns": OWN if evidence.on_own else OTHER,
@@ -67,12 +69,12 @@ def finding_of(
         **{key: value for key, value in asdict(seen).items() if key != "kin"},  # groups may decide that
         "prompt_examples": [study.images.ids[int(row)] for row in half.rows[measured[:EXAMPLES].numpy()]],
         "clear": clear,
-        **pictured(base, subject.prompt.text, family.latents, family.candidate.label),
+        **pictured(base, subject.prompt.text, family.latents, label, weight),
     }
     return Finding(
         prompt=subject.prompt.text,
         latents=family.latents,
-        label=family.candidate.label,
+        label=label,
         kind=kind,
         kind_probability=probability,
         reliance=evidence.reliance,
@@ -86,17 +88,22 @@ def finding_of(
     )
 
 
-def _measured_pictures(base: Base, family: Family, evidence: Evidence) -> tuple[torch.Tensor, int]:
-    """The measured pictures, those that clearly show the cause first, then by the family's codes; and how many do."""
-    half, label = base.measuring, family.candidate.label
+def _measured_pictures(
+    base: Base, family: Family, evidence: Evidence, weight: torch.Tensor | None
+) -> tuple[torch.Tensor, int]:
+    """The measured pictures, those that clearly show the cause first, then by the family's codes; and how many do.
+
+    Args:
+        weight: of the cause's label in all pictures, see `weights_of`; None without a label.
+    """
+    half = base.measuring
     strength = strength_of(half, family.latents)[evidence.pictures]
     order = evidence.pictures[strength.argsort(descending=True, stable=True)]
-    if label is None:
+    if weight is None:
         return order, len(order)
-    weight = weights_of(base, half, label)
     among = torch.zeros(len(half), dtype=torch.bool)
     among[order] = True
-    clear = clearest(weight, among, clear_from(base, label))
+    clear = clearest(weight[len(base.finding) :], among, clear_from(base, weight))
     return torch.cat([clear, order[~torch.isin(order, clear)]]), len(clear)
 
 
@@ -134,7 +141,7 @@ def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Inserti
         "before_written": rise.kept,
         "kept": rise.kept,
         "prompt_examples": [],
-        **pictured(base, subject.prompt.text, rise.latents, label),
+        **pictured(base, subject.prompt.text, rise.latents, label, weights_of(base, label)),
     }
     return Finding(
         prompt=subject.prompt.text,
