@@ -106,8 +106,8 @@ def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
     if family.instead:  # laid over the prompt's object, or another sense or look in its place
         laid = _or(_ramp(seen.both, 0.4, 0.7) * _ramp(seen.edge - seen.inside, 0.1, 0.3), 0.0)
         laid = max(laid * _or(_ramp(seen.edge, 0.3, 0.5), 0.0), mark)
-        apart = 1 - laid
-        found |= {"polysemy": apart * (1 - seen.kin), "coarse_label": apart * seen.kin}
+        in_place = 1 - laid
+        found |= {"polysemy": in_place * (1 - seen.kin), "coarse_label": in_place * seen.kin}
         thing = 0.0
     share = laid if family.instead else 1.0
     look = 0.0 if family.instead else (1 - thing) * (1 - wide) * (1 - local)
