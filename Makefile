@@ -47,7 +47,8 @@ demo: $(VENV)/.stamp
 
 # Three runs of pytest: all that needs neither browser nor kernel, then the notebooks, both by WORKERS processes of one thread;
 # and one by one the browser tests, which share servers. Notebooks are executed; cells that ask for it (NBVAL_CHECK_OUTPUT)
-# have their outputs compared too. Last the coverage of clipattr/, by module where something is missing.
+# have their outputs compared too. A browser test that times out is run once more, and the summary names it. Last the
+# coverage of clipattr/, by module where something is missing.
 WORKERS ?= 2
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.stamp-dev
@@ -55,7 +56,7 @@ test: $(VENV)/.stamp-dev
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) --cov --cov-report= --ignore=tests/browser tests || status=$$?; \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 		--nbval-sanitize-with notebooks/sanitize.cfg $(NOTEBOOKS) || status=$$?; \
-		$(BIN)/python -m coverage run --append -m pytest tests/browser || status=$$?; \
+		$(BIN)/python -m coverage run --append -m pytest --reruns 1 --only-rerun TimeoutError tests/browser || status=$$?; \
 		$(BIN)/python -m coverage report; exit $$status
 
 bench: $(VENV)/.stamp-dev

@@ -180,18 +180,14 @@ def test_three_pictures_that_a_latent_fires_on_wrongly_are_kept(analyst, screens
         box = page.locator(f".clipattr-browse .widget-dropdown:has(label:text-is('{name}')) select")
         if box.is_visible() and box.evaluate("box => box.selectedIndex > 0"):
             analyst.actions += 1
-            box.select_option(index=0)
-            page.wait_for_selector(f"{GRID}[data-waiting='0'] img")
+            analyst.made.after(GRID, lambda box=box: box.select_option(index=0))
     if page.locator(GRID).get_attribute("data-marked") != "0":
         analyst.click("button:text-is('mark none')")
         page.wait_for_selector(f"{GRID}[data-marked='0']")
-    before = page.locator(GRID).get_attribute("data-gen")
-    analyst.write(
-        page.locator(".clipattr-browse .widget-text:has(label:text-is('latent')) input"), "mushroom"
-    )
-    page.wait_for_selector(
-        f"{GRID}[data-waiting='0']:not([data-gen='{before}']) {CELL.removeprefix(GRID)} img"
-    )
+    latent_box = page.locator(".clipattr-browse .widget-text:has(label:text-is('latent')) input")
+    analyst.made.after(GRID, lambda: analyst.write(latent_box, "mushroom"))
+    ordered = f"{GRID}[data-waiting='0']:has(.clipattr-gallery-title:text('activation of one latent'))"
+    page.wait_for_selector(f"{ordered} {CELL.removeprefix(GRID)}")
     wrong = page.locator(f"{CELL}:not(:has-text('mushroom'))")
     order = sorted(wrong.evaluate_all("all => all.map(c => +c.getAttribute('aria-posinset'))"))[:3]
     for place in order:
