@@ -174,7 +174,7 @@ def mended(
     if findings:
         blind_to = ca.directions_of(study, findings)
         after = some.judge(ca.fit_probe(*training, folds=3, blind_to=blind_to))
-        projected = some.judge(ca.repair(study, findings, classifier=probe).classifier())
+        projected = some.judge(ca.repair(study, findings, how="project", classifier=probe).classifier())
     sides = {"before": before, "after": after, "projected": projected}
     made = {name: judged.worst for name, judged in sides.items()}
     made |= {f"{name}_accuracy": judged.accuracy for name, judged in sides.items()}

@@ -45,8 +45,9 @@ sorted(set(test.columns["group"]))
 
 # %% [markdown]
 # ## Before and after
-# The default repair takes the direction of the background out of *this prompt's* text embedding; pictures and other
-# prompts stay as they were. *Worst group* is the group with the lowest accuracy.
+# The default repair takes the direction of the background out of *this prompt's* text embedding and fits what is left
+# again, on pictures of the study that count alike with and without the background; other prompts stay as they were.
+# *Worst group* is the group with the lowest accuracy.
 
 # %%
 fixed = ca.repair(study, finding)

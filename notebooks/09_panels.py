@@ -114,9 +114,9 @@ table = FindingsPanel(study, findings, least=3.0)
 table.snapshot()
 
 # %% [markdown]
-# An accepted finding can be *repaired*: its direction is taken out of the prompt's text embedding, and what that does
-# is measured on held-out pictures. The worst group is where the shortcut used to mislead. The button under the table
-# does the same.
+# An accepted finding can be *repaired*: its direction is taken out of the prompt's text embedding, what is left is
+# fitted again, and what that does is measured on held-out pictures. The worst group is where the shortcut used to
+# mislead. The button under the table does the same.
 
 # %%
 table.state.repair()

@@ -69,7 +69,7 @@ class FindingsState(T.HasTraits):
     progress = T.Tuple()
     renamed = T.Int(0)
     audited = T.Any(None, allow_none=True)
-    how = T.Enum([key for _, key in HOWS], "project")
+    how = T.Enum([key for _, key in HOWS], HOWS[0][1])
     repaired = T.Instance(Repaired, allow_none=True)
     pending = T.Int(0)
     error = T.Unicode("")

@@ -10,7 +10,11 @@ from typing import Any
 
 from clipattr_widgets.text import plain, shown, signed
 
-HOWS = (("project the directions out", "project"), ("ablate the latents", "ablate"))
+HOWS = (
+    ("erase the directions and refit", "erased"),
+    ("project the directions out", "project"),
+    ("ablate the latents", "ablate"),
+)
 REPAIR_COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "measure", "label": "on held-out pictures"},
     *({"key": key, "label": key, "numeric": True} for key in ("before", "after", "change")),

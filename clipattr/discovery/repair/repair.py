@@ -3,13 +3,15 @@
 Owns the results: scores, a fixed classifier, a patched model. Methods for a classifier's rows are in `methods.py`,
 directions in `directions.py`, figures before and after in `evaluation.py`. Start at `repair`.
 
-    how="project"  the concept's direction is projected out of the prompt's text embedding (or the probe's row), and
-                   the bias is refitted; with scope="model", out of the image embedding, for all prompts.
-    how="latents", "combined", "refit", "erased", "measured"
+    how="erased"   the concept's direction is taken out of the prompt's text embedding, and what is left is fitted again
+                   on balanced pictures with the concept put in and taken out.
+    how="project"  the direction is projected out of the prompt's text embedding (or the probe's row), and the bias is
+                   refitted; with scope="model", out of the image embedding, for all prompts.
+    how="latents", "combined", "refit", "measured"
                    other changes of the prompt's row, and one chosen on held-back pictures; see `methods.py`.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
-Default: projection, for single prompts. Its bias compensates for evidence of the prompt itself in a family.
+Default: "erased" for single prompts, "project" for a probe's rows and for the whole model.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Repair:
             scope,
             before,
         )
-        self._after = after  # for how="project", scope="prompts"
+        self._after = after  # for scope="prompts", but for how="ablate"
         self._projection = (
             projection  # for how="project", scope="model": (embed, embed), multiplied from the right
         )
@@ -279,7 +281,7 @@ def repair(
     study: Study,
     findings: Finding | Iterable[Finding] | Iterable[int],
     *,
-    how: str = "project",
+    how: str | None = None,
     scope: str = "prompts",
     prompts: str | Sequence[str] | None = None,
     classifier: Probe | Sequence[str] | None = None,
@@ -292,13 +294,14 @@ def repair(
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how: "project" (default), "latents", "combined", "refit", "erased", "measured" (the first that is no worse than
-            doing nothing on held-back pictures), or "ablate". See the module's docstring.
+        how: "erased", "project", "latents", "combined", "refit", "measured" (the first that is no worse than doing
+            nothing on held-back pictures), or "ablate"; see the module's docstring. Default: "erased", which closes
+            most of the gap of prompts; "project" for a `Probe` and for scope="model".
         scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and "ablate").
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
             together with the findings' prompts.
-        strength: of how="project": 1 removes the direction completely, values near 0 hardly change it.
+        strength: of how="project", above 0 and up to 1: share of the direction that is removed.
 
     Returns:
         A `Repair`, which classifies pictures with the repaired classifier or model; nothing is changed in place.
@@ -311,6 +314,8 @@ def repair(
     >>> ca.repair(ca.open_study("picture-world"), [656], prompts="kite", classifier=["kite", "bat"]).prompts
     ['kite']
     """
+    if how is None:
+        how = "project" if scope == "model" or isinstance(classifier, Probe) else "erased"
     if how not in HOWS or scope not in SCOPES:
         raise TargetError(
             f"how is one of {', '.join(HOWS)} and scope one of {', '.join(SCOPES)}; got {how!r}, {scope!r}."
