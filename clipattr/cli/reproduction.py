@@ -134,15 +134,24 @@ def _truth(file: str) -> list[dict[str, Any]]:
 def _planned(arguments: argparse.Namespace, made: Any) -> int:
     emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
     out = human(arguments)
-    rows = [
-        (name, str(units), f"{seconds / 3600:,.2f}", assumes) for name, units, seconds, assumes in made.rows
-    ]
-    total = ("all", "", f"{made.seconds / 3600:,.2f}", "")
-    print_table(("experiment", "units", "hours", "assumes"), [*rows, total], out, numbers=(1, 2))
+    rows = [(name, str(units), span(seconds), assumes) for name, units, seconds, assumes in made.rows]
+    total = ("all", "", span(made.seconds), "")
+    print_table(("experiment", "units", "time", "assumes"), [*rows, total], out, numbers=(1, 2))
     print("\nAssumptions:", file=out)
     for told in made.assumptions:
         print(f"  - {told}", file=out)
     return OK
+
+
+def span(seconds: float) -> str:
+    """A time for people.
+
+    >>> span(0.04), span(43), span(150), span(90_000)
+    ('0 s', '43 s', '2.5 min', '25.0 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 def _told(arguments: argparse.Namespace, made: Any) -> int:

@@ -49,7 +49,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Check:
-    """All answers. `is_usable` is False if one of them is "bad"."""
+    """All answers of a check. `is_usable` is False if one of them is "bad"; `check["evaluator"]` is one line.
+
+    Attributes:
+        lines: one `Line` per question, with its outcome, "good", "look" (a person should look at it) or "bad".
+
+    Raises:
+        KeyError: on reading a line that the check does not have.
+
+    >>> import clipattr as ca
+    >>> from clipattr.discovery.check import Line
+    >>> made = ca.Check((Line("pictures", "good", "5,000, all with a label"), Line("labels", "look", "3 are no words")))
+    >>> made.is_usable, made["labels"].text
+    (True, '3 are no words')
+    >>> print(made)
+    good  pictures: 5,000, all with a label
+    look  labels: 3 are no words
+    """
 
     lines: tuple[Line, ...]
 

@@ -76,7 +76,16 @@ def open_dicom(
         The pictures as `Images`, one per file or frame, 8-bit RGB.
 
     Raises:
-        DataError: no such folder, no DICOM file in it, or a group that could tell who a person is.
+        DataError: no such folder, no DICOM file in it, a group that could tell who a person is, or pydicom is missing.
+
+    >>> import tempfile, clipattr as ca
+    >>> from pathlib import Path
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "scan.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm")).read_bytes())
+    ...     pictures = ca.open_dicom(folder, group="Modality")
+    ...     pictures.ids, pictures.columns["group"], pictures[0].load().size
+    (['0000'], ['CT'], (128, 128))
     """
     top = user_path(folder)
     if frames not in ("first", "middle", "all"):

@@ -57,6 +57,8 @@ def lesion_table(
 def with_words(images: Images, names: Mapping[str, str] | None = None) -> tuple[Images, list[str]]:
     """The pictures with words as labels, and sentences on what was replaced or is still a code.
 
+    Underscores in labels, as names of folders have them, are read as spaces.
+
     Args:
         names: word of each code; default WordNet's names for ImageNet's numbers, and HAM10000's diagnoses where no
             other label occurs.
@@ -73,7 +75,9 @@ def with_words(images: Images, names: Mapping[str, str] | None = None) -> tuple[
     labels = images.columns["label"]
     found = sorted({label for label in labels if label})
     known = _known(found) if names is None else names
-    words = {label: known[label] for label in found if label in known}
+    words = {
+        label: known.get(label, spaced(label)) for label in found if label in known or spaced(label) != label
+    }
     notes = []
     if words:
         _check_apart(found, words)
@@ -87,6 +91,15 @@ def with_words(images: Images, names: Mapping[str, str] | None = None) -> tuple[
             "their words with names="
         )
     return images, notes
+
+
+def spaced(label: str) -> str:
+    """A label with spaces for its underscores, unless it is a code.
+
+    >>> spaced("joshua_tree"), spaced("class_07")
+    ('joshua tree', 'class_07')
+    """
+    return label if is_code(label) else " ".join(label.replace("_", " ").split())
 
 
 def is_code(label: str) -> bool:

@@ -100,11 +100,14 @@ class Inputs:
                 is not tested.
         """
         named = named_models(models)
-        pictures, notes = with_words(_pictures(images), names)
+        given = _pictures(images)
+        pictures, notes = with_words(given, names)
+        # Prompts and causes may be given by the labels as they were.
+        words_of = dict(zip(given.columns["label"], pictures.columns["label"], strict=True))
         pictures = _fewer(pictures, sizes.pictures)
         asked = protocol.vocabulary if vocabulary is None else vocabulary
         words = first_names(asked) if asked == "imagenet21k" else _words(asked)
-        listed = _prompts(prompts, pictures, words, sizes.prompts)
+        listed = _prompts(prompts, pictures, words, sizes.prompts, words_of)
         return cls(
             protocol=protocol,
             sizes=sizes,
@@ -115,7 +118,7 @@ class Inputs:
             vocabulary=words,
             prompts=listed,
             lesions=lesions if lesions is None or isinstance(lesions, Table) else _lesions(lesions),
-            truth=known_causes(truth, list(named)),
+            truth=known_causes(truth, list(named), words_of),
             notes=tuple(notes),
             engine=engine,
             progress=progress,
@@ -298,12 +301,15 @@ def _lesions(lesions: Any) -> Table | str:
     return SYNTHETIC if bundled else lesion_table(lesions)
 
 
-def known_causes(truth: Any, variants: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+def known_causes(
+    truth: Any, variants: Sequence[str], words_of: Mapping[str | None, str | None] | None = None
+) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Planted reliances by model.
 
     Args:
         truth: None; a list of {"prompt", "cause", "kind"}, which holds for every model; or such a list for each model
             by its name.
+        words_of: word of each label that was replaced; prompts are replaced alike.
 
     Raises:
         DataError: a model that is not tested.
@@ -318,7 +324,11 @@ def known_causes(truth: Any, variants: Sequence[str]) -> dict[str, tuple[Mapping
         raise DataError(
             f"Causes are given for the model {unknown[0]!r}; the models are {', '.join(variants)}."
         )
-    return {name: tuple(dict(row) for row in rows) for name, rows in by_model.items()}
+    said = words_of or {}
+    return {
+        name: tuple({**row, "prompt": said.get(row["prompt"], row["prompt"])} for row in rows)
+        for name, rows in by_model.items()
+    }
 
 
 def _words(vocabulary: Any) -> Vocabulary:
@@ -336,12 +346,18 @@ def _words(vocabulary: Any) -> Vocabulary:
     return Vocabulary.open(vocabulary)
 
 
-def _prompts(prompts: Any, images: Images, words: Vocabulary, at_most: int) -> list[str]:
+def _prompts(
+    prompts: Any,
+    images: Images,
+    words: Vocabulary,
+    at_most: int,
+    words_of: Mapping[str | None, str | None],
+) -> list[str]:
     """The given prompts; else the labels; else the words. Of too many, those with the most pictures are taken."""
     counts = Counter(label for label in images.columns["label"] if label)
     listed = sorted(counts) or list(words.words)
     if prompts is not None:
-        listed = list(dict.fromkeys(str(prompt) for prompt in prompts))
+        listed = list(dict.fromkeys(str(words_of.get(prompt, prompt)) for prompt in map(str, prompts)))
     if not listed:
         raise DataError("There is no prompt to audit: give prompts, labelled pictures, or a vocabulary.")
     if not at_most or len(listed) <= at_most:

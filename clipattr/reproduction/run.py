@@ -19,11 +19,13 @@ from clipattr.reproduction.figures import svg
 from clipattr.reproduction.inputs import Inputs, file_name
 from clipattr.reproduction.pieces import Pieces, cell, code_digest, plain
 from clipattr.reproduction.sizes import FORMS, Sizes
+from clipattr.reproduction.times import PLAN
 from clipattr.storage.documents import write_json, write_rows
 from clipattr.storage.files import sweep, write_text, written
 from clipattr.storage.locks import locked
 from clipattr.storage.paths import user_path
 from clipattr.studies.presets import paper
+from clipattr.studies.remarks import remarks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +62,13 @@ class Run:
 
         made: dict[str, Any] = self.pieces.of(f"{name}-{file_name(unit)}"[:80], key, measure)
         return made
+
+    def remarks(self) -> list[str]:
+        """What the first model's study left out or changed, such as pictures that cannot be read."""
+        inputs, first = self.inputs, self.inputs.variants[0]
+        key = ["remarks", inputs.identity, self.sizes.to_dict(), inputs.model(first).weights_hash]
+        found: list[str] = self.pieces.of("remarks", key, lambda: remarks(inputs.study(first)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,8 @@ def reproduce(
             Bundled models bring their own.
         form: "paper", "small" (a few thousand pictures), "quick" (minutes), or `Sizes`. sizes: single changes.
         only: names of experiments; default all.
-        plan: estimate what it will cost, and measure nothing.
+        plan: estimate what it will cost, and measure nothing but the speed of this machine. The estimate is kept as
+            `plan.json`, and a run in the same folder writes what it took beside it.
         engine: where pictures are encoded and prompts are audited, e.g. `clipattr.Ray(workers=8)`.
         command: shown on the page; default this call.
 
@@ -181,6 +191,16 @@ def reproduce(
             opened.
 
     Source: Dreyer et al. 2025, arXiv:2505.20229.
+
+    >>> import tempfile, clipattr as ca
+    >>> sizes = {"pictures": 80, "n_latents": 16, "epochs": 1, "faithful_pictures": 4, "faithful_masks": 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = ca.reproduce(
+    ...         models=["picture-world-a"], images="picture-world", evaluator="picture-world-evaluator",
+    ...         vocabulary="picture-world", form="quick", sizes=sizes, only=["faithfulness"], progress=False, out=folder
+    ...     )
+    ...     made.page.exists(), made["faithfulness"].rows[0]["method"]
+    (True, 'patching')
     """
     from clipattr.reproduction.experiments import EXPERIMENTS
 
@@ -213,7 +233,10 @@ def reproduce(
     if plan:
         from clipattr.reproduction.plan import planned
 
-        return planned(run, wanted)
+        estimate = planned(run, wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / PLAN, plain(estimate.to_dict()))
+        return estimate
     told = command or _call(protocol, inputs, form, sizes, only)
     with locked(folder / ".lock", f"reproducing in {str(folder)!r}", StudyError):
         sweep(folder / "pieces")
@@ -271,6 +294,8 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
     from clipattr.reproduction.page import page
 
     inputs = run.inputs
+    built = any(result.units and result.experiment.studies for result in made.results)
+    left_out = run.remarks() if built else inputs.images.notes
     about = {
         "schema": SCHEMA,
         "protocol": inputs.protocol.source,
@@ -281,7 +306,7 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
         "inputs": inputs.identity,
         "pictures": len(inputs.images),
         "prompts": inputs.prompts,
-        "notes": list(inputs.notes),
+        "notes": [*inputs.notes, *left_out],
         "sizes": run.sizes.to_dict(),
         "deviations": list(made.deviations),
         "claims": {

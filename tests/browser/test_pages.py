@@ -1,5 +1,7 @@
 """The pages that need no kernel, report and site, as a browser and axe-core see them."""
 
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -43,6 +45,28 @@ def test_axe_finds_nothing_in_site_and_report(pages, chromium, violations, theme
             found[name] = broken
     context.close()
     assert found == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_page_of_a_reproduction(chromium, violations, theme, tmp_path):
+    from clipattr.reproduction.page import page as written
+    from clipattr.reproduction.reopen import reopened
+
+    file = tmp_path / "index.html"
+    file.write_text(written(*reopened(Path(__file__).parents[2] / "docs" / "reproduction")), "utf-8")
+    context = chromium.new_context(color_scheme=theme, viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+    found = violations(page)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    figure = page.evaluate("getComputedStyle(document.querySelector('figure img')).filter")
+    context.close()
+    assert found == []
+    # Figures are drawn on white, so a dark page inverts them.
+    assert (background, figure == "none") == (
+        ("rgb(255, 255, 255)", True) if theme == "light" else ("rgb(21, 23, 26)", False)
+    )
 
 
 def test_no_page_of_the_site_is_too_large_and_the_report_is_below_a_megabyte(pages):

@@ -150,6 +150,56 @@ def test_a_part_is_not_charged_for_the_parts_inside_it(monkeypatch):
     assert times.seconds == {"inner": 4.0, "outer": 2.0}
 
 
+def test_what_a_run_took_is_written_beside_what_was_planned(asked, tmp_path, monkeypatch):
+    out, line = tmp_path / "out", pilot.Line(0.0, 1.0)
+    rates = pilot.Rates(line, 1, 0, line, 0, line, line, 96, line, 1, 1, 1, 1, 1)
+    monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
+    plan = ca.reproduce("paper", out=out, **asked, plan=True, only=["null"])
+    ca.reproduce("paper", out=out, **asked, only=["null"])
+    held = json.loads((out / TIMES).read_text("utf-8"))
+    rows = {row["experiment"]: row for row in held["experiments"]}
+    assert set(rows) == {"studies", "null"}
+    for name, seconds in zip(plan.frame["experiment"], plan.frame["seconds"], strict=True):
+        assert rows[name]["planned"] == seconds
+        assert rows[name]["measured"] == pytest.approx(held["seconds"][f"{name} · one"])
+        assert rows[name]["measured_over_planned"] == pytest.approx(rows[name]["measured"] / seconds)
+    # A damaged plan is no reason to lose the times.
+    (out / "plan.json").write_text("{", "utf-8")
+    Times({"null · one": 1.0}).note(out)
+    last = {row["experiment"]: row for row in json.loads((out / TIMES).read_text("utf-8"))["experiments"]}
+    assert last["null"]["measured"] == 1.0 and last["null"]["planned"] is None
+
+
+def test_a_raw_folder_of_photographs_is_read_with_words_and_remarks(asked, drawings, tmp_path):
+    folder = tmp_path / "raw"
+    names = {"circle": "big_circle", "square": "square"}
+    for number, record in enumerate(drawings[:40]):
+        place = folder / names[str(drawings.columns["label"][number])]
+        place.mkdir(parents=True, exist_ok=True)
+        record.load().save(place / f"{number}.png")
+    (folder / "square" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "README.md").write_text("where they come from")
+    truth = [{"prompt": "big_circle", "cause": "red"}]
+    given = {**asked, "images": folder, "prompts": ["big_circle", "square"], "truth": truth}
+    made = ca.reproduce("paper", out=tmp_path / "out", **given, only=["null", "truth"])
+    about = json.loads((made.folder / "about.json").read_text("utf-8"))
+    assert about["prompts"] == ["big circle", "square"]
+    (verdicts,) = [
+        row["planted"]
+        for row in json.loads((made.folder / "experiments" / "truth.json").read_text("utf-8"))[
+            "values"
+        ].values()
+    ]
+    assert verdicts[0]["prompt"] == "big circle"
+    for told in (
+        "big_circle as big circle",
+        "files that are not pictures were left out",
+        "1 picture could not be read",
+    ):
+        assert any(told in note for note in about["notes"]), told
+        assert told in made.page.read_text("utf-8")
+
+
 def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
     from clipattr.storage.locks import locked
 
