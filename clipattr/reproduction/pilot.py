@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from clipattr.reproduction.run import Run
     from clipattr.studies.study import Study
 
-FEW, MORE = 64, 256  # pictures of the two pilot studies
+FEW, MORE = 64, 256  # pictures of the two pilot studies; a large collection allows more than MORE
+MOST = 2048  # pictures of the larger one at most, and a quarter of the collection
+ENCODING = 15.0  # seconds that encoding them may take
 STEPS = (50, 200)  # training steps of the two pilot trainings
 PROMPTS = 3  # audited in the pilot
-PASSES = 4  # products of all pictures and words with which an audit finds out which word each picture shows
-LESIONS = 24  # synthetic lesions drawn in the pilot
+LESIONS = 48  # synthetic lesions, and scenes of a world, drawn in the pilot
+FINDINGS = 0.25  # a prompt; the audits of bundled worlds and photographs have 0.1 to 0.5
 NOTHING = Interval(0.0, 0.0, 0.0)
 
 
@@ -64,11 +66,11 @@ class Rates:
         words: the evaluator's embeddings of the vocabulary, once. study: a study of so many stored pictures without
             training. step: one training step. card: the quality card of a study of so many pictures.
         audit: one prompt over so many pictures without forward passes. prompt: one prompt more. tests: the forward
-            passes of so many prompts.
+            passes of so many prompts. matched: the latents of two studies of so many pictures matched.
         faithfulness: one picture and class, all methods and measures. probe: fitting one probe.
         verified: one finding tested by editing pictures.
-        lesion: drawing and embedding one synthetic lesion. scene: drawing and embedding one scene of the first model's
-            world. 0 where there are none.
+        lesion: drawing and embedding one synthetic lesion. probes: all probes of one shortcut and seed, and an audit of
+            one. scene: drawing and embedding one scene of the first model's world. 0 where there are none.
     """
 
     encode: Line
@@ -78,12 +80,14 @@ class Rates:
     step: float
     card: Line
     audit: Line
-    prompt: float
+    prompt: Line
     tests: Line
+    matched: Line
     faithfulness: float
     probe: float
     verified: float
     lesion: float
+    probes: float
     scene: float
 
     def trained(self, run: Run) -> float:
@@ -95,9 +99,13 @@ class Rates:
 
     def audited(self, run: Run, *, budget: bool) -> float:
         """Seconds of an audit of all prompts."""
-        prompts = len(run.inputs.prompts)
+        prompts, pictures = len(run.inputs.prompts), len(run.inputs.images)
         tests = self.tests(prompts) if budget and run.sizes.budget else 0.0
-        return self.audit(len(run.inputs.images)) + (prompts - 1) * self.prompt + tests
+        return self.audit(pictures) + (prompts - 1) * self.prompt(pictures) + tests
+
+    def findings(self, run: Run) -> float:
+        """Findings of one model that a plan counts with."""
+        return max(1.0, FINDINGS * len(run.inputs.prompts))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -117,14 +125,16 @@ def _piloted(run: Run, folder: Path) -> Rates:
 
     inputs = run.inputs
     model, judge, pictures = inputs.model(inputs.variants[0]), inputs.judge, inputs.images
-    samples = [pictures.select(_rows(run, n)) for n in (FEW, MORE)]
+    samples = [pictures.select(_rows(run, FEW))]
     list(samples[0][:2].batches([model, judge]))  # warms up
 
     def encode(some: Images) -> None:
         place = folder / f"{len(some)}.acts"
         collect_activations(model, some, inputs.protocol.site, place, evaluator=judge, progress=False)
 
-    encoded = [seconds_of(partial(encode, some)) for some in samples]
+    encoded = [seconds_of(partial(encode, samples[0]))]
+    samples.append(pictures.select(_rows(run, more_pictures(len(pictures), encoded[0] / len(samples[0])))))
+    encoded.append(seconds_of(partial(encode, samples[1])))
     studies: list[Study] = []
 
     def build(some: Images) -> None:
@@ -134,7 +144,8 @@ def _piloted(run: Run, folder: Path) -> Rates:
     first, *built = [seconds_of(partial(build, some)) for some in (samples[0], *samples)]
     few, more = studies[1:]
     sizes = [len(some) for some in samples]
-    one, each = _audit_seconds(run, more, 0)
+    (less_one, less_each), (one, each) = (_audit_seconds(run, study, 0) for study in (few, more))
+    lesion, probes = _lesion_seconds(run) if inputs.lesions == SYNTHETIC else (0.0, 0.0)
     return Rates(
         encode=Line.through(sizes[0], encoded[0], sizes[1], encoded[1]),
         marked=_marked_seconds(run, samples[0]),
@@ -142,16 +153,26 @@ def _piloted(run: Run, folder: Path) -> Rates:
         study=Line.through(sizes[0], built[0], sizes[1], built[1]),
         step=_step_seconds(run, more),
         card=Line.through(sizes[0], _card_seconds(few), sizes[1], _card_seconds(more)),
-        # A prompt's tests read a fixed number of pictures; only the words that each picture shows are read of all.
-        audit=Line(one, _presence_seconds(more)),
-        prompt=each,
+        audit=Line.through(sizes[0], less_one, sizes[1], one),
+        prompt=Line.through(sizes[0], less_each, sizes[1], each),
         tests=_tests_seconds(run, more, one, each) if run.sizes.budget else Line(0.0, 0.0),
+        matched=Line.through(sizes[0], _matched_seconds(few), sizes[1], _matched_seconds(more)),
         faithfulness=_faithfulness_seconds(run, more),
         probe=_probe_seconds(run, more),
         verified=_verified_seconds(more, inputs.prompts[0]) if run.sizes.verified else 0.0,
-        lesion=_lesion_seconds() if inputs.lesions == SYNTHETIC else 0.0,
+        lesion=lesion,
+        probes=probes,
         scene=_scene_seconds(run),
     )
+
+
+def more_pictures(pictures: int, each: float) -> int:
+    """Pictures of the larger pilot study, of a collection of so many and with seconds to encode each.
+
+    >>> more_pictures(300, 0.01), more_pictures(2000, 0.01), more_pictures(100_000, 0.01), more_pictures(100_000, 1.0)
+    (256, 500, 1500, 256)
+    """
+    return max(MORE, min(MOST, pictures // 4, int(ENCODING / max(each, 1e-9))))
 
 
 def _rows(run: Run, n: int) -> np.ndarray:
@@ -243,11 +264,13 @@ def _tests_seconds(run: Run, study: Study, one: float, each: float) -> Line:
     return Line(max(first - one - tests, 0.0), tests)
 
 
-def _presence_seconds(study: Study) -> float:
-    """Seconds per picture of finding which words it shows: some products of its embedding with all words."""
-    seen = torch.from_numpy(np.asarray(study.evaluator_embeddings, dtype=np.float32))
-    words = study.vocabulary_embeddings.float().T
-    return PASSES * seconds_of(lambda: seen @ words) / len(seen)
+def _matched_seconds(study: Study) -> float:
+    """Seconds of matching the latents of two studies of the same pictures."""
+    from clipattr.discovery.compare import compare
+    from clipattr.discovery.findings import Findings
+
+    nothing = Findings([], study, {}, [])
+    return seconds_of(lambda: compare({"a": study, "b": study}, findings=[nothing, nothing], progress=False))
 
 
 def _faithfulness_seconds(run: Run, study: Study) -> float:
@@ -309,17 +332,33 @@ def _verified_seconds(study: Study, prompt: str) -> float:
     return seconds_of(lambda: verify(study, Findings([made], study, {}, []), progress=False))
 
 
-def _lesion_seconds() -> float:
-    """Seconds of drawing and embedding one synthetic lesion."""
-    from clipattr.models.loading import load_model
-    from clipattr_data.lesion_truth import embed_lesions
+def _lesion_seconds(run: Run) -> tuple[float, float]:
+    """Seconds of drawing and embedding one synthetic lesion, and of all probes of one shortcut and seed, on pictures
+    that are repeated with noise."""
+    from clipattr.reproduction.experiments.lesions import judged_probes
+    from clipattr.studies.study import open_study
     from clipattr_data.lesion_world import LesionWorld
-    from clipattr_data.world import TRAIN
+    from clipattr_data.lesions import SHORTCUTS
+    from clipattr_data.robustness import material
 
-    model, world = load_model("lesions"), LesionWorld.open("lesions-evaluator")
-    lesions = [world.scene(index, TRAIN) for index in range(LESIONS)]
-    embed_lesions(model, lesions[:2])  # warms up
-    return seconds_of(lambda: embed_lesions(model, lesions)) / len(lesions)
+    study, world, sizes = open_study(SYNTHETIC), LesionWorld.open("lesions-evaluator"), run.sizes
+    material(study.model, world, SHORTCUTS[0], pool=2, judged=2)  # warms up
+    made = []
+    drawn = seconds_of(
+        lambda: made.append(material(study.model, world, SHORTCUTS[0], pool=LESIONS, judged=LESIONS))
+    )
+    (some,), generator = made, torch.Generator().manual_seed(0)
+    rows = torch.arange(sizes.lesion_pool) % LESIONS
+
+    def spread(embeddings: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(len(rows), embeddings.shape[1], generator=generator) * embeddings.std(0) / 3
+        return torch.nn.functional.normalize(embeddings[rows] + noise, dim=1)
+
+    many = replace(some, names=some.names[rows.numpy()], there=spread(some.there), gone=spread(some.gone))
+    judged_probes(study, many, replace(sizes, lesion_seeds=1))  # reads the study
+    return drawn / (4 * LESIONS), seconds_of(
+        lambda: judged_probes(study, many, replace(sizes, lesion_seeds=1))
+    )
 
 
 def _scene_seconds(run: Run) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipattr.reproduction.experiment import Experiment
-from clipattr.reproduction.pilot import FEW, MORE, piloted
+from clipattr.reproduction.pilot import FEW, MORE, MOST, piloted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,11 +76,13 @@ def planned(run: Run, experiments: Sequence[Experiment]) -> ReproductionPlan:
         tuple(rows),
         (
             f"one machine like this one, {torch.get_num_threads()} threads, and nothing measured before",
-            f"every step was timed on {FEW} and {MORE} pictures with {inputs.variants[0]}; other models cost the same",
+            f"every step was timed on {FEW} and on {MORE} to {MOST} pictures with {inputs.variants[0]}; other models "
+            "cost the same",
             f"encoding {pictures:,} pictures: {rates.encode(pictures):.0f} s; training a dictionary in "
             f"{run.sizes.epochs:g} passes: {rates.trained(run) - rates.study(pictures):.0f} s",
-            "an audit makes as many forward passes for a prompt as in the pilot, and each model has as many findings "
-            "as are to be verified",
+            "an audit makes as many forward passes for a prompt as in the pilot, and each model has "
+            f"{rates.findings(run):.0f} findings, one for four prompts: experiments on findings take longer or shorter "
+            "with their number",
         ),
     )
 

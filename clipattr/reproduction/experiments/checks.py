@@ -227,8 +227,9 @@ TRUTH = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=lambda values: estimates({"": list(_figures(values).items())}, "share, %", scale=100),
-    seconds=lambda run, rates: 60 * run.sizes.truth * rates.scene,
-    assumes="60 scenes are drawn and encoded per scene of a check; matching by name takes no time",
+    seconds=lambda run, rates: (30 + 10 * rates.findings(run)) * run.sizes.truth * rates.scene,
+    assumes="30 scenes are drawn and encoded per scene of a check, and ten more for each of the findings that the plan "
+    "counts with; matching by name takes no time",
     needs=("counts",),
     lacking="no causes are known for these models; give truth=",
 )
@@ -284,7 +285,7 @@ PIXELS = Experiment(
     rows=lambda values: [{"model": v, **row} for v, value in values.items() for row in value["checked"]],
     conclude=_pixel_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: run.sizes.verified * rates.verified,
-    assumes="each model has as many findings as are asked to be verified, and each takes as long as the pilot's",
+    seconds=lambda run, rates: min(run.sizes.verified, rates.findings(run)) * rates.verified,
+    assumes="each model has as many findings as the plan counts with, and each takes as long as the pilot's",
     needs=("counts",),
 )

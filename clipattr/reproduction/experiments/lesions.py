@@ -30,8 +30,10 @@ from clipattr.statistics import Interval, simultaneous, t_interval
 if TYPE_CHECKING:
     from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
+    from clipattr.reproduction.sizes import Sizes
+    from clipattr.studies.study import Study
+    from clipattr_data.robustness import Material
 
-PROBES = 40  # fitted per draw on the synthetic lesions
 LED = 0.95  # correlation of the shortcut with the diagnosis in the training set that is repaired
 ASIDE = ("artefact", "skin")  # groups of its vocabulary on which no diagnosis should rest
 
@@ -51,17 +53,28 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
 
 
 def _synthetic(run: Run, unit: str) -> dict[str, Any]:
+    from clipattr.studies.study import open_study
+    from clipattr_data.lesion_world import LesionWorld
+    from clipattr_data.robustness import material
+
+    sizes, study = run.sizes, open_study(SYNTHETIC)
+    world = LesionWorld.open("lesions-evaluator")
+    some = material(study.model, world, unit, pool=sizes.lesion_pool, judged=sizes.lesion_judged)
+    return judged_probes(study, some, sizes)
+
+
+def judged_probes(study: Study, some: Material, sizes: Sizes) -> dict[str, Any]:
+    """Curves, repairs and reliance of probes on one shortcut of the synthetic lesions.
+
+    Args:
+        study: of the synthetic lesions. some: the shortcut's pictures, embedded.
+    """
     from clipattr.discovery.probes.audit import audit_probe
     from clipattr.discovery.probes.fitting import fit_probe
     from clipattr.discovery.probes.null_space import directions_of
-    from clipattr.studies.study import open_study
-    from clipattr_data.lesion_world import LesionWorld
-    from clipattr_data.robustness import curves, material, prompted
+    from clipattr_data.robustness import curves, prompted
 
-    sizes = run.sizes
-    study, world = open_study(SYNTHETIC), LesionWorld.open("lesions-evaluator")
     model, n = study.model, sizes.lesion_training
-    some = material(model, world, unit, pool=sizes.lesion_pool, judged=sizes.lesion_judged)
     frame = curves(model, some, seeds=sizes.lesion_seeds, n=n)
     repairs = []
     for seed in range(sizes.lesion_seeds):
@@ -92,7 +105,7 @@ def _synthetic(run: Run, unit: str) -> dict[str, Any]:
         "how": "synthetic lesions",
         "curves": frame.to_dict("records"),
         "repairs": repairs,
-        "reliance": {unit: reliance},
+        "reliance": {some.shortcut: reliance},
     }
 
 
@@ -243,7 +256,7 @@ def _seconds(run: Run, rates: Rates) -> float:
             len(run.inputs.images)
         )
     drawn = 2 * (sizes.lesion_pool + sizes.lesion_judged)
-    return drawn * rates.lesion + sizes.lesion_seeds * PROBES * rates.probe
+    return drawn * rates.lesion + sizes.lesion_seeds * rates.probes
 
 
 LESIONS = Experiment(
@@ -258,8 +271,8 @@ LESIONS = Experiment(
     draw=_draw,
     seconds=_seconds,
     studies=False,
-    assumes="lesions are drawn and embedded at the measured rate, some forty probes are fitted per draw; a folder of "
-    "photographs costs what the main study costs",
+    assumes="lesions are drawn and embedded at the measured rate, and the probes of one shortcut and draw take what "
+    "they took in the pilot; a folder of photographs costs what the main study costs",
     lacking="no lesions were given; --lesions lesions takes the bundled synthetic ones",
     deviations=(
         "the paper names neither its data set nor its probe; the probe is a logistic regression, the biases are the "

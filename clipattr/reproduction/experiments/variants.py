@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clipattr.discovery.compare import compare
+from clipattr.discovery.compare import PICTURES, compare
 from clipattr.reproduction.experiment import (
     UNDECIDED,
     Conclusion,
@@ -60,6 +60,10 @@ def _compare(run: Run, unit: str) -> dict[str, Any]:
     }
 
 
+def _matched_seconds(run: Run, rates: Rates) -> float:
+    return rates.matched(min(len(run.inputs.images), PICTURES))
+
+
 def _excess(value: Any, name: str) -> Interval:
     from clipattr.statistics import rate_difference
 
@@ -92,8 +96,8 @@ VARIANTS = Experiment(
         "share of prompts above shuffled pictures, percentage points",
         scale=100,
     ),
-    seconds=lambda run, rates: rates.prompt * len(run.inputs.variants),
-    assumes="the audits are counted above; matching causes takes as long as auditing a prompt of each model",
+    seconds=lambda run, rates: (len(run.inputs.variants) - 1) * _matched_seconds(run, rates),
+    assumes="the audits are counted above; the latents of each further model are matched with the first one's",
     needs=("counts", "null"),
     lacking="it takes two models or more",
 )
@@ -238,8 +242,10 @@ SEEDS = Experiment(
     rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
     conclude=_seed_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: rates.trained(run) + rates.audited(run, budget=True),
-    assumes="a study from stored activations, and an audit like the first",
+    seconds=lambda run, rates: (
+        rates.trained(run) + rates.audited(run, budget=True) + _matched_seconds(run, rates)
+    ),
+    assumes="a study from stored activations, an audit like the first, and latents matched with the first one's",
     needs=("counts",),
     lacking="one seed was asked for",
 )
