@@ -132,7 +132,7 @@ class Objective:
     def slopes(
         self, dots: Tensor, entries: Entries, values: Tensor, own: dict[str, Tensor], batch: int
     ) -> Slopes:
-        """From each term's slope by its value to slopes by what is trained."""
+        """From each term's slope by its value to slopes by the trained parameters."""
         slopes = dots * (values > 0)
         return Slopes(slopes, slopes, {})
 
@@ -155,7 +155,7 @@ class Objective:
         raise DictionaryError(f"{type(self).__name__} cannot be exported; register a concrete objective.")
 
     def to_settings(self) -> dict[str, Any]:
-        """What the objective was asked for, to compare with a checkpoint's."""
+        """Settings of the objective, to compare with a checkpoint's."""
         return {"kind": self.kind, "k": self.k, "steer": self.steer}
 
 

@@ -1,6 +1,6 @@
 """Recipes: the settings of training, grouped by what they decide.
 
-`Recipe` says what is trained, `Schedule` how long and in which order, `Job` where it runs and what it leaves behind.
+`Recipe` says what is trained, `Schedule` how long and in which order, `Job` where it runs and which files it writes.
 Only the first two decide the result. Keyword arguments of `train_sae` are fields of these three. Start at `Recipe`.
 """
 
@@ -80,7 +80,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Job:
-    """Where training runs and what it leaves behind; decides nothing of the result but rounding.
+    """Where training runs and which files it writes; changes the result by rounding only.
 
     Attributes:
         precision: "auto", "float32" or "bfloat16", the encoder product's.

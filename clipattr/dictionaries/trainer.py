@@ -32,7 +32,7 @@ SLICE_BYTES = 2 * 2**20
 
 @dataclass(frozen=True)
 class Revival:
-    """AuxK: dead latents learn to explain what the living ones leave over.
+    """AuxK: dead latents are trained to reconstruct the error that the living ones leave.
 
     dead_after: tokens without an activation after which a latent counts as dead.
     weight: of the auxiliary loss, the mean over rows of |e - e_hat|^2 with e the (fixed) error of the living.

@@ -216,7 +216,7 @@ class Watch:
         return self.patience is not None and self.since_best >= self.patience
 
     def note(self, figures: Sequence[dict[str, float]]) -> None:
-        """Take in the figures of one step, one entry per run."""
+        """Record the figures of one step, one entry per run."""
         if not self.fvu:
             self.fvu = [entry["loss"] for entry in figures]
             self.l0 = [entry["l0"] for entry in figures]

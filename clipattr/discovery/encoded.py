@@ -35,7 +35,7 @@ ABLATED = 512  # pictures ablated at a time
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pictures, row i of everything the same one.
+    """Pictures; row i of every array is the same picture.
 
     Attributes:
         images: the pictures that could be read. rows: their rows in the study's arrays, None for other pictures.

@@ -68,12 +68,12 @@ class Finding:
 
     @property
     def by_writing(self) -> bool:
-        """Whether writing the prompt on pictures has found and proved this, and not ablating the family."""
+        """Whether the finding was made and confirmed by text insertion, not by ablation of the family."""
         return self.evidence.get("reason") == "written"
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against `label`, a clause each: of table, CSV, JSON, report and panel the one source."""
+        """Doubts about `label`, one clause each, as table, CSV, JSON, report and panel show them."""
         told = self.evidence.get("doubts", ())
         return tuple(str(one) for one in told) if isinstance(told, list | tuple) else ()
 

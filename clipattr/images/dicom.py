@@ -1,4 +1,4 @@
-"""DICOM: medical pictures as 8-bit RGB, and what of their headers may be told.
+"""DICOM: medical pictures as 8-bit RGB, and the parts of their headers that may be shown.
 
 Owns windowing, polarity, bit depths and frames. Of a header only what the pixels need is read; names, dates and numbers
 of persons are never shown, not in errors either. Decoding is pydicom's (extra `medical`). Ignores folders

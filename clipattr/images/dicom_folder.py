@@ -1,6 +1,7 @@
 """Folders of DICOM files: one picture per file or frame, under ids that name no person.
 
-Owns ids, frames and what of a header may become a group. Ignores pixels (`dicom.py`). Start at `open_dicom`.
+Owns ids, frames, and the choice of header attributes that may become a group. Ignores pixels (`dicom.py`). Start at
+`open_dicom`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from clipattr.images.dicom import AT, ENDINGS, DicomError, count_of, header_of, 
 from clipattr.images.sources import Source, file_sample
 from clipattr.storage.paths import user_path
 
-# What may be asked of a header as a group: it describes the machine, the place or the view, and names no person.
+# Header attributes that may be a group: they describe the machine, the place or the view, and no person.
 TOLD = (
     "Modality", "Manufacturer", "ManufacturerModelName", "InstitutionName", "BodyPartExamined", "ViewPosition",
     "PatientSex", "PhotometricInterpretation",

@@ -21,7 +21,7 @@ from clipattr.images.vectors import Vectors, open_vectors
 
 BLOCK = 65_536  # rows read at a time
 UNIT = 5e-3  # how far from 1 a length may be and still count as unit length: float16 keeps 11 bits of each number
-# Columns of files that say what a row is, the first that is there wins.
+# Names of columns with ids, paths and labels; the first that a file has is used.
 IDS, PATHS, LABELS = (
     ("id", "key", "ids"),
     ("image_path", "path", "file", "filename"),

@@ -1,4 +1,4 @@
-"""Finding files: from what a table says of a picture to the file that is meant.
+"""Finding files: from the name of a picture in a table to its file.
 
 Owns spellings: slashes and backslashes, case, Unicode normal forms, "./", "~", "file://", a missing ending, and a bare
 name of a file in a folder below. Ignores what is in the files. Start at `FileFinder`.

@@ -124,7 +124,7 @@ def find_pictures(folder: Path) -> tuple[list[tuple[str, Path]], int]:
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file's name is that of a companion which no user means: hidden, AppleDouble, or the system's own."""
+    """Whether a file is a companion that is no picture of the user: hidden, AppleDouble, or the system's own."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 

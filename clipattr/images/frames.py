@@ -154,7 +154,7 @@ def rows_of_columns(
 def overlaid(
     table: Path, files: Sequence[Path], names: Sequence[str], columns: dict[str, list[str | None]]
 ) -> list[str]:
-    """Write what a folder's own table says of its pictures over `columns`; returns notes."""
+    """Replace values in `columns` by those of a folder's own table; returns notes."""
     held, classes, notes = _columns_of_file(table)
     by_name = columns_by_name(held, table.name)
     picture = _first(PATHS, by_name)
@@ -322,7 +322,7 @@ def _item(value: Any, root: Path | None) -> Any:
 
 
 def _unrepeated(made: Rows, table: str) -> Rows:
-    """Rows that say again what an earlier one said are left out; DataError where two differ."""
+    """Leave out rows that repeat an earlier one; DataError where two rows of one picture differ."""
     if len(set(made.ids)) == len(made.ids):
         return made
     first: dict[str, int] = {}

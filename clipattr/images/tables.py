@@ -27,7 +27,8 @@ from clipattr.storage.paths import user_path
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns by what they hold, the first that is there wins: ISIC archive, ISIC challenges, HAM10000, then common names.
+# Names of columns by content; the first that a file has is used: ISIC archive, ISIC challenges, HAM10000, then common
+# names.
 PICTURE = ("isic_id", "image_name", "image_id", "image", "path", "file", "filename", "id")
 LABEL = ("benign_malignant", "diagnosis_1", "diagnosis", "dx", "target", "label", "class")
 UNITS = ("lesion_id", "patient_id")

@@ -1,7 +1,7 @@
-"""Vectors on disk: arrays of embeddings in the files that people keep them in, read block by block.
+"""Vectors on disk: arrays of embeddings in common file formats, read block by block.
 
 Owns .npy, .npz, .safetensors, parquet with a column of vectors, and clip-retrieval's folders, all behind `shape`,
-`dtype` and `read`. Nothing but the block asked for is in memory. Ignores what the rows are of. Start at `open_vectors`.
+`dtype` and `read`. Only the requested block is in memory. Ignores what the rows are of. Start at `open_vectors`.
 """
 
 import re
@@ -22,7 +22,7 @@ class Vectors:
     """Rows of numbers.
 
     Attributes:
-        shape: (rows, width). dtype: as kept. columns: what the same file says of each row, by name.
+        shape: (rows, width). dtype: as kept. columns: the other columns of the file, by name.
     """
 
     def __init__(self, array: Any, columns: dict[str, list[Any]] | None = None) -> None:

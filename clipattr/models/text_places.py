@@ -1,4 +1,4 @@
-"""Places in a text tower: reading and replacing at them, which needs to know which texts pass.
+"""Places in a text tower: reading and replacing activations, for which the token ids of the texts are needed.
 
 Owns the hook on token ids that tells where the pooled token is. Sites are asked for in `sites.py`; what a
 text tower consists of is in text_tower.py. Start at `TextPlace`.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TextPlace:
-    """A site of the text tower in one model; it knows which texts pass."""
+    """A site of the text tower in one model, which records the token ids of the texts that are encoded."""
 
     def __init__(self, model: "Model", site: Site) -> None:
         self.model, self.site = model, site
@@ -52,7 +52,7 @@ class TextPlace:
         return stream[self._rows(stream)] if self.site.tokens == "eot" else stream
 
     def write(self, _inputs: Any, output: Any, acts: Tensor) -> Any:
-        """What was read from, with other activations in it."""
+        """The stream or features with other activations in place."""
         if self._tower is None:
             return acts
         if self.site.tokens == "eot":

@@ -41,7 +41,7 @@ USUAL = 0.99  # share of the study's pictures below the usual error
 
 
 class Browser:
-    """Pictures and latents of one study, to look through.
+    """Pictures and latents of one study, for browsing.
 
     >>> import clipattr as ca
     >>> browser = Browser(Collected(ca.open_study("picture-world")))
@@ -105,7 +105,7 @@ class Browser:
         return _ordered(np.flatnonzero(keep), values, falling and by != "number")
 
     def picture_values(self, by: str, *, prompt: str = "", latent: int = -1) -> np.ndarray:
-        """(pictures,) what every picture is ordered by; see `PICTURE_ORDERS`."""
+        """(pictures,) sort key of every picture; see `PICTURE_ORDERS`."""
         collected = self.collected
         if by in ("score", "surprise") and not prompt.strip():
             raise DataError(f"Ordering by {by} needs a prompt.")
@@ -235,7 +235,7 @@ class Browser:
         return _ordered(np.flatnonzero(keep), values, falling and by != "number")
 
     def latent_values(self, by: str, *, prompt: str = "") -> np.ndarray:
-        """(n_latents,) what every latent is ordered by; see `LATENT_ORDERS`. NaN where it is not known."""
+        """(n_latents,) sort key of every latent; see `LATENT_ORDERS`. NaN where it is not known."""
         frame = self.study.latents
         if by == "number":
             return np.arange(len(frame), dtype=np.float64)
@@ -286,7 +286,7 @@ def _unexplained(acts: np.ndarray, recon: np.ndarray, mean: np.ndarray) -> np.nd
 
 
 def surprise(reliance: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    """Reliance minus what the fit to the prompt leads one to expect: the fit, scaled to the range of reliance.
+    """Reliance minus the reliance that the fit to the prompt predicts: the fit, scaled to the range of reliance.
 
     Args:
         reliance, fit: (n,), raw; NaN counts as unknown. A fit below 0 counts as none.

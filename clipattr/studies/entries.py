@@ -1,6 +1,6 @@
 """Entries: JSON files of a study's folder in which people's decisions are saved by key.
 
-Owns their layout (`schema`, and one object of entries under the file's own name), and what is said where they are
+Owns their layout (`schema`, and one object of entries under the file's own name), and the errors for files that are
 damaged or cannot be written. Ignores what an entry means. Start at `EntriesFile`.
 """
 

@@ -1,7 +1,7 @@
-"""What an audit knows of a study before any prompt is asked: frozen values, equal for every prompt.
+"""Base: values of a study that an audit computes once and that all prompts share.
 
-Near-duplicates are one picture, halves never share one, and the words that compete for pictures are the study's own: so
-what is said of a prompt cannot depend on how often a picture was copied or on which other prompts are asked. All
+Near-duplicates count as one picture and are never in both halves; the competing words are those of the study. So the
+findings of a prompt do not depend on copies of pictures or on the other prompts. All
 tensors are on the CPU, wherever the models run. Start at `Base.of`.
 """
 
@@ -40,7 +40,7 @@ ARTICLES = re.compile(r"^(a|an|the)\s+")
 
 @dataclass(frozen=True)
 class Half:
-    """The pictures of one half, row i of everything the same one.
+    """The pictures of one half; row i of every array is the same picture.
 
     Attributes:
         rows: (n,) rows in the study's arrays.
@@ -287,22 +287,22 @@ def plain(text: str) -> str:
 
 
 def digest(*parts: str) -> int:
-    """A number that follows from texts alone: what is chosen by it does not hang on any order."""
+    """Hash of texts, for choices that do not depend on any order."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
 
 
 def halves(study: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the pictures that find and of those that measure, one for each set of near-duplicates, by id.
+    """Rows of the finding half and of the measuring half, sorted by id; one picture per set of near-duplicates.
 
-    The study's own split where it holds enough out, else halves by the digest of the ids.
+    The halves follow the study's own split if it holds out enough pictures, else a hash of the ids.
     """
     leader = representatives(study)
     ids, split = study.images.ids, study.images.columns["split"]
     held = np.array([part == "holdout" for part in split])
-    # A set of duplicates with one member that the dictionary was trained on cannot measure.
+    # Duplicates of a picture that the dictionary was trained on are not in the measuring half.
     trained = np.zeros(len(ids), dtype=bool)
     np.logical_or.at(trained, leader, ~held)
-    # Of near-duplicates the study keeps the first; equal ones are joined whichever comes first.
+    # The study keeps the first of several near-duplicates; pictures of equal activations count as one in any order.
     alone = ~np.asarray(study.repeats, dtype=bool)
     kept = np.zeros(len(ids), dtype=bool)
     np.logical_or.at(kept, leader, alone)
@@ -320,7 +320,8 @@ def by_id(rows: np.ndarray, ids: Sequence[str]) -> np.ndarray:
 
 
 def representatives(study: Study) -> np.ndarray:
-    """(pictures,) row of the picture that stands for each one's near-duplicates: of equal activations, the first id."""
+    """(pictures,) row of each picture's representative: of pictures with equal activations, the one with the first
+    id."""
     ids = study.images.ids
     order = np.argsort(ids, kind="stable")
     first: dict[bytes, int] = {}
@@ -332,7 +333,7 @@ def representatives(study: Study) -> np.ndarray:
 
 
 def near_texts(texts: Tensor, text: Tensor, mean: Tensor) -> Tensor:
-    """(n,) cosine of texts with one, the mean text taken off."""
+    """(n,) cosine of texts with one text, after the mean text is subtracted."""
     return F.normalize(texts - mean, dim=-1) @ F.normalize(text - mean, dim=0)
 
 

@@ -1,9 +1,9 @@
-"""Candidates: what might speak for a prompt in place of the thing itself, before anything is measured.
+"""Candidates: words and latents that may raise a prompt's score in place of its object, before anything is measured.
 
-Three routes, all on the finding half and all by sparse products: words that are seen on the prompt's own pictures more
-often than elsewhere; latents that fire there more often than elsewhere and for many other things as well, which asks
-nothing of the evaluator; and parts of the prompt's name. Each asks whether it is unexpected: other names of the prompt
-and its lookalikes are no candidates. Start at `candidates_of`.
+Three routes, all computed on the finding half by sparse products: words that the evaluator sees on the prompt's own
+pictures more often than elsewhere; latents that fire there more often than elsewhere and also for many other things,
+for which no evaluator is needed; and parts of the prompt's name. Other names of the prompt, and words that look like
+it, are excluded. Start at `candidates_of`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from clipattr.discovery.audit.names import constituents
 from clipattr.discovery.audit.subject import Subject, seen_word, shows
 from clipattr.statistics import false_discovery
 
-SAME_FIRINGS = 0.3  # overlap (intersection over union) of firings from which two latents stand for one thing
+SAME_FIRINGS = 0.3  # overlap (intersection over union) of firings from which two latents are one candidate
 NAMED = 0.4  # rate difference from which a word names what latents fire for
 
 
 class Route(StrEnum):
-    """Why something was followed up."""
+    """Why a candidate was considered."""
 
     WORD = "co-occurrence"
     LATENTS = "latents that co-occur"
@@ -39,13 +39,13 @@ class Route(StrEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that may speak for a prompt.
+    """A concept that may raise a prompt's score.
 
     Attributes:
         route: why. label: its name; None where no word fits. word: its number in the vocabulary, if it has one.
-        there: (n,) bool for the finding and for the measuring half: where it is seen, or fires. surely: where that is
-            beyond doubt.
-        latents: those that raised it; empty where a word did. text: its word means writing.
+        there: (n,) bool for the finding and for the measuring half: pictures on which it is seen, or fires. surely:
+            those for which this is certain.
+        latents: those that suggested it; empty where a word did. text: whether its word means writing.
         difference: rate difference between the prompt's own and other pictures. chance: adjusted p-value of that.
     """
 
@@ -79,8 +79,8 @@ def over_represented(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns that are positive on own pictures more often than elsewhere, the largest difference first.
 
-    Significance is hypergeometric, the false-discovery rate held over all columns; only those that differ enough are
-    tested, the others count as tests.
+    P-values are hypergeometric, and the false-discovery rate is controlled over all columns. Columns that differ too
+    little are not tested, but count in this correction.
 
     Returns:
         columns, their rate difference, their adjusted p-value.
@@ -106,7 +106,7 @@ def positive(table: Any, bound: float) -> Any:
 
 
 def candidates_of(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
-    """Everything to be followed up for one prompt, words first."""
+    """All candidates of one prompt: parts of its name, words, latents."""
     own = subject.finding.own
     if int(own.sum()) < base.settings.few:
         return _parts(base, subject)
@@ -118,7 +118,7 @@ def candidates_of(base: Base, subject: Subject, tables: Tables) -> list[Candidat
 
 @dataclass(frozen=True)
 class Tables:
-    """The finding half as zero and one: where each word is seen, where each latent fires."""
+    """Binary tables of the finding half: on which pictures each word is seen and each latent fires."""
 
     seen: Any
     fires: Any
@@ -157,7 +157,7 @@ def _where(base: Base, word: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, 
 
 
 def _parts(base: Base, subject: Subject) -> list[Candidate]:
-    """Words that are a part of the prompt's name; those of an open compound are asked for even if no list has them."""
+    """Words that are a part of the prompt's name; those of an open compound need not be in the vocabulary."""
     words = base.study.vocabulary.words
     made = []
     spelled = constituents([subject.prompt.text], words, base.numbers)
@@ -198,7 +198,7 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
         if int(elsewhere.sum()) < 2 * settings.few:
             continue
         if float(side.shown[elsewhere].float().mean()) > usual + settings.spread / 3:
-            continue  # it fires for the prompt itself, where that is not the main thing
+            continue  # fires for the prompt itself in pictures of other objects
         answers = half.rival[elsewhere, 0]
         if torch.bincount(answers).max() > settings.spread * len(answers):
             continue
@@ -217,7 +217,7 @@ def _latents(base: Base, subject: Subject, tables: Tables) -> list[Candidate]:
             continue
         if (
             word is not None
-        ):  # what the word is seen on says more than what the latents fire on: they raised it
+        ):  # the word's pictures are better evidence than those of the latents that suggested it
             there, surely = _where(base, word)
         made.append(
             Candidate(
@@ -253,7 +253,7 @@ def fires(half: Half, latents: tuple[int, ...]) -> Tensor:
 
 
 def named(base: Base, tables: Tables, there: Tensor) -> tuple[str | None, int | None]:
-    """The word that is commonest where something fires, over its rate elsewhere; None where none is clearly so."""
+    """The word whose rate in these pictures exceeds its rate elsewhere most; None below `NAMED`."""
     if int(there.sum()) < base.settings.few:
         return None, None
     difference = rates(tables.seen, there, tables.totals[0])[2]

@@ -1,8 +1,9 @@
 """Which words of a vocabulary a picture shows: a sparse, non-negative decomposition of its evaluator embedding.
 
-Words compete for a picture, so that a lookalike is not seen beside the thing itself, and a picture is decomposed by
-itself: neither the number of pictures nor what else is asked moves the answer. Names that the evaluator cannot tell
-apart are one word, or they would share its weight and none might be seen. After Bhalla et al. 2024 (SpLiCE,
+Words compete for a picture, so that a word of a similar look is not seen beside the right one. Each picture is
+decomposed by itself, so the result does not depend on other pictures or prompts. Names that the evaluator cannot
+distinguish count as one word, since they would share its weight and none might be seen. After Bhalla et al. 2024
+(SpLiCE,
 arXiv 2402.10376). Ignores the audited model. Start at `Concepts`.
 """
 
@@ -41,7 +42,7 @@ class Concepts:
         self.sparsity, self.fits = sparsity, fits
 
     def texts(self, texts: Tensor) -> Tensor:
-        """(n, embed) centred, unit length; a single word's vocabulary has no centre to take off."""
+        """(n, embed) centred, unit length; a vocabulary of one word is not centred."""
         centred = texts.float() - self.text_mean
         return F.normalize(
             centred if len(self.text_mean) and centred.norm() > 1e-6 else texts.float(), dim=-1
@@ -109,7 +110,7 @@ def one_name(words: Sequence[str], embeddings: Tensor, ids: Sequence[str | None]
     """(words,) number of the word that stands for each: itself, or the shortest other name of the same thing.
 
     Two names are one where the evaluator's centred texts have at least a cosine, or where their ids are equal. A name
-    joins the word that stands for a thing, not a chain of names each near the next.
+    joins a representative word, never a chain of names of which each is close to the next.
 
     Args:
         embeddings: (words, embed) of the evaluator, unit length. ids: None where a word has none.

@@ -1,4 +1,4 @@
-"""Decision: whether evidence makes a finding, why not, and which findings say the same.
+"""Decision: whether the evidence suffices for a finding, the reason if not, and which findings are duplicates.
 
 Reads frozen values only; measures nothing. Start at `judge`.
 """
@@ -33,7 +33,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Judged:
-    """The reason, and the evidence that gave it."""
+    """A family with its evidence, and the reason for the decision."""
 
     reason: Reason
     family: Family
@@ -41,7 +41,7 @@ class Judged:
 
 
 def judge(family: Family, evidence: Evidence | None, unit: float, settings: Settings) -> Judged:
-    """Hold one family's evidence against the settings."""
+    """Compare the evidence of one family with the thresholds in the settings."""
     return Judged(_reason(family, evidence, unit, settings), family, evidence)
 
 
@@ -76,9 +76,10 @@ def _reason(family: Family, evidence: Evidence | None, unit: float, settings: Se
 
 
 def reads(rise: Rise | None, unit: float, settings: Settings, pictured: bool = False) -> bool:
-    """Whether inserting a prompt lifts it through latents that the text wakes.
+    """Whether inserting a prompt as text raises its score through latents that the text activates.
 
-    Over other words as well; or, where the prompt's own pictures carry text more often than others, like any text.
+    The rise must exceed that of other words. Where the prompt's own pictures show text more often than others, any rise
+    is enough.
 
     Args:
         pictured: words for text are over-represented on the prompt's own pictures.
@@ -92,10 +93,10 @@ def reads(rise: Rise | None, unit: float, settings: Settings, pictured: bool = F
 
 
 def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Settings) -> bool:
-    """Whether pictures with the thing beside ones without it prove what ablation of its own latents does not.
+    """Whether pictures with and without the candidate prove an effect that ablation of the family does not show.
 
-    A model may read one thing through latents that stand for many, which are nobody's family. Then the thing must lift
-    the prompt both on the prompt's pictures and without it, and ablation must not speak against it.
+    A model may represent the candidate by latents that respond to many things and belong to no family. Then the
+    candidate must raise the prompt's score on the prompt's pictures and on others, and ablation must not contradict it.
     """
     if family.instead or math.isfinite(family.left) or evidence.causal_effect.high < 0:
         return False
@@ -124,7 +125,7 @@ def told_once(kept: Sequence[Judged]) -> list[Judged]:
 
 
 def _rank(verdict: Judged) -> tuple[float, ...]:
-    """A part of the name first, then what the evaluator sees, what only fires last; then the commoner, the stronger."""
+    """Sort key: parts of the prompt's name, then words, then latents; within these by rate difference and effect."""
     evidence, route = verdict.evidence, verdict.family.candidate.route
     if evidence is None:
         return (3.0,)
@@ -134,9 +135,9 @@ def _rank(verdict: Judged) -> tuple[float, ...]:
 
 
 # Logistic confidence, fitted on the findings of the worlds that constants are chosen on (docs/decisions/audit.md):
-# constant, then the weights of: it stands in the prompt's place; it is text; what is left of the codes above a fifth.
+# constant, then the weights of: it replaces the prompt's object; it is text; share of the codes left above a fifth.
 WEIGHTS = (3.2, 1.0, -3.3, -8.0)
-LEFT = 0.2  # share of the codes without the candidate that tells nothing
+LEFT = 0.2  # share of the codes left without the candidate up to which confidence does not fall
 
 
 def confidence(family: Family, evidence: Evidence) -> float:
@@ -148,6 +149,7 @@ def confidence(family: Family, evidence: Evidence) -> float:
 
 
 def confidence_written(rise: Rise, unit: float, settings: Settings) -> float:
-    """The same for an inserted text: two in three where it lifts the prompt, more where it does so over other words."""
+    """Confidence of a finding by text insertion: 0.69 where the text raises the score, more where it exceeds other
+    words."""
     sure = math.log(max(rise.specific.low / (settings.least_rise * unit), 1.0))
     return 1 / (1 + math.exp(-0.8 - min(sure, 2.0)))

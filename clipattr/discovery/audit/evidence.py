@@ -1,7 +1,7 @@
-"""Evidence: what the measuring half says of one family, each a number with an interval.
+"""Evidence: measurements of one family on the measuring half.
 
-What the latents do (exact ablation) and what the thing does (pictures with it against pictures without) are measured
-apart and kept under their own names. Intervals are Student's over pictures that are no duplicates of each other.
+The effect of the latents (exact ablation) and that of the concept (pictures with it against pictures without) are
+separate numbers. Intervals are Student's, over pictures without near-duplicates.
 Ignores how families are found and what is decided. Start at `measured`.
 """
 
@@ -29,24 +29,24 @@ class Evidence:
 
     Attributes:
         pictures: numbers of the measured pictures in the measuring half. on_own: they are the prompt's own.
-        named: rate difference of the candidate's word where it fires elsewhere, 1 where the word itself raised it.
+        named: rate of the candidate's word where its latents fire, minus that elsewhere; 1 where the word suggested it.
         reliance: mean single-latent exact ablation summed over the family, raw cosine of the prompt's contrast.
         causal_effect: fall of the contrast when the whole family is ablated, raw cosine.
-        thing: contrast of pictures that show the candidate and not the prompt, over that of pictures of neither, raw
-            cosine: what the thing does, not what the latents do.
+        thing: contrast of pictures that show the candidate and not the prompt, minus that of pictures of neither, raw
+            cosine: the effect of the concept, not of the latents.
         beside: the same on the prompt's own pictures, with the candidate against without.
         standing: `thing` in units of the prompt's own contrast. by_text: share of it that the likeness of the two
             texts explains; NaN without a text.
         difference: rate difference between the prompt's own and other pictures, over both halves.
-        shown, shown_elsewhere: share of the prompt's own and of other pictures on which the candidate is.
+        shown, shown_elsewhere: share of the prompt's own and of other pictures that show the candidate.
         together: share of the measured pictures in which the evaluator sees the prompt.
-        kept: share of the family's codes that is left without the candidate. alone: how strongly the family fires where
-            the candidate is without the prompt, against where both are.
+        kept: share of the family's codes that is left without the candidate. alone: the family's mean code where the
+            candidate occurs without the prompt, divided by that where both occur.
         presence, presence_elsewhere: share of own and other pictures on which the family is active.
         share: of the positive evidence on the measured pictures. clarity: of the family's strongest pictures.
         diversity: largest share of one answer of the audited model among the candidate's pictures elsewhere.
         alike: mean pairwise cosine of evaluator images between the prompt's shown pictures and the candidate's, over
-            the mean within the two: near 1 they look alike, low they are two looks.
+            the mean within the two: near 1 if they look alike.
     """
 
     pictures: Tensor
@@ -73,7 +73,7 @@ class Evidence:
 
 
 def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
-    """Measure one family on the half that did not choose it; None where too few pictures speak."""
+    """Measure one family on the half on which it was not chosen; None with too few pictures."""
     half, side, settings = base.measuring, subject.measuring, base.settings
     there, surely = family.candidate.there[1], family.candidate.surely[1]
     strength = strength_of(half, family.latents)
@@ -122,10 +122,11 @@ def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
 
 
 def _thing(base: Base, subject: Subject, family: Family) -> tuple[Interval, Interval, float]:
-    """What the thing does, elsewhere and on own pictures, and how much of it the two texts explain.
+    """Effect of the concept on other pictures and on the prompt's own, and the share of it that the two texts explain.
 
-    Both halves speak: a candidate is chosen by where it is, never by what it does to the contrast. What latents raised
-    was chosen with the contrast in view, so that only the measuring half speaks for it.
+    Both halves are used, since a word is chosen by the pictures that show it, not by its effect on the contrast.
+    Candidates that latents or occlusion suggested are measured on the measuring half only, since they were chosen by
+    the contrast.
     """
     candidate = family.candidate
     sides = [(base.measuring, subject.measuring, candidate.there[1], candidate.surely[1])]
@@ -155,15 +156,15 @@ def _thing(base: Base, subject: Subject, family: Family) -> tuple[Interval, Inte
 
 
 def over_what_else(base: Base, half: Half, level: Tensor, word: int | None, among: Tensor) -> Tensor:
-    """(n,) contrast less its mean over pictures of the same main thing, by the evaluator: what scatters for its sake.
+    """(n,) contrast minus its mean over pictures of the same main object by the evaluator, to reduce variance.
 
     Args:
-        level: (n,) contrast. word: the candidate's, which is no main thing here. among: (n,) bool, without the
-            candidate, whose means are taken off.
+        level: (n,) contrast. word: the candidate's, which does not count as a main object. among: (n,) bool, pictures
+            without the candidate, over which the means are taken.
     """
     first, second = base.main_words(half)
     main = first if word is None else torch.where(first == word, second, first)
-    main = main + 1  # none at all is one kind of picture
+    main = main + 1  # pictures without a word are a group of their own
     n = len(base.study.vocabulary) + 1
     count = torch.zeros(n, dtype=torch.float64).index_add_(
         0, main[among], torch.ones(int(among.sum()), dtype=torch.float64)
@@ -205,7 +206,7 @@ def _by_text(
     neither: Tensor,
     thing: Interval,
 ) -> float:
-    """Share of what the thing does to the prompt that its own word's score explains through the likeness of texts."""
+    """Share of the concept's effect on the prompt that follows from the similarity of the two texts."""
     if word is None or not thing.value > 0 or not alone.any() or not neither.any():
         return math.nan
     own = base.text([base.study.vocabulary.prompts[word]])[0] - base.background
@@ -217,9 +218,10 @@ def _by_text(
 
 
 def _kept(base: Base, half: Half, side: Side, family: Family, strength: Tensor) -> float:
-    """Share of the summed codes that is left without the candidate, beside the prompt or, too rarely missing, at all.
+    """Share of the summed codes left without the candidate: on own pictures, or on others if own ones rarely lack it.
 
-    The evaluator overlooks a candidate in some pictures: each counts as surely as it is missing there.
+    The evaluator misses the candidate in some pictures, so each is weighted by the certainty that it lacks the
+        candidate.
     """
     there, surely = family.candidate.there[1], family.candidate.surely[1]
     missing = missing_of(base, half, family.candidate, there)
@@ -233,7 +235,7 @@ def _kept(base: Base, half: Half, side: Side, family: Family, strength: Tensor) 
 
 
 def _difference(subject: Subject, candidate: Candidate) -> Interval:
-    """How much commoner a candidate is on the prompt's own pictures, over both halves: one raised it, both count it."""
+    """Rate of the candidate on the prompt's own pictures minus that on others, over both halves."""
     own, others = [], []
     for side, there in zip((subject.finding, subject.measuring), candidate.there, strict=True):
         own.append(there[side.own].double())
@@ -242,7 +244,7 @@ def _difference(subject: Subject, candidate: Candidate) -> Interval:
 
 
 def _alone(strength: Tensor, side: Side, there: Tensor, surely: Tensor) -> float:
-    """How strongly a family fires where the candidate is without the prompt, against where both are."""
+    """A family's mean code where the candidate occurs without the prompt, divided by that where both occur."""
     both, alone = side.own & there, surely & side.elsewhere
     if min(int(both.sum()), int(alone.sum())) < 3 or not float(strength[both].sum()) > 0:
         return math.nan
@@ -250,7 +252,7 @@ def _alone(strength: Tensor, side: Side, there: Tensor, surely: Tensor) -> float
 
 
 def _named(base: Base, half: Half, candidate: Candidate) -> float:
-    """How much commoner a candidate's word is where its latents fire than where they do not."""
+    """Rate of a candidate's word where its latents fire, minus the rate where they do not."""
     if candidate.word is None or candidate.route is not Route.LATENTS:
         return 1.0
     fires = strength_of(half, candidate.latents) > 0
@@ -268,7 +270,7 @@ def _diversity(half: Half, alone: Tensor) -> float:
 
 
 def _alike(base: Base, half: Half, one: Tensor, other: Tensor) -> float:
-    """How alike two sets of pictures look to the evaluator, against how alike each is in itself."""
+    """Mean cosine between two sets of pictures by the evaluator, divided by the mean cosine within each."""
     if min(int(one.sum()), int(other.sum())) < 3:
         return math.nan
     sums = []

@@ -1,7 +1,7 @@
-"""Geometry: where in a picture something is, told from pixels alone.
+"""Geometry: which region of a picture a concept changes, from pixels alone.
 
-Pictures that show it are held against pictures that do not, cell by cell: colour and contrast differ all over for a
-surrounding or a tint, in a corner for a mark or an inset. Asks no model. Start at `extent_of`.
+Pictures with the concept are compared with pictures without it, cell by cell: a surrounding or a tint changes colour
+and contrast everywhere, a mark or an inset in a corner. No model is run. Start at `extent_of`.
 """
 
 from __future__ import annotations

@@ -68,12 +68,12 @@ class Roles:
 
 @dataclass(frozen=True)
 class Witness:
-    """What pictures say of a candidate, whatever it is called; NaN where that was not measured.
+    """Measurements of a candidate on pictures, independent of its name; NaN where not measured.
 
     Attributes:
-        kin: how surely prompt and candidate are of one sort, 0 to 1.
-        itself: share of its other pictures that the audited model answers with its own word: a thing that has pictures
-            of its own, which no mark or surrounding has.
+        kin: probability that prompt and candidate are of one sort.
+        itself: share of its other pictures that the audited model answers with its own word; high for objects, low for
+            marks and surroundings.
         both: share of the prompt's own pictures with it in which the evaluator sees the prompt as well.
         edge, inside: share of the picture's cells, at the edge and inside, that look different with it.
         focus: largest share of the family's strength that goes with one window of the picture.
@@ -88,7 +88,7 @@ class Witness:
 
 
 def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
-    """How much speaks for each kind, 0 to 1."""
+    """Strength of the evidence for each kind, 0 to 1."""
     word, found = family.candidate.word, dict.fromkeys(
         ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label"), 0.0
     )  # fmt: skip
@@ -130,7 +130,7 @@ def kind_of(family: Family, roles: Roles, seen: Witness) -> tuple[str, float]:
 
 
 def kinship(alike: float, both: float, text: float, groups: tuple[str | None, str | None]) -> float:
-    """How surely two things are of one sort.
+    """Probability that two things are of one sort.
 
     Args:
         alike: of `Evidence`, likeness of their pictures. both: of `Witness`: where another look is seen, the prompt is

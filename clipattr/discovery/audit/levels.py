@@ -1,7 +1,7 @@
 """Levels: how high pictures that show a word score for a prompt, without any dictionary.
 
-Two audits of one collection with the same evaluator measure the same pictures, so that the difference of their levels
-is that of the models, whatever their dictionaries are. Owns this measurement for every word that is seen. Ignores
+Two audits of one collection with the same evaluator measure the same pictures, so the difference of their levels is due
+to the models and not to the dictionaries. Owns this measurement for every word that is seen. Ignores
 families and decisions; a gate compares it (`discovery/gate.py`). Start at `levels_of`.
 """
 
@@ -27,7 +27,7 @@ class PromptLevels:
 
     Attributes:
         words: by word, what it adds to the score where the evaluator does not see the prompt, and where it does; None
-            where fewer than `Settings.few` pictures tell.
+            with fewer than `Settings.few` pictures.
         least: every level of a word that is not listed is at most this.
     """
 
@@ -38,7 +38,7 @@ class PromptLevels:
 def levels_of(base: Base, subject: Subject, named: Sequence[str | None] = ()) -> PromptLevels:
     """Measure the level of every word of the vocabulary for one prompt.
 
-    Where a picture shows a word or the prompt is the evaluator's judgement alone, over both halves.
+    The evaluator alone decides whether a picture shows a word or the prompt; both halves are used.
 
     Args:
         subject: a prompt with its contrast on all pictures. named: words that are kept whatever their level.

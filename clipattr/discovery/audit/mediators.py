@@ -1,7 +1,8 @@
-"""Mediators: the latents through which a candidate speaks for a prompt, chosen on the finding half.
+"""Mediators: latents that respond to a candidate and raise the prompt's score, chosen on the finding half.
 
 A candidate is *beside* the prompt (a context, a companion, a mark) or *instead* of it (another sense, another look, a
-part of its name). Owns telling the two apart and choosing the latents; what fires for what is `selectivity`'s. Start at
+part of its name). Owns this distinction and the choice of latents; `selectivity.py` decides which latents respond to a
+concept. Start at
 `families_of`.
 """
 
@@ -29,16 +30,17 @@ from clipattr.discovery.audit.selectivity import (
 from clipattr.discovery.audit.subject import Side, Subject
 from clipattr.discovery.encoded import exact_sums
 
-BESIDE = 0.5  # share of the pictures with both on which the prompt must be seen as well
+BESIDE = 0.5  # least share of own pictures with the candidate in which the evaluator sees the prompt too
 
 
 @dataclass(frozen=True)
 class Family:
-    """Latents that speak for a prompt on a candidate's behalf.
+    """Latents through which a candidate raises the prompt's score.
 
     Attributes:
-        candidate: whose. latents: the one that carries most first. carried: raw cosine, their single-latent ablations
-            summed. instead: the candidate stands in the prompt's place. reason: what chose the latents.
+        candidate: that the latents respond to. latents: largest effect first. carried: sum of their single-latent
+            ablations, raw cosine. instead: whether the candidate replaces the prompt's object. reason: how they were
+            chosen.
         left: share of its codes that occluding the candidate leaves; NaN where occlusion did not choose it.
     """
 
@@ -56,15 +58,15 @@ class Family:
 
 
 def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: Tensor) -> list[Meeting]:
-    """The ways in which a prompt and a candidate may meet on one half: beside, instead, or both to be asked.
+    """How a candidate may occur with a prompt on one half: beside its object, in its place, or both.
 
-    None where the evaluator merely takes one for the other: things that look alike are seen together as well. They are
-    told apart by the candidate's other pictures, where a lookalike is seen too.
+    It is not beside the object if the evaluator confuses the two, as things that look alike are seen in the same
+    pictures. A confusion shows on the candidate's other pictures, in which the evaluator sees the prompt as well.
 
     Args:
-        there, surely: (n,) bool, where the candidate is, and surely is. part: it is a part of the
-            prompt's name, and so stands in its place.
-        missing: (n,) how surely it is not there, 0 to 1.
+        there, surely: (n,) bool, pictures that show the candidate, and certainly do. part: whether it is a part of the
+            prompt's name, and therefore in its object's place.
+        missing: (n,) certainty that a picture lacks it, 0 to 1.
     """
     elsewhere = there & ~side.own
     alike = float(side.clear[elsewhere].float().mean()) if int(elsewhere.sum()) >= 5 else 0.0
@@ -82,7 +84,7 @@ def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: 
 
 
 def where_carried(side: Side, meeting: Meeting) -> Tensor:
-    """(n,) bool: pictures on which a candidate may carry the prompt."""
+    """(n,) bool: pictures on which a candidate may raise the prompt's score."""
     if meeting.instead:
         return meeting.meaning & ~meeting.prompt
     return side.own & meeting.meaning
@@ -104,7 +106,7 @@ def spread_out(numbers: Tensor, n: int) -> Tensor:
 
 
 def missing_of(base: Base, half: Half, candidate: Candidate, there: Tensor) -> Tensor:
-    """(n,) how surely a candidate is missing: the evaluator overlooks it in some pictures that have it."""
+    """(n,) certainty that a picture lacks a candidate, as the evaluator misses it in some pictures that show it."""
     if candidate.word is None or int(there.sum()) < base.settings.few:
         return (~there).double()
     cosine = base.along(half, base.concepts.words[candidate.word])
@@ -117,7 +119,7 @@ def families_of(base: Base, subject: Subject, candidates: Sequence[Candidate]) -
     half, side, settings = base.finding, subject.finding, base.settings
     enough = settings.least_effect * subject.unit
     made: list[Family] = []
-    # What fires is no rival of what is seen: a latent may stand for a word, and have raised a candidate as well.
+    # Words and latents are assigned apart: a latent may respond to a word and also have suggested a candidate.
     for by_firing, instead in ((False, True), (False, False), (True, True), (True, False)):
         standing: dict[int, Standing] = {}
         carried: dict[int, Tensor] = {}
@@ -144,7 +146,7 @@ def families_of(base: Base, subject: Subject, candidates: Sequence[Candidate]) -
 
 
 def silenced_family(base: Base, subject: Subject, looked: Looked, candidate: Candidate) -> Family | None:
-    """The latents that carry the prompt and fall silent where a candidate is occluded and the prompt is not."""
+    """Latents that raise the prompt's score and fall silent where the candidate, but not the prompt, is occluded."""
     half, own = base.finding, subject.finding.own & candidate.there[0]
     if candidate.word is None or int(own.sum()) < base.settings.few:
         return None

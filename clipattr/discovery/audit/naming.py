@@ -38,9 +38,9 @@ class Family:
 
 
 def standardised(study: Study, rows: np.ndarray, words: Tensor) -> Tensor:
-    """How much each word says of each picture by the evaluator, (pictures, words), mean 0 and deviation 1 per word.
+    """Standardised similarity of pictures to words by the evaluator, (pictures, words); mean 0, deviation 1 per word.
 
-    A picture's mean over the words is taken off first: some pictures are more like any text than others.
+    The mean of each picture over the words is subtracted first, since some pictures are closer to any text than others.
     """
     pictures = study.seen(rows)
     similar = pictures @ words.float().T
@@ -95,7 +95,7 @@ def followed_words(study: Study, rows: np.ndarray) -> tuple[Tensor, Tensor]:
 def named_families(study: Study, rows: np.ndarray | None = None, wanted: Sequence[int] = ()) -> list[Family]:
     """The study's families, strongest latent first in each.
 
-    A name that the analyst gave to a latent wins over the vocabulary, and is a family of its own name.
+    A name that the analyst gave to a latent replaces the vocabulary's word.
 
     Args:
         rows: pictures that decide on names; default those of the study's finding half.

@@ -1,9 +1,9 @@
-"""In which pictures the evaluator sees a meaning: the step from similarities, which every picture has, to yes and no.
+"""Presence: the pictures in which the evaluator sees a meaning, by a threshold on similarities.
 
-How far below its best pictures a meaning is still seen differs. A plain thing always looks the same, but things that
-merely look alike come close; a watermark comes in several forms, and nothing else comes near any of them. So a meaning
-whose similarities fall into two populations with a gap between them is seen above the gap, every other meaning only
-nearly as well as in its best pictures. Ignores the audited model. Start at `shown`.
+The threshold depends on the meaning. A plain object always looks the same, but similar objects come close to it; a
+watermark has several forms, and nothing else comes close to any of them. Where the similarities form two populations,
+the threshold lies in the gap between them; elsewhere only pictures nearly as similar as the best ones count. Ignores
+the audited model. Start at `shown`.
 """
 
 from __future__ import annotations

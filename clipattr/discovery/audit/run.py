@@ -1,8 +1,8 @@
-"""The audit: which reliances of a model nobody would expect, proved on pictures that did not raise the suspicion.
+"""The audit: unexpected reliances of a model, tested on pictures on which they were not found.
 
-Each prompt is audited by itself, against values that come from the study alone: candidates and latents on one half,
-evidence on the other, a decision, and a verdict even where nothing was found. So a prompt's findings do not depend
-on the other prompts. Owns that order of things. Start at `audit`.
+Each prompt is audited by itself, with values that come from the study alone: candidates and latents are chosen on one
+half of the pictures, evidence is measured on the other, and every prompt gets a verdict. So a prompt's findings do not
+depend on the other prompts. Owns the order of these steps. Start at `audit`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Gathered:
     """What was measured for one prompt, before anything is decided.
 
     Attributes:
-        judged: every family with its evidence. looked: the occluded pictures, if any. rise: what inserting it did, None
-            where that is hopeless or was not asked. pictured: text is over-represented on its pictures. spent: forward
+        judged: every family with its evidence. looked: the occluded pictures, if any. rise: effect of inserting it;
+            None where that is hopeless or was not tried. pictured: text is over-represented on its pictures. spent:
+            forward
             passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures.
     """
 
@@ -169,9 +170,9 @@ def audit(
     engine: Engine | None = None,
     checkpoint: str | Path | None = None,
 ) -> Findings:
-    """Find the reliances of a model that nobody would expect.
+    """Find unexpected reliances of a model.
 
-    What is said of a prompt depends on the study and on nothing else that is asked.
+    The findings of a prompt depend on the study and not on the other prompts.
 
     Args:
         study: a study built at `image.-1.cls`, with a vocabulary and an evaluator. Labels sharpen the answer.

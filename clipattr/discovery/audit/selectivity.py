@@ -34,11 +34,11 @@ CHANCE = 0.01  # p-value of a latent's loss without the concept
 
 @dataclass(frozen=True)
 class Apart:
-    """Latents through which a meaning speaks for a prompt.
+    """Latents through which a meaning raises a prompt's score.
 
     Attributes:
         prompt: its number. word: number of the meaning's word in the vocabulary.
-        latents: the one that carries most first.
+        latents: largest effect first.
         carried: raw cosine of the prompt's contrast, summed single-latent ablation on pictures with both.
         reason: what chose the latents: "co-occurrence", how they fire on different pictures.
     """
@@ -65,7 +65,7 @@ def mean_strength(
     if sums is not None and pictures.dtype == torch.bool and 2 * total > len(pictures):
         others = codes[torch.nonzero(~pictures).flatten().numpy()]
         left = sums[0] - np.asarray(others.sum(0, dtype=np.float64)).ravel()
-        # Of a latent that fires on the others alone nothing is left, whatever rounding says.
+        # A latent that fires only on the other pictures has exactly 0 left; rounding may give a small number.
         return np.where(sums[1] > np.asarray(others.count_nonzero(axis=0)).ravel(), left / total, 0.0)
     chosen = torch.nonzero(pictures).flatten()
     return np.asarray(codes[chosen.numpy()].T @ (pictures[chosen].double().numpy() / total)).ravel()
@@ -73,12 +73,12 @@ def mean_strength(
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where a prompt and a meaning that comes with it are seen, each (pictures,) bool.
+    """Where a prompt and a co-occurring meaning are seen, each (pictures,) bool.
 
     Attributes:
         is_own: the prompt's own pictures. meaning: those that show the meaning. prompt: those that show the prompt.
-        without: how surely each does not show the meaning, 0 to 1: the evaluator misses it in some that have it.
-        instead: the prompt's own pictures fall into two, and one part shows the meaning in the prompt's place.
+        without: certainty that each lacks the meaning, 0 to 1, as the evaluator misses it in some that show it.
+        instead: whether a part of the prompt's own pictures shows the meaning in place of the prompt's object.
     """
 
     is_own: Tensor
@@ -90,12 +90,12 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Standing:
-    """Which latents stand for a meaning, and how surely; each (latents,).
+    """Which latents respond to a meaning, and how clearly; each (latents,).
 
     Attributes:
         fits: bool. clearer: how much clearer each responds to the meaning alone than to neither, −1 to 1.
-        purely: bool, those whose proof needs no prompt: they fire for the meaning alone nearly as for both together.
-            Any other may be the prompt's own.
+        purely: bool, whether it fires for the meaning alone nearly as strongly as for both together; any other latent
+            may respond to the prompt itself.
     """
 
     fits: np.ndarray
@@ -104,13 +104,13 @@ class Standing:
 
 
 def stands_for(codes: Any, meeting: Meeting, sums: tuple[np.ndarray, np.ndarray] | None = None) -> Standing:
-    """Which latents stand for the meaning rather than for the prompt.
+    """Which latents respond to the meaning rather than to the prompt.
 
     In the prompt's place: latents at least half as strong there as on the other part of its own pictures; one latent
     may have learnt both. Beside the prompt: latents that lose half of their strength on own pictures without the
     meaning; where nearly all own pictures have it, those that respond more to the meaning without the prompt than to
     the prompt without the meaning. In either case latents that respond to the meaning alone clearly more than to
-    neither, or whose loss without it is no chance (Mann-Whitney): such a latent may fire for both together alone.
+    neither, or whose loss without it is significant (Mann-Whitney), as a latent may fire only for both together.
 
     Args:
         codes: (pictures, latents) scipy CSR. sums: as for `mean_strength`.
@@ -198,10 +198,10 @@ def families_apart(
     carried: Mapping[int, Tensor],
     enough: float,
 ) -> list[Apart]:
-    """The families of one prompt, one for each meaning that comes with it.
+    """The families of one prompt, one for each co-occurring meaning.
 
-    A latent that could stand for several meanings stands for the one to which it responds most clearly. Where those
-    that purely stand for a meaning carry enough for a finding, its family is made of them.
+    A latent that fits several meanings is assigned to the one to which it responds most clearly. Where the pure latents
+    of a meaning have enough effect for a finding, its family consists of them.
 
     Args:
         standing: by word, what `stands_for` or `silenced` says of the latents. carried: by word, (latents,) mean

@@ -1,7 +1,7 @@
-"""One prompt as an audit sees it: which pictures are its own, which show it, how far they lie above the others.
+"""Subject: one prompt in an audit: its own pictures, the pictures that show it, and how far they score above others.
 
 A prompt's own pictures are those that carry its label; without labels those for which the audited model, among all
-words of the study, answers the prompt. Both come from the study, whatever else is asked. Start at `Subject.of`.
+words of the study, answers the prompt. Both depend on the study alone. Start at `Subject.of`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Subject:
-    """A prompt with what both halves say of it.
+    """A prompt with its values on both halves.
 
     Attributes:
         prompt: what is asked. word: its number in the vocabulary, None if it is not there.
@@ -124,7 +124,8 @@ def _labels(base: Base, prompt: Prompt) -> list[Tensor]:
 
 
 def _same(base: Base, text: Tensor, meant: Tensor) -> set[int]:
-    """Numbers of the words that both models take for another name of a prompt; a small text tower alone errs."""
+    """Numbers of the words that both models take for another name of a prompt; a small text tower alone is
+    unreliable."""
     near = near_texts(base.rival_text, text, base.background) >= base.settings.same_text
     words = torch.from_numpy(base.rival_words)[near]
     alike = base.concepts.words[words] @ meant >= base.settings.same_text

@@ -42,7 +42,7 @@ SEPARATE = {
 def finding_of(
     base: Base, subject: Subject, judged: Judged, roles: Roles, looked: Looked | None = None
 ) -> Finding:
-    """What one decision comes to."""
+    """The finding of one decision."""
     family, evidence, study = judged.family, judged.evidence, base.study
     assert evidence is not None
     word, half = family.candidate.word, base.measuring
@@ -108,7 +108,7 @@ def _measured_pictures(
 
 
 def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None) -> Witness:
-    """What the measuring half's pictures say of a candidate."""
+    """Measurements of a candidate on the measuring half."""
     half, side, candidate = base.measuring, subject.measuring, family.candidate
     there, surely, few = candidate.there[1], candidate.surely[1], base.settings.few
     own, without = side.own & surely, side.own & ~there
@@ -129,7 +129,7 @@ def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None
 
 
 def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Insertion, roles: Roles) -> Finding:
-    """What an inserted text that lifts its prompt comes to."""
+    """The finding of a prompt whose insertion as text raises its score."""
     label = _word_for_text(base, roles) or f'the word "{subject.prompt.text}"'
     told = {
         "reason": "written",
@@ -168,7 +168,7 @@ def verdict_of(
     forwards: int,
     why_not: str,
 ) -> PromptVerdict:
-    """What is said of a prompt as a whole."""
+    """The verdict on a prompt."""
     side, other, few = subject.finding, subject.measuring, base.settings.few
     counts = (int(side.own.sum()), int(other.own.sum()))
     enough = min(counts) >= few and math.isfinite(subject.unit) and subject.unit > 0
@@ -208,19 +208,21 @@ def verdict_of(
 
 
 def _smallest(base: Base, subject: Subject, n: int) -> float:
-    """Raw cosine: what would have been seen in four of five audits, from the spread of the contrast on own pictures.
+    """Smallest effect, raw cosine, that four of five audits would detect, by the spread of the contrast on own
+    pictures.
 
-    The least effect that is asked for, or what so many pictures can tell from nothing, whichever is more.
+    It is the required least effect, or the effect that this number of pictures can distinguish from zero, if that is
+    larger.
     """
     own = subject.measuring.contrast[subject.measuring.own]
-    # An ablation moves a picture's contrast by a part of it, and scatters by about as large a part of its spread.
+    # An ablation changes the contrast by a fraction of it; the change has about that fraction of the contrast's spread.
     spread = float(own.std()) if len(own) > 1 else subject.spread
     scatter = base.settings.least_effect * spread if math.isfinite(spread) else 0.0
     return max(base.settings.least_effect * subject.unit, 2.8 * scatter / max(1, n) ** 0.5)
 
 
 def _word_for_text(base: Base, roles: Roles) -> str | None:
-    """The vocabulary's own word for writing, if one is surely that."""
+    """The vocabulary's word for writing, None without one."""
     surely, best = roles.of["text"].max(0)
     text = base.concepts.words[int(best)]
     return base.study.vocabulary.words[int(best)] if float(surely) > 0.9 and bool(text.any()) else None

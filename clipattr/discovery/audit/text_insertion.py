@@ -1,8 +1,8 @@
-"""Text insertion: does the prompt, inserted as text into pictures of other things, lift its own score?
+"""Text insertion: whether a prompt, inserted as text into pictures of other things, raises its own score.
 
-Asked of every prompt directly, so that no evaluator needs a word for writing. All prompts and a few other words of the
-study go into the same pictures, in several faces, sizes, places and colours: what any text does to the prompt is told
-from what its own does, and a latent that wakes there reads. The faces are none that bundled worlds are lettered in.
+Every prompt is tested directly, so the evaluator needs no word for writing. All prompts and a few control words of the
+study are inserted into the same pictures, in several fonts, sizes, places and colours; the control words show the
+effect of any text. Latents that the text activates are readers. The fonts differ from those of bundled worlds.
 Start at `Insertion`.
 """
 
@@ -46,11 +46,11 @@ CARRIES = 0.05  # share of the readers' reliance below which a latent is left ou
 
 @dataclass(frozen=True)
 class Rise:
-    """What inserting a prompt does to it.
+    """Effect of inserting a prompt on its own score.
 
     Attributes:
         inserted: rise of the contrast over the same pictures without text, raw cosine. specific: over other words.
-        latents: readers, the one that carries most first. carried: raw cosine, what they carry.
+        latents: readers, largest effect first. carried: their effect, raw cosine.
         kept: share of the readers' codes that is there without the text. n: pictures.
     """
 
@@ -117,7 +117,7 @@ def _evenly(numbers: np.ndarray, n: int) -> np.ndarray:
 
 
 class Insertion:
-    """The pictures that every prompt is inserted into, and what other words do there; made once for a study.
+    """The pictures that every prompt is inserted into, and the effect of control words in them; made once per study.
 
     Pictures and words are chosen by their digest, so that neither order nor number of prompts matters.
 
@@ -173,8 +173,8 @@ class Insertion:
         """Insert a prompt.
 
         Returns:
-            what it did, None where that is hopeless or cannot be asked; the forward passes that it took; why not; and
-            the mean rise of the contrast on the first pictures, raw cosine, whatever the dictionary.
+            the effect, None where the test is hopeless or impossible; the forward passes; the reason for None; and the
+            mean rise of the contrast on the first pictures, raw cosine, whatever the dictionary.
         """
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):

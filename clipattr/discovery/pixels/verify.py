@@ -37,7 +37,7 @@ ENOUGH = 0.8  # fraction of the codes; edits that silence more are no better for
 
 @dataclass(frozen=True)
 class PixelEvidence:
-    """What editing pictures says of one finding. Effects are raw cosine of the prompt's contrast, over the control's.
+    """Result of editing pictures for one finding. Effects are raw cosine of the prompt's contrast, over the control's.
 
     Attributes:
         verdict: one of `VERDICTS`; reason: why, in a sentence.
