@@ -13,6 +13,7 @@ import numpy as np
 
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.pixels.verify import VERDICTS, verify
+from clipattr.reproduction.baselines import exchanged
 from clipattr.reproduction.experiment import (
     NOT_SUPPORTED,
     UNDECIDED,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RENDERED, BY_NAME = "by rendering pictures again without the cause", "by the name of the cause"
 HALF = 0.5  # share from which a claim about findings counts as supported
+CONTROLS = 4  # findings for one that is also tested with another prompt
 
 
 def world_of(run: Run, variant: str) -> Any:
@@ -238,13 +240,15 @@ TRUTH = Experiment(
 def _verified(run: Run, unit: str) -> dict[str, Any]:
     study = run.inputs.study(unit)
     some = findings_of(run.value("counts", unit), study)[: run.sizes.verified]
-    checked = verify(study, some, progress=False) if len(some) else some
-    return {
-        "checked": [
-            {"prompt": f.prompt, "label": f.label, "kind": f.kind, **_pixels(f.evidence.get("pixels", {}))}
-            for f in checked
-        ]
-    }
+    control = exchanged(some, run.inputs.prompts, -(-run.sizes.verified // CONTROLS))
+    return {"checked": _edited(study, some), "control": _edited(study, control)}
+
+
+def _edited(study: Study, some: Findings) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f.prompt, "label": f.label, "kind": f.kind, **_pixels(f.evidence.get("pixels", {}))}
+        for f in (verify(study, some, progress=False) if len(some) else some)
+    ]
 
 
 def _pixels(evidence: Any) -> dict[str, Any]:
@@ -258,8 +262,8 @@ def _pixels(evidence: Any) -> dict[str, Any]:
     }
 
 
-def _confirmed(values: Values) -> Interval:
-    verdicts = [row["verdict"] for value in values.values() for row in value["checked"]]
+def _confirmed(values: Values, part: str = "checked") -> Interval:
+    verdicts = [row["verdict"] for value in values.values() for row in value.get(part, ())]
     return _share([verdict == VERDICTS[0] for verdict in verdicts if verdict in VERDICTS[:2]])
 
 
@@ -272,7 +276,12 @@ def _pixel_conclusion(values: Values) -> Conclusion:
             UNDECIDED, f"No finding could be tested by an edit ({counts}).", {"confirmed": share}
         )
     sentence = f"Of the findings that an edit can test, {shown(share, 100, 0)} % are confirmed ({counts})."
-    return Conclusion(decide(share, HALF), sentence, {"confirmed": share})
+    control = _confirmed(values, "control")
+    if control.value == control.value:
+        sentence += f" With the prompts of other pictures in their place, {shown(control, 100, 0)} % are."
+    return Conclusion(
+        decide(share, HALF), sentence, {"confirmed": share, "confirmed_of_other_prompts": control}
+    )
 
 
 PIXELS = Experiment(
@@ -282,10 +291,18 @@ PIXELS = Experiment(
     of_paper=False,
     units=lambda run: run.inputs.variants if run.sizes.verified else [],
     measure=_verified,
-    rows=lambda values: [{"model": v, **row} for v, value in values.items() for row in value["checked"]],
+    rows=lambda values: [
+        {"model": variant, "tested": told, **row}
+        for variant, value in values.items()
+        for part, told in (("checked", "finding"), ("control", "another prompt"))
+        for row in value.get(part, ())
+    ],
     conclude=_pixel_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: min(run.sizes.verified, rates.findings(run)) * rates.verified,
-    assumes="each model has as many findings as the plan counts with, and each takes as long as the pilot's",
+    seconds=lambda run, rates: (
+        min(run.sizes.verified, rates.findings(run)) * (1 + 1 / CONTROLS) * rates.verified
+    ),
+    assumes="each model has as many findings as the plan counts with, every fourth is also tested with another prompt, "
+    "and each test takes as long as the pilot's",
     needs=("counts",),
 )

@@ -22,6 +22,7 @@ from clipattr.discovery.probes.presence import candidate_words, shown_words
 from clipattr.discovery.probes.probe import Probe
 from clipattr.images.tables import Table
 from clipattr.meaning.vocabulary import Vocabulary
+from clipattr.reproduction.baselines import chance_directions
 from clipattr.reproduction.classes import BENIGN, MALIGNANT
 from clipattr.reproduction.inputs import file_name
 from clipattr.statistics import Interval, mean_interval, wilson
@@ -136,8 +137,14 @@ def repaired(
     a random half of the pictures and judged on the other, and the reverse, so that the choice does not favour the
     repair.
     """
-    fitted = fit_probe(study, folds=3, blind_to=directions_of(study, findings)) if findings else probe
-    right = [(each.logits(pictures.embeddings).argmax(1) == truth).float() for each in (probe, fitted)]
+    fitted = control = probe
+    if findings:
+        fitted = fit_probe(study, folds=3, blind_to=directions_of(study, findings))
+        random = chance_directions(encoded(study, rows=study.rows).embeddings, len(findings), 0)
+        control = fit_probe(study, folds=3, blind_to=random)
+    right = [
+        (each.logits(pictures.embeddings).argmax(1) == truth).float() for each in (probe, fitted, control)
+    ]
     groups = {
         f"{name}, {bias if there else f'no {bias}'}": (truth == number) & ((each > 0.5) == there)
         for number, name in enumerate(probe.names)
@@ -156,9 +163,11 @@ def repaired(
         "worst_group": "; ".join(dict.fromkeys(worst)),
         "worst_before": float(right[0][rows].mean()),
         "worst_after": float(right[1][rows].mean()),
+        "worst_random": float(right[2][rows].mean()),
         "accuracy_before": float(right[0].mean()),
         "accuracy_after": float(right[1].mean()),
         "gain": vars(mean_interval(right[1][rows] - right[0][rows])),
+        "gain_random": vars(mean_interval(right[2][rows] - right[0][rows])),
     }
 
 

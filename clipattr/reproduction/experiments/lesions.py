@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from clipattr.images.tables import Table
+from clipattr.reproduction.baselines import chance_directions
 from clipattr.reproduction.experiment import (
     SUPPORTED,
     UNDECIDED,
@@ -81,15 +82,18 @@ def judged_probes(study: Study, some: Material, sizes: Sizes) -> dict[str, Any]:
         training = some.training(LED, n, 100 + seed)
         led = fit_probe(*training, folds=3, model_hash=model.weights_hash)
         findings = [f for f in audit_probe(study, probe=led).findings() if f.evidence["group"] in ASIDE]
-        before = after = some.judge(led)
+        before = after = control = some.judge(led)
         if findings:
             after = some.judge(fit_probe(*training, folds=3, blind_to=directions_of(study, findings)))
+            random = chance_directions(training[0], len(findings), seed)
+            control = some.judge(fit_probe(*training, folds=3, blind_to=random))
         repairs.append(
             {
                 "seed": seed,
                 "found": [f.label for f in findings],
                 "worst_before": before.worst,
                 "worst_after": after.worst,
+                "worst_random": control.worst,
                 "accuracy_before": before.accuracy,
                 "accuracy_after": after.accuracy,
             }
@@ -117,7 +121,7 @@ def _rows(values: Values) -> list[dict[str, Any]]:
             for name, each in methods.items():
                 rows.append({"table": "reliance", "unit": unit, "shortcut": shortcut, "method": name, **each})
         for row in value["repairs"]:
-            kept = {name: each for name, each in row.items() if name != "gain"}
+            kept = {name: each for name, each in row.items() if not name.startswith("gain")}
             kept["found"] = "; ".join(label or "–" for label in row["found"])
             rows.append({"table": "repair", "unit": unit, **kept})
         rows += [{"table": "strata", "unit": unit, **row} for row in value.get("strata", ())]
@@ -173,29 +177,42 @@ def amplified(values: Values) -> Interval:
     return t_interval(torch.tensor([each.value for each in compared(values).values()]))
 
 
-def gained(values: Values) -> Interval:
+def gained(values: Values, after: str = "worst_after") -> Interval:
     """Accuracy in the worst group after the repair minus before.
 
     Over units, averaged over draws; for a single unit of photographs, over its pictures.
+
+    Args:
+        after: "worst_random" for the control, which is blind to as many random directions.
     """
-    units = list(values.values())
-    if len(units) == 1 and "gain" in units[0]["repairs"][0]:
-        gain = units[0]["repairs"][0]["gain"]
+    units, gain = list(values.values()), "gain" if after == "worst_after" else "gain_random"
+    if len(units) == 1 and gain in units[0]["repairs"][0]:
+        span = units[0]["repairs"][0][gain]
         return Interval(
-            *(float("nan") if gain[name] is None else gain[name] for name in ("value", "low", "high"))
+            *(float("nan") if span[name] is None else span[name] for name in ("value", "low", "high"))
         )
     gains = [
-        float(np.mean([row["worst_after"] - row["worst_before"] for row in value["repairs"]]))
+        float(np.mean([row[after] - row["worst_before"] for row in value["repairs"]]))
         for value in units
+        if all(after in row for row in value["repairs"])
     ]
-    return t_interval(torch.tensor(gains))
+    return t_interval(torch.tensor(gains)) if gains else Interval(*[float("nan")] * 3)
+
+
+def _beside(values: Values) -> tuple[str, dict[str, Interval]]:
+    """The control of the repair in words and as a figure; empty for values of earlier versions."""
+    control = gained(values, "worst_random")
+    if control.value != control.value:
+        return "", {}
+    return f" (blind to as many random directions {shown(control, 100, 1)})", {"repair_gain_random": control}
 
 
 def _conclude(values: Values) -> Conclusion:
     if next(iter(values.values()))["how"] == PHOTOGRAPHS:
         return _photographs_conclusion(values)
     more, gain = amplified(values), gained(values)
-    figures = {"reliance_probe_over_prompts": more, "repair_gain_worst_group": gain}
+    beside, control = _beside(values)
+    figures = {"reliance_probe_over_prompts": more, "repair_gain_worst_group": gain, **control}
     gap = {}
     for name in ("probe", "prompts"):
         gap[name] = at(values, name, 1.0, "accuracy") - at(values, name, 1.0, "worst")
@@ -205,7 +222,7 @@ def _conclude(values: Values) -> Conclusion:
         f"that of prompts (mean of {len(values)} shortcuts). Where the correlation is total, the probe's worst group "
         f"falls {100 * gap['probe']:.1f} percentage points behind its mean accuracy, that of prompts "
         f"{100 * gap['prompts']:.1f}. Refitting the probe blind to what the audit found changes its worst group by "
-        f"{shown(gain, 100, 1)} percentage points."
+        f"{shown(gain, 100, 1)} percentage points{beside}."
     )
     return Conclusion(together([decide(more), decide(gain)]), sentence, figures)
 
@@ -214,7 +231,8 @@ def _photographs_conclusion(values: Values) -> Conclusion:
     """Whether any bias is amplified, by intervals that hold for all of them together; and whether the repair helps."""
     each, gain = compared(values), gained(values)
     figures = {f"reliance_probe_over_prompts, {name}": span for name, span in each.items()}
-    figures["repair_gain_worst_group"] = gain
+    beside, control = _beside(values)
+    figures |= {"repair_gain_worst_group": gain, **control}
     outcomes = [decide(simultaneous(span, len(each))) for span in each.values()]
     more = (
         SUPPORTED if SUPPORTED in outcomes else together(outcomes) if len(set(outcomes)) == 1 else UNDECIDED
@@ -226,7 +244,7 @@ def _photographs_conclusion(values: Values) -> Conclusion:
     )
     repair = (
         f"Refitting the probe blind to {', '.join(found)} changes its worst group by {shown(gain, 100, 1)} percentage "
-        "points."
+        f"points{beside}."
         if found
         else "The audit of the probe found no artefact, so there was nothing to repair."
     )

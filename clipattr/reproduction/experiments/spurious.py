@@ -21,6 +21,7 @@ from clipattr.discovery.probes.fitting import fit_probe
 from clipattr.discovery.probes.probe import Probe
 from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError
+from clipattr.reproduction.baselines import class_means
 from clipattr.reproduction.experiment import Conclusion, Experiment, Values, decide, shown
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import evenly
@@ -40,6 +41,7 @@ FRAME = 14  # the frame's width is a fourteenth of the picture's shorter side
 CAST, CAST_SHARE = (255, 160, 60), 0.3  # colour of warm light, and its share of every pixel
 FEWEST = 4  # least pictures of a class on either side of the split
 STRENGTH = 10.0  # scikit-learn's C of the probe
+PROBE, PROMPTS, MEANS = "probe", "prompts", "class means"
 
 
 def _tag(picture: Image.Image) -> Image.Image:
@@ -175,17 +177,17 @@ def curves(
             draws = np.random.default_rng([seed, round(1000 * strength)])
             positive = np.array([label in first for label in labels])
             shows = torch.from_numpy(spread(positive, strength, draws))[:, None]
-            probe = fit_probe(
-                torch.where(shows, there, gone),
-                labels.tolist(),
-                strength=STRENGTH,
-                calibrate=False,
-                folds=2,
-                seed=seed,
-            )
-            rows.append(
-                {"method": "probe", "strength": strength, "seed": seed, **judged(probe, judging, first)}
-            )
+            shown = torch.where(shows, there, gone)
+            trained = {
+                PROBE: fit_probe(
+                    shown, labels.tolist(), strength=STRENGTH, calibrate=False, folds=2, seed=seed
+                ),
+                MEANS: class_means(shown, labels.tolist()),
+            }
+            for method, probe in trained.items():
+                rows.append(
+                    {"method": method, "strength": strength, "seed": seed, **judged(probe, judging, first)}
+                )
     return rows
 
 
@@ -209,9 +211,11 @@ def _rows(values: Values) -> list[dict[str, Any]]:
 def gaps(values: Values, strength: float) -> dict[str, Tensor]:
     """Overall accuracy minus that of the worst group, one value per model and mark, by method.
 
-    A probe's value is the mean over seeds, whose training sets are of the same pictures and so not independent.
+    The value of a trained classifier is the mean over seeds, whose training sets are of the same pictures and so not
+    independent. Values of earlier versions have no class means.
     """
-    found: dict[str, list[float]] = {"probe": [], "prompts": []}
+    there = {row["method"] for value in values.values() for row in value["rows"]}
+    found: dict[str, list[float]] = {name: [] for name in (PROBE, PROMPTS, MEANS) if name in there}
     for value in values.values():
         here = [row for row in value["rows"] if row["strength"] == strength]
         for mark in dict.fromkeys(row["mark"] for row in here):
@@ -231,10 +235,11 @@ def _conclude(values: Values) -> Conclusion:
     means = {name: float(each.mean()) for name, each in gaps(values, 1.0).items()}
     # Prompts are judged on the same pictures at every strength, so only the probe's gap can rise.
     rise = t_interval(gaps(values, 1.0)["probe"] - gaps(values, 0.0)["probe"])
+    beside = f"; that of nearest class means {100 * means[MEANS]:.1f}" if MEANS in means else ""
     sentence = (
         f"With a mark that goes with the classes in all training pictures, the worst group of a probe falls "
-        f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}; "
-        f"difference {shown(total, 100, 1)} over {len(gaps(values, 1.0)['probe'])} pairs of model and mark (without a "
+        f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}"
+        f"{beside}; difference {shown(total, 100, 1)} over {len(gaps(values, 1.0)['probe'])} pairs of model and mark (without a "
         f"correlation {shown(none, 100, 1)}). The correlation adds {shown(rise, 100, 1)} to the probe's gap."
     )
     figures = {
@@ -248,7 +253,7 @@ def _conclude(values: Values) -> Conclusion:
 def _draw(values: Values) -> Any:
     series = {
         name: [(f"strength {strength:g}", t_interval(gaps(values, strength)[name])) for strength in STRENGTHS]
-        for name in ("probe", "prompts")
+        for name in gaps(values, 0.0)
     }
     return estimates(series, "accuracy lost in the worst group, percentage points", scale=100)
 

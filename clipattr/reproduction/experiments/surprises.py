@@ -18,6 +18,7 @@ from clipattr.discovery.audit.run import audit
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.findings import KINDS, Finding, Findings, PromptVerdict
 from clipattr.display.wording import kind_word
+from clipattr.reproduction.baselines import untested
 from clipattr.reproduction.experiment import (
     UNDECIDED,
     Conclusion,
@@ -217,8 +218,9 @@ def shuffled(study: Study, seed: int = 0) -> Study:
 
 
 def _null(run: Run, unit: str) -> dict[str, Any]:
+    study = shuffled(run.inputs.study(unit, TRAINED))
     # Budget 0: forward passes would read the pictures, whose codes are another's.
-    return audited(run, shuffled(run.inputs.study(unit, TRAINED)), budget=0)
+    return audited(run, study, budget=0) | {"untested": untested(study, run.inputs.prompts)}
 
 
 def _null_rows(values: Values) -> list[dict[str, Any]]:
@@ -233,6 +235,7 @@ def _null_rows(values: Values) -> list[dict[str, Any]]:
                 "share_of_prompts": rate.value,
                 "low": rate.low,
                 "high": rate.high,
+                "without_correction": rate_of(torch.tensor(value.get("untested", ()))).value,
             }
         )
     return rows
@@ -245,7 +248,15 @@ def _null_conclusion(values: Values) -> Conclusion:
         f"{shown(rate, 100, 1)} % of the prompts have a finding although pictures and codes are shuffled; at most "
         f"{FALSE_ALARMS:.0%} is asked for."
     )
-    return Conclusion(decide(below), sentence, {"false_findings_per_prompt": rate})
+    figures = {"false_findings_per_prompt": rate}
+    plain = torch.tensor([flag for value in values.values() for flag in value.get("untested", ())])
+    if len(plain):
+        figures["prompts_without_correction"] = rate_of(plain)
+        sentence += (
+            f" A test of each latent without correction for their number would report something for "
+            f"{shown(rate_of(plain), 100, 1)} %."
+        )
+    return Conclusion(decide(below), sentence, figures)
 
 
 NULL = Experiment(

@@ -6,11 +6,13 @@ matching of causes from `discovery/compare.py`. Start at `VARIANTS`.
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clipattr.discovery.compare import PICTURES, compare
+from clipattr.reproduction.baselines import by_chance
 from clipattr.reproduction.experiment import (
     UNDECIDED,
     Conclusion,
@@ -57,6 +59,7 @@ def _compare(run: Run, unit: str) -> dict[str, Any]:
             name: with_finding(run.value("counts", name), written=False).tolist() for name in made.names
         },
         "chance": {name: with_finding(run.value("null", name)).tolist() for name in made.names},
+        "met": {name: by_chance(run.value("counts", name)) for name in made.names},
     }
 
 
@@ -70,6 +73,15 @@ def _excess(value: Any, name: str) -> Interval:
     return rate_difference(torch.tensor(value["rates"][name]), torch.tensor(value["chance"][name]))
 
 
+def _met(value: Any) -> str:
+    """How many causes of the first model all others would share by chance at most, as the end of a sentence."""
+    if "met" not in value:
+        return ""
+    first, *others = value["names"]
+    own = sum(cause[first] is not None for cause in value["causes"])
+    return f", of models with independent findings at most {own * prod(value['met'][name] for name in others):.1f}"
+
+
 def _compare_conclusion(values: Values) -> Conclusion:
     value = values[ALL]
     excess = {name: _excess(value, name) for name in value["names"]}
@@ -77,7 +89,7 @@ def _compare_conclusion(values: Values) -> Conclusion:
     told = "; ".join(f"{name}: {shown(each, 100, 1)}" for name, each in excess.items())
     sentence = (
         f"Share of prompts with a surprising component above that of shuffled pictures, in percentage points: {told}. "
-        f"Of {len(value['causes'])} causes {shared} are found in all {len(excess)} models."
+        f"Of {len(value['causes'])} causes {shared} are found in all {len(excess)} models{_met(value)}."
     )
     return Conclusion(together([decide(each) for each in excess.values()]), sentence, excess)
 
@@ -211,6 +223,7 @@ def _seed(run: Run, unit: str) -> dict[str, Any]:
         "prompts_judged": after["judged"],
         "again": len(made.shared()),
         "of": sum("seed 0" in each for _, _, each in made.rows),
+        "by_chance": by_chance(after),
     }
 
 
@@ -223,9 +236,11 @@ def _seed_conclusion(values: Values) -> Conclusion:
     share = _found_again(values)
     counts = [next(iter(values.values()))["first"], *(value["findings"] for value in values.values())]
     told = ", ".join(map(str, counts))
+    met = [value["by_chance"] for value in values.values() if "by_chance" in value]
+    chance = f" (by chance at most {100 * sum(met) / len(met):.0f} %)" if met else ""
     sentence = (
-        f"{shown(share, 100, 0)} % of the first dictionary's findings are found again with another seed; numbers of "
-        f"findings by seed: {told}."
+        f"{shown(share, 100, 0)} % of the first dictionary's findings are found again with another seed{chance}; "
+        f"numbers of findings by seed: {told}."
     )
     return Conclusion(
         UNDECIDED if share.value != share.value else decide(share, AGAIN), sentence, {"again": share}
