@@ -65,8 +65,8 @@ class Rates:
         encode: pictures by both models into a store. marked: one picture read, and encoded without and with each mark.
         words: the evaluator's embeddings of the vocabulary, once. study: a study of so many stored pictures without
             training. step: one training step. card: the quality card of a study of so many pictures.
-        audit: one prompt over so many pictures without forward passes. prompt: one prompt more. tests: the forward
-            passes of so many prompts. matched: the latents of two studies of so many pictures matched.
+        audit: one prompt over so many pictures without forward passes. prompt: one prompt more. null: both on shuffled
+            pictures. tests: the forward passes of so many prompts. matched: the latents of two studies matched.
         faithfulness: one picture and class, all methods and measures. probe: fitting one probe.
         verified: one finding tested by editing pictures.
         lesion: drawing and embedding one synthetic lesion. probes: all probes of one shortcut and seed, and an audit of
@@ -81,6 +81,7 @@ class Rates:
     card: Line
     audit: Line
     prompt: Line
+    null: tuple[Line, Line]
     tests: Line
     matched: Line
     faithfulness: float
@@ -103,6 +104,12 @@ class Rates:
         tests = self.tests(prompts) if budget and run.sizes.budget else 0.0
         return self.audit(pictures) + (prompts - 1) * self.prompt(pictures) + tests
 
+    def shuffled(self, run: Run) -> float:
+        """Seconds of an audit of all prompts where nothing can be found, which costs less."""
+        one, more = self.null
+        pictures = len(run.inputs.images)
+        return one(pictures) + (len(run.inputs.prompts) - 1) * more(pictures)
+
     def findings(self, run: Run) -> float:
         """Findings of one model that a plan counts with."""
         return max(1.0, FINDINGS * len(run.inputs.prompts))
@@ -121,6 +128,7 @@ def piloted(run: Run) -> Rates:
 
 
 def _piloted(run: Run, folder: Path) -> Rates:
+    from clipattr.reproduction.experiments.surprises import shuffled
     from clipattr.studies.encode import collect_activations
 
     inputs = run.inputs
@@ -144,7 +152,8 @@ def _piloted(run: Run, folder: Path) -> Rates:
     first, *built = [seconds_of(partial(build, some)) for some in (samples[0], *samples)]
     few, more = studies[1:]
     sizes = [len(some) for some in samples]
-    (less_one, less_each), (one, each) = (_audit_seconds(run, study, 0) for study in (few, more))
+    audits = [_audit_seconds(run, study, 0) for study in (few, more)]
+    nothing = [_audit_seconds(run, shuffled(study), 0) for study in (few, more)]
     lesion, probes = _lesion_seconds(run) if inputs.lesions == SYNTHETIC else (0.0, 0.0)
     return Rates(
         encode=Line.through(sizes[0], encoded[0], sizes[1], encoded[1]),
@@ -153,9 +162,10 @@ def _piloted(run: Run, folder: Path) -> Rates:
         study=Line.through(sizes[0], built[0], sizes[1], built[1]),
         step=_step_seconds(run, more),
         card=Line.through(sizes[0], _card_seconds(few), sizes[1], _card_seconds(more)),
-        audit=Line.through(sizes[0], less_one, sizes[1], one),
-        prompt=Line.through(sizes[0], less_each, sizes[1], each),
-        tests=_tests_seconds(run, more, one, each) if run.sizes.budget else Line(0.0, 0.0),
+        audit=_line(sizes, audits, 0),
+        prompt=_line(sizes, audits, 1),
+        null=(_line(sizes, nothing, 0), _line(sizes, nothing, 1)),
+        tests=_tests_seconds(run, more, *audits[1]) if run.sizes.budget else Line(0.0, 0.0),
         matched=Line.through(sizes[0], _matched_seconds(few), sizes[1], _matched_seconds(more)),
         faithfulness=_faithfulness_seconds(run, more),
         probe=_probe_seconds(run, more),
@@ -164,6 +174,10 @@ def _piloted(run: Run, folder: Path) -> Rates:
         probes=probes,
         scene=_scene_seconds(run),
     )
+
+
+def _line(sizes: list[int], seconds: list[tuple[float, float]], part: int) -> Line:
+    return Line.through(sizes[0], seconds[0][part], sizes[1], seconds[1][part])
 
 
 def more_pictures(pictures: int, each: float) -> int:

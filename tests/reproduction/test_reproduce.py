@@ -130,13 +130,13 @@ def test_a_plan_states_its_assumptions_and_measures_nothing(asked, tmp_path, mon
 
 def test_a_plan_counts_the_experiments_whose_values_are_read(asked, tmp_path, monkeypatch):
     line = pilot.Line(0.0, 1.0)
-    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, line, line, 1, 1, 1, 1, 1, 1)
+    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, (line, line), line, line, 1, 1, 1, 1, 1, 1)
     monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
     plan = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["pixels"])
     assert list(plan.frame["experiment"]) == ["studies", "counts", "null", "pixels"]
     # 96 pictures are encoded and studied for a second each; two prompts are audited for 96 seconds each.
 
-    assert list(plan.frame["seconds"]) == [192, 192, 192, 1]
+    assert list(plan.frame["seconds"]) == [192, 192, 192, 1.25]
     alone = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["spurious"])
     assert list(alone.frame["experiment"]) == ["studies", "spurious"]
 
@@ -152,7 +152,7 @@ def test_a_part_is_not_charged_for_the_parts_inside_it(monkeypatch):
 
 def test_what_a_run_took_is_written_beside_what_was_planned(asked, tmp_path, monkeypatch):
     out, line = tmp_path / "out", pilot.Line(0.0, 1.0)
-    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, line, line, 1, 1, 1, 1, 1, 1)
+    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, (line, line), line, line, 1, 1, 1, 1, 1, 1)
     monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
     plan = ca.reproduce("paper", out=out, **asked, plan=True, only=["null"])
     ca.reproduce("paper", out=out, **asked, only=["null"])

@@ -236,10 +236,11 @@ def _conclude(values: Values) -> Conclusion:
     # Prompts are judged on the same pictures at every strength, so only the probe's gap can rise.
     rise = t_interval(gaps(values, 1.0)["probe"] - gaps(values, 0.0)["probe"])
     beside = f"; that of nearest class means {100 * means[MEANS]:.1f}" if MEANS in means else ""
+    pairs = len(gaps(values, 1.0)[PROBE])
     sentence = (
         f"With a mark that goes with the classes in all training pictures, the worst group of a probe falls "
         f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}"
-        f"{beside}; difference {shown(total, 100, 1)} over {len(gaps(values, 1.0)['probe'])} pairs of model and mark (without a "
+        f"{beside}; difference {shown(total, 100, 1)} over {pairs} pairs of model and mark (without a "
         f"correlation {shown(none, 100, 1)}). The correlation adds {shown(rise, 100, 1)} to the probe's gap."
     )
     figures = {
