@@ -89,7 +89,7 @@ def study_of(files: list[str], model: Any, evaluator: Any) -> Any:
         site=Site("image.-1.cls"), model=model, evaluator=evaluator, manifest={}, vocabulary=vocabulary,
         vocabulary_embeddings=unit(WORDS, 512), empty_embedding=torch.zeros(512),
         images=Images.open(files), activations=acts.half().numpy(), evaluator_embeddings=seen.half().numpy(),
-        repeats=np.zeros(n, dtype=bool), sees=np.ones(n, dtype=bool), codes=dictionary.encode(acts),
+        repeats=np.zeros(n, dtype=bool), had=np.ones(n, dtype=bool), codes=dictionary.encode(acts),
         dictionary=dictionary, examples=SimpleNamespace(counts=torch.ones(4096)),
         seen=lambda rows: seen[torch.from_numpy(np.asarray(rows))],
     )  # fmt: skip

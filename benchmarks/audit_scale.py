@@ -125,7 +125,7 @@ def synthetic(
         images=SimpleNamespace(ids=order, columns={"label": [names[n] for n in shown[:, 0].tolist()],
                                "split": ["holdout" if n % 2 else "train" for n in range(pictures)]}),
         activations=acts, evaluator_embeddings=embeddings, repeats=np.zeros(pictures, dtype=bool),
-        sees=np.zeros(pictures, dtype=bool), codes=SparseCodes(*codes, latents),
+        had=np.zeros(pictures, dtype=bool), codes=SparseCodes(*codes, latents),
         dictionary=SimpleNamespace(decoder=decoder, n_latents=latents),
         examples=SimpleNamespace(counts=torch.ones(latents), values=torch.ones(latents, 20), of=lambda latent: []),
         labels=SimpleNamespace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -21,6 +22,10 @@ from clipattr.cli.parser import parser
 from clipattr.cli.terminal import check_target, say, show_warning
 from clipattr.cli.verbs import RUN
 from clipattr.errors import ClipattrError
+from clipattr.execution.engine import is_out_of_memory
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, or of a share of one, that is full
+KEPT = "The same command goes on with an unfinished study, training or audit."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,13 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except (ClipattrError, OSError) as error:
-        say(f"error: {error}")
+        say(f"error: {error}{_advice(error)}")
         return BAD_INPUT
     except Exception as error:
+        if is_out_of_memory(error):
+            say(f"error: memory did not suffice ({str(error)[:200] or type(error).__name__}). {KEPT}")
+            return BAD_INPUT
         say(
             f"internal error of clipattr: {type(error).__name__}: {error}. Run again with --debug and report the output"
         )
         return INTERNAL
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about a full disk, as the end of a message; "" for another error, or where the message says so."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) not in FULL:
+        cause = cause.__cause__
+    return "" if cause is None or "make room" in str(error) else f" The disk is full: make room. {KEPT}"
 
 
 def _reader_gone() -> int:

@@ -68,6 +68,7 @@ def audit(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.audit.run import audit
     from clipattr.discovery.findings import Findings
     from clipattr.discovery.gate import gate
+    from clipattr.discovery.opened import missing_pictures
     from clipattr.discovery.spelling import with_suggestions
     from clipattr.studies.study import open_study
 
@@ -106,6 +107,8 @@ def audit(arguments: argparse.Namespace) -> int:
         decided = gate(findings, arguments.fail_above, baseline, previous=previous)
     _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
     write_reports(arguments, findings, decided)
+    _forget(arguments)
+    tell(missing_pictures(findings.about))
     out = human(arguments)
     _print_findings(findings, out)
     if decided is None:
@@ -134,6 +137,7 @@ def verify(arguments: argparse.Namespace) -> int:
     out = human(arguments)
     if not len(findings):
         _write_findings(findings, arguments)
+        _forget(arguments)
         print("There is nothing to verify: the audit found nothing.", file=out)
         return OK
     with engine_of(arguments) as engine:
@@ -146,6 +150,7 @@ def verify(arguments: argparse.Namespace) -> int:
             checkpoint=_checkpoint(arguments),
         )
     _write_findings(checked, arguments)
+    _forget(arguments)
     told = [finding.evidence["pixels"] for finding in checked]
     rows = [
         (visible(finding.prompt, 24), visible(finding.label or NO_LABEL, 24), pixels["verdict"],
@@ -174,7 +179,7 @@ def _checkpoint(arguments: argparse.Namespace) -> Path | None:
 def _write_findings(
     findings: Findings, arguments: argparse.Namespace, more: dict[str, Any] | None = None
 ) -> None:
-    """Write findings to the requested files, `more` added to the JSON; remove the checkpoint they came from."""
+    """Write findings to the requested files, `more` added to the JSON."""
     from clipattr.reporting.prompts import csv_text
 
     text = findings.to_json()
@@ -185,6 +190,10 @@ def _write_findings(
         write(csv_text(findings), arguments.csv)
     if arguments.html:
         findings.report(arguments.html)
+
+
+def _forget(arguments: argparse.Namespace) -> None:
+    """Remove the checkpoint of a command whose files are all written."""
     if (done := _checkpoint(arguments)) is not None:
         shutil.rmtree(done, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes
 from clipattr.errors import DataError, SiteError
+from clipattr.execution.engine import in_pieces
 from clipattr.images.cells import column_texts
 from clipattr.images.collection import Images
 from clipattr.sites import activations, capture, continue_from
@@ -60,7 +61,8 @@ class Encoded:
         if self.rows is not None:
             return study.seen(self.rows)
         parts = [
-            study.evaluator.encode_image(pixels[0]) for _, pixels in self.images.batches(study.evaluator)
+            in_pieces(study.evaluator.encode_image, pixels[0])
+            for _, pixels in self.images.batches(study.evaluator)
         ]
         return torch.cat(parts).float().cpu()
 
@@ -76,7 +78,9 @@ def activations_of(study: Study, pictures: Iterable[Image.Image]) -> Tensor:
     """(pictures, width) float32 at the study's site, of pictures that are no file's: covered or written on."""
     source, parts = iter(pictures), []
     while some := [study.model.prepare(picture) for picture in islice(source, ALTERED)]:
-        parts.append(activations(study.model, torch.stack(some), study.site).float())
+        parts.append(
+            in_pieces(lambda part: activations(study.model, part, study.site), torch.stack(some)).float()
+        )
     return torch.cat(parts)
 
 
@@ -144,9 +148,16 @@ def _encode(study: Study, images: Images, rows: np.ndarray | None = None) -> Enc
     kept: list[np.ndarray] = []
     acts, embeddings = [], []
     with torch.no_grad(), capture(model, site) as held:
+
+        def both(some: Tensor) -> Tensor:
+            embedded = model.encode_image(some).float().cpu()
+            return torch.cat([embedded, held[site].float().cpu()], 1)
+
         for places, pixels in images.batches(model, BATCH):
-            embeddings.append(model.encode_image(pixels[0]).float().cpu())
-            acts.append(held[site].float().cpu())
+            made = in_pieces(both, pixels[0])
+            width = made.shape[1] - held[site].shape[1]
+            embeddings.append(made[:, :width])
+            acts.append(made[:, width:])
             kept.append(places)
     if not kept:
         raise DataError(f"None of the {len(images)} pictures could be read; images.skipped says why.")

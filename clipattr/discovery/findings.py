@@ -154,6 +154,7 @@ class PromptVerdict:
         levels: by word, what it adds to the prompt's score where the evaluator does not see the prompt, and where it
             does, raw cosine, whatever the dictionary (see `audit.levels`); every other word's is at most `least_level`.
         written: raw cosine that the prompt, inserted as text into the first pictures, adds; None if it was not asked.
+        unopened: pictures that were asked for and could not be opened any more; others took their place if there were.
     """
 
     prompt: str
@@ -174,6 +175,15 @@ class PromptVerdict:
     levels: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     least_level: float | None = None
     written: float | None = None
+    unopened: int = 0
+
+    @property
+    def remark(self) -> str:
+        """What the verdict lacks: why the prompt cannot be judged or was not inserted, and missing pictures."""
+        missing = (
+            "" if self.why or not self.unopened else f"pictures that could not be opened: {self.unopened:,}"
+        )
+        return "; ".join(told for told in (self.why or self.not_asked, missing) if told)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PromptVerdict:
@@ -212,7 +222,8 @@ class PromptVerdict:
         confused = (
             f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
         )
-        return f"{told} in {pictures}{least}{confused}."
+        missing = f"; {self.unopened:,} pictures could not be opened" if self.unopened else ""
+        return f"{told} in {pictures}{least}{confused}{missing}."
 
 
 class Findings(Sequence[Finding]):
@@ -313,7 +324,7 @@ class Findings(Sequence[Finding]):
                 None if v.purity is None else round(v.purity, 2),
                 None if v.smallest_effect is None else round(v.smallest_effect * 100, 2),
                 ", ".join(v.confused_with),
-                v.why or v.not_asked,
+                v.remark,
             )
             for v in self.verdicts
         ]

@@ -161,6 +161,7 @@ def _part(study: Study, rows: np.ndarray, names: Sequence[str] | None = None) ->
         "codes": study.codes.rows(torch.from_numpy(rows)),
         "repeats": np.zeros(len(rows), dtype=bool),
         "sees": np.zeros(len(rows), dtype=bool),
+        "had": np.zeros(len(rows), dtype=bool),
         # Examples are rows of the whole study; the laws compare findings without them.
         "examples": SimpleNamespace(
             counts=study.examples.counts, values=study.examples.values, of=lambda latent: []

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from clipattr.discovery.opened import Opener
 from clipattr.errors import DataError
+from clipattr.execution.engine import in_pieces
 from clipattr.sites import continue_from
 from clipattr.storage.arrays import load_array
 from clipattr.studies.belonging import MOST_BITS
@@ -129,17 +131,17 @@ class Levels:
         """
         study = self.study
         rows = np.unique(np.linspace(0, len(study.images) - 1, WRITTEN).round().astype(int))
-        rows = rows[study.sees[rows]]
         words = [word for word in study.vocabulary.words if word.casefold() not in prompt.casefold()]
-        if len(rows) < FEW or not words:
+        opened = Opener(study.images).first(rows[study.had[rows]], len(rows))
+        if len(opened) < FEW or not words:
             return float("nan")
         control = min(words, key=lambda word: (abs(len(word) - len(prompt)), word))
         column = self._column(prompt)
-        pictures = [study.images[int(row)].load().convert("RGB") for row in rows]
+        pictures = [picture.convert("RGB") for _, picture in opened]
         means = []
         for text in (prompt, control):
             batch = torch.stack([study.model.prepare(_with_text(picture, text)) for picture in pictures])
-            means.append(float((study.model.encode_image(batch).float().cpu() @ column).mean()))
+            means.append(float((in_pieces(study.model.encode_image, batch).float().cpu() @ column).mean()))
         return means[0] - means[1]
 
     @torch.no_grad()

@@ -11,10 +11,12 @@ from typing import Any
 
 from clipattr import __version__
 from clipattr.errors import DataError
-from clipattr.execution.engine import Engine
+from clipattr.execution.engine import Engine, is_out_of_memory
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import json_digest, sweep
 from clipattr.storage.locks import locked
+
+KEPT = "What was finished is kept there: make room, and the same call goes on with the rest."
 
 
 def resumed(
@@ -41,7 +43,8 @@ def resumed(
         known: called before each result that was read from a file.
 
     Raises:
-        DataError: another process uses the folder, or it cannot be written. Any error of `function`.
+        DataError: another process uses the folder, it cannot be written, or memory does not suffice. Any other error of
+            `function`.
     """
     if folder is None:
         yield from engine.map(function, shared, items)
@@ -62,11 +65,20 @@ def resumed(
                 known()
                 yield found[0]
                 continue
-            value = pack(next(made))
+            try:
+                value = pack(next(made))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise DataError(
+                    f"Memory did not suffice ({str(error)[:200] or 'no more is known'}). {KEPT}"
+                ) from error
             try:  # keys stay in their order, which is that of the final JSON
                 write_json(file, {"value": value, "sum": json_digest(value)})
             except OSError as error:
-                raise DataError(f"The checkpoint {str(file)!r} could not be written ({error}).") from error
+                raise DataError(
+                    f"The checkpoint {str(file)!r} could not be written ({error}). {KEPT}"
+                ) from error
             yield unpack(value)
 
 

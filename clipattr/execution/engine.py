@@ -5,8 +5,15 @@ bytes everywhere, and the halving of a batch that does not fit into memory. Igno
 the engine for a cluster is in `ray.py`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Part = TypeVar("Part")
 
@@ -62,6 +69,26 @@ def in_halves(work: Callable[[slice], Part], size: int) -> tuple[list[Part], int
         smallest = min(middle - start, smallest or size)
         left += [(middle, stop), (start, middle)]
     return made, smallest
+
+
+def in_pieces(encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    """`encode` of prepared pictures (batch, 3, H, W), in halves where memory does not suffice for all.
+
+    Raises:
+        DataError: memory does not suffice for one picture. Any other error of `encode`.
+    """
+    import torch
+
+    try:
+        made, _ = in_halves(lambda some: encode(pixels[some]), len(pixels))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DataError(
+            f"Memory does not suffice for a forward pass of a single picture ({str(error)[:200]}). End other programs, "
+            'take device="cpu", or a machine with more memory.'
+        ) from error
+    return torch.cat(made)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

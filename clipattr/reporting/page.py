@@ -18,6 +18,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from clipattr.discovery.opened import missing_pictures
 from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
 from clipattr.reporting.guide import guide_html, tools_html
@@ -96,9 +97,10 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
 
 
 def _about(findings: Findings) -> dict[str, Any]:
-    """What was audited, with what the build of the study noted of its pictures and words."""
-    noted = remarks(findings.study)
-    return {**findings.about, **({"remarks": " ".join(noted)} if noted else {})}
+    """What was audited, with what build and audit noted of the study's pictures and words."""
+    noted = [*remarks(findings.study), *missing_pictures(findings.about)]
+    about = {key: value for key, value in findings.about.items() if key != "missing_pictures"}
+    return {**about, **({"remarks": " ".join(noted)} if noted else {})}
 
 
 def _model_name(about: Mapping[str, Any]) -> str:

@@ -57,6 +57,8 @@ def _row(v: PromptVerdict) -> str:
         remarks.append("its text is taken for " + ", ".join(name_html(word) for word in v.confused_with[:4]))
     if v.not_asked and v.outcome != "cannot be judged":
         remarks.append("not inserted as text: " + text_html(v.not_asked))
+    if v.unopened and not v.why:
+        remarks.append(f"pictures that could not be opened: {v.unopened:,}")
     verdict = f"{v.findings:,} found" if v.outcome == "found" else v.outcome
     kind = {"cannot be judged": " unjudged", "nothing found": ""}.get(v.outcome, "")
     least = "–" if v.smallest_effect is None else f"{v.smallest_effect * 100:.1f}"
@@ -99,7 +101,7 @@ def csv_text(findings: Findings) -> str:
     frame["why"] = [
         ""
         if v is None
-        else v.why + (f"; did you mean {' or '.join(v.did_you_mean)}?" if v.did_you_mean else "")
+        else v.remark + (f"; did you mean {' or '.join(v.did_you_mean)}?" if v.did_you_mean else "")
         for v in verdicts
     ]
     return frame.to_csv(index=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipattr import __version__
+from clipattr.discovery.opened import missing_pictures
 from clipattr.display.wording import NO_LABEL, kind_word, points, span, visible
 from clipattr.errors import DataError
 from clipattr.reporting.pictures import FindingPictures
@@ -145,6 +146,7 @@ def limits(findings: Findings) -> list[str]:
     spent = [verdict.not_asked for verdict in verdicts if verdict.not_asked]
     if spent:
         found.append(f"Text insertion was not tried for {len(spent):,} prompts, e.g. as {spent[0]}.")
+    found += missing_pictures(findings.about)
     found.append(
         "The audit speaks of these pictures and this evaluator. Reliances on what neither the pictures nor the words "
         "of the vocabulary hold are not found."

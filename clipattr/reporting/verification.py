@@ -48,6 +48,8 @@ def verification_html(study: Study | None, finding: Finding, *, illustrated: boo
             f" Edit: {text_html(told['edit'])}, {percent(told['area'])} of the picture; it takes away "
             f"{percent(told['silenced'])} of the family's activation, the control {percent(told['control'])}."
         )
+    if told.get("unopened"):
+        how += f" Pictures that could not be opened, so that others were taken: {int(told['unopened']):,}."
     return (
         '<div class="evidence pixels"><h3>In pixels</h3>'
         f"<p><strong>{text_html(told['verdict'])}</strong>: {text_html(told['reason'])}.{how}</p>"

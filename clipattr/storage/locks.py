@@ -27,7 +27,12 @@ def locked(file: Path, doing: str, error: type[ClipattrError]) -> Iterator[None]
     Raises:
         error: another process holds the lock; the message gives its process number.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as refused:
+        if not file.is_dir():
+            raise error(f"{str(file)!r} could not be written ({refused}).") from refused
     if file.is_dir():
         raise error(f"{str(file)!r} should be a file and is a folder; delete {str(file)!r}.")
     lock = FileLock(file, timeout=0)

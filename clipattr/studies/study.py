@@ -41,7 +41,7 @@ from clipattr.studies.format import (
 )  # fmt: skip
 from clipattr.studies.join import repeated
 from clipattr.studies.latents import latents_table
-from clipattr.studies.vectors import pictures_there
+from clipattr.studies.vectors import pictures_had, pictures_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,11 @@ class Study:
         All False for a study of embeddings without paths; it has no heat maps, occlusion and text insertion.
         """
         return pictures_there(self.images)
+
+    @cached_property
+    def had(self) -> np.ndarray:
+        """(pictures,) bool: as `sees`, but True as well for files that were there once and are missing now."""
+        return pictures_had(self.images, self.sees)
 
     @cached_property
     def codes(self) -> SparseCodes:

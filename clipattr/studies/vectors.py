@@ -178,6 +178,22 @@ def pictures_there(images: Images) -> np.ndarray:
     return np.array([bool(path) and Path(str(path)).is_file() for path in paths])
 
 
+def pictures_had(images: Images, there: np.ndarray) -> np.ndarray:
+    """(pictures,) bool: whether a picture's file exists, or is missing by now; False where there never was one.
+
+    Args:
+        there: of `pictures_there`.
+    """
+    had = there.copy()
+    if images.source.kind in ("files", "vectors"):
+        for place in np.flatnonzero(~there).tolist():
+            path = images.source.path(int(images.rows[place]))
+            had[place] = (
+                bool(path) and not Path(str(path)).is_dir()
+            )  # no path is stored as the study's folder
+    return had
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

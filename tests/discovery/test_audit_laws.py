@@ -33,6 +33,7 @@ def part(study, rows, names=None):
         "codes": study.codes.rows(torch.from_numpy(np.asarray(rows))),
         "repeats": np.zeros(len(rows), dtype=bool),
         "sees": np.ones(len(rows), dtype=bool),
+        "had": np.ones(len(rows), dtype=bool),
         "examples": SimpleNamespace(
             counts=study.examples.counts, values=study.examples.values, of=lambda latent: []
         ),

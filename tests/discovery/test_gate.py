@@ -261,7 +261,7 @@ def test_writing_adds_to_a_model_that_reads_and_nothing_to_one_that_is_blind_to_
     with monkeypatch.context() as patch:
         patch.setattr("clipattr.discovery.pairing._with_text", lambda picture, text: picture)
         assert levels.written("kite") == 0.0
-    monkeypatch.setattr(Study, "sees", property(lambda self: np.zeros(len(self.images), dtype=bool)))
+    monkeypatch.setattr(Study, "had", property(lambda self: np.zeros(len(self.images), dtype=bool)))
     assert math.isnan(levels.written("kite"))
 
 

@@ -13,6 +13,7 @@ from clipattr.discovery.audit.geometry import differing, extent_of
 from clipattr.discovery.audit.kinds import Roles, Witness, kind_of, kinship
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.names import constituents, is_constituent
+from clipattr.discovery.opened import Opener
 from clipattr.statistics import auc
 from clipattr.statistics import mean_interval as interval
 
@@ -100,16 +101,17 @@ def test_a_surrounding_differs_at_the_edge_and_a_corner_does_not():
     for picture in corner:
         picture[:24, :24] = 220
     study = SimpleNamespace(
-        sees=np.ones(40, dtype=bool),
+        had=np.ones(40, dtype=bool),
         images=[
             SimpleNamespace(load=lambda p=p: Image.fromarray(p.clip(0, 255).astype(np.uint8)))
             for p in [*plain, *around, *corner]
         ],
     )
     without, surround, small = np.arange(10, 20), np.arange(20, 30), np.arange(30, 40)
-    assert extent_of(study, surround, without) == (1.0, 0.0)
-    assert extent_of(study, small, without) == (pytest.approx(4 / 48), 0.0)
-    assert all(math.isnan(value) for value in extent_of(study, small[:4], without))
+    base = SimpleNamespace(study=study, opener=Opener(study.images))
+    assert extent_of(base, surround, without) == (1.0, 0.0)
+    assert extent_of(base, small, without) == (pytest.approx(4 / 48), 0.0)
+    assert all(math.isnan(value) for value in extent_of(base, small[:4], without))
 
 
 def test_a_difference_counts_in_pooled_deviations():

@@ -1,11 +1,14 @@
 """Text insertion: how a text is drawn, what it does to its prompt, and what it costs."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import clipattr as ca
+from clipattr.discovery.audit import text_insertion
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.expectations import Prompt
 from clipattr.discovery.audit.settings import Settings
@@ -84,3 +87,31 @@ def test_readers_wake_with_the_text_and_carry_what_single_ablation_says(insertio
     ]
     assert sum(single) == pytest.approx(rise.carried.value, rel=1e-3, abs=1e-6)
     assert single == sorted(single, reverse=True) and np.isfinite(rise.share)
+
+
+def test_a_prompt_is_inserted_from_look_to_look_and_a_hopeless_one_is_given_up(insertion, monkeypatch):
+    base = copy.copy(insertion.base)
+    base.settings = Settings(inserted=12, first=4, controls=2)
+    study, insertion = base.study, Insertion(base)
+    subject = Subject.of(insertion.base, Prompt("dragon"))
+    made, bars = [], []
+
+    def answer(values, least, final, error):
+        made.append(len(values))
+        bars.append((least, final, error))
+        return len(made) == answer.stop
+
+    monkeypatch.setattr(text_insertion, "hopeless", answer)
+    for answer.stop, spent, looked in ((1, 4, 1), (3, 8, 3), (99, 12, 4)):
+        made.clear()
+        rise, forwards, _, gain = insertion.ask(subject)
+        assert (forwards, len(made)) == (spent, looked) and (rise is None) is (spent < 12)
+    assert {least for least, _, _ in bars} == {0.02 * subject.unit}
+    assert {error for _, _, error in bars} == {0.05 / 2 / 2}
+    made.clear(), bars.clear()
+    insertion.ask(subject, pictured=True)
+    assert len(made) == 2 and bars[0][0] == 0.0 and bars[0][2] == 0.05 / 2
+    # What all prompts share is the same in pieces.
+    whole = insertion.with_text(study.vocabulary.words[insertion.controls[0]])
+    assert torch.allclose(insertion.shared(insertion.controls[0], 12), whole, atol=1e-5)
+    assert torch.equal(insertion.shared(None, 6), insertion.bare[:6])

@@ -23,6 +23,7 @@ from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.audit.concepts import Concepts, one_name
 from clipattr.discovery.audit.names import by_parts
 from clipattr.discovery.audit.settings import Settings
+from clipattr.discovery.opened import Opener
 from clipattr.errors import SiteError, StudyError
 from clipattr.sites import continue_from
 
@@ -92,7 +93,7 @@ class Base:
                 "No latent of this study has an example: its dictionary never fires on these pictures."
             )
         self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
-        self.study, self.settings = study, settings
+        self.study, self.settings, self.opener = study, settings, Opener(study.images)
         self._cache: dict[tuple[int, str], Tensor] = {}
         self._aimed: tuple[Tensor, ClosedFormTail] | None = None
         finding, measuring = halves(study)

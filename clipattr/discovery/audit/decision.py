@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from clipattr.discovery.audit.candidates import NAMED, Route
-from clipattr.discovery.audit.evidence import Evidence, is_part
+from clipattr.discovery.audit.evidence import Evidence, Seen, is_part
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.text_insertion import Rise
@@ -64,6 +64,11 @@ def _reason(family: Family, evidence: Evidence | None, unit: float, settings: Se
         if not evidence.standing >= settings.passes or not evidence.thing.low > 0:
             return Reason.NO_LEVEL
         return Reason.TEXT if evidence.by_text >= settings.by_text else Reason.HOLDS
+    return stands_beside(evidence, settings)
+
+
+def stands_beside(evidence: Evidence | Seen, settings: Settings) -> Reason:
+    """What a candidate's pictures say of it as something beside the prompt, whatever its latents."""
     if not evidence.difference.low >= settings.least_difference:
         return Reason.ABSENT
     if not evidence.shown - evidence.shown_elsewhere >= settings.least_difference / 2:
@@ -104,7 +109,7 @@ def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Setting
     return (one.low >= least and other.high > 0) or (other.low >= least and one.high > 0)
 
 
-def _level_known(evidence: Evidence) -> bool:
+def _level_known(evidence: Evidence | Seen) -> bool:
     return math.isfinite(evidence.thing.low) or math.isfinite(evidence.beside.low)
 
 

@@ -72,6 +72,29 @@ class Evidence:
     alike: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a candidate's pictures say, whatever latents stand for it; fields as of `Evidence`."""
+
+    thing: Interval
+    beside: Interval
+    by_text: float
+    difference: Interval
+    shown: float
+    shown_elsewhere: float
+
+
+def seen_of(base: Base, subject: Subject, family: Family) -> Seen:
+    """The part of the evidence that does not depend on the family's latents."""
+    there, side = family.candidate.there[1], subject.measuring
+    return Seen(
+        *_thing(base, subject, family),
+        _difference(subject, family.candidate),
+        _share(there, side.own),
+        _share(there, ~side.own),
+    )
+
+
 def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
     """Measure one family on the half on which it was not chosen; None with too few pictures."""
     half, side, settings = base.measuring, subject.measuring, base.settings
@@ -95,20 +118,20 @@ def measured(base: Base, subject: Subject, family: Family) -> Evidence | None:
         return None
     numbers, on_own, effect = told
     single, positive, everything = _single(base, subject, half, numbers, family.latents)
-    thing, beside, by_text = _thing(base, subject, family)
+    seen = seen_of(base, subject, family)
     return Evidence(
         pictures=numbers,
         on_own=on_own,
         named=_named(base, half, family.candidate),
         reliance=t_interval(single),
         causal_effect=effect,
-        thing=thing,
-        beside=beside,
-        standing=thing.value / subject.unit if subject.unit > 0 else math.nan,
-        by_text=by_text,
-        difference=_difference(subject, family.candidate),
-        shown=_share(there, side.own),
-        shown_elsewhere=_share(there, ~side.own),
+        thing=seen.thing,
+        beside=seen.beside,
+        standing=seen.thing.value / subject.unit if subject.unit > 0 else math.nan,
+        by_text=seen.by_text,
+        difference=seen.difference,
+        shown=seen.shown,
+        shown_elsewhere=seen.shown_elsewhere,
         together=_share(side.shown, about),
         kept=family.left if math.isfinite(family.left) else _kept(base, half, side, family, strength),
         alone=_alone(strength, side, there, surely),

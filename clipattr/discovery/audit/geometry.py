@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from clipattr.studies.study import Study
+    from clipattr.discovery.audit.base import Base
 
 CELLS = 8  # across and down
 SIDE = 96  # px that a picture is scaled to
@@ -36,7 +36,7 @@ def differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(one.mean(0) - other.mean(0)) / pooled).max(-1)
 
 
-def extent_of(study: Study, rows: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+def extent_of(base: Base, rows: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """Share of the cells at the edge, and of those inside, that differ; NaN each where fewer than five can be opened.
 
     Args:
@@ -44,11 +44,12 @@ def extent_of(study: Study, rows: np.ndarray, others: np.ndarray) -> tuple[float
     """
     tables = []
     for some in (rows, others):
-        some = some[np.asarray(study.sees)[some]]
+        some = some[np.asarray(base.study.had)[some]]
         some = some[np.linspace(0, len(some) - 1, min(MOST, len(some))).astype(int)] if len(some) else some
-        if len(some) < 5:
+        cells = [cells_of(picture) for _, picture in base.opener.first(some, len(some))]
+        if len(cells) < 5:
             return float("nan"), float("nan")
-        tables.append(np.stack([cells_of(study.images[int(row)].load()) for row in some]))
+        tables.append(np.stack(cells))
     there = differing(*tables) > DIFFERS
     inside = there[CELLS // 4 : -CELLS // 4, CELLS // 4 : -CELLS // 4]
     edge = there.copy()

@@ -21,6 +21,7 @@ from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.encoded import activations_of
+from clipattr.execution.engine import in_pieces
 
 STEPS = 3  # windows across and down
 SIDE = 0.44  # side of a window as a fraction of the picture's, so that neighbours overlap by a third
@@ -87,22 +88,25 @@ def look(base: Base, subject: Subject, there: Tensor, clearly: Tensor, n: int) -
 
     Args:
         there: (pictures,) bool, those that show what is looked for. clearly: (pictures,) how clearly; the clearest
-            are occluded. n: pictures, each `PRICE` forward passes; None where there are too few.
+            that can be opened are occluded. n: pictures, each `PRICE` forward passes; None where there are too few.
     """
     half, side = base.finding, subject.finding
-    sees = torch.from_numpy(np.asarray(base.study.sees[half.rows]))
-    own = side.own & there & sees
+    own = side.own & there & torch.from_numpy(np.asarray(base.study.had[half.rows]))
     if n < 2 or int(own.sum()) < base.settings.few:
         return None
     numbers = torch.nonzero(own).flatten()
-    numbers = numbers[clearly[numbers].argsort(descending=True, stable=True)][:n]
+    numbers = numbers[clearly[numbers].argsort(descending=True, stable=True)]
+    opened = base.opener.first(half.rows[numbers.numpy()], n)
+    if len(opened) < 2:
+        return None
+    numbers, pictures = numbers[[place for place, _ in opened]], [picture for _, picture in opened]
     n = len(numbers)
     most = LARGEST * max(*base.study.model.image_size, *base.study.evaluator.image_size)
     copies = []
-    for row in half.rows[numbers.numpy()].tolist():
-        picture = base.study.images[int(row)].load().convert("RGB")
-        picture.thumbnail((most, most))
-        copies.append(windows(picture))
+    for picture in pictures:
+        small = picture.convert("RGB")
+        small.thumbnail((most, most))
+        copies.append(windows(small))
     acts = activations_of(base.study, [copy for some in copies for copy in some]).cpu()
     level = subject.tail(base).values(acts)[:, 0].cpu().view(n, WINDOWS + 1)
     fall = level[:, :1] - level[:, 1:]
@@ -113,7 +117,7 @@ def look(base: Base, subject: Subject, there: Tensor, clearly: Tensor, n: int) -
         for place in range(n)
         for window in asked[place]
     ]
-    seen = base.study.evaluator.encode_image(torch.stack(pixels)).float().cpu()
+    seen = in_pieces(base.study.evaluator.encode_image, torch.stack(pixels)).float().cpu()
     centred = base.concepts.centred(seen)
     along = base.along(half, subject.meant)
     usual = float(along[side.elsewhere].mean()) if side.elsewhere.any() else 0.0

@@ -8,7 +8,7 @@ depend on the other prompts. Owns the order of these steps. Start at `audit`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ import torch
 
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
-from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, told_once
-from clipattr.discovery.audit.evidence import measured
+from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, stands_beside, told_once
+from clipattr.discovery.audit.evidence import measured, seen_of
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
 from clipattr.discovery.audit.levels import levels_of
-from clipattr.discovery.audit.mediators import BESIDE, families_of, silenced_family
+from clipattr.discovery.audit.mediators import BESIDE, Family, families_of, silenced_family
 from clipattr.discovery.audit.occlusion import PRICE, Looked, look
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
-from clipattr.discovery.audit.telling import finding_of, verdict_of, written_finding
+from clipattr.discovery.audit.telling import finding_of, verdict_of, without_pictures, written_finding
 from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.display.progress import Progress
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "audit"]
 
+NO_PASSES = "no forward passes are allowed"
+NO_PICTURES = "the study has no pictures that can be opened"
+NAMED = 12  # missing pictures named with the findings
 SURELY_TEXT = 0.9  # role from which a word is text, which is inserted and not looked for
 
 
@@ -56,18 +59,20 @@ class Ready:
 
 @dataclass(frozen=True)
 class PromptAudit:
-    """Findings and verdict of one prompt."""
+    """Findings and verdict of one prompt, and why which pictures that it asked for could not be opened, by id."""
 
     findings: tuple[Finding, ...]
     verdict: PromptVerdict
+    missing: Mapping[str, str]
 
     @classmethod
     def from_dict(cls, values: Any) -> PromptAudit:
         """Read what `asdict` made and JSON kept; DataError if it is something else."""
-        if not isinstance(values, dict) or set(values) != {"findings", "verdict"}:
+        if not isinstance(values, dict) or set(values) != {"findings", "verdict", "missing"}:
             raise DataError(f"not what an audit says of one prompt: {values!r:.200}")
         found = tuple(Finding.from_dict(item) for item in values["findings"])
-        return cls(found, PromptVerdict.from_dict(values["verdict"]))
+        missing = {str(name): str(reason) for name, reason in values["missing"].items()}
+        return cls(found, PromptVerdict.from_dict(values["verdict"]), missing)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Gathered:
             None where that is hopeless or was not tried. pictured: text is over-represented on its pictures. spent:
             forward
             passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures.
+            untested: tests that were due and not made for want of pictures that can be opened.
     """
 
     subject: Subject
@@ -89,31 +95,43 @@ class Gathered:
     spent: int
     why_not: str
     written: float | None
+    untested: tuple[str, ...] = ()
 
 
 def gathered(ready: Ready, prompt: Prompt) -> Gathered:
     """Measure everything about one prompt."""
     base, settings = ready.base, ready.base.settings
-    subject = Subject.of(base, prompt)
-    rise, spent, why_not, written = None, 0, "no forward passes are allowed", None
-    if settings.budget >= settings.inserted:
-        rise, spent, why_not, written = ready.insertion.ask(subject)
+    base.opener.gone.clear()
+    subject, untested = Subject.of(base, prompt), []
+    rise, spent, why_not, written = None, 0, NO_PASSES if base.study.had.any() else NO_PICTURES, None
     candidates = [replace(c, text=_is_text(ready, c)) for c in candidates_of(base, subject, ready.tables)]
-    families = families_of(base, subject, candidates)
+    pictured = any(c.text for c in candidates)
+    if settings.budget >= settings.inserted:
+        rise, spent, why_not, written = ready.insertion.ask(subject, pictured)
+        if rise is None and why_not and base.opener.gone and ready.insertion.short:
+            untested.append("text insertion")
+    judged = [_judged(base, subject, family) for family in families_of(base, subject, candidates)]
     looked, beside = None, _beside(subject, candidates)
-    if beside and beside[0].word is not None:
-        clearly = base.along(base.finding, base.concepts.words[beside[0].word])
+    possible = [candidate for candidate in beside if _possible(base, subject, candidate)]
+    if not any(one.reason is Reason.HOLDS and not one.family.instead for one in judged):
+        beside = possible  # else windows tell as well how large a region a finding's latents read
+    lead = (possible or beside)[:1]
+    if lead and lead[0].word is not None:
+        clearly = base.along(base.finding, base.concepts.words[lead[0].word])
         n = min(settings.occluded, (settings.budget - spent) // PRICE)
-        looked = look(base, subject, beside[0].there[0], clearly, n)
+        missing = len(base.opener.gone)
+        looked = look(base, subject, lead[0].there[0], clearly, n)
+        if looked is None and len(base.opener.gone) > missing:
+            untested.append("occlusion")
     if looked:
         spent += looked.spent
-        silenced = (silenced_family(base, subject, looked, candidate) for candidate in beside)
-        families += [family for family in silenced if family is not None]
-    judged = tuple(
-        judge(family, measured(base, subject, family), subject.unit, settings) for family in families
-    )
-    pictured = any(c.text for c in candidates)
-    return Gathered(subject, judged, looked, rise, pictured, spent, why_not, written)
+        silenced = (silenced_family(base, subject, looked, candidate) for candidate in possible)
+        judged += [_judged(base, subject, family) for family in silenced if family is not None]
+    return Gathered(subject, tuple(judged), looked, rise, pictured, spent, why_not, written, tuple(untested))
+
+
+def _judged(base: Base, subject: Subject, family: Family) -> Judged:
+    return judge(family, measured(base, subject, family), subject.unit, base.settings)
 
 
 def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
@@ -135,9 +153,11 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
     findings = [one for one in findings if one.confidence >= base.settings.least_confidence]
     verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
+    missing = dict(sorted(base.opener.gone.items()))
+    verdict = without_pictures(verdict, found.untested, missing)
     levels = levels_of(base, found.subject, [one.label for one in findings])
     verdict = replace(verdict, levels=levels.words, least_level=levels.least, written=found.written)
-    return PromptAudit(tuple(findings), verdict)
+    return PromptAudit(tuple(findings), verdict, missing)
 
 
 def _beside(subject: Subject, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -149,6 +169,12 @@ def _beside(subject: Subject, candidates: Sequence[Candidate]) -> list[Candidate
         if candidate.route is Route.WORD and candidate.word is not None and alike >= BESIDE:
             some.append(candidate)
     return sorted(some, key=lambda c: -c.difference)
+
+
+def _possible(base: Base, subject: Subject, candidate: Candidate) -> bool:
+    """Whether latents that fall silent without a candidate could be a finding, by what its pictures say."""
+    seen = seen_of(base, subject, Family(candidate, (), 0.0, False, "occlusion"))
+    return stands_beside(seen, base.settings) is Reason.HOLDS
 
 
 def _is_text(ready: Ready, candidate: Candidate) -> bool:
@@ -204,7 +230,7 @@ def audit(
     settings = settings or Settings()
     if budget is not None:
         settings = replace(settings, budget=budget)
-    if not study.sees.any():  # built from embeddings: nothing can be occluded or inserted into
+    if not study.had.any():  # built from embeddings: nothing can be occluded or inserted into
         settings = replace(settings, budget=0)
     asked = read_prompts(prompts, study)
     ready = Ready(study if device is None else placed(study, device), settings, background)
@@ -245,6 +271,10 @@ def audit(
         "vocabulary": json_digest(list(study.vocabulary.words))[:16],
         "settings": asdict(settings),
     }
+    missing = {name: reason for one in audited for name, reason in one.missing.items()}
+    if missing:
+        first = dict(sorted(missing.items())[:NAMED])
+        about["missing_pictures"] = {"asked_for": len(missing), "first": first}
     return Findings(findings, study, about, [one.verdict for one in audited])
 
 

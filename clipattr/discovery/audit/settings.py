@@ -50,8 +50,12 @@ class Settings:
         least_confidence: confidence below which a finding is left out, 0 to 1. At 0.5 findings are left out that are
             likelier wrong than right; 0 reports all that hold.
         budget: forward passes a prompt, of either model, beyond what the study holds; 0 asks nothing directly.
-        first, inserted: pictures a prompt is inserted into, before and after a first look.
-        occluded: own pictures occluded to see which latents a candidate silences; twelve forward passes each.
+        first, inserted: pictures a prompt is inserted into, at the first of several looks and after the last.
+        given_up: probability, over all looks, of giving up a prompt whose final test would have an even chance. At
+            0.05 insertion takes 15 pictures a prompt on the worlds that constants are chosen on, 20 at 0.01, in place
+            of 34 with one look at the interval.
+        occluded: own pictures occluded to see which latents a candidate silences; twelve forward passes each. On the
+            worlds that constants are chosen on four lose a finding and add one where nothing was planted.
         controls: other words inserted into the same pictures, once for a study.
         rivals: words that compete for a picture in the audited model, those seen most often.
     """
@@ -81,7 +85,8 @@ class Settings:
     least_confidence: float = 0.5
     budget: int = 60
     first: int = 8
+    given_up: float = 0.05
     inserted: int = 36
-    occluded: int = 4
+    occluded: int = 2
     controls: int = 6
     rivals: int = 4096

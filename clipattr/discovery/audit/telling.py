@@ -7,7 +7,7 @@ could have been seen in them. Start at `finding_of` and `verdict_of`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from clipattr.discovery.audit.pictured import clear_from, clearest, pictured, we
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, PromptVerdict
+from clipattr.discovery.opened import not_opened
 from clipattr.meaning import alignment
 
 OWN, OTHER = "the prompt's own pictures", "other pictures that show it"
@@ -114,7 +115,7 @@ def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None
     own, without = side.own & surely, side.own & ~there
     if int(without.sum()) < few:
         without = side.elsewhere & ~there
-    edge, inside = extent_of(base.study, half.rows[own.numpy()], half.rows[without.numpy()])
+    edge, inside = extent_of(base, half.rows[own.numpy()], half.rows[without.numpy()])
     alone = surely & ~side.own & ~side.shown
     itself = math.nan
     if candidate.word is not None and int(alone.sum()) >= few:
@@ -205,6 +206,25 @@ def verdict_of(
             if j.reason is not Reason.HOLDS
         ),
     )
+
+
+def without_pictures(
+    verdict: PromptVerdict, untested: Sequence[str], missing: Mapping[str, str]
+) -> PromptVerdict:
+    """The same verdict, with what it lacks because pictures cannot be opened any more.
+
+    Where a test that was due could not be made, nothing found says nothing: such a prompt cannot be judged.
+
+    Args:
+        untested: tests that were not made. missing: reason by id, of the pictures that were asked for.
+    """
+    if not missing:
+        return verdict
+    verdict = replace(verdict, unopened=len(missing))
+    if not untested or verdict.outcome != "nothing found":
+        return verdict
+    why = f"{not_opened(missing)}, which left too few for {' and '.join(untested)}"
+    return replace(verdict, outcome="cannot be judged", why=why, smallest_effect=None)
 
 
 def _smallest(base: Base, subject: Subject, n: int) -> float:

@@ -22,9 +22,13 @@ from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
 from clipattr.discovery.audit.base import Base, digest
+from clipattr.discovery.audit.stopping import hopeless, looks_of
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.encoded import Encoded, activations_of, exact_sums, summed_codes
 from clipattr.discovery.findings import Interval
+from clipattr.discovery.opened import Opener
+from clipattr.errors import DataError
+from clipattr.execution.engine import in_pieces
 from clipattr.statistics import t_interval
 
 if TYPE_CHECKING:
@@ -122,55 +126,88 @@ class Insertion:
     Pictures and words are chosen by their digest, so that neither order nor number of prompts matters.
 
     Attributes:
-        seconds: wall time that went into what all prompts share.
+        seconds: wall time that went into what all prompts share. opener: of these pictures; its `gone` are missing.
     """
 
     def __init__(self, base: Base) -> None:
         self.base, settings, self.seconds = base, base.settings, 0.0
-        ids = base.study.images.ids
-        loadable = np.flatnonzero(base.study.sees[base.measuring.rows]).tolist()
-        order = sorted(loadable, key=lambda n: digest(ids[int(base.measuring.rows[n])]))
-        self.numbers = np.array(order[: settings.inserted], dtype=np.int64)
+        self.opener = Opener(base.study.images)
+        self._shared: dict[tuple[int | None, int], Tensor] = {}
         words = base.study.vocabulary.words
         chosen = sorted(base.rival_words.tolist(), key=lambda n: digest(words[n]))
         fitting = (n for n in chosen if 3 <= len(words[n]) <= 12 and not missing_glyphs(words[n]))
         self.controls = list(islice(fitting, settings.controls + 2))
 
     @cached_property
+    def _opened(self) -> tuple[np.ndarray, list[Image.Image]]:
+        base, most = self.base, LARGEST * max(self.base.study.model.image_size)
+        begun, ids, rows = time.monotonic(), base.study.images.ids, base.measuring.rows
+        some = np.flatnonzero(base.study.had[rows]).tolist()
+        order = np.array(sorted(some, key=lambda n: digest(ids[int(rows[n])])), dtype=np.int64)
+        opened = self.opener.first(rows[order], base.settings.inserted)
+        made = [picture.convert("RGB") for _, picture in opened]
+        for picture in made:
+            picture.thumbnail((most, most))
+        self.seconds += time.monotonic() - begun
+        return order[[place for place, _ in opened]], made
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(pictures,) their numbers in the measuring half."""
+        return self._opened[0]
+
+    @property
     def pictures(self) -> list[Image.Image]:
         """The pictures without text, no larger than the model needs."""
-        begun, most = time.monotonic(), LARGEST * max(self.base.study.model.image_size)
-        made = []
-        for row in self.base.measuring.rows[self.numbers].tolist():
-            picture = self.base.study.images[int(row)].load().convert("RGB")
-            picture.thumbnail((most, most))
-            made.append(picture)
-        self.seconds += time.monotonic() - begun
-        return made
+        return self._opened[1]
 
-    @cached_property
+    @property
+    def short(self) -> bool:
+        """Whether pictures are missing that could not be replaced."""
+        return bool(self.opener.gone) and len(self.numbers) < self.base.settings.inserted
+
+    @property
     def bare(self) -> Tensor:
         """(pictures, width) activations without text."""
-        pictures, begun = self.pictures, time.monotonic()
-        made = activations_of(self.base.study, pictures).cpu()
-        self.seconds += time.monotonic() - begun
-        return made
+        return self.shared(None, len(self.numbers))
+
+    @property
+    def looks(self) -> list[int]:
+        """Numbers of pictures after which a prompt may be given up."""
+        return looks_of(self.base.settings.first, len(self.numbers))
+
+    def shared(self, word: int | None, stop: int) -> Tensor:
+        """(stop, width) activations of the first pictures, with a word of the vocabulary on them or, None, without.
+
+        Made from look to look and kept: in the same pieces whichever prompt asks, so that their last digits agree.
+        """
+        parts = []
+        ends = [*self.looks, len(self.numbers)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            if start >= stop:
+                break
+            if (word, start) not in self._shared:
+                begun = time.monotonic()
+                some = self.pictures[start:end]
+                self._shared[word, start] = (
+                    activations_of(self.base.study, some).cpu()
+                    if word is None
+                    else self.with_text(self.base.study.vocabulary.words[word], start, end)
+                )
+                self.seconds += time.monotonic() - begun
+            parts.append(self._shared[word, start])
+        return torch.cat(parts)[:stop]
 
     def with_text(self, text: str, start: int = 0, stop: int | None = None) -> Tensor:
         """(some, width) activations of the pictures start to stop with a text on them."""
         some = list(enumerate(self.pictures))[start:stop]
         return activations_of(self.base.study, (written(picture, text, n) for n, picture in some)).cpu()
 
-    @cached_property
-    def others(self) -> dict[int, Tensor]:
-        """By control word (pictures, width) activations with that word on them."""
-        words, begun = self.base.study.vocabulary.words, time.monotonic()
-        made = {word: self.with_text(words[word]) for word in self.controls}
-        self.seconds += time.monotonic() - begun
-        return made
+    def ask(self, subject: Subject, pictured: bool = False) -> tuple[Rise | None, int, str, float | None]:
+        """Insert a prompt, into more and more pictures while that is not hopeless.
 
-    def ask(self, subject: Subject) -> tuple[Rise | None, int, str, float | None]:
-        """Insert a prompt.
+        Args:
+            pictured: text is over-represented on the prompt's own pictures, so that any rise counts (`decision.reads`).
 
         Returns:
             the effect, None where the test is hopeless or impossible; the forward passes; the reason for None; and the
@@ -179,34 +216,46 @@ class Insertion:
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):
             return None, 0, f"the fonts have no glyph for {letters[:12]!r}", None
+        numbers = self.numbers
+        base.opener.gone.update(self.opener.gone)
         other = torch.from_numpy(
-            ~np.isin(self.numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
+            ~np.isin(numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
         )
         if int(other.sum()) < settings.few or not subject.unit > 0:
             return None, 0, "too few pictures of other things to insert it into", None
-        tail, least = subject.tail(base), settings.least_rise * subject.unit
-        before = tail.values(self.bare)[:, 0].cpu()
-        first = min(settings.first, len(self.numbers))
+        tail, first = subject.tail(base), min(settings.first, len(numbers))
+        chosen = [n for n in self.controls if n not in subject.same and n != subject.word][
+            : settings.controls
+        ]
+
+        def level(acts: Tensor) -> Tensor:
+            return tail.values(acts)[:, 0].cpu()
+
+        def compared(acts: Tensor) -> tuple[Tensor, Tensor]:
+            """Rises over the pictures without text, and over those with other words."""
+            after, before = level(acts), level(self.shared(None, len(acts)))
+            controls = [level(self.shared(n, len(acts))) for n in chosen]
+            return after - before, after - (torch.stack(controls).mean(0) if controls else before)
+
         acts = self.with_text(text, 0, first)
-        some = other[:first]
-        gain = (tail.values(acts)[:, 0].cpu() - before[:first])[some]
+        gain = (level(acts) - level(self.shared(None, first)))[other[:first]]
         if len(gain) < 3:
             return None, first, "too few pictures of other things to insert it into", None
         mean = float(gain.mean())
-        if t_interval(gain).high < least or first == len(self.numbers):
+        if first == len(numbers):
             return None, first, "", mean
-        acts = torch.cat([acts, self.with_text(text, first)])
-        after = tail.values(acts)[:, 0].cpu()
-        controls = [n for n in self.controls if n not in subject.same and n != subject.word][
-            : settings.controls
-        ]
-        against = (
-            torch.stack([tail.values(self.others[n])[:, 0].cpu() for n in controls]).mean(0)
-            if controls
-            else before
-        )
-        rise = self._rise(subject, tail, acts, other, after - before, after - against)
-        return rise, len(self.numbers), "", mean
+        least = 0.0 if pictured else settings.least_rise * subject.unit
+        tests = 1 if pictured else 2
+        for stop in self.looks:
+            acts = torch.cat([acts, self.with_text(text, len(acts), stop)]) if stop > first else acts
+            error, final = settings.given_up / len(self.looks) / tests, int(other.sum())
+            rises = [rise[other[:stop]] for rise in compared(acts)[:tests]]
+            if any(hopeless(some, least, final, error) for some in rises):
+                return None, stop, "", mean
+        acts = torch.cat([acts, self.with_text(text, len(acts))])
+        gain, over = compared(acts)
+        rise = self._rise(subject, tail, acts, other, gain, over)
+        return rise, len(numbers), "", mean
 
     def _rise(
         self, subject: Subject, tail: ClosedFormTail, acts: Tensor, other: Tensor, gain: Tensor, over: Tensor
@@ -241,6 +290,9 @@ def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -
         pictures: of the study. bare: (pictures,) bool, those that may be written on; `LEARNT_FROM` of them are.
     """
     places = _evenly(np.flatnonzero(bare.numpy()), LEARNT_FROM)
-    changed = (written(pictures.images[int(place)].load(), text, n) for n, place in enumerate(places))
-    after = study.model.encode_image(torch.stack([study.model.prepare(picture) for picture in changed]))
-    return (after.float().cpu() - pictures.embeddings[torch.from_numpy(places)]).mean(0)
+    opened = Opener(pictures.images).first(places, len(places))
+    if not opened:
+        raise DataError(f"None of the {len(places)} pictures to insert {text!r} into can be opened any more.")
+    prepared = torch.stack([study.model.prepare(written(picture, text, n)) for n, picture in opened])
+    after = in_pieces(study.model.encode_image, prepared).float().cpu()
+    return (after - pictures.embeddings[torch.from_numpy(places[[n for n, _ in opened]])]).mean(0)

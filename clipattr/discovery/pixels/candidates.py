@@ -45,23 +45,24 @@ class Chosen:
 def choose_pictures(measure: Measure, finding: Finding, column: Tensor, settings: PixelSettings) -> Chosen:
     """Choose pictures by the family's codes alone: pictures chosen by their score would lose it by any large edit.
 
-    Nearly equal pictures count once, and pictures that cannot be looked at do not count.
+    Nearly equal pictures count once. Others take the place of those that cannot be opened.
     """
     study = measure.study
     codes = summed_codes(study.codes, list(finding.latents))
-    usable = torch.from_numpy(~study.repeats & study.sees)
+    usable = torch.from_numpy(~study.repeats & study.had)
     level = float(torch.where(usable, codes, torch.zeros(())).sort(descending=True).values[:TOP].mean())
     contrast = measure.embeddings @ column.float().cpu()
     strong = torch.nonzero(usable & (codes >= settings.strong * level) & (codes > 0)).flatten()
-    strong = strong[codes[strong].argsort(descending=True, stable=True)][: settings.strong_pictures]
+    strong = strong[codes[strong].argsort(descending=True, stable=True)]
     low, high = (contrast[usable].quantile(q) for q in MIDDLE)
     weak = torch.nonzero(
         usable & (codes <= ABSENT * level) & (contrast >= low) & (contrast <= high)
     ).flatten()
-    weak = weak[:: max(1, len(weak) // settings.weak_pictures)][: settings.weak_pictures]
-    rows = strong.tolist()
+    spread = weak[:: max(1, len(weak) // settings.weak_pictures)].tolist()
+    others = measure.openable([*spread, *sorted(set(weak.tolist()) - set(spread))], settings.weak_pictures)
+    rows = measure.openable(strong.tolist(), settings.strong_pictures)
     return Chosen(
-        rows[::3], [row for n, row in enumerate(rows) if n % 3], weak.tolist(), float(contrast[usable].std())
+        rows[::3], [row for n, row in enumerate(rows) if n % 3], others, float(contrast[usable].std())
     )
 
 

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.encoded import encoded, family_directions, summed_codes
+from clipattr.discovery.opened import TRIED, Opener, not_opened
 from clipattr.discovery.pixels.edits import filled
+from clipattr.errors import DataError
+from clipattr.execution.engine import in_pieces
 from clipattr.sites import capture, continue_from
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from clipattr.studies.study import Study
 
@@ -49,11 +52,11 @@ class Measure:
         study: with one activation a picture.
 
     Attributes:
-        forwards: pictures encoded so far.
+        forwards: pictures encoded so far. opener: of the study's pictures.
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.forwards = study, 0
+        self.study, self.forwards, self.opener = study, 0, Opener(study.images)
         self._prepared: dict[int, Tensor] = {}
         with torch.no_grad():
             self._background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
@@ -78,15 +81,37 @@ class Measure:
         with torch.no_grad():
             return self.study.model.encode_text([prompt])[0] - self._background
 
+    def openable(self, rows: Iterable[int], n: int) -> list[int]:
+        """The first `n` of some rows whose pictures can be opened; fewer if too many cannot."""
+        found: list[int] = []
+        for tried, row in enumerate(rows):
+            if len(found) == n or tried == TRIED * n:
+                break
+            if self._picture(row) is not None:
+                found.append(row)
+        return found
+
     def pixels(self, rows: Sequence[int]) -> Tensor:
-        """Pictures of the study as the model takes them, (rows, 3, H, W)."""
-        found = [self._prepared.get(row) for row in rows]
-        for place, row in enumerate(rows):
-            if found[place] is None:
-                found[place] = self._prepared[row] = self.study.model.prepare(self.study.images[row].load())
-        while len(self._prepared) > REMEMBERED:
-            del self._prepared[next(iter(self._prepared))]
-        return torch.stack([picture for picture in found if picture is not None])
+        """Pictures of the study as the model takes them, (rows, 3, H, W).
+
+        Raises:
+            DataError: one of them cannot be opened.
+        """
+        found = [self._picture(row) for row in rows]
+        there = [picture for picture in found if picture is not None]
+        if len(there) < len(found):
+            raise DataError(f"{not_opened(self.opener.gone)}.")
+        return torch.stack(there)
+
+    def _picture(self, row: int) -> Tensor | None:
+        if row not in self._prepared:
+            picture = self.opener.open(row)
+            if picture is None:
+                return None
+            self._prepared[row] = self.study.model.prepare(picture)
+            while len(self._prepared) > REMEMBERED:
+                del self._prepared[next(iter(self._prepared))]
+        return self._prepared[row]
 
     def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> Reading:
         """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and what the family carries."""
@@ -94,9 +119,15 @@ class Measure:
         closed = site.tail(model) is not None
         codes, contrasts, carried = [], [], []
         with torch.no_grad(), capture(model, site) as held:
+
+            def both(part: Tensor) -> Tensor:
+                contrast = (model.encode_image(part) @ column).float().cpu()
+                return torch.cat([contrast[:, None], held[site].float().cpu()], 1)
+
             for some in pixels.split(BATCH):
-                contrasts.append((model.encode_image(some) @ column).float().cpu())
-                acts = held[site].float().cpu()
+                made = in_pieces(both, some)
+                contrasts.append(made[:, 0])
+                acts = made[:, 1:]
                 active = dictionary.encode(acts)
                 codes.append(summed_codes(active, latents))
                 left = torch.full((len(some),), torch.nan)

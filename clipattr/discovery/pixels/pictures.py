@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.findings import Finding
+from clipattr.discovery.opened import not_opened
 from clipattr.discovery.pixels.candidates import candidate_edits
 from clipattr.discovery.pixels.measure import Measure
 from clipattr.discovery.pixels.settings import PixelSettings
@@ -55,7 +56,7 @@ def edited_pictures(
         four pictures; none where no edit was made, because too few pictures show the family.
 
     Raises:
-        DataError: the finding was not verified, or its pictures are not in the study.
+        DataError: the finding was not verified, its pictures are not in the study, or none can be opened any more.
     """
     told: Any = finding.evidence.get("pixels")
     if told is None:
@@ -63,13 +64,16 @@ def edited_pictures(
     if told["edit"] is None:
         return ()
     settings = settings or PixelSettings()
-    rows = {
-        name: [study.images.index_of(one) for one in told[name]]
-        for name in ("chosen_on", "pictures", "others")
-    }
     measure = Measure(study)
+    most = {"chosen_on": len(told["chosen_on"]), "pictures": SHOWN, "others": len(told["others"])}
+    rows = {
+        name: measure.openable([study.images.index_of(one) for one in told[name]], n)
+        for name, n in most.items()
+    }
+    if not all(rows.values()):
+        raise DataError(f"Too few pictures of the verification are left: {not_opened(measure.opener.gone)}.")
     column, latents = measure.column(finding.prompt), list(finding.latents)
-    strong, weak = measure.pixels(rows["pictures"][:SHOWN]), measure.pixels(rows["others"])
+    strong, weak = measure.pixels(rows["pictures"]), measure.pixels(rows["others"])
     edits = candidate_edits(measure.pixels(rows["chosen_on"]), weak, settings)
     if told["edit"] not in edits:
         raise DataError(
@@ -90,7 +94,7 @@ def edited_pictures(
             what,
             as_picture(study.model, pixels[shown]),
             float(contrasts[what][shown]),
-            told["others" if what == "pasted" else "pictures"][shown],
+            study.images.ids[rows["others" if what == "pasted" else "pictures"][shown]],
         )
         for what, pixels in sets.items()
     )

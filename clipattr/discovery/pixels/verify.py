@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipattr.discovery.audit.run import placed
 from clipattr.discovery.findings import Finding, Findings
+from clipattr.discovery.opened import not_opened
 from clipattr.discovery.pixels.candidates import candidate_edits, choose_pictures
 from clipattr.discovery.pixels.edits import Edit
 from clipattr.discovery.pixels.measure import Measure
@@ -49,7 +50,8 @@ class PixelEvidence:
         wakes: family's mean code on transplanted pictures over that of the strong ones.
         spread: standard deviation of the prompt's contrast over the study, raw cosine.
         pictures: ids of the measuring pictures. chosen_on: of those that chose the edit. others: of those that had
-            neither family nor prompt. forwards: pictures encoded.
+            neither family nor prompt. unopened: pictures that could not be opened any more; others took their place.
+        forwards: pictures encoded.
     """
 
     verdict: str
@@ -66,6 +68,7 @@ class PixelEvidence:
     pictures: tuple[str, ...] = ()
     chosen_on: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    unopened: int = 0
     forwards: int = 0
 
 
@@ -182,15 +185,17 @@ def _read(values: Any) -> dict[str, Any]:
 def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> PixelEvidence:
     """All of one verification, on pictures of the study."""
     start = measure.forwards
+    measure.opener.gone.clear()
     column, latents = measure.column(finding.prompt), list(finding.latents)
     chosen = choose_pictures(measure, finding, column, settings)
     if min(chosen.strong, len(chosen.weak)) < settings.fewest:
         short = (
             f"{chosen.strong} pictures show the family and {len(chosen.weak)} show neither it nor the prompt"
         )
-        return PixelEvidence(
-            "untestable", f"{short}; {settings.fewest} of each are needed", spread=chosen.spread
-        )
+        reason, gone = f"{short}; {settings.fewest} of each are needed", measure.opener.gone
+        if gone:
+            reason += f"; {not_opened(gone)}"
+        return PixelEvidence("untestable", reason, spread=chosen.spread, unopened=len(gone))
     strong, weak = measure.pixels(chosen.finding), measure.pixels(chosen.weak)
     found = measure.maps(strong, latents, column, windows=settings.windows, side=settings.window)
     edits = candidate_edits(strong, weak, settings)
@@ -221,6 +226,7 @@ def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> Pixe
         pictures=tuple(measure.study.images.ids[row] for row in chosen.measuring),
         chosen_on=tuple(measure.study.images.ids[row] for row in chosen.finding),
         others=tuple(measure.study.images.ids[row] for row in chosen.weak),
+        unopened=len(measure.opener.gone),
         forwards=measure.forwards - start,
         **measured,
     )

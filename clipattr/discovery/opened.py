@@ -1,0 +1,83 @@
+"""Opened pictures: those of a study that can still be opened, and which ones cannot.
+
+Files vanish or break after a study was built. Who needs some pictures takes the next ones instead, and says how many
+were missing. Ignores what is done with the pictures. Start at `Opener`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from clipattr.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from clipattr.images.collection import Images
+
+TRIED = 4  # pictures tried for each one that is needed; beyond that a whole folder is missing
+
+
+class Opener:
+    """Opens the pictures of a study.
+
+    Attributes:
+        gone: reason by id, of the pictures that were asked for since `gone` was last emptied and cannot be opened.
+
+    >>> from clipattr.images.collection import Images
+    >>> opener = Opener(Images.open(np.zeros((3, 8, 8, 3), dtype=np.uint8)))
+    >>> [place for place, _ in opener.first([2, 0, 1], 2)], opener.gone
+    ([0, 1], {})
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.gone: dict[str, str] = {}
+        self._broken: dict[int, str] = {}
+
+    def open(self, row: int) -> Image.Image | None:
+        """The picture of a row; None, and noted in `gone`, where it cannot be opened."""
+        if row not in self._broken:
+            try:
+                return self.images[row].load()
+            except (DataError, OSError) as error:
+                self._broken[row] = str(error)
+        self.gone[self.images.ids[row]] = self._broken[row]
+        return None
+
+    def first(self, rows: Iterable[int], n: int) -> list[tuple[int, Image.Image]]:
+        """The first `n` of some rows that can be opened: place among them, and picture; fewer if too many cannot."""
+        found: list[tuple[int, Image.Image]] = []
+        for tried, row in enumerate(rows):
+            if len(found) == n or tried == TRIED * n:
+                break
+            picture = self.open(int(row))
+            if picture is not None:
+                found.append((tried, picture))
+        return found
+
+
+def not_opened(gone: Mapping[str, str]) -> str:
+    """How many pictures could not be opened and why the first could not, as a clause."""
+    name, reason = next(iter(gone.items()))
+    return f"{_many(len(gone))} could not be opened, first {name}: {reason}"
+
+
+def missing_pictures(about: Mapping[str, Any]) -> list[str]:
+    """What an audit's `about` says of pictures that could not be opened, as a sentence; [] where none was missing.
+
+    >>> missing_pictures({"missing_pictures": {"asked_for": 1, "first": {"7.png": "no such file"}}})
+    ['1 picture could not be opened, first 7.png: no such file. Others took its place where there were.']
+    """
+    told = about.get("missing_pictures")
+    if not isinstance(told, Mapping) or not told.get("first"):
+        return []
+    name, reason = next(iter(told["first"].items()))
+    n = int(told["asked_for"])
+    place = "its place" if n == 1 else "their place"
+    return [f"{_many(n)} could not be opened, first {name}: {reason}. Others took {place} where there were."]
+
+
+def _many(n: int) -> str:
+    return "1 picture" if n == 1 else f"{n:,} pictures"
