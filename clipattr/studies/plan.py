@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 JPEG = 110_000  # bytes of a web picture of 500 x 375, for the network traffic of pictures on another machine
 THUMBNAIL = 4_000  # bytes of a stored thumbnail
 FORWARDS = (
-    45  # forward passes an audit spends on a prompt, mean of three studies; `Settings.budget` allows 60
+    19  # forward passes an audit spends on a prompt, mean of six studies; `Settings.budget` allows 60
 )
-EVALUATED = 0.2  # share of them by the evaluator: occluded pictures in which the prompt falls most
+EVALUATED = 0.05  # share of them by the evaluator: occluded pictures in which the prompt falls most
 SHARED = (
     324  # forward passes whose results all prompts share: pictures without text, and with eight other words
 )
@@ -225,7 +225,7 @@ def plan_study(
         how,
         f"site {site}; {words:,} words; {examples} examples per latent"
         + ("; the model itself names latents" if evaluator is None else ""),
-        f"audit of {prompts:,} prompts with about {FORWARDS} forward passes each, a fifth of them by the evaluator",
+        f"audit of {prompts:,} prompts with about {FORWARDS} forward passes each, one in twenty by the evaluator",
         "pictures are JPEGs of 500 x 375 pixels; other disks, networks and pictures differ",
     )
     return Plan(pictures, workers, stages, rates, assumptions)

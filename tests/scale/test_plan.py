@@ -107,7 +107,7 @@ def test_a_plan_is_measured_and_told_by_the_command_line(tmp_path, capsys, monke
     assert all(rate > 0 for rate in plan["rates_per_second"].values())
     shown = capsys.readouterr().out
     assert "decode and encode" in shown and "network GB" in shown and "Estimates" in shown
-    assert "audit of 882 prompts with about 45 forward passes each" in shown
+    assert "audit of 882 prompts with about 19 forward passes each" in shown
     assert "dictionary of 256 latents, 8 active (sizes as given), 2,000 training steps of 4,096" in shown
 
 

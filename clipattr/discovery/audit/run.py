@@ -113,14 +113,13 @@ def gathered(ready: Ready, prompt: Prompt) -> Gathered:
     judged = [_judged(base, subject, family) for family in families_of(base, subject, candidates)]
     looked, beside = None, _beside(subject, candidates)
     possible = [candidate for candidate in beside if _possible(base, subject, candidate)]
-    if not any(one.reason is Reason.HOLDS and not one.family.instead for one in judged):
-        beside = possible  # else windows tell as well how large a region a finding's latents read
-    lead = (possible or beside)[:1]
-    if lead and lead[0].word is not None:
-        clearly = base.along(base.finding, base.concepts.words[lead[0].word])
+    # Windows tell as well how large a region a finding's latents read.
+    due = possible or any(one.reason is Reason.HOLDS and not one.family.instead for one in judged)
+    if due and beside and beside[0].word is not None:
+        clearly = base.along(base.finding, base.concepts.words[beside[0].word])
         n = min(settings.occluded, (settings.budget - spent) // PRICE)
         missing = len(base.opener.gone)
-        looked = look(base, subject, lead[0].there[0], clearly, n)
+        looked = look(base, subject, beside[0].there[0], clearly, n)
         if looked is None and len(base.opener.gone) > missing:
             untested.append("occlusion")
     if looked:
