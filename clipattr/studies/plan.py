@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 JPEG = 110_000  # bytes of a web picture of 500 x 375, for the network traffic of pictures on another machine
 THUMBNAIL = 4_000  # bytes of a stored thumbnail
-FORWARDS = (
-    19  # forward passes an audit spends on a prompt, mean of six studies; `Settings.budget` allows 60
-)
+FORWARDS = 19  # forward passes an audit spends on a prompt, mean of six studies; `Settings.budget` allows 60
 EVALUATED = 0.05  # share of them by the evaluator: occluded pictures in which the prompt falls most
 SHARED = (
     324  # forward passes whose results all prompts share: pictures without text, and with eight other words

@@ -144,7 +144,7 @@ def test_a_plan_is_of_what_a_study_does_by_default(tiny_model, measured):
 
 def test_the_audit_costs_its_forward_passes_and_the_words_of_the_pictures(tiny_model, measured):
     plan = plan_study(tiny_model, pictures=1000, words=50, prompts=7)
-    n = 7 * 45 + 324  # what prompts ask for, and what is made once for all of them
+    n = 7 * 19 + 324  # what prompts ask for, and what is made once for all of them
     forwards, products = n / 20 + n / 200, 1000 * 48 * (50 / 3e10 + 64 * 64 / 1e10)
     assert rows(plan)["audit"].hours * 3600 == pytest.approx(forwards + products + 7 * (0.03 + 0.0015))
 
