@@ -1,4 +1,4 @@
-"""What attribution costs beside encoding the pictures, which has to happen anyway.
+"""Cost of attribution relative to encoding the pictures, which is needed in any case.
 
     python benchmarks/attribution.py [--quick] [--keep FOLDER --minutes M]
 
@@ -7,8 +7,8 @@ encode, capture, sparse codes, attribution of every active latent for every prom
 random weights, 30,000 latents, k = 64, 1,000 prompts, CPU float32; then other numbers of prompts (1 to 10,000), of
 latents, and depths. Beside it captum's layer gradient × activation, and one backward per prompt through the dictionary,
 timed for a few prompts, since each further prompt costs the same again. Last, the peak memory of streaming 100,000
-pictures beside 10,000, with a small model, since only their number matters. Ratios are medians over rounds; machine
-load cancels as far as it is even. Run it on a machine that does nothing else. With `--keep FOLDER` a run that was cut
+pictures beside 10,000, with a small model, since only their number matters. Ratios are medians over rounds, so that
+even machine load cancels. Run it on a machine that does nothing else. With `--keep FOLDER` a run that was cut
 off, or stopped by `--minutes`, goes on.
 """
 
@@ -37,7 +37,7 @@ from clipattr.dictionaries import TopK
 from clipattr.sites import Site, continue_from
 
 LAST, EMBEDDING = Site("image.-1.cls"), Site("image.embedding")
-PATIENCE = 60.0  # seconds of rounds, after which three must do
+PATIENCE = 60.0  # seconds of rounds after which three rounds suffice
 
 
 def random_model(name: str) -> Any:
@@ -61,7 +61,7 @@ def prompts_of(model: Any, n: int) -> torch.Tensor:
 
 
 def interleaved(rounds: int, tasks: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Seconds per round of every task, run in turn so that slow minutes hit all alike.
+    """Seconds per round of every task; tasks take turns, so that machine load affects all alike.
 
     Fewer rounds where they are slow, but at least three.
     """
@@ -163,7 +163,7 @@ def earlier_block(
 
 
 def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: int) -> dict[str, float]:
-    """The usual ways, one prompt at a time: captum on the block's output, and a backward through dense codes."""
+    """Common methods, one prompt at a time: captum on the block's output, and a backward through dense codes."""
     from captum.attr import LayerGradientXActivation
 
     pixels = torch.randn(batch, 3, *model.image_size)
@@ -199,7 +199,7 @@ def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: 
 
 
 class Noise:
-    """Pictures that are made when asked for: a collection of any size that takes no memory."""
+    """Pictures that are generated on access: a collection of any size without memory."""
 
     def __init__(self, n: int) -> None:
         self.n = n

@@ -1,11 +1,11 @@
-"""Recall against budget: what an audit finds of what was planted, for several numbers of forward passes a prompt.
+"""Recall against budget: the share of planted reliances that an audit finds, by forward passes per prompt.
 
     python benchmarks/audit_budget.py --out FOLDER --photos PHOTOS [--worlds NAME ...] [--budgets N ...]
 
-The foreign worlds are those of `worlds.py`, with their studies under FOLDER, and the bundled variant a, asked the
-prompts of its learnt plants and as many others. A finding is right by redrawn pictures, as in `worlds.py` and
-`planted.py`. Forwards are those that were spent, which the budget only bounds. Worlds that are not asked for keep
-their rows of an earlier run.
+Measured on the foreign worlds of `worlds.py`, with their studies under FOLDER, and on the bundled variant a, with the
+prompts of its learnt plants and as many others. Redrawn pictures decide whether a finding is right, as in `worlds.py`
+and `planted.py`. Forwards are those spent; the budget is an upper bound. Worlds that are not requested keep the rows of
+an earlier run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Judged = Callable[[Sequence[Any]], list[Any]]
 
 
 def remembered(judge: Judged) -> Judged:
-    """The same judge, who tells a family of one prompt once, whatever budget found it."""
+    """The same judge with a cache: a family of one prompt is judged once for all budgets."""
     known: dict[tuple[str, tuple[int, ...]], Any] = {}
 
     def judged(findings: Sequence[Any]) -> list[Any]:

@@ -1,9 +1,10 @@
-"""The forward-bound part of an audit: how long the model waits for pictures, at ViT-B/32 shape with random weights.
+"""Forward passes of an audit: the time that the model waits for pictures, at ViT-B/32 shape with random weights.
 
     python benchmarks/audit_forwards.py [--quick] [--photos FOLDER]
 
-Photographs, or JPEGs of 500 × 375 pixels drawn from noise, are inserted into and occluded as for a prompt, prompt after
-prompt. Busy is the time in which an image tower runs; idle is the rest: decoding, altering, resizing, drawing, codes.
+Photographs, or JPEGs of 500 × 375 pixels drawn from noise, get text inserted and are occluded as for a prompt, one
+prompt after another. Busy is the time in which an image tower runs; idle is the rest: decoding, altering, resizing,
+drawing, codes.
 Wall time with one thread for the towers, and processor time of the thread that runs them, which other programs on the
 machine do not lengthen.
 """
@@ -74,7 +75,7 @@ def pictures_in(folder: Path, photos: Path | None, n: int) -> list[str]:
 
 
 def study_of(files: list[str], model: Any, evaluator: Any) -> Any:
-    """What an audit asks of a study; activations are random, pictures and towers real."""
+    """The parts of a study that an audit reads; activations are random, pictures and towers real."""
     n, width = len(files), 768
     generator = torch.Generator().manual_seed(0)
 

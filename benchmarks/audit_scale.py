@@ -1,4 +1,4 @@
-"""How an audit grows, forward passes left out: synthetic activations, codes, embeddings and words, no picture decoded.
+"""Growth of an audit's cost without forward passes: synthetic activations, codes, embeddings and words.
 
 Prevalence of words follows Zipf's law. Each picture shows a few words in its evaluator embedding, its activation and
 its codes; a word often comes with a companion on which the audited model's text of it relies, so that prompts have
@@ -43,7 +43,7 @@ FULL = {"prompts": 1_000, "latents": 30_000, "pictures": 50_000, "words": 20_000
 
 
 class Texts:
-    """A model without towers: texts are known directions, pictures are never asked for."""
+    """A model without towers: texts are known directions, and no picture is read."""
 
     def __init__(self, words: list[str], table: torch.Tensor) -> None:
         self.known, self.table = {word: n for n, word in enumerate(words)}, table

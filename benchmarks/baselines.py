@@ -1,4 +1,4 @@
-"""Simpler ways to suspect reliances, each naming as many as the audit, as findings that truth can judge.
+"""Simpler ways to suspect reliances, each with as many suspects as the audit has findings.
 
 The ways themselves are in `world_kit/simpler.py`. Start at `BASELINES`.
 """
@@ -17,7 +17,7 @@ NOTHING = Interval(0.0, 0.0, 0.0)
 
 
 def _named(way: Callable[[Looks, int], list[Suspect]]) -> Callable[[ca.Study, int], list[Finding]]:
-    """A way as a function of a study and a number, over the study's words."""
+    """A simpler way as a function of a study and a number, over the study's words."""
 
     def suspects(study: ca.Study, n: int) -> list[Finding]:
         found = way(Looks(study, list(study.vocabulary.words)), n)

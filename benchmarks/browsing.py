@@ -1,4 +1,4 @@
-"""How well the browser of pictures scrolls: 50,000 cells in headless Chromium, and what the page takes in memory.
+"""Scrolling of the picture browser: 50,000 cells in headless Chromium, and the memory of the page.
 
     python benchmarks/browsing.py [--quick]
 

@@ -1,4 +1,4 @@
-"""Is the answer the same on a GPU, and how much sooner does it come? Needs a CUDA device.
+"""Agreement of results on CPU and GPU, and the ratio of their times. Needs a CUDA device.
 
 Attribution, exact ablation, an audit, a verification in pixels, encoding and dictionary training run on the CPU and on
 the GPU in one process; differences and ratios of time are written.

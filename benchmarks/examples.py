@@ -1,11 +1,11 @@
-"""What meaning costs: one pass over pictures against bare encoding, memory against their number, and other collectors.
+"""Cost of examples and labels: one pass over pictures against bare encoding, memory, and other collectors.
 
     python benchmarks/examples.py [--quick] [--study NAME] [--only PART]
 
 `semanticlens` is timed beside it where it is installed (its requirements differ from ours: best in an environment of
-its own); its activations are bfloat16, ours float32. Labels are held against the factors that the bundled scenes were
-rendered from: is a latent that fires on one factor called by its name, do validation and scores tell which labels are
-right and which latents mix factors?
+its own); its activations are bfloat16, ours float32. Labels are compared with the factors of the bundled scenes: is a
+latent that fires on one factor labelled with its name, and do validation and scores tell right labels and latents that
+mix factors?
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
 def with_the_others(
     part: str, figures: dict[str, float], rows: list[dict[str, Any]], *, quick: bool
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What an earlier run wrote about the other parts, and what this one found about its own."""
+    """Results of an earlier run for the other parts, and of this run for its own."""
     file = FOLDER / ("examples.quick.json" if quick else "examples.json")
     if not file.exists():
         return figures, rows

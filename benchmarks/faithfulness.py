@@ -1,11 +1,11 @@
-"""Which attribution method is faithful, on the bundled picture worlds and on control dictionaries.
+"""Faithfulness of attribution methods on the bundled picture worlds and on control dictionaries.
 
     python benchmarks/faithfulness.py [--quick] [--study NAME_OR_PATH --world NAME] [--with FILE]
 
 For every bundled study, every dictionary (the study's own, neurons, principal components, random directions) and every
 method: rank correlation with exact ablation, deletion, insertion, and correlation with the effects of random groups,
-pooled over the studies with 95 % intervals over pictures. Then the truth that no method has seen: each planted cause is
-removed from its scene, the picture is rendered again, and the change of every prompt's contrast is compared with what
+pooled over the studies with 95 % intervals over pictures. Then a test against the truth: each planted cause is removed
+from its scene, the picture is rendered again, and the change of every prompt's contrast is compared with what
 the method predicts from the change of the codes. A method may score well on the first four only because it approximates
 single ablation.
 
@@ -50,7 +50,7 @@ def bundled() -> dict[str, str]:
 
 
 def controls(study: Any) -> dict[str, Callable[[], Any]]:
-    """The study's dictionary and three that nobody trained, with as many active latents; each made when called."""
+    """The study's dictionary and three untrained ones, with as many active latents; each made when called."""
     acts = torch.as_tensor(np.asarray(study.activations[:4000], dtype=np.float32))
     k = study.dictionary.k or 32
     k = min(k, acts.shape[1])
@@ -128,7 +128,7 @@ def number(value: float | None) -> float | None:
 
 
 def pooled(reports: Sequence[Faithfulness]) -> Faithfulness:
-    """Pictures of several studies as if of one."""
+    """Pictures of several studies, concatenated."""
     scores = {key: torch.cat([report.scores[key] for report in reports]) for key in reports[0].scores}
     return Faithfulness(scores, reports[0].methods, reports[0].unit)
 
@@ -162,7 +162,7 @@ class Subject:
 
     @property
     def about(self) -> list[Any]:
-        """What decides the numbers."""
+        """Settings that determine the numbers."""
         study = self.study
         return [study.model.weights_hash, study.dictionary.hash, self.target.names, self.methods, self.sizes]
 

@@ -36,7 +36,7 @@ RAY_SHARE = 9  # one fault in so many is under Ray
 
 
 class Progress:
-    """What was done, one line a piece, so that another call goes on."""
+    """Finished pieces, one line each, from which another call continues."""
 
     def __init__(self, file: Path, minutes: float | None) -> None:
         self.file, self.behind = file, None if minutes is None else time.monotonic() + 60 * minutes
@@ -76,7 +76,7 @@ def planned(faults: int, cases: int, seed: int) -> Iterator[tuple[str, str, str,
 
 
 class Undisturbed:
-    """The folder in which faults happen, and what each verb makes there without one."""
+    """The folder in which faults happen, and the results of each verb without a fault."""
 
     def __init__(self, root: Path) -> None:
         import jobs
@@ -101,7 +101,7 @@ class Undisturbed:
 
 
 class Cluster:
-    """Two Ray workers, to one of which something happens."""
+    """Two Ray workers, one of which gets the fault."""
 
     def __init__(self, undisturbed: Undisturbed) -> None:
         from clipattr.execution.ray import Ray
@@ -131,7 +131,7 @@ class Cluster:
             timer.start()
             with contextlib.suppress(KeyboardInterrupt):
                 self.run(verb, place / "out")
-            with contextlib.suppress(KeyboardInterrupt):  # it may come late
+            with contextlib.suppress(KeyboardInterrupt):  # it may happen late
                 timer.cancel()
                 timer.join()
                 time.sleep(0.01)
@@ -206,7 +206,7 @@ def fed(name: str, seed: int) -> dict[str, Any]:
 
 
 def work(pieces: list[tuple[str, str, str, int]], progress: Progress) -> None:
-    """Do what is left until it is done or time is up."""
+    """Work on the remaining pieces until the end or until time is up."""
     left = [piece for piece in pieces if "/".join(map(str, piece)) not in progress.done]
     with tempfile.TemporaryDirectory() as place:
         undisturbed: Undisturbed | None = None

@@ -74,7 +74,7 @@ def table(draw: random.Random, top: Path):
         truth[f"{folder}/{on_disk}".lstrip("/")] = (label or None, SPLITS[split])
         rows.append({"path": written, "label": label, "split": split})
     if draw.random() < 0.3:
-        rows.append(dict(draw.choice(rows)))  # a row said again
+        rows.append(dict(draw.choice(rows)))  # a repeated row
     if draw.random() < 0.3:
         (top / "._t.csv").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
     names = {column: draw.choice(spellings) for column, spellings in HEADERS.items()}

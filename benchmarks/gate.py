@@ -1,4 +1,4 @@
-"""Does a release gate stay green where nothing changed, and turn red where a reliance is new? Without the old study.
+"""Release gate without the old study: does it pass where nothing changed, and fail where a reliance is new?
 
     python benchmarks/gate.py [--quick] [--worlds NAME ...] [--null NAME ...] [--out FOLDER]
 
@@ -61,7 +61,7 @@ def noisy(name: str, folder: Path) -> str:
 
 
 def activations_of(model: Any, world: World, folder: Path, n: int) -> torch.Tensor:
-    """What dictionaries of a model are trained on, kept for the next seed."""
+    """Activations on which dictionaries of a model are trained, kept for the next seed."""
     file = folder / f"acts-{model.weights_hash[:12]}.pt"
     if not file.exists():
         torch.save(dictionary_activations(model, world, n), file)

@@ -1,12 +1,12 @@
-"""Do heatmaps show where the thing is? Firing maps against the true masks of the picture world, beside controls.
+"""Do heatmaps show where an object is? Firing maps against the true masks of the picture world, with controls.
 
     python benchmarks/heatmaps.py [--quick]
 
 For held-back pictures in which a latent fires that is named like the picture's main object: does the strongest patch
 touch the object (pointing game), and how much of the map's positive mass lies inside it? Maps: `firing` (gradient ×
 activation of the latent), `occlusion` (its code with patches painted over), and `attribution_B`, where the evidence for
-the object's name lies at the patch tokens of block B (neurons, against the mean patch). Controls: a uniform
-map, a random one, one that always points to the centre, and the map of a latent named otherwise on the same picture.
+the object's name lies at the patch tokens of block B (neurons, against the mean patch). Controls: a uniform map, a
+random one, one that always points to the centre, and the map of a latent with another label on the same picture.
 """
 
 import argparse

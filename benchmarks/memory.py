@@ -1,4 +1,4 @@
-"""Peak memory of the process that asks, for benchmarks that measure in a child of their own."""
+"""Peak memory of the calling process, for benchmarks that measure in a child process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def peak_mb() -> float:
-    """MiB that this process has held at most.
+    """Peak memory of this process, MiB.
 
     On Linux from its own address space: `ru_maxrss` of a child begins with what its parent held when it was started.
     """

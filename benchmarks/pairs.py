@@ -1,4 +1,4 @@
-"""What the table of pairs costs beside encoding, and how exactly it adds up.
+"""Cost of the table of pairs relative to encoding, and the error of its sum.
 
 One picture and many prompts through a CLIP shaped as ViT-B/32 with random weights, and dictionaries of 8,192
 latents, k = 32 on both sides. The ratio of `stream_pairs` to bare encoding of the same picture and prompts counts;

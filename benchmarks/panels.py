@@ -1,4 +1,4 @@
-"""How quick the panels are: from a change to what is sent, and to what is painted; and whether anything leaks.
+"""Speed of the panels: from a change until messages are sent and until they are painted; and leaks of widgets.
 
     python benchmarks/panels.py [--quick] [--no-browser]
 
@@ -107,7 +107,7 @@ def python_times(study: Any, name: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def leaked(study: Any, changes: int) -> int:
-    """Widgets that are there after this many changes of explorer, map and live world and were not before."""
+    """Number of widgets left over after this many changes of explorer, map and live world."""
     explorer, chart, world = ExplorerPanel(study, picture=0), MapPanel(study), WorldPanel(study, picture=0)
     before = len(_instances)
     for number in range(changes):

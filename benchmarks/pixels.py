@@ -1,4 +1,4 @@
-"""Do verdicts by editing pictures agree with exact truth, by rendering or compositing the picture without its cause?
+"""Agreement of verdicts by edited pictures with exact truth, for which pictures are drawn without their cause.
 
 For every plant that the model has learnt a family of latents is built from the truth: latents whose codes fall when the
 cause is left out, and that reach a fair part of their strength on pictures with it. Findings about the plant's prompt

@@ -1,4 +1,4 @@
-"""Does the audit find what was planted? Recall, precision and kinds against re-rendered pictures.
+"""Recall, precision and kinds of the audit on planted reliances, judged by re-rendered pictures.
 
 Plants count when re-rendering shows that the model learnt them; findings are matched by what happens to their latents
 when the planted cause is removed from scenes nobody has seen, never by their label. `--fresh SEED` does the same in a
@@ -34,7 +34,7 @@ FRESH = Path("out")
 
 @dataclass
 class Tally:
-    """What came out over several variants."""
+    """Counts over several variants."""
 
     learnt: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ def learnt_plants(study: ca.Study, world: World) -> list[Plant]:
 
 
 def examine(study: ca.Study, world: World, n: int, tally: Tally, baselines: bool) -> None:
-    """Audit one study and hold every finding against the truth."""
+    """Audit one study and judge every finding by the truth."""
     learnt = learnt_plants(study, world)
     tally.learnt.update(plant.kind for plant in learnt)
     truth, findings = Truth(study.model, study.dictionary, world), ca.audit(study)

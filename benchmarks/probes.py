@@ -1,10 +1,10 @@
-"""Prompts or probes? How far each follows a shortcut, whether the audit finds it, and what the repair restores.
+"""Prompts and probes: how far each follows a shortcut, whether the audit finds it, and what the repair restores.
 
 All pictures are synthetic lesions whose parts can be taken out and drawn again. Curves: training sets in which a
-shortcut follows the diagnosis ever more strictly, judged where it does not. Audit: a probe that took a shortcut, held
-against what re-rendering says it relies on. Repair: the worst group before and after, beside a probe that was never led
-astray; by fitting anew, blind to what was found, on the pictures that had led the probe astray; and by a projection of
-its weights, which needs no training set. `--plot FILE` draws the curves.
+shortcut follows the diagnosis ever more strictly, judged where it does not. Audit: the findings on a probe that uses a
+shortcut, compared with its reliance by re-rendering. Repair: the worst group before and after, beside a probe that was
+trained without the shortcut; by a refit on the same pictures, blind to the findings; and by a projection of its
+weights, which needs no training set. `--plot FILE` draws the curves.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
         "findings_without_a_name": float(np.mean([row["nameless"] for row in rows])),
         "repair_gain_worst_group": float(np.mean(gains)),
         "repair_cost_average": float(np.mean([r["before_accuracy"] - r["after_accuracy"] for r in led_rows])),
-        # share of the way from the led probe's worst group to that of one never led astray; more counts as all of it
+        # share of the gap between the worst groups of the probe with and without the shortcut, at most 1
         "repair_gap_closed": _closed(led_rows, "after"),
         "projection_gap_closed": _closed(led_rows, "projected"),
         "repair_short_of_straight": float(np.mean([r["straight_worst"] - r["after"] for r in led_rows])),
@@ -129,11 +129,11 @@ def _closed(rows: list[dict[str, Any]], side: str) -> float:
 def audited(
     study: ca.Study, probe: ca.Probe, materials: dict[str, Material], known: Causes
 ) -> dict[str, Any]:
-    """What an audit finds in a probe, beside what the probe relies on by re-rendering.
+    """Findings on a probe, beside its reliance by re-rendering.
 
-    What a finding is about is told by drawing pictures again, never by its label. It is false if it speaks of something
-    that decides nothing, and on which the probe does not rely either. That a probe rests on signs is right, whether or
-    not the audit expected it. Findings without a word and without a cause are counted as nameless.
+    Redrawn pictures, not labels, decide what a finding is about. It is false if it concerns a part that does not define
+    the class and on which the probe does not rely. A reliance on diagnostic signs is right, whether or not the audit
+    expected it. Findings without a word and without a cause are counted as nameless.
     """
     effects = {part: some.judge(probe) for part, some in materials.items()}
     relied = {part for part, effect in effects.items() if effect.relied}
@@ -152,7 +152,7 @@ def audited(
         "effects": {part: round(effect.effect, 3) for part, effect in effects.items()},
         "nameless": sum(f.label is None and cause is None for f, cause in zip(findings, causes, strict=True)),
         "false": sum(i and cause not in relied for i, cause in zip(idle, causes, strict=True)),
-        # What an analyst would take out: by their names alone, whatever re-rendering says.
+        # What an analyst would remove: chosen by their names alone, without re-rendering.
         "chosen": [finding for finding in findings if finding.evidence["group"] in DECIDES_NOTHING],
     }
 

@@ -1,4 +1,4 @@
-"""What a set of scores tells of true factors: best latent, best family, linear probe. Scored for `recovery.py`.
+"""Recovery of true factors by a set of scores: best latent, best family, linear probe. Used by `recovery.py`.
 
 Latents, families and thresholds are chosen on the fitting pictures; figures are of held-out pictures.
 """
@@ -23,7 +23,7 @@ FOLDS = 3
 
 @dataclass
 class Truth:
-    """A world's activations and what its pictures hold.
+    """A world's activations, and the factors of its pictures.
 
     acts (rows, width), words (rows, embed) the evaluator's embeddings, truth (rows, factors) of 0 and 1, names and
     kinds one a factor, fit (rows,) bool: the pictures that dictionaries, probes and thresholds may see.
@@ -114,7 +114,7 @@ def best_thresholds(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         values, order = scores[rows, latent].sort(descending=True)
         hits = truth[rows[order]].cumsum(0)
         every = 2 * hits / (torch.arange(1, len(rows) + 1)[:, None] + positives)
-        # Equal scores stand or fall together.
+        # Equal scores are above or below the threshold together.
         every[:-1][values[:-1] == values[1:]] = -1
         f1[latent], place = every.max(0)
         below = torch.cat([values[1:], values.new_zeros(1)])

@@ -58,7 +58,7 @@ def scores_of(dictionary: Dictionary, world: Truth) -> torch.Tensor:
 
 
 def controls(world: Truth, study: Any, like: Recipe) -> dict[str, Callable[[int], Dictionary]]:
-    """What a trained dictionary is held against; makers by seed."""
+    """Controls for a trained dictionary; functions by seed."""
     fitted, width = world.acts[world.fit], world.acts.shape[1]
     made: dict[str, Callable[[int], Dictionary]] = {
         "neurons": lambda seed: ca.neurons(width),
@@ -213,7 +213,7 @@ def main() -> None:
 def rows_of(
     name: str, place: Any, options: Any, seeds: Sequence[int], pieces: Pieces
 ) -> list[dict[str, Any]]:
-    """Everything that is measured in one world, as rows of the result."""
+    """All measurements in one world, as rows of the result."""
     world = bundled(name) if name in BUNDLED else foreign(name, options.foreign, options.specs)
     study = ca.open_study(place if isinstance(place, str) else str(place))
     top = pieces.piece(f"probe {name}", [name], lambda: probe(world))

@@ -1,4 +1,4 @@
-"""How fast the picture world draws: pictures a second on one core, scenes from every world's own mixture."""
+"""Speed of rendering the picture world: pictures per second on one core, with scenes drawn as in each world."""
 
 from __future__ import annotations
 

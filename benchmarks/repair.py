@@ -1,4 +1,4 @@
-"""Does the repair of a finding help where class and cause are independent, and what does it cost?
+"""Repair of findings: gain where class and cause are independent, and cost.
 
 For every learnt plant whose cause can stand beside any class: a test set drawn anew with as many pictures of the class
 and of others, with the cause and without. The gap is how far the worst of these groups lies below the accuracy where
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def told(row: Row) -> None:
-    """One line a plant."""
+    """One line per plant."""
     gains = " ".join(f"{way} {row[f'gain_{way}']:+.2f}" for way in WAYS if f"gain_{way}" in row)
     print(
         f"{row['world']:18} {row['kind']:12} {row['prompt']:16} ← {row['cause']:16} gap {row['gap']:+.2f}, attainable "

@@ -1,9 +1,9 @@
-"""Draws what a repair is measured on: the plants an audit found, each with a balanced test set of its own.
+"""Test cases of repairs: the plants that an audit found, each with a balanced test set of its own.
 
-A case is a learnt plant whose cause can stand beside any class, the finding that speaks most of it, and pictures of the
-class and of others, half of them with the cause and half without, that served nothing else. Where the audit has no
-finding, latents that fire for the cause take its place, as an analyst would name them; other pictures drawn for it
-alone say which. On CHOOSE worlds methods and constants were chosen, REPORT worlds give the figures.
+A case is a learnt plant whose cause can occur beside any class, the finding that describes it best, and pictures of the
+class and of others, half of them with the cause, that have no other use. Where the audit has no finding, latents that
+fire for the cause replace it, as an analyst would name them; they are chosen on separate pictures. On CHOOSE worlds
+methods and constants were chosen, REPORT worlds give the figures.
 Start at `cases_of`.
 """
 
@@ -42,7 +42,7 @@ NAMED, FALL, LEFT = (
     0.5,
 )  # latents that stand for a cause at most, and their codes' fall in standard errors and what may be left
 CHOSEN = 60  # scenes by which a finding is matched with its plant of a bundled world
-OTHERS_LIKE = "others"  # how groups of other classes begin
+OTHERS_LIKE = "others"  # prefix of the groups of other classes
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class Case:
         """The finding, or one made of the latents alone; None where there are neither."""
         if self.finding is not None or not self.latents:
             return self.finding
-        known = (
-            self.kind if self.kind == "typography" else "unknown"
-        )  # an analyst sees that a cause is a written word
+        known = self.kind if self.kind == "typography" else "unknown"  # an analyst recognises a written word
         return Finding(self.prompt, self.latents, None, known, 1.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0)
 
     @property
@@ -93,7 +91,7 @@ class Case:
         codes = study.dictionary.encode(self.acts)
         return Encoded(
             study.images,
-            None,  # stand-ins: nothing reads these pictures
+            None,  # placeholders: these pictures are not read
             self.acts,
             codes,
             self.embeddings,
@@ -153,7 +151,7 @@ def _with_latents(cases: Sequence[Case], name: str, out: Path | None, photos: Pa
 
 
 def _firing(dictionary: Any, acts: Tensor, there: np.ndarray) -> tuple[int, ...]:
-    """The latents whose codes fall most surely without the cause; pictures alternate with and without it."""
+    """The latents whose codes fall most significantly without the cause; pictures alternate with and without it."""
     codes = dictionary.encode(acts).to_dense()
     with_, without = codes[there], codes[~there]
     fall = with_ - without
@@ -182,7 +180,7 @@ def _foreign_pictures(
 
 
 def _closest(verdicts: Sequence[tuple[ca.Finding, Any, float]]) -> dict[Any, ca.Finding]:
-    """The finding of each plant whose latents lose most without the cause: it speaks of the cause most purely."""
+    """For each plant the finding whose latents lose most of their codes without the cause."""
     best: dict[Any, tuple[float, ca.Finding]] = {}
     for finding, plant, kept in verdicts:
         if plant is not None and kept < best.get(plant, (1.0, finding))[0]:

@@ -1,7 +1,7 @@
 """The repairs that are measured side by side: the methods of `ca.repair`, published ideas rewritten, and two limits.
 
-Every way takes a `Setting` and a case and gives logits for any pictures. Those in `LIMITS` know what no repair knows:
-which test pictures show the cause, or what they show. Start at `WAYS`.
+Every way takes a `Setting` and a case and gives logits for any pictures. Those in `LIMITS` use information that a
+repair does not have: which test pictures show the cause, or their contents. Start at `WAYS`.
 
     balanced    the row fitted anew on class-balanced pictures, whatever was found (last-layer retraining)
     bias        the bias alone fitted anew, on the same pictures with the concept put in and taken out

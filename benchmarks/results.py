@@ -1,4 +1,4 @@
-"""Writes what a benchmark measured, in the one format that all of them share."""
+"""Writes the measurements of a benchmark in the common format."""
 
 from __future__ import annotations
 

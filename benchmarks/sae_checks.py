@@ -1,4 +1,4 @@
-"""Checks after loading: is a dictionary accepted where it belongs, and refused at another layer or model?
+"""Checks after loading: a dictionary must be accepted at its own site and refused at other layers and models.
 
     python benchmarks/sae_checks.py [--quick] [--pictures N]
 

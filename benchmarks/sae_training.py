@@ -2,8 +2,8 @@
 
     python benchmarks/sae_training.py [--quick] [--batch 2048] [--peers FOLDER] [--keep FOLDER --minutes M]
 
-All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that load on the machine hits all
-alike; ratios are medians over rounds. `--one-core` counts CPU seconds of one thread instead of the clock, and compares
+All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that machine load affects all alike;
+ratios are medians over rounds. `--one-core` counts CPU seconds of one thread instead of the clock, and compares
 the losses of a smaller dictionary, for a machine on which other things run. Dense is our own autograd reference with
 the same objective and optimiser, in float32 and under bf16 autocast; the faster counts. The encoder product alone is
 (batch, 768) x (768, 30000), the fastest of float32, bf16, and bf16 with pieces side by side as in training. Equal loss:
@@ -48,7 +48,7 @@ Step = Callable[[Tensor], float]
 
 
 def seconds(step: Step, x: Tensor) -> float:
-    """Of one step: by the clock, or with one thread the CPU's, which what else runs on the machine hardly changes."""
+    """Seconds of one step: by the clock, or with one thread CPU seconds, which other programs hardly change."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     step(x)
@@ -174,7 +174,7 @@ def screened(steps: dict[str, Step]) -> dict[str, float]:
 
 
 def contenders(taken: dict[str, float]) -> list[str]:
-    """Those that may be the fastest."""
+    """Candidates for the fastest."""
     return [name for name, took in taken.items() if took <= 2 * min(taken.values())]
 
 
@@ -246,7 +246,7 @@ def sae_lens_step(n_latents: int) -> Step:
     from sae_lens.saes.sae import TrainStepInput
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
-    # Its auxiliary loss looks at dead latents only, of which there are none at the start: nothing is timed for it.
+    # Its auxiliary loss concerns dead latents only, of which there are none at the start, so it is not timed.
     # Its sparse codes do not run on a CPU with this torch, so it trains with dense ones.
     model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=WIDTH, d_sae=n_latents, k=K, device="cpu"))
     adam = torch.optim.Adam(model.parameters(), lr=LR)
@@ -296,8 +296,8 @@ def loss_gap(steps: int, batch: int, n_latents: int) -> tuple[float, float, floa
 def peer_losses(name: str, steps: int, batch: int) -> tuple[float, float]:
     """Last losses of ours and of a peer on the same batches, ours with an encoder as short as peers begin with.
 
-    Where a loss stands after few steps is mostly where it began: peers leave their encoder's rows as `nn.Linear` made
-    them, 1/sqrt(3) long, and ours are of length 1.
+    After few steps the loss depends mostly on the start: peers keep encoder rows as `nn.Linear` creates them, of length
+    1/sqrt(3), and ours have length 1.
     """
     run, ours = sparse_step(LATENTS, "auto")
     run.parameters["encoder"].mul_(3**-0.5)

@@ -72,7 +72,7 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
 
 
 def compared(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Equality and speed-up. The fastest of the rounds counts: what else the machine does only ever slows a round."""
+    """Equality and speed-up. The fastest round counts, since other programs only slow a round."""
     fastest = {name: min(one["seconds"][name] for one in rounds) for name in ("1", "2", "here")}
     # Pictures are new files in every round, which a study's hash tells apart.
     equal = all(len({one["hashes"][name] for name in fastest}) == 1 for one in rounds)
@@ -102,7 +102,7 @@ def watched() -> list[float]:
 
 
 def later_stages(pictures: int, said: multiprocessing.connection.Connection) -> None:
-    """In a process of its own: codes and examples of so many made-up activations, from disk to disk."""
+    """In a process of its own: codes and examples of synthetic activations, from disk to disk."""
     from clipattr.dictionaries import random_sae
     from clipattr.meaning.summary import merged
     from clipattr.studies.build import PART, collect_part, encode_block

@@ -1,10 +1,10 @@
-"""Halves and doubles each constant that decides in an audit, and says what that does to recall and precision.
+"""Halves and doubles each deciding constant of an audit, and reports the change of recall and precision.
 
     python benchmarks/sensitivity.py --out OUT --photos PHOTOS                      # constants of the decision
     python benchmarks/sensitivity.py --out OUT --photos PHOTOS --again loses stays  # measures anew for each value
 
 OUT is what `worlds.py study` wrote; the worlds are those on which constants are chosen. Evidence is measured once and
-held against each changed `Settings`; what a constant changes before the decision shows only with `--again`.
+judged with each changed `Settings`; effects of a constant before the decision show only with `--again`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Said = tuple[str, tuple[int, ...]]  # a prompt and the latents of one of its fin
 
 
 def gathered_of(world: Any, study: Any, settings: Any) -> list[Any]:
-    """What an audit measures for every prompt of a world."""
+    """Measurements of an audit for every prompt of a world."""
     from clipattr.discovery.audit.expectations import Prompt
     from clipattr.discovery.audit.run import Ready, gathered
 

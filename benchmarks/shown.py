@@ -1,4 +1,4 @@
-"""Do the pictures shown with a finding show its cause? Held against what was drawn into them.
+"""Do the pictures shown with a finding show its cause? Compared with the drawn contents.
 
     python benchmarks/shown.py [--quick] [--worlds FOLDER] [--only NAME ...]
 

@@ -1,4 +1,4 @@
-"""What stored activations and codes cost: bytes per token, reading in order and shuffled, resuming.
+"""Cost of stored activations and codes: bytes per token, reading in order and shuffled, resuming.
 
     python benchmarks/store.py [--quick] [--one-core]
 
@@ -90,7 +90,7 @@ def main() -> None:
                 "by blocks": store.shuffled(BATCH, 0, epoch),
                 "by rows": given.shuffled(BATCH, 0, epoch),
             }
-            # Whoever comes first in a round has the warmer or the colder machine, so all take turns at it.
+            # The order in a round may matter, so all take turns in being first.
             names = list(itertools.islice(itertools.cycle(round_of), epoch % 3, epoch % 3 + 3))
             for name in names:
                 taken = seconds(round_of[name])

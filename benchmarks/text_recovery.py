@@ -1,7 +1,7 @@
-"""Does each word of a vocabulary have a text latent? F1 of the best latent on captions it was not chosen on.
+"""Recovery of words by text latents: F1 of each word's best latent on captions on which it was not chosen.
 
 Captions name one or two words of the world. A dictionary is trained on the text activations of half of them; each
-word's latent is the one whose firing tells best, there, which captions name the word, at the best of its levels.
+word's latent is the one that predicts best which of these captions name the word, at its best threshold.
 F1 is then measured on the other half. Beside it, on the same halves: a ridge regression a word (what is linearly
 there), and the same dictionary shape untrained (what chance gives).
 

@@ -252,7 +252,7 @@ def audited(model: ca.Model, pictures: list[np.ndarray], folder: Path) -> str:
 
 
 def plain_settings() -> Any:
-    """The audit without tests that alter pictures: with random weights they cost much and tell nothing."""
+    """The audit without tests that alter pictures: with random weights they are slow and carry no information."""
     from clipattr.discovery.audit.run import Settings
 
     known = {field.name for field in dataclasses.fields(Settings)}
@@ -288,7 +288,7 @@ def main() -> None:
                 continue
             try:
                 row = check(name, Path(place))
-            except Exception as error:  # every architecture has its line, whatever happens
+            except Exception as error:  # every architecture gets a row, also after an error
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{Path(last.filename).name}:{last.lineno}"
                 row = {"name": name, "failed": f"{type(error).__name__} ({where}): {error}"[:300]}

@@ -1,4 +1,4 @@
-"""The lesion world: how often lesions, signs and artefacts meet, what captions say of them, and sets for probes.
+"""The lesion world: how often lesions, signs and artefacts occur together, their captions, and sets for probes.
 
 `lesions.json` holds two worlds that differ in their captions: in `lesions` the ink mark goes with melanoma and is never
 named, so that a CLIP trained there may take it for a sign; in `lesions-evaluator` everything is independent and named.

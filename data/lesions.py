@@ -2,8 +2,8 @@
 
 A `Lesion` says which of four signs it shows and what else is in the picture: ruler, ink mark, hair, coloured patch, gel
 bubbles, vignette, the tone of the skin. Two signs or more make it a melanoma, fewer a nevus; that is this world's own
-rule, after the dermatologists' habit of counting signs, and no medical knowledge. What is in the picture beside the
-lesion decides nothing, and each part of it can be taken out with every other pixel unchanged.
+rule, after the dermatologists' habit of counting signs, and no medical knowledge. Everything beside the lesion is
+irrelevant to its class, and each part can be removed with every other pixel unchanged.
 
 Rendering is integer arithmetic: the same lesion gives the same bytes on every machine.
 Start at `Lesion`, then `Lesion.render`.
@@ -27,8 +27,8 @@ SIGNS = ("asymmetric shape", "irregular border", "several colours", "atypical ne
 SIGNS_OF_MELANOMA = 2  # that many or more
 ARTEFACTS = ("ruler", "ink mark", "hair", "coloured patch", "gel bubbles", "vignette")
 SKINS = ("light skin", "medium skin", "dark skin")
-USUAL_SKIN = "medium skin"  # what a picture is drawn with when the tone is to carry nothing
-SHORTCUTS = (*ARTEFACTS, "dark skin")  # what may come to stand for a class, and decides nothing
+USUAL_SKIN = "medium skin"  # tone of pictures in which the tone carries no information
+SHORTCUTS = (*ARTEFACTS, "dark skin")  # parts that may correlate with a class without defining it
 
 _TONES = {"light skin": (236, 200, 182), "medium skin": (205, 158, 128), "dark skin": (122, 84, 64)}
 _BROWNS = ((150, 96, 62), (132, 82, 54), (112, 68, 46), (160, 104, 80), (124, 84, 66))
@@ -209,7 +209,7 @@ def _draw(lesion: Lesion) -> np.ndarray:
 def _pigment(canvas: np.ndarray, lesion: Lesion, stock: Tiles) -> tuple[tuple[int, int], int]:
     """Draw the lesion itself. Returns its middle and its mean radius in px.
 
-    Each sign draws its own numbers, whether or not the sign is shown: giving one changes nothing of the others.
+    Each sign draws its own numbers, whether or not the sign is shown, so that adding one does not change the others.
     """
     shape = Draws(lesion.seed, 2)
     y, x = 26 + shape.below(13), 26 + shape.below(13)

@@ -1,7 +1,8 @@
-"""How far prompts and probes follow a shortcut: trained where it goes with the diagnosis, judged where it does not.
+"""Reliance of prompts and probes on a shortcut: trained where it correlates with the diagnosis, judged where it does
+not.
 
 The same pictures serve every strength: each lesion of a pool is embedded once with the shortcut and once without, and a
-training set takes one of the two. So curves over strengths differ in nothing but the strength.
+training set takes one of the two. So curves over strengths differ in the strength only.
 Start at `material`, then `curves`; `summary` and `draw` show them.
 """
 
@@ -105,7 +106,7 @@ FITTED: Mapping[str, Fit] = {
 
 
 def prompted(model: Model) -> dict[str, Probe]:
-    """The classifiers that no training set has touched: one prompt a class, and an ensemble of templates."""
+    """Classifiers without a training set: one prompt per class, and an ensemble of templates."""
     from clipattr import Probe
 
     return {
@@ -130,7 +131,7 @@ def curves(
 
     Returns:
         one row a method, strength and seed: shortcut, method, strength, seed, accuracy, worst, effect (in diagnoses),
-        flipped. Prompts know no seed: theirs is 0.
+        flipped. Prompts have seed 0.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Contact sheets: what each kind of plant looks like, every picture beside its counterfactual.
+"""Contact sheets of each kind of plant, every picture beside its counterfactual.
 
 Start at `sheet` for one kind and `overview` for one plant of each; `python -m clipattr_data.sheets` writes them all.
 """

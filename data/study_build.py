@@ -1,7 +1,7 @@
 """The steps that every bundled study is built by, of the picture world and of the lesions alike.
 
-Owns the order of things: the dictionary is trained on pictures that no model has seen, the study appears under its name
-only when it is whole. Ignores which pictures, words and models these are (`build.py`, `lesion_build.py`). Start at
+Owns the order of the steps: the dictionary is trained on pictures that no model has seen, and the study gets its name
+only when it is complete. Ignores which pictures, words and models these are (`build.py`, `lesion_build.py`). Start at
 `build_in`.
 """
 
@@ -26,7 +26,7 @@ UNSEEN = 1_000_000_000  # first index of the scenes that dictionaries are traine
 
 
 class Drawn(Protocol):
-    """What is asked of a world: `World` is one, `LesionWorld` another."""
+    """Interface of a world, such as `World` and `LesionWorld`."""
 
     def scene(self, index: int, stream: int = ...) -> Any: ...
 

@@ -33,7 +33,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Captioned(Protocol):
-    """What the training asks of a world: `World` is one, `LesionWorld` another."""
+    """Interface of a world in training, such as `World` and `LesionWorld`."""
 
     name: str
     spec: dict[str, Any]

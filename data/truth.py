@@ -1,7 +1,7 @@
-"""Holds findings against the picture world's truth by rendering pictures again without their cause.
+"""Judges findings by the picture world's truth, rendering pictures again without their cause.
 
-A finding *matches* a plant when it speaks of the same prompt and removing the planted cause at least halves the summed
-codes of its latents on scenes nobody has seen; its label plays no part. A finding without a plant may still be right:
+A finding *matches* a plant if it has the same prompt and removing the planted cause at least halves the summed codes of
+its latents on new scenes; its label is not used. A finding without a plant may still be right:
 `confirm` looks for the thing its latents fire for and removes that.
 Start at `judge`.
 """
@@ -32,7 +32,7 @@ Pairs = Sequence[tuple[Scene, Scene]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What re-rendering says of one finding.
+    """Verdict on one finding by re-rendering.
 
     Attributes:
         plant: the listed plant it found, if any.
@@ -78,7 +78,7 @@ class Truth:
     def remove(
         self, prompt: str, latents: Sequence[int], pairs: Pairs
     ) -> tuple[tuple[float, float, float], float]:
-        """What removing the cause does: to the prompt's contrast (mean and interval), and to the latents.
+        """Effect of removing the cause on the prompt's contrast (mean and interval) and on the latents.
 
         Returns:
             the effect of the cause in raw cosine, and the share of the summed codes that is left without it (1 when
@@ -106,7 +106,7 @@ class Truth:
         return best[1]
 
     def counterfactuals(self, prompt: str, cause: str, n: int) -> list[Pairs]:
-        """The ways in which `cause` may lift `prompt`: alone as main object, beside the prompt's own, around it."""
+        """How `cause` may raise the score of `prompt`: alone as main object, beside the prompt's own, around it."""
         world, looks = self.world, [c for c in self.world.concepts if self.world.call(c) == prompt]
         alone, beside, around = [], [], []
         for number in range(n):
@@ -127,7 +127,7 @@ class Truth:
         return [pairs for pairs in (alone, beside, around) if pairs]
 
     def confirm(self, finding: Finding, n: int = 100) -> Verdict:
-        """Remove what the finding's latents truly fire for, unless that is what the prompt means."""
+        """Remove the content that the finding's latents fire for, unless it is the prompt's own concept."""
         cause = self.cause(finding.latents)
         nothing = Verdict(None, cause, (0.0, 0.0, 0.0), 1.0, False)
         if cause is None or cause == finding.prompt or finding.prompt not in self.world.vocabulary:

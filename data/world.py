@@ -1,4 +1,4 @@
-"""A world: which things exist, how often they meet, what captions say of them, and what is planted.
+"""A world: its concepts, how often they occur together, their captions, and the planted reliances.
 
 Everything that makes one world differ from another is data (`worlds/*.json`): concepts, rates, plants. A plant is a
 reliance that a model trained on the world's captions is led to learn; `CAUSES` lists the seven kinds.
@@ -266,7 +266,7 @@ class World:
         return Example(scene, caption, says, label)
 
     def _web(self, scene: Scene, draws: Draws) -> tuple[str, frozenset[str]]:
-        """As on the web: the main object, sometimes a second one or the context, never a planted cause."""
+        """Like web captions: the main object, sometimes a second one or the context, never a planted cause."""
         name = self.call(scene.main or scene.word or "")
         says, text = {name}, name
         modifiers: Sequence[str] = self.spec.get("modifiers", ())

@@ -1,4 +1,4 @@
-"""Worlds to measure an audit on that share nothing with the bundled picture world but the idea.
+"""Worlds for measuring an audit that share only the idea with the bundled picture world.
 
 Two families: *photos* composites a folder of photographs with overlays, *rendered* draws outlines before procedural
 textures. In both a picture is an editable list of causes, so that every planted cause can be left out exactly.

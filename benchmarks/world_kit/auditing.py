@@ -1,4 +1,4 @@
-"""Audits one world in its forms and holds what comes out against the truth.
+"""Audits one world in its forms and compares the findings with the truth.
 
 Start at `audit_world`: its result is plain data, which `tally.figures` pools over worlds.
 """
@@ -119,7 +119,7 @@ def twin_plants(name: str) -> list[tuple[str, Plant]]:
 
 
 def _speaks_of(judge: Judge, plant: Plant, rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a finding of the plant's prompt stands on latents that fall when the plant's cause is left out."""
+    """Whether some finding of the plant's prompt has latents that fall when the plant's cause is left out."""
     pairs = judge.of_plant(plant)
     return any(pairs.falls(row["latents"]) for row in rows if row["prompt"] == plant.prompt)
 
@@ -179,7 +179,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
 def _plant(
     plant: Plant, judge: Judge, study: Any, findings: Sequence[Any], verdicts: Sequence[Verdict]
 ) -> dict[str, Any]:
-    """Whether a plant was found and how it was called, else why it was not."""
+    """Whether a plant was found and its name, else the reason why it was missed."""
     cause, pairs = judge.name_of(plant), judge.of_plant(plant)
     own = np.array([label == plant.prompt for label in _labels(judge, plant)])
     there = (
@@ -227,7 +227,7 @@ def _labels(judge: Judge, plant: Plant) -> list[str]:
     mine = judge.world.concepts[plant.concept]
     thing = judge.name_of(plant)
     columns = [judge.things.index(t) for t in {mine, thing} if t in judge.things]
-    if plant.part is None or not columns:  # the cause is itself the main thing
+    if plant.part is None or not columns:  # the cause is itself the main object
         return [plant.prompt] * len(judge.shown)
     place = judge.things.index(mine) if mine in judge.things else columns[0]
     return [plant.prompt if there else "" for there in judge.shown[:, place] > 0]
@@ -286,7 +286,7 @@ def _by_word(judge: Judge, prompt: str, label: str | None, confirm: bool) -> tup
 
 
 def held(study: Any, prompts: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Which changes that must not matter left the findings as they were."""
+    """Which of the irrelevant changes left the findings unchanged."""
     import clipattr as ca
 
     def asked(some: Sequence[str]) -> list[tuple[Any, ...]]:

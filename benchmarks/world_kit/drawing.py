@@ -1,7 +1,7 @@
-"""Draws the descriptions of worlds from a seed: which concepts, which plants, how often.
+"""Draws the descriptions of worlds from a seed: concepts, plants and rates.
 
-Both families are cut in two parts with no concept in common. On `choose` constants may be chosen, on `report` nothing
-is. Start at `draw_all`.
+Both families have two parts without a common concept. Constants may be chosen on `choose`, and on `report` nothing is
+chosen. Start at `draw_all`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model truly relies on: each plant's effect on its prompt, by drawing pictures again without the cause.
+"""True reliances of a model: each plant's effect on its prompt, by drawing pictures again without the cause.
 
 Start at `measure`.
 """

@@ -1,8 +1,8 @@
-"""Holds findings against a world's truth by drawing pictures again without their cause.
+"""Judges findings by a world's truth, drawing pictures again without their cause.
 
-A finding *matches* a plant when it speaks of the same prompt and leaving out the planted cause at least halves the
-summed codes of its latents on pictures nobody has seen, beyond what a few pictures may bring by chance; its label
-plays no part. A finding without a plant is right where `Judge.confirm` shows the same for the thing that its latents
+A finding *matches* a plant if it has the same prompt and leaving out the planted cause at least halves the summed codes
+of its latents on new pictures, significantly more than by chance; its label is not used. A finding without a plant is
+right where `Judge.confirm` shows the same for the thing that its latents
 fire for. Start at `Judge`.
 """
 
@@ -25,12 +25,12 @@ PAIRS = 100  # for a verdict
 GLANCE = 24  # pairs after which a hopeless cause is dropped
 LEFT = 0.5  # share of the summed codes that may be left without the cause
 SURE = 4.0  # standard errors of a rank sum above chance from which a family is taken to fire for something
-RARE = 10  # pictures from which on something can be told to be what latents fire for
+RARE = 10  # least pictures of a content that is tested as the cause of firing
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What leaving a cause out does: codes (n, latents) with and without it, change of every prompt's contrast."""
+    """Effect of leaving a cause out: codes (n, latents) with and without it, change of every prompt's contrast."""
 
     present: np.ndarray
     absent: np.ndarray
@@ -42,7 +42,7 @@ class Pairs:
         return float(self.absent[:, list(latents)].sum()) / fired if fired > 0 else 1.0
 
     def falls(self, latents: Sequence[int]) -> bool:
-        """Whether at least half of the summed codes goes, and more than a few pictures may bring by chance."""
+        """Whether the summed codes fall by at least half, and significantly more than by chance."""
         columns = list(latents)
         fall = (self.present[:, columns] - self.absent[:, columns]).sum(1)
         error = float(fall.std(ddof=1)) / len(fall) ** 0.5
@@ -63,7 +63,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What drawing again says of one finding.
+    """Verdict on one finding by redrawn pictures.
 
     Attributes:
         plant: the listed plant it found, if any.
@@ -132,7 +132,7 @@ class Judge:
         return self._pairs(("plant", plant), self.world.pairs(plant, PAIRS, TEST, UNSEEN))
 
     def cause(self, latents: Sequence[int]) -> str | None:
-        """What separates best, among all that pictures show, those in which the latents' summed codes are high."""
+        """The content that separates best the pictures in which the latents' summed codes are high."""
         strength = self.codes[:, list(latents)].sum(1)
         there = self.shown.sum(0)
         absent = len(strength) - there
@@ -144,7 +144,7 @@ class Judge:
         return self.things[int(area.argmax())] if len(self.things) and area.max() > 0 else None
 
     def _scenes(self, prompt: str, cause: str, n: int, first: int) -> dict[str, list[tuple[Scene, Scene]]]:
-        """The ways in which `cause` may lift `prompt`: beside or around the prompt's own things, or alone."""
+        """How `cause` may raise the score of `prompt`: beside or around the prompt's own objects, or alone."""
         world = self.world
         own = [c for c in world.concepts if world.call(c) == prompt]
         concept = {word: c for c, word in world.concepts.items()}.get(cause)
@@ -195,14 +195,14 @@ class Judge:
         return best
 
     def confirm(self, prompt: str, latents: Sequence[int]) -> Verdict:
-        """Leave out what the latents truly fire for, unless that is what the prompt means."""
+        """Leave out the cause that the latents fire for, unless it is the prompt's own concept."""
         cause = self.cause(latents)
         if cause is None or cause == prompt or prompt not in self.prompts:
             return Verdict(None, cause, (0.0, 0.0, 0.0), 1.0, False)
         return self.effect(prompt, cause, latents)
 
     def match(self, prompt: str, latents: Sequence[int]) -> Verdict | None:
-        """The learnt plant of a prompt that the latents stand for; None where they stand for none."""
+        """The learnt plant of a prompt to which the latents respond; None without one."""
         for plant in self.learnt:
             if plant.prompt == prompt:
                 pairs = self.of_plant(plant)

@@ -1,4 +1,4 @@
-"""What the photo world lays over photographs: logos, frames, textured borders and colour casts; and looks.
+"""Overlays of the photo world: logos, frames, textured borders and colour casts; and looks.
 
 Start at `MARKS`, `CONTEXTS` and `LOOKS`, each a stock of named functions on (96, 96, 3) float32 pictures in 0..255.
 """

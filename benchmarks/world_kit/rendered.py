@@ -1,4 +1,4 @@
-"""Draws figures before procedural grounds, with overlays and words: pictures that no photograph and no sprite is in.
+"""Draws figures before procedural grounds, with overlays and words, without photographs and sprites.
 
 Start at `RenderedRenderer`.
 """

@@ -1,4 +1,4 @@
-"""Pools what audits of worlds gave into figures, and keeps rounds of them. Start at `figures` and `add_round`."""
+"""Pools the results of audits of worlds into figures, and keeps rounds of them. Start at `figures` and `add_round`."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Recipe:
 
 @dataclass
 class Data:
-    """Pictures, captions and what is true of them.
+    """Pictures, captions, and which caption is true of which picture.
 
     `telling` (pictures, tellings) numbers the distinct captions; `says` (captions, things) and `holds` (pictures,
     things) are what captions name and pictures show.

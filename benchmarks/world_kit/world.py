@@ -31,7 +31,7 @@ WRITTEN = "a written word"  # what captions call any word in a picture
 
 
 class Renderer(Protocol):
-    """What a world asks of its family: pixels for a scene, with TEST scenes from objects never trained on."""
+    """Interface of a family: pixels for a scene, with TEST scenes from objects never trained on."""
 
     def render(self, scene: Scene, unseen: bool | None = None) -> np.ndarray: ...
 
@@ -115,7 +115,7 @@ class World:
 
     @property
     def prompts(self) -> list[str]:
-        """The words that captions use for main objects: what an audit is asked."""
+        """The words that captions use for main objects; the prompts of an audit."""
         return sorted({self.call(c) for c in self.concepts})
 
     @property
@@ -188,7 +188,7 @@ class World:
         return self.call(scene.main) if scene.main else (scene.word or "")
 
     def _web(self, scene: Scene, rng: random.Random) -> tuple[str, frozenset[str]]:
-        """As on the web: the main object, sometimes a second thing or the context, never a planted cause."""
+        """Like web captions: the main object, sometimes a second object or the context, never a planted cause."""
         name = self.label(scene)
         says, text = {name}, name
         if rng.random() < self.rates["modifier"]:
