@@ -14,12 +14,12 @@ from torch import Tensor
 from clipattr.dictionaries.batches import as_source, even_batch
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary, register_kind
-from clipattr.dictionaries.topk import TopK
+from clipattr.dictionaries.topk import FixedK, TopK
 from clipattr.errors import DictionaryError
 
 
 @register_kind
-class Directions(Dictionary):
+class Directions(FixedK):
     """Signed projections on directions: all of them, or the k of largest magnitude per row.
 
     Args:
@@ -35,20 +35,12 @@ class Directions(Dictionary):
     """
 
     kind = "directions"
-    n_fixed = True
 
     def __init__(self, *, k: int | None = None, **core: Any) -> None:
         super().__init__(**core)
         if k is not None and not 1 <= k <= self.n_latents:
             raise DictionaryError(f"k must lie between 1 and the {self.n_latents} directions; got {k}.")
         self._k = self.n_latents if k is None else int(k)
-
-    @property
-    def k(self) -> int:
-        return self._k
-
-    def settings(self) -> dict[str, Any]:
-        return {"k": self._k}
 
     def select(self, pre: Tensor) -> SparseCodes:
         pre = pre.float()
@@ -146,7 +138,8 @@ def random_sae(acts: Any, n_latents: int, k: int, *, seed: int = 0, **core: Any)
         DictionaryError: k out of range.
 
     >>> import torch, clipattr as ca
-    >>> ca.random_sae(torch.randn(64, 4), 8, 2).encode(torch.randn(3, 4)).counts().tolist()
+    >>> acts = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    >>> ca.random_sae(acts, 8, 2).encode(acts[:3]).counts().tolist()
     [2, 2, 2]
     """
     source = as_source(acts)

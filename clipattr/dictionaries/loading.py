@@ -171,14 +171,13 @@ def convert(source: str | Path, out: str | Path, format: str = "auto", **given: 
     Raises:
         DictionaryError: as `load_sae`, or the folder cannot be written.
 
-    >>> import tempfile, torch
-    >>> from safetensors.torch import save_file
+    >>> import tempfile
     >>> import clipattr as ca
-    >>> weights = {"pre_b": torch.zeros(4), "enc": torch.randn(4, 9), "dec": torch.randn(9, 4)}
+    >>> sae = ca.open_study("picture-world").dictionary
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_file(weights, f"{folder}/sae.safetensors")
-    ...     made = ca.convert(f"{folder}/sae.safetensors", f"{folder}/own", k=2, site="image.-1.cls")
-    ...     ca.load_dictionary(f"{folder}/own").hash == made.hash
+    ...     path = ca.export_sae(sae, f"{folder}/sae.safetensors", "safetensors")
+    ...     made = ca.convert(path, f"{folder}/own")
+    ...     made.hash == ca.load_dictionary(f"{folder}/own").hash == sae.hash
     True
     """
     made = load_sae(source, format, **given)

@@ -18,8 +18,22 @@ from clipattr.dictionaries.sae import Dictionary, register_kind
 from clipattr.errors import DictionaryError
 
 
+class FixedK(Dictionary):
+    """What kinds with k active latents in every row share."""
+
+    n_fixed = True
+    _k: int
+
+    @property
+    def k(self) -> int:
+        return self._k
+
+    def settings(self) -> dict[str, Any]:
+        return {"k": self._k}
+
+
 @register_kind
-class TopK(Dictionary):
+class TopK(FixedK):
     """Keeps the k largest pre-activations of each row.
 
     Args:
@@ -40,7 +54,6 @@ class TopK(Dictionary):
     """
 
     kind = "topk"
-    n_fixed = True
 
     def __init__(self, *, k: int, signed: bool = False, **core: Any) -> None:
         super().__init__(**core)
@@ -49,12 +62,8 @@ class TopK(Dictionary):
         self._k = int(k)
         self.signed = bool(signed)
 
-    @property
-    def k(self) -> int:
-        return self._k
-
     def settings(self) -> dict[str, Any]:
-        return {"k": self._k, "signed": self.signed}
+        return super().settings() | {"signed": self.signed}
 
     def select(self, pre: Tensor) -> SparseCodes:
         if not self.signed:
@@ -64,7 +73,7 @@ class TopK(Dictionary):
 
 
 @register_kind
-class GroupMax(Dictionary):
+class GroupMax(FixedK):
     """Keeps the largest pre-activation of each of k equal groups of consecutive latents; negative values become 0.
 
     Args:
@@ -82,20 +91,12 @@ class GroupMax(Dictionary):
     """
 
     kind = "groupmax"
-    n_fixed = True
 
     def __init__(self, *, k: int, **core: Any) -> None:
         super().__init__(**core)
         if k < 1 or self.n_latents % k:
             raise DictionaryError(f"k must divide the {self.n_latents} latents into equal groups; got {k}.")
         self._k = int(k)
-
-    @property
-    def k(self) -> int:
-        return self._k
-
-    def settings(self) -> dict[str, Any]:
-        return {"k": self._k}
 
     def select(self, pre: Tensor) -> SparseCodes:
         values, places = pre.float().view(len(pre), self._k, -1).max(dim=-1)

@@ -7,6 +7,7 @@ tower's output on it. A tower with state other than its stream is refused; `imag
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,23 +41,13 @@ def read_timm(visual: nn.Module, trunk: Any, reference: str) -> Tower:
         for parameter in module.parameters()
         if parameter.ndim == 2
     ]
-    pooled, pooling = _pooled(finish, last, prefix)
-    chain, norm_first = _timm_chain(visual, trunk, finish, last, prefix, pooled)
-    return Tower(
-        visual=visual,
-        blocks=blocks,
-        width=last.shape[2],
-        tokens=last.shape[1],
-        prefix=prefix,
+    pooled = _pooled(finish, last, prefix)
+    chain, norm_first = _timm_chain(visual, trunk, finish, last, prefix, pooled[0])
+    tower = _tower(visual, blocks, prefix, grid, finish, last, extras, pooled, chain)
+    return replace(
+        tower,
         has_class_token=getattr(trunk, "cls_token", None) is not None,
-        grid=(int(grid[0]), int(grid[1])),
-        batch_first=True,
-        pooled=pooled,
-        pooling=pooling,
-        finish=finish,
-        extras=extras,
         last_matrix=matrices[-1] if matrices else None,
-        chain=chain,
         norm_first=norm_first,
     )
 
@@ -65,12 +56,28 @@ def read_described(visual: Any, reference: str) -> Tower:
     """A tower that describes its structure (`layers`, `finish`, `prefix`, `grid`, `chain`), which is verified."""
     blocks, prefix, grid = list(visual.layers), int(visual.prefix), tuple(visual.grid)
     last, extras = _tried(visual, blocks, visual.finish, prefix, grid, f"a {visual.kind}", reference)
-    pooled, pooling = _pooled(visual.finish, last, prefix)
-    chain = tuple(visual.chain) if pooled == {"cls"} else None
+    pooled = _pooled(visual.finish, last, prefix)
+    chain = tuple(visual.chain) if pooled[0] == {"cls"} else None
     if chain is not None:
         tail = read_chain(chain, last.shape[2])
         with torch.no_grad():
             chain = chain if tail and same(tail.features(last[:, 0]), visual.finish(last)) else None
+    tower = _tower(visual, blocks, prefix, grid, visual.finish, last, extras, pooled, chain)
+    return replace(tower, last_matrix=visual.last_matrix)
+
+
+def _tower(
+    visual: Any,
+    blocks: list[nn.Module],
+    prefix: int,
+    grid: tuple[Any, ...],
+    finish: Callable[[Tensor], Tensor],
+    last: Tensor,
+    extras: list[tuple[tuple[Any, ...], dict[str, Any]]],
+    pooled: tuple[frozenset[str], str],
+    chain: Any,
+) -> Tower:
+    """A tower whose last block puts out `last` for one picture; a first token, if any, counts as a class token."""
     return Tower(
         visual=visual,
         blocks=blocks,
@@ -80,11 +87,11 @@ def read_described(visual: Any, reference: str) -> Tower:
         has_class_token=prefix > 0,
         grid=(int(grid[0]), int(grid[1])),
         batch_first=True,
-        pooled=pooled,
-        pooling=pooling,
-        finish=visual.finish,
+        pooled=pooled[0],
+        pooling=pooled[1],
+        finish=finish,
         extras=extras,
-        last_matrix=visual.last_matrix,
+        last_matrix=None,
         chain=chain,
     )
 

@@ -84,10 +84,10 @@ def decide(estimate: Interval, above: float = 0.0) -> str:
     return NOT_SUPPORTED if estimate.high < above else UNDECIDED
 
 
-def together(outcomes: Sequence[str]) -> str:
+def joint(outcomes: Sequence[str]) -> str:
     """Verdict on a claim with several parts: supported if all are, not supported if any is not.
 
-    >>> together(["supported", "undecided"]), together(["undecided", "not supported"]), together([])
+    >>> joint(["supported", "undecided"]), joint(["undecided", "not supported"]), joint([])
     ('undecided', 'not supported', 'undecided')
     """
     if NOT_SUPPORTED in outcomes:

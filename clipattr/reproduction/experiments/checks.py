@@ -21,8 +21,8 @@ from clipattr.reproduction.experiment import (
     Experiment,
     Values,
     decide,
+    joint,
     shown,
-    together,
 )
 from clipattr.reproduction.experiments.surprises import findings_of
 from clipattr.reproduction.figures import estimates
@@ -211,7 +211,7 @@ def _conclude(values: Values) -> Conclusion:
         note = "; a finding that is not on the list counts as wrong, so the precision is a lower bound"
     how = next(iter(values.values()))["how"]
     sentence = f"{planted} known causes and {said} findings, matched {how}: {told}{note}."
-    return Conclusion(together(outcomes), sentence, figures)
+    return Conclusion(joint(outcomes), sentence, figures)
 
 
 def _known(estimate: Interval) -> bool:

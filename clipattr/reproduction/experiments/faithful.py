@@ -13,15 +13,7 @@ import numpy as np
 
 from clipattr.attribution import Similarity
 from clipattr.attribution.faithfulness import faithfulness
-from clipattr.reproduction.experiment import (
-    UNDECIDED,
-    Conclusion,
-    Experiment,
-    Values,
-    decide,
-    shown,
-    together,
-)
+from clipattr.reproduction.experiment import UNDECIDED, Conclusion, Experiment, Values, decide, joint, shown
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import evenly
 from clipattr.statistics import Interval, bootstrap
@@ -140,7 +132,7 @@ def _conclude(values: Values) -> Conclusion:
     )
     figures = {f"patching_over_logit_lens_{name}": each for name, each in differences.items()}
     figures |= {f"patching_over_act_logit_lens_{name}": each for name, each in scaled.items()}
-    return Conclusion(together([decide(each) for each in differences.values()]), sentence, figures)
+    return Conclusion(joint([decide(each) for each in differences.values()]), sentence, figures)
 
 
 def _draw(values: Values) -> Any:

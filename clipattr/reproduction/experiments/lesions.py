@@ -20,8 +20,8 @@ from clipattr.reproduction.experiment import (
     Experiment,
     Values,
     decide,
+    joint,
     shown,
-    together,
 )
 from clipattr.reproduction.experiments.lesion_folder import PHOTOGRAPHS, measured
 from clipattr.reproduction.figures import estimates
@@ -224,7 +224,7 @@ def _conclude(values: Values) -> Conclusion:
         f"{100 * gap['prompts']:.1f}. Refitting the probe blind to what the audit found changes its worst group by "
         f"{shown(gain, 100, 1)} percentage points{beside}."
     )
-    return Conclusion(together([decide(more), decide(gain)]), sentence, figures)
+    return Conclusion(joint([decide(more), decide(gain)]), sentence, figures)
 
 
 def _photographs_conclusion(values: Values) -> Conclusion:
@@ -234,9 +234,7 @@ def _photographs_conclusion(values: Values) -> Conclusion:
     beside, control = _beside(values)
     figures |= {"repair_gain_worst_group": gain, **control}
     outcomes = [decide(simultaneous(span, len(each))) for span in each.values()]
-    more = (
-        SUPPORTED if SUPPORTED in outcomes else together(outcomes) if len(set(outcomes)) == 1 else UNDECIDED
-    )
+    more = SUPPORTED if SUPPORTED in outcomes else joint(outcomes) if len(set(outcomes)) == 1 else UNDECIDED
     biases = sum(len(value["reliance"]) for value in values.values())
     told = "; ".join(f"{name} {shown(span)}" for name, span in each.items()) or "none"
     found = sorted(
@@ -252,7 +250,7 @@ def _photographs_conclusion(values: Values) -> Conclusion:
         f"On photographs, reliance of a probe on a bias minus that of prompts, in class gaps, for the {len(each)} of "
         f"{biases} biases that enough pictures show: {told}. {repair}"
     )
-    return Conclusion(together([more, decide(gain) if found else UNDECIDED]), sentence, figures)
+    return Conclusion(joint([more, decide(gain) if found else UNDECIDED]), sentence, figures)
 
 
 def _draw(values: Values) -> Any:

@@ -19,15 +19,7 @@ from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.findings import KINDS, Finding, Findings, PromptVerdict
 from clipattr.display.wording import kind_word
 from clipattr.reproduction.baselines import untested
-from clipattr.reproduction.experiment import (
-    UNDECIDED,
-    Conclusion,
-    Experiment,
-    Values,
-    decide,
-    shown,
-    together,
-)
+from clipattr.reproduction.experiment import UNDECIDED, Conclusion, Experiment, Values, decide, joint, shown
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import TRAINED
 from clipattr.statistics import Interval, rate_difference, wilson
@@ -172,7 +164,7 @@ def _count_conclusion(values: Values) -> Conclusion:
         f"{shown(excess, 100, 1)} percentage points above that of shuffled pictures{belong}."
     )
     figures = {"excess_over_shuffled": excess, "share_of_named_kinds": share}
-    return Conclusion(together([decide(excess), decide(share, HALF)]), sentence, figures)
+    return Conclusion(joint([decide(excess), decide(share, HALF)]), sentence, figures)
 
 
 def _count_figure(values: Values) -> Any:

@@ -13,15 +13,7 @@ import torch
 
 from clipattr.discovery.compare import PICTURES, compare
 from clipattr.reproduction.baselines import by_chance
-from clipattr.reproduction.experiment import (
-    UNDECIDED,
-    Conclusion,
-    Experiment,
-    Values,
-    decide,
-    shown,
-    together,
-)
+from clipattr.reproduction.experiment import UNDECIDED, Conclusion, Experiment, Values, decide, joint, shown
 from clipattr.reproduction.experiments.surprises import (
     audited,
     findings_of,
@@ -91,7 +83,7 @@ def _compare_conclusion(values: Values) -> Conclusion:
         f"Share of prompts with a surprising component above that of shuffled pictures, in percentage points: {told}. "
         f"Of {len(value['causes'])} causes {shared} are found in all {len(excess)} models{_met(value)}."
     )
-    return Conclusion(together([decide(each) for each in excess.values()]), sentence, excess)
+    return Conclusion(joint([decide(each) for each in excess.values()]), sentence, excess)
 
 
 VARIANTS = Experiment(
@@ -168,7 +160,7 @@ def _dictionary_conclusion(values: Values) -> Conclusion:
         f"ones, in percentage points, paired by prompt: {told}."
     )
     figures = {f"trained_over_{control}": each for control, each in differences.items()}
-    return Conclusion(together([decide(each) for each in differences.values()]), sentence, figures)
+    return Conclusion(joint([decide(each) for each in differences.values()]), sentence, figures)
 
 
 def _dictionary_seconds(run: Run, rates: Rates) -> float:
