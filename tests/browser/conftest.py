@@ -5,6 +5,7 @@ Chromium is found the tests are skipped, except under CI=true, where they fail.
 """
 
 import base64
+import datetime
 import os
 import shutil
 import signal
@@ -27,6 +28,34 @@ CHROMIUM_FLAGS = [
 ]  # fmt: skip
 # A machine that does other things as well may need more.
 TIMEOUT_MS = 1000 * int(os.environ.get("CLIPATTR_BROWSER_SECONDS", "180"))
+
+
+LOOKS = (("light", 1440), ("dark", 760), ("light", 760), ("dark", 1440))  # JupyterLab's themes, CSS pixels
+PLACES = ("serve", "voila", "lab")
+
+
+def pytest_generate_tests(metafunc):
+    """In which looks panels and pages are looked at (`theme`, `width`), and where in them analysts sit (`seated`).
+
+    All of them where CLIPATTR_TASKS=all; else some, others from day to day, with both themes and both widths among
+    them. CLIPATTR_TASKS=lab-dark-760,serve-light-760 names analysts' seats.
+    """
+    asked = os.environ.get("CLIPATTR_TASKS", "")
+    day = datetime.datetime.now(datetime.UTC).toordinal()
+    if "width" in metafunc.fixturenames:
+        metafunc.parametrize(("theme", "width"), LOOKS if asked == "all" else LOOKS[2 * (day % 2) :][:2])
+    if "seated" in metafunc.fixturenames:
+        seats = [(place, *look) for place in PLACES for look in LOOKS]
+        if asked not in ("", "all"):
+            named = {_called(seat): seat for seat in seats}
+            seats = [named[name] for name in asked.split(",")]
+        elif not asked:
+            seats = [(place, *LOOKS[(day + i) % len(LOOKS)]) for i, place in enumerate(PLACES)]
+        metafunc.parametrize("seated", seats, indirect=True, scope="module", ids=_called)
+
+
+def _called(seat):
+    return "-".join(map(str, seat))
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +99,37 @@ def study_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "picture-world"
     shutil.copytree(clipattr_data.studies_dir() / "picture-world", folder)
     return folder
+
+
+OTHER = "picture-world-b"  # another model's study, for comparisons
+
+
+def paired(folder):
+    """The study's copy in this folder, and another model's, with pairs of latents made up: finding them takes half a
+    minute, and is tested elsewhere."""
+    import numpy as np
+
+    import clipattr
+    from clipattr.discovery.partners import LEAST_HASH
+
+    one, two = clipattr.open_study(folder), clipattr.open_study(OTHER)
+    few = np.arange(40)
+    name = f"partners-{one.hash[:LEAST_HASH]}-{two.hash[:LEAST_HASH]}.npz"
+    np.savez_compressed(folder / name, latent=few, other=few, correlation=few / 40.0)
+    return folder, two.path
+
+
+@pytest.fixture(scope="session")
+def two_studies(tmp_path_factory):
+    """A function that copies the study to write to, and says where another model's is."""
+    import clipattr_data
+
+    def copy(name):
+        folder = tmp_path_factory.mktemp(name) / "picture-world"
+        shutil.copytree(clipattr_data.studies_dir() / "picture-world", folder)
+        return paired(folder)
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -240,6 +300,25 @@ def notebook(notebooks):
     return write
 
 
+# A panel asks Python whether it is there when something is done in it; messages are answered in order. So the answer to
+# a question that is asked now comes after all that was done before has been heard. Three frames: what came is drawn.
+SETTLED = """() => {
+  const pulses = [...document.querySelectorAll(".clipattr-pulse")].filter((pulse) => {
+    const panel = pulse.closest(".clipattr-panel");
+    return panel && !panel.parentElement.closest(".clipattr-panel");
+  });
+  const number = (pulse, name) => Number(pulse.dataset[name] ?? 0);
+  for (const pulse of pulses) {
+    if (pulse.wanted === undefined) pulse.wanted = number(pulse, "asked") + 1;
+    if (number(pulse, "asked") < pulse.wanted) pulse.closest(".clipattr-panel").dispatchEvent(new Event("change"));
+  }
+  const heard = pulses.length > 0 && pulses.every((pulse) => number(pulse, "heard") >= pulse.wanted);
+  const busy = document.querySelector(".clipattr-busy, [data-drawing], .clipattr-grid:not([data-waiting='0'])");
+  window.calm = heard && !busy ? (window.calm ?? 0) + 1 : 0;
+  return window.calm > 3;
+}"""
+
+
 class Page:
     """A browser page that remembers whatever went wrong in it."""
 
@@ -281,7 +360,29 @@ class Page:
     def open_voila(self, root, name):
         self.page.goto(f"{root}/voila/render/{name}")
 
+    def wear(self, theme):
+        """Put on JupyterLab's theme "light" or "dark": by its own command in Lab; by the system's in a served page; in
+        Voila, which has none, by its style sheet."""
+        page, light = self.page, str(theme == "light").lower()
+        if "/doc/tree/" in page.url:
+            name = f"JupyterLab {theme.title()}"
+            page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
+        elif "/voila/render/" in page.url:
+            sheet = Path(sys.prefix) / "share/jupyter/lab/themes/@jupyterlab/theme-dark-extension/index.css"
+            page.evaluate(
+                "([css, light]) => { const made = document.querySelector('#dark') ?? document.head.appendChild("
+                "Object.assign(document.createElement('style'), { id: 'dark' })); made.textContent = css; "
+                "document.body.dataset.jpThemeLight = light }",
+                [sheet.read_text(encoding="utf-8") if theme == "dark" else "", light],
+            )
+        else:
+            page.emulate_media(color_scheme=theme)
+        page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=light)
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
+
     def close(self, lab=False):
+        if self not in Page.open:
+            return
         try:
             if lab:
                 with suppress(Exception):  # a server that has ended has ended its kernels
@@ -294,15 +395,26 @@ class Page:
         """The generation number that a part shows."""
         return int(self.page.locator(selector).first.get_attribute("data-gen"))
 
+    def settle(self):
+        """Wait until Python has heard all that was done so far, everything asked for has come, and it is drawn.
+
+        That nothing is being computed says little by itself: what was done may still be on its way to Python.
+        """
+        self.page.evaluate(
+            "() => document.querySelectorAll('.clipattr-pulse').forEach((pulse) => delete pulse.wanted)"
+        )
+        self.page.wait_for_function(SETTLED)
+
     def after(self, selector, act, key="gen"):
-        """Do something and wait until the part has drawn anew. Only for a part that nothing else is going to draw:
-        one that has just come on the screen, or waits for an earlier answer, may draw for another reason."""
+        """Do something and wait until a part that was at rest has drawn anew, and all is at rest again."""
+        self.settle()
         before = self.page.locator(selector).first.get_attribute(f"data-{key}")
         act()
         self.page.wait_for_function(
             "([selector, key, before]) => document.querySelector(selector)?.dataset[key] !== before",
             arg=[selector, key, before],
         )
+        self.settle()
 
     def text(self, selector):
         return self.page.locator(selector).first.inner_text()
@@ -347,17 +459,26 @@ def _opener(chromium):
 
 
 @pytest.fixture(scope="session")
-def explored(voila, notebook, kept_open, study_folder, findings_file):
-    """All panels of the study in Voila, linked, on one page that several modules use."""
-    cell = (
-        "import clipattr as ca\n"
-        "from clipattr.discovery.findings import Findings\n"
-        f"study = ca.open_study({str(study_folder)!r})\n"
-        f"found = Findings.from_json({str(findings_file)!r}, study)\n"
-        "panel = ca.explore(study, picture=5, findings=found)\npanel"
-    )
+def explore_cell(findings_file):
+    """A function that writes the code which shows all panels of two studies, with findings."""
+
+    def write(one, two):
+        return (
+            "import clipattr as ca\n"
+            "from clipattr.discovery.findings import Findings\n"
+            f"studies = [ca.open_study({str(one)!r}), ca.open_study({str(two)!r})]\n"
+            f"found = Findings.from_json({str(findings_file)!r}, studies[0])\n"
+            "panel = ca.explore(studies, picture=5, findings=found)\npanel"
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def explored(voila, notebook, kept_open, study_folder, explore_cell):
+    """All panels of two studies in Voila, linked, on one page that several modules use."""
     made = kept_open(width=1240, height=1000)
-    made.open_voila(voila, notebook("explored.ipynb", cell))
+    made.open_voila(voila, notebook("explored.ipynb", explore_cell(*paired(study_folder))))
     made.page.wait_for_selector(".clipattr-gallery[data-gen] .clipattr-thumb")
     return made
 

@@ -28,6 +28,7 @@ def score_of(page):
 
 def test_the_explorer_shows_ranked_bars_picture_and_examples(lab_page, screenshots):
     page = lab_page.page
+    lab_page.settle()
     assert page.locator(ROW).count() >= 5
     widths = [float(w) for w in page.locator(f"{ROW} .clipattr-fill:not(.clipattr-fill-other)").evaluate_all(
         "bars => bars.slice(0, 5).map(bar => bar.getBoundingClientRect().width)")]  # fmt: skip
@@ -130,6 +131,7 @@ def tab(lab_page, name, ready):
     lab_page.page.click(f".clipattr-tabs button:has-text('{name}')")
     inside = f"{PANEL} .clipattr-{name.split()[-1].lower()}"
     lab_page.page.wait_for_selector(f"{inside} {ready}")
+    lab_page.settle()
     return inside
 
 
@@ -215,6 +217,7 @@ def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
     off = f"{ROW} >> nth=1 >> .clipattr-switch[aria-pressed=false]"
     page.wait_for_selector(off)
     page.wait_for_function(ANSWERED, arg=SCORE)
+    lab_page.settle()
     before = (lab_page.text(SCORE), lab_page.text(BARS))
     page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
     page.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
@@ -222,6 +225,7 @@ def test_a_reload_with_a_live_kernel_keeps_what_was_chosen(lab_page):
     page.wait_for_selector(off)
     page.wait_for_selector(f"{PANEL} .clipattr-overlay[data-gen]")
     page.wait_for_function(ANSWERED, arg=SCORE)
+    lab_page.settle()
     assert (lab_page.text(SCORE), lab_page.text(BARS)) == before
     switch.click()
     page.wait_for_selector(off.replace("false", "true"))  # Python still answers

@@ -127,6 +127,7 @@ def test_a_word_lights_points_up_and_zoom_keeps_them(page, screenshots):
     )
     page.page.screenshot(path=screenshots / "voila-map-lit.png")
     page.page.keyboard.press("0")
+    page.settle()
 
 
 def now(page):
@@ -134,6 +135,7 @@ def now(page):
 
 
 def test_a_dragged_object_moves_and_the_score_follows(page, screenshots):
+    page.settle()
     page.page.locator(STAGE).scroll_into_view_if_needed()
     handle = page.page.locator(f"{STAGE} .clipattr-handle").first
     before, place = now(page), handle.bounding_box()

@@ -1,4 +1,6 @@
-"""The pages that need no kernel, report and site, as a browser and axe-core see them."""
+"""The pages that need no kernel, report, site, statement and reproduction, as a browser and axe-core see them."""
+
+from pathlib import Path
 
 from pathlib import Path
 
@@ -8,16 +10,20 @@ pytestmark = pytest.mark.browser
 
 PAGES = (
     "index.html", "latents-1.html", "latents/*.html", "findings.html", "findings/1.html", "prompts.html",
-    "prompts/*.html", "words/*.html", "report.html",
+    "prompts/*.html", "words/*.html", "report.html", "statement.html", "reproduction.html",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pages(study_folder, tmp_path_factory):
-    """A small site of the bundled study, and a report of the same findings."""
+    """A small site of the bundled study, a report and a statement of the same findings; the documentation's
+    reproduction."""
     import clipattr
     import clipattr.reporting.site as site
     from clipattr.discovery.findings import Finding, Findings, PromptVerdict
+    from clipattr.discovery.gate import gate
+    from clipattr.reproduction.page import page
+    from clipattr.reproduction.reopen import reopened
     from clipattr.statistics import Interval
 
     study = clipattr.open_study(study_folder)
@@ -30,13 +36,18 @@ def pages(study_folder, tmp_path_factory):
         patch.setattr(site, "PROMPTS", 2)
         site.write_site(study, out, [found], latents=3, progress=False)
     about = {"model": "tiny", "prompts_audited": 2, "pictures": 12}
-    Findings([found], study, about, verdicts=verdicts).report(out / "report.html")
+    audited = Findings([found], study, about, verdicts=verdicts)
+    audited.report(out / "report.html")
+    clipattr.write_statement(
+        audited, out / "statement.html", decided=gate(audited, 5.0), purpose="sorting", people=["A. Person"]
+    )
+    stored = Path(__file__).parents[2] / "docs" / "reproduction"
+    (out / "reproduction.html").write_text(page(*reopened(stored)), encoding="utf-8")
     return out
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_in_site_and_report(pages, chromium, violations, theme):
-    context = chromium.new_context(color_scheme=theme, viewport={"width": 1000, "height": 900})
+def test_axe_finds_nothing_in_any_page(pages, chromium, violations, theme, width):
+    context = chromium.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
     page = context.new_page()
     found = {}
     for name in PAGES:
@@ -72,6 +83,7 @@ def test_axe_finds_nothing_in_the_page_of_a_reproduction(chromium, violations, t
 def test_no_page_of_the_site_is_too_large_and_the_report_is_below_a_megabyte(pages):
     sizes = {str(path.relative_to(pages)): path.stat().st_size for path in pages.rglob("*.html")}
     report = sizes.pop("report.html")
+    del sizes["reproduction.html"]
     findings = {name: size for name, size in sizes.items() if name.startswith("findings/")}
     assert max(size for name, size in sizes.items() if name not in findings) < 300_000
     assert max(findings.values()) < 1_000_000 and report < 1_000_000

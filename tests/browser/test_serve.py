@@ -101,6 +101,7 @@ def visitors(served, opened):
         page.page.wait_for_function(
             "s => /[0-9]/.test(document.querySelector(s + ' b')?.innerText)", arg=SCORE
         )
+        page.settle()
     return pages
 
 

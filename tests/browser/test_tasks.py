@@ -1,16 +1,14 @@
 """What analysts come for, done with mouse and keyboard: each task ends in an answer that is compared with the truth.
 
-In a served page, in Voila and in JupyterLab; light and dark, wide and narrow.
+In a served page, in Voila and in JupyterLab, light and dark, 1,440 and 760 px wide: twelve ways, of which a run takes
+three, others from day to day; CLIPATTR_TASKS=all takes all of them.
 """
 
 import json
 import os
 import re
-import shutil
 import time
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -18,9 +16,10 @@ pytestmark = pytest.mark.browser
 ROW = ".clipattr-bars .clipattr-bar-row"
 SCORE = ".clipattr-panel .clipattr-score"
 GRID = ".clipattr-browse .clipattr-grid"
-CELL = f"{GRID} .clipattr-cell:not([hidden]):has(img)"
-SETTLED = "() => !document.querySelector('.clipattr-busy')"
+CELL = f"{GRID} .clipattr-cell[data-filled]:not([hidden])"
 TOKEN = "a-token-for-tasks"
+
+PATIENCE = 5  # times that a floor in seconds may be exceeded on a busy machine
 
 
 class Analyst:
@@ -28,7 +27,7 @@ class Analyst:
 
     def __init__(self, made, study):
         self.made, self.page, self.study = made, made.page, study
-        self.actions = 0
+        self.actions, self.place = 0, ""
 
     def click(self, what, **how):
         self.actions += 1
@@ -46,10 +45,12 @@ class Analyst:
 
     def tab(self, name, inside):
         self.click(f".clipattr-tabs button:text-is('{name}')")
+        self.page.wait_for_selector(f".clipattr-tabs button:text-is('{name}')[aria-pressed=true]")
         self.page.wait_for_selector(inside)
+        self.settle()
 
     def settle(self):
-        self.page.wait_for_function(SETTLED)
+        self.made.settle()
 
     def numbers(self, selector):
         text = self.page.locator(selector).first.inner_text().replace("−", "-").replace("+", "")
@@ -57,37 +58,17 @@ class Analyst:
 
 
 @pytest.fixture(scope="session")
-def pair(study_folder, tmp_path_factory):
-    """The study and another model's, to write to."""
-    import clipattr
-    import clipattr_data
-    from clipattr.discovery.partners import LEAST_HASH
-
-    folder = tmp_path_factory.mktemp("pair")
-    shutil.copytree(study_folder, folder / "one")
-    shutil.copytree(clipattr_data.studies_dir() / "picture-world-b", folder / "two")
-    for name in ("verdicts.json", "selections.json", "names.json"):
-        (folder / "one" / name).unlink(missing_ok=True)
-    one, two = (clipattr.open_study(folder / name) for name in ("one", "two"))
-    # Pairs made up: finding them takes half a minute, and is tested elsewhere.
-    name = f"partners-{one.hash[:LEAST_HASH]}-{two.hash[:LEAST_HASH]}.npz"
-    few = np.arange(40)
-    np.savez_compressed(folder / "one" / name, latent=few, other=few, correlation=few / 40.0)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def served(pair, environment, findings_file):
-    """Two studies for visitors who may write."""
+def two_served(two_studies, environment, findings_file):
+    """Two studies for visitors who may write: their address, and the folder of the first."""
     from clipattr.cli.serve import serving
 
+    one, two = two_studies("served")
     names = ("OMP_NUM_THREADS", "MPLCONFIGDIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: environment[name] for name in names})
     try:
-        with serving(pair / "one", pair / "two", port=free_port(), token=TOKEN, write=True,
-                     findings=[findings_file]) as (address, _):  # fmt: skip
-            yield address
+        with serving(one, two, port=free_port(), token=TOKEN, write=True, findings=[findings_file]) as found:
+            yield found[0], one
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -101,51 +82,64 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def in_serve(served, kept_open, pair):
+def ready(made, folder):
     import clipattr
 
-    made = kept_open(width=1440, height=1000, theme="light")
-    made.page.goto(served)
     made.page.wait_for_selector(f"{ROW} >> nth=1")
-    return Analyst(made, clipattr.open_study(pair / "one"))
+    return Analyst(made, clipattr.open_study(folder))
+
+
+@pytest.fixture(scope="module")
+def in_serve(two_served, kept_open):
+    made = kept_open(width=1440, height=1000)
+    made.page.goto(two_served[0])
+    return ready(made, two_served[1])
 
 
 @pytest.fixture(scope="module")
 def in_voila(explored, study_folder):
-    import clipattr
-
-    explored.page.set_viewport_size({"width": 760, "height": 1000})
-    return Analyst(explored, clipattr.open_study(study_folder))
+    return ready(explored, study_folder)
 
 
 @pytest.fixture(scope="module")
-def in_lab(lab_page, study_folder):
-    import clipattr
-
-    page = lab_page.page
-    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    lab_page.run_all()
-    page.wait_for_selector(f"{ROW} >> nth=1")
-    page.wait_for_function("() => !document.querySelector('.clipattr-gone')")
-    return Analyst(lab_page, clipattr.open_study(study_folder))
+def in_lab(lab, notebook, kept_open, explore_cell, two_studies):
+    made, (one, two) = kept_open(width=1440, height=1000), two_studies("lab")
+    made.open_lab(lab, notebook("tasks.ipynb", explore_cell(one, two)))
+    made.run_all()
+    return ready(made, one)
 
 
-@pytest.fixture(params=["serve", "voila", "lab"])
-def analyst(request):
-    made = request.getfixturevalue(f"in_{request.param}")
-    made.actions = 0
+@pytest.fixture(scope="module")
+def seated(request):
+    """An analyst in one of the places, in one of its looks (see conftest.py)."""
+    place, theme, width = request.param
+    made = request.getfixturevalue(f"in_{place}")
+    made.place = place
+    made.page.set_viewport_size({"width": width, "height": 1000})
+    made.made.wear(theme)
     return made
+
+
+@pytest.fixture
+def analyst(seated):
+    """The same, at rest and with nothing done yet."""
+    seated.settle()
+    seated.actions = 0
+    return seated
 
 
 def test_why_a_picture_scores_high_is_found_and_checked(analyst, screenshots, request):
     page = analyst.page
     analyst.tab("Explorer", ROW)
-    analyst.write(page.get_by_placeholder("find by id or label"), "rocket")
-    page.wait_for_selector(".clipattr-overlay:has-text('rocket')")
+    box = page.get_by_placeholder("find by id or label")
+    if box.input_value() == "rocket":  # an analyst before has looked for one
+        analyst.click("button[title='the next picture that fits']")
+    else:
+        analyst.write(box, "rocket")
     analyst.write(page.get_by_label("prompt", exact=True), "rocket")
-    page.wait_for_function("s => /rocket/.test(document.querySelector(s).innerText)", arg=SCORE)
     analyst.settle()
+    assert "rocket" in page.locator(".clipattr-overlay figcaption").first.inner_text()
+    assert "rocket" in page.locator(SCORE).first.inner_text()
     [now] = analyst.numbers(SCORE)
     total = page.locator(".clipattr-check").first.inner_text()
     assert total == f"the rows sum to the score, {now:.2f}"
@@ -155,7 +149,7 @@ def test_why_a_picture_scores_high_is_found_and_checked(analyst, screenshots, re
         re.search(r"the score falls by ([+−][\d.]+)", top.get_attribute("title"))[1].replace("−", "-")
     )
     analyst.click(top.locator(".clipattr-switch"))
-    page.wait_for_function(r"s => /change\s+[+−0]/.test(document.querySelector(s).innerText)", arg=SCORE)
+    analyst.settle()
     before, after, change = analyst.numbers(SCORE)
     assert (
         before == now
@@ -172,10 +166,11 @@ def test_three_pictures_that_a_latent_fires_on_wrongly_are_kept(analyst, screens
     from clipattr.studies.selections import Selections
 
     page, study = analyst.page, analyst.study
-    analyst.tab("Browse", f"{GRID}[data-waiting='0'] img")
+    Selections(study).set("not mushrooms", ())
+    analyst.tab("Browse", f"{GRID}[data-waiting='0']")
     if not page.get_by_placeholder("number, name or label").is_visible():  # latents were browsed before
         analyst.click(".clipattr-browse button:text-is('pictures')")
-        page.wait_for_selector(f"{GRID}[data-waiting='0'] .clipattr-gallery-title:has-text('pictures')")
+        analyst.settle()
     for name in ("label", "answer", "kept"):
         box = page.locator(f".clipattr-browse .widget-dropdown:has(label:text-is('{name}')) select")
         if box.is_visible() and box.evaluate("box => box.selectedIndex > 0"):
@@ -183,12 +178,17 @@ def test_three_pictures_that_a_latent_fires_on_wrongly_are_kept(analyst, screens
             analyst.made.after(GRID, lambda box=box: box.select_option(index=0))
     if page.locator(GRID).get_attribute("data-marked") != "0":
         analyst.click("button:text-is('mark none')")
-        page.wait_for_selector(f"{GRID}[data-marked='0']")
+        analyst.settle()
     latent_box = page.locator(".clipattr-browse .widget-text:has(label:text-is('latent')) input")
-    analyst.made.after(GRID, lambda: analyst.write(latent_box, "mushroom"))
-    ordered = f"{GRID}[data-waiting='0']:has(.clipattr-gallery-title:text('activation of one latent'))"
-    page.wait_for_selector(f"{ordered} {CELL.removeprefix(GRID)}")
     wrong = page.locator(f"{CELL}:not(:has-text('mushroom'))")
+    for _ in range(4):  # the first latents of that name may be right in all pictures in sight
+        if latent_box.input_value() == "mushroom":
+            analyst.write(latent_box, "")
+            analyst.settle()
+        analyst.made.after(GRID, lambda: analyst.write(latent_box, "mushroom"))
+        title = page.locator(f"{GRID} .clipattr-gallery-title").inner_text()
+        if wrong.count() >= 3:
+            break
     order = sorted(wrong.evaluate_all("all => all.map(c => +c.getAttribute('aria-posinset'))"))[:3]
     for place in order:
         analyst.click(f"{CELL}[aria-posinset='{place}']", modifiers=["Control"])
@@ -196,37 +196,43 @@ def test_three_pictures_that_a_latent_fires_on_wrongly_are_kept(analyst, screens
     page.screenshot(path=screenshots / f"tasks-wrong-{request.node.callspec.id}.png")
     analyst.write(page.get_by_placeholder("keep marked as"), "not mushrooms")
     page.wait_for_selector(".clipattr-browse option:text-is('not mushrooms')", state="attached")
+    analyst.settle()
     kept = Selections(study).of("not mushrooms")
-    title = page.locator(f"{GRID} .clipattr-gallery-title").inner_text()
     latent = int(re.search(r"· (\d+)\b", title.split("activation of one latent")[1])[1])
     rows = [study.images.ids.index(name) for name in kept]
     assert len(rows) == 3 and "mushroom" not in {study.images.columns["label"][row] for row in rows}
-    assert set(rows) <= set(Collected(study).active_rows(latent)[0].tolist()) and analyst.actions <= 12
+    assert set(rows) <= set(Collected(study).active_rows(latent)[0].tolist()) and analyst.actions <= 24
 
 
-def test_ten_findings_are_judged_in_sixty_actions(analyst, screenshots, request, findings):
+def test_ten_findings_are_judged_in_sixty_actions(analyst, screenshots, request):
     page = analyst.page
-    analyst.tab("Findings", ".clipattr-findings .clipattr-table tbody tr >> nth=1")
+    analyst.tab("Findings", ".clipattr-findings .clipattr-table tbody tr >> nth=9")
     rows = page.locator(".clipattr-findings .clipattr-table").first.locator("tbody tr")
-    many = min(10, rows.count())
-    kept = analyst.study.path / "verdicts.json"
+    kept, said = analyst.study.path / "verdicts.json", []
     analyst.click(rows.first)
-    for turn in range(many):
-        prompt = rows.nth(turn).locator("td").nth(1).inner_text()
-        page.wait_for_selector(f".clipattr-findings h3:has-text('{prompt}')")  # what is judged has been seen
-        analyst.key("a" if turn % 3 else "r")
+    for turn in range(10):
+        cells = rows.nth(turn).locator("td").all_inner_texts()
         page.wait_for_selector(
-            f".clipattr-findings .clipattr-table tbody tr >> nth={turn} >> text=/accepted|rejected/"
+            f".clipattr-findings h3:has-text('{cells[1]}')"
+        )  # what is judged has been seen
+        said.append(
+            "rejected" if "accepted" in cells[0] else "accepted"
+        )  # what was said of it before is changed
+        analyst.key(said[-1][0])
+        page.wait_for_selector(
+            f".clipattr-findings .clipattr-table tbody tr >> nth={turn} >> text={said[-1]}"
         )
     page.screenshot(path=screenshots / f"tasks-judge-{request.node.callspec.id}.png")
-    assert len(json.loads(kept.read_text())["verdicts"]) >= many
-    assert analyst.actions <= 6 * many
+    choices = [held["choice"] for held in json.loads(kept.read_text())["verdicts"].values()]
+    assert sum(choices.count(choice) for choice in set(said)) >= 10 and analyst.actions <= 60
 
 
 def test_a_latent_is_found_on_the_map_by_a_word(analyst, screenshots, request):
     page = analyst.page
     analyst.tab("Map", ".clipattr-scatter[data-gen]")
-    analyst.write(page.get_by_placeholder("light up: a word"), "anchor")
+    word = page.get_by_placeholder("light up: a word")
+    if word.input_value() != "anchor":
+        analyst.write(word, "anchor")
     page.wait_for_selector(".clipattr-note:has-text('lit up')")
     analyst.click(".clipattr-map .clipattr-table tbody tr:has-text('anchor')")
     page.wait_for_selector(".clipattr-map .clipattr-gallery .clipattr-thumb")
@@ -234,62 +240,91 @@ def test_a_latent_is_found_on_the_map_by_a_word(analyst, screenshots, request):
     analyst.click("button:text-is('latent panel')")
     page.wait_for_selector(".clipattr-latent h3.clipattr-title:has-text('anchor')")
     analyst.tab("Explorer", ROW)
+    assert analyst.actions <= 8
 
 
-def test_two_models_are_compared_on_one_picture(in_serve, violations, screenshots, record_property):
-    page = in_serve.page
-    in_serve.actions = 0
-    in_serve.tab("Explorer", ROW)
+def test_two_models_are_compared_on_one_picture(analyst, violations, screenshots, request, record_property):
+    page = analyst.page
+    analyst.tab("Explorer", ROW)
     begun = time.perf_counter()
-    in_serve.tab("Compare", ".clipattr-compare .clipattr-score b")
+    analyst.click(".clipattr-tabs button:text-is('Compare')")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.clipattr-compare .clipattr-score b')]"
         ".filter(b => /\\d/.test(b.innerText)).length === 2"
     )
-    record_property("seconds_to_both_scores", time.perf_counter() - begun)
+    taken = time.perf_counter() - begun
+    record_property("seconds_to_both_scores", taken)
+    assert taken < 5 * PATIENCE
     page.wait_for_selector(".clipattr-dots-row >> nth=2")
-    in_serve.click(".clipattr-dots-row")
+    analyst.click(".clipattr-dots-row")
     page.wait_for_selector(".clipattr-compare .clipattr-senses .clipattr-thumb")
-    page.screenshot(path=screenshots / "tasks-compare.png")
-    for theme in ("dark", "light"):
-        page.emulate_media(color_scheme=theme)
-        assert violations(page, ".clipattr-panel", "color-contrast" if theme == "dark" else None) == []
-    in_serve.tab("Explorer", ROW)
-    assert in_serve.actions <= 5
+    page.screenshot(path=screenshots / f"tasks-compare-{request.node.callspec.id}.png")
+    assert violations(page, ".clipattr-panel", "color-contrast") == []
+    analyst.tab("Explorer", ROW)
+    assert analyst.actions <= 5
 
 
-def test_an_error_is_seen_and_pushes_nothing_about(in_serve):
-    page = in_serve.page
-    in_serve.tab("Explorer", ROW)
-    in_serve.settle()
-    places = [page.locator(what).first.bounding_box() for what in (".clipattr-overlay", ROW)]
-    in_serve.write(page.get_by_placeholder("find by id or label"), "zzzz")
+def test_an_error_is_seen_and_pushes_nothing_about(analyst, screenshots, request):
+    page = analyst.page
+    analyst.tab("Explorer", ROW)
+    parts = [page.locator(what).first for what in (".clipattr-overlay", ROW)]
+    places = [part.bounding_box() for part in parts]
+    box = page.get_by_placeholder("find by id or label")
+    before = box.input_value()
+    analyst.write(box, "zzzz")
     page.wait_for_selector(".clipattr-error:has-text('zzzz')")
-    box = page.locator(".clipattr-error").bounding_box()
-    assert 0 < box["y"] < box["y"] + box["height"] < 250
-    assert [page.locator(what).first.bounding_box() for what in (".clipattr-overlay", ROW)] == places
-    for tab in page.locator(".clipattr-tabs button").all():
-        last = tab.bounding_box()
-        assert last["x"] + last["width"] <= box["x"] + 1
-    in_serve.write(page.get_by_placeholder("find by id or label"), "kite")
+    told = page.locator(".clipattr-error").bounding_box()
+    page.screenshot(path=screenshots / f"tasks-error-{request.node.callspec.id}.png")
+    assert [part.bounding_box() for part in parts] == places
+    for covered in page.locator(".clipattr-tabs button, .clipattr-toolbar select").all():
+        other = covered.bounding_box()
+        assert (
+            other is None
+            or other["x"] + other["width"] <= told["x"] + 1
+            or other["y"] + other["height"] <= told["y"] + 1
+            or other["y"] >= told["y"] + told["height"] - 1
+        )
+    analyst.write(box, "kite" if before != "kite" else "rocket")
     page.wait_for_selector(".clipattr-error", state="detached")
 
 
-def test_a_link_leads_a_colleague_to_the_same_view(in_serve, kept_open, screenshots):
-    page = in_serve.page
-    in_serve.tab("Explorer", ROW)
-    in_serve.write(page.get_by_label("prompt", exact=True), "kite")
-    page.wait_for_function("s => /kite/.test(document.querySelector(s).innerText)", arg=SCORE)
-    in_serve.settle()
-    in_serve.click(page.locator(f"{ROW} .clipattr-switch").nth(1))
-    page.wait_for_function("() => location.search.includes('changes=')")
-    in_serve.settle()
+def test_what_was_seen_is_sent_to_a_colleague(analyst, kept_open, screenshots, request, tmp_path):
+    """A served page by a link to the same view; a notebook's panel as a page that needs no kernel."""
+    page = analyst.page
+    analyst.tab("Explorer", ROW)
+    analyst.write(page.get_by_label("prompt", exact=True), "kite")
+    analyst.settle()
+    analyst.click(page.locator(f"{ROW} .clipattr-switch").nth(1))
+    analyst.settle()
+    picture = page.locator(".clipattr-overlay figcaption").first.inner_text()
     colleague = kept_open(width=760, height=1000, theme="dark")
-    colleague.page.goto(page.url)
-    colleague.page.wait_for_selector(f"{ROW} >> nth=1 >> .clipattr-switch[aria-pressed=false]")
-    colleague.page.wait_for_function(SETTLED)
-    told = SimpleNamespace(score=SCORE, picture=".clipattr-overlay figcaption", bars=".clipattr-bars-body")
-    for what, selector in vars(told).items():
-        assert colleague.text(selector) == in_serve.made.text(selector), what
-    colleague.page.screenshot(path=screenshots / "tasks-link.png", full_page=True)
-    in_serve.click("button:text-is('reset')")
+    if analyst.place == "serve":
+        assert "changes=" in page.url
+        colleague.page.goto(page.url)
+        colleague.page.wait_for_selector(f"{ROW} >> nth=1 >> .clipattr-switch[aria-pressed=false]")
+        colleague.settle()
+        told = {
+            "score": SCORE,
+            "picture": ".clipattr-overlay figcaption",
+            "bars": ".clipattr-bars-body",
+        }
+        for what, selector in told.items():
+            assert colleague.text(selector) == analyst.made.text(selector), what
+    else:
+        menu = page.locator("select:has(option:text-is('take away …'))").first
+        analyst.actions += 1
+        menu.select_option(label="HTML")
+        with page.expect_download() as coming:
+            analyst.click(".clipattr-download")
+        coming.value.save_as(tmp_path / "seen.html")
+        menu.select_option(label="take away …")
+        colleague.page.goto((tmp_path / "seen.html").as_uri())
+        there = colleague.page.locator("body").inner_text().replace("−", "-").replace("+", "")
+        seen = [f"{number:.2f}" for number in analyst.numbers(SCORE)]
+        assert len(seen) == 3 and [number for number in seen if number not in there] == []
+        assert "kite" in there and picture.split(" · ")[0] in there
+        assert colleague.page.locator("img").first.evaluate("image => image.naturalWidth") > 50
+    colleague.page.screenshot(path=screenshots / f"tasks-sent-{request.node.callspec.id}.png", full_page=True)
+    colleague.close()
+    analyst.click("button:text-is('reset')")
+    assert analyst.actions <= 8

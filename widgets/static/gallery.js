@@ -55,6 +55,7 @@ function render({ model, el }) {
 
   async function draw() {
     const turn = ++latest;
+    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
     const heat = asBytes(model.get("heat"));
     const fresh = await blobUrl(asBytes(model.get("sprite")), "image/jpeg");
@@ -94,6 +95,7 @@ function render({ model, el }) {
     mark();
     if (old) URL.revokeObjectURL(old);
     root.dataset.gen = meta.gen;
+    delete root.dataset.drawing;
   }
 
   function mark() {

@@ -20,6 +20,7 @@ function render({ model, el }) {
 
   async function draw() {
     const turn = ++latest;
+    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
     const heat = asBytes(model.get("heat"));
     const fresh = await blobUrl(asBytes(model.get("picture")), "image/jpeg");
@@ -47,6 +48,7 @@ function render({ model, el }) {
     tools.row.hidden = !heated || !url;
     tools.row.style.visibility = canvas.hidden ? "hidden" : "";
     root.dataset.gen = meta.gen;
+    delete root.dataset.drawing;
   }
 
   draw();

@@ -38,6 +38,7 @@ function render({ model, el }) {
   let panel = null;
   let timer = null;
   let asked = 0;
+  let again = false; // something was done while an answer was awaited
 
   function say(text) {
     root.textContent = text;
@@ -46,8 +47,11 @@ function render({ model, el }) {
   }
 
   function ask() {
-    if (timer || panel.classList.contains("jupyter-widgets-disconnected")) return;
+    if (panel.classList.contains("jupyter-widgets-disconnected")) return;
+    again = Boolean(timer);
+    if (timer) return;
     asked += 1;
+    root.dataset.asked = asked;
     timer = setTimeout(() => say(PULSE_SILENT), 1000 * model.get("patience"));
     model.send({ kind: "ping", number: asked });
   }
@@ -56,7 +60,9 @@ function render({ model, el }) {
     if (message.kind !== "pong") return;
     clearTimeout(timer);
     timer = null;
+    root.dataset.heard = message.number;
     say("");
+    if (again) ask();
   }
 
   function cut() {

@@ -54,6 +54,7 @@ function render({ model, el }) {
 
   async function draw() {
     const turn = ++latest;
+    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
     const fresh = await blobUrl(asBytes(model.get("picture")), "image/jpeg");
     if (turn !== latest) {
@@ -79,6 +80,7 @@ function render({ model, el }) {
       handles[i].setAttribute("aria-label", `${thing.name}, ${left} from the left, ${top} from the top; arrow keys move it`);
     });
     root.dataset.gen = meta.gen;
+    delete root.dataset.drawing;
     answered();
   }
 
