@@ -137,8 +137,8 @@ def world_times(study: Any, rounds: int) -> dict[str, float]:
     return {"world_python_updates_per_s": 1 / statistics.median(times[2:]), "world_causes": causes}
 
 
-def wide_study(study: Any, folder: Path) -> Any:
-    """The same model with a random dictionary of 30,000 latents, over a few hundred pictures."""
+def wide_study(study: Any, path: Path, pictures: int = 400) -> Any:
+    """The same model with a random dictionary of 30,000 latents, over a few hundred pictures, at a path."""
     from clipattr.dictionaries import random_sae
 
     dictionary = random_sae(
@@ -146,7 +146,7 @@ def wide_study(study: Any, folder: Path) -> Any:
         model_hash=study.model.weights_hash,
     )  # fmt: skip
     return clipattr.build_study(
-        study.model, study.images.select(np.arange(400)), path=folder / "wide", evaluator=study.evaluator,
+        study.model, study.images.select(np.arange(pictures)), path=path, evaluator=study.evaluator,
         vocabulary=list(study.vocabulary.words), dictionary=dictionary, site=str(study.site), progress=False,
     )  # fmt: skip
 
@@ -292,7 +292,7 @@ def main() -> None:
     study = clipattr.open_study("picture-world")
     rows = python_times(study, "picture-world", rounds)
     with tempfile.TemporaryDirectory() as folder:
-        rows += python_times(wide_study(study, Path(folder)), "30,000 latents", rounds)
+        rows += python_times(wide_study(study, Path(folder) / "wide"), "30,000 latents", rounds)
     named = {(row["study"], row["change"]): row for row in rows}
     figures: dict[str, float] = {}
     for change in ("prompt_change", "picture_change", "latent_click", "latent_switch"):

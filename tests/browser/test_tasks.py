@@ -19,8 +19,6 @@ GRID = ".clipattr-browse .clipattr-grid"
 CELL = f"{GRID} .clipattr-cell[data-filled]:not([hidden])"
 TOKEN = "a-token-for-tasks"
 
-PATIENCE = 5  # times that a floor in seconds may be exceeded on a busy machine
-
 
 class Analyst:
     """Mouse and keyboard, counted; `study` is the opened copy of the study on the screen."""
@@ -85,6 +83,7 @@ def free_port():
 def ready(made, folder):
     import clipattr
 
+    made.page.click(".clipattr-tabs button:text-is('Explorer')")  # whatever was looked at before
     made.page.wait_for_selector(f"{ROW} >> nth=1")
     return Analyst(made, clipattr.open_study(folder))
 
@@ -252,9 +251,9 @@ def test_two_models_are_compared_on_one_picture(analyst, violations, screenshots
         "() => [...document.querySelectorAll('.clipattr-compare .clipattr-score b')]"
         ".filter(b => /\\d/.test(b.innerText)).length === 2"
     )
-    taken = time.perf_counter() - begun
-    record_property("seconds_to_both_scores", taken)
-    assert taken < 5 * PATIENCE
+    record_property(
+        "seconds_to_both_scores", time.perf_counter() - begun
+    )  # benchmarks/browsing.py measures them
     page.wait_for_selector(".clipattr-dots-row >> nth=2")
     analyst.click(".clipattr-dots-row")
     page.wait_for_selector(".clipattr-compare .clipattr-senses .clipattr-thumb")
