@@ -2,28 +2,23 @@
 
 from pathlib import Path
 
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.browser
 
 PAGES = (
     "index.html", "latents-1.html", "latents/*.html", "findings.html", "findings/1.html", "prompts.html",
-    "prompts/*.html", "words/*.html", "report.html", "statement.html", "reproduction.html",
+    "prompts/*.html", "words/*.html", "report.html", "statement.html",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pages(study_folder, tmp_path_factory):
-    """A small site of the bundled study, a report and a statement of the same findings; the documentation's
-    reproduction."""
+    """A small site of the bundled study, a report and a statement of the same findings."""
     import clipattr
     import clipattr.reporting.site as site
     from clipattr.discovery.findings import Finding, Findings, PromptVerdict
     from clipattr.discovery.gate import gate
-    from clipattr.reproduction.page import page
-    from clipattr.reproduction.reopen import reopened
     from clipattr.statistics import Interval
 
     study = clipattr.open_study(study_folder)
@@ -41,8 +36,6 @@ def pages(study_folder, tmp_path_factory):
     clipattr.write_statement(
         audited, out / "statement.html", decided=gate(audited, 5.0), purpose="sorting", people=["A. Person"]
     )
-    stored = Path(__file__).parents[2] / "docs" / "reproduction"
-    (out / "reproduction.html").write_text(page(*reopened(stored)), encoding="utf-8")
     return out
 
 
@@ -58,14 +51,13 @@ def test_axe_finds_nothing_in_any_page(pages, chromium, violations, theme, width
     assert found == {}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_in_the_page_of_a_reproduction(chromium, violations, theme, tmp_path):
+def test_axe_finds_nothing_in_the_page_of_a_reproduction(chromium, violations, theme, width, tmp_path):
     from clipattr.reproduction.page import page as written
     from clipattr.reproduction.reopen import reopened
 
     file = tmp_path / "index.html"
     file.write_text(written(*reopened(Path(__file__).parents[2] / "docs" / "reproduction")), "utf-8")
-    context = chromium.new_context(color_scheme=theme, viewport={"width": 1000, "height": 900})
+    context = chromium.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
     page = context.new_page()
     page.goto(file.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
@@ -83,7 +75,6 @@ def test_axe_finds_nothing_in_the_page_of_a_reproduction(chromium, violations, t
 def test_no_page_of_the_site_is_too_large_and_the_report_is_below_a_megabyte(pages):
     sizes = {str(path.relative_to(pages)): path.stat().st_size for path in pages.rglob("*.html")}
     report = sizes.pop("report.html")
-    del sizes["reproduction.html"]
     findings = {name: size for name, size in sizes.items() if name.startswith("findings/")}
     assert max(size for name, size in sizes.items() if name not in findings) < 300_000
     assert max(findings.values()) < 1_000_000 and report < 1_000_000
