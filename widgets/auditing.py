@@ -12,7 +12,7 @@ from clipattr.discovery.findings import Findings
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.worker import Worker
 
-STEP = 4  # prompts a step: often enough to be watched, and few enough to be ended soon
+STEP = 4  # prompts per step: few enough to show progress and to stop soon
 BACKGROUND = (
     20  # prompts from which on the list itself is the background of the contrast, as in `clipattr.audit`
 )
@@ -43,7 +43,7 @@ class Auditor:
         return list(dict.fromkeys(labels)) or list(self.desk.study.vocabulary.words)
 
     def start(self, prompts: Sequence[str] | None = None) -> None:
-        """Begin; an audit that goes on is not begun again."""
+        """Start the audit; no effect while one runs."""
         if self.running:
             return
         asked = list(prompts if prompts is not None else self.prompts())
@@ -54,7 +54,7 @@ class Auditor:
         self._step(asked, 0, none)
 
     def cancel(self) -> None:
-        """End after the step that goes on; what was found so far stays."""
+        """Stop after the current step; findings so far are kept."""
         self.running = False
 
     def _step(self, asked: list[str], done: int, found: Findings) -> None:

@@ -1,6 +1,7 @@
-"""Rows of the bar list: one picture's score as a sum, as what is drawn and read out.
+"""Rows of the bar list: one picture's score as a sum, drawn and read by screen readers.
 
-Owns ordering, the rows for what is no single latent, the waterfall, and the wording of numbers. A cosine is shown
+Owns ordering, the rows for parts that are no single latent, the waterfall, and the wording of numbers. A cosine is
+shown
 × 100 and called points; other units as they are. Ignores where numbers come from. Start at `bar_rows`.
 """
 
@@ -25,12 +26,12 @@ PARTS = (
 
 
 def factor_of(unit: str) -> float:
-    """What raw numbers of this unit are multiplied by to be shown."""
+    """Factor from raw numbers of this unit to displayed ones."""
     return 100.0 if unit == "cosine" else 1.0
 
 
 def unit_name(unit: str) -> str:
-    """The unit as people read it."""
+    """The displayed name of the unit."""
     return {"cosine": "points", "rank only": "rank value"}.get(unit, unit)
 
 
@@ -71,7 +72,7 @@ def bar_rows(
     error; the last row is the score, which is their sum. Methods that only rank have rows for latents alone.
 
     Args:
-        card: what is known of a latent.
+        card: function from a latent to its `Card`.
         scales: factor by latent, for those that were changed.
         kinds: the kind of finding by latent, for badges.
         other: a second picture's attribution to the same target.
@@ -202,7 +203,7 @@ def _second(value: float) -> dict[str, Any]:
 
 
 def _stacked(rows: list[dict[str, Any]], total: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is no latent first, weak latents next, the strongest last: the eye ends where the score is."""
+    """Parts that are no latent first, then weak latents, the strongest last, so that the stack ends at the score."""
     at = 0.0
     constant = [row for row in rows if row["id"] in (BIAS, ERROR)]
     steps = constant + [row for row in rows[::-1] if row["id"] not in (BIAS, ERROR)]

@@ -134,7 +134,7 @@ class BrowsePanel(Panel):
             self._look_at(chosen, *self.shown_for())
 
     def shown_for(self) -> tuple[int, str]:
-        """The latent and prompt that the pictures are ordered by; -1 and "" where they are not."""
+        """The latent and prompt by which the pictures are sorted; -1 and "" without."""
         state = self.state
         latent = state.latent if state.order == "latent" else -1
         return latent, state.prompt if state.order in ("score", "surprise") else ""
@@ -150,7 +150,7 @@ class BrowsePanel(Panel):
             self.name.value = ""
 
     def _draw_kind(self) -> None:
-        """Show the controls that what is browsed has."""
+        """Show the controls for pictures or for latents."""
         state = self.state
         pictures = state.of == "pictures"
         self._filling = True  # new entries choose the first of them for a moment

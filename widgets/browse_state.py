@@ -93,7 +93,7 @@ class BrowseState(T.HasTraits):
 
     @property
     def orders(self) -> dict[str, str]:
-        """Orders of what is shown, and what each says."""
+        """Orders of the shown items, with an explanation of each."""
         return PICTURE_ORDERS if self.of == "pictures" else LATENT_ORDERS
 
     def _other_kind(self, _: Any) -> None:
@@ -141,7 +141,7 @@ class BrowseState(T.HasTraits):
             self.gen += 1
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
         self.pager.settle(timeout)
 
@@ -159,7 +159,7 @@ class BrowseState(T.HasTraits):
         last = (len(self.rows) - 1) // PAGE
         self._wanted = {page for page in pages[:MAX_PAGES] if 0 <= page <= last}
         for page in pages[:MAX_PAGES]:
-            # A page on its way is not begun again: a view that scrolls asks in every frame.
+            # A page that is being computed is not requested again, since a scrolling view asks in every frame.
             if page in self._wanted and (gen, page) not in self._coming:
                 self._coming.add((gen, page))
                 self._fetch(page, gen, done)
@@ -205,7 +205,7 @@ class BrowseState(T.HasTraits):
         )
 
     def number(self, value: float) -> str:
-        """What a cell is ordered by, as it is shown."""
+        """The displayed value by which a cell is sorted."""
         if self.order == "number":
             return ""
         if self.order in ("score", "reliance", "alignment") or (self.order, self.of) == (
@@ -220,7 +220,7 @@ class BrowseState(T.HasTraits):
         return plain(value)
 
     def about(self) -> str:
-        """What the numbers below the cells are, and how many cells there are."""
+        """Explanation of the numbers below the cells, and the number of cells."""
         total = self.table.n_pictures if self.of == "pictures" else self.table.n_latents
         told = f"{len(self.rows):,} of {total:,} {self.of}"
         if self.order == "number":
@@ -259,11 +259,11 @@ class BrowseState(T.HasTraits):
             self.marked = self.marked | {int(row) for row in self.rows[low : high + 1]}
 
     def mark_all(self, on: bool = True) -> None:
-        """Mark all that is shown, or nothing."""
+        """Mark all shown items, or none."""
         self.marked = frozenset(int(row) for row in self.rows) if on else frozenset()
 
     def marked_places(self) -> np.ndarray:
-        """Places in the order shown of what is marked."""
+        """Places of the marked items in the shown order."""
         return np.flatnonzero(np.isin(self.rows, np.fromiter(self.marked, np.int64, len(self.marked))))
 
     def keep(self, name: str) -> None:
@@ -282,7 +282,7 @@ class BrowseState(T.HasTraits):
         self.error = ""
 
     def forget(self) -> None:
-        """End the selection that is chosen."""
+        """Delete the chosen selection."""
         name = self.selection
         if not name:
             return
@@ -304,7 +304,7 @@ class BrowseState(T.HasTraits):
     # what to take away
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         given = {"prompt": self.prompt, "latent": self.latent, "search": self.search}
         if self.of == "pictures":
             given |= {name: getattr(self, name) for name in ("label", "group", "split", "answer")}

@@ -1,4 +1,4 @@
-"""Captions: what panels say of a latent, a search, a heat map and the methods.
+"""Captions of latents, searches, heat maps and methods in panels.
 
 Owns wording and its HTML. Ignores layout. Start at `card_html`.
 """
@@ -31,7 +31,7 @@ def method_options() -> list[tuple[str, str]]:
 
 
 def heat_scale(heat: Any) -> str:
-    """What the end of a heat map's colour scale stands for."""
+    """Meaning of the end of a heat map's colour scale."""
     if heat is None or not heat.common:
         return "strongest place of each picture"
     return f"largest activation, {plain(heat.largest)}"
@@ -43,7 +43,7 @@ def found_html(words: str) -> str:
 
 
 def card_html(card: Any, *, here: bool = True) -> str:
-    """A latent's name and numbers in one line; `here` False says that the picture in hand does not activate it."""
+    """A latent's name and numbers in one line; `here` False: the current picture does not activate it."""
     facts = [
         ("fits its label", plain(card.alignment * 100, 1), "cosine of its examples with its label, above the empty "
          "prompt's, by the evaluator, × 100"),

@@ -1,4 +1,4 @@
-"""Cards: what is known of one latent, for panels.
+"""Cards: name and scores of one latent, for panels.
 
 Owns the choice between name, label and number. Ignores where the numbers come from. Start at `card_of`.
 """
@@ -13,7 +13,7 @@ NUMBERS = ("alignment", "clarity", "frequency", "mean_top", "triage", "margin", 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of one latent. Cosines are raw; a number that is not known is NaN.
+    """Name and scores of one latent. Cosines are raw; unknown numbers are NaN.
 
     `name` is what to show, `given` the analyst's own name; `aligned` False says that the label fits no better than
     words fit random pictures.

@@ -1,4 +1,4 @@
-"""Changes to latents: which are scaled by how much, and how to take that back.
+"""Changes to latents: their factors, with undo and redo.
 
 Owns the factors and their history. Ignores what follows from them. Start at `Changes`.
 """
@@ -23,7 +23,7 @@ class Changes(T.HasTraits):
 
     def __init__(self, **traits: object) -> None:
         self._past: list[dict[int, float]] = []
-        self._future: list[dict[int, float]] = []  # what was taken back
+        self._future: list[dict[int, float]] = []  # undone changes
         super().__init__(**traits)
 
     def scale(self, latent: int, factor: float) -> None:
@@ -45,13 +45,13 @@ class Changes(T.HasTraits):
         self.scale(latent, 1.0 if self.scales.get(latent, 1.0) == 0 else 0.0)
 
     def undo(self) -> None:
-        """Take back the last change to latents; nothing to take back changes nothing."""
+        """Undo the last change to latents; no effect without one."""
         if self._past:
             self._future.append(dict(self.scales))
             self._go_to(self._past.pop())
 
     def redo(self) -> None:
-        """Make the change that was taken back last once more; nothing taken back changes nothing."""
+        """Redo the change that was undone last; no effect without one."""
         if self._future:
             self._past.append(dict(self.scales))
             self._go_to(self._future.pop())
@@ -71,7 +71,7 @@ class Changes(T.HasTraits):
         self.can_undo, self.can_redo = True, False
 
     def forget_changes(self) -> None:
-        """All latents as they are, and nothing to take back."""
+        """All latents unchanged, and nothing to undo."""
         self._past, self._future, self.can_undo, self.can_redo, self.scales = [], [], False, False, {}
 
 

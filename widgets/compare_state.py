@@ -87,7 +87,7 @@ class CompareState(T.HasTraits):
 
     @property
     def names(self) -> list[str]:
-        """What the models are called."""
+        """Names of the models."""
         return [shown(desk.model_name, 30) for desk in self.desks]
 
     @T.validate("picture")
@@ -122,7 +122,7 @@ class CompareState(T.HasTraits):
             self.subject = "findings"
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class CompareState(T.HasTraits):
     # asking
 
     def comparison(self) -> Any:
-        """What `clipattr.discovery.compare` says of these studies; made once."""
+        """Result of `clipattr.discovery.compare` for these studies; computed once."""
         if self._compared is None:
             from clipattr.discovery.compare import compare
             from clipattr.discovery.findings import Findings
@@ -270,7 +270,7 @@ class CompareState(T.HasTraits):
         return rows, kept
 
     def _row(self, place: int, label: str, values: Sequence[float | None], tip: str) -> dict[str, Any]:
-        """One line; a model without a partner has no mark. A row that one model has alone says so."""
+        """One line; a model without a partner has no mark. A row of a single model is marked as such."""
         there = [i for i, value in enumerate(values) if value is not None]
         texts = [signed(value) if value is not None else "–" for value in values]
         own = f"{self.names[there[0]]} alone" if len(there) == 1 else ""
@@ -314,7 +314,7 @@ class CompareState(T.HasTraits):
         ]
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         opened = ", ".join(f"ca.open_study({desk.opening})" for desk in self.desks)
         lines = [
             "import clipattr as ca", "from clipattr.discovery.compare import compare",

@@ -21,17 +21,17 @@ def labelled(box: Any, *names: str) -> Any:
 
 
 def error_html(error: str) -> str:
-    """What went wrong, as a box; nothing where nothing did."""
+    """An error message as a box; nothing without an error."""
     return f'<div class="clipattr-error" role="alert">{markup(error, 600)}</div>' if error else ""
 
 
 def status_html(pending: int) -> str:
-    """A sign that something is being computed."""
+    """Indicator of a running computation."""
     return '<span class="clipattr-busy" role="status">computing …</span>' if pending else ""
 
 
 def remarks_html(study: Any) -> str:
-    """What a reader should know of the study's pictures and words; nothing where nothing was noted."""
+    """Remarks on the study's pictures and words; nothing without remarks."""
     items = "".join(f"<li>{markup(one, 400)}</li>" for one in remarks(study))
     return f'<ul class="clipattr-note clipattr-remarks">{items}</ul>' if items else ""
 
@@ -46,7 +46,7 @@ def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:
         drawer.value = panel.drawer_html(change["new"], panel.state.code()) if change["new"] else ""
 
     def changed(_: Any) -> None:
-        """Code follows the view; a file of an earlier view is taken away."""
+        """Code follows the view; a file of an earlier view is removed."""
         if menu.value and not getattr(panel, "closed", False):
             if menu.value == "code":
                 drawer.value = panel.drawer_html("code", panel.state.code())

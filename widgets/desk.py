@@ -1,4 +1,4 @@
-"""Desk: what panels ask of one study, answered by public `clipattr` functions, with reasons where it cannot be.
+"""Desk: queries of panels about one study, answered by public `clipattr` functions, or with a reason.
 
 Owns the questions (which picture, which latent, which target, what after a change) and what is shown where an answer is
 missing: a study without labels, pictures or model weights can still be browsed. Ignores how answers are drawn and when
@@ -30,15 +30,15 @@ KEPT_PICTURES = 32
 
 
 class PanelError(ClipattrError, ValueError):
-    """Something asked for in a panel cannot be shown; the message is what the panel says."""
+    """A request of a panel cannot be answered; the panel shows the message."""
 
 
 class Desk:
-    """One study on the table.
+    """One study for panels.
 
     Args:
         study: an opened `Study`.
-        name: what the model picker calls it; the model and the site where left out.
+        name: in the model picker; default: model and site.
         read_only: nothing is written to the study, whoever asks.
     """
 
@@ -67,7 +67,7 @@ class Desk:
         return len(self.study.images)
 
     def picture_caption(self, index: int) -> str:
-        """Number, id and label of a picture, fit to be shown."""
+        """Number, id and label of a picture as display text."""
         record = self.study.images[index]
         label = f" · {shown(record.label, 40)}" if record.label else ""
         return f"{index} · {shown(record.id, 60)}{label}"
@@ -108,7 +108,7 @@ class Desk:
         return self._thumbnail(index)
 
     def picture(self, index: int) -> Image.Image:
-        """The picture as large as it is to be had: the file, else the thumbnail."""
+        """The picture in the largest available size: the file, else the thumbnail."""
         try:
             return self.study.images[index].load()
         except (ClipattrError, OSError):
@@ -151,7 +151,7 @@ class Desk:
         return card_of(latent, row, self.study.names.get(latent))
 
     def name_of(self, latent: int) -> str:
-        """A latent's name or label with its number, fit to be shown."""
+        """A latent's name or label with its number as display text."""
         return shown(self.card(latent).title)
 
     def find_latent(self, text: str, after: int = -1) -> tuple[int, str]:
@@ -199,7 +199,7 @@ class Desk:
         return latent_maps(self.study, pictures, latent, largest=largest)
 
     def frame(self, size: tuple[int, int]) -> Frame:
-        """What the model sees of a picture of this size; the whole picture where the model is not to be had."""
+        """The frame of a picture of this size that the model sees; the whole picture without the model."""
         try:
             return frame_of(self.study.model, size)
         except (ClipattrError, OSError):
@@ -225,14 +225,14 @@ class Desk:
 
         path = getattr(self.study, "path", None)
         bundled = path is not None and path.parent.resolve() == clipattr_data.studies_dir().resolve()
-        # Where others look on, the folders of this machine are not their business.
+        # Visitors of a served page do not see folders of this machine.
         return repr(path.name if path is not None and (bundled or self.read_only) else str(path))
 
     # reliance
 
     @cached_property
     def collected(self) -> Collected:
-        """What is asked of all pictures of the study at once."""
+        """Queries over all pictures of the study."""
         return Collected(self.study)
 
     def well_explained(self) -> int:
@@ -250,7 +250,7 @@ class Desk:
         return Browser(self.collected)
 
     def standing(self, measured: Measured, target: Any, picture: int | None) -> str:
-        """How the score stands among other pictures and prompts, in words; "" where that is not known."""
+        """Rank of the score among other pictures and prompts, in words; "" if unknown."""
         splice = measured.splice
         try:
             embedding = splice.embeddings(splice.acts)[0]

@@ -43,7 +43,7 @@ def explore(study: Any, *, findings: Any = None, **chosen: Any) -> "ExplorerPane
 
 
 class ExplorerPanel(Panel):
-    """Model × picture × prompt: which latents the similarity rests on, and what becomes of it without them.
+    """Model × picture × prompt: the latents on which the similarity relies, and the similarity without them.
 
     Args: as for `explore`, or a ready `state`. `tabs` adds the other panels, linked: what is chosen in one is chosen in
     all. In a notebook the panel shows itself; elsewhere `snapshot()` and `save`.
@@ -194,7 +194,7 @@ class ExplorerPanel(Panel):
         ):  # fmt: skip
             box.add_class(name)
 
-    # wiring: one line each, so that whatever can fail lives in the state, where it is tested
+    # wiring: one line each; everything that can fail is in the state, where it is tested
 
     def _wire(self) -> None:
         state = self.state
@@ -317,7 +317,7 @@ class ExplorerPanel(Panel):
 
     def _draw_standing(self) -> None:
         words = self.state.standing
-        # A line is kept free while it is worked out: nothing below may jump.
+        # A line is reserved during the computation, so that nothing below moves.
         self.standing.value = f'<div class="clipattr-note">{markup(words, 400) if words else "&nbsp;"}</div>'
 
     def _draw_picture(self) -> None:

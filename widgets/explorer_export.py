@@ -1,4 +1,4 @@
-"""What the explorer begins with, and what can be taken away from it: a table and code.
+"""First view of the explorer, and its exports: a table and code.
 
 Owns the first view, the columns of the table and the lines of code. Ignores widgets. Start at `code_of_view`.
 """
@@ -15,7 +15,7 @@ UPLOAD = -1  # the number of a picture from outside the study
 
 
 def first_view(desk: Desk, findings: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    """What to look at from the start: the strongest finding, else a picture that is well explained."""
+    """First view: the strongest finding, else a picture that is well explained."""
     if "picture" in chosen or "prompt" in chosen:
         return {"prompt": first_prompt(desk, int(chosen.get("picture", 0)))}
     for finding in sorted(findings or (), key=lambda f: -f.causal_effect.value):
@@ -55,7 +55,7 @@ def frame_of_view(state: "ExplorerState") -> Any:
 
 
 def code_of_view(state: "ExplorerState") -> str:
-    """Python that computes what is on the screen, with public functions only."""
+    """Python code that computes the view, with public functions only."""
     picture = f"study.images[{state.picture}]"
     if state.picture == UPLOAD:
         picture = f"{state.upload_name!r}  # the picture from outside the study, as a path"

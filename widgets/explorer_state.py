@@ -1,4 +1,4 @@
-"""The explorer's view-model: which model, picture and prompt, and what follows from them.
+"""The explorer's view-model: the chosen model, picture and prompt, and the results for them.
 
 Owns all state of the explorer and when what is computed again. Ignores widgets. What the user chooses are the upper
 traits; what follows are the lower ones, set by the worker's answers. Start at `ExplorerState`.
@@ -116,7 +116,7 @@ class ExplorerState(Changes, PictureChoice):
 
     @property
     def table(self) -> Desk:
-        """The study in hand."""
+        """The current study."""
         return self.desks[self.desk]
 
     @T.validate("desk")
@@ -181,11 +181,11 @@ class ExplorerState(Changes, PictureChoice):
     # asking
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
-        """Stop listening to work that is still going on."""
+        """Ignore results of running work from now on."""
         self.worker.close()
 
     def _changed_desk(self, change: Any) -> None:
@@ -382,5 +382,5 @@ class ExplorerState(Changes, PictureChoice):
         return frame_of_view(self)
 
     def code(self) -> str:
-        """Python that computes what is on the screen, with public functions only."""
+        """Python code that computes the view, with public functions only."""
         return code_of_view(self)

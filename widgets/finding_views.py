@@ -1,4 +1,4 @@
-"""What is shown of one finding: evidence in words, its two strips of pictures, its scores with and without the cause.
+"""Views of one finding: evidence in words, two strips of pictures, scores with and without the cause.
 
 Owns the choice of pictures and their captions. Ignores widgets. Start at `look_at`.
 """

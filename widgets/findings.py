@@ -280,14 +280,14 @@ class FindingsPanel(Panel):
 
 
 def repaired_html(done: Repaired) -> str:
-    """What a repair did, and what a reader must know of its numbers."""
+    """Result of a repair, with remarks on its numbers."""
     notes = " ".join(str(note) for note in done.outcome.notes)
     findings = f"{done.findings} finding{'s' * (done.findings != 1)}"
     return f'<span class="clipattr-note">{findings}: {markup(done.about, 160)}. {markup(notes, 400)}</span>'
 
 
 def progress_html(progress: tuple[Any, ...]) -> str:
-    """How far an audit is, with a bar and an estimate."""
+    """Progress of an audit, with a bar and an estimate."""
     done, asked, left = progress or (0, 0, None)
     told = f"{done} of {asked} prompts"
     if left is not None:
@@ -303,7 +303,7 @@ def about_html(finding: Any, verdict: str, check: Any = None, given: str = "") -
     kind, says = KIND_WORDS.get(finding.kind, (finding.kind, ""))
     effect = finding.causal_effect.value
     does = "Writing it changes" if finding.by_writing else "Ablating it changes"
-    # Ablation lowers what the cause carries, and an effect is a fall; what is written raises it.
+    # The effect is a fall of the score by ablation, or a rise by text insertion.
     way = "rises" if (effect >= 0) is finding.by_writing else "falls"
     said = "" if verdict == "open" else f' <span class="clipattr-badge">{markup(verdict)}</span>'
     label = markup(finding.label or "something no word fits", 60)

@@ -104,7 +104,7 @@ class FindingsState(T.HasTraits):
         return self.verdicts.of(finding) if self.verdicts else Verdict()
 
     def sort(self, key: str) -> None:
-        """Sort by a column; the same column again turns the order round."""
+        """Sort by a column; the same column again reverses the order."""
         if key not in {column["key"] for column in COLUMNS}:
             return
         with self.hold_trait_notifications():
@@ -140,7 +140,7 @@ class FindingsState(T.HasTraits):
         self.renamed += 1
 
     def undo(self) -> None:
-        """Take back the last verdict, or the last one given to many."""
+        """Undo the last verdict, or the last one given to many."""
         if self._past and self.verdicts is not None:
             for finding, before in self._past.pop():
                 self.verdicts.set(finding, before.choice, before.note)
@@ -183,7 +183,7 @@ class FindingsState(T.HasTraits):
         self._lay_out()
 
     def accepted(self) -> list[Any]:
-        """The findings that were accepted: what to hand to a repair."""
+        """The accepted findings, for a repair."""
         return [finding for finding in self.findings if self.verdict_of(finding).choice == "accepted"]
 
     def kinds(self) -> list[str]:
@@ -204,7 +204,7 @@ class FindingsState(T.HasTraits):
         self.auditor.start()
 
     def cancel_audit(self) -> None:
-        """End the audit after the prompts in hand; what was found so far stays."""
+        """Stop the audit after the current prompts; findings so far are kept."""
         self.auditor.cancel()
 
     @property
@@ -226,7 +226,7 @@ class FindingsState(T.HasTraits):
             self.audited = findings
 
     def to_repair(self) -> list[Any]:
-        """What a repair would take out: the accepted findings, else the chosen one."""
+        """The findings that a repair removes: the accepted ones, else the chosen one."""
         return self.accepted() or ([self.finding] if self.finding is not None else [])
 
     def repair(self) -> None:
@@ -249,7 +249,7 @@ class FindingsState(T.HasTraits):
             self.error, self.repaired = "", repaired
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ class FindingsState(T.HasTraits):
             rows.append({"id": place, "cells": cells})
         ids = [int(row["id"]) for row in rows]
         with self.hold_trait_notifications():
-            # What the filters hide cannot be judged: the row that took its place is chosen.
+            # A hidden finding cannot be judged, so the row that took its place is chosen.
             if self.chosen not in ids:
                 before = [int(row["id"]) for row in self.rows]
                 at = before.index(self.chosen) if self.chosen in before else 0
@@ -319,7 +319,7 @@ class FindingsState(T.HasTraits):
         return prompt_rows(self.prompts, self.search)[:MAX_ROWS]
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         lines = [
             "import clipattr as ca",
             "",

@@ -1,4 +1,4 @@
-"""The latent panel: what one latent stands for, on what evidence, and who uses it.
+"""The latent panel: the meaning of one latent, the evidence for it, and the prompts that use it.
 
 Owns layout and wiring of `LatentState`. Start at `LatentPanel`.
 """

@@ -1,4 +1,4 @@
-"""The latent panel's view-model: one latent, its examples three ways, and what is known of it.
+"""The latent panel's view-model: one latent, its examples in three orders, and its scores.
 
 Owns which latent, which examples, and when they are computed. Ignores widgets. Start at `LatentState`.
 """
@@ -88,7 +88,7 @@ class LatentState(T.HasTraits):
         self._ask()
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class LatentState(T.HasTraits):
         return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         lines = [
             "import clipattr as ca",
             "",

@@ -1,6 +1,6 @@
-"""Where latents lie on the map: one function a view.
+"""Positions of latents on the map: one function per view.
 
-Owns the axes and what is said of them. Start at `surprise_places`.
+Owns the axes and their descriptions. Start at `surprise_places`.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The map's view-model: all latents of a study at once, where they lie, which are lit, which are chosen.
+"""The map's view-model: all latents of a study, with positions, highlights and choices.
 
 Owns the axes, what is lit or chosen, and the table beside the map. Ignores widgets. Start at `MapState`.
 """
@@ -149,7 +149,7 @@ class MapState(T.HasTraits):
         return [(j, shown(self.table.card(j).title, 30)) for j in list(places)[:n]]
 
     def names(self) -> list[str]:
-        """What each latent is called on the map."""
+        """Names of the latents on the map."""
         if "name" not in self.table.latents:
             return [f"latent {j}" for j in range(self.table.n_latents)]
         return [shown(name, 60) for name in self.table.latents["name"]]  # the map adds the number
@@ -217,7 +217,7 @@ class MapState(T.HasTraits):
     # where latents lie
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -248,7 +248,7 @@ class MapState(T.HasTraits):
     # the table
 
     def sort(self, key: str) -> None:
-        """Sort by a column; the same column again turns the order round."""
+        """Sort by a column; the same column again reverses the order."""
         if key in {column["key"] for column in COLUMNS}:
             falling = not self.falling if key == self.sorted_by else key not in ("latent", "finding")
             with self.hold_trait_notifications():
@@ -267,14 +267,14 @@ class MapState(T.HasTraits):
             keys = self._numbers(self.sorted_by)[latents]
             order = np.argsort(keys, kind="stable")
             order = order[::-1] if self.falling else order
-            if keys.dtype.kind == "f":  # what is not known comes last, whichever way
+            if keys.dtype.kind == "f":  # unknown values come last in either order
                 order = np.concatenate([order[np.isfinite(keys[order])], order[~np.isfinite(keys[order])]])
         else:
             order = np.argsort(-np.nan_to_num(self._standing()[latents], nan=-np.inf), kind="stable")
         return [int(j) for j in latents[order]]
 
     def _standing(self) -> np.ndarray:
-        """(n_latents,) what makes one worth a look in this view: reliance on what does not fit, else triage."""
+        """(n_latents,) priority in this view: reliance on latents that do not fit, else triage."""
         places = self.places
         if places is not None and np.isfinite(places.reliance).any():
             return surprise(places.reliance, places.fit)

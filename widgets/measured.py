@@ -1,6 +1,6 @@
-"""Measured: one picture's score taken apart, as panels show it.
+"""Measured: one picture's score as a sum of parts, for panels.
 
-Owns the numbers that travel together from a measurement to its drawing. Computes nothing that `clipattr.attribution`
+Owns the numbers of one measurement that are drawn together. Computes nothing that `clipattr.attribution`
 does not. Start at `measure`.
 """
 

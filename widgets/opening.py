@@ -1,4 +1,4 @@
-"""Opening: studies and pictures from what callers of panels pass.
+"""Opening: studies and pictures from the arguments of panels.
 
 Owns the reading of arguments. Start at `opened`.
 """
@@ -15,7 +15,7 @@ from clipattr_widgets.text import shown
 
 
 def picture_from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
-    """A path or picture as a picture and what it is called."""
+    """A path or picture as a picture and its name."""
     name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
         return read_picture(picture), name

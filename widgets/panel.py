@@ -1,4 +1,4 @@
-"""What every panel is: a box that draws one view-model, shows itself without a kernel, and lets go when closed.
+"""Panel: a box that draws one view-model, has a still view without a kernel, and frees its widgets when closed.
 
 Owns linking between traits and controls, the mimebundle, `snapshot` and saving. Ignores what a panel is about. Start
 at `Panel`.
@@ -57,7 +57,7 @@ class Panel(W.VBox):
         self._ends: list[Callable[[], None]] = []
 
     def _draw_status(self) -> None:
-        """Show how many answers are awaited, and what went wrong; for panels with `status` and `notice`."""
+        """Show the number of pending answers, and errors; for panels with `status` and `notice`."""
         self.status.value = status_html(self.state.pending)
         self.notice.value = error_html(self.state.error)
 
@@ -104,11 +104,11 @@ class Panel(W.VBox):
         return int(getattr(self.state, "latent", -1)), str(getattr(self.state, "prompt", ""))
 
     def static(self) -> Static:
-        """What remains without a kernel; every panel says."""
+        """The still view without a kernel; every panel defines it."""
         raise PanelError(f"{type(self).__name__} has no static view.")
 
     def code(self) -> str:
-        """Python that computes what is on the screen, with public functions only."""
+        """Python code that computes the view, with public functions only."""
         return self.state.code()
 
     def snapshot(self) -> Static:
@@ -214,7 +214,7 @@ class Still:
         return bundle
 
     def soon(self) -> None:
-        """Write the view anew when nothing has changed for a while; without an event loop there is nobody to see it."""
+        """Write the view again after a pause without changes; not without an event loop, where nobody sees it."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

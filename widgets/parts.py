@@ -27,7 +27,7 @@ def module(*names: str) -> str:
 
 
 class Part(anywidget.AnyWidget):
-    """What all parts share: messages from the view go to one handler, by kind."""
+    """Base of all parts: messages from the view go to one handler per kind."""
 
     _css = _CSS
     empty_text = T.Unicode("nothing to show").tag(sync=True)
@@ -50,7 +50,7 @@ class Part(anywidget.AnyWidget):
 
 
 class Pulse(Part):
-    """Answers when a panel asks whether anybody is there; where nobody is, the panel says so.
+    """Answers a panel's check whether the kernel is alive; without an answer the panel says so.
 
     Args:
         patience: seconds that an answer may take.

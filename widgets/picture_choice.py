@@ -1,4 +1,4 @@
-"""Which picture is looked at: one of the study, or one from elsewhere.
+"""Choice of the picture: one of the study, or one from elsewhere.
 
 Owns uploads, searches and captions. Ignores what is measured. Start at `PictureChoice`.
 """
@@ -16,7 +16,7 @@ from clipattr_widgets.text import shown
 
 
 def words_of(error: Exception) -> str:
-    """An error as the panel says it: our own messages as they are, anything else with its kind."""
+    """An error as display text: own messages unchanged, others with their type."""
     text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
     return shown(text, 600)
 
@@ -81,7 +81,7 @@ class PictureChoice(T.HasTraits):
             self.picture = (max(self.picture, -1 if by > 0 else 0) + by) % self.table.n_pictures
 
     def caption(self, picture: int | None = None) -> str:
-        """What the picture is called."""
+        """Name of the picture."""
         picture = self.picture if picture is None else picture
         if picture == UPLOAD:
             return (
@@ -90,7 +90,7 @@ class PictureChoice(T.HasTraits):
         return self.table.picture_caption(picture)
 
     def source(self, picture: int | None = None) -> "int | Image.Image":
-        """What `Desk.measure` takes.
+        """The picture as `Desk.measure` takes it.
 
         Raises:
             PanelError: there is no picture.

@@ -25,7 +25,7 @@ N_TOP = 12
 
 @dataclass(frozen=True, eq=False)
 class Sense:
-    """One family that a prompt rests on: its latents, what they carry together (raw), and where they carry most."""
+    """One family on which a prompt relies: its latents, their joint attribution (raw), and its strongest pictures."""
 
     name: str
     latents: tuple[int, ...]
@@ -75,7 +75,7 @@ class PromptState(T.HasTraits):
         self._lay_out()
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class PromptState(T.HasTraits):
         }  # fmt: skip
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
         target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
         rows = self.reliances.rows.tolist() if self.reliances else []
@@ -177,7 +177,7 @@ class PromptState(T.HasTraits):
 
 
 def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
-    """The families that carry most of a prompt, each with the pictures in which it carries most.
+    """The families with the largest attribution for a prompt, each with its strongest pictures.
 
     Latents with the same label are one family here; those without stand alone.
     """

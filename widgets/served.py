@@ -1,4 +1,4 @@
-"""The panels as a served page shows them: studies opened for others, read-only unless said otherwise.
+"""Panels on a served page: studies opened for visitors, read-only by default.
 
 Owns what the one cell of a served page does, its heading, and the address that leads to what is on the screen. Ignores
 the server (`clipattr.cli.serve`). Start at `served`.
@@ -19,7 +19,7 @@ from clipattr_widgets.changes import MAX_SCALE
 from clipattr_widgets.explorer import ExplorerPanel
 from clipattr_widgets.text import markup, shown
 
-# What an address may say, beside the study, the panel and the changes.
+# Keys of an address, besides study, panel and changes.
 TEXTS = ("prompt", "against", "method")
 NUMBERS = ("picture", "latent", "compare", "finding")
 MAX_TEXT = 400  # characters of a text in an address
@@ -46,7 +46,7 @@ def served(
     import clipattr
     from clipattr.discovery.findings import Findings
 
-    warnings.simplefilter("ignore")  # a visitor could do nothing about them
+    warnings.simplefilter("ignore")  # a visitor cannot act on them
     first = dict(moved or {})
     studies = [clipattr.open_study(path, **(first if i == 0 else {})) for i, path in enumerate(paths)]
     audits = {i: Findings.from_json(file, studies[i]) for i, file in enumerate(findings)}
@@ -88,7 +88,7 @@ def served(
 
 
 def asked(query: str) -> dict[str, Any]:
-    """What an address asks to be shown; what it says wrongly is left out.
+    """The view that an address requests; invalid parts are left out.
 
     >>> asked("?token=x&picture=7&prompt=red+kite&latent=many&changes=12x0,40x0.5")
     {'picture': 7, 'prompt': 'red kite', 'scales': {12: 0.0, 40: 0.5}}
@@ -126,7 +126,7 @@ def changes_in(text: str) -> dict[int, float]:
 
 
 def address_of(panel: ExplorerPanel) -> str:
-    """The query that leads to what is on the screen."""
+    """The query of the current view."""
     state = panel.state
     said: Mapping[str, Any] = {name: getattr(state, name) for name in (*NUMBERS, *TEXTS)}
     kept = {name: value for name, value in said.items() if value not in ("", -1)}

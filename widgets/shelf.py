@@ -1,4 +1,4 @@
-"""Shelves: pictures in a row with what is said about each.
+"""Shelves: pictures in a row with captions.
 
 Owns captions and descriptions of examples. Ignores how they are drawn. Start at `shelf_of`.
 """
@@ -15,7 +15,7 @@ from clipattr_widgets.text import shown
 
 @dataclass(frozen=True, eq=False)
 class Shelf:
-    """Pictures in a row: what a gallery draws."""
+    """Pictures in a row, as a gallery draws them."""
 
     title: str = ""
     thumbnails: tuple[Image.Image, ...] = ()

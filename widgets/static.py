@@ -1,4 +1,4 @@
-"""What remains of a panel without a kernel: HTML with the picture, PNG, text, and a table to save.
+"""Still views of panels without a kernel: HTML with the picture, PNG, text, and a table to save.
 
 Owns the still views; deterministic, so that stored notebooks stay the same. Ignores widgets. Start at `Static`.
 """

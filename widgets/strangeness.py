@@ -1,4 +1,4 @@
-"""Strangeness: a warning where the dictionary explains a picture worse than nearly all pictures of the study.
+"""Strangeness: a warning if the dictionary explains a picture worse than nearly all pictures of the study.
 
 Owns the comparison and its words. Errors come from `clipattr.studies.browsing`. Start at `strangeness`.
 """

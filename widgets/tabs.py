@@ -186,7 +186,7 @@ class Tabs:
 
 
 def _is_rendered(desk: Any) -> bool:
-    """Whether the study's pictures are scenes that can be edited."""
+    """Whether the study's pictures are editable scenes."""
 
     try:
         scene_of(desk, 0)

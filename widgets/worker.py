@@ -1,6 +1,6 @@
-"""Slow work off the thread that draws: newest request of each lane wins, long jobs have a thread of their own.
+"""Slow work outside the drawing thread: the newest request of each lane counts, long jobs have their own thread.
 
-Owns the queue, the generation numbers and the way results come home. Ignores what the work is. A late answer (a newer
+Owns the queue, the generation numbers and the delivery of results. Ignores the work itself. A late answer (a newer
 request of the same lane was made, or the panel was closed) is dropped, never delivered. Start at `Worker.submit`.
 """
 
@@ -22,10 +22,10 @@ Failed = Callable[[Exception], None]
 class Worker:
     """Runs functions in background threads; their results arrive on the thread that asked.
 
-    Requests wait for each other in one thread, and long jobs in another, so that looking never waits for an audit.
+    Requests wait for each other in one thread, and long jobs in another, so that browsing never waits for an audit.
 
     With a running event loop (a notebook kernel) results come through it. Without one (a script, a test) `submit` runs
-    the work at once, unless `threaded=True`: then `settle` brings the results home.
+    the work at once, unless `threaded=True`: then `settle` delivers the results.
 
     Args:
         threaded: None chooses by whether an event loop runs.
@@ -114,7 +114,7 @@ class Worker:
 
     def _run_there(self, lane: str, number: int, work: Callable[[], Any]) -> Any:
         if self.closed or self.generation(lane) != number:
-            return None  # overtaken while it waited; the answer would be dropped anyway
+            return None  # superseded while it waited; the answer would be dropped
         return work()
 
     def _bring_home(self, loop: asyncio.AbstractEventLoop | None, parcel: Any) -> None:

@@ -1,4 +1,4 @@
-"""The live world: edit a scene of the picture world, and watch similarity, attributions and truth follow.
+"""The live world: edit a scene of the picture world; similarity, attributions and truth are updated.
 
 Owns layout and wiring of `WorldState`. Start at `WorldPanel`.
 """
@@ -19,7 +19,7 @@ SIDE = 288
 
 
 class WorldPanel(Panel):
-    """One scene: swap, move, write, mark; the score and what it rests on follow at once.
+    """One scene to edit: swap, move, write, mark; score and attributions are updated at once.
 
     Args:
         study: a `Study` of rendered pictures, its path or name; or a ready `state`.

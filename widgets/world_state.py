@@ -1,4 +1,4 @@
-"""The live world's view-model: a scene to edit, what the model makes of it, and what truly follows from each cause.
+"""The live world's view-model: an editable scene, its score and attributions, and the true effect of each cause.
 
 Owns the scene and when it is measured again. For every cause in the scene it lays side by side: the *truth* (the scene
 rendered again without the cause), and what attribution *says* without ever rendering it. Ignores widgets. Start at
@@ -136,7 +136,7 @@ class WorldState(T.HasTraits):
             return
         scene = self.scene.moved(int(self.things[thing]["number"]), int(left), int(top))
         if scene == self.scene:
-            self._lay_out()  # whoever moved it waits for an answer
+            self._lay_out()  # the view waits for an answer
         else:
             self._show(scene)
 
@@ -146,7 +146,7 @@ class WorldState(T.HasTraits):
         self._show(type(self.scene)(**{**self.scene.__dict__, "seed": seed, "places": ()}))
 
     def start_from(self, text: str) -> None:
-        """Begin anew with the scene of the study's picture with this number, id or label."""
+        """Start again with the scene of the study's picture with this number, id or label."""
         try:
             if text.strip():
                 self._begun = scene_of(self.table, self.table.find_picture(text)[0])
@@ -167,26 +167,26 @@ class WorldState(T.HasTraits):
         self.scene = scene
 
     def undo(self) -> None:
-        """Take back the last edit."""
+        """Undo the last edit."""
         if self._past:
             self._future.append(self.scene)
             self._go_to(self._past.pop())
 
     def redo(self) -> None:
-        """Make the edit that was taken back last once more."""
+        """Redo the edit that was undone last."""
         if self._future:
             self._past.append(self.scene)
             self._go_to(self._future.pop())
 
     def restart(self) -> None:
-        """Go back to the scene that was begun with; can be taken back."""
+        """Go back to the first scene; can be undone."""
         if self.scene != self._begun:
             self._show(self._begun)
 
     # measuring
 
     def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything asked for is on the screen."""
+        """Wait until all requests are answered."""
         self.worker.settle(timeout)
 
     def close(self) -> None:
@@ -270,7 +270,7 @@ class WorldState(T.HasTraits):
         )
 
     def code(self) -> str:
-        """Python that computes what is on the screen."""
+        """Python code that computes the view."""
         prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
         target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
         return "\n".join([
