@@ -50,6 +50,8 @@ class ClosedFormTail(TailAlgebra):
         DictionaryError: the dictionary's width is not the site's.
         TargetError: weights of another embedding width.
 
+    Source: Dreyer et al. 2025, arXiv:2505.20229, for both effects; the closed forms are derived in docs/formulas.md.
+
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")
     >>> weights, _ = ca.Similarity(["kite", "bat"]).linear(study.model)

@@ -90,6 +90,8 @@ def word_attribution(
         TargetError: the prompt is blank or too long, there is no such method, or its tokens cannot be told apart by
             words. SiteError: integrated gradients need a text tower that is known from inside.
 
+    Source: Sundararajan et al. 2017, arXiv:1703.01365 (integrated gradients).
+
     >>> import clipattr as ca
     >>> found = ca.word_attribution(ca.load_model("picture-world-a"), "palm tree", "cactus")
     >>> found.words, tuple(found.values.shape)

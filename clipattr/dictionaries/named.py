@@ -85,6 +85,8 @@ def named_dictionary(
     Raises:
         DictionaryError: rows that do not fit each other, or no word that is seen in 5 pictures.
 
+    Source: Bhalla et al. 2024, arXiv:2402.10376 (decomposition of the evaluator's embeddings).
+
     >>> import torch
     >>> import clipattr as ca
     >>> rows = torch.eye(2).repeat(20, 1)  # two kinds of pictures

@@ -164,6 +164,8 @@ def label_latents(
     Raises:
         DataError: embeddings of different widths.
 
+    Source: Dreyer et al. 2025, arXiv:2505.20229.
+
     >>> import clipattr as ca
     >>> examples = ca.Examples(n_latents=1, m=2)
     >>> examples.update(ca.SparseCodes.from_dense(torch.tensor([[1.0], [2.0]])))

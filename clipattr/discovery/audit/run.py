@@ -221,6 +221,8 @@ def audit(
         TargetError: no prompts, or an empty one. SiteError: a study at another site. StudyError: a study without
             live latents or vocabulary. DataError: the checkpoint cannot be written, or another process uses it.
 
+    Source: Dreyer et al. 2025, arXiv:2505.20229 (reliance on latents); Bhalla et al. 2024, arXiv:2402.10376 (concepts).
+
     >>> import clipattr as ca
     >>> findings = ca.audit(ca.open_study("picture-world"), ["rabbit"], budget=0, progress=False)
     >>> findings.verdicts[0].prompt

@@ -310,6 +310,8 @@ def repair(
         StudyError: findings of another model or dictionary. TargetError: there is nothing to repair, a prompt is not a
             class, or `how` or `scope` is unknown. SiteError: the study's site has several tokens per picture.
 
+    Source: Belrose et al. 2023, arXiv:2306.03819 (erasure); Kirichenko et al. 2023, arXiv:2204.02937 (balanced refit).
+
     >>> import clipattr as ca
     >>> ca.repair(ca.open_study("picture-world"), [656], prompts="kite", classifier=["kite", "bat"]).prompts
     ['kite']
