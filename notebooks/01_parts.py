@@ -15,8 +15,8 @@
 # # Parts: train a dictionary and judge it
 #
 # A dictionary writes an activation as a sum of a few directions out of many. Anyone can train one; the question is
-# whether it is any good. Here we train several kinds on the activations of a small model, hold each against
-# dictionaries that nobody trained, and, since the pictures are rendered, against what is truly in them.
+# whether it is any good. Here we train several kinds on the activations of a small model, compare each with untrained
+# dictionaries, and, since the pictures are rendered, with their true contents.
 
 # %%
 import matplotlib.pyplot as plt

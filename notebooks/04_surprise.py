@@ -15,8 +15,8 @@
 # # Surprise: what is this model wrong about?
 #
 # A model answers *camel*. Does it see the camel, or the desert behind it? An audit goes through all prompts, collects
-# what each answer rests on, and keeps what nobody would expect: reliances that the prompt does not describe, and that
-# pictures which raised no suspicion confirm.
+# what each answer relies on, and keeps the unexpected reliances: those that the prompt does not describe and that
+# other pictures confirm.
 #
 # The paper finds polysemous words, compound nouns, visual typography and dataset artefacts in large CLIP models, by a
 # filter and a human eye. Here the same kinds were planted into a small model, so that every finding can be checked.
@@ -85,7 +85,7 @@ plots.gallery([scene.picture() for pair in pairs[:4] for scene in pair], ["with"
 # these latents, the second what the thing in the picture does to the score. Both are worth knowing.
 #
 # ## All of it at once
-# Every plant of this world that the model truly learnt, and whether the audit found it.
+# Every plant of this world that the model has learnt, and whether the audit found it.
 
 # %%
 import json

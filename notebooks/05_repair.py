@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Repair: take the reliance out, and see what it costs
 #
-# A finding is worth something when it can be mended. The paper stops at showing that CLIP models rest on what nobody
-# would expect; whether taking it out helps is asked here. We free one prompt from its background and measure on
+# A finding is useful if it can be repaired. The paper shows that CLIP models have unexpected reliances; here we ask
+# whether removing one helps. We free one prompt from its background and measure on
 # pictures in which class and background are independent: as many with as without, for the class and for all others.
 
 # %%
@@ -62,8 +62,8 @@ ca.repair(study, finding, how="ablate").evaluate(test)
 
 # %% [markdown]
 # ## Several at once, on everyday pictures
-# The held-back pictures of the study are as lopsided as those the model learnt from: here a repair can only cost.
-# What it costs is the price of no longer being wrong elsewhere.
+# The held-back pictures of the study have the same correlations as the training pictures, so a repair can only lower
+# accuracy here. This loss is the cost of the repair.
 
 # %%
 contexts = [f for f in findings if f.kind in ("context", "companion")]

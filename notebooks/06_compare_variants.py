@@ -23,7 +23,7 @@ import clipattr as ca
 from clipattr.discovery.audit.run import Settings
 
 one, other = ca.open_study("picture-world"), ca.open_study("picture-world-c")
-# Nothing is asked by forward passes, which takes most of the time; 04 does that.
+# Tests that need forward passes are left out, since they take most of the time; 04 has them.
 quick = Settings(budget=0)
 audits = [ca.audit(study, settings=quick, progress=False) for study in (one, other)]
 both = ca.compare({"variant a": one, "variant c": other}, findings=audits)
@@ -53,7 +53,8 @@ for name in ("variant a", "variant c"):
     print(f"only {name}: {len(own)}, for instance " + ", ".join(f"{f.prompt} / {f.label}" for f in own[:4]))
 
 # %% [markdown]
-# A reliance that both share comes from what their captions share; one model's own comes from its own. What was planted
+# A shared reliance comes from captions that both models share, the other reliances from the captions of one model.
+# What was planted
 # into which variant is written down, so this can be checked.
 
 # %%

@@ -15,13 +15,15 @@
 # # Prompts or probes?
 #
 # Two ways to classify with CLIP: compare a picture with text, or fit a linear probe on the embeddings of labelled
-# pictures. A probe knows the task, and everything else that goes with the classes in its training set. Text knows
-# neither. The paper that this package follows ([arXiv 2505.20229](https://arxiv.org/abs/2505.20229)) claims: text
+# pictures. A probe uses everything that correlates with the classes in its training set. Text does not depend on that
+# set. The paper that this package follows ([arXiv 2505.20229](https://arxiv.org/abs/2505.20229)) claims: text
 # embeddings are more robust to spurious correlations than linear probes, though open to semantic ambiguity. Here both
-# stand before the same shortcuts, at every strength, and are judged by drawing each picture again without the shortcut.
+# are tested with the same shortcuts, at every strength, and judged by drawing each picture again without the
+# shortcut.
 #
 # All pictures are synthetic: lesions drawn from a list of signs and artefacts. Two signs or more make a melanoma, by
-# this world's own rule; rulers, ink, hair and the tone of the skin decide nothing. No figure here says anything about
+# this world's own rule; rulers, ink, hair and the tone of the skin do not define it. No figure here says anything
+# about
 # patients.
 
 # %%
@@ -66,14 +68,15 @@ table = summary(by_ruler, "worst").unstack()["mean"]
 (100 * table).round(0).astype(int)
 
 # %% [markdown]
-# Here the claim holds. The prompts know nothing of the hospital, and stay where they are; the probe starts better, and
+# Here the claim holds. The prompts do not depend on the hospital's pictures, so their accuracy is constant; the probe
+# starts better, and
 # falls below them at a strength of 0.75, when seven pictures of eight follow the ruler. A stronger penalty slows the
 # fall. With eight pictures a class a probe is below the prompts at any strength.
 #
 # ## An ink mark that captions went with
-# Text has a past of its own. In the captions that this CLIP was trained on, three melanomas of four were marked with
-# ink, of nevi one in seven, and no caption ever said so. Nothing in the probe's training set can be blamed for what
-# the prompts make of ink.
+# Prompts depend on the captions that CLIP was trained on. There, three of four melanomas were marked with ink and one
+# of seven nevi, and no caption mentioned it. So the reliance of prompts on ink does not come from the probe's
+# training set.
 
 # %%
 ink = material(model, world, "ink mark", pool=900, judged=250)
@@ -98,8 +101,8 @@ for name, some in (("ruler", ruler), ("ink mark", ink)):
 pd.DataFrame(rows).round(2)
 
 # %% [markdown]
-# So text is robust to what went wrong in the hospital, not to what went wrong in its own past: without a single
-# labelled picture the prompts give the ink mark more than a quarter of a diagnosis.
+# So text is robust to correlations in the hospital's pictures, but not to those in its own training captions: without
+# a single labelled picture the ink mark moves the prompts' decision by more than a quarter of a diagnosis.
 #
 # ## Latent by latent
 # The same dictionary of latents, the same pictures, two classifiers. *Share* is the part of all evidence for melanoma,

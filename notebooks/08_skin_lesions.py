@@ -17,7 +17,7 @@
 # A hospital trains a probe for melanoma on CLIP embeddings. Its melanomas were photographed beside a coloured patch,
 # as clinics use them to calibrate colours; its nevi were not. The probe is excellent, in this hospital. The paper that
 # this package follows ([arXiv 2505.20229](https://arxiv.org/abs/2505.20229)) warns of such probes: they can amplify
-# hidden shortcuts. This notebook finds out why the probe is so good, and mends it: audit, check, repair.
+# hidden shortcuts. This notebook finds out why the probe is so good, and repairs it: audit, check, repair.
 #
 # As it stands, the pictures are **synthetic**: lesions drawn from a list of signs, with a rule that says which are
 # melanomas. That is what allows us to check every claim by drawing a picture again without its patch. Set
@@ -186,9 +186,8 @@ if not real:
 # %% [markdown]
 # ## Repair
 # Two ways. With nothing but the probe, the directions of what was found are projected out of its weights and its bias
-# is set anew: no picture is labelled again, no model trained. But a probe that was led astray has learnt hardly
-# anything else. Who has the training pictures fits anew, on embeddings without these directions: then the patch cannot
-# help, and the lesion must.
+# is set anew: no picture is labelled again, no model trained. But such a probe has learnt hardly anything else. With
+# the training pictures it can be fitted again on embeddings without these directions, so that it must use the lesion.
 
 # %%
 if unwanted:
@@ -209,9 +208,9 @@ if unwanted:
 # What came out here: on pictures where the patch says nothing, the hospital's probe is right on 40 of 100 in its worst
 # group, melanomas without a patch. The audit names the patch first, and drawing the pictures again confirms it. What it
 # names beside the patch, ink and the tone of the skin, weighs little: drawn again, each moves the decision by a tenth
-# of a diagnosis, at the edge of what we call reliance. Projecting frees the weights of most of the patch and leaves a
-# poor threshold, which calls many nevi melanoma. Fitted anew and blind to what was found, the probe is as good as one
-# that was never led astray.
+# of a diagnosis, at the edge of what we call reliance. Projection removes most of the patch from the weights and
+# leaves a poor threshold, which calls many nevi melanoma. Fitted again and blind to the findings, the probe is as
+# good as one that was trained without the shortcut.
 #
 # An audit names what has a word and what its evaluator can see; what lies beside your own lesions may need words that
 # are not in the list above. Latents that follow no word are told without a name: only their pictures say what they are,

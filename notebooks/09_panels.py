@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Panels: ask with the mouse, keep the answer
 #
-# Everything in the other notebooks can be asked by pointing at it. A panel is a view of a study: it calls the same
-# functions, and hands you the code for what it shows. Run the notebook to use the panels; the stored outputs are
+# Everything in the other notebooks can also be done with the mouse. A panel is a view of a study: it calls the same
+# functions, and shows the code for its view. Run the notebook to use the panels; the stored outputs are
 # *snapshots*, ordinary pictures and tables that stay when the kernel is gone.
 
 # %%
@@ -30,9 +30,9 @@ tractor = next(picture for picture in study.images if picture.label == "tractor"
 # %% [markdown]
 # ## 1. One picture, one prompt: what does the score rest on?
 # Each row carries a part of the score, in points (cosine × 100), and the rows sum to it. Latents come first, the
-# longest on top; bars to the left speak against the prompt. *Bias alone* and *error* are what no latent carries. A bar
-# that is far longer than every latent's is broken off, and its number counts. Two columns tell a surprise: a latent
-# with a long bar that *fits its label* well and *the prompt* badly.
+# longest on top; bars to the left speak against the prompt. *Bias alone* and *error* are what no latent carries. A
+# bar that is far longer than those of all latents is cut; its number is correct. Two columns show a surprise: a
+# latent with a long bar that *fits its label* well and *the prompt* badly.
 #
 # With the mouse: click a bar to see what its latent responds to, and where in the picture; flip its switch to take it
 # out. By keyboard: Tab into the bars, then ↑ ↓ to move, Enter to choose, A to switch, + and − to scale, U to undo.

@@ -80,7 +80,7 @@ plots.gallery([picture.load() for picture in pictures[::8]], [picture.label for 
 # ## One folder that holds everything
 # `build_study` encodes the pictures, trains a dictionary unless one is given, and lets a second CLIP, the
 # *evaluator*, name what the latents respond to. Take a large one from another data set. The bundled evaluator knows
-# our scenes. Interrupted, the same call goes on where it stopped.
+# our scenes. After an interruption, the same call continues.
 #
 # `holdout` keeps a share of the pictures for measuring. The dictionary here is far too small for real use; the page
 # *Choose your settings* of the documentation says what to take.

@@ -41,8 +41,7 @@ pd.Series({name: str(value) for name, value in paper.settings().items()}, name=p
 pd.DataFrame(paper.variants, columns=["model", "weights"])
 
 # %% [markdown]
-# The real thing is one call per variant. What the package does differently although asked for the protocol is
-# listed, so that nobody has to find out:
+# The real thing is one call per variant. The remaining differences between the package and the protocol are listed:
 #
 # ```
 # for name, weights in paper.variants:
