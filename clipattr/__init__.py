@@ -1,4 +1,4 @@
-"""clipattr: what a CLIP model's embedding consists of, what the parts mean, and what an output owes to each.
+"""clipattr: the components of a CLIP model's embedding, their meaning, and the dependence of an output on each.
 
 This page is the table of contents: every public name, and the module it lives in. Names are imported on first
 use, so `import clipattr` costs milliseconds and does not load torch. To add a public name, add a line to

@@ -1,4 +1,4 @@
-"""Reliance: how much an output owes to each latent.
+"""Reliance: how much an output depends on each latent.
 
 Owns targets, the closed-form tail, methods, results, interventions and faithfulness. Start at `attribute`.
 """

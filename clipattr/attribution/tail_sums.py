@@ -49,8 +49,8 @@ def mean_effects(
         progress: show a bar.
 
     Returns:
-        (groups or latents, targets) float64, in the unit of the target (cosine for prompts). Positive: the latents lift
-        the target on average over all rows; a row in which none of them is active counts 0.
+        (groups or latents, targets) float64, in the unit of the target (cosine for prompts). Positive: the latents
+        raise the target on average over all rows; a row in which none of them is active counts 0.
 
     Raises:
         TargetError: the target is not linear, or there is no row. SiteError: no closed form at the site, or several

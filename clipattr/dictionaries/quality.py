@@ -66,7 +66,7 @@ class SaeCheck:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing speaks against the dictionary."""
+        """Whether there is no reason to refuse the dictionary."""
         return not self.reasons
 
     def to_frame(self) -> pandas.DataFrame:
@@ -276,7 +276,7 @@ def _reasons(
     promise: dict[str, float],
     alternatives: dict[str, float],
 ) -> list[str]:
-    """What speaks against the dictionary, and the likely cause."""
+    """Reasons to refuse the dictionary, and the likely cause."""
     facts = []
     fvu = figures["fvu"]
     if not fvu <= 1:

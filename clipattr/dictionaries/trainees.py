@@ -1,6 +1,6 @@
 """Trainees: what takes part in one pass of training, and how each of them sees the activations.
 
-Owns the start of a run from its recipe, and the views (centred, scaled, whitened) that recipes ask for. Ignores the
+Owns the start of a run from its recipe, and the views (centred, scaled, whitened) that recipes need. Ignores the
 loop over batches. Start at `Trainee.of` and `Views`.
 """
 

@@ -52,7 +52,7 @@ class Run:
     """One dictionary in training, on activations brought to mean 0 and mean square length 1.
 
     Args:
-        objective: what the kind asks for.
+        objective: of the kind.
         width: of the activations.
         seed: decides the start directions, on any device.
         revival: dead-latent revival, None for none.

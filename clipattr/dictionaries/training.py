@@ -1,7 +1,7 @@
 """Training: from cached activations to a dictionary, on a CPU or a GPU.
 
 Owns the loop over batches: schedule, several seeds in one pass, checkpoints and resume, early stop, progress. The
-arithmetic of a step is in `trainer.py`, what a kind asks for in its own module. Start at `train_saes`.
+arithmetic of a step is in `trainer.py`, the objective of a kind in its own module. Start at `train_saes`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Surprise: which reliances nobody would expect, of which kind, with causal evidence."""
+"""Surprise: unexpected reliances, their kinds, and causal evidence for them."""

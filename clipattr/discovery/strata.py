@@ -45,7 +45,7 @@ def by_stratum(
         prompt, label, stratum; pictures: measured in the stratum; active, active_low, active_high: share of them on
         which the family is active (Wilson); effect, low, high: mean fall of the contrast when the family is ablated on
         those (Student's t); difference with bounds: effect minus that in all other strata (Welch), whose intervals hold
-        for all strata of a finding together. NaN where fewer than two pictures speak.
+        for all strata of a finding together. NaN with fewer than two pictures.
 
     Raises:
         DataError: no strata, or fewer than two with enough pictures. StudyError: findings of latents that this study
@@ -147,7 +147,7 @@ def _measured(
         )
     count = study.dictionary.n_latents
     if any(not 0 <= latent < count for finding in findings for latent in finding.latents):
-        raise StudyError(f"These findings speak of latents that the study, with {count}, does not have.")
+        raise StudyError(f"These findings concern latents that the study, with {count}, does not have.")
     prompts = list(dict.fromkeys(finding.prompt for finding in findings))
     if not prompts:
         return []

@@ -1,6 +1,6 @@
 """Places in a text tower: reading and replacing activations, for which the token ids of the texts are needed.
 
-Owns the hook on token ids that tells where the pooled token is. Sites are asked for in `sites.py`; what a
+Owns the hook on token ids, from which the place of the pooled token follows. Sites are asked for in `sites.py`; what a
 text tower consists of is in text_tower.py. Start at `TextPlace`.
 """
 

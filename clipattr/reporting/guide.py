@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 def guide_html(found: Sequence[Finding]) -> str:
     """The words of the page, and the kinds of findings on it."""
     terms = {
-        "What a finding says": "The score of a prompt owes much to a family of latents (parts of the picture's "
-        "embedding) that, by an independent model's judgement, does not look like what the prompt names.",
-        "Points": "Cosine similarity × 100, of the prompt against the mean over the vocabulary, so that what lifts "
-        "every prompt alike does not count.",
-        "Causal effect": "How far the score falls when the whole family is switched off, on pictures that had no part "
-        "in choosing it; for a finding about writing, where it says so, how far it rises when the prompt is written on "
+        "What a finding says": "The score of a prompt depends strongly on a family of latents (parts of the picture's "
+        "embedding) that, by an independent model, does not represent what the prompt names.",
+        "Points": "Cosine similarity × 100, of the prompt minus the mean over the vocabulary, so that a latent that "
+        "raises every prompt equally does not count.",
+        "Causal effect": "How far the score falls when the whole family is switched off, on pictures on which it was "
+        "not chosen; for a finding about writing, where it says so, how far it rises when the prompt is written on "
         "them. The bracket is a 95\u00a0% interval.",
         "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
         "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
         "Near zero or below: they do not.",
-        "Clarity": "How much the family's examples look alike: near 100\u00a0% one thing, near 0\u00a0% anything.",
-        "Share": "The family's part of all evidence that speaks for the prompt on these pictures.",
+        "Clarity": "How much the family's examples look alike: 100\u00a0% for equal ones, near 0\u00a0% for unrelated.",
+        "Share": "The family's part of all positive evidence for the prompt on these pictures.",
         "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
     }
     for kind in dict.fromkeys(f.kind for f in found):

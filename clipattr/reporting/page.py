@@ -211,7 +211,7 @@ def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
     note = ""
     if len(found) > SECTIONS:
         note = (
-            f'<p class="small">The {SECTIONS} strongest are told below, with pictures and evidence; the JSON '
+            f'<p class="small">The {SECTIONS} strongest are described below, with pictures and evidence; the JSON '
             f"holds the evidence of all {len(found):,}.</p>"
         )
     return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>{tools_html(found)}

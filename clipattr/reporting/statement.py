@@ -148,7 +148,7 @@ def limits(findings: Findings) -> list[str]:
         found.append(f"Text insertion was not tried for {len(spent):,} prompts, e.g. as {spent[0]}.")
     found += missing_pictures(findings.about)
     found.append(
-        "The audit speaks of these pictures and this evaluator. Reliances on what neither the pictures nor the words "
+        "The audit applies to these pictures and this evaluator. Reliances on what neither the pictures nor the words "
         "of the vocabulary hold are not found."
     )
     return found

@@ -241,7 +241,7 @@ def test_beyond_a_hundred_findings_the_rest_are_in_the_table_only(study, finding
     assert len(rows_of(page)) == 120 and read.faults == []
     links = [attributes["href"][1:] for tag, attributes in read.tags if tag == "a"]
     ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
-    assert len(links) == 203 and set(links) <= ids and "The 100 strongest are told below" in read.text
+    assert len(links) == 203 and set(links) <= ids and "The 100 strongest are described below" in read.text
 
 
 def test_an_audit_without_findings_says_so(study):

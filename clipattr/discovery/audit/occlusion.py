@@ -1,4 +1,4 @@
-"""Occlusion test: which latents that carry a prompt fall silent when something beside its object is occluded.
+"""Occlusion test: which latents that raise a prompt's score fall silent when a concept beside its object is occluded.
 
 On a few of the prompt's own pictures that show a candidate windows are occluded one by one. Where the evaluator loses
 the candidate and still sees the prompt, latents that carried the prompt and fall silent stand for the candidate,
@@ -132,7 +132,8 @@ def look(base: Base, subject: Subject, there: Tensor, clearly: Tensor, n: int) -
 def silent(
     looked: Looked, places: Sequence[int | None], carried: Tensor, most: float
 ) -> tuple[tuple[int, ...], float]:
-    """Latents that carry the prompt and fall silent, the one that carries most first, and what is left of them all.
+    """Latents that raise the prompt's score and fall silent, largest effect first, and the share of their codes that is
+    left.
 
     Args:
         places: the window of each picture. carried: (latents,) mean single-latent ablation on the prompt's own

@@ -96,7 +96,7 @@ def doubts(
     strongest: tuple[int, int],
     examples: int,
 ) -> tuple[str, ...]:
-    """What speaks against the word of a finding, one clause each.
+    """Doubts about the word of a finding, one clause each.
 
     Args:
         labels: of the latents, by themselves. strongest: in how many of how many strongest pictures the evaluator sees

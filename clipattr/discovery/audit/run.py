@@ -134,7 +134,7 @@ def _judged(base: Base, subject: Subject, family: Family) -> Judged:
 
 
 def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
-    """The families that hold, each told once, and what inserting the prompt did if that is a finding."""
+    """The confirmed families without duplicates, and the effect of inserting the prompt if that is a finding."""
     held = told_once([one for one in found.judged if one.reason is Reason.HOLDS])
     if not reads(found.rise, found.subject.unit, settings, found.pictured):
         return held, None
@@ -203,8 +203,8 @@ def audit(
         study: a study built at `image.-1.cls`, with a vocabulary and an evaluator. Labels sharpen the answer.
         prompts: texts, or `Prompt(text, means=...)`; default the pictures' labels, or the vocabulary without labels.
         settings: thresholds, with their units and reasons.
-        background: texts whose mean similarity is subtracted, so that a latent which lifts every prompt alike does not
-            count; default the study's vocabulary.
+        background: texts whose mean similarity is subtracted, so that a latent that raises every prompt equally does
+            not count; default the study's vocabulary.
         budget: forward passes a prompt, of either model, beyond what the study holds; default `settings.budget`.
         device: where the models run; default where they are. All else is computed on the CPU.
         progress: show a bar.

@@ -1,7 +1,7 @@
 """Subject: one prompt in an audit: its own pictures, the pictures that show it, and how far they score above others.
 
-A prompt's own pictures are those that carry its label; without labels those for which the audited model, among all
-words of the study, answers the prompt. Both depend on the study alone. Start at `Subject.of`.
+A prompt's own pictures are those with its label; without labels those for which the audited model answers the prompt,
+among all words of the study. Both depend on the study alone. Start at `Subject.of`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Subject:
 
 
 def _labels(base: Base, prompt: Prompt) -> list[Tensor]:
-    """For each half (n,) bool: which pictures carry the prompt's label, up to spelling or by its word's id."""
+    """For each half (n,) bool: which pictures have the prompt's label, up to spelling or by its word's id."""
     names = {plain(prompt.text)}
     word = base.word_of(prompt.text)
     if word is not None and base.study.vocabulary.ids[word]:

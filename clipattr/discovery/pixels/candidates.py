@@ -82,7 +82,7 @@ def candidate_edits(strong: Tensor, weak: Tensor, settings: PixelSettings) -> di
         return lambda pixels, maps: Region(largest(maps(pixels)[0], fraction, size))
 
     def surroundings(fraction: float) -> Builder:
-        # What stays is what the prompt owes to something else than the family: the thing itself, if it is there.
+        # The map of the prompt minus that of the family: its own object, if it is in the picture.
         def build(pixels: Tensor, maps: Callable[[Tensor], Maps]) -> Edit:
             family, prompt = (scaled(some) for some in maps(pixels))
             return Surroundings(largest(prompt - family, fraction, size))

@@ -114,7 +114,7 @@ class Measure:
         return self._prepared[row]
 
     def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> Reading:
-        """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and what the family carries."""
+        """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and the effect of the family."""
         model, site, dictionary = self.study.model, self.study.site, self.study.dictionary
         closed = site.tail(model) is not None
         codes, contrasts, carried = [], [], []

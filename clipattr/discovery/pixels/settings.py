@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """What a verification does and asks for.
+    """Settings and thresholds of a verification.
 
     Chosen on a few findings of worlds called `choose`; see docs/decisions/pixels.md.
 
