@@ -53,12 +53,15 @@ def _fitted(text: str, width: int, right: bool) -> str:
 
 
 def write(text: str, target: str) -> None:
-    """Write a file atomically."""
+    """Write a file atomically; DataError if that fails."""
     path = Path(target)
     if path.exists() and not path.is_file():  # /dev/null or a pipe must not be replaced
         path.write_text(text, encoding="utf-8")
         return
-    write_text(path, text)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(f"{target} could not be written ({error}).") from error
 
 
 def emit(text: str, target: str | None) -> None:

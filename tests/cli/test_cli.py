@@ -1,5 +1,6 @@
 """The command line does what its help says, and fails with a sentence and the right status."""
 
+import errno
 import json
 import os
 import shutil
@@ -419,6 +420,40 @@ def test_an_audit_keeps_its_work_beside_its_first_file_until_that_is_written(
     for nowhere in ("-", "/dev/null"):
         assert main(["audit", str(study_dir), "--json", nowhere]) == 0
     assert asked[1:] == [None, None]
+
+
+def test_a_full_disk_and_lack_of_memory_are_told_with_what_to_do(
+    study_dir, audited, tmp_path, monkeypatch, capsys
+):
+    import clipattr.cli.terminal as terminal
+    import clipattr.discovery.audit.run as run
+
+    def working(study, prompts, *, checkpoint, **options):
+        checkpoint.mkdir(exist_ok=True)
+        return audited(study, prompts)
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "audit", working)
+    order = ["audit", str(study_dir), "--json", str(tmp_path / "a.json"), "--junit", str(tmp_path / "a.xml")]
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "write_text", full)
+        assert main(order) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"error: {tmp_path / 'a.json'} could not be written" in said and "The disk is full: make room" in said
+    )
+    assert (tmp_path / "a.json.checkpoint").is_dir(), "it stays until every file is written"
+    assert main(order) == 0 and not (tmp_path / "a.json.checkpoint").exists()
+
+    def poor(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(run, "audit", poor)
+    capsys.readouterr()
+    assert main(order) == 2
+    assert "error: memory did not suffice (MemoryError)" in capsys.readouterr().err
 
 
 def test_places_given_to_the_server_do_not_depend_on_the_current_folder(tmp_path, monkeypatch):

@@ -253,6 +253,10 @@ def cancelled(verb, root, out, chance, seconds):
     killed(verb, root, out, chance, seconds, signal.SIGINT)
 
 
+def terminated(verb, root, out, chance, seconds):
+    killed(verb, root, out, chance, seconds, signal.SIGTERM)
+
+
 def full_disk(verb, root, out, chance, seconds):
     status, text = run(verb, root, out, Setting(limit=chance.choice([0, 64, 500, 2000, 8000, 20_000])))
     assert status in (DONE, REFUSED), (status, text)
@@ -324,6 +328,7 @@ def two_at_once(verb, root, out, chance, seconds):
 
 FAULTS = {
     "kill -9": killed,
+    "kill": terminated,
     "cancelled cell": cancelled,
     "full disk": full_disk,
     "clock going back": clock_back,

@@ -6,6 +6,7 @@ A fast sample; `python benchmarks/faults.py` runs hundreds.
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clipattr.storage.activations import ActivationStore
 from clipattr.studies.study import open_study
@@ -32,6 +33,7 @@ SAMPLE = [
     ("audit", "bit flip", 23),
     ("audit", "unreadable file", 24),
     ("audit", "two jobs at once", 25),
+    ("audit", "kill", 26),
 ]
 
 
@@ -147,6 +149,46 @@ def test_a_batch_is_halved_until_it_fits_and_its_pieces_stay_in_order():
     assert in_halves(work, 3) == ([[0, 1, 2]], None)
     with pytest.raises(ZeroDivisionError):
         in_halves(lambda some: 1 / 0, 4)
+
+
+def test_two_audits_of_one_study_with_checkpoints_of_their_own_do_not_meet(jobs, undisturbed, tmp_path):
+    root, results = undisturbed
+    places = [tmp_path / name for name in ("one", "other")]
+    for place in places:
+        place.mkdir()
+    both = [jobs.start("audit", root, place / "out") for place in places]
+    assert [jobs.finish(*one) for one in both] == [(jobs.DONE, "")] * 2
+    assert all(jobs.digests(place / "out") == results["audit"][0] for place in places)
+
+
+def test_forward_passes_are_halved_until_they_fit_and_one_that_does_not_is_an_error(jobs, monkeypatch):
+    from types import SimpleNamespace
+
+    from clipattr.discovery import encoded
+    from clipattr.sites import Site
+
+    study = SimpleNamespace(model=jobs.MODEL, site=Site("image.-1.cls"))
+    pictures = [Image.new("RGB", (40, 40), (20 * n, 90, 200 - 9 * n)) for n in range(11)]
+    whole, plain, sizes = encoded.activations_of(study, pictures), encoded.activations, []
+
+    def poor(model, pixels, site):
+        sizes.append(len(pixels))
+        if len(pixels) > poor.most:
+            raise poor.error
+        return plain(model, pixels, site)
+
+    monkeypatch.setattr(encoded, "activations", poor)
+    poor.most = 3
+    for poor.error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")):
+        sizes.clear()
+        torch.testing.assert_close(encoded.activations_of(study, pictures), whole)
+        assert sum(size for size in sizes if size <= 3) == 11
+    poor.most = 0
+    with pytest.raises(jobs.ClipattrError, match="a single picture .*CUDA out of memory.*device="):
+        encoded.activations_of(study, pictures)
+    poor.error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        encoded.activations_of(study, pictures)
 
 
 def test_a_flipped_bit_in_a_finished_store_is_found(jobs, undisturbed, tmp_path):

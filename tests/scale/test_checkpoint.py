@@ -1,14 +1,18 @@
 """Checkpoints: what was finished is not computed again, and a resumed job yields what an undisturbed one yields."""
 
+import errno
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 import clipattr as ca
 from clipattr.errors import DataError
+from clipattr.execution import checkpoint
 from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Here
+from clipattr.storage.documents import write_json
 
 
 class Job:
@@ -102,3 +106,55 @@ def test_an_audit_stopped_anywhere_ends_with_the_same_bytes(tmp_path, monkeypatc
     assert asked == prompts
     assert again.to_json() == whole
     assert json.loads(whole)["findings"] and not math.isnan(again[0].causal_effect.value)
+
+
+def full(monkeypatch, after):
+    """A disk with room for so many results."""
+    written = []
+
+    def write(file, value, **options):
+        if len(written) == after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(file)
+        write_json(file, value, **options)
+
+    monkeypatch.setattr(checkpoint, "write_json", write)
+
+
+def test_a_full_disk_keeps_what_was_finished_and_says_so(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        full(patch, 4)
+        with pytest.raises(
+            DataError, match="No space left on device.*is kept there: make room, and the same call"
+        ):
+            Job(tmp_path).run(range(6))
+    again = Job(tmp_path)
+    assert again.run(range(6)) == Job(None).run(range(6)) and again.computed == [4, 5]
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_with_its_name(tmp_path, monkeypatch):
+    def touch(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(DataError, match=r"\.lock' could not be written"):
+        Job(tmp_path).run([1])
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")]
+)
+def test_lack_of_memory_keeps_what_was_finished_and_says_so(tmp_path, error):
+    job = Job(tmp_path)
+    whole = job.square
+
+    def poor(shared, item):
+        if item == 2:
+            raise error
+        return whole(shared, item)
+
+    job.square = poor
+    with pytest.raises(DataError, match="Memory did not suffice.*is kept there"):
+        job.run(range(4))
+    again = Job(tmp_path)
+    assert again.run(range(4)) == Job(None).run(range(4)) and again.computed == [2, 3]
