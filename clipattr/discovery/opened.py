@@ -25,6 +25,7 @@ class Opener:
     Attributes:
         gone: reason by id, of the pictures that were asked for since `gone` was last emptied and cannot be opened.
 
+    >>> import numpy as np
     >>> from clipattr.images.collection import Images
     >>> opener = Opener(Images.open(np.zeros((3, 8, 8, 3), dtype=np.uint8)))
     >>> [place for place, _ in opener.first([2, 0, 1], 2)], opener.gone
