@@ -11,6 +11,7 @@ each time, and compared byte by byte with an undisturbed one. `--quick` takes tw
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from results import write_results
+from results import FOLDER, write_results
 
 BUNDLED: dict[str, Any] = {
     "models": ["picture-world-a", "picture-world-b"], "images": "picture-world",
@@ -103,8 +104,14 @@ def killed_after(seconds: float, out: Path) -> bool:
     return True
 
 
-def disturbed(kills: int, seed: int) -> tuple[int, int, int]:
-    """Kills, runs that ended between them, and files that differ from those of an undisturbed run at the end."""
+def earlier() -> dict[str, float]:
+    """The figures of the kills in the stored result."""
+    stored = json.loads((FOLDER / "reproduction.json").read_text("utf-8"))["figures"]
+    return {name: stored[name] for name in ("kills", "files_that_differ")}
+
+
+def disturbed(kills: int, seed: int) -> dict[str, float]:
+    """Number of kills, and of files that differ at the end from those of an undisturbed run."""
     draws = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, out = Path(folder) / "whole", Path(folder) / "out"
@@ -124,7 +131,9 @@ def disturbed(kills: int, seed: int) -> tuple[int, int, int]:
                 draws.choice(sorted((out / "pieces").glob("*.json"))).unlink()
         killed_after(1e9, out)
         found = contents(out)
-    return done, ended, sum(expected.get(name) != found.get(name) for name in expected.keys() | found.keys())
+    lost = sum(expected.get(name) != found.get(name) for name in expected.keys() | found.keys())
+    print(f"{done} kills, {ended} runs that ended between them, {lost} files that differ")
+    return {"kills": done, "files_that_differ": lost}
 
 
 def main() -> int:
@@ -134,18 +143,18 @@ def main() -> int:
     parser.add_argument("--models", help="references separated by commas, for the photographs")
     parser.add_argument("--evaluator")
     parser.add_argument("--cpu", action="store_true", help="count processor time")
-    parser.add_argument("--kills", type=int)
+    parser.add_argument("--kills", type=int, help="0 keeps the result of an earlier run")
     given = parser.parse_args()
     if given.cpu:
-        from clipattr.reproduction import pilot, times
+        from clipattr.reproduction import times
 
-        pilot.time = times.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]
+        times.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]
     asked = BUNDLED | {"form": "quick", "lesions": "lesions"}
     if given.quick:
         asked |= {"sizes": SMALL, "only": ["faithfulness", "null"], "lesions": None}
     # The kills first: a process that has started threads must not be forked.
-    done, ended, lost = disturbed(given.kills if given.kills is not None else 3 if given.quick else 50, 0)
-    print(f"{done} kills, {ended} runs that ended between them, {lost} files that differ")
+    kills = given.kills if given.kills is not None else 3 if given.quick else 50
+    figures = disturbed(kills, 0) if kills else earlier()
     rows = estimated("bundled", asked)
     if given.photos:
         photographs = {
@@ -158,11 +167,11 @@ def main() -> int:
     for row in rows:
         print(f"{row['case']:12} {row['experiment']:14} planned {row['planned']:7.1f}  "
               f"measured {row['measured']:7.1f}  ratio {row['measured_over_planned'] or 0:.2f}")  # fmt: skip
-    figures = {"kills": done, "files_that_differ": lost, **figures_of(rows)}
+    figures |= figures_of(rows)
     for name, value in figures.items():
         print(f"{name:36} {value:.3f}")
     write_results("reproduction", figures, rows, quick=given.quick)
-    return int(lost > 0)
+    return int(figures["files_that_differ"] > 0)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ them, so that what does not grow is told from what does. Start at `piloted`.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from clipattr.reproduction.inputs import SYNTHETIC, evenly
+from clipattr.reproduction.pilot_worlds import lesion_seconds, scene_seconds
+from clipattr.reproduction.times import seconds_of
 from clipattr.statistics import Interval
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ MOST = 2048  # pictures of the larger one at most, and a quarter of the collecti
 ENCODING = 15.0  # seconds that encoding them may take
 STEPS = (50, 200)  # training steps of the two pilot trainings
 PROMPTS = 3  # audited in the pilot
-LESIONS = 48  # synthetic lesions, and scenes of a world, drawn in the pilot
 FINDINGS = 0.25  # a prompt; the audits of bundled worlds and photographs have 0.1 to 0.5
 NOTHING = Interval(0.0, 0.0, 0.0)
 
@@ -49,9 +48,14 @@ class Line:
 
     @classmethod
     def through(cls, n: int, seconds: float, more: int, then: float) -> Line:
-        """The line through two measurements; never falling, and never below zero."""
+        """The line through two measurements; never falling and never below zero, and always through the second one.
+
+        >>> Line.through(10, 3.0, 20, 2.0)(40), Line.through(10, 1.0, 20, 4.0)(40)
+        (2.0, 8.0)
+        """
         each = max(then - seconds, 0.0) / max(more - n, 1)
-        return cls(max(seconds - each * n, 0.0), each)
+        fixed = then - each * more
+        return cls(fixed, each) if fixed >= 0 else cls(0.0, then / more)
 
     def __call__(self, n: float) -> float:
         return self.fixed + self.each * n
@@ -115,12 +119,6 @@ class Rates:
         return max(1.0, FINDINGS * len(run.inputs.prompts))
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
 def piloted(run: Run) -> Rates:
     """Measure the rates, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +152,7 @@ def _piloted(run: Run, folder: Path) -> Rates:
     sizes = [len(some) for some in samples]
     audits = [_audit_seconds(run, study, 0) for study in (few, more)]
     nothing = [_audit_seconds(run, shuffled(study), 0) for study in (few, more)]
-    lesion, probes = _lesion_seconds(run) if inputs.lesions == SYNTHETIC else (0.0, 0.0)
+    lesion, probes = lesion_seconds(run) if inputs.lesions == SYNTHETIC else (0.0, 0.0)
     return Rates(
         encode=Line.through(sizes[0], encoded[0], sizes[1], encoded[1]),
         marked=_marked_seconds(run, samples[0]),
@@ -172,7 +170,7 @@ def _piloted(run: Run, folder: Path) -> Rates:
         verified=_verified_seconds(more, inputs.prompts[0]) if run.sizes.verified else 0.0,
         lesion=lesion,
         probes=probes,
-        scene=_scene_seconds(run),
+        scene=scene_seconds(run),
     )
 
 
@@ -293,7 +291,7 @@ def _faithfulness_seconds(run: Run, study: Study) -> float:
     from clipattr.attribution.faithfulness import faithfulness
     from clipattr.reproduction.experiments.faithful import METHODS
 
-    prompts, some = run.inputs.prompts[:2], study.images
+    prompts, some = run.inputs.prompts[: run.sizes.faithful_prompts], study.images
 
     def measure(n: int) -> float:
         return seconds_of(
@@ -319,8 +317,9 @@ def _probe_seconds(run: Run, study: Study) -> float:
     # The classes are the pictures' own, so that they are as hard to separate as in the experiment.
     labels = [str(label) for label in study.images.select(study.rows).columns["label"]]
     classes = [label for label, _ in Counter(labels).most_common(max(2, sizes.spurious_classes))]
-    share = sum(label in classes for label in labels) / len(labels) * len(study.rows) / len(study.images)
-    n = max(60, min(sizes.spurious_pictures, round(share * len(run.inputs.images))))
+    counts = Counter(label for label in run.inputs.images.columns["label"] if label)
+    largest = sum(count for _, count in counts.most_common(sizes.spurious_classes))
+    n = max(60, min(sizes.spurious_pictures, round(largest * (1 - sizes.holdout))))
     there = torch.tensor([row for row, label in enumerate(labels) if label in classes])
     rows = there[torch.arange(n) % len(there)]
     noise = torch.randn(n, vectors.shape[1], generator=generator) * vectors.std(0) / 10
@@ -344,55 +343,3 @@ def _verified_seconds(study: Study, prompt: str) -> float:
     latent = int(study.latents["frequency"].to_numpy().argmax())
     made = Finding(prompt, (latent,), None, "unknown", 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0)
     return seconds_of(lambda: verify(study, Findings([made], study, {}, []), progress=False))
-
-
-def _lesion_seconds(run: Run) -> tuple[float, float]:
-    """Seconds of drawing and embedding one synthetic lesion, and of all probes of one shortcut and seed, on pictures
-    that are repeated with noise."""
-    from clipattr.reproduction.experiments.lesions import judged_probes
-    from clipattr.studies.study import open_study
-    from clipattr_data.lesion_world import LesionWorld
-    from clipattr_data.lesions import SHORTCUTS
-    from clipattr_data.robustness import material
-
-    study, world, sizes = open_study(SYNTHETIC), LesionWorld.open("lesions-evaluator"), run.sizes
-    material(study.model, world, SHORTCUTS[0], pool=2, judged=2)  # warms up
-    made = []
-    drawn = seconds_of(
-        lambda: made.append(material(study.model, world, SHORTCUTS[0], pool=LESIONS, judged=LESIONS))
-    )
-    (some,), generator = made, torch.Generator().manual_seed(0)
-    rows = torch.arange(sizes.lesion_pool) % LESIONS
-
-    def spread(embeddings: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(len(rows), embeddings.shape[1], generator=generator) * embeddings.std(0) / 3
-        return torch.nn.functional.normalize(embeddings[rows] + noise, dim=1)
-
-    many = replace(some, names=some.names[rows.numpy()], there=spread(some.there), gone=spread(some.gone))
-    judged_probes(study, many, replace(sizes, lesion_seeds=1))  # reads the study
-    return drawn / (4 * LESIONS), seconds_of(
-        lambda: judged_probes(study, many, replace(sizes, lesion_seeds=1))
-    )
-
-
-def _scene_seconds(run: Run) -> float:
-    """Seconds of drawing and embedding one scene; 0 for a model whose pictures cannot be drawn."""
-    from clipattr.reproduction.experiments.checks import world_of
-
-    found: Any = None if run.inputs.truth or not run.sizes.truth else world_of(run, run.inputs.variants[0])
-    if found is None:
-        return 0.0
-    from clipattr_data.world import TRAIN
-
-    world, model = found[0], run.inputs.model(run.inputs.variants[0])
-    scenes = [world.scene(index, TRAIN) for index in range(LESIONS)]
-
-    def work() -> None:
-        from PIL import Image
-
-        pixels = torch.stack([model.prepare(Image.fromarray(scene.render())) for scene in scenes])
-        with torch.no_grad():
-            model.encode_image(pixels)
-
-    work()
-    return seconds_of(work) / len(scenes)

@@ -6,7 +6,7 @@ Owns the clock, the file of times and the file of the plan. Start at `Times`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,13 @@ from clipattr.storage.documents import read_json, write_json
 
 TIMES = "times.json"  # the only file of results that differs between two runs
 PLAN = "plan.json"  # left by a plan, read by the run in the same folder
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that a function takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 @dataclass
