@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipattr.reproduction.pilot import Rates
     from clipattr.reproduction.run import Run
 
+NONE_JUDGED = "No prompt could be judged: there are too few pictures of each."
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 Values = Mapping[str, Mapping[str, Any]]  # measured values of an experiment, by unit
 

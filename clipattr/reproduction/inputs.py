@@ -108,6 +108,11 @@ class Inputs:
         asked = protocol.vocabulary if vocabulary is None else vocabulary
         words = first_names(asked) if asked == "imagenet21k" else _words(asked)
         listed = _prompts(prompts, pictures, words, sizes.prompts, words_of)
+        if prompts is None and not any(pictures.columns["label"]):
+            notes.append(
+                "the pictures have no labels, so words of the vocabulary are the prompts, whether or not pictures show "
+                "them; give prompts=, or one folder a class"
+            )
         return cls(
             protocol=protocol,
             sizes=sizes,

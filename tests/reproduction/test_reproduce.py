@@ -200,6 +200,24 @@ def test_a_raw_folder_of_photographs_is_read_with_words_and_remarks(asked, drawi
         assert told in made.page.read_text("utf-8")
 
 
+def test_pictures_without_labels_are_told_and_what_cannot_be_judged_has_no_numbers(asked, drawings, tmp_path):
+    from clipattr.images.collection import Images
+
+    bare = Images(drawings.source, drawings.ids)[:24]
+    words = ["red", "blue", "noise"]
+    made = ca.reproduce(
+        "paper",
+        out=tmp_path / "out",
+        **{**asked, "images": bare, "vocabulary": words},
+        only=["null", "spurious", "seeds"],
+    )
+    notes = json.loads((made.folder / "about.json").read_text("utf-8"))["notes"]
+    assert any("have no labels, so words of the vocabulary" in note for note in notes)
+    assert made["spurious"].conclusion.sentence.startswith("Not measured: it takes labelled pictures")
+    for name in ("null", "seeds"):
+        assert made[name].conclusion.outcome == UNDECIDED and "–" not in made[name].conclusion.sentence
+
+
 def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
     from clipattr.storage.locks import locked
 

@@ -19,7 +19,16 @@ from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.findings import KINDS, Finding, Findings, PromptVerdict
 from clipattr.display.wording import kind_word
 from clipattr.reproduction.baselines import untested
-from clipattr.reproduction.experiment import UNDECIDED, Conclusion, Experiment, Values, decide, joint, shown
+from clipattr.reproduction.experiment import (
+    NONE_JUDGED,
+    UNDECIDED,
+    Conclusion,
+    Experiment,
+    Values,
+    decide,
+    joint,
+    shown,
+)
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import TRAINED
 from clipattr.statistics import Interval, rate_difference, wilson
@@ -149,7 +158,7 @@ def _count_conclusion(values: Values) -> Conclusion:
     pooled = torch.cat([with_finding(value, written=False) for value in values.values()])
     chance = torch.cat([with_finding(value["null"]) for value in values.values()])
     if not len(pooled) or not len(chance):
-        return Conclusion(UNDECIDED, "No prompt could be judged: there are too few pictures of each.")
+        return Conclusion(UNDECIDED, NONE_JUDGED)
     excess = rate_difference(pooled, chance)
     kinds = [item["kind"] for value in values.values() for item in value["findings"]]
     counts = {name: sum(kind in members for kind in kinds) for name, members in FAMILIES.items()}
@@ -234,7 +243,10 @@ def _null_rows(values: Values) -> list[dict[str, Any]]:
 
 
 def _null_conclusion(values: Values) -> Conclusion:
-    rate = rate_of(torch.cat([with_finding(value) for value in values.values()]))
+    flags = torch.cat([with_finding(value) for value in values.values()])
+    if not len(flags):
+        return Conclusion(UNDECIDED, NONE_JUDGED)
+    rate = rate_of(flags)
     below = Interval(FALSE_ALARMS - rate.value, FALSE_ALARMS - rate.high, FALSE_ALARMS - rate.low)
     sentence = (
         f"{shown(rate, 100, 1)} % of the prompts have a finding although pictures and codes are shuffled; at most "

@@ -13,7 +13,16 @@ import torch
 
 from clipattr.discovery.compare import PICTURES, compare
 from clipattr.reproduction.baselines import by_chance
-from clipattr.reproduction.experiment import UNDECIDED, Conclusion, Experiment, Values, decide, joint, shown
+from clipattr.reproduction.experiment import (
+    NONE_JUDGED,
+    UNDECIDED,
+    Conclusion,
+    Experiment,
+    Values,
+    decide,
+    joint,
+    shown,
+)
 from clipattr.reproduction.experiments.surprises import (
     audited,
     findings_of,
@@ -153,6 +162,8 @@ def _paired(values: Values, control: str) -> Interval:
 
 
 def _dictionary_conclusion(values: Values) -> Conclusion:
+    if not any(value["trained"]["judged"] for value in values.values()):
+        return Conclusion(UNDECIDED, NONE_JUDGED)
     differences = {control: _paired(values, control) for control in CONTROLS.values()}
     told = ", ".join(f"{shown(each, 100, 1)} over {control}" for control, each in differences.items())
     sentence = (
@@ -228,15 +239,17 @@ def _seed_conclusion(values: Values) -> Conclusion:
     share = _found_again(values)
     counts = [next(iter(values.values()))["first"], *(value["findings"] for value in values.values())]
     told = ", ".join(map(str, counts))
+    if share.value != share.value:
+        return Conclusion(
+            UNDECIDED, f"The first dictionary has no finding; numbers by seed: {told}.", {"again": share}
+        )
     met = [value["by_chance"] for value in values.values() if "by_chance" in value]
     chance = f" (by chance at most {100 * sum(met) / len(met):.0f} %)" if met else ""
     sentence = (
         f"{shown(share, 100, 0)} % of the first dictionary's findings are found again with another seed{chance}; "
         f"numbers of findings by seed: {told}."
     )
-    return Conclusion(
-        UNDECIDED if share.value != share.value else decide(share, AGAIN), sentence, {"again": share}
-    )
+    return Conclusion(decide(share, AGAIN), sentence, {"again": share})
 
 
 SEEDS = Experiment(
