@@ -36,7 +36,7 @@ class Finding:
         kind_probability: how sure the kind is, 0 to 1.
         reliance: mean single-latent exact ablation, summed over the family, in raw cosine of the prompt's contrast.
         causal_effect: fall of the contrast when the whole family is ablated on held-back pictures, raw cosine; where
-            the finding is `by_writing`, its rise when the prompt is written on held-back pictures of other things.
+            the finding is `by_writing`, its rise when the prompt is written on held-back pictures of other objects.
         share: of the positive evidence for the prompt on the pictures concerned, 0 to 1.
         alignment: of the family with the prompt by the evaluator, raw cosine above the empty prompt's.
         clarity: how much the family's examples look alike to the evaluator, mean pairwise cosine.

@@ -295,7 +295,7 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
 
 
 def accept(audits: list[Findings], note: str = "") -> Findings:
-    """A baseline: the findings of one or more audits of one model, with a note by whoever accepts them.
+    """A baseline: the findings of one or more audits of one model, with a note by the person who accepts them.
 
     The union of several audits of the same weights with different dictionaries is accepted, with the largest of their
     effects, which makes the gate less sensitive to the dictionary.

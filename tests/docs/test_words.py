@@ -8,11 +8,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clipattr"
-# These are being rewritten; remove a line when its room is done.
-UNFINISHED = (
-    "discovery/audit",
-    "discovery/compare.py", "discovery/encoded.py", "discovery/findings.py", "discovery/pixels",
-)  # fmt: skip
 # Words of names (modules, functions, classes) everywhere, with the term to use.
 OF_NAMES = {
     "company": "co-occurrence", "covering": "occlusion", "carriers": "mediators", "blindness": "null-space projection",
@@ -31,6 +26,13 @@ OF_PROSE = {
     r"\btells? (apart|of|what|how|which|the)\b": "states, shows, distinguishes",
     r"\bfalls? silent\b": "becomes inactive",
     r"\bcomes? along\b": "co-occurs",
+    r"\bnobody would expect\b": "unexpected",
+    r"\bowes?\b": "depends on, relies on",
+    r"\bspeaks? (for|against|of)\b": "is evidence for, is about",
+    r"\b(held|holds?) against\b": "compared with",
+    r"\bled astray\b": "trained with a shortcut",
+    r"\bwhoever\b": "a person who",
+    r"\bcarr(y|ies|ied) the prompt\b": "raises its score",
     r"\bcovered (picture|place|region)s?\b": "occluded",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -57,8 +59,8 @@ def prose(text):
     return found + [(line.partition("# ")[2], number) for number, line in enumerate(text.splitlines(), 1)]
 
 
-def is_finished(path):
-    return not path.relative_to(PACKAGE).as_posix().startswith(UNFINISHED)
+# Code in a text: names in backquotes, and the name of an argument or attribute before its colon.
+CODE = re.compile(r"`[^`]*`|^ *\w+(?=:)", re.M)
 
 
 def replaced_terms(text):
@@ -66,7 +68,7 @@ def replaced_terms(text):
         f"line {line}: {found[0]!r}, use: {use}"
         for said, line in prose(text)
         for pattern, use in OF_PROSE.items()
-        if (found := re.search(pattern, said, re.I))
+        if (found := re.search(pattern, CODE.sub("", said), re.I))
     ]
 
 
@@ -88,7 +90,7 @@ def test_names_are_terms_of_the_field(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if is_finished(path)],
+    FILES,
     ids=lambda path: path.relative_to(PACKAGE).as_posix(),
 )
 def test_docstrings_and_comments_use_the_terms_of_the_field(path):
@@ -101,4 +103,5 @@ def test_a_replaced_term_is_noticed():
         "line 1: 'anew', use: again",
         "line 2: 'upper heap', use: mixture components",
     ]
+    assert not replaced_terms('"""A value.\n\n    thing: `thing` of the value.\n    """')
     assert words_of("_is_in_Company") == ["is", "in", "company"]

@@ -278,7 +278,7 @@ class Base:
 
 
 def plain(text: str) -> str:
-    """A name without case, article, hyphens and plural ending: what two spellings of one thing share."""
+    """A name without case, article, hyphens and plural ending: the common form of its spellings."""
     words = " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
     words = ARTICLES.sub("", words)
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh")):

@@ -1,7 +1,7 @@
 """Candidates: words and latents that may raise a prompt's score in place of its object, before anything is measured.
 
 Three routes, all computed on the finding half by sparse products: words that the evaluator sees on the prompt's own
-pictures more often than elsewhere; latents that fire there more often than elsewhere and also for many other things,
+pictures more often than elsewhere; latents that fire there more often than elsewhere and also for many other concepts,
 for which no evaluator is needed; and parts of the prompt's name. Other names of the prompt, and words that look like
 it, are excluded. Start at `candidates_of`.
 """

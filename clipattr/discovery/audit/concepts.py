@@ -107,7 +107,7 @@ def _non_negative(words: Tensor, cosine: Tensor, sparsity: float) -> Tensor:
 
 
 def one_name(words: Sequence[str], embeddings: Tensor, ids: Sequence[str | None], cosine: float) -> Tensor:
-    """(words,) number of the word that stands for each: itself, or the shortest other name of the same thing.
+    """(words,) number of each word's representative: itself, or the shortest other name of the same concept.
 
     Two names are one where the evaluator's centred texts have at least a cosine, or where their ids are equal. A name
     joins a representative word, never a chain of names of which each is close to the next.

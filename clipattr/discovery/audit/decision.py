@@ -100,7 +100,7 @@ def reads(rise: Rise | None, unit: float, settings: Settings, pictured: bool = F
 def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Settings) -> bool:
     """Whether pictures with and without the candidate prove an effect that ablation of the family does not show.
 
-    A model may represent the candidate by latents that respond to many things and belong to no family. Then the
+    A model may represent the candidate by latents that respond to many concepts and belong to no family. Then the
     candidate must raise the prompt's score on the prompt's pictures and on others, and ablation must not contradict it.
     """
     if family.instead or math.isfinite(family.left) or evidence.causal_effect.high < 0:

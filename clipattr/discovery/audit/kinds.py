@@ -130,7 +130,7 @@ def kind_of(family: Family, roles: Roles, seen: Witness) -> tuple[str, float]:
 
 
 def kinship(alike: float, both: float, text: float, groups: tuple[str | None, str | None]) -> float:
-    """Probability that two things are of one sort.
+    """Probability that two concepts are of one sort.
 
     Args:
         alike: of `Evidence`, likeness of their pictures. both: of `Witness`: where another look is seen, the prompt is

@@ -60,8 +60,8 @@ class Family:
 def meetings_of(side: Side, there: Tensor, surely: Tensor, part: bool, missing: Tensor) -> list[Meeting]:
     """How a candidate may occur with a prompt on one half: beside its object, in its place, or both.
 
-    It is not beside the object if the evaluator confuses the two, as things that look alike are seen in the same
-    pictures. A confusion shows on the candidate's other pictures, in which the evaluator sees the prompt as well.
+    It is not beside the object if the evaluator confuses the two, since similar objects are seen in the same pictures.
+    A confusion shows on the candidate's other pictures, in which the evaluator sees the prompt as well.
 
     Args:
         there, surely: (n,) bool, pictures that show the candidate, and certainly do. part: whether it is a part of the
@@ -146,7 +146,8 @@ def families_of(base: Base, subject: Subject, candidates: Sequence[Candidate]) -
 
 
 def silenced_family(base: Base, subject: Subject, looked: Looked, candidate: Candidate) -> Family | None:
-    """Latents that raise the prompt's score and fall silent where the candidate, but not the prompt, is occluded."""
+    """Latents that raise the prompt's score and become inactive where the candidate, but not the prompt, is
+    occluded."""
     half, own = base.finding, subject.finding.own & candidate.there[0]
     if candidate.word is None or int(own.sum()) < base.settings.few:
         return None

@@ -1,8 +1,9 @@
-"""Occlusion test: which latents that raise a prompt's score fall silent when a concept beside its object is occluded.
+"""Occlusion test: latents that raise a prompt's score and become inactive when a concept beside its object is occluded.
 
 On a few of the prompt's own pictures that show a candidate windows are occluded one by one. Where the evaluator loses
-the candidate and still sees the prompt, latents that carried the prompt and fall silent stand for the candidate,
-whatever they fire for elsewhere: a model may have learnt the two together as one thing. Concepts that fill the picture
+the candidate and still sees the prompt, latents that raised the prompt's score and become inactive represent the
+candidate, whatever they fire for elsewhere: a model may have learnt the two as one concept. Concepts that fill the
+picture
 cannot be tested in this way. Start at `look` and `silent`.
 """
 
@@ -132,8 +133,8 @@ def look(base: Base, subject: Subject, there: Tensor, clearly: Tensor, n: int) -
 def silent(
     looked: Looked, places: Sequence[int | None], carried: Tensor, most: float
 ) -> tuple[tuple[int, ...], float]:
-    """Latents that raise the prompt's score and fall silent, largest effect first, and the share of their codes that is
-    left.
+    """Latents that raise the prompt's score and become inactive, largest effect first, and the share of their codes
+    that is left.
 
     Args:
         places: the window of each picture. carried: (latents,) mean single-latent ablation on the prompt's own

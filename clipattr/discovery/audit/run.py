@@ -171,7 +171,7 @@ def _beside(subject: Subject, candidates: Sequence[Candidate]) -> list[Candidate
 
 
 def _possible(base: Base, subject: Subject, candidate: Candidate) -> bool:
-    """Whether latents that fall silent without a candidate could be a finding, by what its pictures say."""
+    """Whether latents that become inactive without a candidate could be a finding, by the scores of its pictures."""
     seen = seen_of(base, subject, Family(candidate, (), 0.0, False, "occlusion"))
     return stands_beside(seen, base.settings) is Reason.HOLDS
 

@@ -27,12 +27,13 @@ class Settings:
         sparsity: penalty of the sparse decomposition of pictures into words, cosine. 0.2 gave the best separation at
             three strengths of evaluator.
         seen: weight in that decomposition from which a word counts as seen.
-        surely: weight from which a word counts as surely seen: where what a thing does is measured, pictures that only
-            resemble it would dilute the effect.
+        surely: weight from which a word counts as surely seen: in measurements of a concept's effect, pictures that
+            only resemble it would dilute the effect.
         fits: among so many best words of a picture a prompt counts as shown, besides being seen.
-        one_name: cosine of the evaluator's centred texts from which two words are names of one thing, which compete for
-            a picture as one. On worlds with three names a thing they have at least 0.99, distinct things at most 0.94.
-        same_text: cosine of centred texts from which two names are one thing.
+        one_name: cosine of the evaluator's centred texts from which two words are names of one concept, which compete
+            for a picture as one. On worlds with three names a concept they have at least 0.99, distinct concepts at
+            most 0.94.
+        same_text: cosine of centred texts from which two names are one concept.
         passes: units; pictures that show another sense or look must score at least so far towards the prompt's own.
         part_effect: units; the same for a part of the prompt's name.
         by_text: share of that score that the likeness of the two texts alone explains, from which it is a confusion of
@@ -46,7 +47,7 @@ class Settings:
         most: pictures measured for one candidate; more would not narrow an interval by much.
         candidates: words, and as many latents, followed up for one prompt.
         spread: largest share of one answer among the other pictures on which a latent fires; above it the latent
-            belongs to that answer, and is no mark or place that many things share.
+            belongs to that answer, and is no mark or place that many objects share.
         least_confidence: confidence below which a finding is left out, 0 to 1. At 0.5 findings are left out that are
             likelier wrong than right; 0 reports all that hold.
         budget: forward passes a prompt, of either model, beyond what the study holds; 0 asks nothing directly.

@@ -14,7 +14,7 @@ from functools import lru_cache
 from torch import Tensor
 
 LOOKS = 2  # looks before the last; a third saved less than half a forward pass a prompt
-CONFIDENCE = 0.975  # one-sided, of the lower bound that the final test holds against the least rise
+CONFIDENCE = 0.975  # one-sided, of the lower bound that the final test compares with the least rise
 
 
 def looks_of(first: int, inserted: int) -> list[int]:

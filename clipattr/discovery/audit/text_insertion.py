@@ -1,4 +1,4 @@
-"""Text insertion: whether a prompt, inserted as text into pictures of other things, raises its own score.
+"""Text insertion: whether a prompt, inserted as text into pictures of other objects, raises its own score.
 
 Every prompt is tested directly, so the evaluator needs no word for writing. All prompts and a few control words of the
 study are inserted into the same pictures, in several fonts, sizes, places and colours; the control words show the
