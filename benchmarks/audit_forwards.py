@@ -12,6 +12,9 @@ machine do not lengthen.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from audit_scale import Texts, synthetic
 from PIL import Image
 from results import write_results
 
@@ -36,10 +40,12 @@ from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion
 from clipattr.images.collection import Images
+from clipattr.images.sources import FileSource
 from clipattr.meaning.vocabulary import Vocabulary
-from clipattr.sites import Site
+from clipattr.sites import Site, continue_from
 
 PICTURES, PROMPTS, WORDS = 96, 3, 12
+AUDITED = 20  # prompts of the whole audit
 
 
 class Busy:
@@ -114,6 +120,44 @@ def spent(base: Base, clock: Callable[[], float], busy: Busy, prompts: int) -> t
     return clock() - begun, busy.seconds
 
 
+def whole_study(files: list[str], model: Any, evaluator: Any, prompts: int, folder: str) -> Any:
+    """A synthetic study of pictures in files: towers and pictures are real, texts and embeddings made."""
+    study = synthetic(prompts, 2_000, 2_000, 300, 32, folder)
+    texts = study.model.table  # (words, width), each a direction and some of its companion's
+    site = Site("image.-1.cls")
+    with torch.no_grad():
+        table = torch.nn.functional.normalize(
+            continue_from(model, site, texts * texts.shape[1] ** 0.5), dim=1
+        )
+    model.encode_text = Texts(study.vocabulary.words, table.float()).encode_text
+    evaluator.encode_text = study.evaluator.encode_text
+    names, acts = study.images.ids, torch.from_numpy(np.asarray(study.activations, dtype=np.float32))
+    dictionary = random_sae(acts, n_latents=2_000, k=32)
+    places = [Path(files[n % len(files)]) for n in range(len(names))]
+    vars(study).update({
+        "site": site, "model": model, "evaluator": evaluator, "hash": "synthetic",
+        "manifest": {"model": {}, "evaluator": {}}, "dictionary": dictionary, "codes": dictionary.encode(acts),
+        "images": Images(FileSource(places), names, study.images.columns),
+        "had": np.ones(len(names), dtype=bool),
+    })  # fmt: skip
+    return study
+
+
+def estimated(study: Any, prompts: int) -> dict[str, Any]:
+    """One whole audit: seconds in all, and what progress had said after a tenth of the prompts."""
+    said = io.StringIO()
+    begun = time.monotonic()
+    with contextlib.redirect_stderr(said):
+        findings = ca.audit(study, study.vocabulary.words[5 : 5 + prompts])
+    whole = time.monotonic() - begun
+    gone, left = (sum(60**n * int(part) for n, part in enumerate(reversed(told.split(":"))))
+                  for told in re.findall(r"([\d:]+) gone, ([\d:]+) left", said.getvalue())[0])  # fmt: skip
+    return {
+        "prompts": prompts, "seconds": whole, "gone": gone, "left": left, "ratio": left / (whole - gone),
+        "forwards": sum(one.forwards for one in findings.verdicts), "findings": len(findings),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,13 +176,17 @@ def main() -> None:
         base = Base.of(study_of(files, model, evaluator), Settings())
         rows = []
         for name, clock in (("wall", time.perf_counter), ("thread", time.thread_time)):
-            whole, ran = spent(base, clock, busy, 1 if arguments.quick else PROMPTS)
-            rows.append({"clock": name, "seconds": whole, "busy": ran, "idle_share": 1 - ran / whole})
+            seconds, ran = spent(base, clock, busy, 1 if arguments.quick else PROMPTS)
+            rows.append({"clock": name, "seconds": seconds, "busy": ran, "idle_share": 1 - ran / seconds})
             print(rows[-1])
+        few = 10 if arguments.quick else AUDITED
+        whole = estimated(whole_study(files, model, evaluator, few, folder), few)
+        print(whole)
     forwards = base.settings.inserted + base.settings.occluded * PRICE
     figures = {f"idle_share_{row['clock']}": row["idle_share"] for row in rows}
     figures["forwards_a_prompt"] = float(forwards)
-    write_results("audit_forwards", figures, rows, quick=arguments.quick)
+    figures |= {f"audit_{name}": float(value) for name, value in whole.items()}
+    write_results("audit_forwards", figures, [*rows, whole], quick=arguments.quick)
 
 
 if __name__ == "__main__":
