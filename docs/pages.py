@@ -36,7 +36,15 @@ ROOMS = {
 
 def write(folder: Path) -> None:
     """Write all derived pages below the folder of the sources."""
-    made = {**reference(), **towers(), **verification(), **command_line(), **course(), **reproduction()}
+    made = {
+        **reference(),
+        **towers(),
+        **verification(),
+        **estimate(),
+        **command_line(),
+        **course(),
+        **reproduction(),
+    }
     for name, text in made.items():
         put(folder / name, text)
     for kind in ("reference", "cli", "course"):
@@ -60,7 +68,7 @@ def reference() -> dict[str, str]:
         rooms.setdefault(module.split(".")[0], []).append(name)
     order = sorted(rooms, key=lambda room: (list(ROOMS).index(room) if room in ROOMS else len(ROOMS), room))
     pages = {f"reference/{room}.rst": page(room, rooms[room]) for room in order}
-    listed = "\n".join(f"   {room}" for room in [*order, "towers", "pixels"])
+    listed = "\n".join(f"   {room}" for room in [*order, "towers", "pixels", "reproduction_estimate"])
     pages["reference/index.rst"] = (
         "Reference\n=========\n\nEvery public name of ``import clipattr as ca``, from the docstrings. "
         f"Names are imported on first use.\n\n.. toctree::\n   :maxdepth: 2\n\n{listed}\n"
@@ -126,6 +134,35 @@ def verification() -> dict[str, str]:
             f"| {name} | {row['true']:.0f} | {row['findings'] - row['true']:.0f} | {' | '.join(shares)} |\n"
         )
     return {"reference/pixels.md": text}
+
+
+def estimate() -> dict[str, str]:
+    """What a reproduction took beside its plan, from the benchmark's own file."""
+    name = "reference/reproduction_estimate.md"
+    file = ROOT / "benchmarks" / "results" / "reproduction.json"
+    text = "# Planned and measured times of a reproduction\n\n"
+    if not file.exists():
+        return {name: text + "`python benchmarks/reproduction.py` writes the numbers of this page.\n"}
+    found = json.loads(file.read_text("utf-8"))
+    figures, rows = found["figures"], found["rows"]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    totals = ", ".join(f"{figures[f'measured_over_planned_{case}']:.2f} ({case})" for case in cases)
+    text += (
+        "Seconds of processor time of each experiment in the quick form, planned by `clipattr reproduce --plan` and "
+        f"measured. Measured over planned, in total: {totals}. Of single experiments "
+        f"{figures['experiments_within_1.5']:.0%} lie within a factor of 1.5 and "
+        f"{figures['experiments_within_2']:.0%} within 2. `truth` and `pixels` depend on the number of findings, which "
+        f"no pilot knows. A small reproduction that was killed at {figures['kills']} random moments ended with "
+        f"{figures['files_that_differ']} files that differ from an undisturbed run.\n\n"
+        "| pictures | experiment | units | planned | measured | measured / planned |\n|---|---|---|---|---|---|\n"
+    )
+    for row in rows:
+        ratio = f"{row['measured_over_planned']:.2f}" if row["measured_over_planned"] else "–"
+        text += (
+            f"| {row['case']} | `{row['experiment']}` | {row['units']} | {row['planned']:.1f} | "
+            f"{row['measured']:.1f} | {ratio} |\n"
+        )
+    return {name: text}
 
 
 def page(room: str, names: list[str]) -> str:

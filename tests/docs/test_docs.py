@@ -59,6 +59,7 @@ def test_code_of_the_pages_is_written_like_the_code_of_the_package(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_to_pages_that_are_there(name):
     derived = set(pages.command_line()) | set(pages.course()) | set(pages.reference()) | set(pages.towers())
+    derived |= set(pages.estimate())
     derived.add(pages.REPRODUCTION)
     planned = {f"course/{file.stem}.ipynb" for file in (ROOT / "notebooks").glob("[0-9]*.py")}
     for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
