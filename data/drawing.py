@@ -271,6 +271,8 @@ def _write(canvas: np.ndarray, scene: Scene, assets: _Assets, placed: list[Any] 
         at += glyph.shape[1]
     colour = np.array(WORD_COLOURS[draws.below(len(WORD_COLOURS))], np.int32)
     x, y = 1 + draws.below(SIZE - 1 - wide), draws.below(SIZE - high + 1)
+    if scene.word_at is not None:
+        x, y = (min(max(at, 0), SIZE - room) for at, room in zip(scene.word_at, (wide, high), strict=True))
     region = canvas[y : y + high, x : x + wide]
     # A thin opposite halo keeps the word readable on any background.
     padded = np.pad(cover, 1)

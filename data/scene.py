@@ -40,6 +40,7 @@ class Truth:
     word: str | None
     word_mask: np.ndarray | None
     watermark: str | None
+    word_box: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Scene:
 
     `main` and `companions` are names of concepts, `context` one of the textured backgrounds (None: a plain
     backdrop), `word` is written across the picture, `watermark` lies over everything. `places` moves objects, the
-    main one first, then the companions, to (left, top) px; None leaves one, and nothing else moves with them."""
+    main one first, then the companions, to (left, top) px, and `word_at` the word; None leaves one, and nothing else
+    moves with them."""
 
     main: str | None = None
     companions: tuple[str | None, ...] = ()  # None keeps the place of one that was removed
@@ -57,6 +59,7 @@ class Scene:
     watermark: str | None = None
     seed: int = 0
     places: tuple[tuple[int, int] | None, ...] = ()
+    word_at: tuple[int, int] | None = None
 
     def without(self, part: str) -> Scene:
         """The same scene less one cause: "main", "companions", "context", "word" or "watermark", or an object's name.
@@ -92,6 +95,10 @@ class Scene:
         padded = self.places + (None,) * (number + 1 - len(self.places))
         return replace(self, places=(*padded[:number], (int(left), int(top)), *padded[number + 1 :]))
 
+    def word_moved(self, left: int, top: int) -> Scene:
+        """The same scene with its word elsewhere, kept inside the picture."""
+        return replace(self, word_at=(int(left), int(top)))
+
     def with_main(self, name: str) -> Scene:
         """The same scene with another main object of the same size at the same place."""
         return replace(self, main=name)
@@ -124,10 +131,10 @@ class Scene:
         """Position and visible mask of every part."""
         placed: list[Any] = []
         draw(self, placed)
-        objects, word_mask = [], None
+        objects, word_mask, word_box = [], None, None
         for name, role, box, mask in placed:
             if role == "word":
-                word_mask = mask
+                word_mask, word_box = mask, box
                 continue
             objects.append([name, role, box, mask])
         for number, item in enumerate(objects):  # what is drawn later hides what was drawn before
@@ -136,7 +143,12 @@ class Scene:
             if word_mask is not None:
                 item[3] = item[3] & ~word_mask
         return Truth(
-            tuple(Placed(*item) for item in objects), self.context, self.word, word_mask, self.watermark
+            tuple(Placed(*item) for item in objects),
+            self.context,
+            self.word,
+            word_mask,
+            self.watermark,
+            word_box,
         )
 
     def factors(self) -> frozenset[str]:
@@ -160,7 +172,7 @@ class Scene:
             fields = json.loads(text) if isinstance(text, str) else dict(text)
         except ValueError as error:
             raise SceneError(f"a scene must be a JSON object; this is not JSON: {error}") from error
-        known = {"main", "companions", "context", "word", "watermark", "seed", "places"}
+        known = {"main", "companions", "context", "word", "watermark", "seed", "places", "word_at"}
         if not isinstance(fields, dict) or set(fields) - known:
             raise SceneError(f"a scene has the fields {sorted(known)}; got {fields!r:.200}")
         companions = fields.get("companions", ())
@@ -177,9 +189,12 @@ class Scene:
             raise SceneError(f"seed must be a whole number; got {fields['seed']!r:.50}")
         try:
             places = tuple(None if p is None else (int(p[0]), int(p[1])) for p in fields.get("places", ()))
-        except (TypeError, ValueError, IndexError) as error:
-            raise SceneError(f"places are [left, top] or null; got {fields['places']!r:.90}") from error
-        return cls(**{**fields, "companions": tuple(companions), "places": places})
+            at = fields.get("word_at")
+            word_at = None if at is None else (int(at[0]), int(at[1]))
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            got = {name: fields[name] for name in ("places", "word_at") if name in fields}
+            raise SceneError(f"places are [left, top] or null; got {got!r:.90}") from error
+        return cls(**{**fields, "companions": tuple(companions), "places": places, "word_at": word_at})
 
 
 def render(scenes: Iterable[Scene]) -> np.ndarray:

@@ -3,16 +3,16 @@
 Owns layout and wiring of `CompareState`. Start at `ComparePanel`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as W
 
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
-from clipattr_widgets.controls import labelled, takeaway
+from clipattr_widgets.controls import labelled, progress_html, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DotList, Gallery, Overlay
-from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.static import Static, picture_html
 from clipattr_widgets.text import markup, shown
 
@@ -31,6 +31,7 @@ class ComparePanel(Panel):
             found, names = opened(studies)
             state = CompareState(dict(zip(names, found, strict=True)) if names else found, **chosen)
         self.state = state
+        self._choose_model: Callable[[int], None] | None = None
         self.subject = W.ToggleButtons(
             options=list(SUBJECTS), value=state.subject, style={"button_width": "104px"}
         )
@@ -46,6 +47,8 @@ class ComparePanel(Panel):
         )
         self.audit = W.Button(description="audit all", layout=W.Layout(width="92px"),
                               tooltip="audit every model over its own prompts; takes a while")  # fmt: skip
+        self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
+                               tooltip="end after the prompts in hand")  # fmt: skip
         self.overlay = Overlay(empty_text="no picture")
         self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
         self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
@@ -53,7 +56,9 @@ class ComparePanel(Panel):
             Gallery(title="examples", empty_text="no partner of its own here") for _ in state.desks
         ]
         self.take, self.drawer = takeaway(self)
-        head = labelled(W.HBox([self.subject, self.audit, self.take, self.status]), "clipattr-toolbar")
+        head = labelled(
+            W.HBox([self.subject, self.audit, self.cancel, self.take, self.status]), "clipattr-toolbar"
+        )
         prompts = labelled(W.HBox([self.prompt, self.against]), "clipattr-toolbar")
         self.side = labelled(W.VBox([self.overlay, self.find]), "clipattr-side")
         main = labelled(W.VBox([prompts, self.score, self.dots, self.note]), "clipattr-main")
@@ -71,13 +76,36 @@ class ComparePanel(Panel):
             self.link(name, getattr(self, name))
         self.find.observe(lambda change: state.find(change["new"]), "value")
         self.audit.on_click(lambda _: state.audit())
+        self.cancel.on_click(lambda _: state.cancel_audit())
         self.dots.observe(lambda change: setattr(state, "row", change["new"]), "selected")
-        # Pictures of the first model are the explorer's; the others' studies number theirs otherwise.
-        self.doors(self.galleries[0], lambda: state.shelves[0] if state.shelves else Shelf())
+        for i, gallery in enumerate(self.galleries):
+            gallery.on("pick", lambda message, i=i: self._picked(i, int(message.get("i", -1))))
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_picture, "picture", "subject")
         self.watch(self._draw_shelves, "shelves")
-        self.watch(self._draw_status, "pending", "error")
+        self.watch(self._draw_status, "pending", "error", "progress")
+
+    def on_model(self, choose: Callable[[int], None]) -> None:
+        """Call `choose(place)` before a picture of another model is opened, whose study numbers its own."""
+        self._choose_model = choose
+
+    def _picked(self, model: int, at: int) -> None:
+        state, look, choose = self.state, self._look_at, self._choose_model
+        places = state.shelves[model].places if model < len(state.shelves) else ()
+        if not 0 <= at < len(places) or look is None or (model and choose is None):
+            return
+        latent, prompt = state.latent_of(model), state.prompt
+        if model and choose is not None:
+            choose(model)
+        look(places[at], latent, prompt)
+
+    def _draw_status(self) -> None:
+        super()._draw_status()
+        running = self.state.progress
+        if running:
+            self.status.value = progress_html(running[1:], of=running[0])
+        self.audit.disabled = bool(running)
+        self.cancel.layout.display = "" if running else "none"
 
     def _draw_rows(self) -> None:
         state = self.state

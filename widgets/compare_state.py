@@ -13,6 +13,7 @@ import traitlets as T
 from clipattr.attribution import EXPLAINING
 from clipattr.discovery.partners import partners
 from clipattr.display.wording import kind_word
+from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
@@ -50,6 +51,9 @@ class CompareState(T.HasTraits):
     axis = T.Unicode("")
     scores: "T.List[str]" = T.List()
     shelves: "T.List[Shelf]" = T.List()
+    progress = (
+        T.Tuple()
+    )  # of the audit: the model's name, prompts done, asked, seconds left; () where none goes on
     pending = T.Int(0)
     error = T.Unicode("")
     note = T.Unicode("")
@@ -69,6 +73,8 @@ class CompareState(T.HasTraits):
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.collections = [desk.collected for desk in self.desks]
         self.findings = list(findings) if findings is not None else None
+        self._auditor: Auditor | None = None
+        self._cancelled = False
         self._compared: Any = None
         self._partners: list[dict[int, int]] | None = None
         self._members: list[dict[int, int]] = []
@@ -104,22 +110,44 @@ class CompareState(T.HasTraits):
             self.error = words_of(error)
 
     def audit(self) -> None:
-        """Audit every study, in the worker; then show the findings."""
-        self.worker.submit("audit", self._audit, self._audited, self._failed, long=True)
+        """Audit one study after the other over its own prompts, a few at a time; then show the findings."""
+        try:
+            for desk in self.desks:
+                desk.writable()
+        except PanelError as error:
+            self.error = words_of(error)
+            return
+        if self._auditor is None:
+            self.error, self._cancelled = "", False
+            self._audit_next([])
 
-    def _audit(self) -> Any:
-        import clipattr
+    def cancel_audit(self) -> None:
+        """End the audit after the prompts in hand; findings of an earlier audit stay."""
+        if self._auditor is not None:
+            self._cancelled = True
+            self._auditor.cancel()
 
-        for desk in self.desks:
-            desk.writable()
-        return [clipattr.audit(desk.study, progress=False) for desk in self.desks]
+    def _audit_next(self, audited: list[Any]) -> None:
+        if len(audited) == len(self.desks):
+            self._auditor, self.progress = None, ()
+            self.findings, self._compared = audited, None
+            if self.subject == "findings":
+                self._ask()
+            else:
+                self.subject = "findings"
+            return
 
-    def _audited(self, findings: Any) -> None:
-        self.findings, self._compared = findings, None
-        if self.subject == "findings":
-            self._ask()
-        else:
-            self.subject = "findings"
+        def changed(found: Any, done: int, asked: int, left: float | None) -> None:
+            self.progress = (self.names[len(audited)], done, asked, left)
+            if auditor.running:
+                return
+            if done == asked and not self._cancelled:
+                self._audit_next([*audited, found])
+            else:
+                self._auditor, self.progress = None, ()
+
+        auditor = self._auditor = Auditor(self.desks[len(audited)], self.worker, changed, self._failed)
+        auditor.start()
 
     def settle(self, timeout: float | None = None) -> None:
         """Wait until all requests are answered."""
@@ -295,6 +323,10 @@ class CompareState(T.HasTraits):
             ]
 
         self.worker.submit("look", work, self._set_shelves, self._failed)
+
+    def latent_of(self, model: int) -> int:
+        """A model's latent in the chosen row; -1 where it has none."""
+        return self._members[self.row].get(model, -1) if 0 <= self.row < len(self._members) else -1
 
     def _set_shelves(self, shelves: list[Shelf]) -> None:
         self.shelves = shelves

@@ -30,6 +30,18 @@ def status_html(pending: int) -> str:
     return '<span class="clipattr-busy" role="status">computing …</span>' if pending else ""
 
 
+def progress_html(progress: tuple[Any, ...], of: str = "") -> str:
+    """Progress of an audit, with a bar and an estimate: prompts done, asked, and seconds left; `of` what is audited."""
+    done, asked, left = progress or (0, 0, None)
+    told = f"{markup(of, 40)}{': ' if of else ''}{done} of {asked} prompts"
+    if left is not None:
+        told += f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
+    return (
+        f'<span class="clipattr-busy" role="status">{told}</span> '
+        f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress of the audit"></progress>'
+    )
+
+
 def remarks_html(study: Any) -> str:
     """Remarks on the study's pictures and words; nothing without remarks."""
     items = "".join(f"<li>{markup(one, 400)}</li>" for one in remarks(study))

@@ -9,7 +9,14 @@ import ipywidgets as W
 
 from clipattr.display.wording import KIND_WORDS, kind_word
 from clipattr.studies.verdicts import CHOICES
-from clipattr_widgets.controls import error_html, labelled, remarks_html, status_html, takeaway
+from clipattr_widgets.controls import (
+    error_html,
+    labelled,
+    progress_html,
+    remarks_html,
+    status_html,
+    takeaway,
+)
 from clipattr_widgets.finding_views import PROMPT_COLUMNS
 from clipattr_widgets.findings_state import COLUMNS, FindingsState
 from clipattr_widgets.opening import opened
@@ -284,18 +291,6 @@ def repaired_html(done: Repaired) -> str:
     notes = " ".join(str(note) for note in done.outcome.notes)
     findings = f"{done.findings} finding{'s' * (done.findings != 1)}"
     return f'<span class="clipattr-note">{findings}: {markup(done.about, 160)}. {markup(notes, 400)}</span>'
-
-
-def progress_html(progress: tuple[Any, ...]) -> str:
-    """Progress of an audit, with a bar and an estimate."""
-    done, asked, left = progress or (0, 0, None)
-    told = f"{done} of {asked} prompts"
-    if left is not None:
-        told += f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
-    return (
-        f'<span class="clipattr-busy" role="status">{told}</span> '
-        f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress of the audit"></progress>'
-    )
 
 
 def about_html(finding: Any, verdict: str, check: Any = None, given: str = "") -> str:

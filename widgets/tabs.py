@@ -155,10 +155,11 @@ class Tabs:
     def _build_compare(self) -> Any:
 
         state = self.state
-        desks = state.desks[:MAX_MODELS]
-        audits = [state.audits.get(place) for place in range(len(desks))]
+        # The study in hand comes first: the picture's number is its own.
+        places = sorted(range(len(state.desks)), key=lambda place: place != state.desk)[:MAX_MODELS]
+        audits = [state.audits.get(place) for place in places]
         made = CompareState(
-            desks,
+            [state.desks[place] for place in places],
             picture=max(state.picture, 0),
             prompt=state.prompt,
             against=state.against,
@@ -166,7 +167,14 @@ class Tabs:
         )
         for name in ("prompt", "against"):
             self._link(name, made)
-        return ComparePanel(state=made)
+
+        def kept(picture: int) -> int:
+            return picture if picture >= 0 else made.picture  # one from outside is not compared
+
+        self._links.append(T.link((state, "picture"), (made, "picture"), (kept, lambda picture: picture)))
+        panel = ComparePanel(state=made)
+        panel.on_model(lambda place: state.set_trait("desk", places[place]))
+        return panel
 
     def _build_live_world(self) -> Any:
 

@@ -7,6 +7,7 @@ rendered again without the cause), and what attribution *says* without ever rend
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import traitlets as T
@@ -22,6 +23,7 @@ from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 N_COMPANIONS = 2
+WORD = -1  # the number of the written word among the things that can be moved
 N_ROWS = 12
 
 COLUMNS: tuple[dict[str, Any], ...] = (
@@ -134,7 +136,9 @@ class WorldState(T.HasTraits):
         """Move a thing (its place in `things`) to (left, top) px."""
         if not 0 <= thing < len(self.things):
             return
-        scene = self.scene.moved(int(self.things[thing]["number"]), int(left), int(top))
+        number = int(self.things[thing]["number"])
+        move = self.scene.word_moved if number == WORD else partial(self.scene.moved, number)
+        scene = move(left, top)
         if scene == self.scene:
             self._lay_out()  # the view waits for an answer
         else:
@@ -143,7 +147,7 @@ class WorldState(T.HasTraits):
     def shuffle(self) -> None:
         """The same things in another layout."""
         seed = (self.scene.seed * 6364136223846793005 + 1442695040888963407) % (1 << 60)
-        self._show(type(self.scene)(**{**self.scene.__dict__, "seed": seed, "places": ()}))
+        self._show(type(self.scene)(**{**self.scene.__dict__, "seed": seed, "places": (), "word_at": None}))
 
     def start_from(self, text: str) -> None:
         """Start again with the scene of the study's picture with this number, id or label."""
@@ -264,19 +268,15 @@ class WorldState(T.HasTraits):
         """The causes as a table; effects raw."""
         import pandas as pd
 
-        return pd.DataFrame(
-            [(c.part, c.name, c.truth, c.codes, c.named) for c in self.causes],
-            columns=["part", "name", "truth", "by_attribution", "by_name"],
-        )
+        rows = [(c.part, c.name, c.truth, c.codes, c.named) for c in self.causes]
+        return pd.DataFrame(rows, columns=["part", "name", "truth", "by_attribution", "by_name"])
 
     def code(self) -> str:
         """Python code that computes the view."""
         prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
         target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
         return "\n".join([
-            "import clipattr as ca",
-            "from clipattr_data.scene import Scene",
-            "",
+            "import clipattr as ca", "from clipattr_data.scene import Scene", "",
             f"study = ca.open_study({self.table.opening})",
             f"scene = Scene.from_json({self.scene.to_json()!r})",
             f"target = {target}",
@@ -316,13 +316,17 @@ def scene_of(desk: Desk, picture: int) -> Any:
 
 
 def things_of(scene: Any) -> list[dict[str, Any]]:
-    """The objects of a scene in drawing order: `name`, `box` in px, and `number` (0 the main one) for `Scene.moved`."""
+    """What can be moved, in drawing order: `name`, `box` in px, and `number` as in `Scene.moved`, `WORD` the word."""
     present = [number for number, name in enumerate((scene.main, *scene.companions)) if name is not None]
-    placed = scene.truth().objects
-    return [
+    truth = scene.truth()
+    things = [
         {"name": shown(thing.name, 30), "box": [int(n) for n in thing.box], "number": number}
-        for number, thing in zip(present, placed, strict=True)
+        for number, thing in zip(present, truth.objects, strict=True)
     ]
+    if truth.word_box is not None:
+        name, box = f"the word {shown(scene.word, 30)}", [int(n) for n in truth.word_box]
+        things.append({"name": name, "box": box, "number": WORD})
+    return things
 
 
 def causes_of(scene: Any) -> list[tuple[str, str, Any]]:

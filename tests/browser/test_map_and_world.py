@@ -166,4 +166,9 @@ def test_arrow_keys_move_an_object_and_a_written_word_becomes_a_cause(page, scre
     word.fill("tea")
     word.press("Enter")
     page.page.wait_for_selector(".clipattr-table td:has-text('the word tea')")
+    page.settle()
+    written = page.page.locator(f"{STAGE} .clipattr-handle[aria-label^='the word tea']")
+    place = written.bounding_box()
+    page.after(STAGE, lambda: written.press("Shift+ArrowDown" if place["y"] < 300 else "Shift+ArrowUp"))
+    assert abs(written.bounding_box()["y"] - place["y"]) > 15
     page.page.screenshot(path=screenshots / "voila-world-word.png")

@@ -101,3 +101,19 @@ def test_words_that_fit_are_those_that_can_be_drawn():
         except SceneError:
             drawn = False
         assert drawn == fits(word)
+
+
+def test_a_moved_word_changes_nothing_but_what_it_left_and_covers_and_is_kept_inside():
+    scene = Scene(main="kite", word="tea", seed=5)
+    moved = Scene.from_json(scene.word_moved(2, 900).to_json())
+    before, after = scene.truth(), moved.truth()
+    left, top, right, bottom = after.word_box
+    assert (left, bottom) == (2, 64) and (right - left, bottom - top) == (
+        before.word_box[2] - before.word_box[0], before.word_box[3] - before.word_box[1]
+    )  # fmt: skip
+    changed = (scene.render() != moved.render()).any(-1)
+    either = np.zeros((64, 64), bool)
+    for x0, y0, x1, y1 in (before.word_box, after.word_box):
+        either[y0:y1, x0:x1] = True
+    assert changed.any() and not changed[~either].any()
+    assert after.word_mask.sum() == before.word_mask.sum()

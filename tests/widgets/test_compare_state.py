@@ -131,3 +131,63 @@ def test_scores_come_before_latents_are_paired_and_no_visitor_writes(study, othe
     assert len(scores) == 2 and note.startswith("pairing") and rows == [] and keep is False
     assert state.rows and state.scores == scores and "pairing" not in state.note
     state.close()
+
+
+@pytest.fixture
+def linked(study, other_study):
+    panel = ExplorerPanel([study, other_study], tabs=True, picture=4, prompt="kite")
+    yield panel
+    panel.close()
+
+
+def test_the_study_in_hand_comes_first_and_its_picture_is_the_explorers(linked):
+    linked.state.desk = 1
+    linked.state.picture = 3
+    linked.tabs.buttons.value = "Compare"
+    state = linked.tabs.in_front.state
+    assert state.table is linked.state.desks[1] and state.picture == 3
+    linked.state.picture = 6
+    assert state.picture == 6
+    state.picture = 8
+    assert linked.state.picture == 8
+
+
+def test_a_picture_of_the_other_model_opens_in_its_own_study_with_the_rows_latent(linked):
+    linked.tabs.buttons.value = "Compare"
+    panel = linked.tabs.in_front
+    state = panel.state
+    row = next(i for i, members in enumerate(state._members) if 1 in members)
+    panel.dots.set_state({"selected": row})
+    place, latent = state.shelves[1].places[0], state.latent_of(1)
+    panel.galleries[1]._handle_custom_msg({"kind": "pick", "i": 0}, [])
+    assert linked.tabs.buttons.value == "Explorer" and linked.state.desk == 1
+    assert linked.state.picture == place and linked.state.latent == latent
+
+
+def test_all_models_are_audited_one_after_the_other_with_progress_and_an_end(
+    study, other_study, finding, monkeypatch
+):
+    asked = []
+
+    def audit(one, prompts, **options):
+        asked.append((one, tuple(prompts)))
+        return Findings([finding(prompts[0], (1,))], one)
+
+    monkeypatch.setattr(clipattr, "audit", audit)
+    state = CompareState([study, other_study], threaded=True)
+    seen = []
+    state.observe(lambda change: seen.append(change["new"]), "progress")
+    state.audit()
+    state.settle(60)
+    audited = list(dict.fromkeys(one for one, _ in asked))
+    assert audited == [study, other_study] and state.subject == "findings" and state.progress == ()
+    assert [len(found) for found in state.findings] == [
+        sum(one is each for one, _ in asked) for each in audited
+    ]
+    assert {name for name, *_ in filter(None, seen)} == set(state.names)
+    before = state.findings
+    state.audit()
+    state.cancel_audit()
+    state.settle(60)
+    assert state.progress == () and state.findings is before
+    state.close()

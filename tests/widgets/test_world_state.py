@@ -98,7 +98,9 @@ def test_things_are_put_swapped_taken_out_and_moved(state):
     state.put("watermark", names("watermarks")[0])
     state.put("1", names("concepts")[7])
     assert state.scene.main == names("concepts")[9] and state.scene.context is None
-    assert state.scene.companions[1] == names("concepts")[7] and len(state.things) == 3
+    assert state.scene.companions[1] == names("concepts")[7] and len(state.things) == 3 + bool(
+        state.scene.word
+    )
     before = [thing["box"] for thing in state.things]
     state.move(0, 3, 500)
     after = [thing["box"] for thing in state.things]
@@ -110,6 +112,20 @@ def test_things_are_put_swapped_taken_out_and_moved(state):
     assert state.scene.companions[0] is None and state.current("1") == names("concepts")[7]
     state.shuffle()
     assert state.scene.places == () and [t["box"] for t in state.things] != after
+
+
+def test_a_written_word_is_moved_like_a_thing_and_the_move_is_taken_back(state):
+    state.put("word", "tea")
+    word = next(i for i, thing in enumerate(state.things) if thing["name"] == "the word tea")
+    before = [thing["box"] for thing in state.things]
+    state.move(word, 1, 2)
+    after = [thing["box"] for thing in state.things]
+    assert after[word][:2] == [1, 2] and after[:word] == before[:word] and state.scene.word_at == (1, 2)
+    state.undo()
+    assert [thing["box"] for thing in state.things] == before
+    state.move(word, 1, 2)
+    state.shuffle()
+    assert state.scene.word_at is None and state.scene.word == "tea"
 
 
 def test_every_edit_shows_the_new_score_and_the_change(state, rendered):
