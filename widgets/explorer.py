@@ -141,7 +141,7 @@ class ExplorerPanel(Panel):
             layout=W.Layout(width="100px"),
         )
         self.compare = W.Text(
-            placeholder="compare with no.", continuous_update=False, layout=W.Layout(width="146px"),
+            placeholder="compare: no., label", continuous_update=False, layout=W.Layout(width="146px"),
         )  # fmt: skip
         self.undo = W.Button(
             description="undo", tooltip="take back the last change (U)", layout=W.Layout(width="62px")
@@ -318,7 +318,9 @@ class ExplorerPanel(Panel):
     def _draw_standing(self) -> None:
         words = self.state.standing
         # A line is reserved during the computation, so that nothing below moves.
-        self.standing.value = f'<div class="clipattr-note">{markup(words, 400) if words else "&nbsp;"}</div>'
+        self.standing.value = (
+            f'<div class="clipattr-note clipattr-standing">{markup(words, 400) if words else "&nbsp;"}</div>'
+        )
 
     def _draw_picture(self) -> None:
         state = self.state

@@ -58,7 +58,7 @@ def code_of_view(state: "ExplorerState") -> str:
     """Python code that computes the view, with public functions only."""
     picture = f"study.images[{state.picture}]"
     if state.picture == UPLOAD:
-        picture = f"{state.upload_name!r}  # the picture from outside the study, as a path"
+        picture = state.upload_code
     prompt, against = " ".join(state.prompt.split()), " ".join(state.against.split())
     target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
     method = f", method={state.method or EXPLAINING!r}"

@@ -17,10 +17,11 @@ from clipattr_widgets.map_state import CHOSEN, COLUMNS, LIT, MARKED, OTHERS, VIE
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
-from clipattr_widgets.sprites import data_uri
+from clipattr_widgets.sprites import data_uri, sprite
 from clipattr_widgets.static import Static, table_html
 from clipattr_widgets.text import attribute_text, markup, shown
 
+N_TIP, TIP_SIDE = 4, 56  # pictures in a point's tip, and their side in px
 COLOURS = {0: "#7a7f87", LIT: "#2f7fd0", MARKED: "#cf6a1f", OTHERS: "#cf9b78"}
 
 
@@ -96,6 +97,7 @@ class MapPanel(Panel):
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.goto.observe(lambda change: self._go(change["new"]), "value")
         self.scatter.observe(lambda change: self._clicked(change["new"]), "selected")
+        self.scatter.on("hover", lambda message: self._hovered(int(message["i"])))
         self.scatter.on_chosen(lambda places: setattr(state, "chosen", tuple(places)))
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
@@ -115,6 +117,15 @@ class MapPanel(Panel):
         if latent >= 0:
             self.scatter.answered = latent
             self.state.latent = latent
+
+    def _hovered(self, latent: int) -> None:
+        """Send the latent's strongest pictures for its tip."""
+        table = self.state.table
+        if 0 <= latent < table.n_latents:
+            places, _ = table.examples(latent, N_TIP)
+            self.scatter.send_pictures(
+                latent, sprite([table.thumbnail(int(place)) for place in places], TIP_SIDE, N_TIP, gap=2)[0]
+            )
 
     def _go(self, text: str) -> None:
         self.state.go_to_latent(text)

@@ -14,11 +14,13 @@ from clipattr_widgets.desk import PanelError
 from clipattr_widgets.text import shown
 
 
-def picture_from_elsewhere(picture: Any) -> tuple[Image.Image, str]:
-    """A path or picture as a picture and its name."""
-    name = "picture" if isinstance(picture, Image.Image) else Path(picture).name
+def picture_from_elsewhere(picture: Any) -> tuple[Image.Image, str, str]:
+    """A path or picture as a picture, its name, and the code that gives it to others."""
+    given = isinstance(picture, Image.Image)
+    name = "picture" if given else Path(picture).name
+    code = "picture  # the PIL.Image that explore() was given" if given else repr(str(picture))
     try:
-        return read_picture(picture), name
+        return read_picture(picture), name, code
     except DataError as error:
         raise PanelError(
             f"picture={shown(str(picture), 120)} cannot be used: {error}. Give a number of the study, the path of a "

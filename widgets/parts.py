@@ -275,7 +275,9 @@ class Scatter(Part):
     """Many points, drawn in one piece: click one, or choose many with a box or a loop.
 
     `selected` is the place of the point that was clicked, `answered` echoes it once Python has it. What a box or a loop
-    holds arrives in `on_chosen`. `groups` says how a point is drawn: 0 plain, 1 lit, 2 marked.
+    holds arrives in `on_chosen`. `groups` says how a point is drawn: 0 plain, 1 lit, 2 marked. `tool` and `window`
+    (what is in view: left, right, low, high, and `xy_gen`) stay when the map comes back to the screen. A point under
+    the mouse sends `{"kind": "hover", "i"}`.
     """
 
     _esm = module("scatter.js")
@@ -290,7 +292,13 @@ class Scatter(Part):
     answered = T.Int(-1).tag(sync=True)
     chosen: Any = T.Any(b"").tag(sync=True)  # from the browser it comes as a memoryview
     chosen_gen = T.Int(0).tag(sync=True)
+    tool = T.Unicode("box").tag(sync=True)
+    window: "T.List[float]" = T.List().tag(sync=True)
     gen = T.Int(0).tag(sync=True)
+
+    def send_pictures(self, place: int, sprite: bytes) -> None:
+        """Answer a "hover": pictures in a row, for the tip of this point."""
+        self.send({"kind": "pictures", "i": place}, [sprite])
 
     def on_chosen(self, handler: Callable[[list[int]], None]) -> None:
         """Call `handler(places)` whenever a box or loop was drawn."""

@@ -32,6 +32,7 @@ class PictureChoice(T.HasTraits):
     _ask: Any
     uploaded: Image.Image | None = None
     upload_name = ""
+    upload_code = ""  # Python that gives the picture from outside
     found_words = ""  # "2 of 41": the last search's hit among all
 
     def upload(self, data: bytes, name: str) -> None:
@@ -41,9 +42,12 @@ class PictureChoice(T.HasTraits):
         except PanelError as error:
             self.error = words_of(error)
 
-    def look_at(self, picture: Image.Image, name: str = "picture") -> None:
-        """Look at a picture from elsewhere."""
+    def look_at(self, picture: Image.Image, name: str = "picture", code: str = "") -> None:
+        """Look at a picture from elsewhere; `code` gives it to others, and of an upload only the name is known."""
         self.uploaded, self.upload_name = picture, name
+        self.upload_code = (
+            code or f"{name!r}  # uploaded; only its name is known here: put the folder before it"
+        )
         self.upload_count += 1
         if self.picture == UPLOAD:
             self._ask()
@@ -117,5 +121,6 @@ class PictureChoice(T.HasTraits):
         if place is not None and self.table.thumbnail(place).tobytes() == before.thumbnail(picture).tobytes():
             return place
         self.uploaded, self.upload_name = before.picture(picture), name
+        self.upload_code = f"ca.open_study({before.opening}).images[{picture}].load()"
         self.upload_count += 1
         return UPLOAD

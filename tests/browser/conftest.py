@@ -543,6 +543,7 @@ async ([code, css, traits, bytes, width]) => {
     on: (event, act) => { heard[event] = act; },
     off: () => {},
   };
+  window.model = model;
   const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
   (await import(url)).default.render({ model, el: panel });
 }

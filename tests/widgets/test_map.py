@@ -207,3 +207,17 @@ def test_the_layout_of_a_tiny_study_is_the_same_every_time(study):
     panel = MapPanel(study, view="meaning")
     assert Image.open(io.BytesIO(panel.static().png())).width > 300
     panel.close()
+
+
+def test_a_point_under_the_mouse_gets_its_strongest_pictures(study, monkeypatch):
+    panel, sent = MapPanel(study), []
+    monkeypatch.setattr(
+        type(panel.scatter), "send", lambda self, message, buffers=None: sent.append((message, buffers))
+    )
+    panel.scatter._handle_custom_msg({"kind": "hover", "i": 3}, [])
+    panel.scatter._handle_custom_msg({"kind": "hover", "i": 10**6}, [])
+    [(message, [jpeg])] = sent
+    many = len(panel.state.table.examples(3, 4)[0])
+    assert message == {"kind": "pictures", "i": 3} and many
+    assert Image.open(io.BytesIO(jpeg)).size == (4 * 56, 56)
+    panel.close()

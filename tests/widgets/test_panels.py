@@ -118,6 +118,10 @@ def test_a_picture_from_elsewhere_can_be_given_from_the_start(panels, study):
             panels(ExplorerPanel, picture=4, prompt="kite").state.now, abs=1e-6
         )
         assert "from outside the study" in panel.overlay.meta["caption"]
+        scope = {"picture": outside}  # what the caller holds
+        exec(panel.code().replace("ca.open_study", "(lambda _: study)"), scope | {"study": study})
+    panel.state.upload(Path(path).read_bytes(), "mine.png")
+    assert "picture = 'mine.png'  # uploaded; only its name is known here" in panel.code()
     with pytest.raises(ClipattrError, match=r"nowhere\.png"):
         panels(ExplorerPanel, picture="nowhere.png")
 

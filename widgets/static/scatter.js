@@ -6,6 +6,8 @@ const SCATTER_MARGIN = { left: 46, right: 10, top: 8, bottom: 34 };
 const BEND = 0.1; // a bent axis is linear up to about this value and logarithmic beyond
 const SCATTER_CELL = 12; // px of the grid in which the nearest point is looked up
 const SCATTER_REACH = 12; // px a click may miss
+const SCATTER_REST = 120; // ms that the mouse rests on a point before its pictures are asked for
+const SCATTER_TIPS = 80; // points whose pictures are kept
 
 function render({ model, el }) {
   const root = make("div", "clipattr-scatter", { parent: el });
@@ -17,13 +19,17 @@ function render({ model, el }) {
   ink.setAttribute("aria-hidden", "true");
   stage.append(ink);
   const ring = make("div", "clipattr-scatter-ring", { parent: stage, "aria-hidden": "true" });
-  const tip = make("bdi", "clipattr-scatter-tip", { parent: stage, dir: "auto", role: "status" });
+  const tip = make("div", "clipattr-scatter-tip", { parent: stage });
+  const tipName = make("bdi", "", { parent: tip, dir: "auto", role: "status" });
+  const tipPictures = make("canvas", "", { parent: tip, "aria-hidden": "true" });
+  const tips = new Map(); // pictures by point; null while they are asked for
+  let resting = 0;
   const legend = make("div", "clipattr-scatter-legend", { parent: root });
   let size = { width: 0, height: 0 };
   let points = { n: 0, x: null, y: null, px: null, py: null, grid: new Map() };
   let full = null;
   let view = null;
-  let mode = "box";
+  let mode = model.get("tool");
   let drag = null;
   let hover = -1;
   let known = -1;
@@ -56,6 +62,9 @@ function render({ model, el }) {
     mode = name;
     for (const [key, button] of Object.entries(modes)) button.setAttribute("aria-pressed", String(key === name));
     canvas.style.cursor = name === "move" ? "grab" : "crosshair";
+    if (model.get("tool") === name) return;
+    model.set("tool", name);
+    model.save_changes();
   }
 
   // --- where things are
@@ -83,6 +92,8 @@ function render({ model, el }) {
     const [dx, dy] = [x1 - x0 || 1, y1 - y0 || 1];
     full = { x0: x0 - 0.03 * dx, x1: x1 + 0.03 * dx, y0: y0 - 0.04 * dy, y1: y1 + 0.04 * dy };
     view = full;
+    const [left, right, low, high, of] = model.get("window");
+    if (of === known) view = { x0: left, x1: right, y0: low, y1: high };
   }
 
   const inner = () => ({
@@ -314,12 +325,37 @@ function render({ model, el }) {
 
   function point(i) {
     hover = i;
+    clearTimeout(resting);
     tip.hidden = i < 0;
     if (i < 0) return;
-    tip.textContent = name(i);
+    tipName.textContent = name(i);
+    tipPictures.hidden = true;
+    if (tips.get(i)) showPictures(i);
+    else if (!tips.has(i)) resting = setTimeout(() => (tips.set(i, null), model.send({ kind: "hover", i })), SCATTER_REST);
     const right = points.px[i] > size.width / 2;
     tip.style.transform = `translate(${points.px[i] + (right ? -10 : 10)}px, ${points.py[i] - 10}px) translate(${right ? -100 : 0}%, -50%)`;
   }
+
+  function showPictures(i) {
+    const bitmap = tips.get(i);
+    [tipPictures.width, tipPictures.height] = [bitmap.width, bitmap.height];
+    tipPictures.getContext("2d").drawImage(bitmap, 0, 0);
+    tipPictures.hidden = false;
+  }
+
+  async function heard(message, buffers) {
+    if (message?.kind !== "pictures") return;
+    const bytes = asBytes(buffers[0]);
+    if (!bytes.length) return;
+    tips.set(message.i, await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })));
+    while (tips.size > SCATTER_TIPS) {
+      const [first] = tips.keys();
+      tips.get(first)?.close();
+      tips.delete(first);
+    }
+    if (hover === message.i) showPictures(message.i);
+  }
+  model.on("msg:custom", heard);
 
   // --- choosing
 
@@ -421,8 +457,14 @@ function render({ model, el }) {
   );
 
   let asked = 0;
+  let keeping = 0;
   function look(to) {
     view = to;
+    clearTimeout(keeping);
+    keeping = setTimeout(() => {
+      model.set("window", view === full ? [] : [view.x0, view.x1, view.y0, view.y1, known]);
+      model.save_changes();
+    }, 300);
     if (!asked) asked = requestAnimationFrame(() => ((asked = 0), paint()));
   }
 
@@ -488,7 +530,7 @@ function render({ model, el }) {
   resized.observe(stage);
   const theme = new MutationObserver(() => look(view));
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
-  setMode("box");
+  setMode(mode);
   draw();
   const acknowledged = () => (root.dataset.answered = model.get("answered"));
   const stop = listen(model, {
@@ -496,6 +538,9 @@ function render({ model, el }) {
   });
   return () => {
     stop();
+    model.off("msg:custom", heard);
+    clearTimeout(resting);
+    clearTimeout(keeping);
     resized.disconnect();
     theme.disconnect();
     cancelAnimationFrame(asked);
