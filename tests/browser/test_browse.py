@@ -65,6 +65,8 @@ def test_marked_pictures_are_kept_as_a_selection_with_the_study(page, study_fold
     from clipattr import open_study
     from clipattr.studies.selections import Selections
 
+    page.page.click("button:text-is('mark none')")
+    page.settle()
     page.page.locator(VIEW).focus()
     page.page.keyboard.press("Space")
     page.page.wait_for_selector(f"{GRID}[data-marked='1']")

@@ -243,19 +243,23 @@ def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_bear_na
 def test_what_was_in_view_on_the_map_is_in_view_when_it_comes_back(map_panel, draw):
     scatter = map_panel.scatter
     page = draw(scatter)
-    whole = page.text(".clipattr-scatter svg")
+    ink = page.page.locator(".clipattr-scatter svg").first
+    whole = ink.text_content()
     page.page.click(".clipattr-scatter-tools button:text-is('lasso')")
     page.page.locator(".clipattr-scatter canvas").first.focus()
     page.page.keyboard.press("+")
     page.page.wait_for_function(
-        "whole => document.querySelector('.clipattr-scatter svg').innerText !== whole", arg=whole
+        "whole => document.querySelector('.clipattr-scatter svg').textContent !== whole", arg=whole
     )
-    closer = page.text(".clipattr-scatter svg")
+    closer = ink.text_content()
     page.page.wait_for_function("() => window.model.get('window').length === 5")
     kept = page.page.evaluate("() => [window.model.get('window'), window.model.get('tool')]")
     scatter.window, scatter.tool = kept
     page = draw(scatter)
-    assert page.text(".clipattr-scatter svg") == closer != whole and kept[1] == "lasso"
+    assert (
+        page.page.locator(".clipattr-scatter svg").first.text_content() == closer != whole
+        and kept[1] == "lasso"
+    )
     assert page.page.locator(".clipattr-scatter-tools button[aria-pressed=true]").inner_text() == "lasso"
     scatter.window, scatter.tool = [], "box"
 

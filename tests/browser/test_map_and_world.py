@@ -59,7 +59,7 @@ def test_points_are_painted_and_the_map_has_words_for_those_who_do_not_see_it(pa
 
 def test_arrow_keys_walk_and_enter_chooses_and_a_click_on_its_place_chooses_it_again(page):
     first = walk(page, "ArrowRight")
-    page.page.wait_for_selector(".clipattr-scatter-tip canvas")  # its strongest pictures
+    page.page.wait_for_selector(".clipattr-scatter-tip img")  # its strongest pictures
     ring = page.page.locator(".clipattr-scatter-ring")
     x, y = (
         float(n) for n in re.findall(r"translate\(([-\d.]+)px, ([-\d.]+)px\)", ring.get_attribute("style"))[0]

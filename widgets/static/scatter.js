@@ -21,8 +21,8 @@ function render({ model, el }) {
   const ring = make("div", "clipattr-scatter-ring", { parent: stage, "aria-hidden": "true" });
   const tip = make("div", "clipattr-scatter-tip", { parent: stage });
   const tipName = make("bdi", "", { parent: tip, dir: "auto", role: "status" });
-  const tipPictures = make("canvas", "", { parent: tip, "aria-hidden": "true" });
-  const tips = new Map(); // pictures by point; null while they are asked for
+  const tipPictures = make("img", "", { parent: tip, alt: "" });
+  const tips = new Map(); // addresses of pictures by point; "" while they are asked for
   let resting = 0;
   const legend = make("div", "clipattr-scatter-legend", { parent: root });
   let size = { width: 0, height: 0 };
@@ -331,26 +331,24 @@ function render({ model, el }) {
     tipName.textContent = name(i);
     tipPictures.hidden = true;
     if (tips.get(i)) showPictures(i);
-    else if (!tips.has(i)) resting = setTimeout(() => (tips.set(i, null), model.send({ kind: "hover", i })), SCATTER_REST);
+    else if (!tips.has(i)) resting = setTimeout(() => (tips.set(i, ""), model.send({ kind: "hover", i })), SCATTER_REST);
     const right = points.px[i] > size.width / 2;
     tip.style.transform = `translate(${points.px[i] + (right ? -10 : 10)}px, ${points.py[i] - 10}px) translate(${right ? -100 : 0}%, -50%)`;
   }
 
   function showPictures(i) {
-    const bitmap = tips.get(i);
-    [tipPictures.width, tipPictures.height] = [bitmap.width, bitmap.height];
-    tipPictures.getContext("2d").drawImage(bitmap, 0, 0);
+    tipPictures.src = tips.get(i);
     tipPictures.hidden = false;
   }
 
   async function heard(message, buffers) {
     if (message?.kind !== "pictures") return;
-    const bytes = asBytes(buffers[0]);
-    if (!bytes.length) return;
-    tips.set(message.i, await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })));
+    const url = await blobUrl(asBytes(buffers[0]), "image/jpeg");
+    if (!url) return;
+    tips.set(message.i, url);
     while (tips.size > SCATTER_TIPS) {
       const [first] = tips.keys();
-      tips.get(first)?.close();
+      URL.revokeObjectURL(tips.get(first));
       tips.delete(first);
     }
     if (hover === message.i) showPictures(message.i);
@@ -541,6 +539,7 @@ function render({ model, el }) {
     model.off("msg:custom", heard);
     clearTimeout(resting);
     clearTimeout(keeping);
+    for (const url of tips.values()) URL.revokeObjectURL(url);
     resized.disconnect();
     theme.disconnect();
     cancelAnimationFrame(asked);
