@@ -4,8 +4,8 @@
 
 For every factor of a world with truth (objects, contexts, marks, looks, written words): F1 of the best latent and of
 the best family of at most three, beside a linear probe (the upper bound), neurons, PCA, k-means, a frozen random
-dictionary and the named dictionary. Latents and thresholds are chosen on the pictures that the dictionary was trained
-on and reported on held-out ones. `--foreign` is the folder that `worlds.py` builds studies in.
+dictionary, the named and the joined dictionary. Latents and thresholds are chosen on the pictures that the dictionary
+was trained on and reported on held-out ones. `--foreign` is the folder that `worlds.py` builds studies in.
 
 Axes: kind, number of latents, k, whitening, and tokens seen, one at a time around the default. With `--quick` one seed
 and no axes.
@@ -70,6 +70,9 @@ def controls(world: Truth, study: Any, like: Recipe) -> dict[str, Callable[[int]
         words, names = study.vocabulary_embeddings, list(study.vocabulary.words)
         made["named"] = lambda seed: ca.named_dictionary(
             fitted, world.words[world.fit], np.asarray(words, np.float32), names
+        )
+        made["joined"] = lambda seed: ca.joined_dictionary(
+            fitted, world.words[world.fit], np.asarray(words, np.float32), names, seed=seed, progress=False
         )
     return made
 
@@ -241,7 +244,7 @@ def rows_of(
         pieces.piece("before", about, partial(measured, world, before, 0, BEFORE_STEPS, top)),
     )
     for label, make in controls(world, study, default).items():
-        for seed in seeds if label in ("kmeans", "random") else (0,):
+        for seed in seeds if label in ("kmeans", "random", "joined") else (0,):
 
             def scored(make: Callable[[int], Dictionary] = make, seed: int = seed) -> dict[str, Any]:
                 return summary(recovered(scores_of(make(seed), world), world), top, world)

@@ -41,6 +41,7 @@ CONTENTS = {
     "kmeans": "dictionaries",
     "train_saes": "dictionaries",
     "choose_sae": "dictionaries",
+    "joined_dictionary": "dictionaries",
     "named_dictionary": "dictionaries",
     "Recipe": "dictionaries",
     "convert": "dictionaries",

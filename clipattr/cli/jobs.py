@@ -42,6 +42,7 @@ def study(arguments: argparse.Namespace) -> int:
             examples=arguments.examples,
             holdout=arguments.holdout,
             training={"steps": arguments.steps} if arguments.steps else None,
+            named=not arguments.no_named,
             batch=arguments.batch,
             overwrite=arguments.overwrite,
             progress=not arguments.quiet,

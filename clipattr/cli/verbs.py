@@ -117,7 +117,9 @@ VERBS = (
             out("study; an interrupted build continues"),
             VOCABULARY,
             argument("--evaluator", metavar="MODEL", help="an independent CLIP that names latents"),
-            argument("--sae", metavar="FILE", help="a trained dictionary; default: one is trained on the pictures"),
+            argument("--sae", metavar="FILE", help="a trained dictionary; default: one is made from the pictures"),
+            argument("--no-named", action="store_true", help="make a dictionary without named directions for the "
+                     "vocabulary's words"),
             argument("--store", metavar="DIR", help="store that `clipattr encode` wrote for these pictures"),
             SITE,
             *TRAINING,

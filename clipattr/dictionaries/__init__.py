@@ -10,6 +10,7 @@ from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.controls import Directions, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.export import export_sae
 from clipattr.dictionaries.gated import Gated
+from clipattr.dictionaries.joined import joined_dictionary
 from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.loading import convert, load_sae
 from clipattr.dictionaries.matryoshka import Matryoshka
@@ -46,6 +47,7 @@ __all__ = [
     "choose_sae",
     "convert",
     "export_sae",
+    "joined_dictionary",
     "kmeans",
     "list_saes",
     "load_dictionary",

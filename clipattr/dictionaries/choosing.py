@@ -196,8 +196,12 @@ def train_sized(
     source = as_source(acts)
     size = n_latents or max(16, min(30_000, 8 * source.width, len(source) // 4))
     active = k or max(1, min(64, source.width // 12, size // 8))
-    batch = max(1, min(1024, max(32, len(source) // 8), len(source)))
-    return train_sae(source, size, active, **job, **{"batch": batch, **options})
+    return train_sae(source, size, active, **job, **{"batch": batch_of(len(source)), **options})
+
+
+def batch_of(rows: int) -> int:
+    """Rows a step of a training of given size: an eighth of all, 32 to 1,024."""
+    return max(1, min(1024, max(32, rows // 8), rows))
 
 
 def told_choice(dictionary: Dictionary) -> list[str]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary
 from clipattr.dictionaries.choosing import leaves_open, train_sized
+from clipattr.dictionaries.joined import joined_dictionary
 from clipattr.dictionaries.placing import require_place
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine
@@ -34,6 +35,7 @@ from clipattr.studies.format import (
     SCHEMA,
     CodesWriter,
     code_blocks,
+    of_pictures,
     read_codes,
     read_manifest,
     read_pictures,
@@ -43,7 +45,8 @@ from clipattr.studies.format import (
 from clipattr.studies.gathering import Request
 from clipattr.studies.join import repeated
 
-CHOICE = 1  # version of the choice of dictionary settings; part of a study's plan
+CHOICE = 2  # version of the choice of dictionary settings; part of a study's plan
+TRAINED_ALONE = 1  # the same without words
 BLOCK = 1024  # pictures per block of codes
 PART = 2**18  # pictures per part of examples and sums before merging; determines the order of float sums
 
@@ -138,7 +141,9 @@ def _plan(of: Request) -> dict[str, Any]:
     if of.dictionary is None:
         parts: dict[str, Any] = {name: settings[name] for name in ("n_latents", "k", "training", "seed")}
         if leaves_open(settings["n_latents"], settings["k"], settings["training"]):
-            parts["chosen"] = CHOICE
+            parts["chosen"] = CHOICE if joins(of) else TRAINED_ALONE
+            if joins(of):
+                parts["words"] = [of.evaluator.weights_hash, of.vocabulary.hash, settings["templates"]]
     else:
         parts = {"hash": of.dictionary.hash}
     encoding = {
@@ -198,25 +203,47 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
 
 
 def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
-    target, given, settings = place.path / "dictionary", of.dictionary, of.settings
+    target, given = place.path / "dictionary", of.dictionary
     if place.finished("dictionary") is not None:
         return load_dictionary(target)
     if given is None:
-        given = train_sized(
-            samples(place.path, fit),
-            settings["n_latents"],
-            settings["k"],
-            settings["training"],
-            seed=settings["seed"],
-            checkpoint=place.path / "training",
-            progress=of.progress,
-            site=str(of.site),
-            model_hash=of.model.weights_hash,
-        )
+        given = _made(place, fit, of)
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Reading the file back gives a resumed build and this one the same numbers.
     return load_dictionary(target)
+
+
+def joins(of: Request) -> bool:
+    """Whether a study's own dictionary gets named latents: it has an evaluator and one vector a picture, no sizes."""
+    settings = of.settings
+    return (
+        settings["named"]
+        and "budget" not in settings["training"]
+        and leaves_open(settings["n_latents"], settings["k"], settings["training"])
+        and of.evaluator.weights_hash != of.model.weights_hash
+        and len(of.vocabulary) > 0
+        and len(of.site.shape(of.model)) == 1
+    )
+
+
+def _made(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
+    """The study's own dictionary: joined where it can be, else trained alone."""
+    settings, acts = of.settings, samples(place.path, fit)
+    job = {
+        "seed": settings["seed"],
+        "checkpoint": place.path / "training",
+        "progress": of.progress,
+        "site": str(of.site),
+        "model_hash": of.model.weights_hash,
+    }
+    if joins(of):
+        words = of.vocabulary.embed(of.evaluator, settings["templates"], cache=place.path / "words")
+        seen = np.load(place.path / "evaluator.npy", mmap_mode="r")
+        return joined_dictionary(
+            acts, of_pictures(seen, fit), words, of.vocabulary.words, **job, **settings["training"]
+        )
+    return train_sized(acts, settings["n_latents"], settings["k"], settings["training"], **job)
 
 
 def _codes(place: Workplace, dictionary: Dictionary, n_pictures: int, engine: Engine) -> None:

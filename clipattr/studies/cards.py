@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipattr.dictionaries import Dictionary, kmeans, neurons, pca, random_sae
 from clipattr.dictionaries.choosing import told_choice
+from clipattr.dictionaries.joined import told_joined
 from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
@@ -166,7 +167,7 @@ def make_card(
             }
         return figures
 
-    card = Card(judged(dictionary), tried=told_choice(dictionary))
+    card = Card(judged(dictionary), tried=[*told_choice(dictionary), *told_joined(dictionary)])
     if seeds:
         matches = [stability(dictionary, other) for other in seeds]
         card.figures["seed_stability"] = float(np.mean(matches))

@@ -209,7 +209,12 @@ def samples(folder: Path, pictures: np.ndarray) -> Any:
     if acts.ndim == 3:
         pictures = np.repeat(pictures, acts.shape[1])
         acts = acts.reshape(-1, acts.shape[2])
-    return acts if pictures.all() else _Rows(acts, np.flatnonzero(pictures))
+    return of_pictures(acts, pictures)
+
+
+def of_pictures(table: np.ndarray, pictures: np.ndarray) -> Any:
+    """The rows of a table that a mask (n,) chooses, read on access."""
+    return table if pictures.all() else _Rows(table, np.flatnonzero(pictures))
 
 
 class CodesWriter:

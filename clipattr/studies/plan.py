@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipattr.dictionaries.choosing import candidates, default_schedule
+from clipattr.dictionaries.choosing import batch_of, candidates, default_schedule
+from clipattr.dictionaries.joined import AT_ONCE, WORDS, trained_size
 from clipattr.dictionaries.recipes import Schedule
 from clipattr.errors import DataError, DictionaryError
 from clipattr.models.places import default_site
@@ -136,7 +137,7 @@ def plan_study(
         model: the audited `Model`.
         evaluator: the evaluator; None means the audited model.
         pictures: number of pictures.
-        n_latents, k, steps: of the dictionary's training; without sizes those that `train_sae` chooses.
+        n_latents, k, steps: of the dictionary's training; without sizes those of a study's own dictionary.
         examples: examples per latent.
         vocabulary: anything `Vocabulary.open` takes. words: number of its words instead.
         prompts: number of audited prompts; by default every word.
@@ -167,7 +168,8 @@ def plan_study(
             f"A plan needs at least 1 of each: got {pictures} pictures, {words} words, {prompts} prompts, {workers} "
             "workers."
         )
-    n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps)
+    named = 0 if evaluator is None else min(words, WORDS)
+    n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps, named)
     judge = model if evaluator is None else evaluator
     embed = judge.embed_dim
     share = seconds / 6
@@ -239,14 +241,22 @@ def _audit_seconds(rates: dict[str, float], prompts: int, pictures: int, words: 
 
 
 def _training(
-    width: int, pictures: int, n_latents: int | None, k: int | None, steps: int | None
+    width: int, pictures: int, n_latents: int | None, k: int | None, steps: int | None, named: int
 ) -> tuple[int, int, Schedule, str]:
-    """Sizes and length of the training that `train_sae` would do, and the sentence about them."""
+    """Sizes and length of the training that a study's own dictionary takes, and the sentence about them.
+
+    Args:
+        named: latents for words; 0 where the study has no evaluator.
+    """
     if (n_latents is None) != (k is None):
         raise DictionaryError(
             f"Give n_latents and k together, or neither to have them chosen; got n_latents={n_latents} and k={k}."
         )
-    if n_latents is None or k is None:
+    if n_latents is None and named:
+        n_latents, k = trained_size(width, pictures)
+        schedule, chosen = Schedule(STATED_STEPS, batch=batch_of(pictures)), f"{named:,} of them for words"
+        n_latents, k = n_latents + named, k + min(AT_ONCE, named)
+    elif n_latents is None or k is None:
         recipe, schedule = candidates(width, pictures)[0], default_schedule(pictures)
         n_latents, k, chosen = recipe.n_latents, recipe.k, "sizes as chosen by default"
     else:

@@ -44,6 +44,7 @@ def build_study(
     templates: Any = ("{}",),
     holdout: float | None = None,
     training: Mapping[str, Any] | None = None,
+    named: bool = True,
     batch: int = 64,
     workers: int | None = None,
     draft: bool = True,
@@ -71,13 +72,15 @@ def build_study(
             the audited model's confusions.
         site: where activations are read. Default: the dictionary's own site, else the class token after the last block
             where it is pooled and its effects have a closed form, else "image.embedding".
-        dictionary: a `Dictionary`, or anything `load_sae` takes: folder, file, published name. None trains a TopK SAE.
-        n_latents, k: size of the SAE to train; without both, settings are chosen on the activations (`choose_sae`).
+        dictionary: a `Dictionary`, or anything `load_sae` takes: folder, file, published name. None makes one.
+        n_latents, k: size of an SAE to train. Without both, and with an evaluator, the dictionary joins named
+            directions and trained latents (`joined_dictionary`); without one it is trained alone (`choose_sae`).
         examples: examples per latent.
         templates: templates of words, each with "{}".
         holdout: share of pictures to hold out at random, in addition to those whose split is "holdout". Held-out
             pictures are encoded, but not used for training, examples and labels.
         training: further settings for `train_sae`, e.g. {"steps": 4000}.
+        named: False leaves named directions out of a dictionary that is made here.
         seed: of training and random choices.
         batch: pictures per forward pass.
         thumbnails: store thumbnails; by default unless the pictures are rendered from scenes.
@@ -135,6 +138,7 @@ def build_study(
             "examples": examples,
             "templates": sorted(template_texts(templates)),
             "training": dict(training or {}),
+            "named": named,
             "batch": batch,
             "draft": draft,
             "thumbnails": pictures.source.kind != "scenes" if thumbnails is None else thumbnails,

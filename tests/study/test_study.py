@@ -522,3 +522,28 @@ def test_scenes_are_copied_into_the_study_and_rendered_again(tiny_model, evaluat
     assert study.images[3].scene.seed == 3 and study.thumbnail(3).size == (64, 64)
     assert not (tmp_path / "s" / "thumbnails.bin").exists()
     assert isinstance(study.images, Images)
+
+
+def test_a_studys_own_dictionary_joins_words_and_trained_latents(
+    tiny_model, evaluator, pictures, tmp_path, monkeypatch
+):
+    short = {"vocabulary": WORDS, "evaluator": evaluator, "training": {"steps": 5}, "progress": False}
+
+    def build(name, **changes):
+        return build_study(tiny_model, pictures, path=tmp_path / name, **{**short, **changes})
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clipattr.studies.build.summarise", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build("one")
+    one = build("one")  # goes on
+    assert one.dictionary.info["asked"] == len(WORDS)
+    assert set(one.dictionary.info["named"]) <= set(WORDS)
+    assert one.dictionary.hash == build("two").dictionary.hash
+    alone = build("alone", named=False)
+    assert "asked" not in alone.dictionary.info and alone.dictionary.hash != one.dictionary.hash
+    with pytest.warns(UserWarning, match="audited model itself"):
+        own = build("own", evaluator=None)
+    assert "asked" not in own.dictionary.info
+    with pytest.raises(StudyError, match="dictionary"):
+        build("one", named=False)
