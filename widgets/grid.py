@@ -11,6 +11,13 @@ import traitlets as T
 
 from clipattr_widgets.browse_state import PAGE, Item
 from clipattr_widgets.parts import Part, module
+from clipattr_widgets.sprites import sprite_of
+
+ONE_PX, MANY_PX = (
+    112,
+    56,
+)  # side of a picture in a page's sprite, where a cell shows one, and where it shows several
+COLUMNS = 8
 
 
 class Grid(Part):
@@ -42,14 +49,15 @@ class Grid(Part):
 
     def send_page(self, page: int, gen: int, items: Sequence[Item]) -> None:
         """Answer a "need"."""
-        told: list[dict[str, Any]] = [
-            {
-                "caption": item.caption,
-                "number": item.number,
-                "alt": item.alt,
-                "lengths": [len(picture) for picture in item.pictures],
-            }
-            for item in items
-        ]
-        whole = b"".join(picture for item in items for picture in item.pictures)
-        self.send({"kind": "page", "page": page, "gen": gen, "items": told}, [whole])
+        stored = [picture for item in items for picture in item.pictures]
+        px = ONE_PX if all(len(item.pictures) < 2 for item in items) else MANY_PX
+        whole, sizes = sprite_of(stored, px, COLUMNS)
+        told: list[dict[str, Any]] = []
+        at = 0
+        for item in items:
+            behind = at + len(item.pictures)
+            said = {"caption": item.caption, "number": item.number, "alt": item.alt}
+            told.append({**said, "first": at, "sizes": sizes[at:behind]})
+            at = behind
+        message = {"kind": "page", "page": page, "gen": gen, "items": told, "px": px, "columns": COLUMNS}
+        self.send(message, [whole])

@@ -44,6 +44,31 @@ def sprite(
     return buffer.getvalue(), columns
 
 
+def sprite_of(stored: Sequence[bytes], px: int, columns: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """Stored thumbnails (JPEG, PNG) in one JPEG of px × px cells, row by row, each in the middle of its cell.
+
+    Returns:
+        The JPEG's bytes (empty for no thumbnails), and each picture's (width, height) in px; (0, 0) for no picture.
+    """
+    page = Image.new("RGB", (columns * px, px * math.ceil(len(stored) / columns)), _PAGE)
+    sizes = []
+    for place, data in enumerate(stored):
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
+                picture.draft("RGB", (px, px))  # a JPEG is decoded at half the size where that is enough
+                small = fit(picture, px)
+                left = (place % columns) * px + (px - small.width) // 2
+                page.paste(small, (left, (place // columns) * px + (px - small.height) // 2))
+            sizes.append(small.size)
+        except (OSError, ValueError):
+            sizes.append((0, 0))
+    if not stored:
+        return b"", []
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue(), sizes
+
+
 def fit(picture: Image.Image, px: int) -> Image.Image:
     """The picture, RGB, scaled (up or down) so that its longer side is px pixels."""
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")

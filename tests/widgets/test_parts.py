@@ -129,3 +129,36 @@ def test_the_views_never_parse_text_as_markup():
             "https:",
         ):
             assert forbidden not in str(part._esm), (part, forbidden)
+
+
+def test_a_page_of_the_grid_is_one_jpeg_that_says_where_each_picture_is(monkeypatch):
+    from clipattr_widgets.browse_state import Item
+    from clipattr_widgets.grid import MANY_PX, ONE_PX, Grid
+
+    def stored(size, colour, kind):
+        buffer = io.BytesIO()
+        Image.new("RGB", size, colour).save(buffer, kind)
+        return buffer.getvalue()
+
+    red, blue = stored((112, 112), "red", "JPEG"), stored((40, 80), "blue", "PNG")
+    sent = []
+    monkeypatch.setattr(Grid, "send", lambda self, message, buffers: sent.append((message, buffers[0])))
+    grid = Grid()
+    grid.send_page(
+        3, 7, [Item((red,), "a", "1", "one"), Item((b"",), "b", "2", "two"), Item((blue,), "c", "3", "x")]
+    )
+    grid.send_page(4, 7, [Item((red, blue), "a", "1", "one"), Item((), "b", "2", "two")])
+    grid.send_page(5, 7, [])
+    (one, first), (many, second), (_, third) = sent
+    assert one["px"] == ONE_PX and [item["sizes"] for item in one["items"]] == [
+        [(112, 112)],
+        [(0, 0)],
+        [(56, 112)],
+    ]
+    assert [item["first"] for item in one["items"]] == [0, 1, 2]
+    page = Image.open(io.BytesIO(first))
+    middle = [page.getpixel((int((i + 0.5) * ONE_PX), ONE_PX // 2)) for i in range(3)]
+    assert middle[0][0] > 240 > 60 > middle[0][2] and middle[2][2] > 240 > 60 > middle[2][0]
+    assert many["px"] == MANY_PX and [item["sizes"] for item in many["items"]] == [[(56, 56), (28, 56)], []]
+    assert Image.open(io.BytesIO(second)).size == (8 * MANY_PX, MANY_PX) and third == b""
+    grid.close()

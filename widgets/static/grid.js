@@ -1,8 +1,9 @@
 // A grid of very many cells: only those in sight exist. Python owns the order and sends pages of cells when asked.
 
-// Pictures are decoded into bitmaps and drawn on the canvases of the cells in sight. An image element for each costs 10 KB
-// of the browser's memory that it does not free when the element is gone: 300 MB after 30,000 pictures.
-const GRID_KEPT = 28; // pages whose bitmaps are kept, some 45 MB: those in sight, 16 ahead, and some behind
+// A page of pictures comes as one JPEG, is decoded into one bitmap, and drawn on the canvases of the cells in sight. An
+// image element for each picture costs 10 KB of the browser's memory that it does not free when the element is gone:
+// 300 MB after 30,000 pictures.
+const GRID_KEPT = 22; // pages whose bitmaps are kept, some 53 MB: those in sight, 16 ahead, and a few behind
 const GRID_AHEAD = 2; // seconds of scrolling at the present speed that are fetched ahead
 const GRID_ROWS_AHEAD = 4; // rows beyond the edge that exist already, in the direction of scrolling: a slow frame skips two
 const GRID_ROWS_BEHIND = 1;
@@ -21,7 +22,7 @@ function render({ model, el }) {
   let active = 0;
   let anchor = 0;
   let marked = new Set();
-  let asked = "";
+  let asked = new Set(); // pages that Python was asked for last and has not sent
   let waitingFrame = 0;
   let heading_to = 1;
   let speed = 0; // px a second
@@ -164,30 +165,30 @@ function render({ model, el }) {
     cell.caption.textContent = item?.caption ?? "";
     cell.number.textContent = item?.number ?? "";
     cell.pictures.style.width = cell.pictures.style.height = `${width()}px`;
-    drawPictures(cell, item?.bitmaps ?? []);
-    if (item) cell.button.dataset.filled = item.bitmaps.length;
+    drawPictures(cell, page, item);
+    if (item) cell.button.dataset.filled = item.sizes.length;
     else delete cell.button.dataset.filled;
     return Boolean(item);
   }
 
-  /** Each bitmap in the middle of a square of its own. */
-  function drawPictures(cell, bitmaps) {
-    const side = sideOf(bitmaps.length);
-    cell.pictures.classList.toggle("clipattr-cell-four", bitmaps.length > 1);
-    while (cell.canvases.length > bitmaps.length) cell.canvases.pop().remove();
-    while (cell.canvases.length < bitmaps.length) cell.canvases.push(make("canvas", "", { parent: cell.pictures }));
-    bitmaps.forEach((bitmap, i) => {
+  /** Each picture of the page's bitmap in the middle of a square of its own. */
+  function drawPictures(cell, page, item) {
+    const sizes = item?.sizes ?? [];
+    const side = Math.round((window.devicePixelRatio || 1) * (sizes.length > 1 ? width() / 2 : width()));
+    cell.pictures.classList.toggle("clipattr-cell-four", sizes.length > 1);
+    while (cell.canvases.length > sizes.length) cell.canvases.pop().remove();
+    while (cell.canvases.length < sizes.length) cell.canvases.push(make("canvas", "", { parent: cell.pictures }));
+    sizes.forEach(([w, h], i) => {
       const canvas = cell.canvases[i];
       canvas.width = canvas.height = side; // this clears it, too
-      if (!bitmap) return;
-      const scale = side / Math.max(bitmap.width, bitmap.height);
-      const [w, h] = [bitmap.width * scale, bitmap.height * scale];
-      canvas.getContext("2d").drawImage(bitmap, (side - w) / 2, (side - h) / 2, w, h);
+      if (!w || !page.bitmap) return;
+      const [place, scale] = [item.first + i, side / page.px];
+      const x = (place % page.columns) * page.px + Math.floor((page.px - w) / 2);
+      const y = Math.floor(place / page.columns) * page.px + Math.floor((page.px - h) / 2);
+      const pen = canvas.getContext("2d");
+      pen.drawImage(page.bitmap, x, y, w, h, (side - w * scale) / 2, (side - h * scale) / 2, w * scale, h * scale);
     });
   }
-
-  /** Pixels of the screen along the side of a picture where so many share a cell. */
-  const sideOf = (many) => Math.round((window.devicePixelRatio || 1) * (many > 1 ? width() / 2 : width()));
 
   /** Asks for the pages in sight, then for those ahead and behind; what was asked for already is not asked again. */
   function request(first, last) {
@@ -200,48 +201,27 @@ function render({ model, el }) {
     wanted.push(heading_to > 0 ? from - 1 : to + 1);
     const end = Math.ceil(count() / size());
     const lacking = wanted.filter((page) => page >= 0 && page < end && !pages.has(page));
-    const key = `${model.get("gen")}:${lacking}`;
-    if (!lacking.length || key === asked) return;
-    asked = key;
+    if (lacking.every((page) => asked.has(page))) return;
+    asked = new Set(lacking);
     model.send({ kind: "need", pages: lacking, gen: model.get("gen") });
   }
 
   async function heard(message, buffers) {
     if (message?.kind !== "page" || message.gen !== model.get("gen")) return;
     const bytes = asBytes(buffers[0]);
-    let at = 0;
-    const coming = message.items.map(async ({ lengths, ...item }) => {
-      const parts = lengths.map((length) => bytes.subarray(at, (at += length)));
-      return { ...item, bitmaps: await Promise.all(parts.map((part) => bitmapOf(part, sideOf(parts.length)))) };
-    });
-    const items = await Promise.all(coming);
+    const bitmap = bytes.length ? await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })) : null;
+    if (message.gen !== model.get("gen") || ended) return bitmap?.close();
+    asked.delete(message.page);
     drop(message.page);
-    pages.set(message.page, { items });
-    if (message.gen !== model.get("gen") || ended) return drop(message.page);
+    pages.set(message.page, { bitmap, items: message.items, px: message.px, columns: message.columns });
     const here = Math.floor((Math.floor(view.scrollTop / tall()) * perRow) / size());
     const farthest = [...pages.keys()].sort((a, b) => Math.abs(b - here) - Math.abs(a - here));
     farthest.slice(0, Math.max(0, pages.size - GRID_KEPT)).forEach(drop);
     later();
   }
 
-  /** A picture's bitmap, not larger than it is drawn; null where the bytes are empty or no picture. */
-  async function bitmapOf(bytes, side) {
-    if (!bytes.length) return null;
-    try {
-      const whole = await createImageBitmap(new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/jpeg" }));
-      const scale = side / Math.max(whole.width, whole.height);
-      if (scale >= 1) return whole;
-      const size = { resizeWidth: Math.max(1, Math.round(whole.width * scale)), resizeHeight: Math.max(1, Math.round(whole.height * scale)) };
-      const small = await createImageBitmap(whole, { ...size, resizeQuality: "high" });
-      whole.close();
-      return small;
-    } catch {
-      return null;
-    }
-  }
-
   function drop(page) {
-    for (const item of pages.get(page)?.items ?? []) item.bitmaps.forEach((bitmap) => bitmap?.close());
+    pages.get(page)?.bitmap?.close();
     pages.delete(page);
   }
 
@@ -252,7 +232,7 @@ function render({ model, el }) {
   function renew() {
     for (const page of [...pages.keys()]) drop(page);
     for (const cell of cells) cell.key = "";
-    [active, anchor, asked] = [0, 0, ""];
+    [active, anchor, asked] = [0, 0, new Set()];
     view.scrollTop = 0;
     remark();
   }
