@@ -137,7 +137,7 @@ def synthetic(
 
 
 def word_auc(study: Any) -> float:
-    """Mean area under the curve with which the evaluator's similarities tell the pictures that show a word."""
+    """Mean AUC of the evaluator's similarities as predictors of the pictures that show a word."""
     rows = np.arange(min(len(study.activations), 20_000))
     seen, labels = study.seen(rows), np.array(study.images.columns["label"])[rows]
     words = [study.vocabulary.words[n] for n in range(5, 55)]

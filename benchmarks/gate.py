@@ -5,7 +5,7 @@
 For each world: the same weights with several dictionaries, weights with 1 % noise, and as the old release a model
 trained without plants. Every audit is gated against every other as baseline, from JSON as a release would read it. A
 prompt whose plant the new release has learnt, and the old one not by half as much, is a new plant; a prompt without
-plants, between the two models, is a model trained anew without a change. What was built under FOLDER is used again.
+plants, between the two models, is a model trained again without a change. What was built under FOLDER is used again.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def evidence(study: Any, records: list[Any], block: int) -> Tensor:
 
 
 def maps_of(study: Any, n: int) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Maps (n, rows, columns) by kind, fewer for occlusion, and the masks they are held against, in the same order."""
+    """Maps (n, rows, columns) by kind, fewer for occlusion, and the masks they are compared with, in the same order."""
     records, latents, masks = cases(study, n)
     labels = study.latents["label"]
     others = []

@@ -4,7 +4,7 @@
 
 Files of every format are changed in one or two places: tensors renamed, transposed, dropped, added, retyped,
 exchanged or cut; settings changed, dropped, renamed or added. The truth of a mutated file is its publisher's formula,
-written anew in float64 numpy (tests/dictionaries/publishers.py). Codes and reconstructions must agree to a relative
+written again in float64 numpy (tests/dictionaries/publishers.py). Codes and reconstructions must agree to a relative
 1e-5 (1e-3 where tensors were stored in half precision), and the site must be the one that the file names. The exit
 status is 1 if a file was misread or a reader crashed.
 """

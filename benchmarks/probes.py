@@ -74,7 +74,8 @@ def main() -> None:
                 print(
                     f"{name:15} {kind:8} effect {row['effect']:+.2f}, relied on {row['relied']}, found {row['found']}, "
                     f"false {row['false']}, nameless {row['nameless']}; worst group {row['before']:.2f} → "
-                    f"{row['after']:.2f} (weights projected: {row['projected']:.2f}; never led astray: {aim.worst:.2f})"
+                    f"{row['after']:.2f} (weights projected: {row['projected']:.2f}; "
+                    f"without the shortcut: {aim.worst:.2f})"
                 )
     led_rows = [row for row in rows if row["probe"] == "led"]
     at_most = frame[frame.strength == 1.0].groupby("method")[["accuracy", "worst"]].mean()
@@ -169,7 +170,7 @@ def mended(
     training: tuple[torch.Tensor, list[str]],
     some: Material,
 ) -> dict[str, float]:
-    """Accuracy, worst group and reliance on a shortcut: before, fitted anew blind to the findings, and projected."""
+    """Accuracy, worst group and reliance on a shortcut: before, refitted blind to the findings, and projected."""
     before = after = projected = some.judge(probe)
     if findings:
         blind_to = ca.directions_of(study, findings)

@@ -167,7 +167,7 @@ def recovered(scores: Tensor, world: Truth) -> Recovered:
     for factor in factors.tolist():
         found, family = (chosen[:, latent[factor]] > threshold[factor]), [int(latent[factor])]
         first, best = found, float(f1[latent[factor], factor])
-        # Only latents that tell the factor better than chance by themselves can help a family.
+        # Only latents that predict the factor better than chance by themselves can help a family.
         for _ in range(LARGEST_FAMILY - 1):
             options = [
                 one for one in f1[:, factor].topk(min(12, len(f1))).indices.tolist() if one not in family

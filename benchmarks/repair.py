@@ -1,6 +1,6 @@
 """Repair of findings: gain where class and cause are independent, and cost.
 
-For every learnt plant whose cause can stand beside any class: a test set drawn anew with as many pictures of the class
+For every learnt plant whose cause can stand beside any class: a newly drawn test set with as many pictures of the class
 and of others, with the cause and without. The gap is how far the worst of these groups lies below the accuracy where
 re-rendering has taken the cause out of all pictures. A repair chosen by the finding alone (its latents, its word)
 closes some of it; the costs are accuracy on the same set, and on the study's held-out pictures.

@@ -3,8 +3,8 @@
 Every way takes a `Setting` and a case and gives logits for any pictures. Those in `LIMITS` use information that a
 repair does not have: which test pictures show the cause, or their contents. Start at `WAYS`.
 
-    balanced    the row fitted anew on class-balanced pictures, whatever was found (last-layer retraining)
-    bias        the bias alone fitted anew, on the same pictures with the concept put in and taken out
+    balanced    the row fitted again on class-balanced pictures, whatever was found (last-layer retraining)
+    bias        the bias alone fitted again, on the same pictures with the concept put in and taken out
     orthogonal  the concept's direction projected out of the prompt's text embedding, nothing else (orth. projection)
     gloss       the mean of wordings of the prompt with glosses, templates and without, in the prompt's place
     suppress    the family's latents taken out in the image tower, for every class (latent suppression)

@@ -34,7 +34,9 @@ SMALL = {
     "faithful_masks": 2, "spurious_classes": 2, "spurious_pictures": 40, "spurious_seeds": 1, "verified": 1, "truth": 2,
 }  # fmt: skip
 LATEST = 0.9  # share of the undisturbed duration up to which a run is killed
-ANEW = 0.7  # probability that a run that ended between two kills is begun anew, not only continued
+AFRESH = (
+    0.7  # probability that a run that ended between two kills starts from nothing, not from a missing piece
+)
 RESULTS = ("index.html", "about.json", "experiments", "pieces")
 
 
@@ -125,7 +127,7 @@ def disturbed(kills: int, seed: int) -> dict[str, float]:
                 continue
             ended += 1
             # It ended: something must be missing for the next kill, everything or one piece.
-            if draws.random() < ANEW:
+            if draws.random() < AFRESH:
                 shutil.rmtree(out)
             else:
                 draws.choice(sorted((out / "pieces").glob("*.json"))).unlink()

@@ -74,7 +74,7 @@ def studies(pictures: int) -> dict[str, dict[str, Any]]:
 def compared(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
     """Equality and speed-up. The fastest round counts, since other programs only slow a round."""
     fastest = {name: min(one["seconds"][name] for one in rounds) for name in ("1", "2", "here")}
-    # Pictures are new files in every round, which a study's hash tells apart.
+    # Pictures are new files in every round, with another study hash.
     equal = all(len({one["hashes"][name] for name in fastest}) == 1 for one in rounds)
     return {
         "ray_equals_single": float(equal),

@@ -1,7 +1,7 @@
 """Halves and doubles each deciding constant of an audit, and reports the change of recall and precision.
 
     python benchmarks/sensitivity.py --out OUT --photos PHOTOS                      # constants of the decision
-    python benchmarks/sensitivity.py --out OUT --photos PHOTOS --again loses stays  # measures anew for each value
+    python benchmarks/sensitivity.py --out OUT --photos PHOTOS --again loses stays  # measures again for each value
 
 OUT is what `worlds.py study` wrote; the worlds are those on which constants are chosen. Evidence is measured once and
 judged with each changed `Settings`; effects of a constant before the decision show only with `--again`.
@@ -105,7 +105,7 @@ def main() -> None:
         "--only", nargs="*", help="worlds; default all whose names hold `choose` and have a study"
     )
     parser.add_argument(
-        "--again", nargs="*", default=[], help="constants for which everything is measured anew"
+        "--again", nargs="*", default=[], help="constants for which everything is measured again"
     )
     arguments = parser.parse_args()
     sys.modules["transformers"] = None  # type: ignore[assignment]

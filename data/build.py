@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="trained weights depend on it in the last digits"
     )
-    parser.add_argument("--cards", action="store_true", help="judge the dictionaries anew, and nothing else")
+    parser.add_argument("--cards", action="store_true", help="judge the dictionaries again, and nothing else")
     arguments = parser.parse_args()
     if not arguments.cards:
         build_models(arguments.threads)

@@ -173,7 +173,7 @@ class ExplorerState(Changes, PictureChoice):
         self.refresh()
 
     def refresh(self) -> None:
-        """Read names again and lay everything out anew."""
+        """Read names again and update the layout."""
         self.table.forget()
         self._lay_out()
         self._ask_examples()

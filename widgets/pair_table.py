@@ -37,7 +37,7 @@ class PairTable(W.VBox):
         self.ask()
 
     def ask(self, _: Any = None) -> None:
-        """Take the score apart anew, in the panel's worker."""
+        """Compute the pairs again, in the panel's worker."""
         from clipattr.attribution.pairs import pairs
 
         state, prompt = self.state, self.state.prompt

@@ -76,7 +76,7 @@ class Panel(W.VBox):
         self._ends.append(lambda: state.unobserve(to_control, name))
 
     def watch(self, draw: Callable[[], None], *names: str) -> None:
-        """Draw anew when one of these traits of the state changes."""
+        """Draw again when one of these traits of the state changes."""
         state = self.state
 
         def changed(_: Any) -> None:
@@ -161,7 +161,7 @@ class Panel(W.VBox):
         """Two outputs: the live view, and the still one, which the live view hides as long as it is there.
 
         A notebook that is opened again has no live view: its first output says so, and the second shows what the panel
-        showed last, since it is written anew as the panel changes.
+        showed last, since it is written again as the panel changes.
         """
         from IPython.display import display
 
@@ -178,7 +178,7 @@ class Panel(W.VBox):
     _redrawn = "gen"  # the trait of the state that counts its drawings
 
     def changed(self, _: Any = None) -> None:
-        """Write the still view anew, soon."""
+        """Write the still view again, soon."""
         if self._still is not None:
             self._still.soon()
 

@@ -320,7 +320,7 @@ class Scatter(Part):
         """Draw these points.
 
         Args:
-            xy: (n, 2); a point that is not finite is left out. None keeps the points and draws them anew.
+            xy: (n, 2); a point that is not finite is left out. None keeps the points and draws them again.
             groups: (n,) sums of 1 lit, 2 marked, 4 marked faintly, 8 chosen; where any is chosen the rest is dimmed.
             names: n texts for the tip, many of them alike; None keeps them.
             meta: `x` and `y` (names of the axes), `alt` (what a screen reader says), `legend` (what the groups are),

@@ -383,7 +383,7 @@ def weigh(desk: Desk, scene: Any, target: Any) -> tuple[Measured, list[Cause]]:
 
 
 def _called(label: str | None, part: str, name: str) -> bool:
-    """Whether an evaluator's word speaks of a cause."""
+    """Whether an evaluator's word names a cause."""
     if label is None:
         return False
     word = label.casefold()

@@ -234,7 +234,7 @@ def _labels(judge: Judge, plant: Plant) -> list[str]:
 
 
 def _word_area(study: Any, cause: str, there: np.ndarray) -> float | None:
-    """How well the evaluator's similarity to the cause's word tells the pictures that show it."""
+    """AUC of the evaluator's similarity to the cause's word for the pictures that show it."""
     from clipattr.statistics import auc
 
     words = list(study.vocabulary.words)
