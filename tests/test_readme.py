@@ -104,7 +104,7 @@ FIGURES = {
     "misreadings": ("misread", lambda value: value),
     "panels": ("prompt_change_ms", lambda value: value),
     "probes": ("shortcut_recall", lambda value: 100 * value),
-    "recovery": ("contexts_over_probe", lambda value: 100 * value),
+    "recovery": ("contexts_over_probe_joined", lambda value: 100 * value),
     "sae_training": ("speedup_over_dense", lambda value: value),
     "scale": ("ray_speedup_2", lambda value: value),
     "store": ("shuffled_over_sequential", lambda value: 100 * value),
