@@ -96,6 +96,7 @@ def measured():
 # The figure that the first row of each benchmark states, and what the row shows of it.
 FIGURES = {
     "attribution": ("patching_over_encode_by_added_work", lambda value: 100 * (value - 1)),
+    "browsing": ("prompt_painted_ms", lambda value: value),
     "cuda": ("findings_equal", lambda value: value),
     "gate": ("reseeded_above_3_red", lambda value: value),
     "pixels": ("agreement", lambda value: 100 * value),
@@ -105,6 +106,7 @@ FIGURES = {
     "panels": ("prompt_change_ms", lambda value: value),
     "probes": ("shortcut_recall", lambda value: 100 * value),
     "recovery": ("contexts_over_probe_joined", lambda value: 100 * value),
+    "reproduction": ("files_that_differ", lambda value: value),
     "sae_training": ("speedup_over_dense", lambda value: value),
     "scale": ("ray_speedup_2", lambda value: value),
     "store": ("shuffled_over_sequential", lambda value: 100 * value),
