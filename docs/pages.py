@@ -149,7 +149,8 @@ def estimate() -> dict[str, str]:
     totals = ", ".join(f"{figures[f'measured_over_planned_{case}']:.2f} ({case})" for case in cases)
     text += (
         "Seconds of processor time of each experiment in the quick form, planned by `clipattr reproduce --plan` and "
-        f"measured. Measured over planned, in total: {totals}. Of single experiments "
+        "measured, once each, on two cores on which other programs ran. "
+        f"Measured over planned, in total: {totals}. Of single experiments "
         f"{figures['experiments_within_1.5']:.0%} lie within a factor of 1.5 and "
         f"{figures['experiments_within_2']:.0%} within 2. `truth` and `pixels` depend on the number of findings, which "
         f"no pilot knows. A small reproduction that was killed at {figures['kills']} random moments ended with "
