@@ -307,6 +307,7 @@ SETTLED = """() => {
     const panel = pulse.closest(".clipattr-panel");
     return panel && !panel.parentElement.closest(".clipattr-panel");
   });
+  if (window.clipattrUnsure) pulses.forEach((pulse) => delete pulse.wanted); // such a part asks for what it missed
   const number = (pulse, name) => Number(pulse.dataset[name] ?? 0);
   for (const pulse of pulses) {
     if (pulse.wanted === undefined) pulse.wanted = number(pulse, "asked") + 1;

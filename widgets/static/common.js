@@ -45,6 +45,7 @@ function listen(model, handlers) {
 async function hearAgain(model) {
   const inner = model.set({}); // a model's `set` gives back the model itself
   if (typeof inner?._handle_comm_msg !== "function" || !inner.comm) return;
+  window.clipattrUnsure = (window.clipattrUnsure ?? 0) + 1; // parts of which it is not known yet whether they hear
   try {
     await inner._handle_comm_msg({ content: { data: { method: "nothing" } }, buffers: [] });
   } catch {
@@ -56,6 +57,8 @@ async function hearAgain(model) {
     if (!receive) return;
     inner.comm.on_msg((message) => receive.call(inner, message));
     inner.comm.send({ method: "request_state" }, {});
+  } finally {
+    window.clipattrUnsure -= 1;
   }
 }
 
