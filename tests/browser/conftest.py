@@ -5,7 +5,6 @@ Chromium is found the tests are skipped, except under CI=true, where they fail.
 """
 
 import base64
-import datetime
 import os
 import shutil
 import signal
@@ -37,20 +36,19 @@ PLACES = ("serve", "voila", "lab")
 def pytest_generate_tests(metafunc):
     """In which looks panels and pages are looked at (`theme`, `width`), and where in them analysts sit (`seated`).
 
-    All of them where CLIPATTR_TASKS=all; else some, others from day to day, with both themes and both widths among
+    All of them where CLIPATTR_TASKS=all; else two looks, and one seat a place, with both themes and both widths among
     them. CLIPATTR_TASKS=lab-dark-760,serve-light-760 names analysts' seats.
     """
     asked = os.environ.get("CLIPATTR_TASKS", "")
-    day = datetime.datetime.now(datetime.UTC).toordinal()
     if "width" in metafunc.fixturenames:
-        metafunc.parametrize(("theme", "width"), LOOKS if asked == "all" else LOOKS[2 * (day % 2) :][:2])
+        metafunc.parametrize(("theme", "width"), LOOKS if asked == "all" else LOOKS[:2])
     if "seated" in metafunc.fixturenames:
         seats = [(place, *look) for place in PLACES for look in LOOKS]
         if asked not in ("", "all"):
             named = {_called(seat): seat for seat in seats}
             seats = [named[name] for name in asked.split(",")]
         elif not asked:
-            seats = [(place, *LOOKS[(day + i) % len(LOOKS)]) for i, place in enumerate(PLACES)]
+            seats = [(place, *look) for place, look in zip(PLACES, LOOKS, strict=False)]
         metafunc.parametrize("seated", seats, indirect=True, scope="module", ids=_called)
 
 

@@ -1,7 +1,7 @@
 """What analysts come for, done with mouse and keyboard: each task ends in an answer that is compared with the truth.
 
 In a served page, in Voila and in JupyterLab, light and dark, 1,440 and 760 px wide: twelve ways, of which a run takes
-three, others from day to day; CLIPATTR_TASKS=all takes all of them.
+three; CLIPATTR_TASKS=all takes all of them.
 """
 
 import json
