@@ -15,8 +15,9 @@
 # # Repair: take the reliance out, and see what it costs
 #
 # A finding is useful if it can be repaired. The paper shows that CLIP models have unexpected reliances; here we ask
-# whether removing one helps. We free one prompt from its background and measure on
-# pictures in which class and background are independent: as many with as without, for the class and for all others.
+# whether removing one helps. We free one prompt from what its pictures often show beside it, the
+# *cause*, and measure on pictures in which the two are independent: as many with the cause as without, for the class and
+# for all others.
 
 # %%
 import tempfile
@@ -33,7 +34,7 @@ print(f"{finding.prompt!r} rests on {finding.label!r}: {finding.causal_effect.po
 
 # %% [markdown]
 # ## A balanced test set
-# Four groups of equal size; the two pictures of a class differ in the background alone.
+# Four groups of equal size; the two pictures of a class differ in the cause alone.
 
 # %%
 world = World.open("picture-world-a")
@@ -45,8 +46,8 @@ sorted(set(test.columns["group"]))
 
 # %% [markdown]
 # ## Before and after
-# The default repair takes the direction of the background out of *this prompt's* text embedding and fits what is left
-# again, on pictures of the study that count alike with and without the background; other prompts stay as they were.
+# The default repair takes the direction of the cause out of *this prompt's* text embedding and fits what is left again, on
+# pictures of the study that count alike with and without the cause; other prompts stay as they were.
 # *Worst group* is the group with the lowest accuracy.
 
 # %%
@@ -54,7 +55,7 @@ fixed = ca.repair(study, finding)
 fixed.evaluate(test)
 
 # %% [markdown]
-# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the background has
+# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the cause has
 # no such latents to switch off, and what the prompt misses there stays missing.
 
 # %%

@@ -135,6 +135,7 @@ def test_the_page_says_whose_it_is_follows_the_systems_theme_and_its_address_fol
     assert violations(one.page, ".clipattr-panel", "color-contrast") == []
     one.page.emulate_media(color_scheme="light")
     one.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    one.settle()
     number = one.page.get_by_label("picture", exact=True).first
     number.fill("7")
     number.press("Enter")
@@ -144,6 +145,7 @@ def test_the_page_says_whose_it_is_follows_the_systems_theme_and_its_address_fol
 
 def test_a_visitor_changes_nothing_in_the_study(visitors, study_folder, goes_wrong):
     one = visitors[0]
+    one.settle()
     name = one.page.get_by_placeholder("name latent").first
     name.fill("stolen")
     name.press("Enter")
