@@ -16,8 +16,8 @@
 #
 # A finding is useful if it can be repaired. The paper shows that CLIP models have unexpected reliances; here we ask
 # whether removing one helps. We free one prompt from what its pictures often show beside it, the
-# *cause*, and measure on pictures in which the two are independent: as many with the cause as without, for the class and
-# for all others.
+# *cause*, and measure on pictures in which the two are independent: as many with the cause as without, for the class
+# and for all others.
 
 # %%
 import tempfile
@@ -46,8 +46,8 @@ sorted(set(test.columns["group"]))
 
 # %% [markdown]
 # ## Before and after
-# The default repair takes the direction of the cause out of *this prompt's* text embedding and fits what is left again, on
-# pictures of the study that count alike with and without the cause; other prompts stay as they were.
+# The default repair takes the direction of the cause out of *this prompt's* text embedding and fits what is left
+# again, on pictures of the study that count alike with and without the cause; other prompts stay as they were.
 # *Worst group* is the group with the lowest accuracy.
 
 # %%
@@ -55,8 +55,8 @@ fixed = ca.repair(study, finding)
 fixed.evaluate(test)
 
 # %% [markdown]
-# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the cause has
-# no such latents to switch off, and what the prompt misses there stays missing.
+# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the cause has no
+# such latents to switch off, and what the prompt misses there stays missing.
 
 # %%
 ca.repair(study, finding, how="ablate").evaluate(test)
