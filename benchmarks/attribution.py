@@ -181,7 +181,7 @@ def peers(model: Any, batch: int, n_latents: int, k: int, rounds: int, prompts: 
             explainer.attribute(pixels.requires_grad_(), additional_forward_args=(weights[:, prompt],))
 
     def through_dictionary() -> None:
-        acts = encode_and_capture(model, pixels)
+        acts = encode_and_capture(model, pixels, LAST)
         codes = dictionary.encode(acts)
         rest = acts - dictionary.decode(codes) + dictionary.bias
         dense = codes.to_dense().requires_grad_()
