@@ -6,8 +6,8 @@ were missing. Ignores what is done with the pictures. Start at `Opener`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipattr.errors import DataError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clipattr.images.collection import Images
+
+Picture = TypeVar("Picture")  # decoded, or prepared for a model
 
 TRIED = 4  # pictures tried for each one that is needed; beyond that a whole folder is missing
 
@@ -49,14 +51,21 @@ class Opener:
 
     def first(self, rows: Iterable[int], n: int) -> list[tuple[int, Image.Image]]:
         """The first `n` of some rows that can be opened: place among them, and picture; fewer if too many cannot."""
-        found: list[tuple[int, Image.Image]] = []
-        for tried, row in enumerate(rows):
-            if len(found) == n or tried == TRIED * n:
-                break
-            picture = self.open(int(row))
-            if picture is not None:
-                found.append((tried, picture))
-        return found
+        return first_opened(self.open, rows, n)
+
+
+def first_opened(
+    open_row: Callable[[int], Picture | None], rows: Iterable[int], n: int
+) -> list[tuple[int, Picture]]:
+    """The first `n` of some rows for which `open_row` returns a picture, as `Opener.first` does with its own."""
+    found: list[tuple[int, Picture]] = []
+    for tried, row in enumerate(rows):
+        if len(found) == n or tried == TRIED * n:
+            break
+        picture = open_row(int(row))
+        if picture is not None:
+            found.append((tried, picture))
+    return found
 
 
 def not_opened(gone: Mapping[str, str]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clipattr.dictionaries.joined import ONE_NAME
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -70,7 +72,7 @@ class Settings:
     seen: float = 0.02
     surely: float = 0.1
     fits: int = 10
-    one_name: float = 0.97
+    one_name: float = ONE_NAME
     same_text: float = 0.8
     passes: float = 0.5
     part_effect: float = 0.1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.encoded import encoded, family_directions, summed_codes
-from clipattr.discovery.opened import TRIED, Opener, not_opened
+from clipattr.discovery.opened import Opener, first_opened, not_opened
 from clipattr.discovery.pixels.edits import filled
 from clipattr.errors import DataError
 from clipattr.execution.engine import in_pieces
@@ -83,13 +83,8 @@ class Measure:
 
     def openable(self, rows: Iterable[int], n: int) -> list[int]:
         """The first `n` of some rows whose pictures can be opened; fewer if too many cannot."""
-        found: list[int] = []
-        for tried, row in enumerate(rows):
-            if len(found) == n or tried == TRIED * n:
-                break
-            if self._picture(row) is not None:
-                found.append(row)
-        return found
+        some = list(rows)
+        return [some[place] for place, _ in first_opened(self._picture, some, n)]
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """Pictures of the study as the model takes them, (rows, 3, H, W).

@@ -112,6 +112,17 @@ def erased(
     return row, fitted_bias(row, weights, bias, number, embeddings, own, factors)
 
 
+def others_weight(weights: Tensor) -> float:
+    """Weight of all other classes' pictures beside one class's own: the square root of the number of other classes.
+
+    It lies between one-against-rest (1) and pictures drawn at random (their number).
+
+    Args:
+        weights: (classes, embed).
+    """
+    return float(len(weights) - 1) ** 0.5
+
+
 def fitted_bias(
     row: Tensor,
     weights: Tensor,
@@ -142,9 +153,8 @@ def fitted_bias(
             sets.append((moved, (moved @ weights[others].T + bias[others]).amax(1), sign))
     margins = [(sign * (some @ row - best)).double().numpy() for some, best, sign in sets]
     signs = [sign for _, _, sign in sets]
-    # Real pictures weigh as much as all moved ones together. Other classes weigh by the square root of their number:
-    # between one-against-rest (1) and pictures drawn at random (their number).
-    rest = float(others.sum()) ** 0.5
+    # Real pictures weigh as much as all moved ones together.
+    rest = others_weight(weights)
     weight = [
         (1.0 if place < 2 else 1.0 / factors.directions.shape[1]) * (rest if sign < 0 else 1.0)
         for place, sign in enumerate(signs)

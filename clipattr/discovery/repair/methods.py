@@ -29,7 +29,14 @@ from clipattr.discovery.audit.text_insertion import moved_by_writing
 from clipattr.discovery.encoded import Encoded, summed_codes
 from clipattr.discovery.probes.probe import Probe
 from clipattr.discovery.repair.directions import embeddings_without, factors_of, own_pictures
-from clipattr.discovery.repair.erasure import Factors, erased, fitted_bias, spread_within, within_classes
+from clipattr.discovery.repair.erasure import (
+    Factors,
+    erased,
+    fitted_bias,
+    others_weight,
+    spread_within,
+    within_classes,
+)
 from clipattr.discovery.repair.refit import moved, refitted
 from clipattr.discovery.repair.removals import Removal
 
@@ -43,8 +50,8 @@ PREFERRED = ("erased", "refit", "project")  # in the order of what they close on
 # third less of the gap is closed.
 OTHERS = 3.0
 # Of an `erased` row; see docs/decisions/repair.md. Of ridges 0.001, 0.01 and 0.1 the last closes most and leaves least
-# of the effect. Its others weigh as in `fitted_bias`, by the square root of their number: with a fixed weight of 2 a
-# repair costs three times as much on held-out pictures, which adds up where many prompts are repaired.
+# of the effect. Other pictures weigh as in `fitted_bias`: with a fixed weight of 2 a repair costs three times as much
+# on held-out pictures, which adds up where many prompts are repaired.
 ERASED_RIDGE = 0.1
 ALLOWED_LOSS = (
     0.02  # share of accuracy on held-back pictures, those of the class and others, that a choice may cost
@@ -115,7 +122,7 @@ def _combined(task: Task) -> tuple[Tensor, Tensor]:
 
 def _erased(task: Task) -> tuple[Tensor, Tensor]:
     directions = torch.cat([task.factors.directions, task.inserted], 1)
-    start, others = task.without(directions), float(len(task.weights) - 1) ** 0.5
+    start, others = task.without(directions), others_weight(task.weights)
     return _fitted(task, start=start, fixed=directions, others_weight=others, ridge=ERASED_RIDGE)
 
 
