@@ -15,7 +15,7 @@
 # # Quickstart: what does this model rely on?
 #
 # A CLIP model says how well a picture and a text fit. It does not say *why*. In a few short cells we take one model
-# apart, find a reason that nobody would expect, take that reason out of the pictures, and watch the score fall.
+# apart, find an unexpected reason for its score, take that reason out of the pictures, and watch the score fall.
 #
 # Everything here comes with the package: a small CLIP, trained on rendered scenes, in which we know what is true.
 
@@ -45,9 +45,9 @@ columns = ["label", "alignment", "clarity", "frequency", "triage"]
 study.latents.sort_values("triage", ascending=False)[columns].head(8).round(2)
 
 # %% [markdown]
-# ## What does one score owe to them?
+# ## How much of one score comes from them?
 # We ask why this picture fits the word "rabbit". Each bar is exact: it is how many points (cosine × 100) the score
-# loses when that one latent is switched off. Bars to the left speak against the word.
+# loses when that one latent is switched off. Bars to the left lower the score.
 
 # %%
 rabbit = next(picture for picture in study.images if picture.label == "rabbit")
@@ -76,15 +76,15 @@ findings.to_frame()[columns].head(10)
 # %% [markdown]
 # Read a row as a sentence: the score of *prompt* falls by *causal effect* points when the family called *rests on* is
 # switched off. *Alignment* says how much the family's examples look like the prompt to the evaluator, above no words at
-# all; below zero, they look like anything but. On the map, the plainest suspects are on top and to the left.
+# all; below zero, they look like anything but. On the map, the most surprising families are on top and to the left.
 
 # %%
 plots.reliance_map(findings, name=6)
 
 # %% [markdown]
 # ## Is it true?
-# Take the strongest finding about something that merely stands *beside* the thing. First row: what the family
-# responds to. Second row: pictures of the thing as they are, and rendered again without what stands beside it.
+# Take the strongest finding about an object that merely stands *beside* the prompt's own. First row: what the
+# family responds to. Second row: the prompt's pictures as they are, and rendered again without the object beside.
 
 # %%
 finding = next(f for f in findings if f.kind == "companion")
@@ -111,7 +111,7 @@ def score(pictures):
 print(f"“{finding.prompt}”: {score(with_it):.1f} points as it is, {score(without_it):.1f} without")
 
 # %% [markdown]
-# No latent was touched this time: only the pictures changed, and the thing that the prompt names is still in every
+# No latent was touched this time: only the pictures changed, and the object that the prompt names is still in every
 # one of them. On photographs you cannot render again, so there the audit's own measurement, and your eyes, have to do.
 #
 # ## Look for yourself

@@ -73,8 +73,8 @@ print(
 # ## The card
 # One call judges a dictionary on the held-back pictures: reconstruction, what becomes of the model's answers when the
 # reconstruction takes the activation's place (`recovered`, `zero_shot`), whether a latent's pictures look alike to an
-# independent model (`monosemanticity`), and how well the best latent tells each true factor (`factor`). The same
-# figures of four untrained dictionaries with as many active latents stand beside it.
+# independent model (`monosemanticity`), and how well the best latent detects each true factor (`factor`). The same
+# figures are shown for four untrained dictionaries with as many active latents.
 
 # %%
 card = study_card(study, sae)
@@ -152,7 +152,8 @@ plt.show()
 # %% [markdown]
 # ## Keep it
 # The card travels with the dictionary. `load_sae` opens the files of other projects in the same way, and
-# `check` tells whether a file is read as it was meant: it prints what every plausible reading leaves unexplained.
+# `check` shows whether a file is read as its author meant it: it prints what every plausible reading leaves
+# unexplained.
 
 # %%
 import tempfile

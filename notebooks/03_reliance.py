@@ -56,7 +56,7 @@ together.plot_waterfall(7, title="“rabbit”, from no latents to all")
 # ## Rabbit rather than what?
 # A latent may lift every prompt alike. Against the mean over the vocabulary such latents drop out, and what speaks
 # for *this* word remains. That is what audits use. *Alignment* is what the evaluator says: how much the latent's
-# examples look like the prompt. High share at low alignment is a suspect.
+# examples look like the prompt. A high share at low alignment is suspicious.
 
 # %%
 against_all = ca.attribute(study, picture, VocabularyContrast(["rabbit"], study.vocabulary))
@@ -74,7 +74,7 @@ shown = [picture.load(), *(overlay(picture.load(), heat) for heat in maps)]
 plots.gallery(shown, ["rabbit", *strongest["label"]], side=1.6)
 
 # %% [markdown]
-# A warm patch on the thing that the latent is named after confirms the name. The scene's own drawing says what
+# A warm patch on the object that the latent is named after confirms the name. The scene's own drawing says what
 # stands where, so that we can count: the share of each map's positive mass on each object, beside the share of the
 # picture that the object fills. Equal shares would mean that the map knows nothing of the object.
 
@@ -133,7 +133,7 @@ for other in ("patching", "act_logit_lens", "logit_lens", "energy"):
     print(f"exact − {other}: {difference.value * 100:+.2f} points [{low:+.2f}, {high:+.2f}], p = {p:.4f}")
 
 # %% [markdown]
-# What came out here: energy does no better than chance, so a strong latent is not therefore an important one. The
+# Result: energy does no better than chance, so a strong latent is not therefore an important one. The
 # logit lens knows the direction of most effects, but ranks worse, predicts groups worse, and finds a weaker order
 # of removal. Times the activation it comes close at this last block, where only a LayerNorm lies between latent and
 # score. Exact removal and patching agree almost entirely, and integrated gradients predict groups best. With 24

@@ -45,8 +45,8 @@ table.groupby("kind", sort=False).head(2)[columns]
 # %% [markdown]
 # ## One finding, looked at
 # On top: pictures that the latents of the finding like best, whatever the prompt. Below: the prompt's own pictures on
-# which the reliance was measured. If the thing that both rows share is not what the prompt says, the model has learnt
-# something else.
+# which the reliance was measured. If both rows share a concept that is not the prompt's, the model has learnt
+# that concept instead.
 
 # %%
 finding = next(f for f in findings if f.kind == "context")
@@ -81,8 +81,8 @@ print(f"Drawn again without {plant.cause}, {plant.prompt!r} loses {loss}.")
 plots.gallery([scene.picture() for pair in pairs[:4] for scene in pair], ["with", "without"] * 4, columns=8)
 
 # %% [markdown]
-# The ablation in the model and the removal from the picture need not agree: the first says what the model does with
-# these latents, the second what the thing in the picture does to the score. Both are worth knowing.
+# The ablation in the model and the removal from the picture need not agree: the first is the effect of these
+# latents in the model, the second the effect of the object in the picture. Both are worth knowing.
 #
 # ## All of it at once
 # Every plant of this world that the model has learnt, and whether the audit found it.

@@ -100,7 +100,7 @@ else:
 probe
 
 # %% [markdown]
-# Where the patch says nothing, the picture is another one. Each test lesion is there twice, with and without a patch.
+# Where the patch is uninformative, the result differs. Each test lesion is there twice, with and without a patch.
 
 
 # %%
@@ -146,10 +146,10 @@ pd.DataFrame(
 
 # %% [markdown]
 # *Compared* and *ablated* are in units of the gap between the class's own pictures and the others: how much higher the
-# decision lies on pictures of one class with the thing than without, all else alike, and how far it falls when the
-# latents that carry the thing are taken out. A finding needs both. An analyst reads this list and asks of every line:
-# is that medicine? Signs such as an irregular border are. Things that lie beside the lesion are not. We keep the
-# latter. Lines without a name are latents that follow no word: their pictures have to be looked at.
+# decision lies on pictures of one class with the concept than without, all else alike, and how far it falls when the
+# latents that represent the concept are ablated. A finding needs both. An analyst reads this list and asks of every
+# line: is that medicine? Signs such as an irregular border are. Objects beside the lesion are not. We keep the latter.
+# Lines without a name are latents that follow no word: their pictures have to be looked at.
 
 # %%
 unwanted = [f for f in findings if f.label and f.label not in medical]
@@ -186,8 +186,9 @@ if not real:
 # %% [markdown]
 # ## Repair
 # Two ways. With nothing but the probe, the directions of what was found are projected out of its weights and its bias
-# is set anew: no picture is labelled again, no model trained. But such a probe has learnt hardly anything else. With
-# the training pictures it can be fitted again on embeddings without these directions, so that it must use the lesion.
+# is fitted again: no picture is labelled again, no model trained. But such a probe has learnt hardly anything else.
+# With the training pictures it can be fitted again on embeddings without these directions, so that it must use the
+# lesion.
 
 # %%
 if unwanted:
@@ -205,7 +206,7 @@ if unwanted:
         display(table)  # noqa: F821
 
 # %% [markdown]
-# What came out here: on pictures where the patch says nothing, the hospital's probe is right on 40 of 100 in its worst
+# Result: on pictures where the patch is uninformative, the hospital's probe is right on 40 of 100 in its worst
 # group, melanomas without a patch. The audit names the patch first, and drawing the pictures again confirms it. What it
 # names beside the patch, ink and the tone of the skin, weighs little: drawn again, each moves the decision by a tenth
 # of a diagnosis, at the edge of what we call reliance. Projection removes most of the patch from the weights and
@@ -213,7 +214,7 @@ if unwanted:
 # good as one that was trained without the shortcut.
 #
 # An audit names what has a word and what its evaluator can see; what lies beside your own lesions may need words that
-# are not in the list above. Latents that follow no word are told without a name: only their pictures say what they are,
-# and that is where an analyst's eye comes in.
+# are not in the list above. Latents that follow no word are listed without a name: an analyst has to look at
+# their pictures.
 #
 # **Next:** [09_panels](09_panels.ipynb) does such audits with the mouse.

@@ -194,9 +194,12 @@ def _about_words(model: Model, words: Vocabulary, texts: Tensor) -> Line:
         near[alone, alone + start] = False
         same += [words.words[start + int(row)] for row in near.any(1).nonzero()[:, 0]]
     share = len(same) / max(1, len(texts))
-    text = f"{len(texts):,} words; the model tells all of them apart"
+    text = f"{len(texts):,} words; the model distinguishes all of them"
     if same:
-        text = f"the model does not tell {len(same):,} of {len(texts):,} words from others, for instance {same[:4]}"
+        text = (
+            f"the model does not distinguish {len(same):,} of {len(texts):,} words from others, for instance "
+            f"{same[:4]}"
+        )
     outcome = BAD if share > 0.5 else LOOK if share > 0.02 else GOOD
     return Line("words", outcome, text, {"words": len(texts), "not_told_apart": len(same)})
 
@@ -223,7 +226,7 @@ def _about_model(model: Model, judge: Model, sample: Sample, texts: Sequence[Ten
             f"no labels; its scores and the evaluator's correlate by {value:.2f} over pictures and words (chance 0)",
             {"correlation_with_evaluator": value},
         )
-    return Line("model", LOOK, "no labels and no evaluator: nothing tells whether its texts fit its pictures")
+    return Line("model", LOOK, "no labels and no evaluator: whether its texts fit its pictures is not known")
 
 
 def _about_evaluator(model: Model, judge: Model, sample: Sample) -> Line:

@@ -234,7 +234,7 @@ def _recomputed(rows: Embeddings, images: Images, model: Model) -> list[str]:
     own = np.diagonal(cosines)
     nearest = int((cosines.argmax(1) == np.arange(len(places))).sum())
     told = (
-        f"{len(own)} pictures encoded anew agree with their rows to a cosine of {np.median(own):.3f} (median), and "
+        f"{len(own)} pictures encoded again agree with their rows to a cosine of {np.median(own):.3f} (median), and "
         f"{nearest} of them are nearest to their own row."
     )
     if 2 * nearest < len(own):
