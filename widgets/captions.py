@@ -58,8 +58,9 @@ def card_html(card: Any, *, here: bool = True) -> str:
         label += "<span>no word of the vocabulary fits it well</span>"
     if not here:
         label = "<span><b>not active in this picture</b></span>" + label
+    number = "" if card.name.startswith("latent ") else f"latent {card.latent}"
     return (
         f'<h3 class="clipattr-title">{markup(card.name, 60)} '
-        f'<small class="clipattr-note">latent {card.latent}</small></h3>'
+        f'<small class="clipattr-note">{number}</small></h3>'
         f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
     )

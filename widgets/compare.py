@@ -81,7 +81,7 @@ class ComparePanel(Panel):
         for i, gallery in enumerate(self.galleries):
             gallery.on("pick", lambda message, i=i: self._picked(i, int(message.get("i", -1))))
         self.watch(self._draw_rows, "gen")
-        self.watch(self._draw_picture, "picture", "subject")
+        self.watch(self._draw_picture, "picture", "outside", "subject")
         self.watch(self._draw_shelves, "shelves")
         self.watch(self._draw_status, "pending", "error", "progress")
 
@@ -121,9 +121,10 @@ class ComparePanel(Panel):
     def _draw_picture(self) -> None:
         state = self.state
         self.side.layout.display = "" if state.subject == "picture" else "none"
-        if state.table.n_pictures:
-            caption = state.table.picture_caption(state.picture)
-            self.overlay.show(state.table.picture(state.picture), alt=f"picture {caption}", caption=caption)
+        if state.table.n_pictures or state.outside:
+            picture, caption = state.pixels(), state.caption()
+            frame = state.table.frame(picture.size)
+            self.overlay.show(picture, alt=f"picture {caption}", caption=caption, frame=frame)
 
     def _draw_shelves(self) -> None:
         shelves = self.state.shelves
@@ -148,9 +149,7 @@ class ComparePanel(Panel):
         )
         image = ""
         if state.subject == "picture" and state.table.n_pictures:
-            image = picture_html(
-                state.table.picture(state.picture), f"picture {state.table.picture_caption(state.picture)}"
-            )
+            image = picture_html(state.pixels(), f"picture {state.caption()}")
         error = f"<p>{markup(state.error, 600)}</p>" if state.error else ""
         note = f"<p>{markup(state.note, 200)}</p>"
         return Static(f"{error}{image}{table}{note}", lambda: dots_figure(state), state.frame())

@@ -4,11 +4,12 @@ Owns what is compared and the rows it gives. Latents are aligned by `clipattr.di
 widgets. Start at `CompareState`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import traitlets as T
+from PIL import Image
 
 from clipattr.attribution import EXPLAINING
 from clipattr.discovery.partners import partners
@@ -17,6 +18,7 @@ from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.model_names import told_apart
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
@@ -46,6 +48,7 @@ class CompareState(T.HasTraits):
     prompt = T.Unicode("")
     against = T.Unicode("")
     row = T.Int(-1)
+    outside: Any = T.Any(None)  # a picture from elsewhere instead: (picture, caption, code), or None
 
     rows: "T.List[dict[str, Any]]" = T.List()
     axis = T.Unicode("")
@@ -82,7 +85,7 @@ class CompareState(T.HasTraits):
         if not self.prompt and self.table.n_pictures:
             label = self.table.study.images[self.picture].label
             self.prompt = str(label or "").replace("_", " ")
-        self.observe(self._ask, ["subject", "picture", "prompt", "against"])
+        self.observe(self._ask, ["subject", "picture", "outside", "prompt", "against"])
         self.observe(self._look, ["row"])
         self._ask()
 
@@ -94,7 +97,7 @@ class CompareState(T.HasTraits):
     @property
     def names(self) -> list[str]:
         """Names of the models."""
-        return [shown(desk.model_name, 30) for desk in self.desks]
+        return [shown(name, 60) for name in told_apart(self.desks)]
 
     @T.validate("picture")
     def _picture_exists(self, proposal: Any) -> int:
@@ -104,10 +107,19 @@ class CompareState(T.HasTraits):
         """Go to the next picture whose number, id or label holds this text."""
         try:
             if text.strip():
-                self.picture, _ = self.table.find_picture(text, self.picture)
-                self.error = ""
+                place, _ = self.table.find_picture(text, self.picture)
+                with self.hold_trait_notifications():
+                    self.picture, self.outside, self.error = place, None, ""
         except PanelError as error:
             self.error = words_of(error)
+
+    def pixels(self) -> Image.Image:
+        """The picture that is compared on."""
+        return self.outside[0] if self.outside else self.table.picture(self.picture)
+
+    def caption(self) -> str:
+        """Its name."""
+        return str(self.outside[1]) if self.outside else self.table.picture_caption(self.picture)
 
     def audit(self) -> None:
         """Audit one study after the other over its own prompts, a few at a time; then show the findings."""
@@ -223,7 +235,7 @@ class CompareState(T.HasTraits):
 
     def _measured(self, picture: int, prompt: str, against: str) -> tuple[list[Any], list[str]]:
         """The picture measured by each model, and its scores in words."""
-        image = self.table.study.images[picture].load()
+        image = self.outside[0] if self.outside else self.table.study.images[picture].load()
         found = [desk.measure(image, desk.target(prompt, against)) for desk in self.desks]
         return found, [f"{plain(f.y * factor_of(f.y_unit))} {unit_name(f.y_unit)}" for f in found]
 
@@ -293,14 +305,25 @@ class CompareState(T.HasTraits):
             tip = " · ".join(
                 f"{self.names[i]}: latent {j}, {self.desks[i].name_of(j)}" for i, j in members.items()
             )
-            rows.append(self._row(place, shown(card.name, 50), numbers, tip))
+            inactive = {i for i, j in members.items() if j not in values[i]}
+            rows.append(self._row(place, shown(card.title, 50), numbers, tip, inactive))
             kept.append(dict(members))
         return rows, kept
 
-    def _row(self, place: int, label: str, values: Sequence[float | None], tip: str) -> dict[str, Any]:
+    def _row(
+        self,
+        place: int,
+        label: str,
+        values: Sequence[float | None],
+        tip: str,
+        inactive: Collection[int] = (),
+    ) -> dict[str, Any]:
         """One line; a model without a partner has no mark. A row of a single model is marked as such."""
         there = [i for i, value in enumerate(values) if value is not None]
-        texts = [signed(value) if value is not None else "–" for value in values]
+        texts = [
+            "–" if value is None else "inactive" if i in inactive else signed(value)
+            for i, value in enumerate(values)
+        ]
         own = f"{self.names[there[0]]} alone" if len(there) == 1 else ""
         spoken = f"{label}: " + ", ".join(f"{n} {t}" for n, t in zip(self.names, texts, strict=True))
         finite = [None if value is None or not np.isfinite(value) else float(value) for value in values]
@@ -322,14 +345,11 @@ class CompareState(T.HasTraits):
                 for i, desk in enumerate(self.desks)
             ]
 
-        self.worker.submit("look", work, self._set_shelves, self._failed)
+        self.worker.submit("look", work, lambda shelves: self.set_trait("shelves", shelves), self._failed)
 
     def latent_of(self, model: int) -> int:
         """A model's latent in the chosen row; -1 where it has none."""
         return self._members[self.row].get(model, -1) if 0 <= self.row < len(self._members) else -1
-
-    def _set_shelves(self, shelves: list[Shelf]) -> None:
-        self.shelves = shelves
 
     # what to take away
 
@@ -355,7 +375,8 @@ class CompareState(T.HasTraits):
             else "matches = [partners(studies[0], other) for other in studies[1:]]",
         ]  # fmt: skip
         if self.subject == "picture":
-            lines.append(f"picture = studies[0].images[{self.picture}].load()")
+            code = self.outside[2] if self.outside else f"studies[0].images[{self.picture}].load()"
+            lines.append(f"picture = {code}")
             lines.append(
                 f"[ca.attribute(study, picture, {self.prompt!r}, method={EXPLAINING!r}).top(10) for study in studies]"
             )

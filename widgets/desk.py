@@ -19,8 +19,10 @@ from clipattr.display.framing import Frame, frame_of
 from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import Browser
 from clipattr.studies.collected import Collected
+from clipattr.studies.first_look import well_explained
 from clipattr_widgets.cards import Card, card_of
 from clipattr_widgets.measured import Measured, measure
+from clipattr_widgets.model_names import reference_of
 from clipattr_widgets.strangeness import strangeness
 from clipattr_widgets.text import plain, shown
 
@@ -235,14 +237,14 @@ class Desk:
         """Queries over all pictures of the study."""
         return Collected(self.study)
 
-    def well_explained(self) -> int:
-        """A picture to begin with; 0 where none can be chosen."""
+    def well_explained(self) -> tuple[int, str]:
+        """A picture and a prompt to begin with; (0, "") where none can be chosen."""
         if self.browse_only is not None or not self.n_pictures:
-            return 0
+            return 0, ""
         try:
-            return self.collected.well_explained()
+            return well_explained(self.collected)
         except (ClipattrError, OSError):
-            return 0
+            return 0, ""
 
     @cached_property
     def browser(self) -> Browser:
@@ -374,25 +376,3 @@ def _next(hits: list[int], after: int) -> tuple[int, str]:
     """The first hit behind a place, wrapping round, and which of how many it is."""
     place = bisect_right(hits, after) % len(hits)
     return hits[place], f"{place + 1} of {len(hits):,}"
-
-
-def by_model(desks: Sequence[Desk]) -> dict[str, list[tuple[str, int]]]:
-    """For each model (or given name) its sites, as (what the site picker says, place in `desks`)."""
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for place, desk in enumerate(desks):
-        groups.setdefault(desk.model_name, []).append((desk.site, place))
-    for sites in groups.values():
-        said = [site for site, _ in sites]
-        for i, (site, place) in enumerate(sites):
-            if said.count(site) > 1:  # two dictionaries at one site
-                sites[i] = (f"{site} · {shown(desks[place].study.path.name, 30)}", place)
-    return groups
-
-
-def reference_of(study: Any) -> str:
-    """The name of a study's model, without loading it."""
-    manifest = getattr(study, "manifest", None) or {}
-    model = manifest.get("model") if isinstance(manifest, Mapping) else None
-    if isinstance(model, Mapping):
-        model = model.get("reference") or model.get("name")
-    return shown(model or "custom model", 60)

@@ -12,8 +12,8 @@ import ipywidgets as W
 from clipattr_widgets.captions import card_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
 from clipattr_widgets.controls import takeaway
-from clipattr_widgets.desk import by_model
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
+from clipattr_widgets.model_names import by_model
 from clipattr_widgets.opening import opened, picture_from_elsewhere
 from clipattr_widgets.pair_table import PairTable
 from clipattr_widgets.panel import Panel, suggestions

@@ -23,15 +23,23 @@ def first_view(desk: Desk, findings: Any, chosen: dict[str, Any]) -> dict[str, A
         if places:
             first = {"picture": places[0], "prompt": finding.prompt}
             return first if "latent" in chosen else first | {"latent": int(finding.latents[0])}
-    picture = desk.well_explained()
-    return {"picture": picture, "prompt": first_prompt(desk, picture)}
+    picture, word = desk.well_explained()
+    return {"picture": picture, "prompt": word or first_prompt(desk, picture)}
 
 
 def first_prompt(desk: Desk, picture: int) -> str:
-    """The picture's label, else the first label of a latent."""
-    label = desk.study.images[picture].label if 0 <= picture < desk.n_pictures else None
+    """The picture's label, else that of its strongest latent with a fitting one, else the first label of a latent."""
+    inside = 0 <= picture < desk.n_pictures
+    label = desk.study.images[picture].label if inside else None
     if label:
         return str(label).replace("_", " ")
+    active: list[int] = []
+    if inside:
+        row = desk.study.codes.rows(picture).to_csr()
+        active = row.indices[row.values.argsort(descending=True, stable=True)].tolist()
+    for card in map(desk.card, active):
+        if card.label and card.aligned:
+            return card.label
     frame = desk.latents
     labels = frame["label"].dropna().tolist() if "label" in frame else []
     return str(labels[0]) if labels else ""

@@ -65,7 +65,7 @@ def look_at(desk: Desk, finding: Any) -> Looked:
     except (ClipattrError, OSError):
         pass  # no weights, or a site whose stored activations do not give the embedding: pictures without scores
     return Looked(
-        _shelf(desk, shown(" ".join(examples_words(finding)).strip(), 240), found, []),
+        _shelf(desk, shown(". ".join(filter(None, examples_words(finding))), 240), found, []),
         _shelf(desk, title, measured, captions),
         name_check(desk.study, finding),
     )

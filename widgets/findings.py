@@ -106,11 +106,11 @@ class FindingsPanel(Panel):
         )
         buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename, self.explore]
         verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
-        detail = W.HBox([
-            labelled(W.VBox([self.about, verdicts, self.note, self.gallery, self.measured]), "clipattr-main"),
-            labelled(W.VBox([self.evidence]), "clipattr-evidence"),
-        ])  # fmt: skip
-        labelled(detail, "clipattr-split", "clipattr-section")
+        evidence = labelled(W.VBox([self.evidence]), "clipattr-evidence")
+        detail = labelled(
+            W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, evidence]),
+            "clipattr-section",
+        )
         buttons = labelled(W.HBox([self.repair, self.how, self.repaired]), "clipattr-toolbar")
         repair = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
         super().__init__(

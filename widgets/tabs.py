@@ -14,7 +14,7 @@ from clipattr_widgets.browse_state import BrowseState
 from clipattr_widgets.compare import ComparePanel
 from clipattr_widgets.compare_state import MAX_MODELS, CompareState
 from clipattr_widgets.desk import PanelError
-from clipattr_widgets.explorer_state import ExplorerState
+from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.findings import FindingsPanel
 from clipattr_widgets.findings_state import FindingsState
 from clipattr_widgets.latent import LatentPanel
@@ -46,6 +46,7 @@ class Tabs:
         self._explorer = explorer
         self.panels: dict[str, Any] = {}
         self._links: list[Any] = []
+        self._ends: list[Callable[[], None]] = []
         self.box = W.VBox([self.buttons, *explorer])
         self.box.add_class("clipattr-tabbed")
         self.changed: Callable[[Any], None] = lambda _: None  # called when what is on the screen changes
@@ -86,6 +87,9 @@ class Tabs:
         for link in self._links:
             link.unlink()
         self._links = []
+        for end in self._ends:
+            end()
+        self._ends = []
         for panel in self.panels.values():
             panel.close()
         self.panels = {}
@@ -169,8 +173,21 @@ class Tabs:
             self._link(name, made)
 
         def kept(picture: int) -> int:
-            return picture if picture >= 0 else made.picture  # one from outside is not compared
+            return picture if picture >= 0 else made.picture
 
+        def outside(_: Any = None) -> None:
+            """A picture from elsewhere is compared as well."""
+            there = state.picture == UPLOAD and state.uploaded is not None
+            made.outside = (state.uploaded, state.caption(), state.upload_code) if there else None
+
+        def chosen(_: Any) -> None:
+            if made.outside is None and state.picture == UPLOAD:
+                state.picture = made.picture
+
+        outside()
+        state.observe(outside, ["picture", "upload_count"])
+        made.observe(chosen, "outside")
+        self._ends.append(lambda: state.unobserve(outside, ["picture", "upload_count"]))
         self._links.append(T.link((state, "picture"), (made, "picture"), (kept, lambda picture: picture)))
         panel = ComparePanel(state=made)
         panel.on_model(lambda place: state.set_trait("desk", places[place]))

@@ -13,6 +13,7 @@ from typing import Any
 import traitlets as T
 from PIL import Image
 
+from clipattr.attribution import EXPLAINING
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
 from clipattr_widgets.changes import MAX_UNDO
@@ -30,9 +31,9 @@ COLUMNS: tuple[dict[str, Any], ...] = (
     {"key": "cause", "label": "cause"},
     {"key": "truth", "label": "rendered without it", "numeric": True, "tip": "fall of the score when the scene is "
      "rendered again without this cause: the truth"},
-    {"key": "codes", "label": "its latents, by attribution", "numeric": True, "tip": "attribution patching of the "
-     "latents that change with the cause: (code with − code without) × slope, summed; no second look at the score. "
-     "≠ marks one of the other sign"},
+    {"key": "codes", "label": "its latents, by attribution", "numeric": True, "tip": "the method "
+     "of the bars below, from the latents' activations without the cause to those with it, summed: what their change "
+     "does to the score while the error stays. ≠ marks one of the other sign"},
     {"key": "named", "label": "latents of that name off", "numeric": True, "tip": "fall of the score when the latents "
      "that the evaluator names after the cause are ablated; – where no latent has that name here"},
 )  # fmt: skip
@@ -279,11 +280,11 @@ class WorldState(T.HasTraits):
             "import clipattr as ca", "from clipattr_data.scene import Scene", "",
             f"study = ca.open_study({self.table.opening})",
             f"scene = Scene.from_json({self.scene.to_json()!r})",
-            f"target = {target}",
-            "with_it = ca.attribute(study, scene.picture(), target)",
+            f"target = {target}", "with_it = ca.attribute(study, scene.picture(), target)",
             "without = scene.without('context').picture()  # or main, companions, word, watermark, an object's name",
             "truth = with_it.y - ca.attribute(study, without, target).y",
-            "said = ca.attribute(study, scene.picture(), target, method='patching', baseline=without).values.sum()",
+            f"said = ca.attribute(study, scene.picture(), target, method={EXPLAINING!r}, baseline=without)",
+            "said = said.values.sum()",
         ])  # fmt: skip
 
 
@@ -373,7 +374,7 @@ def weigh(desk: Desk, scene: Any, target: Any) -> tuple[Measured, list[Cause]]:
         model, study.dictionary, site, mine.acts.expand(many, *mine.acts.shape[1:]), target,
         reference=codes, context=repeated,
     )  # fmt: skip
-    said = find_method("patching", splice)(splice)[..., 0].sum(1)
+    said = find_method(EXPLAINING, splice)(splice)[..., 0].sum(1)
     causes = []
     for i, (part, name, _) in enumerate(found):
         named = [int(j) for j in measured.latents if _called(desk.card(int(j)).label, part, name)]

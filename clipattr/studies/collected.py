@@ -20,7 +20,6 @@ OWN = 100  # pictures over which a prompt's attributions are averaged
 USERS = 48  # pictures of a latent over which attributions of prompts are averaged
 MAX_TEXTS = 400  # prompts whose attribution to a latent is computed
 KEEP_EMBEDDINGS = 200_000  # pictures up to which image embeddings stay in memory
-OPENING_WORDS = 24  # label words embedded to choose a first picture; a second or two on a large model
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,34 +199,6 @@ class Collected:
     @cached_property
     def _label_rows(self) -> Any:
         return self.study.model.encode_text(self.label_words)
-
-    def well_explained(self, n: int = 96) -> int:
-        """A picture whose own label has the highest score, with the largest part of it attributed to latents.
-
-        Args:
-            n: pictures tried, evenly spaced over the study.
-
-        Returns:
-            Its row; 0 where no picture has a label, or the site does not determine the embedding.
-        """
-        labels = self.study.images.columns["label"]
-        labelled = [i for i, label in enumerate(labels) if label]
-        if not labelled:
-            return 0
-        rows = np.array(labelled)[np.unique(np.linspace(0, len(labelled) - 1, n).round().astype(int))]
-        words = list(dict.fromkeys(labels[row].replace("_", " ") for row in rows))[:OPENING_WORDS]
-        rows = np.array([row for row in rows if labels[row].replace("_", " ") in words])
-        from clipattr.attribution.targets import Similarity
-
-        try:
-            splice = self.splice(rows, Similarity(self.study.model.encode_text(words), names=words))
-        except SiteError:
-            return 0
-        own = np.array([words.index(labels[row].replace("_", " ")) for row in rows])
-        y, base = (part.float().cpu().numpy() for part in (splice.y, splice.y_reference))
-        at = np.arange(len(rows))
-        carried = np.where(y.argmax(1) == own, y[at, own] - base[at, own], -np.inf)
-        return int(rows[carried.argmax()])
 
     def splice(self, rows: np.ndarray, target: Any) -> Any:
         """The `Splice` of some pictures, from stored activations and codes."""

@@ -292,3 +292,42 @@ def test_the_grid_keeps_rows_and_asks_for_pages_ahead_in_the_direction_of_scroll
     assert down["below"] >= 3 and down["above"] <= 1 and down["ahead"] >= 4
     up = page.page.evaluate(look, 39_000)
     assert up["above"] >= 3 and up["below"] <= 1 and up["behind"] >= 4
+
+
+def test_an_upright_picture_is_drawn_small_enough_for_what_stands_below_it(wide_panel, draw):
+    from clipattr_widgets import Overlay
+
+    upright = wide(1).rotate(90, expand=True)
+    overlay = Overlay()
+    overlay.show(upright, alt="upright", frame=wide_panel.state.table.frame(upright.size))
+    page = draw(overlay)
+    left, top, right, bottom = box(page, ".clipattr-overlay-stage")
+    assert bottom - top < 1.45 * 256 and (bottom - top) / (right - left) == pytest.approx(3, abs=0.1)
+    third = (bottom - top) / 3
+    assert box(page, ".clipattr-crop") == pytest.approx((left, top + third, right, bottom - third), abs=2)
+
+
+def test_marks_of_a_comparison_stand_on_an_axis_with_ticks(draw):
+    from clipattr_widgets import DotList
+
+    values = [(37.8, 3.0), (-6.1, 30.0), (None, 12.5)]
+    rows = [
+        {"id": i, "label": f"row {i}", "values": list(pair), "texts": [str(v) for v in pair], "own": "", "owner": -1,
+         "spoken": ""}
+        for i, pair in enumerate(values)
+    ]  # fmt: skip
+    dots = DotList()
+    dots.show(rows, names=["one", "two"], axis="points")
+    page = draw(dots)
+    places = page.page.evaluate(
+        """() => {
+          const middle = (node) => { const b = node.getBoundingClientRect(); return (b.left + b.right) / 2; };
+          const ticks = [...document.querySelectorAll(".clipattr-tick")];
+          const [a, b] = [ticks[0], ticks.at(-1)];
+          const number = (tick) => Number(tick.innerText.replace("−", "-"));
+          const unit = (x) => number(a) + ((x - middle(a)) * (number(b) - number(a))) / (middle(b) - middle(a));
+          return [...document.querySelectorAll(".clipattr-dots-row")].map((row) =>
+            [...row.querySelectorAll(".clipattr-track .clipattr-dot")].map((dot) => unit(middle(dot))));
+        }"""
+    )
+    assert places == [pytest.approx([v for v in pair if v is not None], abs=0.3) for pair in values]

@@ -9,7 +9,8 @@ from clipattr.discovery.findings import Finding
 from clipattr.errors import SiteError
 from clipattr.statistics import Interval
 from clipattr.studies.collected import Collected
-from clipattr_widgets import FindingsState, LatentState, PromptState
+from clipattr.studies.first_look import well_explained
+from clipattr_widgets import ExplorerState, FindingsState, LatentState, PromptState
 from clipattr_widgets.desk import Desk
 
 
@@ -100,11 +101,29 @@ def test_a_score_stands_among_the_other_pictures_and_its_prompt_among_the_labels
 
 
 def test_the_picture_to_begin_with_scores_highest_for_its_own_label_and_rests_on_latents(collection, study):
-    first = collection.well_explained()
+    first, label = well_explained(collection)
     words = collection.label_words
-    label = study.images[first].label.replace("_", " ")
+    assert label == study.images[first].label.replace("_", " ")
     scores = {word: collection.scores(Desk(study).target(word))[first] for word in words}
     assert max(scores, key=scores.get) == label
+
+
+def test_without_labels_the_first_word_is_that_of_latents_and_scores_highest_on_the_picture(
+    study, monkeypatch
+):
+    monkeypatch.setitem(study.images.columns, "label", [None] * len(study.images))
+    bare = Collected(study)
+    first, word = well_explained(bare)
+    frame = study.latents
+    words = frame["label"][frame["aligned"]].unique().tolist()
+    scores = {other: bare.scores(Desk(study).target(other))[first] for other in words}
+    assert word in words and max(scores, key=scores.get) == word
+    state = ExplorerState([study])
+    assert (state.picture, state.prompt) == (first, word)
+    state.close()
+    state = ExplorerState([study], picture=5)
+    assert state.prompt in words and state.prompt in {row["tip"].split(" · ")[1] for row in state.rows[:8]}
+    state.close()
 
 
 # latent

@@ -1,12 +1,16 @@
 """Models side by side: aligned latents against attributions made one by one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipattr
 from clipattr.discovery.findings import Findings
 from clipattr_widgets import ComparePanel, CompareState, ExplorerPanel
-from clipattr_widgets.desk import PanelError
+from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.model_names import reference_of
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,8 @@ def test_every_mark_is_that_models_own_attribution_of_the_matched_latent(state, 
     for row, members in zip(state.rows, state._members, strict=True):
         for i, latent in members.items():
             assert row["values"][i] == pytest.approx(100 * tops[i].get(latent, 0.0), abs=1e-3)
+            assert (row["texts"][i] == "inactive") == (latent not in tops[i])
+        assert row["label"] == state.desks[min(members)].card(members[min(members)]).title
         if len(members) == 2:
             assert matches[members[0]] == members[1] and row["own"] == ""
         else:
@@ -191,3 +197,26 @@ def test_all_models_are_audited_one_after_the_other_with_progress_and_an_end(
     state.settle(60)
     assert state.progress == () and state.findings is before
     state.close()
+
+
+def test_models_of_one_name_are_told_apart_and_a_folder_gives_its_name_alone(study, other_study):
+    state = CompareState([study, other_study], picture=4, prompt="kite")
+    assert state.names == [f"custom · {study.path.name}", f"custom · {other_study.path.name}"]
+    state.close()
+    here = SimpleNamespace(manifest={"model": {"reference": "local-dir:/home/someone/models/mine"}})
+    assert reference_of(here) == "mine"
+
+
+def test_a_picture_from_outside_is_compared_itself_until_another_is_chosen(study, other_study):
+    panel = ExplorerPanel([study, other_study], tabs=True, picture=4, prompt="kite")
+    red = Image.new("RGB", (90, 30), (220, 40, 40))
+    panel.state.look_at(red, "red", "red.png")
+    panel.tabs.buttons.value = "Compare"
+    made = panel.tabs.panels["Compare"]
+    scores = [f"{100 * Desk(s).measure(red, Desk(s).target('kite')).y:.2f}" for s in (study, other_study)]
+    assert [said.replace("−", "-").split()[0] for said in made.state.scores] == scores
+    assert "red" in made.overlay.meta["caption"] and "picture = red.png" in made.state.code()
+    made.find.set_state({"value": "4"})
+    assert (panel.state.picture, made.state.outside) == (4, None)
+    assert made.overlay.meta["caption"].startswith("4 · ")
+    panel.close()

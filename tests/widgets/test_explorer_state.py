@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import clipattr
+from clipattr.studies.first_look import well_explained
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.text import signed
 from clipattr_widgets.worker import Worker
@@ -360,7 +361,7 @@ def test_the_first_view_is_the_strongest_finding_else_a_picture_that_is_well_exp
     state = ExplorerState([study], findings=found)
     assert (state.picture, state.prompt, state.latent) == (8, "bat", 1)
     plain = ExplorerState([study])
-    assert plain.picture == state.table.collected.well_explained()
+    assert (plain.picture, plain.prompt) == well_explained(state.table.collected)
     assert plain.prompt == study.images[plain.picture].label.replace("_", " ")
     state.close()
     plain.close()

@@ -132,18 +132,8 @@ function render({ model, el }) {
     return Math.min(from, from + by) < first - slack || Math.max(from, from + by) > last + slack;
   }
 
-  /** Round numbers on the axis, zero among them, far enough apart to be read. */
-  function drawTicks({ low, span, first, last }, unit, broken) {
-    scale.replaceChildren();
-    const rough = span / 6;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = power * ([1, 2, 5, 10].find((n) => n * power >= rough) ?? 10);
-    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    for (let k = Math.ceil(first / step - 1e-6); k * step <= last + 1e-6 * step; k++) {
-      const value = k * step;
-      const tick = make("span", "clipattr-tick", { parent: scale, text: value.toFixed(digits).replace("-", "\u2212") });
-      tick.style.left = `${(100 * (value - low)) / span}%`;
-    }
+  function drawTicks(axis, unit, broken) {
+    drawScale(scale, axis);
     unitLine.textContent = broken ? `${unit}; bars with a \u2afd mark are longer than drawn` : unit;
   }
 

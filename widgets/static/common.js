@@ -62,6 +62,21 @@ async function hearAgain(model) {
   }
 }
 
+/** Round numbers on an axis from `first` to `last`, zero among them, far enough apart to be read. The axis is drawn from
+ *  `low` over a length of `span`. */
+function drawScale(scale, { low, span, first, last }) {
+  scale.replaceChildren();
+  const rough = span / 6;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((n) => n * power >= rough) ?? 10);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  for (let k = Math.ceil(first / step - 1e-6); k * step <= last + 1e-6 * step; k++) {
+    const value = k * step;
+    const tick = make("span", "clipattr-tick", { parent: scale, text: value.toFixed(digits).replace("-", "\u2212") });
+    tick.style.left = `${(100 * (value - low)) / span}%`;
+  }
+}
+
 /** Bytes as they come over the wire (DataView) as a plain byte array. */
 function asBytes(value) {
   if (!value || !value.byteLength) return new Uint8Array(0);

@@ -24,6 +24,11 @@ function render({ model, el }) {
   ownKeys(root);
   const legend = make("div", "clipattr-dots-legend", { parent: root });
   const body = make("div", "", { parent: root, role: "rowgroup" });
+  const foot = make("div", "clipattr-dots-foot", { parent: root, "aria-hidden": "true" });
+  make("span", "", { parent: foot });
+  const rule = make("div", "clipattr-track", { parent: foot });
+  const scale = make("div", "clipattr-scale", { parent: rule });
+  const unit = make("div", "clipattr-unit", { parent: rule });
   const empty = make("div", "clipattr-empty", { parent: root });
   let lines = [];
   let active = 0;
@@ -60,7 +65,7 @@ function render({ model, el }) {
     legend.replaceChildren();
     legend.hidden = !rows.length;
     make("span", "", { parent: legend });
-    make("span", "clipattr-note", { parent: legend, text: model.get("axis") });
+    make("span", "", { parent: legend });
     names.forEach((name, i) => {
       const head = make("span", "clipattr-number", { parent: legend, title: name });
       head.append(dotMark(i));
@@ -71,6 +76,9 @@ function render({ model, el }) {
     const [low, high] = [Math.min(0, ...all), Math.max(0, ...all)];
     const span = high - low || 1;
     const at = (value) => `${4 + (92 * (value - low)) / span}%`;
+    foot.hidden = !rows.length;
+    unit.textContent = model.get("axis");
+    if (rows.length) drawScale(scale, { low: low - (4 / 92) * span, span: span / 0.92, first: low, last: high });
     body.replaceChildren();
     lines = rows.map((row, i) => {
       const line = make("div", "clipattr-dots-row", { parent: body, role: "row", "data-id": row.id });

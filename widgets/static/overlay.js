@@ -1,5 +1,7 @@
 // One picture, large, with a heat map on top and a slider for its opacity.
 
+const OVERLAY_TALL = 1.4; // greatest height, in widths of a landscape picture
+
 function render({ model, el }) {
   const root = make("figure", "clipattr-overlay", { parent: el });
   ownKeys(root);
@@ -33,7 +35,8 @@ function render({ model, el }) {
     image.hidden = !url;
     if (url) image.src = url;
     image.alt = meta.alt;
-    stage.style.maxWidth = `${meta.shown}px`;
+    // What stands below stays in sight: an upright picture is drawn narrower.
+    stage.style.maxWidth = `${meta.shown * Math.min(1, (OVERLAY_TALL * meta.width) / meta.height)}px`;
     stage.style.aspectRatio = `${meta.width} / ${meta.height}`;
     empty.textContent = url ? "" : model.get("empty_text");
     text.textContent = meta.caption;
