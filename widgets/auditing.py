@@ -36,18 +36,24 @@ class Auditor:
     ) -> None:
         self.desk, self.worker, self._changed, self._failed = desk, worker, changed, failed
         self.running = False
+        self._earlier: Findings | None = None
 
     def prompts(self) -> list[str]:
         """The study's own prompts: its pictures' labels, else the words of its vocabulary."""
         labels = [label.replace("_", " ") for label in self.desk.study.images.columns["label"] if label]
         return list(dict.fromkeys(labels)) or list(self.desk.study.vocabulary.words)
 
-    def start(self, prompts: Sequence[str] | None = None) -> None:
-        """Start the audit; no effect while one runs."""
+    def start(self, prompts: Sequence[str] | None = None, earlier: Findings | None = None) -> None:
+        """Start the audit; no effect while one runs.
+
+        Args:
+            earlier: findings that stay until their prompt has been audited again.
+        """
         if self.running:
             return
         asked = list(prompts if prompts is not None else self.prompts())
         self.running = True
+        self._earlier = earlier
         self._begun = time.monotonic()
         none = Findings([], self.desk.study)
         self._changed(none, 0, len(asked), None)
@@ -57,13 +63,23 @@ class Auditor:
         """Stop after the current step; findings so far are kept."""
         self.running = False
 
+    def _joined(self, found: Findings, asked: Sequence[str]) -> Findings:
+        """The findings so far, and earlier ones for prompts that were not asked yet."""
+        if self._earlier is None:
+            return found
+        again = {prompt.casefold() for prompt in asked}
+        kept = [f for f in self._earlier if f.prompt.casefold() not in again]
+        said = [v for v in self._earlier.verdicts if v.prompt.casefold() not in again]
+        order = sorted([*found, *kept], key=lambda f: -f.causal_effect.value)
+        return Findings(order, self.desk.study, found.about, [*found.verdicts, *said])
+
     def _step(self, asked: list[str], done: int, found: Findings) -> None:
         import clipattr
 
         some = asked[done : done + STEP]
         if not some or not self.running:
             self.running = False
-            self._changed(found, done, len(asked), 0.0)
+            self._changed(self._joined(found, asked[:done]), done, len(asked), 0.0)
             return
         background = asked if len(asked) >= BACKGROUND else None
         study = self.desk.study
@@ -79,12 +95,12 @@ class Auditor:
             both = Findings(order, study, about, verdicts)
             left = (time.monotonic() - self._begun) / at * (len(asked) - at)
             if self.running and at < len(asked):
-                self._changed(both, at, len(asked), left)
+                self._changed(self._joined(both, asked[:at]), at, len(asked), left)
             self._step(asked, at, both)
 
         def wrong(error: Exception) -> None:
             self.running = False
-            self._changed(found, done, len(asked), 0.0)
+            self._changed(self._joined(found, asked[:done]), done, len(asked), 0.0)
             self._failed(error)
 
         self.worker.submit("audit", work, came, wrong, long=True)

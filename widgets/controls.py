@@ -31,14 +31,16 @@ def status_html(pending: int) -> str:
 
 
 def progress_html(progress: tuple[Any, ...], of: str = "") -> str:
-    """Progress of an audit, with a bar and an estimate: prompts done, asked, and seconds left; `of` what is audited."""
+    """Progress with a bar and an estimate: prompts done, asked, and seconds left; `of` what goes on."""
     done, asked, left = progress or (0, 0, None)
     told = f"{markup(of, 40)}{': ' if of else ''}{done} of {asked} prompts"
-    if left is not None:
+    if left is not None and done < asked:
         told += f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
+    elif asked and done >= asked:
+        told += ", measuring"
     return (
         f'<span class="clipattr-busy" role="status">{told}</span> '
-        f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress of the audit"></progress>'
+        f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress"></progress>'
     )
 
 

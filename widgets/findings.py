@@ -88,6 +88,8 @@ class FindingsPanel(Panel):
         self.how.tooltip = "how a repair takes them out"
         self.repair = W.Button(description="repair", layout=W.Layout(width="150px"),
                                tooltip="take the accepted findings (or the chosen one) out, and measure")  # fmt: skip
+        self.leave = W.Button(description="end repair", layout=W.Layout(width="96px", display="none"),
+                              tooltip="end after the prompt in hand; nothing of this repair is kept")  # fmt: skip
         self.outcome = DataTable(title="", empty_text="")
         self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))
@@ -111,7 +113,7 @@ class FindingsPanel(Panel):
             W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, evidence]),
             "clipattr-section",
         )
-        buttons = labelled(W.HBox([self.repair, self.how, self.repaired]), "clipattr-toolbar")
+        buttons = labelled(W.HBox([self.repair, self.how, self.leave, self.repaired]), "clipattr-toolbar")
         repair = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
         super().__init__(
             [
@@ -154,13 +156,14 @@ class FindingsPanel(Panel):
         self.audit.on_click(lambda _: state.audit())
         self.cancel.on_click(lambda _: state.cancel_audit())
         self.repair.on_click(lambda _: state.repair())
+        self.leave.on_click(lambda _: state.repairer.cancel())
         self.note.observe(lambda change: self._noted(change["new"]), "value")
         self.doors(self.gallery, lambda: state.looked.found)
         self.doors(self.measured, lambda: state.looked.measured)
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_detail, "chosen", "gen")
         self.watch(self._draw_shelf, "looked")
-        self.watch(self._draw_repaired, "repaired", "chosen", "gen")
+        self.watch(self._draw_repaired, "repaired", "repairing", "chosen", "gen")
         self.watch(self._draw_status, "pending", "error", "progress", "audited")
 
     def shown_for(self) -> tuple[int, str]:
@@ -251,8 +254,13 @@ class FindingsPanel(Panel):
         for control in (self.repair, self.how):
             control.layout.display = "" if state.can_write else "none"
         self.repair.description = f"repair {count} accepted" if count else "repair this finding"
-        self.repair.disabled = not state.to_repair()
-        if done is not None:
+        self.repair.disabled = self.how.disabled = bool(state.repairing) or not state.to_repair()
+        self.leave.layout.display = "" if state.repairing else "none"
+        if state.repairing:
+            self.repaired.value = progress_html(state.repairing, of="repair")
+        elif done is None:
+            self.repaired.value = ""
+        else:
             self.repaired.value = repaired_html(done)
             self.outcome.show(done.rows(), columns=REPAIR_COLUMNS)
 

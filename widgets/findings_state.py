@@ -10,6 +10,7 @@ from typing import Any
 
 import traitlets as T
 
+from clipattr.discovery.findings import Findings
 from clipattr.display.wording import kind_word, percent, points, span
 from clipattr.errors import ClipattrError
 from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
@@ -17,7 +18,7 @@ from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.finding_views import Looked, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
-from clipattr_widgets.repaired import HOWS, Repaired
+from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.text import shown
 from clipattr_widgets.worker import Worker
 
@@ -51,7 +52,8 @@ class FindingsState(T.HasTraits):
     0 for any),
     `sorted_by` (a column's key), `falling`, `chosen` (place in `findings`, -1 none). Traits that follow: `rows`,
     `looked` (its pictures and the check of its name), `evidence`, `audited` (the findings of an audit that was started
-    here), `progress` (of that audit: prompts done, asked, seconds left), `repaired` (of the last repair).
+    here), `progress` (of that audit: prompts done, asked, seconds left), `repairing` (the same of a repair, or
+    ()), `repaired` (of the last repair).
     """
 
     kind = T.Unicode(ANY)
@@ -67,6 +69,7 @@ class FindingsState(T.HasTraits):
     looked = T.Instance(Looked, ())
     evidence: "T.List[tuple[str, str, str]]" = T.List()
     progress = T.Tuple()
+    repairing = T.Tuple()
     renamed = T.Int(0)
     audited = T.Any(None, allow_none=True)
     how = T.Enum([key for _, key in HOWS], HOWS[0][1])
@@ -83,6 +86,9 @@ class FindingsState(T.HasTraits):
         self.prompts = tuple(getattr(findings, "verdicts", ()))  # what the audit says of every prompt
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
         self.auditor = Auditor(self.table, self.worker, self._audited_so_far, self._failed)
+        self.repairer = Repairer(
+            self.worker, lambda told: self.set_trait("repairing", told), self._set_repaired, self._failed
+        )
         self._past: list[list[tuple[Any, Verdict]]] = []
         super().__init__(**chosen)
         self.verdicts: Verdicts | None = None
@@ -194,25 +200,26 @@ class FindingsState(T.HasTraits):
         return sorted(counts, key=lambda kind: (-counts[kind], kind))
 
     def audit(self) -> None:
-        """Audit the study over its own prompts, a few at a time; what is found replaces the findings as it comes."""
+        """Audit the study over its own prompts, a few at a time; findings replace earlier ones of their prompts."""
         try:
             self.table.writable()
         except PanelError as error:
             self.error = words_of(error)
             return
         self.error = ""
-        self.auditor.start()
+        self.auditor.start(earlier=Findings(self.findings, self.table.study, {}, list(self.prompts)))
 
     def cancel_audit(self) -> None:
         """Stop the audit after the current prompts; findings so far are kept."""
         self.auditor.cancel()
+        self.progress = ()
 
     @property
     def can_write(self) -> bool:
         """Whether verdicts are kept and audits are run here."""
         return not self.table.read_only
 
-    def _audited_so_far(self, findings: Any, done: int, asked: int, left: float | None) -> None:
+    def _audited_so_far(self, findings: Findings, done: int, asked: int, left: float | None) -> None:
         judged = self.finding
         with self.hold_trait_notifications():
             self.progress = (done, asked, left)
@@ -231,18 +238,13 @@ class FindingsState(T.HasTraits):
 
     def repair(self) -> None:
         """Repair what `to_repair` names, in the worker, and measure before and after on the held-out pictures."""
-        study, found, how = self.table.study, self.to_repair(), self.how
+        found = self.to_repair()
         if not found:
             self.error = "There is nothing to repair: choose a finding, or accept some."
             return
 
-        def work() -> Repaired:
-            from clipattr.discovery.repair.repair import repair
-
-            done = repair(study, found, how=how)
-            return Repaired(done.about, len(found), done.evaluate())
-
-        self.worker.submit("repair", work, self._set_repaired, self._failed, long=True)
+        self.error = ""
+        self.repairer.start(self.table.study, found, self.how)
 
     def _set_repaired(self, repaired: Repaired) -> None:
         with self.hold_trait_notifications():

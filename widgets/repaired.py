@@ -1,14 +1,17 @@
-"""Repaired: a repair in numbers, for the findings panel.
+"""Repaired: a repair in numbers, for the findings panel, and the job that makes it.
 
-Owns the rows of its table. Start at `Repaired`.
+Owns the rows of its table, and what is told while it is made: prompts done, and an estimate of the rest. The repair
+itself is `clipattr.repair`. Start at `Repairer.start`.
 """
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.worker import Worker
 
 HOWS = (
     ("erase the directions and refit", "erased"),
@@ -36,6 +39,58 @@ class Repaired:
                                 *(_measured(row, key) for key in ("before", "after", "change"))]}
             for i, row in enumerate(self.outcome.rows)
         ]  # fmt: skip
+
+
+class Repairer:
+    """Repairs findings in the worker's long lane.
+
+    Args:
+        told: called with prompts done, prompts asked, and seconds left (None before the first is done); all are done
+            while the outcome is measured. Called with () at the end.
+        came: called with the `Repaired`.
+        failed: called with what went wrong.
+    """
+
+    LANE = "repair"
+
+    def __init__(
+        self,
+        worker: Worker,
+        told: Callable[[tuple[Any, ...]], None],
+        came: Callable[[Repaired], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.worker, self._told, self._came, self._failed = worker, told, came, failed
+
+    def start(self, study: Any, findings: Sequence[Any], how: str) -> None:
+        """Repair these findings, and measure before and after on the held-out pictures."""
+        report = self.worker.reporter(self.LANE, self._told)
+        begun = time.monotonic()
+
+        def prompts_done(done: int, of: int) -> None:
+            report((done, of, (time.monotonic() - begun) / done * (of - done) if done else None))
+
+        def work() -> Repaired:
+            from clipattr.discovery.repair.repair import repair
+
+            made = repair(study, findings, how=how, on_prompt=prompts_done)
+            return Repaired(made.about, len(findings), made.evaluate())
+
+        def came(done: Repaired) -> None:
+            self._told(())
+            self._came(done)
+
+        def failed(error: Exception) -> None:
+            self._told(())
+            self._failed(error)
+
+        self._told((0, len({finding.prompt for finding in findings}), None))
+        self.worker.submit(self.LANE, work, came, failed, long=True)
+
+    def cancel(self) -> None:
+        """Forget the repair in hand, which ends with the prompt in hand; nothing of it is kept."""
+        self.worker.forget(self.LANE)
+        self._told(())
 
 
 def _measured(row: Mapping[str, Any], key: str) -> str:

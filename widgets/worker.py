@@ -15,6 +15,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+
+class Superseded(Exception):
+    """Ends work whose answer nobody waits for."""
+
+
 Done = Callable[[Any], None]
 Failed = Callable[[Exception], None]
 
@@ -77,6 +82,31 @@ class Worker:
         future.add_done_callback(lambda ended: self._bring_home(loop, (lane, number, ended, done, failed)))
         return number
 
+    def reporter(self, lane: str, told: Done) -> Done:
+        """A function for the work that is submitted to this lane next, to call while it runs.
+
+        What it is called with arrives at `told` on the thread that asks. It raises `Superseded`, which ends the work,
+        once the lane was forgotten or has a newer request.
+        """
+        number, loop = self.generation(lane) + 1, self._loop()
+        here = self._threaded is False or (self._threaded is None and loop is None)
+
+        def report(value: Any) -> None:
+            if self.closed or self.generation(lane) != number:
+                raise Superseded
+            if here:
+                told(value)
+                return
+            parcel: Future[Any] = Future()
+            parcel.set_result(value)
+            self._bring_home(loop, (lane, number, parcel, told, lambda error: None))
+
+        return report
+
+    def forget(self, lane: str) -> None:
+        """Drop the answer to the lane's request; work that reports ends with its next report."""
+        self._generation[lane] = self.generation(lane) + 1
+
     def settle(self, timeout: float | None = None) -> None:
         """Wait for all requests made so far and deliver their results here.
 
@@ -106,6 +136,8 @@ class Worker:
     def _run_here(self, work: Callable[[], Any], done: Done, failed: Failed) -> None:
         try:
             result = work()
+        except Superseded:
+            return
         except Exception as error:  # shown in the panel, whatever it is
             log.debug("panel work failed", exc_info=True)
             failed(error)

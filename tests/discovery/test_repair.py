@@ -179,6 +179,18 @@ def test_an_ablation_is_the_model_run_without_the_latents(study, prompt, latents
     torch.testing.assert_close(stored, slow, atol=2e-2, rtol=1e-2)
 
 
+def test_a_repair_tells_the_prompts_done_and_ends_with_what_is_raised_there(study, prompt, latents):
+    told = []
+    ca.repair(study, latents, prompts=prompt, how="project", on_prompt=lambda *done: told.append(done))
+    assert told == [(0, 1), (1, 1)]
+
+    def enough(done, of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ca.repair(study, latents, prompts=prompt, how="project", on_prompt=enough)
+
+
 def test_a_projection_changes_the_row_of_its_prompt_alone_and_survives_the_file(
     study, prompt, latents, tmp_path
 ):

@@ -2,12 +2,15 @@
 
 import threading
 import time
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
 import clipattr
 from clipattr_widgets.findings import FindingsPanel
 from clipattr_widgets.findings_state import FindingsState
+from clipattr_widgets.worker import Superseded
 
 
 def wait_for(state, true, seconds=20):
@@ -131,6 +134,66 @@ def test_an_audit_gives_findings_as_they_come_and_can_be_ended(fresh_study, find
     state.auditor.start([f"prompt {i}" for i in range(10)])
     assert len(asked) == 1 and len(state.findings) == 4
     state.close()
+
+
+def test_an_ended_audit_keeps_earlier_findings_of_prompts_that_were_not_asked(
+    fresh_study, finding, monkeypatch
+):
+    labels = list(dict.fromkeys(label.replace("_", " ") for label in fresh_study.images.columns["label"]))
+    asked = [*labels, *(f"prompt {i}" for i in range(5))]
+    earlier = [finding(prompt=asked[0], effect=0.09), finding(prompt="kite"), finding(prompt=asked[-1])]
+    state = FindingsState(fresh_study, earlier)
+    monkeypatch.setattr(state.auditor, "prompts", lambda: asked)
+
+    def audit(study, prompts, **options):
+        state.cancel_audit()
+        return [finding(prompt=prompt, effect=0.01) for prompt in prompts]
+
+    monkeypatch.setattr(clipattr, "audit", audit)
+    state.audit()
+    assert [f.prompt for f in state.findings if f.causal_effect.value == 0.01] == asked[:4]
+    assert [f for f in state.findings if f.causal_effect.value != 0.01] == earlier[1:]
+    assert list(state.audited) == state.findings
+    state.close()
+
+
+def test_a_repair_tells_how_far_it_is_and_can_be_ended(fresh_study, finding, monkeypatch):
+    room = import_module("clipattr.discovery.repair.repair")
+    reached, go_on, ended = threading.Event(), threading.Event(), []
+
+    def repair(study, findings, *, how, on_prompt):
+        on_prompt(0, 2)
+        on_prompt(1, 2)
+        reached.set()
+        go_on.wait(20)
+        try:
+            on_prompt(2, 2)
+        except Superseded:
+            ended.append(True)
+            raise
+        return SimpleNamespace(about="done", evaluate=lambda: SimpleNamespace(rows=(), notes=()))
+
+    monkeypatch.setattr(room, "repair", repair)
+    panel = FindingsPanel(state=FindingsState(fresh_study, [finding(), finding(prompt="bat")], threaded=True))
+    state, told = panel.state, []
+    state.observe(lambda change: told.append(change["new"]), "repairing")
+    state.judge_shown("accepted")
+    state.settle(20)
+    panel.repair.click()
+    assert reached.wait(20)
+    state.worker._deliver()
+    assert [one[:2] for one in told[-2:]] == [(0, 2), (1, 2)] and told[-1][2] >= 0
+    assert "1 of 2 prompts" in panel.repaired.value and panel.leave.layout.display == ""
+    assert panel.repair.disabled
+    panel.leave.click()
+    assert state.repairing == () and panel.repaired.value == "" and not panel.repair.disabled
+    go_on.set()
+    state.settle(20)
+    assert ended and state.repaired is None and not state.error and state.pending == 0
+    panel.repair.click()
+    state.settle(20)
+    assert state.repaired.about == "done" and state.repairing == ()
+    panel.close()
 
 
 def test_evidence_is_told_in_the_reports_words(study, finding):

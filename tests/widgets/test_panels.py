@@ -375,7 +375,10 @@ def test_a_repair_shows_accuracy_before_and_after_beside_what_was_taken_out(stud
     assert panel.repair.description == "repair this finding"
     panel.how.value = "ablate"
     panel.repair.click()
-    assert asked == [((study, [panel.state.finding]), {"how": "ablate"})]
+    [(given, options)] = asked
+    assert (
+        given == (study, [panel.state.finding]) and options.pop("on_prompt") and options == {"how": "ablate"}
+    )
     cells = panel.outcome.rows[0]["cells"]
     assert cells == [
         "accuracy, 40 pictures",

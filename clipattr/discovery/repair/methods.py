@@ -151,12 +151,16 @@ def changed_rows(
     before: Probe,
     strength: float,
     how: str,
+    on_prompt: Callable[[int, int], None] | None = None,
 ) -> Probe:
     """The classifier with the rows of the removals' prompts changed by a method; `about` says which was taken."""
+    on_prompt = on_prompt or (lambda done, of: None)
     classes = own_pictures(study, pictures, before.names)
     weights, bias = before.weights.clone(), before.bias.clone()
     taken: dict[str, Any] = {}
-    for prompt in dict.fromkeys(removal.prompt for removal in removals):
+    prompts = list(dict.fromkeys(removal.prompt for removal in removals))
+    on_prompt(0, len(prompts))
+    for done, prompt in enumerate(prompts, 1):
         assert prompt is not None
         number = before.index(prompt)
         some = [removal for removal in removals if removal.prompt == prompt]
@@ -165,6 +169,7 @@ def changed_rows(
         if chosen != KEPT:
             weights[number], bias[number] = METHODS[chosen](task)
         taken[prompt] = chosen
+        on_prompt(done, len(prompts))
     about = {
         "kind": "repair", "how": how, "taken": taken, "strength": strength, "of": dict(before.about),
         "what": "the rows of these classes are changed and their biases refitted; all other rows are as they were",

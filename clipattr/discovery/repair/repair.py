@@ -17,7 +17,7 @@ Default: "erased" for single prompts, "project" for a probe's rows and for the w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,8 @@ class Repair:
         after: Probe | None = None,
         projection: Tensor | None = None,
     ) -> None:
-        self.study, self.removals, self.how, self.scope, self.before = (
-            study,
-            tuple(removals),
-            how,
-            scope,
-            before,
-        )
+        self.study, self.removals, self.how = study, tuple(removals), how
+        self.scope, self.before = scope, before
         self._after = after  # for scope="prompts", but for how="ablate"
         self._projection = (
             projection  # for how="project", scope="model": (embed, embed), multiplied from the right
@@ -286,6 +281,7 @@ def repair(
     prompts: str | Sequence[str] | None = None,
     classifier: Probe | Sequence[str] | None = None,
     strength: float = STRENGTH,
+    on_prompt: Callable[[int, int], None] | None = None,
 ) -> Repair:
     """Remove unexpected reliances from a model or a classifier.
 
@@ -302,6 +298,8 @@ def repair(
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
             together with the findings' prompts.
         strength: of how="project", above 0 and up to 1: share of the direction that is removed.
+        on_prompt: called before the first prompt and after each, with how many are done and how many there are; what it
+            raises ends the repair.
 
     Returns:
         A `Repair`, which classifies pictures with the repaired classifier or model; nothing is changed in place.
@@ -340,7 +338,7 @@ def repair(
         return Repair(
             study, removals, how, scope, before, None, _whole(study, removals, pictures, before, strength)
         )
-    after = changed_rows(study, removals, pictures, before, strength, how)
+    after = changed_rows(study, removals, pictures, before, strength, how, on_prompt)
     return Repair(study, removals, how, scope, before, after)
 
 
