@@ -1,7 +1,7 @@
 """Makes the worlds an audit is measured on: descriptions, pictures, models.
 
     python benchmarks/worlds.py list
-    python benchmarks/worlds.py draw --photos PHOTOS                  # the descriptions under world_kit/specs, anew
+    python benchmarks/worlds.py draw --photos PHOTOS [--seed 2]       # the descriptions under world_kit/specs, anew
     python benchmarks/worlds.py train WORLD --out MODEL --photos PHOTOS [--device cuda] [--steps N | --seconds S]
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --device cuda --seconds 400
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --jobs 2 --seconds 36000   # on two CPU cores
@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument(
         "--results", default="worlds", help="file of results that a round is appended to (audit)"
     )
-    parser.add_argument("--part", default="", help="worlds whose names hold this, e.g. choose (audit)")
+    parser.add_argument(
+        "--part", default="", help="worlds whose names hold this, e.g. choose (audit, train-all)"
+    )
     parser.add_argument(
         "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING, *WEAKER), help="of the studies"
     )
@@ -137,6 +139,7 @@ def main() -> None:
             device=arguments.device,
             seconds=arguments.seconds,
             jobs=arguments.jobs or len(names()),
+            part=arguments.part,
             batch=arguments.batch,
             scale=arguments.scale,
             extra=["--pictures", str(arguments.pictures)] if arguments.pictures else None,

@@ -1,7 +1,8 @@
 """Draws the descriptions of worlds from a seed: concepts, plants and rates.
 
 Both families have two parts without a common concept. Constants may be chosen on `choose`, and on `report` nothing is
-chosen. Start at `draw_all`.
+chosen. Worlds of later seeds have parts called `first` and `second`; nothing is chosen on either. Start at
+`draw_all`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .scene import draws
 from .stock import FIGURE_NAMES, FIRST_WORDS, MODIFIERS, SMALL_WORDS, figure_groups, photo_groups, spoken
 
 PARTS = ("choose", "report")
+LATER_PARTS = ("first", "second")  # of every seed but the first
 RATES = (0.95, 0.7, 0.5)  # of planted causes, in turn
 LOOKS_SHARE = 0.6  # of the pictures that show the second look of two under one name
 KIND_OF = {
@@ -183,24 +185,30 @@ def _empty(
     }
 
 
-def draw_family(family: str, concepts: list[str], seed: int) -> list[Spec]:
-    """All worlds of a family: planted ones, their nulls, twins and the evaluators' world."""
+def draw_family(family: str, concepts: list[str], seed: int, draw: int = 1) -> list[Spec]:
+    """All worlds of a family: planted ones, their nulls, twins and the evaluators' world.
+
+    Names begin with the family, and from the second draw on with its number as well: `photos2-second-a`.
+    """
     rng = draws("family", family, seed)
     groups = (photo_groups if family == "photos" else figure_groups)(concepts)
-    parts = dict(zip(PARTS, halves(concepts, rng, 0.45 if family == "photos" else 0.5), strict=True))
+    later = draw > 1
+    stem = f"{family}{draw}" if later else family
+    share = 0.45 if family == "photos" else 0.5
+    parts = dict(zip(LATER_PARTS if later else PARTS, halves(concepts, rng, share), strict=True))
     specs, all_names = [], {}
     for number, (part, members) in enumerate(parts.items()):
-        counts = COUNTS.get(f"{family}-{part}", COUNTS["rendered"])
+        counts = COUNTS.get(f"{family}-{PARTS[number]}", COUNTS["rendered"])
         names, compounds = name_compounds(members, counts["constituent"], rng)
         all_names |= names
-        variants = "ab" if family == "photos" or part == "report" else "a"
+        variants = "a" if family == "rendered" and part == "choose" else "ab"
         for at, variant in enumerate(variants):
             spec = _empty(
-                f"{family}-{part}-{variant}", 100 * seed + 10 * number + at, family, names, groups, False
+                f"{stem}-{part}-{variant}", 100 * seed + 10 * number + at, family, names, groups, False
             )
             draw_plants(family, counts, spec, compounds, f"{family}/{seed}/{part}/{variant}")
             specs.append(spec)
-        null = _empty(f"{family}-{part}-null", 100 * seed + 10 * number + 5, family, names, groups, False)
+        null = _empty(f"{stem}-{part}-null", 100 * seed + 10 * number + 5, family, names, groups, False)
         specs.append(null)
         for about, form in TWINS:
             if about == part:
@@ -222,14 +230,20 @@ def draw_family(family: str, concepts: list[str], seed: int) -> list[Spec]:
                     }
                 ]
                 specs.append(twin)
-    specs.append(_empty(f"{family}-evaluator", 100 * seed + 99, family, all_names, groups, True))
+    specs.append(_empty(f"{stem}-evaluator", 100 * seed + 99, family, all_names, groups, True))
     return specs
 
 
 def draw_all(photo_categories: Sequence[str], seed: int = 1) -> list[Spec]:
-    """The worlds of both families."""
-    return draw_family("photos", sorted(photo_categories), seed) + draw_family(
-        "rendered", FIGURE_NAMES, seed + 1
+    """The worlds of both families.
+
+    Args:
+        photo_categories: folders of photographs.
+        seed: 1 draws the worlds called `choose` and `report`; any later one draws worlds on which nothing is chosen.
+    """
+    first = 2 * seed - 1  # each family has a seed of its own
+    return draw_family("photos", sorted(photo_categories), first, seed) + draw_family(
+        "rendered", FIGURE_NAMES, first + 1, seed
     )
 
 

@@ -34,6 +34,7 @@ def train_all(
     device: str,
     seconds: float,
     jobs: int,
+    part: str = "",
     batch: int = 512,
     scale: float = 1.0,
     extra: list[str] | None = None,
@@ -47,12 +48,15 @@ def train_all(
         device: of all trainings.
         seconds: for everything together.
         jobs: trainings at a time; with fewer than there are worlds, each gets its part of the time.
+        part: worlds whose names hold this.
         batch: pictures a step.
         scale: of all numbers of steps.
         extra: further arguments of each training.
     """
     start = time.time()
-    worlds = sorted(names(), key=lambda name: ("evaluator" not in name, name))
+    worlds = sorted(
+        (name for name in names() if part in name), key=lambda name: ("evaluator" not in name, name)
+    )
     rounds = -(-len(worlds) // jobs)
     budget = (seconds - FINISHING) / rounds
     (out / "logs").mkdir(parents=True, exist_ok=True)
