@@ -68,10 +68,10 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "percent",
         "share of other pictures of the concept that the model answers with the concept's own word",
     ),
-    "both": (
-        "both seen",
+    "remains": (
+        "object remains",
         "percent",
-        "share of the prompt's own pictures with the concept in which the evaluator sees the prompt as well",
+        "share of the evaluator's evidence of the prompt that its own pictures keep where they show the concept",
     ),
     "edge": (
         "differs at the edge",

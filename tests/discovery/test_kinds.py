@@ -13,6 +13,7 @@ from clipattr.discovery.audit.geometry import differing, extent_of
 from clipattr.discovery.audit.kinds import Roles, Witness, kind_of, kinship
 from clipattr.discovery.audit.mediators import Family
 from clipattr.discovery.audit.names import constituents, is_constituent
+from clipattr.discovery.audit.telling import _remains
 from clipattr.discovery.opened import Opener
 from clipattr.statistics import auc
 from clipattr.statistics import mean_interval as interval
@@ -59,10 +60,12 @@ def family(word=0, label="banana", route=Route.WORD, instead=False, text=False, 
         (family(instead=True), Witness(kin=0.9), "coarse_label"),
         (
             family(instead=True),
-            Witness(kin=0.5, both=0.9, edge=0.5, inside=0.1),
+            Witness(kin=0.5, remains=0.9, edge=0.5, inside=0.1),
             "watermark",
         ),  # over the object
-        (family(instead=True), Witness(kin=0.1, both=0.1, edge=0.5, inside=0.1), "polysemy"),
+        (family(instead=True), Witness(kin=0.1, remains=0.1, edge=0.5, inside=0.1), "polysemy"),
+        (family(), Witness(kin=0.1, remains=0.1, edge=0.9, inside=0.9), "polysemy"),  # each in its own place
+        (family(instead=True), Witness(kin=0.9, remains=0.9, edge=0.1, inside=0.5), "coarse_label"),
         (family(route=Route.PART, instead=True), Witness(), "compound"),
         (family(text=True), Witness(edge=1.0, inside=1.0), "typography"),
     ],
@@ -82,11 +85,30 @@ def test_what_was_not_measured_does_not_decide():
     assert kind_of(family(), ROLES, Witness())[1] < kind_of(family(), ROLES, sure)[1]
 
 
-def test_two_of_one_sort_look_alike_are_seen_together_or_share_a_group_whatever_it_is_called():
-    assert kinship(0.9, 0.9, 0.6, (None, None)) == 1.0 and kinship(-0.2, 0.1, -0.2, (None, None)) == 0.0
+def test_two_looks_keep_the_object_and_two_of_one_sort_share_a_group_whatever_it_is_called():
+    assert kinship(-0.2, 0.9, -0.2, (None, None)) == 1.0 and kinship(0.9, 0.1, 0.6, (None, None)) == 0.0
     assert kinship(0.3, math.nan, math.nan, (None, None)) == pytest.approx(0.5)
     assert kinship(0.1, 0.1, 0.1, ("x", "x")) > 0.8 > 0.2 > kinship(0.1, 0.1, 0.1, ("x", "y"))
+    assert kinship(0.1, 0.9, 0.1, ("x", "y")) == 1.0  # a look is of another group than what it is a look of
     assert kinship(math.nan, math.nan, math.nan, (None, "y")) == 0.5
+
+
+def test_what_remains_of_a_prompt_by_hand():
+    cosine = torch.tensor([0.5] * 5 + [0.9] * 5 + [0.1] * 5 + [0.7] * 5)
+    groups = [torch.arange(20) // 5 == number for number in range(4)]
+    with_it, without, neither, elsewhere = groups
+    own, few = with_it | without, SimpleNamespace(few=5)
+    base = SimpleNamespace(settings=few, measuring=None, along=lambda half, text: cosine)
+
+    def left(own, shown, there):
+        side = SimpleNamespace(own=own, shown=shown, elsewhere=~own & ~shown)
+        subject = SimpleNamespace(measuring=side, meant=None)
+        return _remains(base, subject, there, own & there)
+
+    assert left(own, own, with_it | elsewhere) == pytest.approx((0.5 - 0.1) / (0.9 - 0.1))
+    # All own pictures show it: the reference is the other pictures in which the evaluator sees the prompt.
+    assert left(with_it, without | with_it, with_it | elsewhere) == pytest.approx((0.5 - 0.1) / (0.9 - 0.1))
+    assert math.isnan(left(own, own, elsewhere)) and math.isnan(left(with_it, with_it, with_it | elsewhere))
 
 
 def test_a_surrounding_differs_at_the_edge_and_a_corner_does_not():

@@ -20,6 +20,10 @@ from clipattr.discovery.audit.candidates import Route
 from clipattr.discovery.audit.mediators import Family
 
 DOUBT = 0.25  # weight of the kind "unknown"
+REMAINS = (
+    0.2,
+    0.6,
+)  # share of the prompt's evidence at which its object is surely gone, and surely still there
 # Texts that stand for a role: the evaluator compares a word with them if the vocabulary declares no role.
 PROTOTYPES = {
     "mark": ("a watermark", "a logo", "a stamp", "a frame around the picture", "a label stuck on a photo"),
@@ -74,14 +78,16 @@ class Witness:
         kin: probability that prompt and candidate are of one sort.
         itself: share of its other pictures that the audited model answers with its own word; high for objects, low for
             marks and surroundings.
-        both: share of the prompt's own pictures with it in which the evaluator sees the prompt as well.
+        remains: evaluator's evidence of the prompt on its own pictures with the candidate, over that on its own
+            pictures without it: 0 where another object has taken the prompt's place, near 1 where the object is
+            still there, under another look or with something beside it.
         edge, inside: share of the picture's cells, at the edge and inside, that look different with it.
         focus: largest share of the family's strength that goes with one window of the picture.
     """
 
     kin: float = 0.5
     itself: float = math.nan
-    both: float = math.nan
+    remains: float = math.nan
     edge: float = math.nan
     inside: float = math.nan
     focus: float = math.nan
@@ -102,14 +108,13 @@ def degrees(family: Family, roles: Roles, seen: Witness) -> dict[str, float]:
     wide = max(_ramp(seen.edge, 0.5, 0.75), _ramp(min(seen.edge, seen.inside), 0.3, 0.6))
     wide = max(place, _or(wide, 1 - local)) * (1 - mark)
     thing = _or(_ramp(seen.itself, 0.2, 0.5), 0.5) * (1 - max(mark, text))
-    laid = 0.0
+    laid, share = 0.0, _or(kept_object(seen.remains), 1.0)
     if family.instead:  # laid over the prompt's object, or another sense or look in its place
-        laid = _or(_ramp(seen.both, 0.4, 0.7) * _ramp(seen.edge - seen.inside, 0.1, 0.3), 0.0)
+        laid = _or(share * _ramp(seen.edge - seen.inside, 0.1, 0.3), 0.0)
         laid = max(laid * _or(_ramp(seen.edge, 0.3, 0.5), 0.0), mark)
-        in_place = 1 - laid
-        found |= {"polysemy": in_place * (1 - seen.kin), "coarse_label": in_place * seen.kin}
-        thing = 0.0
-    share = laid if family.instead else 1.0
+        thing, share = 0.0, laid
+    in_place = 1 - share
+    found |= {"polysemy": in_place * (1 - seen.kin), "coarse_label": in_place * seen.kin}
     look = 0.0 if family.instead else (1 - thing) * (1 - wide) * (1 - local)
     return found | {
         "watermark": share * (1 - thing) * (1 - wide) * max(local, mark, laid),
@@ -129,20 +134,28 @@ def kind_of(family: Family, roles: Roles, seen: Witness) -> tuple[str, float]:
     return kind, found[kind] / sum(found.values())
 
 
-def kinship(alike: float, both: float, text: float, groups: tuple[str | None, str | None]) -> float:
-    """Probability that two concepts are of one sort.
+def kept_object(remains: float) -> float:
+    """Probability that the prompt's object is still there, from `Witness.remains`; NaN where not measured."""
+    return _ramp(remains, *REMAINS)
+
+
+def kinship(alike: float, remains: float, text: float, groups: tuple[str | None, str | None]) -> float:
+    """Probability that two concepts in one place are one object in two looks, or two objects of one sort.
 
     Args:
-        alike: of `Evidence`, likeness of their pictures. both: of `Witness`: where another look is seen, the prompt is
-            often seen as well. text: cosine of the evaluator's centred texts. groups: of prompt and candidate, None
-            where unknown; only whether they are equal counts.
+        remains: of `Witness`. Under another look, and in an object like it, the evaluator still sees the prompt.
+        alike: of `Evidence`, likeness of their pictures. text: cosine of the evaluator's centred texts. Both count only
+            where `remains` is not known. groups: of prompt and candidate, None where unknown; only whether they are
+            equal counts.
     """
-    told = [_ramp(alike, 0.0, 0.6), _ramp(both, 0.2, 0.8), _ramp(text, 0.0, 0.6)]
+    told = [kept_object(remains)]
+    if math.isnan(told[0]):
+        told = [_ramp(alike, 0.0, 0.6), _ramp(text, 0.0, 0.6)]
     known = [value for value in told if not math.isnan(value)]
     seen = sum(known) / len(known) if known else 0.5
     if None in groups:
         return seen
-    return 0.8 * float(groups[0] == groups[1]) + 0.2 * seen
+    return max(seen, float(groups[0] == groups[1]))
 
 
 def _or(value: float, otherwise: float) -> float:

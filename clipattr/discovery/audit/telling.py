@@ -54,7 +54,7 @@ def finding_of(
         None if word is None else groups[word],
     )
     seen = _witness(base, subject, family, looked)
-    seen = replace(seen, kin=kinship(evidence.alike, seen.both, text, pair))
+    seen = replace(seen, kin=kinship(evidence.alike, seen.remains, text, pair))
     kind, probability = kind_of(family, roles, seen)
     label = family.candidate.label
     weight = None if label is None else weights_of(base, label)
@@ -122,11 +122,33 @@ def _witness(base: Base, subject: Subject, family: Family, looked: Looked | None
         itself = float((half.rival[alone, 0] == candidate.word).float().mean())
     return Witness(
         itself=itself,
-        both=float(side.shown[own].float().mean()) if own.any() else math.nan,
+        remains=_remains(base, subject, there, own),
         edge=edge,
         inside=inside,
         focus=math.nan if looked is None or family.instead else looked.focus(family.latents),
     )
+
+
+def _remains(base: Base, subject: Subject, there: torch.Tensor, own: torch.Tensor) -> float:
+    """Share of the evaluator's evidence of a prompt that is left on its own pictures with a candidate; NaN if few.
+
+    0 is the mean cosine with the prompt over pictures of neither, 1 that over its own pictures without the candidate,
+    or, where nearly all own pictures show it, over all pictures in which the evaluator sees the prompt and not it.
+
+    Args:
+        there: (n,) bool, pictures of the measuring half that show the candidate. own: the prompt's that surely do.
+    """
+    side, few = subject.measuring, base.settings.few
+    without = side.own & ~there
+    if int(without.sum()) < few:
+        without = side.shown & ~there
+    neither = side.elsewhere & ~there
+    if min(int(some.sum()) for some in (own, without, neither)) < few:
+        return math.nan
+    cosine = base.along(base.measuring, subject.meant)
+    nothing = float(cosine[neither].mean())
+    whole = float(cosine[without].mean()) - nothing
+    return (float(cosine[own].mean()) - nothing) / whole if whole > 0 else math.nan
 
 
 def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Insertion, roles: Roles) -> Finding:
