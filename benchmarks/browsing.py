@@ -12,7 +12,8 @@ until its pictures are there; `compare_ms`: from a click on *Compare* until the 
 are there, the second model opened for it.
 
 The picture grid scrolls at a steady speed; in every frame cells in sight without their picture are counted.
-`blank_frames_*`: share of frames with at least one such cell; `blank_cells_*`: share of cells in sight;
+`blank_frames_*`: share of frames with at least one cell that shows nothing; `blank_cells_*`: share of such cells in
+sight; `coarse_cells_*`: share of cells in sight that show the preview of their picture, of 8 × 8 pixels;
 `frames_per_s_*`: frames drawn; `frames_ratio_*`: these over what the page draws of a plain, unvirtualised list of 5,200
 such cells, scrolled at the same speed afterwards: it depends less on how busy the machine is; `jump_ms`: from a jump to
 a far place until every cell there has its picture.
@@ -73,7 +74,7 @@ PLAIN = """async (count) => {
 SCROLL = """async ([speed, seconds, which]) => {
   const view = document.querySelector(which);
   const box = view.getBoundingClientRect();
-  let [frames, blankFrames, cells, blank] = [0, 0, 0, 0];
+  let [frames, blankFrames, cells, blank, coarse] = [0, 0, 0, 0, 0];
   const begun = performance.now();
   const from = view.scrollTop;
   let now = begun;
@@ -85,13 +86,17 @@ SCROLL = """async ([speed, seconds, which]) => {
       const at = cell.getBoundingClientRect();
       if (at.bottom <= box.top || at.top >= box.bottom) continue;
       cells++;
-      if (cell.dataset.filled === undefined && !cell.querySelector("img")?.complete) lacking++;
+      if (cell.dataset.filled !== undefined || cell.querySelector("img")?.complete) continue;
+      if (cell.dataset.preview === undefined) lacking++;
+      else coarse++;
     }
     blank += lacking;
     frames++;
     if (lacking) blankFrames++;
   }
-  return { frames, fps: frames / seconds, blankFrames: blankFrames / frames, blank: blank / cells };
+  return {
+    frames, fps: frames / seconds, blankFrames: blankFrames / frames, blank: blank / cells, coarse: coarse / cells,
+  };
 }"""
 JUMP = """async (to) => {
   const view = document.querySelector(".clipattr-grid-view");
@@ -260,6 +265,7 @@ def grids(page: Any, figures: dict[str, float], seconds: float) -> None:
         figures |= {
             f"blank_frames_{name}": found["blankFrames"],
             f"blank_cells_{name}": found["blank"],
+            f"coarse_cells_{name}": found["coarse"],
             f"frames_per_s_{name}": found["fps"],
         }
     figures["jump_ms"] = statistics.median(page.evaluate(JUMP, n / 13) for n in (2, 11, 5, 9, 1, 7, 12))

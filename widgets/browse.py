@@ -110,6 +110,10 @@ class BrowsePanel(Panel):
         self.name.observe(lambda change: self._keep(change["new"]), "value")
         self.drop.on_click(lambda _: state.forget())
         self.grid.on("need", lambda m: state.ask_pages(list(m["pages"]), int(m["gen"]), self.grid.send_page))
+        self.grid.on(
+            "previews",
+            lambda m: state.ask_previews(list(m["chunks"]), int(m["gen"]), self.grid.send_previews),
+        )
         self.grid.on("pick", lambda message: self._picked(int(message["i"]), int(message["gen"])))
         self.grid.on("mark", lambda message: self._marked(message))
         self.watch(self._draw_kind, "of", "order", "gen")

@@ -6,7 +6,7 @@ Owns what is shown in which order, and the pages that a grid asks for. Orders an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from clipattr.studies.browsing import LATENT_ORDERS, PICTURE_ORDERS, Browser
 from clipattr.studies.selections import Selections
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.picture_choice import words_of
+from clipattr_widgets.previews import CHUNK, Previews
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
@@ -180,6 +181,28 @@ class BrowseState(T.HasTraits):
         if page not in self._wanted or gen != self.gen:
             return None
         return self.items(range(page * PAGE, min((page + 1) * PAGE, len(self.rows))))
+
+    @cached_property
+    def previews(self) -> Previews:
+        """Tiles of the study's pictures."""
+        return Previews(self.browser.thumbnail)
+
+    def ask_previews(self, chunks: Sequence[int], gen: int, done: Any) -> None:
+        """Call `done(chunk, gen, sheet)` for each of these chunks of `CHUNK` cells as its sheet of tiles is made."""
+        last = (len(self.rows) - 1) // CHUNK
+        for chunk in chunks[:MAX_PAGES]:
+            if gen == self.gen and 0 <= chunk <= last:
+                self.pager.submit(
+                    f"previews {gen} {chunk}", partial(self._sheet, chunk, gen), partial(_sent, done, chunk, gen),
+                    lambda error: None, long=True,
+                )  # fmt: skip
+
+    def _sheet(self, chunk: int, gen: int) -> bytes:
+        rows = self.rows[chunk * CHUNK : (chunk + 1) * CHUNK].tolist() if gen == self.gen else []
+        if self.of == "pictures":
+            return self.previews.sheet([self.previews.tile(row) for row in rows])
+        examples = (self.table.examples(row, PER_LATENT)[0].tolist() for row in rows)
+        return self.previews.sheet([self.previews.of_several(places) for places in examples])
 
     def items(self, places: Sequence[int]) -> list[Item]:
         """The cells at these places of the order."""
@@ -353,3 +376,9 @@ class BrowseState(T.HasTraits):
         if self.order != "number":
             data[self.order] = self.values
         return pd.DataFrame(data | {"marked": marked})
+
+
+def _sent(done: Any, chunk: int, gen: int, sheet: bytes) -> None:
+    """Give a sheet on, unless it is of an order that is gone."""
+    if sheet:
+        done(chunk, gen, sheet)

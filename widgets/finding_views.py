@@ -4,8 +4,9 @@ Owns the choice of pictures and their captions. Ignores widgets. Start at `look_
 """
 
 import html
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from clipattr.reporting.names import (
 )
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
+from clipattr.studies.verdicts import CHOICES, Verdict
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown
@@ -119,3 +121,20 @@ def prompt_rows(verdicts: Sequence[Any], search: str = "") -> list[dict[str, Any
 
 def _seen(effect: float | None) -> str:
     return "–" if effect is None else points(effect).lstrip("+")
+
+
+SORTS: Mapping[str, Callable[[Any, Verdict], Any]] = {
+    "prompt": lambda f, v: f.prompt.casefold(),
+    "label": lambda f, v: (f.label or "").casefold(),
+    "kind": lambda f, v: f.kind,
+    "effect": lambda f, v: _sortable(f.causal_effect.value),
+    "reliance": lambda f, v: _sortable(f.reliance.value),
+    "share": lambda f, v: _sortable(f.share),
+    "alignment": lambda f, v: _sortable(f.alignment),
+    "confidence": lambda f, v: _sortable(f.confidence),
+    "verdict": lambda f, v: CHOICES.index(v.choice) if v.choice in CHOICES else 0,
+}
+
+
+def _sortable(value: float) -> float:
+    return value if value is not None and math.isfinite(value) else -math.inf

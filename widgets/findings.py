@@ -152,6 +152,7 @@ class FindingsPanel(Panel):
         self.undo.on_click(lambda _: state.undo())
         self.all.observe(lambda change: self._judge_all(change["new"]), "value")
         self.rename.observe(lambda change: self._renamed(change["new"]), "value")
+        self.list.on("more", lambda _: state.more())
         self.list.on("key", lambda message: state.press(str(message.get("key"))))
         self.audit.on_click(lambda _: state.audit())
         self.cancel.on_click(lambda _: state.cancel_audit())
@@ -206,13 +207,14 @@ class FindingsPanel(Panel):
             "no finding fits these filters" if state.findings else "nothing was audited yet"
         )
         self.list.selected = state.chosen
+        self.list.more = state.hidden > 0
         self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
         told = state.prompt_rows()
         self.prompts.layout.display = "" if told else "none"
         self.prompts.show(told, columns=PROMPT_COLUMNS)
         total = f"{len(state.rows)} of {len(state.findings)} findings"
         if state.hidden:
-            total += f"; {state.hidden} more fit, narrow the filters to see them"
+            total += f"; {state.hidden} more fit and come with scrolling"
         self.count.value = f'<div class="clipattr-note">{total}</div>'
 
     def _draw_detail(self) -> None:

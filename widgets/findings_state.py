@@ -5,7 +5,7 @@ Start at `FindingsState`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import traitlets as T
@@ -13,16 +13,16 @@ import traitlets as T
 from clipattr.discovery.findings import Findings
 from clipattr.display.wording import kind_word, percent, points, span
 from clipattr.errors import ClipattrError
-from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
+from clipattr.studies.verdicts import Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.finding_views import Looked, evidence_of, look_at, prompt_rows
+from clipattr_widgets.finding_views import SORTS, Looked, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.text import shown
 from clipattr_widgets.worker import Worker
 
-MAX_ROWS = 300
+ROWS_AT_ONCE = 300  # rows that are drawn; scrolling to the end of a list adds as many
 ANY = ""
 
 COLUMNS: tuple[dict[str, Any], ...] = (
@@ -65,7 +65,8 @@ class FindingsState(T.HasTraits):
     chosen = T.Int(-1)
 
     rows: "T.List[dict[str, Any]]" = T.List()
-    hidden = T.Int(0)
+    hidden = T.Int(0)  # findings that fit beyond the rows
+    limit = T.Int(ROWS_AT_ONCE)
     looked = T.Instance(Looked, ())
     evidence: "T.List[tuple[str, str, str]]" = T.List()
     progress = T.Tuple()
@@ -157,7 +158,16 @@ class FindingsState(T.HasTraits):
         ids = [row["id"] for row in self.rows]
         if ids:
             place = ids.index(self.chosen) + by if self.chosen in ids else 0
+            if place >= len(ids) and self.hidden:
+                self.more()
+                ids = [row["id"] for row in self.rows]
             self.chosen = ids[max(0, min(place, len(ids) - 1))]
+
+    def more(self) -> None:
+        """List more of the findings that fit."""
+        if self.hidden:
+            self.limit += ROWS_AT_ONCE
+            self._lay_out()
 
     def press(self, key: str) -> None:
         """What a key does: a accepts, r rejects, both go on to the next; n next, p previous, o reopens, u undoes."""
@@ -275,8 +285,10 @@ class FindingsState(T.HasTraits):
 
     def _lay_out(self, _: Any = None) -> None:
         kept = self._kept()
+        if self.chosen in kept[self.limit :]:  # a link leads to it
+            self.limit = ROWS_AT_ONCE * (kept.index(self.chosen) // ROWS_AT_ONCE + 1)
         rows: list[dict[str, Any]] = []
-        for place in kept[:MAX_ROWS]:
+        for place in kept[: self.limit]:
             f = self.findings[place]
             effect = f.causal_effect
             said = f"{points(effect.value)} ({span(effect.low, effect.high)})"
@@ -318,7 +330,7 @@ class FindingsState(T.HasTraits):
 
     def prompt_rows(self) -> list[dict[str, Any]]:
         """What the audit says of every prompt that the search fits; see `finding_views.prompt_rows`."""
-        return prompt_rows(self.prompts, self.search)[:MAX_ROWS]
+        return prompt_rows(self.prompts, self.search)
 
     def code(self) -> str:
         """Python code that computes the view."""
@@ -363,23 +375,6 @@ class FindingsState(T.HasTraits):
             "share",
         ]
         return pd.DataFrame(data, columns=[*fields, "alignment", "confidence", "latents", "verdict", "note"])
-
-
-SORTS: Mapping[str, Callable[[Any, Verdict], Any]] = {
-    "prompt": lambda f, v: f.prompt.casefold(),
-    "label": lambda f, v: (f.label or "").casefold(),
-    "kind": lambda f, v: f.kind,
-    "effect": lambda f, v: _sortable(f.causal_effect.value),
-    "reliance": lambda f, v: _sortable(f.reliance.value),
-    "share": lambda f, v: _sortable(f.share),
-    "alignment": lambda f, v: _sortable(f.alignment),
-    "confidence": lambda f, v: _sortable(f.confidence),
-    "verdict": lambda f, v: CHOICES.index(v.choice) if v.choice in CHOICES else 0,
-}
-
-
-def _sortable(value: float) -> float:
-    return value if value is not None and math.isfinite(value) else -math.inf
 
 
 def _finite(value: float) -> float | None:

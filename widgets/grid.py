@@ -11,6 +11,7 @@ import traitlets as T
 
 from clipattr_widgets.browse_state import PAGE, Item
 from clipattr_widgets.parts import Part, module
+from clipattr_widgets.previews import ACROSS, CHUNK, TILE
 from clipattr_widgets.sprites import sprite_of
 
 ONE_PX, MANY_PX = (
@@ -23,15 +24,21 @@ COLUMNS = 8
 class Grid(Part):
     """Cells in rows, scrolled; a page of cells is fetched when it comes near.
 
-    Messages from the view: `{"kind": "need", "pages", "gen"}`, `{"kind": "pick", "i"}` (click, Enter) and
-    `{"kind": "mark", "i", "to"}` (Space or X, Shift marks all between). `marked` holds places as int32. `data-waiting`
-    counts cells in sight whose pictures are not there yet.
+    Messages from the view: `{"kind": "need", "pages", "gen"}`, `{"kind": "previews", "chunks", "gen"}` (cells that a
+    fast scroll nears), `{"kind": "pick", "i"}` (click, Enter) and `{"kind": "mark", "i", "to"}` (Space or X; Shift
+    marks all between). `marked` holds places as int32. `data-waiting` counts cells in sight whose pictures are not
+    there yet, `data-blank` those of them without a preview.
     """
 
     _esm = module("grid.js")
     count = T.Int(0).tag(sync=True)
     page = T.Int(PAGE).tag(sync=True)
     cell = T.Int(92).tag(sync=True)  # side of a cell's pictures in CSS pixels
+    chunk = T.Int(CHUNK).tag(
+        sync=True
+    )  # previews that are fetched at once, in sheets of `across` tiles of `tile` px
+    across = T.Int(ACROSS).tag(sync=True)
+    tile = T.Int(TILE).tag(sync=True)
     height = T.Int(520).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     marked = T.Bytes(b"").tag(sync=True)
@@ -46,6 +53,10 @@ class Grid(Part):
     def mark(self, places: Iterable[int]) -> None:
         """Mark the cells at these places."""
         self.marked = np.asarray(list(places), "<i4").tobytes()
+
+    def send_previews(self, chunk: int, gen: int, sheet: bytes) -> None:
+        """Answer "previews"."""
+        self.send({"kind": "previews", "chunk": chunk, "gen": gen}, [sheet])
 
     def send_page(self, page: int, gen: int, items: Sequence[Item]) -> None:
         """Answer a "need"."""

@@ -100,6 +100,7 @@ class MapPanel(Panel):
         self.scatter.on("hover", lambda message: self._hovered(int(message["i"])))
         self.scatter.on_chosen(lambda places: setattr(state, "chosen", tuple(places)))
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
+        self.list.on("more", lambda _: state.more())
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
         self.opener.on_click(lambda _: self._open())
         self.doors(self.gallery, lambda: state.examples)
@@ -156,6 +157,7 @@ class MapPanel(Panel):
         self._names = False
         self.scatter.selected = state.latent
         self.list.selected = state.latent
+        self.list.more = state.hidden > 0
         self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
         self.about.value = f'<div class="clipattr-note">{markup(places.about if places else "", 400)}</div>'
         self.count.value = f'<div class="clipattr-note">{markup(self._counted(), 200)}</div>'
@@ -184,7 +186,9 @@ class MapPanel(Panel):
         state = self.state
         count = len(state.rows) + state.hidden
         what = "chosen on the map" if state.chosen else ("lit up" if state.lit else "standing out")
-        return f"{count:,} latents {what}" + (f", the first {len(state.rows)} listed" if state.hidden else "")
+        return f"{count:,} latents {what}" + (
+            f", {len(state.rows):,} listed; more come with scrolling" if state.hidden else ""
+        )
 
     def _draw_card(self) -> None:
 

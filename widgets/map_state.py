@@ -23,7 +23,7 @@ from clipattr_widgets.worker import Worker
 
 VIEWS = (("surprise", "surprise"), ("clarity × frequency", "quality"), ("meaning", "meaning"))
 PLAIN, LIT, MARKED, OTHERS, CHOSEN = 0, 1, 2, 4, 8  # bits of `groups`
-MAX_ROWS = 300
+ROWS_AT_ONCE = 300  # rows that are drawn; scrolling to the end of the list adds as many
 N_SHOWN = 20  # rows where nothing is chosen, and latents that a search by meaning lights up
 
 COLUMNS: tuple[dict[str, Any], ...] = (
@@ -64,7 +64,8 @@ class MapState(T.HasTraits):
     places = T.Instance(Places, allow_none=True)
     lit: Any = T.Tuple()  # of int
     rows: "T.List[dict[str, Any]]" = T.List()
-    hidden = T.Int(0)
+    hidden = T.Int(0)  # latents of the list beyond the rows
+    limit = T.Int(ROWS_AT_ONCE)
     card = T.Instance(Card, allow_none=True)
     examples = T.Instance(Shelf, ())
     opened = T.Int(0)
@@ -298,11 +299,17 @@ class MapState(T.HasTraits):
         frame = self.table.latents
         return np.asarray(frame[key], np.float64) if key in frame else nothing
 
+    def more(self) -> None:
+        """List more of the latents."""
+        if self.hidden:
+            self.limit += ROWS_AT_ONCE
+            self._lay_out()
+
     def _lay_out(self, _: Any = None) -> None:
         listed = self.listed()
         reliance, fit = self._numbers("reliance"), self._numbers("fit")
         rows = []
-        for j in listed[:MAX_ROWS]:
+        for j in listed[: self.limit]:
             card = self.table.card(j)
             cells = [
                 shown(card.title, 50), signed(reliance[j] * 100), signed(fit[j] * 100, 1),

@@ -235,8 +235,8 @@ class DataTable(Part):
     A cell is a text, or `{"text", "value", "low", "high"}`, drawn as an interval on an axis that all such cells share.
     Headers can be clicked where somebody listens to "sort".
 
-    Messages: `{"kind": "sort", "key"}`, and `{"kind": "key", "key", "id"}` for the keys in `letters`. `selected` is the
-    id of the chosen row.
+    Messages: `{"kind": "sort", "key"}`, `{"kind": "key", "key", "id"}` for the keys in `letters`, `{"kind": "more"}`
+    near the end of the rows where `more` says that there are others. `selected` is the id of the chosen row.
     """
 
     _esm = module("data_table.js")
@@ -246,6 +246,7 @@ class DataTable(Part):
     falling = T.Bool(True).tag(sync=True)
     sortable = T.Bool(False).tag(sync=True)
     letters = T.Unicode("").tag(sync=True)
+    more = T.Bool(False).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 

@@ -16,7 +16,7 @@ from clipattr.display.framing import Frame
 
 MAX_COLUMNS = 8
 QUALITY = 82
-_PAGE = (238, 239, 241)
+PAGE_COLOUR = (238, 239, 241)
 
 
 def sprite(
@@ -33,7 +33,7 @@ def sprite(
     if not pictures:
         return b"", columns
     rows = math.ceil(len(pictures) / columns)
-    page = Image.new("RGB", (columns * px, rows * px), (255, 255, 255) if gap else _PAGE)
+    page = Image.new("RGB", (columns * px, rows * px), (255, 255, 255) if gap else PAGE_COLOUR)
     for place, picture in enumerate(pictures):
         small = fit(picture, px - gap)
         left = (place % columns) * px + (px - small.width) // 2
@@ -50,7 +50,7 @@ def sprite_of(stored: Sequence[bytes], px: int, columns: int) -> tuple[bytes, li
     Returns:
         The JPEG's bytes (empty for no thumbnails), and each picture's (width, height) in px; (0, 0) for no picture.
     """
-    page = Image.new("RGB", (columns * px, px * math.ceil(len(stored) / columns)), _PAGE)
+    page = Image.new("RGB", (columns * px, px * math.ceil(len(stored) / columns)), PAGE_COLOUR)
     sizes = []
     for place, data in enumerate(stored):
         try:

@@ -543,6 +543,7 @@ async ([code, css, traits, bytes, width]) => {
     off: () => {},
   };
   window.model = model;
+  window.tell = (message, buffers) => heard["msg:custom"]?.(message, buffers);
   const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
   (await import(url)).default.render({ model, el: panel });
 }

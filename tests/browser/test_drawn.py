@@ -1,5 +1,8 @@
 """What single parts draw, in a browser without a kernel: places and lengths are measured on the page."""
 
+import base64
+import io
+
 import pytest
 from PIL import Image, ImageDraw
 
@@ -272,6 +275,7 @@ def test_the_grid_keeps_rows_and_asks_for_pages_ahead_in_the_direction_of_scroll
     page = draw(grid)
     look = """async (to) => {
       const view = document.querySelector(".clipattr-grid-view");
+      await new Promise((done) => setTimeout(done, 400)); // no fling
       window.sent.length = 0;
       view.scrollTop = to;
       const frame = () => new Promise((done) => requestAnimationFrame(done));
@@ -331,3 +335,65 @@ def test_marks_of_a_comparison_stand_on_an_axis_with_ticks(draw):
         }"""
     )
     assert places == [pytest.approx([v for v in pair if v is not None], abs=0.3) for pair in values]
+
+
+def test_a_fast_scroll_asks_for_previews_alone_and_shows_them_until_the_pictures_come(draw):
+    from clipattr_widgets.grid import Grid
+    from clipattr_widgets.previews import Previews
+
+    grid = Grid()
+    grid.show(50_000, title="pictures", gen=1)
+    page = draw(grid)
+    fling = """async () => {
+      const view = document.querySelector(".clipattr-grid-view");
+      const frame = () => new Promise((done) => requestAnimationFrame(done));
+      window.sent.length = 0;
+      for (let i = 0; i < 12; i++) {
+        view.scrollTop += 400;
+        await frame();
+      }
+      return window.sent.map((message) => message.kind);
+    }"""
+    kinds = page.page.evaluate(fling)
+    assert "previews" in kinds and "need" not in kinds
+    root = page.page.locator(".clipattr-grid")
+    assert int(root.get_attribute("data-blank")) > 0
+    chunks = page.page.evaluate("() => window.sent.flatMap((message) => message.chunks ?? [])")
+    assert len(chunks) == len(set(chunks)) and chunks == sorted(chunks)
+    red = io.BytesIO()
+    Image.new("RGB", (112, 112), (200, 30, 30)).save(red, "JPEG")
+    previews = Previews(lambda row: red.getvalue())
+    sheet = base64.b64encode(previews.sheet([previews.tile(0)] * grid.chunk)).decode()
+    page.page.evaluate(
+        """async ([chunks, text]) => {
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          const told = [new DataView(bytes.buffer)];
+          for (const chunk of chunks) await window.tell({ kind: "previews", chunk, gen: 1 }, told);
+        }""",
+        [chunks, sheet],
+    )
+    page.page.wait_for_selector(".clipattr-grid[data-blank='0']")
+    colours = page.page.locator(".clipattr-cell[data-preview]:not([hidden]) canvas").evaluate_all(
+        "all => all.map((one) => [...one.getContext('2d').getImageData(40, 40, 1, 1).data])"
+    )
+    assert len(colours) > 10 and all(r > 170 and g < 60 and b < 60 for r, g, b, _ in colours)
+    page.page.wait_for_function(
+        "() => window.sent.some((message) => message.kind === 'need')"
+    )  # at rest again
+
+
+def test_a_table_asks_for_more_rows_once_near_its_end(draw):
+    from clipattr_widgets import DataTable
+
+    table = DataTable(more=True)
+    table.show(
+        [{"id": i, "cells": [f"row {i}"]} for i in range(60)], columns=[{"key": "name", "label": "name"}]
+    )
+    page = draw(table)
+    asked = "() => window.sent.filter((message) => message.kind === 'more').length"
+    assert page.page.evaluate(asked) == 0
+    page.page.evaluate("() => { document.querySelector('.clipattr-table').scrollTop = 1e6; }")
+    page.page.wait_for_function(f"({asked})() === 1")
+    page.page.locator("tbody tr").first.focus()
+    page.page.keyboard.press("End")
+    assert page.page.evaluate(asked) == 1

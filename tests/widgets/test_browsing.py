@@ -1,9 +1,11 @@
 """Browsing: orders and filters against slow counts, selections, and the pages of the grid."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipattr
 from clipattr.errors import ClipattrError, DataError, StudyError
@@ -12,6 +14,7 @@ from clipattr.studies.collected import Collected
 from clipattr.studies.selections import Selections
 from clipattr_widgets.browse import BrowsePanel
 from clipattr_widgets.browse_state import PAGE, BrowseState
+from clipattr_widgets.previews import ACROSS, CHUNK, TILE
 
 PROMPT = "red disc"
 
@@ -254,3 +257,33 @@ def test_only_the_highest_score_is_called_higher_than_all(study):
     assert (
         said[0].startswith("higher than all of the other 59") and "higher than 98% of the other 59" in said[1]
     )
+
+
+def test_sheets_of_previews_hold_every_picture_small_in_the_order_of_the_grid(study):
+    state = BrowseState(study, order="score", prompt=PROMPT)
+    sheets = []
+    state.ask_previews([0, 1], state.gen, lambda *sent: sheets.append(sent))
+    state.ask_previews([0], state.gen - 1, lambda *sent: sheets.append(sent))  # of an order that is gone
+    [(chunk, gen, data)] = sheets  # sixty pictures are one chunk
+    assert (chunk, gen) == (0, state.gen) and len(study.images) <= CHUNK
+    sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
+    assert sheet.shape == (-(-len(state.rows) // ACROSS) * TILE, ACROSS * TILE, 3)
+    for place in (0, 17, 59):
+        thumb = (
+            study.thumbnail(int(state.rows[place])).convert("RGB").resize((TILE, TILE), Image.Resampling.BOX)
+        )
+        top, left = (place // ACROSS) * TILE, (place % ACROSS) * TILE
+        tile = sheet[top : top + TILE, left : left + TILE]
+        assert (
+            np.abs(tile - np.asarray(thumb, float)).mean() < 8
+        )  # levels of 255; JPEG and its reduced decoding
+    state.of = "latents"
+    sheets.clear()
+    state.ask_previews([0], state.gen, lambda *sent: sheets.append(sent))
+    sheet = np.asarray(Image.open(io.BytesIO(sheets[0][2])).convert("RGB"), float)
+    latent = int(state.rows[3])
+    places = study.examples.indices[latent][:4]
+    if len(places) == 4 and min(places) >= 0:
+        last = study.thumbnail(int(places[3])).convert("RGB").resize((4, 4), Image.Resampling.BOX)
+        assert np.abs(sheet[4:8, 3 * TILE + 4 : 4 * TILE] - np.asarray(last, float)).mean() < 12
+    state.close()

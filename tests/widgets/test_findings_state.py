@@ -9,7 +9,7 @@ import pytest
 
 import clipattr
 from clipattr_widgets.findings import FindingsPanel
-from clipattr_widgets.findings_state import FindingsState
+from clipattr_widgets.findings_state import ROWS_AT_ONCE, FindingsState
 from clipattr_widgets.worker import Superseded
 
 
@@ -245,3 +245,20 @@ def test_a_doubted_name_is_marked_in_the_list_and_a_given_one_heads_the_finding(
     assert "blue stripe" in panel.about.value
     assert panel.rename.value == ""
     panel.close()
+
+
+def test_findings_beyond_the_first_rows_come_with_scrolling_with_keys_and_by_a_link(study, finding):
+    many = [finding(latents=(i % 32,), effect=0.2 - 1e-4 * i, label=f"word {i}") for i in range(700)]
+    panel = FindingsPanel(study, many)
+    state = panel.state
+    assert len(panel.list.rows) == ROWS_AT_ONCE == 300 and panel.list.more
+    assert "400 more fit" in panel.count.value
+    panel.list._handle_custom_msg({"kind": "more"}, [])
+    assert len(panel.list.rows) == 600 and state.hidden == 100
+    state.chosen = 599
+    state.press("n")
+    assert state.chosen == 600 and len(panel.list.rows) == 700 and not panel.list.more
+    panel.close()
+    linked = FindingsState(study, many, chosen=450)
+    assert linked.chosen == 450 and len(linked.rows) == 600
+    linked.close()

@@ -14,7 +14,19 @@ function render({ model, el }) {
   function move(i, focus = true) {
     active = Math.max(0, Math.min(lines.length - 1, i));
     roving(lines, active, focus);
+    if (focus) askMore(active > lines.length - 5);
   }
+
+  let askedMore = -1; // the number of rows at which more were asked for
+
+  /** Near the end of the rows the next come, where there are any. */
+  function askMore(near) {
+    const count = lines.length;
+    if (!near || !model.get("more") || askedMore === count) return;
+    askedMore = count;
+    model.send({ kind: "more" });
+  }
+  root.addEventListener("scroll", () => askMore(root.scrollTop + root.clientHeight > root.scrollHeight - 200));
 
   function choose(i) {
     model.set("selected", model.get("rows")[i].id);
@@ -104,6 +116,7 @@ function render({ model, el }) {
     caption.textContent = model.get("title");
     empty.textContent = rows.length ? "" : model.get("empty_text");
     drawHead(columns);
+    if (rows.length < lines.length) askedMore = -1;
     while (lines.length > rows.length) lines.pop().remove();
     while (lines.length < rows.length) lines.push(newLine(lines.length));
     const ends = rows.flatMap((row) => row.cells.filter((cell) => cell?.text !== undefined))

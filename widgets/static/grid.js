@@ -7,6 +7,9 @@ const GRID_KEPT = 22; // pages whose bitmaps are kept, some 53 MB: those in sigh
 const GRID_AHEAD = 2; // seconds of scrolling at the present speed that are fetched ahead
 const GRID_ROWS_AHEAD = 4; // rows beyond the edge that exist already, in the direction of scrolling: a slow frame skips two
 const GRID_ROWS_BEHIND = 1;
+const GRID_BRISK = 1500; // px a second from which previews are fetched ahead
+const GRID_FAST = 4000; // px a second from which nothing else is: no page would come before it is out of sight
+const GRID_SHEETS = 256; // sheets of previews that are kept, 64 KB each
 
 function render({ model, el }) {
   const root = make("div", "clipattr-grid", { parent: el });
@@ -23,6 +26,9 @@ function render({ model, el }) {
   let anchor = 0;
   let marked = new Set();
   let asked = new Set(); // pages that Python was asked for last and has not sent
+  let sheets = new Map(); // previews by chunk
+  let askedSheets = new Set();
+  let calmer = 0;
   let waitingFrame = 0;
   let heading_to = 1;
   let speed = 0; // px a second
@@ -115,12 +121,15 @@ function render({ model, el }) {
     const room = (Math.ceil(view.clientHeight / tall()) + 1 + above + below) * perRow;
     while (cells.length > room) cells.pop().button.remove();
     while (cells.length < room) cells.push(newCell());
-    let waiting = 0;
+    let [waiting, blank] = [0, 0];
     for (const cell of cells) cell.used = false;
     for (let i = first; i < last; i++) {
       const cell = cells[i % room];
       cell.used = true;
-      if (!fill(cell, i) && seen(i)) waiting++;
+      if (!fill(cell, i) && seen(i)) {
+        waiting++;
+        if (!sheets.has(chunkOf(i))) blank++;
+      }
     }
     for (const cell of cells) {
       cell.button.hidden = !cell.used;
@@ -130,6 +139,7 @@ function render({ model, el }) {
     if (there && total) view.setAttribute("aria-activedescendant", `${name}-${active}`);
     else view.removeAttribute("aria-activedescendant");
     root.dataset.waiting = waiting;
+    root.dataset.blank = blank;
     root.dataset.gen = model.get("gen");
     if (total) request(first, last);
   }
@@ -143,7 +153,8 @@ function render({ model, el }) {
   function fill(cell, i) {
     const page = pages.get(Math.floor(i / size()));
     const item = page?.items[i % size()];
-    const key = `${model.get("gen")}-${i}-${item ? 1 : 0}`;
+    const sheet = item ? undefined : sheets.get(chunkOf(i));
+    const key = `${model.get("gen")}-${i}-${item ? 2 : sheet ? 1 : 0}`;
     cell.button.classList.toggle("clipattr-active", i === active);
     cell.button.classList.toggle("clipattr-marked", marked.has(i));
     cell.button.classList.toggle("clipattr-selected", i === model.get("selected"));
@@ -165,10 +176,26 @@ function render({ model, el }) {
     cell.caption.textContent = item?.caption ?? "";
     cell.number.textContent = item?.number ?? "";
     cell.pictures.style.width = cell.pictures.style.height = `${width()}px`;
-    drawPictures(cell, page, item);
+    if (sheet) drawPreview(cell, sheet, i % model.get("chunk"));
+    else drawPictures(cell, page, item);
+    cell.button.toggleAttribute("data-preview", Boolean(sheet));
     if (item) cell.button.dataset.filled = item.sizes.length;
     else delete cell.button.dataset.filled;
     return Boolean(item);
+  }
+
+  const chunkOf = (i) => Math.floor(i / model.get("chunk"));
+
+  /** The few pixels of a preview, enlarged. */
+  function drawPreview(cell, sheet, place) {
+    cell.pictures.classList.remove("clipattr-cell-four");
+    while (cell.canvases.length > 1) cell.canvases.pop().remove();
+    if (!cell.canvases.length) cell.canvases.push(make("canvas", "", { parent: cell.pictures }));
+    const [canvas] = cell.canvases;
+    const [tile, across] = [model.get("tile"), model.get("across")];
+    canvas.width = canvas.height = width();
+    const [x, y] = [(place % across) * tile, Math.floor(place / across) * tile];
+    canvas.getContext("2d").drawImage(sheet, x, y, tile, tile, 0, 0, width(), width());
   }
 
   /** Each picture of the page's bitmap in the middle of a square of its own. */
@@ -192,6 +219,12 @@ function render({ model, el }) {
 
   /** Asks for the pages in sight, then for those ahead and behind; what was asked for already is not asked again. */
   function request(first, last) {
+    if (speed > GRID_BRISK) requestPreviews(first, last);
+    if (speed > GRID_FAST) {
+      clearTimeout(calmer);
+      calmer = setTimeout(() => { speed = 0; later(); }, 120);
+      return;
+    }
     const [from, to] = [Math.floor(first / size()), Math.floor(Math.max(first, last - 1) / size())];
     const wanted = [];
     for (let page = from; page <= to; page++) wanted.push(page);
@@ -206,7 +239,35 @@ function render({ model, el }) {
     model.send({ kind: "need", pages: lacking, gen: model.get("gen") });
   }
 
+  function requestPreviews(first, last) {
+    const ahead = Math.ceil((speed * GRID_AHEAD * perRow) / tall());
+    const [low, high] = heading_to > 0 ? [first, last + ahead] : [first - ahead, last];
+    const wanted = [];
+    for (let chunk = chunkOf(Math.max(0, low)); chunk <= chunkOf(Math.min(count(), high) - 1); chunk++) {
+      if (!sheets.has(chunk) && !askedSheets.has(chunk)) wanted.push(chunk);
+    }
+    if (!wanted.length) return;
+    if (heading_to < 0) wanted.reverse();
+    for (const chunk of wanted) askedSheets.add(chunk);
+    model.send({ kind: "previews", chunks: wanted, gen: model.get("gen") });
+  }
+
+  async function keepSheet(message, bytes) {
+    const sheet = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
+    if (message.gen !== model.get("gen") || ended) return sheet.close();
+    askedSheets.delete(message.chunk);
+    sheets.get(message.chunk)?.close();
+    sheets.set(message.chunk, sheet);
+    if (sheets.size > GRID_SHEETS) {
+      const [oldest] = sheets.keys();
+      sheets.get(oldest).close();
+      sheets.delete(oldest);
+    }
+    later();
+  }
+
   async function heard(message, buffers) {
+    if (message?.kind === "previews" && message.gen === model.get("gen")) return keepSheet(message, asBytes(buffers[0]));
     if (message?.kind !== "page" || message.gen !== model.get("gen")) return;
     const bytes = asBytes(buffers[0]);
     const bitmap = bytes.length ? await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })) : null;
@@ -231,6 +292,8 @@ function render({ model, el }) {
 
   function renew() {
     for (const page of [...pages.keys()]) drop(page);
+    for (const sheet of sheets.values()) sheet.close();
+    [sheets, askedSheets] = [new Map(), new Set()];
     for (const cell of cells) cell.key = "";
     [active, anchor, asked] = [0, 0, new Set()];
     view.scrollTop = 0;
@@ -265,6 +328,8 @@ function render({ model, el }) {
     model.off("msg:custom", heard);
     watcher.disconnect();
     cancelAnimationFrame(waitingFrame);
+    clearTimeout(calmer);
+    for (const sheet of sheets.values()) sheet.close();
     for (const page of [...pages.keys()]) drop(page);
   };
 }
