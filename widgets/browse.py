@@ -9,7 +9,7 @@ import ipywidgets as W
 
 from clipattr.studies.browsing import ANSWERS, NAMED
 from clipattr_widgets.browse_state import BrowseState
-from clipattr_widgets.controls import labelled, remarks_html, takeaway
+from clipattr_widgets.controls import labelled, on_enter_again, remarks_html, takeaway
 from clipattr_widgets.grid import Grid
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
@@ -105,6 +105,7 @@ class BrowsePanel(Panel):
             self.link(name, control)
         self.order.observe(lambda change: self._ordered(change["new"]), "value")
         self.latent.observe(lambda change: state.find_latent(change["new"]), "value")
+        on_enter_again(self.latent, state.find_latent)
         self.all.on_click(lambda _: state.mark_all())
         self.none.on_click(lambda _: state.mark_all(False))
         self.name.observe(lambda change: self._keep(change["new"]), "value")

@@ -30,6 +30,18 @@ def method_options() -> list[tuple[str, str]]:
     return said
 
 
+def facts_html(active: int | None, check: str, note: str) -> str:
+    """What stands below the bars: latents active (None: nothing was measured), what the rows sum to, remarks, keys."""
+    facts = [] if active is None else [f"<b>{active}</b> latents active"]
+    if check:
+        facts.append(f'<span class="clipattr-check">{markup(check, 100)}</span>')
+    if note:
+        facts.append(markup(note, 300))
+    facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo · Y redo")
+    spans = "".join(f"<span>{fact}</span>" for fact in facts)
+    return f'<div class="clipattr-facts clipattr-note">{spans}</div>'
+
+
 def heat_scale(heat: Any) -> str:
     """Meaning of the end of a heat map's colour scale."""
     if heat is None or not heat.common:

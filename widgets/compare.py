@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
-from clipattr_widgets.controls import labelled, progress_html, takeaway
+from clipattr_widgets.controls import labelled, on_enter_again, progress_html, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DotList, Gallery, Overlay
@@ -75,6 +75,7 @@ class ComparePanel(Panel):
         for name in ("subject", "prompt", "against"):
             self.link(name, getattr(self, name))
         self.find.observe(lambda change: state.find(change["new"]), "value")
+        on_enter_again(self.find, state.find)
         self.audit.on_click(lambda _: state.audit())
         self.cancel.on_click(lambda _: state.cancel_audit())
         self.dots.observe(lambda change: setattr(state, "row", change["new"]), "selected")

@@ -3,6 +3,9 @@
 Owns their look. Ignores what they report. Start at `takeaway`.
 """
 
+import asyncio
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import ipywidgets as W
@@ -10,6 +13,7 @@ import ipywidgets as W
 from clipattr.studies.remarks import remarks
 from clipattr_widgets.text import markup
 
+ENTER_SECONDS = 0.1  # longest time between a press of Enter and the message of the change it made
 FORMATS = [("take away …", ""), ("code", "code"), ("PNG", "png"), ("HTML", "html"), ("CSV", "csv")]
 
 
@@ -48,6 +52,29 @@ def remarks_html(study: Any) -> str:
     """Remarks on the study's pictures and words; nothing without remarks."""
     items = "".join(f"<li>{markup(one, 400)}</li>" for one in remarks(study))
     return f'<ul class="clipattr-note clipattr-remarks">{items}</ul>' if items else ""
+
+
+def on_enter_again(field: W.Text, act: Callable[[str], None]) -> None:
+    """Call `act(text)` when Enter is pressed in a field whose text is as it was; changes are told by its trait."""
+    changes = count()
+    seen = [next(changes)]
+    field.observe(lambda _: seen.append(next(changes)), "value")
+
+    def heard(_: Any, content: Any, buffers: Any) -> None:
+        if not isinstance(content, dict) or content.get("event") != "submit":
+            return
+        before = seen[-1]
+
+        def unless_changed() -> None:
+            if seen[-1] == before and field.value:
+                act(field.value)
+
+        try:  # the browser tells of Enter first, then of a change that came with it
+            asyncio.get_running_loop().call_later(ENTER_SECONDS, unless_changed)
+        except RuntimeError:
+            unless_changed()
+
+    field.on_msg(heard)
 
 
 def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:

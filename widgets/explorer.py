@@ -9,9 +9,9 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr_widgets.captions import card_html, found_html, heat_scale, method_options
+from clipattr_widgets.captions import card_html, facts_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
-from clipattr_widgets.controls import takeaway
+from clipattr_widgets.controls import on_enter_again, takeaway
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.model_names import by_model
 from clipattr_widgets.opening import opened, picture_from_elsewhere
@@ -78,6 +78,7 @@ class ExplorerPanel(Panel):
         for draw in (
             self._draw_score,
             self._draw_rows,
+            self._draw_facts,
             self._draw_picture,
             self._draw_second,
             self._draw_examples,
@@ -206,6 +207,8 @@ class ExplorerPanel(Panel):
         self.back.on_click(lambda _: state.step(-1))
         self.forth.on_click(lambda _: state.step(1))
         self.find.observe(lambda change: self._find(change["new"]), "value")
+        on_enter_again(self.find, self._find)
+        on_enter_again(self.goto, self._go)
         self.find_next.on_click(lambda _: self._find(self.find.value))
         self.goto_next.on_click(lambda _: self._go(self.goto.value))
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
@@ -222,6 +225,7 @@ class ExplorerPanel(Panel):
         self.bars.observe(lambda change: setattr(state, "latent", change["new"]), "selected")
         self.gallery.on("pick", lambda message: self._pick(int(message["i"])))
         self.watch(self._draw_rows, "gen")
+        self.watch(self._draw_facts, "gen", "note")
         self.watch(self._draw_score, "now", "after", "scales", "gen")
         self.watch(self._draw_standing, "standing")
         self.watch(self._draw_picture, "picture", "desk", "heat", "upload_count")
@@ -287,17 +291,11 @@ class ExplorerPanel(Panel):
         state = self.state
         self.bars.selected = state.latent
         self.bars.show(state.rows, columns=state.columns)
-        measured = state.measured
-        facts = []
-        if measured is not None:
-            facts.append(f"<b>{len(measured.latents)}</b> latents active")
-            if state.check:
-                facts.append(f'<span class="clipattr-check">{markup(state.check, 100)}</span>')
-        if state.note:
-            facts.append(markup(state.note, 300))
-        facts.append("↑ ↓ move · Enter choose · A on/off · + − scale · U undo · Y redo")
-        spans = "".join(f"<span>{fact}</span>" for fact in facts)
-        self.facts.value = f'<div class="clipattr-facts clipattr-note">{spans}</div>'
+
+    def _draw_facts(self) -> None:
+        state = self.state
+        active = None if state.measured is None else len(state.measured.latents)
+        self.facts.value = facts_html(active, state.check, state.note)
 
     def _draw_score(self) -> None:
         state = self.state

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.captions import card_html, heat_scale
-from clipattr_widgets.controls import labelled, takeaway
+from clipattr_widgets.controls import labelled, on_enter_again, takeaway
 from clipattr_widgets.drawings import histogram_svg
 from clipattr_widgets.latent_state import ORDERS, LatentState
 from clipattr_widgets.opening import opened
@@ -103,6 +103,7 @@ class LatentPanel(Panel):
         for name in ("order", "prompt", "heat"):
             self.link(name, getattr(self, name))
         self.find.observe(lambda change: state.find(change["new"]), "value")
+        on_enter_again(self.find, state.find)
         self.rename.observe(lambda change: self._rename(change["new"]), "value")
         self.back.on_click(lambda _: state.step(-1))
         self.forth.on_click(lambda _: state.step(1))

@@ -10,7 +10,7 @@ import ipywidgets as W
 import numpy as np
 
 from clipattr_widgets.captions import card_html
-from clipattr_widgets.controls import error_html, labelled, status_html, takeaway
+from clipattr_widgets.controls import error_html, labelled, on_enter_again, status_html, takeaway
 from clipattr_widgets.latent import LatentPanel
 from clipattr_widgets.latent_state import LatentState
 from clipattr_widgets.map_state import CHOSEN, COLUMNS, LIT, MARKED, OTHERS, VIEWS, MapState
@@ -95,6 +95,7 @@ class MapPanel(Panel):
             self.link(name, getattr(self, name))
         self.picture.observe(lambda change: state.light_picture(change["new"]), "value")
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
+        on_enter_again(self.goto, self._go)
         self.goto.observe(lambda change: self._go(change["new"]), "value")
         self.scatter.observe(lambda change: self._clicked(change["new"]), "selected")
         self.scatter.on("hover", lambda message: self._hovered(int(message["i"])))

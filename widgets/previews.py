@@ -37,8 +37,8 @@ class Previews:
             with Image.open(io.BytesIO(self._thumbnail(row)), formats=("JPEG", "PNG")) as picture:
                 picture.draft("RGB", (TILE, TILE))  # a JPEG is decoded at an eighth of its size
                 scale = TILE / max(picture.size)
-                size = tuple(max(1, round(side * scale)) for side in picture.size)
-                small = picture.convert("RGB").resize(size, Image.Resampling.BOX)
+                width, height = (max(1, round(side * scale)) for side in picture.size)
+                small = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)
             page.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
         except (OSError, ValueError):
             pass  # no thumbnail: the tile stays empty, as its cell does

@@ -439,3 +439,18 @@ def test_the_still_view_is_an_output_of_its_own_and_follows_the_tab_in_front(stu
     panel._still._write()
     assert f"latent {panel.tabs.panels['Latent'].state.latent}" in shown[-1]["text/html"]
     panel.close()
+
+
+def test_what_is_said_of_changes_and_a_second_enter_reach_the_screen(study):
+    panel = ExplorerPanel(study, picture=4, prompt="kite")
+    for row in panel.bars.rows[:2]:
+        panel.state.toggle(int(row["id"]))
+    assert "one by one the changes give" in panel.facts.value
+    panel.find.set_state({"value": "red_disc"})
+    first = panel.state.picture
+    panel.find._handle_custom_msg({"event": "submit"}, [])
+    assert panel.state.picture > first and "of 20" in panel.found.value
+    panel.goto.set_state({"value": "3"})
+    panel.goto._handle_custom_msg({"event": "submit"}, [])
+    assert panel.state.latent == 3
+    panel.close()
