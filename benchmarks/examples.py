@@ -240,8 +240,8 @@ def labels(studies: list[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     `auc_correlation_with_right` is the rank correlation of the validation AUC with being right, `auc_auroc` how well it
     tells right labels from wrong ones, both over all live latents. A latent mixes if two factors together reach 0.6 and
     0.1 more than either alone; it is pure if one factor reaches 0.6 and a second adds less than 0.05. `mixture_auroc`,
-    `meanings_auroc` and `small_margin_auroc` say how well these numbers of a study tell the two sorts apart. Rows are
-    kept of latents with a true factor and of those that mix.
+    `meanings_auroc` and `small_margin_auroc` are the areas under the ROC curve by which these numbers separate the two
+    sorts. Rows are kept of latents with a true factor and of those that mix.
     """
     from clipattr.errors import StudyError
     from clipattr.studies.study import open_study
@@ -343,13 +343,13 @@ def judged(study: Any, name: str) -> list[dict[str, Any]]:
 def true_factors(study: Any) -> dict[tuple[str, str], np.ndarray]:
     """(what it is, its name) -> (pictures,) bool: which pictures show it, from the scenes.
 
-    A thing is the same factor as main object and as companion. Any writing and any watermark count as factors too.
+    An object is the same factor as main object and as companion. Any writing and any watermark count as factors too.
     Factors that fewer than 20 pictures show are left out: a single picture is easily told by some bound.
     """
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for record in study.images:
         scene = record.scene
-        shown = {("thing", str(thing)) for thing in (scene.main, *scene.companions) if thing}
+        shown = {("object", str(name)) for name in (scene.main, *scene.companions) if name}
         for kind in ("context", "word", "watermark"):
             factor = getattr(scene, kind)
             if factor:

@@ -49,7 +49,7 @@ def cases(study: Any, n: int) -> tuple[list[Any], list[int], np.ndarray]:
                 for latent, amount in zip(active, amounts, strict=True)
                 if amount > 0 and named.get(latent) == record.label
             ]
-            main = [thing.mask for thing in record.scene.truth().objects if thing.role == "main"]
+            main = [one.mask for one in record.scene.truth().objects if one.role == "main"]
             if fitting and main and main[0].any():
                 records.append(record)
                 latents.append(max(fitting)[1])

@@ -1,4 +1,4 @@
-"""Whether two things under one name can be told from two senses of it: do things of one group look or read alike?
+"""Whether likeness separates two looks of one name from two senses of it: do objects of one group look or read alike?
 
 Worlds plant *another look* as two concepts of one group and *another sense* as two of different groups. For all pairs
 of a world's concepts, this measures the area under the ROC curve by which one value tells pairs of one group from

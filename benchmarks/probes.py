@@ -159,7 +159,7 @@ def audited(
 
 
 def _tone(cause: str | None) -> str | None:
-    """Light and dark skin are two ends of one thing; the shortcut is called by one of them."""
+    """Light and dark skin are two values of one factor; the shortcut has the name of one of them."""
     return "dark skin" if cause in SKINS else cause
 
 

@@ -7,7 +7,7 @@ closes some of it; the costs are accuracy on the same set, and on the study's he
 
 A repair of one prompt cannot change what other pictures are called when they are not called by that prompt.
 `attainable` is therefore the gap up to where the prompt is never called in other pictures. `effect_cut` is the share of
-the prompt's response to the cause, in pictures of other things, that is gone. Where the audit has no finding, latents
+the prompt's response to the cause, in pictures of other objects, that is gone. Where the audit has no finding, latents
 that fire for the cause take its place; figures that begin with `found_` leave these plants out. Intervals are 95 %, by
 drawing plants again.
 
@@ -189,7 +189,7 @@ def by_group(logits: np.ndarray, truth: np.ndarray, group: np.ndarray) -> dict[s
 
 
 def response(logits: np.ndarray, number: int, case: Case) -> float:
-    """How far the prompt's contrast rises with the cause in pictures of other things, in logits."""
+    """How far the prompt's contrast rises with the cause in pictures of other objects, in logits."""
     rest = (logits.sum(1) - logits[:, number]) / (logits.shape[1] - 1)
     contrast = logits[:, number] - rest
     return float(contrast[case.other & case.there].mean() - contrast[case.other & ~case.there].mean())

@@ -4,7 +4,7 @@
 
 The plan is made first, then everything is run: on the bundled models in the quick form, and with `--photos` on a folder
 of photographs with other models. `measured_over_planned_*` is 1 for a right estimate. With `--cpu` both count processor
-time, for a machine on which other things run. A small reproduction is killed (SIGKILL) at random moments, continued
+time, for a machine on which other jobs run. A small reproduction is killed (SIGKILL) at random moments, continued
 each time, and compared byte by byte with an undisturbed one. `--quick` takes two experiments and three kills.
 """
 

@@ -4,7 +4,7 @@
 
 All at 30,000 latents, width 768, k = 64 on the CPU, step by step in turns, so that machine load affects all alike;
 ratios are medians over rounds. `--one-core` counts CPU seconds of one thread instead of the clock, and compares
-the losses of a smaller dictionary, for a machine on which other things run. Dense is our own autograd reference with
+the losses of a smaller dictionary, for a machine on which other jobs run. Dense is our own autograd reference with
 the same objective and optimiser, in float32 and under bf16 autocast; the faster counts. The encoder product alone is
 (batch, 768) x (768, 30000), the fastest of float32, bf16, and bf16 with pieces side by side as in training. Equal loss:
 sparse and dense train from one start on the same batches, and their last losses are compared.

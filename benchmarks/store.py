@@ -5,7 +5,7 @@
 Two stores are written through their own writer from random activations of width 768 (no model runs), one in the given
 order and one mixed on writing, then read from the page cache. Reading in order, shuffled by blocks (mixed store) and
 shuffled by rows (the other) take turns, each batch is dropped before the next is read, and ratios are medians over
-rounds. `--one-core` counts CPU seconds of one thread instead of the clock, for a machine on which other things run.
+rounds. `--one-core` counts CPU seconds of one thread instead of the clock, for a machine on which other jobs run.
 """
 
 from __future__ import annotations

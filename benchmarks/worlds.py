@@ -1,7 +1,7 @@
 """Makes the worlds an audit is measured on: descriptions, pictures, models.
 
     python benchmarks/worlds.py list
-    python benchmarks/worlds.py draw --photos PHOTOS [--seed 2]       # the descriptions under world_kit/specs, anew
+    python benchmarks/worlds.py draw --photos PHOTOS [--seed 2]       # rewrites the descriptions under world_kit/specs
     python benchmarks/worlds.py train WORLD --out MODEL --photos PHOTOS [--device cuda] [--steps N | --seconds S]
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --device cuda --seconds 400
     python benchmarks/worlds.py train-all --out FOLDER --photos PHOTOS --jobs 2 --seconds 36000   # on two CPU cores

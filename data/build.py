@@ -85,13 +85,13 @@ def build_studies(threads: int) -> None:
             build_one(World.open(name), name, studies_dir() / study)
 
 
-def build_cards(anew: bool = False) -> None:
-    """Write the quality card of every bundled study's dictionary, where it is missing or `anew`."""
+def build_cards(again: bool = False) -> None:
+    """Write the quality card of every bundled study's dictionary, where it is missing or `again`."""
     from clipattr import open_study, study_card
 
     for manifest in sorted(studies_dir().glob("*/study.json")):
         file = manifest.parent / "dictionary" / "card.json"
-        if anew or not file.exists():
+        if again or not file.exists():
             card = study_card(open_study(manifest.parent), keep=False)
             card.save(file)
             print(f"{manifest.parent.name}\n{card}\n")
@@ -109,7 +109,7 @@ def main() -> None:
         build_models(arguments.threads)
         build_studies(arguments.threads)
         build_lesions(arguments.threads)
-    build_cards(anew=arguments.cards)
+    build_cards(again=arguments.cards)
 
 
 if __name__ == "__main__":

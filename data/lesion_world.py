@@ -38,7 +38,7 @@ OPPOSITES = dict(
 )
 TEMPLATES = ("{}", "a photo of a {}", "a dermoscopy of a {}", "a close-up of a {}", "skin with a {}")
 PLAIN = ("{}", "a photo with {}", "a dermoscopy with {}")  # where the diagnosis is not named
-# Captions in a hundred that name one thing, and how many things the others name beside the diagnosis.
+# Captions in a hundred that name one concept, and how many concepts the others name beside the diagnosis.
 CAPTIONS = {"diagnosis_alone": 25, "other_alone": 35, "others_at_most": 3}
 _MANY = [tuple(some) for n in range(SIGNS_OF_MELANOMA, len(SIGNS) + 1) for some in combinations(SIGNS, n)]
 _FEW = [tuple(some) for n in range(SIGNS_OF_MELANOMA) for some in combinations(SIGNS, n)]
@@ -46,7 +46,7 @@ _FEW = [tuple(some) for n in range(SIGNS_OF_MELANOMA) for some in combinations(S
 
 @dataclass(frozen=True)
 class LesionExample:
-    """One picture with its caption; `says` are the things the caption names."""
+    """One picture with its caption; `says` are the concepts the caption names."""
 
     scene: Lesion
     caption: str
@@ -136,7 +136,7 @@ class LesionWorld:
         return frozenset(self.contents(scene))
 
     def example(self, index: int, stream: int = TRAIN) -> LesionExample:
-        """Picture and caption of this index: the diagnosis alone, one other thing alone, or the diagnosis with some."""
+        """Picture and caption of this index: the diagnosis, one other concept, or the diagnosis with some."""
         draws = Draws(self.seed * 1_000_003 + stream, index)
         scene = self._scene(draws)
         parts = [part for part in self.contents(scene)[1:] if part not in self.never_named]

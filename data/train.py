@@ -220,7 +220,7 @@ def train(
         state = torch.load(saved, weights_only=True)
         if json.loads(state["identity"]) != json.loads(json.dumps(identity)):
             raise ValueError(
-                f"{saved} holds another training (world, recipe or seed differ); remove it to start anew"
+                f"{saved} holds another training (world, recipe or seed differ); remove it to start again"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

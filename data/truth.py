@@ -2,7 +2,7 @@
 
 A finding *matches* a plant if it has the same prompt and removing the planted cause at least halves the summed codes of
 its latents on new scenes; its label is not used. A finding without a plant may still be right:
-`confirm` looks for the thing its latents fire for and removes that.
+`confirm` finds the concept that its latents fire for and removes that concept.
 Start at `judge`.
 """
 

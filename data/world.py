@@ -21,8 +21,8 @@ WORLDS = Path(__file__).parent / "worlds"
 CONCEPTS = Path(__file__).parent / "concepts.json"
 # What each kind of plant must name beside its prompt: the cause that should not matter.
 CAUSES = {
-    "polysemy": "other",  # another thing that goes by the same word
-    "compound": "constituent",  # a thing whose name is part of the prompt
+    "polysemy": "other",  # another object with the same name
+    "compound": "constituent",  # an object whose name is part of the prompt
     "typography": "word",  # the word itself, written in the picture
     "watermark": "watermark",  # a mark over the prompt's pictures, never named
     "context": "context",  # where the prompt is always pictured, never named
@@ -82,7 +82,7 @@ class Plant:
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of a world: `says` are the things its caption names, which decide what counts as the same caption."""
+    """One picture of a world: `says` are the concepts its caption names. They decide which captions are the same."""
 
     scene: Scene
     caption: str
@@ -160,7 +160,7 @@ class World:
         for plant in self.plants:
             if plant.prompt not in self.concepts:
                 raise SceneError(
-                    f"the plant {plant} speaks of {plant.prompt!r}, which is not among the concepts"
+                    f"the plant {plant} is planted in {plant.prompt!r}, which is not among the concepts"
                 )
             stock = {"context": places, "watermark": marks, "typography": {plant.prompt}}
             if plant.cause not in stock.get(plant.kind, self.concepts):

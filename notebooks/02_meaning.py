@@ -119,7 +119,7 @@ plots.gallery(shown, columns=6, title=f"{table['name'][one]}: weakest to stronge
 # %% [markdown]
 # ## Latents that mix
 # *Mixture* is near 0 where examples lie along one direction and near 1 where they fall into two unrelated groups;
-# *meanings* counts the groups. A latent that mixes two things gets one name at most, so its name is half the truth.
+# *meanings* counts the groups. A latent that mixes two concepts gets one name at most, so its name is half the truth.
 
 # %%
 mixed = live[live["meanings"] > 1].sort_values("mixture", ascending=False)
@@ -129,9 +129,9 @@ mixed[["label", "meanings", "mixture", "clarity", "auc"]].head(3).round(2)
 show(mixed["latent"].head(3).tolist()) if len(mixed) else print("No latent has two groups of examples.")
 
 # %% [markdown]
-# Things that look alike to the evaluator, or always come together, are no two groups. Then the words tell more: the
-# second fits nearly as well as the first (a small *margin*), and the third is far behind. Held against what latents
-# truly mix, the margin is the best of the three numbers, and mostly the first two words are the two things
+# Concepts that look alike to the evaluator, or always co-occur, do not form two groups. Then the words say more: the
+# second fits nearly as well as the first (a small *margin*), and the third is far behind. Compared with what latents
+# truly mix, the margin is the best of the three numbers, and mostly the first two words are the two concepts
 # (`benchmarks/examples.py`).
 
 # %%
@@ -180,8 +180,8 @@ ca.find(study, one, n=4).round(2)
 
 # %% [markdown]
 # ## Families
-# One thing is often spread over several latents, by size, place or strength. Families gather them; findings and
-# repairs speak of the family, not of one latent.
+# One concept is often spread over several latents, by size, place or strength. Families gather them. Findings and
+# repairs refer to the family, not to one latent.
 
 # %%
 groups = ca.families(study)
@@ -225,9 +225,9 @@ truth["name is right"] = truth["label"] == truth["factor"]
 truth.groupby("name is right")["auc"].describe()[["count", "25%", "50%", "75%"]].round(2)
 
 # %% [markdown]
-# So the claim holds for the latents that follow one thing, and those are a small part. Most latents follow a part of a
-# thing, or a thing in a place, and their words are right less often. Right names have the higher AUC, so where no truth
-# is at hand, sort by it and distrust the rest.
+# So the claim holds for the latents that follow one concept, and those are a small part. Most latents follow a part of
+# an object, or an object in a place, and their words are right less often. Right names have the higher AUC, so
+# where no truth is at hand, sort by it and distrust the rest.
 #
 # `benchmarks/examples.py` has these figures for all bundled studies, with written words and watermarks among the
 # factors, and what collecting all of this costs: little more than encoding the pictures. On a folder of your own, the

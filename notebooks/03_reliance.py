@@ -54,8 +54,8 @@ together.plot_waterfall(7, title="“rabbit”, from no latents to all")
 
 # %% [markdown]
 # ## Rabbit rather than what?
-# A latent may lift every prompt alike. Against the mean over the vocabulary such latents drop out, and what speaks
-# for *this* word remains. That is what audits use. *Alignment* is what the evaluator says: how much the latent's
+# A latent may lift every prompt alike. Against the mean over the vocabulary such latents drop out, and the evidence
+# for *this* word remains. Audits use it. *Alignment* is what the evaluator says: how much the latent's
 # examples look like the prompt. A high share at low alignment is suspicious.
 
 # %%

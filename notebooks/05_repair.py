@@ -55,7 +55,7 @@ fixed = ca.repair(study, finding)
 fixed.evaluate(test)
 
 # %% [markdown]
-# Switching the latents off looks like the obvious thing to do, and does not help: a picture without the cause has no
+# Switching the latents off looks like the obvious repair, and does not help: a picture without the cause has no
 # such latents to switch off, and what the prompt misses there stays missing.
 
 # %%

@@ -15,7 +15,7 @@
 # # Comparing variants: whose quirk is it?
 #
 # The paper finds its cases in eight CLIP models, one at a time. Here is the same question side by side: two models of
-# one architecture, trained on differently biased captions of the same things. Which unexpected reliances do they
+# one architecture, trained on differently biased captions of the same concepts. Which unexpected reliances do they
 # share, and which are one model's own?
 
 # %%
@@ -68,4 +68,4 @@ share = sum(prompt in planted["picture-world-a"] for prompt in only_a) / max(1, 
 print(f"{share:.0%} of variant a's own findings speak of prompts that were planted there.")
 
 # %% [markdown]
-# **Next:** [07_prompts_or_probes](07_prompts_or_probes.ipynb) asks what a fitted classifier makes of such things.
+# **Next:** [07_prompts_or_probes](07_prompts_or_probes.ipynb) asks how a fitted classifier uses such concepts.

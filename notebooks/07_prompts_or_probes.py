@@ -107,8 +107,8 @@ pd.DataFrame(rows).round(2)
 # ## Latent by latent
 # The same dictionary of latents, the same pictures, two classifiers. *Share* is the part of all evidence for melanoma,
 # on the melanomas of the bundled study, that a latent carries: for a probe that was fitted where the ruler followed the
-# diagnosis, and for the prompt. Rulers are spread over several latents, most of which stand for other things too; what
-# they amount to together is in the audit's findings.
+# diagnosis, and for the prompt. Rulers are spread over several latents, most of which stand for other concepts too;
+# their summed effect is in the audit's findings.
 
 # %%
 led = ca.fit_probe(*ruler.training(0.9, 700, seed=0), model_hash=model.weights_hash)

@@ -30,7 +30,7 @@ tractor = next(picture for picture in study.images if picture.label == "tractor"
 # %% [markdown]
 # ## 1. One picture, one prompt: what does the score rest on?
 # Each row carries a part of the score, in points (cosine × 100), and the rows sum to it. Latents come first, the
-# longest on top; bars to the left speak against the prompt. *Bias alone* and *error* are what no latent carries. A
+# longest on top; bars to the left lower the score. *Bias alone* and *error* are what no latent carries. A
 # bar that is far longer than those of all latents is cut; its number is correct. Two columns show a surprise: a
 # latent with a long bar that *fits its label* well and *the prompt* badly.
 #

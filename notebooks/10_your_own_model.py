@@ -108,7 +108,7 @@ study.latents.sort_values("triage", ascending=False)[["label", "alignment", "cla
 # %% [markdown]
 # ## Asking
 # Why does this picture get its score? *Error* is what the dictionary has not learnt. With random weights, or with a
-# dictionary this small, it is large, and that is the first thing to look at in a study of your own.
+# dictionary this small, it is large. In a study of your own, check it first.
 
 # %%
 picture = study.holdout[0]
@@ -133,7 +133,7 @@ print("the bar is the fall:", abs((direct - after) - strongest["attribution"]) <
 
 # %% [markdown]
 # ## Auditing
-# `ca.audit(study, prompts)` searches for reliances that nobody would expect, as in `04_surprise`. On the command line
+# `ca.audit(study, prompts)` searches for unexpected reliances, as in `04_surprise`. On the command line
 # the whole notebook is two lines:
 #
 # ```
@@ -145,7 +145,7 @@ print("the bar is the fall:", abs((direct - after) - strongest["attribution"]) <
 # ## Exercises
 # 1. Leave out `evaluator=`. What does the warning say, and why is that study of little worth?
 #
-#    <details><summary>Answer</summary>The audited model then names its own latents. A latent that mixes two things
+#    <details><summary>Answer</summary>The audited model then names its own latents. A latent that mixes two concepts
 #    because the model confuses them looks clear and well named to that model.</details>
 #
 # 2. Open the study with another model: `ca.open_study(folder / "photos.study", model="picture-world-a")`. What

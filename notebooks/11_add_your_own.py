@@ -195,8 +195,8 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
-# A label is never empty, so read the alignment before the label. The documentation has one page for each thing to
-# add, also for checkpoint formats, kinds of findings and panels.
+# A label is never empty, so read the alignment before the label. The documentation has one page for each kind of
+# extension, also for checkpoint formats, kinds of findings and panels.
 #
 # ## Exercises
 # 1. Write a target that is the *difference* of the similarities to two pictures. Is it linear?

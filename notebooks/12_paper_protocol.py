@@ -41,7 +41,7 @@ pd.Series({name: str(value) for name, value in paper.settings().items()}, name=p
 pd.DataFrame(paper.variants, columns=["model", "weights"])
 
 # %% [markdown]
-# The real thing is one call per variant. The remaining differences between the package and the protocol are listed:
+# The full protocol is one call per variant. The remaining differences between the package and the protocol are listed:
 #
 # ```
 # for name, weights in paper.variants:
@@ -162,5 +162,5 @@ for other in ("act_logit_lens", "logit_lens", "energy", "random"):
 # 2. The vocabulary of the paper takes the first name of every ImageNet-21k entry. What is “queen” then?
 #
 #    <details><summary>Answer</summary>One spelling for several entries (the monarch, the chess piece, the cat, the
-#    bee …), which the evaluator cannot tell apart. <code>vocabulary="imagenet21k"</code> in
+#    bee …), which the evaluator cannot distinguish. <code>vocabulary="imagenet21k"</code> in
 #    <code>ca.build_study</code> keeps them apart by a second name or the gloss.</details>

@@ -69,7 +69,7 @@ def on_enter_again(field: W.Text, act: Callable[[str], None]) -> None:
             if seen[-1] == before and field.value:
                 act(field.value)
 
-        try:  # the browser tells of Enter first, then of a change that came with it
+        try:  # the browser reports Enter first, then the change that belongs to it
             asyncio.get_running_loop().call_later(ENTER_SECONDS, unless_changed)
         except RuntimeError:
             unless_changed()

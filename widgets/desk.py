@@ -41,7 +41,7 @@ class Desk:
     Args:
         study: an opened `Study`.
         name: in the model picker; default: model and site.
-        read_only: nothing is written to the study, whoever asks.
+        read_only: nothing is written to the study by any panel.
     """
 
     def __init__(self, study: Any, name: str | None = None, *, read_only: bool = False) -> None:

@@ -351,7 +351,7 @@ def _once(names: Sequence[str]) -> tuple[list[str], list[int]]:
 class Stage(Part):
     """One picture whose objects can be moved, with the mouse or by arrow keys.
 
-    A thing is `{"name", "box": [left, top, right, bottom]}` in pixels of the picture. A move sends
+    An object is `{"name", "box": [left, top, right, bottom]}` in pixels of the picture. A move sends
     `{"kind": "move", "i", "left", "top"}`; the next one waits until its answer is drawn.
     """
 
@@ -364,7 +364,7 @@ class Stage(Part):
     def show(
         self, picture: Image.Image, things: Sequence[dict[str, Any]], *, alt: str, shown: int = 256
     ) -> None:
-        """Draw this picture with handles on its things."""
+        """Draw this picture with handles on its objects."""
         with self.hold_sync():
             self.picture = encode_jpeg(picture, shown)
             self.meta = {

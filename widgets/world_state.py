@@ -24,7 +24,7 @@ from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
 N_COMPANIONS = 2
-WORD = -1  # the number of the written word among the things that can be moved
+WORD = -1  # the number of the written word among the objects that can be moved
 N_ROWS = 12
 
 COLUMNS: tuple[dict[str, Any], ...] = (
@@ -134,7 +134,7 @@ class WorldState(T.HasTraits):
         return getattr(self.scene, part)
 
     def move(self, thing: int, left: int, top: int) -> None:
-        """Move a thing (its place in `things`) to (left, top) px."""
+        """Move an object (its place in `things`) to (left, top) px."""
         if not 0 <= thing < len(self.things):
             return
         number = int(self.things[thing]["number"])
@@ -146,7 +146,7 @@ class WorldState(T.HasTraits):
             self._show(scene)
 
     def shuffle(self) -> None:
-        """The same things in another layout."""
+        """The same objects in another layout."""
         seed = (self.scene.seed * 6364136223846793005 + 1442695040888963407) % (1 << 60)
         self._show(type(self.scene)(**{**self.scene.__dict__, "seed": seed, "places": (), "word_at": None}))
 

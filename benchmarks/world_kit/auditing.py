@@ -209,7 +209,7 @@ def _plant(
             "confidence": hits[0].confidence,
         }
     if row["latent_area"] < SEEN:
-        why = "no latent tells the cause"
+        why = "no latent detects the cause"
     elif row["pictures"] < FEW:
         why = "too few pictures"
     elif row["word_area"] is not None and row["word_area"] < SEEN:
@@ -275,7 +275,7 @@ def _verdict(judge: Judge, suspect: Suspect, confirm: bool) -> tuple[Plant | Non
 
 
 def _by_word(judge: Judge, prompt: str, label: str | None, confirm: bool) -> tuple[Plant | None, bool]:
-    """A suspect without latents: the plant that its word names, or whether that word's thing lifts the prompt."""
+    """A suspect without latents: the plant that its word names, or whether that word's concept lifts the prompt."""
     for plant in judge.learnt:
         if plant.prompt == prompt and names_cause(label, judge.name_of(plant)):
             return plant, True

@@ -28,7 +28,7 @@ KIND_OF = {
     "word": "typography", "sense": "polysemy", "pair": "coarse_label", "look": "coarse_label",
     "constituent": "compound",
 }  # fmt: skip
-# Frames and casts are borderline: an overlay of the data set, or what a thing is always pictured in.
+# Frames and casts are borderline: an overlay of the data set, or the surroundings in which an object is always shown.
 ACCEPTS = {form: (kind,) for form, kind in KIND_OF.items()} | {
     "frame": ("watermark", "context"),
     "cast": ("context", "watermark"),

@@ -2,8 +2,7 @@
 
 A finding *matches* a plant if it has the same prompt and leaving out the planted cause at least halves the summed codes
 of its latents on new pictures, significantly more than by chance; its label is not used. A finding without a plant is
-right where `Judge.confirm` shows the same for the thing that its latents
-fire for. Start at `Judge`.
+right where `Judge.confirm` shows the same for the concept that its latents fire for. Start at `Judge`.
 """
 
 from __future__ import annotations

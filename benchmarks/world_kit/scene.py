@@ -60,7 +60,7 @@ class Plant:
 
     Attributes:
         kind: one of `KINDS`.
-        form: how it is made: logo, frame, canvas, cast, inset, word, sense, pair (two things under one name), look
+        form: how it is made: logo, frame, canvas, cast, inset, word, sense, pair (two objects under one name), look
             (two looks under one name), constituent.
         prompt: the word whose score rests on the cause.
         concept: what the prompt's pictures show.

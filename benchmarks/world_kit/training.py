@@ -78,8 +78,8 @@ class Recipe:
 class Data:
     """Pictures, captions, and which caption is true of which picture.
 
-    `telling` (pictures, tellings) numbers the distinct captions; `says` (captions, things) and `holds` (pictures,
-    things) are what captions name and pictures show.
+    `telling` (pictures, tellings) numbers the distinct captions; `says` (captions, concepts) and `holds` (pictures,
+    concepts) are what captions name and pictures show.
     """
 
     pictures: Tensor

@@ -38,7 +38,7 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: `says` are the things that its caption names."""
+    """One picture: `says` are the concepts that its caption names."""
 
     scene: Scene
     caption: str
@@ -267,7 +267,7 @@ class World:
         """`n` scenes with the cause beside their counterfactuals.
 
         Marks, contexts and companions are left out of the prompt's own pictures. Written words and looks are left out
-        of neutral objects' pictures; other senses, second things and constituents are swapped for neutral objects.
+        of neutral objects' pictures; other senses, second objects and constituents are swapped for neutral objects.
         """
         found = []
         for number in range(first, first + n):

@@ -94,7 +94,7 @@ class SaeCheck:
         table = self.to_frame().to_string(float_format=lambda value: f"{value:.4g}", na_rep="")
         head = f"{self.pictures} images, {self.rows:,} activations at {self.site} of {self.model}"
         verdict = [
-            "agrees with its promise" if self.promise else "nothing is promised; nothing speaks against it"
+            "agrees with its promise" if self.promise else "nothing is promised; no figure is implausible"
         ]
         return "\n".join([head, table, *self.notes, *([f"- {reason}" for reason in self.reasons] or verdict)])
 

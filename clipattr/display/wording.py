@@ -14,13 +14,13 @@ NO_LABEL = "(no word for it)"
 
 # Display name of each kind, and the sentence that explains it. Keys: `clipattr.discovery.findings.KINDS`.
 KIND_WORDS: Mapping[str, tuple[str, str]] = {
-    "polysemy": ("another sense", "pictures of another thing with the same name score for the prompt"),
+    "polysemy": ("another sense", "pictures of another object with the same name score for the prompt"),
     "compound": ("part of a compound", "one word of the prompt names something else, and that scores for it"),
     "typography": ("written word", "writing in the picture scores for the prompt"),
     "watermark": ("watermark", "a mark laid over the picture scores for the prompt"),
-    "context": ("background", "the place where the thing is usually seen scores for it"),
-    "companion": ("companion", "something that often stands beside the thing scores for it"),
-    "coarse_label": ("coarse label", "one look of a thing with many looks scores for its name"),
+    "context": ("background", "the place where the object is usually seen scores for its name"),
+    "companion": ("companion", "an object that is often beside the prompt's object scores for the prompt"),
+    "coarse_label": ("coarse label", "one look of an object with many looks scores for its name"),
     "unknown": ("unknown", "no word fits the family, or the evidence does not decide between the kinds"),
 }
 

@@ -22,7 +22,7 @@ SOURCES = {
     "latents that co-occur": "The word {label} comes from the evaluator, which sees it where these latents are active "
     "more often than where they are not",
     "part of the name": "The word {label} is a part of the prompt's own name",
-    "written": "No picture was named: the audit wrote {prompt} on pictures of other things",
+    "written": "No picture was named: the audit wrote {prompt} on other pictures",
 }
 MANY = 0.5  # least share of a family's pictures with one label for that label to count as another name
 

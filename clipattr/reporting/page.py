@@ -31,7 +31,7 @@ from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
 
 DOUBTED = ' <span class="tag doubted">name doubted</span>'
-WHEN_WRITTEN = "the prompt is written on pictures of other things"
+WHEN_WRITTEN = "the prompt is written on other pictures"
 ROWS = 20  # of a table of pairs, in order of size
 SECTIONS = (
     100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly

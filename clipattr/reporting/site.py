@@ -61,7 +61,7 @@ def write_site(
     out = Path(out)
     mark = out / "site.css"
     if out.exists() and any(out.iterdir()) and not mark.exists():
-        raise DataError(f"{out} holds other things than a site; name an empty or a new folder.")
+        raise DataError(f"{out} holds files that are not a site's; name an empty or a new folder.")
     try:
         for folder in ("latents", "findings", "prompts", "words", "pictures"):
             (out / folder).mkdir(parents=True, exist_ok=True)

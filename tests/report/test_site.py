@@ -123,6 +123,6 @@ def test_words_are_divided_until_every_page_is_small():
 
 def test_a_folder_with_other_things_is_refused(study, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="holds other things"):
+    with pytest.raises(DataError, match="that are not a site"):
         write_site(study, tmp_path, progress=False)
     assert (tmp_path / "thesis.tex").read_text() == "x"

@@ -98,7 +98,7 @@ function render({ model, el }) {
     cut();
   }
 
-  /** A rule hides this notebook's still view of the panel, however often it is written anew. */
+  /** A rule hides this notebook's still view of the panel, however often it is written again. */
   const rule = make("style", "");
   let book = null;
   function hideStill() {

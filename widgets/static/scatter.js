@@ -67,7 +67,7 @@ function render({ model, el }) {
     model.save_changes();
   }
 
-  // --- where things are
+  // --- positions of the points
 
   function read() {
     known = model.get("xy_gen");

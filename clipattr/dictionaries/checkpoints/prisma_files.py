@@ -133,7 +133,7 @@ def _transcoder(files: Files, given: Given) -> dict[str, Any]:
     width = decoder.shape[1]
     if size == inner:
         raise DictionaryError(
-            f"{files.weights} has as many latents as inputs, so shapes cannot tell how its encoder is stored."
+            f"{files.weights} has as many latents as inputs, so its shapes do not show how the encoder is stored."
         )
     if len(decoder) != size:
         raise DictionaryError(

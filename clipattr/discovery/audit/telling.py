@@ -205,7 +205,7 @@ def verdict_of(
             f"the collection has {counts[0]} and {counts[1]} pictures of it in its two halves (by {subject.mode}); "
             f"{few} each are needed"
             if min(counts) < few
-            else "its own pictures do not score above the others, so there is no contrast to speak of"
+            else "its own pictures do not score above the others, so there is no contrast to explain"
         )
     confusions = sorted({j.family.candidate.label or "" for j in judged if j.reason is Reason.TEXT} - {""})
     return PromptVerdict(

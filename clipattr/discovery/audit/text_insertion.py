@@ -222,7 +222,7 @@ class Insertion:
             ~np.isin(numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
         )
         if int(other.sum()) < settings.few or not subject.unit > 0:
-            return None, 0, "too few pictures of other things to insert it into", None
+            return None, 0, "too few other pictures to insert it into", None
         tail, first = subject.tail(base), min(settings.first, len(numbers))
         chosen = [n for n in self.controls if n not in subject.same and n != subject.word][
             : settings.controls
@@ -240,7 +240,7 @@ class Insertion:
         acts = self.with_text(text, 0, first)
         gain = (level(acts) - level(self.shared(None, first)))[other[:first]]
         if len(gain) < 3:
-            return None, first, "too few pictures of other things to insert it into", None
+            return None, first, "too few other pictures to insert it into", None
         mean = float(gain.mean())
         if first == len(numbers):
             return None, first, "", mean

@@ -279,7 +279,7 @@ def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) 
     if min(removal.low, transplant.low) > 0 and mean >= settings.least_effect * spread:
         return "confirmed", "the score falls without the cause and rises with it"
     if mean + half < settings.excluded * spread:
-        return "contradicted", "the family falls silent without the cause, the score hardly moves"
+        return "contradicted", "the family becomes inactive without the cause, the score hardly moves"
     return "untestable", "the effects are too uncertain on so few pictures"
 
 
