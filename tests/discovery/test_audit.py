@@ -153,9 +153,23 @@ def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
         (
             False,
             Route.WORD,
-            {"causal_effect": span(0.015), "beside": span(0.02), "thing": span(0.02)},
+            {"causal_effect": span(0.015), "beside": span(0.02), "thing": span(0.018)},
             Reason.WEAK,
         ),
+        (
+            False,
+            Route.WORD,
+            {"causal_effect": span(0.015), "beside": span(0.025, 0.02), "thing": span(0.025, 0.02)},
+            Reason.HOLDS,
+        ),  # significant and large enough in both places
+        (
+            False,
+            Route.WORD,
+            {"causal_effect": span(0.005), "beside": span(0.025, 0.02), "thing": span(0.025, 0.02)},
+            Reason.WEAK,
+        ),  # but its latents do not lower the score
+        (True, Route.WORD, {"standing": 0.8, "causal_effect": span(0.015)}, Reason.WEAK),
+        (True, Route.WORD, {"standing": 0.8, "causal_effect": span(0.015), "thing": span(0.3)}, Reason.HOLDS),
         (
             False,
             Route.WORD,
@@ -183,10 +197,18 @@ def test_evidence_is_held_against_the_settings(instead, route, changes, reason):
 
 
 def test_effects_count_in_units_of_the_prompt_s_own_contrast():
-    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015), thing=span(0.02), beside=span(0.02))
+    weak = dataclasses.replace(EVIDENCE, causal_effect=span(0.015), thing=span(0.018), beside=span(0.02))
     assert judge(family(), weak, 0.5, Settings()).reason is Reason.WEAK
     assert judge(family(), weak, 0.1, Settings()).reason is Reason.HOLDS
     assert judge(family(), weak, math.nan, Settings()).reason is Reason.WEAK
+
+
+def test_what_occlusion_chose_is_proved_beside_the_prompt_only_if_its_latents_lower_it():
+    seen = dataclasses.replace(EVIDENCE, beside=span(0.1), thing=span(0.0, 0.02))
+    for effect, reason in ((0.015, Reason.HOLDS), (0.005, Reason.WEAK)):
+        evidence = dataclasses.replace(seen, causal_effect=span(effect))
+        chosen = dataclasses.replace(family(), left=0.1)
+        assert judge(chosen, evidence, 0.5, Settings()).reason is reason
 
 
 def test_a_finding_is_told_once():

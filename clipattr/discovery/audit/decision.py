@@ -98,14 +98,22 @@ def reads(rise: Rise | None, unit: float, settings: Settings, pictured: bool = F
 
 
 def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Settings) -> bool:
-    """Whether pictures with and without the candidate prove an effect that ablation of the family does not show.
+    """Whether pictures with and without the candidate prove an effect that ablation of the family shows too weakly.
 
     A model may represent the candidate by latents that respond to many concepts and belong to no family. Then the
     candidate must raise the prompt's score on the prompt's pictures and on others, and ablation must not contradict it.
+    Three weaker proofs need latents whose ablation lowers the score as well, by however little: a rise that is
+    significant and of the least size in both places; one in the prompt's own place of which half a prompt's contrast is
+    certain; and one beside it whose latents occlusion chose.
     """
-    if family.instead or math.isfinite(family.left) or evidence.causal_effect.high < 0:
-        return False
     least, one, other = settings.least_effect * unit, evidence.thing, evidence.beside
+    lowers = evidence.causal_effect.low > 0
+    if family.instead:
+        return lowers and one.low >= settings.passes * unit
+    if lowers and min(one.low, other.low) > 0 and min(one.value, other.value) >= least:
+        return True
+    if evidence.causal_effect.high < 0 or (math.isfinite(family.left) and not lowers):
+        return False
     return (one.low >= least and other.high > 0) or (other.low >= least and one.high > 0)
 
 
