@@ -24,9 +24,14 @@ def is_null(name: str) -> bool:
 
 
 def groups_of(name: str) -> list[str]:
-    """The pools that a world counts in: itself, its part of its family, its part over families."""
+    """The pools that a world counts in: itself, its part of its family, its part over families, and all of its draw.
+
+    >>> groups_of("photos2-first-a"), groups_of("photos-report-a")[-1]
+    (['photos2-first-a', 'photos2-first', 'first', 'draw2'], 'report')
+    """
     family, part = name.split("-")[:2]
-    own = [] if "twin" in name else [f"{family}-{part}", part]
+    draw = family.lstrip("abcdefghijklmnopqrstuvwxyz")
+    own = [] if "twin" in name else [f"{family}-{part}", part, *([f"draw{draw}"] if draw else [])]
     return [name, *own]
 
 

@@ -168,6 +168,17 @@ def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
             {"causal_effect": span(0.005), "beside": span(0.025, 0.02), "thing": span(0.025, 0.02)},
             Reason.WEAK,
         ),  # but its latents do not lower the score
+        (
+            False,
+            Route.WORD,
+            {
+                "causal_effect": span(0.015),
+                "beside": span(0.025, 0.02),
+                "thing": span(0.025, 0.02),
+                "on_own": False,
+            },
+            Reason.WEAK,
+        ),  # or not on its own pictures
         (True, Route.WORD, {"standing": 0.8, "causal_effect": span(0.015)}, Reason.WEAK),
         (True, Route.WORD, {"standing": 0.8, "causal_effect": span(0.015), "thing": span(0.3)}, Reason.HOLDS),
         (

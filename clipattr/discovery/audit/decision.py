@@ -102,14 +102,15 @@ def _by_thing(family: Family, evidence: Evidence, unit: float, settings: Setting
 
     A model may represent the candidate by latents that respond to many concepts and belong to no family. Then the
     candidate must raise the prompt's score on the prompt's pictures and on others, and ablation must not contradict it.
-    Three weaker proofs need latents whose ablation lowers the score as well, by however little: a rise that is
-    significant and of the least size in both places; one in the prompt's own place of which half a prompt's contrast is
-    certain; and one beside it whose latents occlusion chose.
+    Three weaker proofs need latents whose ablation lowers the score as well, by however little, and on the prompt's own
+    pictures if the candidate is beside it: a rise that is significant and of the least size in both places; one in the
+    prompt's own place of which half a prompt's contrast is certain; and one beside it whose latents occlusion chose.
     """
     least, one, other = settings.least_effect * unit, evidence.thing, evidence.beside
     lowers = evidence.causal_effect.low > 0
     if family.instead:
         return lowers and one.low >= settings.passes * unit
+    lowers &= evidence.on_own
     if lowers and min(one.low, other.low) > 0 and min(one.value, other.value) >= least:
         return True
     if evidence.causal_effect.high < 0 or (math.isfinite(family.left) and not lowers):
