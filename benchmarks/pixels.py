@@ -4,11 +4,12 @@ For every plant that the model has learnt a family of latents is built from the 
 cause is left out, and that reach a fair part of their strength on pictures with it. Findings about the plant's prompt
 are true. False are the same families with prompts that the cause does not move (leaving it out changes nothing, and
 pictures with it score like others), and families of random latents. Every finding is verified from the study's pictures
-alone. Constants of `PixelSettings` were chosen on `picture-world-b` and the worlds called choose. Several runs pool
-their rows with `--rows`; a run without worlds writes the result of what is pooled.
+alone. Constants of `PixelSettings` were chosen on the bundled variants a and b and the worlds called choose. Several
+runs pool their rows with `--rows`; `--round` appends what is pooled to the result.
 
     python benchmarks/pixels.py --bundled picture-world-c
     python benchmarks/pixels.py --worlds OUT --photos FOLDER --only photos-report-a rendered-report-a
+    python benchmarks/pixels.py --rows ROWS --round TITLE
     python benchmarks/pixels.py --decide     # today's rule on the effects in the result, measuring nothing
 """
 
@@ -18,6 +19,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,17 @@ LIVE = 20  # pictures on which a latent of a family fires, at least
 FAMILY = 4  # latents of a family, at most
 TRUE, FALSE = 0.02, 0.005  # raw cosine: lower bound of a true effect, largest mean of none
 REACH = 0.15  # of its mean on its strongest pictures that a latent must reach on those with the cause, to stand for it
+OWN = ("watermark", "context", "companion")  # kinds whose pairs show the prompt's own object as well
+CORRELATIONS = (  # rank correlations over findings: figure, effect measured by editing, exact effect
+    ("transplant_correlation", "transplant", "inserted"),
+    ("removal_correlation", "removal", "effect"),
+    ("transplant_to_left_out_correlation", "transplant", "effect"),
+)
 NOTHING = Interval(0.0, 0.0, 0.0)
 Pictures = Sequence[Any]
-Planted = list[tuple[Any, Pictures, Pictures]]  # plant, pictures with its cause, the same without
+# Plant; pictures with its cause and the same without; pictures that show neither prompt nor cause, with the cause put
+# in and as they are.
+Planted = list[tuple[Any, tuple[Pictures, Pictures], tuple[Pictures, Pictures]]]
 
 
 def encode(study: ca.Study, pictures: Pictures) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,10 +69,10 @@ def finding(prompt: str, latents: Sequence[int], label: str | None) -> Finding:
     return Finding(prompt, tuple(latents), label, "unknown", 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0)
 
 
-def items(
-    study: ca.Study, prompts: Sequence[str], plants: Sequence[tuple[Any, Pictures, Pictures]], seed: int
-) -> list[dict[str, Any]]:
-    """True and false findings with the exact effect of their cause."""
+def items(study: ca.Study, prompts: Sequence[str], plants: Planted, seed: int) -> list[dict[str, Any]]:
+    """True and false findings with the exact effects of their cause: `effect` of leaving it out, `inserted` of putting
+    it into pictures that show neither it nor the prompt. Beside the prompt's own object, which has raised the score
+    already, a cause may do little that does much alone."""
     rng, made = random.Random(seed), []
     text = study.model.encode_text(list(prompts))
     background = study.model.encode_text(list(study.vocabulary.words)).mean(0)
@@ -71,7 +81,7 @@ def items(
     level = study.examples.values.float().clamp_min(0).mean(1)
     alive = study.examples.counts >= LIVE
     live = torch.nonzero(alive).flatten().tolist()
-    for plant, with_it, without in plants:
+    for plant, (with_it, without), (put, plain) in plants:
         codes, embeddings = encode(study, with_it)
         gone, bare = encode(study, without)
         fall = codes.mean(0) - gone.mean(0)
@@ -83,6 +93,9 @@ def items(
             if amount[j] >= 0.15 * amount.max() > 0
         ]
         change = (embeddings - bare) @ direction
+        inserted = change.mean(0)
+        if put is not with_it:
+            inserted = ((encode(study, put)[1] - encode(study, plain)[1]) @ direction).mean(0)
         above = (embeddings.mean(0) @ direction - usual).abs()
         half = 1.96 * change.std(0) / len(change) ** 0.5
         about = {"kind": plant.kind, "cause": plant.cause}
@@ -90,18 +103,28 @@ def items(
             at = list(prompts).index(plant.prompt)
             effect = float(change[:, at].mean())
             made.append(about | {"finding": finding(plant.prompt, latents, plant.cause), "effect": effect,
-                                 "true": bool(effect - half[at] >= TRUE), "of": "plant"})  # fmt: skip
+                                 "inserted": float(inserted[at]), "true": bool(effect - half[at] >= TRUE),
+                                 "of": "plant"})  # fmt: skip
             still = [
                 q for q in range(len(prompts)) if abs(float(change[:, q].mean())) < FALSE and above[q] < TRUE
             ]
             for q in rng.sample(still, min(1, len(still))):
                 told, effect = finding(prompts[q], latents, plant.cause), float(change[:, q].mean())
-                made.append(about | {"finding": told, "effect": effect, "true": False, "of": "other prompt"})
+                made.append(
+                    about
+                    | {
+                        "finding": told,
+                        "effect": effect,
+                        "inserted": float(inserted[q]),
+                        "true": False,
+                        "of": "other prompt",
+                    }
+                )
         other = rng.sample(live, 2)
         # Latents that fire for the plant's own pictures are no false finding about its prompt, whatever chance meant.
         reach = float((codes.mean(0) / level.clamp_min(1e-9))[other].max())
-        made.append(about | {"finding": finding(plant.prompt, other, None), "effect": None, "true": False,
-                             "of": "random latents", "reach": reach})  # fmt: skip
+        made.append(about | {"finding": finding(plant.prompt, other, None), "effect": None, "inserted": None,
+                             "true": False, "of": "random latents", "reach": reach})  # fmt: skip
     return [
         item for item in made if item["true"] or (item["of"] != "plant" and item.get("reach", 0.0) < STRANGE)
     ]
@@ -112,29 +135,47 @@ def bundled(name: str, n: int) -> tuple[ca.Study, list[str], Planted]:
     from clipattr_data.world import TEST, World
 
     study, world = ca.open_study(name), World.open(STUDIES[name])
-    plants = []
+    plants: Planted = []
     for plant in world.plants:
         pairs = plant.scenes(world, n, TEST, 600_000)
-        plants.append((plant, *([scene.picture() for scene in side] for side in zip(*pairs, strict=True))))
+        alone = pairs
+        if plant.kind in OWN:
+            mains = [world.neutral[at % len(world.neutral)] for at in range(n)]
+            alone = [
+                (a.with_main(main), b.with_main(main)) for (a, b), main in zip(pairs, mains, strict=True)
+            ]
+        drawn = [
+            tuple([scene.picture() for scene in side] for side in zip(*some, strict=True))
+            for some in ((pairs,) if alone is pairs else (pairs, alone))
+        ]
+        plants.append((plant, drawn[0], drawn[-1]))
     return study, list(world.vocabulary), plants
 
 
-def foreign(
-    name: str, out: Path, photos: Path, n: int
-) -> tuple[ca.Study, list[str], list[tuple[Any, Pictures, Pictures]]]:
+def foreign(name: str, out: Path, photos: Path, n: int) -> tuple[ca.Study, list[str], Planted]:
     from world_kit.families import open_world
     from world_kit.scene import TEST
 
     world = open_world(name, photos)
-    study, plants = ca.open_study(out / "studies" / name / "plain"), []
+    study = ca.open_study(out / "studies" / name / "plain")
+    plants: Planted = []
     for plant in world.plants:
-        sides = zip(*world.pairs(plant, n), strict=True)
-        plants.append(
-            (
-                plant,
-                *([np.asarray(world.renderer.render(s, world.unseen(TEST))) for s in side] for side in sides),
+        pairs = world.pairs(plant, n)
+        alone = pairs
+        if plant.kind in OWN:
+            mains = [world.neutral[at % len(world.neutral)] for at in range(n)]
+            alone = [
+                (replace(a, main=main), replace(b, main=main))
+                for (a, b), main in zip(pairs, mains, strict=True)
+            ]
+        drawn = [
+            tuple(
+                [np.asarray(world.renderer.render(scene, world.unseen(TEST))) for scene in side]
+                for side in zip(*some, strict=True)
             )
-        )
+            for some in ((pairs,) if alone is pairs else (pairs, alone))
+        ]
+        plants.append((plant, drawn[0], drawn[-1]))
     return study, list(world.prompts), plants
 
 
@@ -150,13 +191,14 @@ def examine(
     rows = []
     for item, told in zip(asked, checked, strict=True):
         evidence = told.evidence["pixels"]
-        row = {key: item[key] for key in ("kind", "cause", "effect", "true", "of")}
+        row = {key: item[key] for key in ("kind", "cause", "effect", "inserted", "true", "of")}
         rows.append(row | {"world": name, "prompt": told.prompt} | {
             key: evidence[key] for key in ("verdict", "edit", "area", "silenced", "control", "removal", "transplant",
-                                           "wakes", "spread", "forwards", "reason")})  # fmt: skip
+                                           "wakes", "spread", "forwards", "reason", "alone")})  # fmt: skip
         print(f"{name} {row['of']:14} {row['kind']:12} {told.prompt:16.16} {str(row['cause']):16.16} "
               f"{evidence['verdict']:12} {evidence['edit']} {evidence['silenced']:.2f}/{evidence['control']:.2f} "
-              f"{_points(evidence['removal'])} {_points(evidence['transplant'])} exact {row['effect']}")  # fmt: skip
+              f"{_points(evidence['removal'])} {_points(evidence['transplant'])} "
+              f"exact {row['effect']} {row['inserted']}")  # fmt: skip
     return rows
 
 
@@ -175,11 +217,15 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     right = sum((row["verdict"] == "confirmed") == row["true"] for row in testable)
     confirmed = sum(row["verdict"] == "confirmed" for row in false)
     can = sum(row["verdict"] != "untestable" for row in true)
-    known = [row for row in rows if row["transplant"] is not None and row["effect"] is not None]
-    effects = [[row["transplant"]["value"] for row in known], [row["effect"] for row in known]]
     found: dict[str, float] = {"findings": len(rows), "true": len(true), "false": len(false)}
-    if len(known) > 2:
-        found["transplant_correlation"] = float(spearmanr(*effects).statistic)
+    for name, measured, exact in CORRELATIONS:
+        known = [
+            (row[measured]["value"], row[exact])
+            for row in rows
+            if row[measured] is not None and row.get(exact) is not None
+        ]
+        if len(known) > 2:
+            found[name] = float(spearmanr(*zip(*known, strict=True)).statistic)
     for name, count, total in (
         ("agreement", right, len(testable)), ("testable", can, len(true)), ("false_confirmed", confirmed, len(false)),
     ):  # fmt: skip
@@ -214,6 +260,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six findings of one bundled study")
     parser.add_argument("--rows", type=Path, help="write rows here too, and pool with what is there")
     parser.add_argument("--checkpoint", type=Path, help="folder where a stopped run goes on")
+    parser.add_argument("--round", help="title under which the pooled rows are appended to the result")
     parser.add_argument("--decide", action="store_true", help="judge the result's rows by today's rule")
     options = parser.parse_args()
     if options.quick:
@@ -249,8 +296,22 @@ def main() -> None:
         found |= {f"{name}_{kind}": some[name] for name in shown if name in some}
     for name, value in found.items():
         print(f"{name:32} {value:.3f}")
-    if options.quick or not (options.bundled or options.only):
-        write_results("pixels", found, rows, quick=options.quick)
+    if options.quick:
+        write_results("pixels", found, rows, quick=True)
+    elif options.round:
+        add_round(options.round, found, rows)
+
+
+def add_round(title: str, found: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """Append a round: the result's figures and rows are those of the last one, earlier rounds stay in `rounds`."""
+    path = FOLDER / "pixels.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    last = {"title": before.get("title", "first"), "commit": before["commit"], "figures": before["figures"],
+            "rows": before["rows"]}  # fmt: skip
+    write_results("pixels", found, rows)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content |= {"title": title, "rounds": [*before.get("rounds", []), last]}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import clipattr
 from clipattr.cli.parser import parser
@@ -120,8 +121,7 @@ def verification() -> dict[str, str]:
         f"Findings verified in pictures of worlds on which no choice was made ({worlds}), against pictures drawn "
         "without the cause. *Agreement*: share of the testable findings whose verdict is right. *Testable*: share of "
         "the true findings with a verdict. *False confirmed*: share of findings that were planted false and were "
-        f"confirmed. Rank correlation of the transplant's effect with the exact one: "
-        f"{figures['transplant_correlation']:.2f}.\n\n"
+        f"confirmed. {_correlations(figures)}{_earlier(found)}\n\n"
         "| findings | true | false | agreement | testable | false confirmed |\n|---|---|---|---|---|---|\n"
     )
     kinds = sorted({row["kind"] for row in found["rows"]})
@@ -134,6 +134,31 @@ def verification() -> dict[str, str]:
             f"| {name} | {row['true']:.0f} | {row['findings'] - row['true']:.0f} | {' | '.join(shares)} |\n"
         )
     return {"reference/pixels.md": text}
+
+
+def _correlations(figures: dict[str, float]) -> str:
+    """The rank correlations of measured and exact effects, in a sentence."""
+    if "removal_correlation" not in figures:  # a round that knew the effect of leaving out only
+        return (
+            "Rank correlation of the transplant's effect with the exact effect of leaving the cause out: "
+            f"{figures['transplant_correlation']:.2f}."
+        )
+    return (
+        "Rank correlation of the transplant's effect with the exact one, of drawing the cause into pictures that show "
+        f"neither it nor the prompt: {figures['transplant_correlation']:.2f}; of the removal's effect with that of "
+        f"leaving the cause out: {figures['removal_correlation']:.2f}."
+    )
+
+
+def _earlier(found: dict[str, Any]) -> str:
+    """The figures of earlier rounds of a result, in a sentence each."""
+    said = (
+        f" Earlier round, {one['title']}: {one['figures']['findings']:.0f} findings, agreement "
+        f"{one['figures']['agreement']:.0%}, testable {one['figures']['testable']:.0%}, false confirmed "
+        f"{one['figures']['false_confirmed']:.0%}."
+        for one in found.get("rounds", [])
+    )
+    return "".join(said)
 
 
 def estimate() -> dict[str, str]:
