@@ -24,6 +24,7 @@ from clipattr.reporting.names import (
 )
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
+from clipattr.reporting.verification import CAPTIONS as EDITED
 from clipattr.studies.verdicts import CHOICES, Verdict
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.shelf import Shelf
@@ -36,6 +37,18 @@ PROMPT_COLUMNS = (
     {"key": "outcome", "label": "verdict"},
     {"key": "least", "label": "would have been seen, points", "numeric": True},
     {"key": "words", "label": "in words", "wraps": True},
+)
+EFFECTS = (
+    (
+        "removal",
+        "removal, points",
+        "fall of the score without the cause in the picture, beyond a control edit",
+    ),
+    (
+        "transplant",
+        "transplant, points",
+        "rise of the score in pictures that had neither, beyond a control patch",
+    ),
 )
 
 
@@ -84,6 +97,20 @@ def _shelf(desk: Desk, title: str, rows: Sequence[int], captions: Sequence[str])
     )
 
 
+def edited(desk: Desk, finding: Any) -> Shelf:
+    """The four pictures of a verified finding: before, without, elsewhere, pasted. Empty where no edit was made."""
+    from clipattr.discovery.pixels.pictures import edited_pictures
+
+    shown_ = edited_pictures(desk.study, finding)
+    told = finding.evidence["pixels"]
+    return Shelf(
+        title=f"in pixels: {told['verdict']}; {shown(told['reason'], 120)}" if shown_ else "",
+        thumbnails=tuple(one.picture for one in shown_),
+        alt=tuple(f"{EDITED[one.what]}, {points(one.contrast)} points" for one in shown_),
+        captions=tuple(f"{EDITED[one.what]}: {points(one.contrast)}" for one in shown_),
+    )
+
+
 def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
     """The named numbers behind a finding: name, value, and what it says, in the report's words."""
     rows = [
@@ -96,6 +123,14 @@ def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
         ("probability of the kind", percent(finding.kind_probability), ""),
         ("clarity", percent(finding.clarity), "how much the family's examples look alike"),
     ]
+    pixels = finding.evidence.get("pixels")
+    if pixels:
+        rows.append(("in pixels", pixels["verdict"], pixels["reason"]))
+        rows += [
+            (name, points(pixels[key]["value"]), why)
+            for key, name, why in EFFECTS
+            if pixels.get(key) is not None
+        ]
     rows += [(name, _text(told), why) for name, told, why in evidence_rows(finding.evidence)]
     return [(shown(name, 60), shown(told, 160), why) for name, told, why in rows]
 

@@ -62,6 +62,7 @@ class FindingsPanel(Panel):
         self.measured = Gallery(
             title="where it was measured", empty_text="no pictures that it was measured on"
         )
+        self.edited = Gallery(title="", empty_text="")
         self.prompts = DataTable(title="every prompt that was audited", empty_text="")
         self.evidence = DataTable(title="", empty_text="")
         self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
@@ -110,7 +111,7 @@ class FindingsPanel(Panel):
         verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
         evidence = labelled(W.VBox([self.evidence]), "clipattr-evidence")
         detail = labelled(
-            W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, evidence]),
+            W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, self.edited, evidence]),
             "clipattr-section",
         )
         buttons = labelled(W.HBox([self.repair, self.how, self.leave, self.repaired]), "clipattr-toolbar")
@@ -134,6 +135,7 @@ class FindingsPanel(Panel):
             self._draw_rows,
             self._draw_detail,
             self._draw_shelf,
+            self._draw_edited,
             self._draw_repaired,
             self._draw_status,
         ):
@@ -164,6 +166,7 @@ class FindingsPanel(Panel):
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_detail, "chosen", "gen")
         self.watch(self._draw_shelf, "looked")
+        self.watch(self._draw_edited, "edited")
         self.watch(self._draw_repaired, "repaired", "repairing", "chosen", "gen")
         self.watch(self._draw_status, "pending", "error", "progress", "audited")
 
@@ -243,6 +246,13 @@ class FindingsPanel(Panel):
         if self.state.finding is not None:
             self._draw_about()
 
+    def _draw_edited(self) -> None:
+        shelf = self.state.edited
+        self.edited.layout.display = "" if shelf.thumbnails else "none"
+        self.edited.show(
+            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title, px=152, shown=152
+        )
+
     def _draw_about(self) -> None:
         state = self.state
         finding = state.finding
@@ -285,7 +295,8 @@ class FindingsPanel(Panel):
             body += about_html(
                 finding, state.verdict_of(finding).choice, state.looked.check, state.given(finding)
             )
-            for shelf in (state.looked.found, state.looked.measured):
+            shelves = (state.looked.found, state.looked.measured, state.edited)
+            for shelf in (shelf for shelf in shelves if shelf.thumbnails):
                 body += f"<p>{markup(shelf.title, 160)}<br>{strip_html(shelf.thumbnails, shelf.title)}</p>"
         if state.prompts:
             body += table_html(PROMPT_COLUMNS, state.prompt_rows(), "every prompt that was audited")

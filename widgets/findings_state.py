@@ -16,9 +16,10 @@ from clipattr.errors import ClipattrError
 from clipattr.studies.verdicts import Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.finding_views import SORTS, Looked, evidence_of, look_at, prompt_rows
+from clipattr_widgets.finding_views import SORTS, Looked, edited, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
+from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import shown
 from clipattr_widgets.worker import Worker
 
@@ -51,9 +52,9 @@ class FindingsState(T.HasTraits):
     Traits that are chosen: `kind` and `verdict` ("" for any), `search`, `least` (smallest causal effect in points,
     0 for any),
     `sorted_by` (a column's key), `falling`, `chosen` (place in `findings`, -1 none). Traits that follow: `rows`,
-    `looked` (its pictures and the check of its name), `evidence`, `audited` (the findings of an audit that was started
-    here), `progress` (of that audit: prompts done, asked, seconds left), `repairing` (the same of a repair, or
-    ()), `repaired` (of the last repair).
+    `looked` (its pictures and the check of its name), `edited` (the four pictures of a verified one), `evidence`,
+    `audited` (the findings of an audit that was started here), `progress` (of that audit: prompts done, asked, seconds
+    left), `repairing` (the same of a repair, or ()), `repaired` (of the last repair).
     """
 
     kind = T.Unicode(ANY)
@@ -68,6 +69,7 @@ class FindingsState(T.HasTraits):
     hidden = T.Int(0)  # findings that fit beyond the rows
     limit = T.Int(ROWS_AT_ONCE)
     looked = T.Instance(Looked, ())
+    edited = T.Instance(Shelf, ())
     evidence: "T.List[tuple[str, str, str]]" = T.List()
     progress = T.Tuple()
     repairing = T.Tuple()
@@ -314,6 +316,7 @@ class FindingsState(T.HasTraits):
 
     def _look(self, _: Any = None) -> None:
         finding = self.finding
+        self.edited = Shelf()
         if finding is None:
             self.looked, self.evidence = Looked(), []
             return
@@ -321,6 +324,13 @@ class FindingsState(T.HasTraits):
         self.looked = Looked()  # pictures of another finding never stand under this one's heading
         desk = self.table
         self.worker.submit("look", lambda: look_at(desk, finding), self._set_looked, self._failed)
+        if finding.evidence.get("pixels"):
+            made = lambda: (finding, edited(desk, finding))  # noqa: E731
+            self.worker.submit("edited", made, self._set_edited, self._failed, long=True)
+
+    def _set_edited(self, made: tuple[Any, Shelf]) -> None:
+        if made[0] is self.finding:  # another one may have been chosen meanwhile
+            self.edited = made[1]
 
     def _set_looked(self, looked: Looked) -> None:
         self.looked = looked

@@ -2,12 +2,16 @@
 
 import threading
 import time
+from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import clipattr
+from clipattr.discovery.pixels import pictures
+from clipattr.discovery.pixels.pictures import EditedPicture
 from clipattr_widgets.findings import FindingsPanel
 from clipattr_widgets.findings_state import ROWS_AT_ONCE, FindingsState
 from clipattr_widgets.worker import Superseded
@@ -45,6 +49,40 @@ def test_during_an_audit_a_finding_shows_its_own_pictures_at_once(study, two, mo
     finally:
         go_on.set()
         state.close()
+
+
+def test_a_verified_finding_shows_its_four_pictures_and_no_other_finding_does(study, two, monkeypatch):
+    made = [
+        EditedPicture(what, Image.new("RGB", (96, 96), what_color), contrast, "7")
+        for what, what_color, contrast in (
+            ("before", "red", 0.2),
+            ("without", "green", 0.05),
+            ("elsewhere", "blue", 0.19),
+            ("pasted", "white", 0.15),
+        )
+    ]
+    monkeypatch.setattr(pictures, "edited_pictures", lambda study, finding: tuple(made))
+    effect = {"value": 0.14, "low": 0.1, "high": 0.18}
+    told = {
+        "verdict": "confirmed",
+        "reason": "it falls and rises",
+        "edit": "region 0.12",
+        "removal": effect,
+        "transplant": effect,
+    }
+    two[0] = replace(two[0], evidence={"pixels": told})
+    panel = FindingsPanel(study, two)
+    try:
+        state = panel.state
+        state.settle()
+        assert [one.getpixel((0, 0)) for one in state.edited.thumbnails][:2] == [(255, 0, 0), (0, 128, 0)]
+        assert state.edited.captions[1] == "without the cause: +5.0"
+        assert panel.edited.layout.display == "" and "confirmed" in state.edited.title
+        assert ("in pixels", "confirmed", "it falls and rises") in state.evidence
+        state.chosen = 1
+        assert state.edited.thumbnails == () and panel.edited.layout.display == "none"
+    finally:
+        panel.close()
 
 
 def test_what_a_filter_hides_cannot_be_judged(study, two):
