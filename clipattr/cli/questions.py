@@ -72,6 +72,8 @@ def audit(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.spelling import with_suggestions
     from clipattr.studies.study import open_study
 
+    if arguments.ocr and not arguments.pixels:
+        raise DataError("--ocr goes with --pixels: without verification no region of text is looked for.")
     for option in ("baseline", "previous", "markdown"):
         if getattr(arguments, option) and arguments.fail_above is None:
             raise DataError(
@@ -95,11 +97,17 @@ def audit(arguments: argparse.Namespace) -> int:
         )
     findings = with_suggestions(findings)
     if arguments.pixels and len(findings):
+        from clipattr.discovery.pixels.settings import PixelSettings
         from clipattr.discovery.pixels.verify import verify as verified
 
         with engine_of(arguments) as engine:
             findings = verified(
-                study, findings, device=arguments.device, engine=engine, checkpoint=_checkpoint(arguments)
+                study,
+                findings,
+                settings=PixelSettings(text=arguments.ocr),
+                device=arguments.device,
+                engine=engine,
+                checkpoint=_checkpoint(arguments),
             )
     findings = stratified(arguments, findings)
     decided = None
@@ -130,6 +138,7 @@ def _tell_unknown(study: Any, prompts: list[str] | None) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.findings import Findings
+    from clipattr.discovery.pixels.settings import PixelSettings
     from clipattr.discovery.pixels.verify import VERDICTS
     from clipattr.discovery.pixels.verify import verify as verified
 
@@ -144,6 +153,7 @@ def verify(arguments: argparse.Namespace) -> int:
         checked = verified(
             _opened(arguments),
             findings,
+            settings=PixelSettings(text=arguments.ocr),
             budget=arguments.budget,
             device=arguments.device,
             engine=engine,

@@ -61,6 +61,9 @@ SITE = argument(
     help="where activations are read (default: the dictionary's site, else image.-1.cls if it is "
     "pooled, else image.embedding)",
 )
+OCR = argument(
+    "--ocr", action="store_true", help="try regions of text too, with the detector of the extra ocr"
+)
 TRAINING = (
     argument(
         "--latents", metavar="N", type=whole, help="latents of the dictionary to train (default: chosen)"
@@ -229,6 +232,7 @@ VERBS = (
             CSV,
             HTML,
             argument("--pixels", action="store_true", help="verify each finding by editing pictures; see `verify`"),
+            OCR,
             argument("--fail-above", metavar="POINTS", type=points, help="exit with 1 if a causal effect is larger"),
             argument("--budget", metavar="FORWARDS", type=int, help="forward passes per prompt (default 60; 0: no "
                      "direct tests)"),
@@ -266,6 +270,7 @@ VERBS = (
             STUDY,
             argument("findings", metavar="FINDINGS", help="JSON that `clipattr audit --json` wrote"),
             argument("--budget", metavar="N", type=whole, help="forward passes for all findings (default: no limit)"),
+            OCR,
             argument("--device", metavar="DEVICE", help="device of the models, e.g. cuda (default: a GPU if there is "
                      "one)"),
             CSV,

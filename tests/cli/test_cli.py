@@ -63,6 +63,11 @@ def test_wrong_arguments_give_one_error_line_and_status_2(line, capsys):
     assert out == "" and "error:" in err and "--help" in err and len(err.splitlines()) <= 3
 
 
+def test_regions_of_text_without_verification_are_refused(capsys):
+    assert main(["audit", "nowhere.study", "--ocr"]) == 2
+    assert "--ocr goes with --pixels" in capsys.readouterr().err
+
+
 def test_an_error_is_one_sentence_without_a_traceback(capsys, tmp_path):
     assert main(["audit", str(tmp_path / "nowhere")]) == 2
     out, err = capsys.readouterr()

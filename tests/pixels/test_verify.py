@@ -1,5 +1,7 @@
 """Verification of findings: budget, resuming, and the pictures it rests on, on a bundled study."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,3 +112,34 @@ def test_a_transplant_s_interval_counts_sources_and_not_copies():
 def test_findings_of_another_dictionary_are_refused(study):
     with pytest.raises(TargetError, match="dictionary has"):
         ca.verify(study, finding("kite", 10**6), progress=False)
+
+
+def test_a_verdict_enters_the_confidence_once(study, items, checked):
+    settings = ca.PixelSettings(confirmed_odds=4.0, contradicted_odds=0.25)
+    by_hand = {"confirmed": 0.8, "contradicted": 0.2, "untestable": 0.5}  # of odds 1, times 4, a quarter, 1
+    for verdict, expected in by_hand.items():
+        told = {**checked[0].evidence["pixels"], "verdict": verdict}
+        once = module._with(replace(items[0], confidence=0.5), told, settings)
+        assert once.confidence == pytest.approx(expected)
+        again = module._with(once, told, settings)
+        assert again.confidence == once.confidence
+        assert again.evidence["pixels"]["confidence_before"] == 0.5
+
+
+def test_pictures_of_the_prompt_itself_are_left_out_where_others_show_the_family(study, items, monkeypatch):
+    column = Measure(study).column("kite")
+    every = choose_pictures(Measure(study), items[0], column, QUICK)
+    own = torch.zeros(len(study.images), dtype=torch.bool)
+    own[every.finding] = True
+    monkeypatch.setattr(Measure, "shows", lambda self, prompt: own)
+    chosen = choose_pictures(Measure(study), items[0], column, QUICK)
+    assert chosen.alone and not own[chosen.finding + chosen.measuring].any()
+    monkeypatch.setattr(Measure, "shows", lambda self, prompt: torch.ones_like(own))
+    assert choose_pictures(Measure(study), items[0], column, QUICK) == replace(every, alone=False)
+
+
+def test_an_evaluator_that_is_the_audited_model_leaves_no_picture_out(study, monkeypatch):
+    shows = Measure(study).shows("kite")
+    assert 0 < shows.sum() < len(shows) / 4
+    monkeypatch.setitem(study.manifest, "evaluator", study.manifest["model"])
+    assert not Measure(study).shows("kite").any()

@@ -31,7 +31,11 @@ def ways(pictures: Tensor, meanings: Tensor) -> Tensor:
     Returns:
         (pictures, meanings) float64.
     """
-    similar = (pictures @ meanings.float().T).double()
+    return relative((pictures @ meanings.float().T).double())
+
+
+def relative(similar: Tensor) -> Tensor:
+    """The same of similarities (pictures, meanings) float64."""
     average = similar.mean(0)
     best = similar.topk(min(BEST, len(similar)), 0).values.mean(0)
     return (similar - average) / (best - average).clamp_min(1e-9)

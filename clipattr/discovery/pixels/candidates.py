@@ -30,12 +30,14 @@ class Chosen:
     Attributes:
         finding: choose the edit. measuring: measure it; no near-duplicates of each other or of the first.
         weak: show neither family nor prompt. spread: standard deviation of the prompt's contrast over the study.
+        alone: whether `finding` and `measuring` leave out pictures in which the evaluator sees the prompt itself.
     """
 
     finding: list[int]
     measuring: list[int]
     weak: list[int]
     spread: float
+    alone: bool
 
     @property
     def strong(self) -> int:
@@ -45,7 +47,9 @@ class Chosen:
 def choose_pictures(measure: Measure, finding: Finding, column: Tensor, settings: PixelSettings) -> Chosen:
     """Choose pictures by the family's codes alone: pictures chosen by their score would lose it by any large edit.
 
-    Nearly equal pictures count once. Others take the place of those that cannot be opened.
+    Pictures of the prompt's own object are left out where enough others show the family: beside that object a cause has
+    little left to raise, and an edit of the surroundings takes or brings the object along. Nearly equal pictures count
+    once. Others take the place of those that cannot be opened.
     """
     study = measure.study
     codes = summed_codes(study.codes, list(finding.latents))
@@ -54,6 +58,10 @@ def choose_pictures(measure: Measure, finding: Finding, column: Tensor, settings
     contrast = measure.embeddings @ column.float().cpu()
     strong = torch.nonzero(usable & (codes >= settings.strong * level) & (codes > 0)).flatten()
     strong = strong[codes[strong].argsort(descending=True, stable=True)]
+    own = measure.shows(finding.prompt)[strong]
+    alone = int((~own).sum()) >= settings.fewest and bool(own.any())
+    if alone:
+        strong = strong[~own]
     low, high = (contrast[usable].quantile(q) for q in MIDDLE)
     weak = torch.nonzero(
         usable & (codes <= ABSENT * level) & (contrast >= low) & (contrast <= high)
@@ -62,7 +70,7 @@ def choose_pictures(measure: Measure, finding: Finding, column: Tensor, settings
     others = measure.openable([*spread, *sorted(set(weak.tolist()) - set(spread))], settings.weak_pictures)
     rows = measure.openable(strong.tolist(), settings.strong_pictures)
     return Chosen(
-        rows[::3], [row for n, row in enumerate(rows) if n % 3], others, float(contrast[usable].std())
+        rows[::3], [row for n, row in enumerate(rows) if n % 3], others, float(contrast[usable].std()), alone
     )
 
 
@@ -70,11 +78,14 @@ Maps = tuple[Tensor, Tensor]
 Builder = Callable[[Tensor, "Callable[[Tensor], Maps]"], Edit]
 
 
-def candidate_edits(strong: Tensor, weak: Tensor, settings: PixelSettings) -> dict[str, Builder]:
+def candidate_edits(
+    strong: Tensor, weak: Tensor, settings: PixelSettings, text: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Builder]:
     """Functions that make an edit for some pictures, by a name that says which: of pixels and of what maps them.
 
     Args:
         strong, weak: (pictures, 3, H, W) that overlays and colour casts are estimated from.
+        text: where pictures show text, (pictures, H, W) bool; None: regions of text are no candidate.
     """
     size = (strong.shape[2], strong.shape[3])
 
@@ -100,6 +111,8 @@ def candidate_edits(strong: Tensor, weak: Tensor, settings: PixelSettings) -> di
     mask = overlay_mask(strong, weak)
     if mask is not None:
         made["overlay"] = fixed(Region(mask, "overlay"))
+    if text is not None:
+        made["text"] = lambda pixels, maps: Region(text(pixels), "text")
     made["colour"] = fixed(Cast.between(strong, weak))
     return made
 

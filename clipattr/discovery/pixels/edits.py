@@ -118,7 +118,7 @@ class Region:
 
     Attributes:
         masks: (strong or 1, H, W) bool; one for all pictures where the cause always stands at one place.
-        name: "region", "overlay" or "border".
+        name: "region", "overlay", "border" or "text".
         other: like masks, the region of the control; None: where each mask overlaps itself least.
     """
 

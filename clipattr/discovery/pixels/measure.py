@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from clipattr.discovery.audit.presence import gap, relative
 from clipattr.discovery.encoded import encoded, family_directions, summed_codes
 from clipattr.discovery.opened import Opener, first_opened, not_opened
 from clipattr.discovery.pixels.edits import filled
+from clipattr.discovery.pixels.text_regions import TextDetector
 from clipattr.errors import DataError
 from clipattr.execution.engine import in_pieces
 from clipattr.sites import capture, continue_from
+from clipattr.studies.collected import Collected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from clipattr.models.loading import Model
     from clipattr.studies.study import Study
 
 BATCH = 128  # pictures a forward pass
 ROWS = 2**15  # pictures of the study whose embeddings are computed at a time
+ASKED = 16  # pictures with known words that an OCR detector is tested on
 REMEMBERED = 512  # prepared pictures kept, so that findings with common pictures do not decode them twice
 
 
@@ -81,6 +87,18 @@ class Measure:
         with torch.no_grad():
             return self.study.model.encode_text([prompt])[0] - self._background
 
+    def shows(self, prompt: str) -> Tensor:
+        """(pictures,) bool: where the evaluator sees what a prompt names.
+
+        Nowhere if the evaluator is the audited model: leaving out by its own score would choose pictures by that score.
+        """
+        study = self.study
+        if study.manifest["evaluator"]["hash"] == study.manifest["model"]["hash"]:
+            return torch.zeros(len(study.images), dtype=torch.bool)
+        similar = torch.from_numpy(Collected(study).evaluator_scores(prompt)).double()
+        way = relative(similar[:, None])
+        return way[:, 0] > gap(way)
+
     def openable(self, rows: Iterable[int], n: int) -> list[int]:
         """The first `n` of some rows whose pictures can be opened; fewer if too many cannot."""
         some = list(rows)
@@ -107,6 +125,17 @@ class Measure:
             while len(self._prepared) > REMEMBERED:
                 del self._prepared[next(iter(self._prepared))]
         return self._prepared[row]
+
+    @cached_property
+    def text_recall(self) -> float:
+        """Share of known words, written into pictures spread over the study, that the OCR detector finds."""
+        spread = np.linspace(0, len(self.study.images) - 1, 2 * ASKED).astype(int)
+        rows = self.openable(dict.fromkeys(spread.tolist()), ASKED)
+        return TextDetector().recall([as_picture(self.study.model, one) for one in self.pixels(rows)])
+
+    def text_masks(self, pixels: Tensor) -> Tensor:
+        """Where prepared pictures (pictures, 3, H, W) show text, (pictures, H, W) bool."""
+        return TextDetector().masks([as_picture(self.study.model, one) for one in pixels])
 
     def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> Reading:
         """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and the effect of the family."""
@@ -164,3 +193,11 @@ def window_masks(size: Sequence[int], windows: int, side: float) -> Tensor:
         centres = (torch.arange(windows) + 0.5) * length / windows
         spans.append(((places[None] + 0.5 - centres[:, None]).abs() <= side * length / 2).float())
     return (spans[0][:, None, :, None] * spans[1][None, :, None, :]).reshape(-1, *size)
+
+
+def as_picture(model: Model, pixels: Tensor) -> Image.Image:
+    """Prepared pixels (3, H, W) as a picture, whatever the model's normalisation: black and white say what it is."""
+    size = (pixels.shape[2], pixels.shape[1])
+    black, white = (model.prepare(Image.new("RGB", size, shade)).float() for shade in ("black", "white"))
+    unit = (pixels.float().cpu() - black) / (white - black)
+    return Image.fromarray((unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

@@ -9,19 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.findings import Finding
 from clipattr.discovery.opened import not_opened
 from clipattr.discovery.pixels.candidates import candidate_edits
-from clipattr.discovery.pixels.measure import Measure
+from clipattr.discovery.pixels.measure import Measure, as_picture
 from clipattr.discovery.pixels.settings import PixelSettings
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
-    from clipattr.models.loading import Model
     from clipattr.studies.study import Study
 
 SHOWN = 4  # measured pictures edited again; the one whose score falls most for the edit is shown
@@ -74,7 +72,7 @@ def edited_pictures(
         raise DataError(f"Too few pictures of the verification are left: {not_opened(measure.opener.gone)}.")
     column, latents = measure.column(finding.prompt), list(finding.latents)
     strong, weak = measure.pixels(rows["pictures"]), measure.pixels(rows["others"])
-    edits = candidate_edits(measure.pixels(rows["chosen_on"]), weak, settings)
+    edits = candidate_edits(measure.pixels(rows["chosen_on"]), weak, settings, measure.text_masks)
     if told["edit"] not in edits:
         raise DataError(
             f"The edit {told['edit']!r} is none of these settings'. Give the verification's own settings."
@@ -98,11 +96,3 @@ def edited_pictures(
         )
         for what, pixels in sets.items()
     )
-
-
-def as_picture(model: Model, pixels: Tensor) -> Image.Image:
-    """Prepared pixels (3, H, W) as a picture, whatever the model's normalisation: black and white say what it is."""
-    size = (pixels.shape[2], pixels.shape[1])
-    black, white = (model.prepare(Image.new("RGB", size, shade)).float() for shade in ("black", "white"))
-    unit = (pixels.float().cpu() - black) / (white - black)
-    return Image.fromarray((unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

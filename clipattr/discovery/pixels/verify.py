@@ -42,16 +42,17 @@ class PixelEvidence:
 
     Attributes:
         verdict: one of `VERDICTS`; reason: why, in a sentence.
-        edit: name of the edit, "region", "overlay", "border", "surroundings" or "colour", and its size where it has
-            several. area: fraction of the picture it changes.
+        edit: name of the edit, "region", "overlay", "border", "text", "surroundings" or "colour", and its size where it
+            has several. area: fraction of the picture it changes.
         silenced: fraction of the family's codes it takes away on the measuring pictures; control: its control does.
         removal: fall of the contrast; transplant: rise of the contrast of pictures that had neither. carried: the part
             of the removal that passes through the family's latents, by exact ablation; None where that is not known.
         wakes: family's mean code on transplanted pictures over that of the strong ones.
         spread: standard deviation of the prompt's contrast over the study, raw cosine.
+        alone: whether pictures in which the evaluator sees the prompt itself were left out of both.
         pictures: ids of the measuring pictures. chosen_on: of those that chose the edit. others: of those that had
             neither family nor prompt. unopened: pictures that could not be opened any more; others took their place.
-        forwards: pictures encoded.
+        forwards: pictures encoded. confidence_before: the finding's confidence without this evidence.
     """
 
     verdict: str
@@ -65,11 +66,13 @@ class PixelEvidence:
     carried: Interval | None = None
     wakes: float = 0.0
     spread: float = 0.0
+    alone: bool = False
     pictures: tuple[str, ...] = ()
     chosen_on: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     unopened: int = 0
     forwards: int = 0
+    confidence_before: float = 0.0
 
 
 def verify(
@@ -98,11 +101,13 @@ def verify(
             interruption; it may be the audit's. None: nothing is kept.
 
     Returns:
-        The findings in their order, each with `evidence["pixels"]`: the fields of `PixelEvidence` as plain values.
+        The findings in their order, each with `evidence["pixels"]`: the fields of `PixelEvidence` as plain values; its
+        confidence takes the verdict in.
 
     Raises:
         SiteError: the study's site holds several tokens a picture. TargetError: nothing to verify, or findings of
-        another dictionary. DataError: the checkpoint cannot be written, or another process uses it.
+        another dictionary. DataError: `settings.text` without the extra "ocr"; the checkpoint cannot be written, or
+        another process uses it.
 
     Example:
         >>> import clipattr as ca
@@ -117,7 +122,9 @@ def verify(
     _check(study, items)
     about = dict(findings.about) if isinstance(findings, Findings) else {}
     measure = Measure(study if device is None else placed(study, device))
-    measure.embeddings  # noqa: B018 (computed once, before the study is sent to other processes)
+    # Computed once, before the study is sent to other processes.
+    measure.embeddings  # noqa: B018
+    reads = _reads(measure, settings)
     told: list[dict[str, Any]] = []
     shared = [study.hash, asdict(settings), str(device)]
     with Progress(total=len(items), desc="verify", unit="finding", disable=not progress) as bar:
@@ -145,13 +152,11 @@ def verify(
                 bar.update()
     unasked = PixelEvidence("untestable", f"the budget of {budget} forward passes is used up")
     told += [_plain(unasked)] * (len(items) - len(told))
-    made = [
-        replace(item, evidence={**item.evidence, "pixels": one})
-        for item, one in zip(items, told, strict=True)
-    ]
-    checked = about | {
-        "pixels": {"settings": asdict(settings), "forwards": sum(one["forwards"] for one in told)}
-    }
+    made = [_with(item, one, settings) for item, one in zip(items, told, strict=True)]
+    spent: dict[str, Any] = {"settings": asdict(settings), "forwards": sum(one["forwards"] for one in told)}
+    if settings.text:
+        spent |= {"text_recall": measure.text_recall, "text_tried": reads}
+    checked = about | {"pixels": spent}
     return Findings(made, study, checked, getattr(findings, "verdicts", ()))
 
 
@@ -169,6 +174,35 @@ def _check(study: Study, items: Sequence[Finding]) -> None:
                 f"The finding about {item.prompt!r} names latents {list(item.latents)[:6]}; the study's dictionary has "
                 f"{study.dictionary.n_latents}. Verify findings with the study that they were found in."
             )
+
+
+def _with(finding: Finding, told: dict[str, Any], settings: PixelSettings) -> Finding:
+    """The finding with its evidence in pixels, and its confidence given the verdict. An earlier verdict is replaced."""
+    earlier: Any = finding.evidence.get("pixels") or {}
+    before = float(earlier.get("confidence_before", finding.confidence))
+    return replace(
+        finding,
+        evidence={**finding.evidence, "pixels": {**told, "confidence_before": before}},
+        confidence=updated(before, told["verdict"], settings),
+    )
+
+
+def updated(confidence: float, verdict: str, settings: PixelSettings) -> float:
+    """Confidence given a verdict: its odds times the ratio of the verdict's rates among true and false findings.
+
+    >>> settings = PixelSettings(confirmed_odds=8.0, contradicted_odds=0.125)
+    >>> [round(updated(0.5, verdict, settings), 2) for verdict in VERDICTS]
+    [0.89, 0.11, 0.5]
+    """
+    times = {"confirmed": settings.confirmed_odds, "contradicted": settings.contradicted_odds}.get(
+        verdict, 1.0
+    )
+    return times * confidence / (times * confidence + 1 - confidence)
+
+
+def _reads(measure: Measure, settings: PixelSettings) -> bool:
+    """Whether regions of text are asked for, and the detector finds text in pictures like these."""
+    return settings.text and measure.text_recall >= settings.least_recall
 
 
 def _examined(shared: tuple[Measure, PixelSettings], finding: Finding) -> dict[str, Any]:
@@ -198,7 +232,7 @@ def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> Pixe
         return PixelEvidence("untestable", reason, spread=chosen.spread, unopened=len(gone))
     strong, weak = measure.pixels(chosen.finding), measure.pixels(chosen.weak)
     found = measure.maps(strong, latents, column, windows=settings.windows, side=settings.window)
-    edits = candidate_edits(strong, weak, settings)
+    edits = candidate_edits(strong, weak, settings, measure.text_masks if _reads(measure, settings) else None)
     fired = measure.read(strong, latents, column).codes.sum()
 
     def worth(name: str) -> float:
@@ -223,6 +257,7 @@ def examine(measure: Measure, finding: Finding, settings: PixelSettings) -> Pixe
         reason,
         best,
         spread=chosen.spread,
+        alone=chosen.alone,
         pictures=tuple(measure.study.images.ids[row] for row in chosen.measuring),
         chosen_on=tuple(measure.study.images.ids[row] for row in chosen.finding),
         others=tuple(measure.study.images.ids[row] for row in chosen.weak),
