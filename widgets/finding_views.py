@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import percent, points
+from clipattr.display.wording import least_points, percent
 from clipattr.errors import ClipattrError
 from clipattr.reporting.names import (
     NameCheck,
@@ -155,7 +155,7 @@ def prompt_rows(verdicts: Sequence[Any], search: str = "") -> list[dict[str, Any
 
 
 def _seen(effect: float | None) -> str:
-    return "–" if effect is None else points(effect).lstrip("+")
+    return "–" if effect is None else least_points(effect)
 
 
 SORTS: Mapping[str, Callable[[Any, Verdict], Any]] = {

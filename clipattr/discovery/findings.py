@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from clipattr.display.wording import least_points
 from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
@@ -217,7 +218,7 @@ class PromptVerdict:
         least = (
             ""
             if self.smallest_effect is None
-            else f"; an effect of {self.smallest_effect * 100:.1f} points would have been seen"
+            else f"; an effect of {least_points(self.smallest_effect)} points would have been seen"
         )
         confused = (
             f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""

@@ -90,3 +90,13 @@ def kind_word(kind: str) -> str:
 def is_number(value: Any) -> bool:
     """Whether a value is a number to display; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def least_points(effect: float) -> str:
+    """A smallest effect, raw cosine, in points (cosine × 100): to one decimal, and never as zero.
+
+    >>> least_points(0.004), least_points(0.0002)
+    ('0.4', 'less than 0.1')
+    """
+    points = effect * 100
+    return f"{points:.1f}" if points >= 0.05 else "less than 0.1"

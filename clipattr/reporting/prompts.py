@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import points
+from clipattr.display.wording import least_points, points
 from clipattr.reporting.values import name_html, text_html
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _row(v: PromptVerdict) -> str:
         remarks.append(f"pictures that could not be opened: {v.unopened:,}")
     verdict = f"{v.findings:,} found" if v.outcome == "found" else v.outcome
     kind = {"cannot be judged": " unjudged", "nothing found": ""}.get(v.outcome, "")
-    least = "–" if v.smallest_effect is None else f"{v.smallest_effect * 100:.1f}"
+    least = "–" if v.smallest_effect is None else least_points(v.smallest_effect)
     return (
         f'<tr><td class="name">{name_html(v.prompt)}</td><td><span class="tag{kind}">{html.escape(verdict)}</span></td>'
         f'<td class="number">{v.pictures_finding + v.pictures_measuring:,}</td><td>{text_html(v.chosen_by)}</td>'

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr import __version__
 from clipattr.discovery.opened import missing_pictures
-from clipattr.display.wording import NO_LABEL, kind_word, points, span, visible
+from clipattr.display.wording import NO_LABEL, kind_word, least_points, points, span, visible
 from clipattr.errors import DataError
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.storage.files import write_text
@@ -134,8 +134,9 @@ def limits(findings: Findings) -> list[str]:
     seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
     if seen:
         found.append(
-            f"Smaller reliances go unseen: in the median prompt an effect below {statistics.median(seen) * 100:.1f} "
-            f"points would have been missed in one of five such audits, in the worst one below {max(seen) * 100:.1f}."
+            "Smaller reliances go unseen: in the median prompt an effect below "
+            f"{least_points(statistics.median(seen))} points would have been missed in one of five such audits, in the "
+            f"worst one below {least_points(max(seen))}."
         )
     if any(verdict.chosen_by != "labels" for verdict in verdicts if verdict.outcome != "cannot be judged"):
         found.append(

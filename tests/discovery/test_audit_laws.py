@@ -162,11 +162,19 @@ def test_pictures_that_do_not_belong_to_their_codes_give_no_finding(study):
 
 def test_a_prompt_nobody_pictured_is_told_so(study):
     found = asked(study, ["zebra crossing"])
-    assert found.verdicts[0].outcome in ("cannot be judged", "nothing found") or len(found)
+    assert found.verdicts[0].outcome == "cannot be judged" and not len(found)
     few = asked(study, few=10_000)
     assert {v.outcome for v in few.verdicts} == {"cannot be judged"} and "pictures of it" in few.verdicts[
         0
     ].why
+
+
+def test_a_prompt_whose_text_equals_another_words_cannot_be_judged(study):
+    # The tokenizer reads character references, so that this is the token of "trumpet" under another spelling.
+    known, other = asked(study, ["trumpet", "&#116;rumpet"]).verdicts
+    assert known.outcome == "nothing found" and known.smallest_effect is not None
+    assert other.outcome == "cannot be judged" and other.smallest_effect is None
+    assert "same text embedding for it and for trumpet" in other.why
 
 
 def test_a_vocabulary_of_one_word_and_five_pictures_give_verdicts(study):

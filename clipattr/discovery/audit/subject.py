@@ -17,6 +17,7 @@ from clipattr.discovery.audit.base import Base, Half, near_texts, plain
 from clipattr.discovery.audit.expectations import Prompt
 
 LABELS, ANSWERS = "labels", "the audited model's answers"
+EQUAL = 1e-6  # by which the cosine of two float32 copies of one text may differ from 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,13 @@ class Subject:
         unit = float(level.mean() - rest.mean()) if len(level) and len(rest) else float("nan")
         spread = float(rest.std()) if len(rest) > 1 else float("nan")
         return cls(prompt, word, frozenset(same), column, text, meant, mode, finding, measuring, unit, spread)
+
+    def same_text(self, base: Base) -> tuple[str, ...]:
+        """Words of the vocabulary spelled otherwise that have the prompt's text embedding: words that the audited model
+        does not know, or texts longer than it reads."""
+        equal = torch.from_numpy(base.rival_words)[base.rival_text @ self.text >= 1 - EQUAL]
+        words = [base.study.vocabulary.words[word] for word in equal.tolist()]
+        return tuple(word for word in words if plain(word) != plain(self.prompt.text))
 
     def tail(self, base: Base) -> ClosedFormTail:
         """The closed form aimed at this prompt's contrast."""

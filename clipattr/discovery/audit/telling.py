@@ -195,10 +195,17 @@ def verdict_of(
     side, other, few = subject.finding, subject.measuring, base.settings.few
     counts = (int(side.own.sum()), int(other.own.sum()))
     enough = min(counts) >= few and math.isfinite(subject.unit) and subject.unit > 0
+    same_text = () if findings else subject.same_text(base)
     if findings:
         outcome, why = "found", ""
-    elif enough:
+    elif enough and not same_text:
         outcome, why = "nothing found", ""
+    elif same_text:
+        outcome = "cannot be judged"
+        why = (
+            f"the audited model has the same text embedding for it and for {' and '.join(same_text[:2])}: it knows "
+            "none of these words, or reads less of the text than is written"
+        )
     else:
         outcome = "cannot be judged"
         why = (
@@ -218,7 +225,9 @@ def verdict_of(
         chosen_by=subject.mode,
         purity=subject.purity if math.isfinite(subject.purity) else None,
         contrast=subject.unit if math.isfinite(subject.unit) else None,
-        smallest_effect=_smallest(base, subject, counts[1]) if enough else None,
+        smallest_effect=_smallest(base, subject, counts[1])
+        if outcome != "cannot be judged" and enough
+        else None,
         confused_with=tuple(confusions),
         not_asked=why_not,
         forwards=forwards,
