@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import least_points, percent
+from clipattr.display.wording import least_points, percent, points
 from clipattr.errors import ClipattrError
 from clipattr.reporting.names import (
     NameCheck,
