@@ -77,6 +77,7 @@ class BrowseState(T.HasTraits):
         self.pager = Worker(threaded)  # apart, so that no page waits for an order or makes the status flicker
         self._wanted: set[int] = set()
         self._coming: set[tuple[int, int]] = set()
+        self._near: set[tuple[int, int]] = set()  # chunks of previews that are wanted
         super().__init__(**chosen)
         self._read_selections()
         self.observe(self._other_kind, "of")
@@ -188,21 +189,31 @@ class BrowseState(T.HasTraits):
         return Previews(self.browser.thumbnail)
 
     def ask_previews(self, chunks: Sequence[int], gen: int, done: Any) -> None:
-        """Call `done(chunk, gen, sheet)` for each of these chunks of `CHUNK` cells as its sheet of tiles is made."""
+        """Call `done(chunk, gen, sheet)` for each of these chunks of `CHUNK` cells as its sheet of tiles is made.
+
+        Chunks that were asked for before and are not among them are given up.
+        """
         last = (len(self.rows) - 1) // CHUNK
+        before, self._near = self._near, {(gen, chunk) for chunk in chunks[:MAX_PAGES] if 0 <= chunk <= last}
         for chunk in chunks[:MAX_PAGES]:
-            if gen == self.gen and 0 <= chunk <= last:
+            if gen == self.gen and (gen, chunk) in self._near - before:
                 self.pager.submit(
-                    f"previews {gen} {chunk}", partial(self._sheet, chunk, gen), partial(_sent, done, chunk, gen),
+                    f"previews {gen} {chunk}", partial(self._sheet, chunk, gen), partial(self._sent, done, chunk, gen),
                     lambda error: None, long=True,
                 )  # fmt: skip
 
     def _sheet(self, chunk: int, gen: int) -> bytes:
-        rows = self.rows[chunk * CHUNK : (chunk + 1) * CHUNK].tolist() if gen == self.gen else []
+        near = gen == self.gen and (gen, chunk) in self._near
+        rows = self.rows[chunk * CHUNK : (chunk + 1) * CHUNK].tolist() if near else []
         if self.of == "pictures":
             return self.previews.sheet([self.previews.tile(row) for row in rows])
         examples = (self.table.examples(row, PER_LATENT)[0].tolist() for row in rows)
         return self.previews.sheet([self.previews.of_several(places) for places in examples])
+
+    def _sent(self, done: Any, chunk: int, gen: int, sheet: bytes) -> None:
+        self._near.discard((gen, chunk))
+        if sheet:  # else it was given up
+            done(chunk, gen, sheet)
 
     def items(self, places: Sequence[int]) -> list[Item]:
         """The cells at these places of the order."""
@@ -376,9 +387,3 @@ class BrowseState(T.HasTraits):
         if self.order != "number":
             data[self.order] = self.values
         return pd.DataFrame(data | {"marked": marked})
-
-
-def _sent(done: Any, chunk: int, gen: int, sheet: bytes) -> None:
-    """Give a sheet on, unless it is of an order that is gone."""
-    if sheet:
-        done(chunk, gen, sheet)

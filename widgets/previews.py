@@ -14,7 +14,7 @@ from PIL import Image
 from clipattr_widgets.sprites import PAGE_COLOUR, QUALITY
 
 TILE = 8  # side in px: a JPEG codes blocks of 8 px, so that no tile stains its neighbours
-CHUNK = 256  # tiles of a sheet, some 20 KB
+CHUNK = 128  # tiles of a sheet, some 10 KB
 ACROSS = 16  # tiles in a row of a sheet
 KEPT = 65_536  # tiles that are kept, 192 bytes each
 

@@ -9,7 +9,7 @@ const GRID_ROWS_AHEAD = 4; // rows beyond the edge that exist already, in the di
 const GRID_ROWS_BEHIND = 1;
 const GRID_BRISK = 1500; // px a second from which previews are fetched ahead
 const GRID_FAST = 4000; // px a second from which nothing else is: no page would come before it is out of sight
-const GRID_SHEETS = 256; // sheets of previews that are kept, 64 KB each
+const GRID_SHEETS = 512; // sheets of previews that are kept, 32 KB each
 
 function render({ model, el }) {
   const root = make("div", "clipattr-grid", { parent: el });
@@ -244,11 +244,11 @@ function render({ model, el }) {
     const [low, high] = heading_to > 0 ? [first, last + ahead] : [first - ahead, last];
     const wanted = [];
     for (let chunk = chunkOf(Math.max(0, low)); chunk <= chunkOf(Math.min(count(), high) - 1); chunk++) {
-      if (!sheets.has(chunk) && !askedSheets.has(chunk)) wanted.push(chunk);
+      if (!sheets.has(chunk)) wanted.push(chunk);
     }
-    if (!wanted.length) return;
+    if (wanted.every((chunk) => askedSheets.has(chunk))) return;
     if (heading_to < 0) wanted.reverse();
-    for (const chunk of wanted) askedSheets.add(chunk);
+    askedSheets = new Set(wanted);
     model.send({ kind: "previews", chunks: wanted, gen: model.get("gen") });
   }
 
