@@ -63,8 +63,8 @@ class FindingsPanel(Panel):
             title="where it was measured", empty_text="no pictures that it was measured on"
         )
         self.edited = Gallery(title="", empty_text="")
-        self.prompts = DataTable(title="every prompt that was audited", empty_text="")
-        self.evidence = DataTable(title="", empty_text="")
+        self.prompts = DataTable(opens=False, title="every prompt that was audited", empty_text="")
+        self.evidence = DataTable(opens=False, title="", empty_text="")
         self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
         self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"), tooltip="R")
         self.reopen = W.Button(description="reopen", layout=W.Layout(width="80px"), tooltip="O")
@@ -91,7 +91,7 @@ class FindingsPanel(Panel):
                                tooltip="take the accepted findings (or the chosen one) out, and measure")  # fmt: skip
         self.leave = W.Button(description="end repair", layout=W.Layout(width="96px", display="none"),
                               tooltip="end after the prompt in hand; nothing of this repair is kept")  # fmt: skip
-        self.outcome = DataTable(title="", empty_text="")
+        self.outcome = DataTable(opens=False, title="", empty_text="")
         self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)

@@ -109,6 +109,10 @@ class LatentPanel(Panel):
         self.forth.on_click(lambda _: state.step(1))
         for table in (self.nearest, self.beside):
             table.observe(lambda change: self._go(change["new"]), "selected")
+        for table, name in ((self.words, "words"), (self.users, "users")):
+            table.observe(
+                lambda change, name=name: self._open(change["owner"], name, change["new"]), "selected"
+            )
         self.doors(self.gallery, lambda: state.shelf)
         self.watch(self._draw_known, "gen")
         self.watch(self._draw_users, "users")
@@ -118,6 +122,12 @@ class LatentPanel(Panel):
     def _rename(self, name: str) -> None:
         if self.state.card is not None and name != (self.state.card.given or ""):
             self.state.rename(name)
+
+    def _open(self, table: DataTable, name: str, place: int) -> None:
+        """Look at the word in a row as a prompt; the row can be chosen again."""
+        if place >= 0:
+            self.state.open_prompt(place, getattr(self.state, name))
+            table.selected = -1
 
     def _go(self, latent: int) -> None:
         if latent >= 0:
@@ -140,6 +150,7 @@ class LatentPanel(Panel):
         self.card.value = card_html(state.card) + f'<div class="clipattr-facts clipattr-note">{more}</div>'
         self.rename.value = state.card.given or ""
         self.histogram.value = histogram_svg(*state.histogram)
+        self.words.selected = -1
         self.words.show(self.word_rows(), columns=WORDS)
         rows = [{"id": j, "cells": [state.table.name_of(j), signed(c)]} for j, c in state.nearest]
         self.nearest.selected = -1
@@ -169,6 +180,7 @@ class LatentPanel(Panel):
         ]
 
     def _draw_users(self) -> None:
+        self.users.selected = -1
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:

@@ -3,6 +3,7 @@
 Owns which latent, which examples, and when they are computed. Ignores widgets. Start at `LatentState`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class LatentState(T.HasTraits):
     beside: "T.List[tuple[int, float, float]]" = T.List()
     users: "T.List[tuple[str, float]]" = T.List()
     names_changed = T.Int(0)
+    opened = T.Int(0)  # how often a word was chosen to be looked at as a prompt
     pending = T.Int(0)
     error = T.Unicode("")
     gen = T.Int(0)
@@ -76,6 +78,12 @@ class LatentState(T.HasTraits):
     def step(self, by: int) -> None:
         """Go `by` latents on; the ends meet."""
         self.latent = (self.latent + by) % max(self.table.n_latents, 1)
+
+    def open_prompt(self, place: int, texts: Sequence[tuple[str, float]]) -> None:
+        """Look at the word or prompt at this place of a table."""
+        if 0 <= place < len(texts):
+            self.prompt = texts[place][0]
+            self.opened += 1
 
     def rename(self, name: str) -> None:
         """Name the latent; kept in the study."""

@@ -13,7 +13,7 @@ from clipattr_widgets.captions import card_html
 from clipattr_widgets.controls import error_html, labelled, on_enter_again, status_html, takeaway
 from clipattr_widgets.latent import LatentPanel
 from clipattr_widgets.latent_state import LatentState
-from clipattr_widgets.map_state import CHOSEN, COLUMNS, LIT, MARKED, OTHERS, VIEWS, MapState
+from clipattr_widgets.map_state import CHOSEN, LIT, MARKED, OTHERS, VIEWS, MapState
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, suggestions
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
@@ -159,7 +159,7 @@ class MapPanel(Panel):
         self.scatter.selected = state.latent
         self.list.selected = state.latent
         self.list.more = state.hidden > 0
-        self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
+        self.list.show(state.rows, columns=state.columns, sorted_by=state.sorted_by, falling=state.falling)
         self.about.value = f'<div class="clipattr-note">{markup(places.about if places else "", 400)}</div>'
         self.count.value = f'<div class="clipattr-note">{markup(self._counted(), 200)}</div>'
 
@@ -259,7 +259,7 @@ class MapPanel(Panel):
         body += f'<img width="700" alt="{attribute_text(alt)}" src="{data_uri(jpeg)}">'
         if state.places is not None:
             body += f"<p><small>{markup(state.places.about, 400)}</small></p>"
-        body += table_html(COLUMNS, state.rows[:20], markup(self._counted(), 200))
+        body += table_html(state.columns, state.rows[:20], markup(self._counted(), 200))
         return Static(body, lambda: map_figure(state), state.frame())
 
 

@@ -75,3 +75,21 @@ def meaning_places(desk: Desk) -> Places:
     nothing = np.full(desk.n_latents, np.nan)
     about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
     return Places(desk.layout, "", "", about, nothing, nothing, bare=True)
+
+
+def spread(xy: np.ndarray, worth: np.ndarray, across: int = 7, down: int = 8) -> list[int]:
+    """Of each region of a map the latent of greatest worth, the most populated regions first.
+
+    Args:
+        xy: (n, 2), NaN for latents without a place; worth: (n,), NaN for none.
+        across, down: regions in a row and in a column.
+    """
+    there = np.flatnonzero(np.isfinite(xy).all(1) & np.isfinite(worth))
+    if not len(there):
+        return []
+    low, size = xy[there].min(0), np.ptp(xy[there], axis=0)
+    cells = ((xy[there] - low) / np.where(size > 0, size, 1) * (across, down)).astype(int)
+    number = np.minimum(cells[:, 0], across - 1) * down + np.minimum(cells[:, 1], down - 1)
+    order = there[np.lexsort((-worth[there], number))]
+    _, first, counts = np.unique(np.sort(number), return_index=True, return_counts=True)
+    return [int(order[place]) for place in first[np.argsort(-counts, kind="stable")]]

@@ -15,7 +15,7 @@ from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
-from clipattr_widgets.map_places import Places, meaning_places, quality_places, surprise_places
+from clipattr_widgets.map_places import Places, meaning_places, quality_places, spread, surprise_places
 from clipattr_widgets.opening import read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
@@ -146,8 +146,23 @@ class MapState(T.HasTraits):
         """What is named on the map: the chosen latent, then findings and what stands out, strongest first."""
         first = [self.latent] if self.latent >= 0 else []
         own = np.flatnonzero(self.groups & MARKED).tolist()
-        places = dict.fromkeys([*first, *own[:n], *self._outstanding()])
-        return [(j, shown(self.table.card(j).title, 30)) for j in list(places)[:n]]
+        named = list(dict.fromkeys([*first, *own[:n], *self._outstanding()]))[:n]
+        if (
+            self.view != "surprise" and self.places is not None
+        ):  # there the outliers tell most, here the regions
+            clarity = np.asarray(self.table.latents["clarity"], np.float64)
+            named = list(dict.fromkeys([*named, *spread(self.places.xy, clarity)]))
+        return [(j, shown(self.table.card(j).title, 30)) for j in named]
+
+    @property
+    def columns(self) -> list[dict[str, Any]]:
+        """Columns of the table: those of the prompt only where the map is of a prompt."""
+        unknown = () if self._of_prompt else ("reliance", "fit")
+        return [column for column in COLUMNS if column["key"] not in unknown]
+
+    @property
+    def _of_prompt(self) -> bool:
+        return self.places is not None and bool(np.isfinite(self.places.reliance).any())
 
     def names(self) -> list[str]:
         """Names of the latents on the map."""
@@ -277,7 +292,7 @@ class MapState(T.HasTraits):
     def _standing(self) -> np.ndarray:
         """(n_latents,) priority in this view: reliance on latents that do not fit, else triage."""
         places = self.places
-        if places is not None and np.isfinite(places.reliance).any():
+        if places is not None and self._of_prompt:
             return surprise(places.reliance, places.fit)
         frame = self.table.latents
         return np.asarray(frame["triage"] if "triage" in frame else np.zeros(len(frame)), np.float64)
@@ -311,10 +326,10 @@ class MapState(T.HasTraits):
         rows = []
         for j in listed[: self.limit]:
             card = self.table.card(j)
+            of_prompt = [signed(reliance[j] * 100), signed(fit[j] * 100, 1)] if self._of_prompt else []
             cells = [
-                shown(card.title, 50), signed(reliance[j] * 100), signed(fit[j] * 100, 1),
-                signed(card.alignment * 100, 1), plain(card.clarity), f"{plain(card.frequency * 100, 1)} %",
-                shown(self.found_words(j), 60),
+                shown(card.title, 50), *of_prompt, signed(card.alignment * 100, 1), plain(card.clarity),
+                f"{plain(card.frequency * 100, 1)} %", shown(self.found_words(j), 60),
             ]  # fmt: skip
             rows.append({"id": j, "cells": cells})
         with self.hold_trait_notifications():

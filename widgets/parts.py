@@ -247,6 +247,7 @@ class DataTable(Part):
     sortable = T.Bool(False).tag(sync=True)
     letters = T.Unicode("").tag(sync=True)
     more = T.Bool(False).tag(sync=True)
+    opens = T.Bool(True).tag(sync=True)  # whether something happens when a row is chosen
     selected = T.Int(-1).tag(sync=True)
     gen = T.Int(0).tag(sync=True)
 

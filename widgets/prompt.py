@@ -69,11 +69,16 @@ class PromptPanel(Panel):
         self.link("prompt", self.prompt)
         self.link("against", self.against)
         self.bars.observe(lambda change: setattr(self.state, "latent", change["new"]), "selected")
+        self.found.observe(lambda change: self._chosen(change["new"]), "selected")
         self.doors(self.top, lambda: self.state.top)
         for i, shelf in enumerate(self.sense_shelves):
             self.doors(shelf, lambda i=i: self.state.senses[i].shelf)
         self.watch(self._draw, "gen")
         self.watch(self._draw_status, "pending", "error")
+
+    def _chosen(self, place: int) -> None:
+        if 0 <= place < len(self.state.found):
+            self.state.finding, self.found.selected = self.state.found[place], -1
 
     def _draw(self) -> None:
         state = self.state
@@ -111,6 +116,7 @@ class PromptPanel(Panel):
             }
             for i, f in enumerate(state.found)
         ]
+        self.found.selected = -1
         self.found.show(rows, columns=FOUND if rows else ())
 
     def static(self) -> Static:

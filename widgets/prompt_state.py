@@ -52,6 +52,7 @@ class PromptState(T.HasTraits):
     top = T.Instance(Shelf, ())
     found: "T.List[Any]" = T.List()
     latent = T.Int(-1)
+    finding: Any = T.Any(None, allow_none=True)  # the finding that was clicked
     pending = T.Int(0)
     error = T.Unicode("")
     gen = T.Int(0)

@@ -126,6 +126,7 @@ class Tabs:
         self._link("latent", made)
         self._link("prompt", made)
         made.observe(lambda _: self.state.refresh(), "names_changed")
+        made.observe(lambda _: setattr(self.buttons, "value", "Prompt"), "opened")
         return LatentPanel(state=made)
 
     def _build_prompt(self) -> Any:
@@ -135,7 +136,16 @@ class Tabs:
         for name in ("prompt", "against"):
             self._link(name, made)
         made.observe(lambda change: setattr(state, "latent", change["new"]), "latent")
+        made.observe(lambda change: self._open_finding(made, change["new"]), "finding")
         return PromptPanel(state=made)
+
+    def _open_finding(self, prompt: PromptState, finding: Any) -> None:
+        found = list(self.findings or ())
+        if finding is None:
+            return
+        prompt.finding, self.buttons.value = None, "Findings"
+        if finding in found:
+            self.panels["Findings"].state.chosen = found.index(finding)
 
     def _build_findings(self) -> Any:
         state, found = self.state, self.findings or ()

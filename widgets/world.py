@@ -58,7 +58,7 @@ class WorldPanel(Panel):
                                       (state.against, "rather than", "(nothing)"))
         )  # fmt: skip
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
-        self.causes = DataTable(title="how much of the score is due to each cause, in points",
+        self.causes = DataTable(opens=False, title="how much of the score is due to each cause, in points",
                                 empty_text="nothing is in the scene")  # fmt: skip
         self.score, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import clipattr
 from clipattr_widgets import ExplorerPanel, LatentPanel, MapPanel, MapState, PromptPanel, Scatter
+from clipattr_widgets.map_places import spread
 from clipattr_widgets.map_state import CHOSEN, MARKED, OTHERS
 
 
@@ -220,4 +221,32 @@ def test_a_point_under_the_mouse_gets_its_strongest_pictures(study, monkeypatch)
     many = len(panel.state.table.examples(3, 4)[0])
     assert message == {"kind": "pictures", "i": 3} and many
     assert Image.open(io.BytesIO(jpeg)).size == (4 * 56, 56)
+    panel.close()
+
+
+def test_regions_are_named_by_their_clearest_latent_and_views_without_a_prompt_have_no_columns_of_one(study):
+    rng = np.random.default_rng(3)
+    xy, worth = rng.normal(size=(200, 2)), rng.random(200)
+    xy[::17], worth[5] = np.nan, np.nan
+    there = [i for i in range(200) if np.isfinite(xy[i]).all() and np.isfinite(worth[i])]
+    low, high = xy[there].min(0), xy[there].max(0)
+    regions = {}
+    for i in there:
+        place = tuple(
+            min(int((xy[i, k] - low[k]) / (high[k] - low[k]) * n), n - 1) for k, n in ((0, 4), (1, 3))
+        )
+        regions.setdefault(place, []).append(i)
+    best = {max(members, key=lambda i: worth[i]): len(members) for members in regions.values()}
+    found = spread(xy, worth, 4, 3)
+    assert set(found) == set(best)
+    assert [best[i] for i in found] == sorted(best.values(), reverse=True)
+    assert spread(np.full((3, 2), np.nan), np.ones(3)) == []
+    panel = MapPanel(study, prompt="red disc")
+    assert [c["key"] for c in panel.list.columns][:3] == ["latent", "reliance", "fit"]
+    panel.view.value = "meaning"
+    panel.state.settle()
+    keys = [c["key"] for c in panel.list.columns]
+    assert "reliance" not in keys and "fit" not in keys
+    assert {len(row["cells"]) for row in panel.list.rows} == {len(keys)}
+    assert len(panel.scatter.meta["labels"]) > 15
     panel.close()

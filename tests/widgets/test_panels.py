@@ -454,3 +454,22 @@ def test_what_is_said_of_changes_and_a_second_enter_reach_the_screen(study):
     panel.goto._handle_custom_msg({"event": "submit"}, [])
     assert panel.state.latent == 3
     panel.close()
+
+
+def test_words_and_prompts_of_a_latent_and_findings_of_a_prompt_open_what_they_name(study, finding):
+    found = [finding(prompt="kite", latents=(1,), effect=0.09), finding(prompt="bat", latents=(2,))]
+    panel = ExplorerPanel(study, picture=4, prompt="kite", latent=3, findings=found, tabs=True)
+    tabs, state = panel.tabs, panel.state
+    for table, texts in (("words", lambda p: p.state.words), ("users", lambda p: p.state.users)):
+        tabs.buttons.value = "Latent"
+        inside = tabs.panels["Latent"]
+        place = len(texts(inside)) - 1
+        word = texts(inside)[place][0]
+        getattr(inside, table).set_state({"selected": place})
+        assert (tabs.buttons.value, state.prompt) == ("Prompt", word)
+        assert getattr(inside, table).opens and getattr(inside, table).selected == -1
+    state.prompt = "bat"
+    tabs.panels["Prompt"].found.set_state({"selected": 0})
+    assert tabs.buttons.value == "Findings" and tabs.in_front.state.finding.prompt == "bat"
+    assert not tabs.in_front.evidence.opens
+    panel.close()

@@ -29,6 +29,7 @@ function render({ model, el }) {
   root.addEventListener("scroll", () => askMore(root.scrollTop + root.clientHeight > root.scrollHeight - 200));
 
   function choose(i) {
+    if (!model.get("opens")) return;
     model.set("selected", model.get("rows")[i].id);
     model.save_changes();
   }
@@ -116,6 +117,7 @@ function render({ model, el }) {
     caption.textContent = model.get("title");
     empty.textContent = rows.length ? "" : model.get("empty_text");
     drawHead(columns);
+    root.classList.toggle("clipattr-opens", model.get("opens"));
     if (rows.length < lines.length) askedMore = -1;
     while (lines.length > rows.length) lines.pop().remove();
     while (lines.length < rows.length) lines.push(newLine(lines.length));
