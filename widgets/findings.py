@@ -110,20 +110,20 @@ class FindingsPanel(Panel):
         buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename, self.explore]
         verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
         evidence = labelled(W.VBox([self.evidence]), "clipattr-evidence")
-        detail = labelled(
+        self.detail = labelled(
             W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, self.edited, evidence]),
             "clipattr-section",
         )
         buttons = labelled(W.HBox([self.repair, self.how, self.leave, self.repaired]), "clipattr-toolbar")
-        repair = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
+        self.mending = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
         super().__init__(
             [
                 labelled(head, "clipattr-toolbar"),
                 self.notice,
                 self.list,
                 self.count,
-                detail,
-                repair,
+                self.detail,
+                self.mending,
                 labelled(self.prompts, "clipattr-prompts"),
                 W.HTML(remarks_html(state.table.study)),
                 self.drawer,
@@ -207,8 +207,14 @@ class FindingsPanel(Panel):
             self.kind.options = kinds
             self.kind.value = state.kind if state.kind in dict(kinds).values() else ""
         self.list.empty_text = (
-            "no finding fits these filters" if state.findings else "nothing was audited yet"
+            "no finding fits these filters"
+            if state.findings
+            else "nothing was found"
+            if state.prompts
+            else "nothing was audited yet"
         )
+        for box in (self.detail, self.mending):
+            box.layout.display = "" if state.findings else "none"
         self.list.selected = state.chosen
         self.list.more = state.hidden > 0
         self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)

@@ -23,7 +23,7 @@ WORDS = (
         "key": "alignment",
         "label": "fits",
         "numeric": True,
-        "tip": "cosine with its examples above the empty prompt's, × 100; below 0 it fits worse than nothing",
+        "tip": "cosine with its examples above the empty prompt's, × 100; words that fit worse than it are left out",
     },
 )
 NEAREST = (
@@ -159,9 +159,11 @@ class LatentPanel(Panel):
         self.beside.show(self.beside_rows(), columns=BESIDE)
 
     def word_rows(self) -> list[dict[str, Any]]:
+        """The words that fit better than nothing, and the first in any case."""
         return [
             {"id": i, "cells": [shown(word, 60), signed(value * 100, 1)]}
             for i, (word, value) in enumerate(self.state.words)
+            if value > 0 or i == 0
         ]
 
     def beside_rows(self) -> list[dict[str, Any]]:

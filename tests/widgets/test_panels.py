@@ -463,7 +463,7 @@ def test_words_and_prompts_of_a_latent_and_findings_of_a_prompt_open_what_they_n
     for table, texts in (("words", lambda p: p.state.words), ("users", lambda p: p.state.users)):
         tabs.buttons.value = "Latent"
         inside = tabs.panels["Latent"]
-        place = len(texts(inside)) - 1
+        place = len(getattr(inside, table).rows) - 1
         word = texts(inside)[place][0]
         getattr(inside, table).set_state({"selected": place})
         assert (tabs.buttons.value, state.prompt) == ("Prompt", word)
@@ -471,5 +471,18 @@ def test_words_and_prompts_of_a_latent_and_findings_of_a_prompt_open_what_they_n
     state.prompt = "bat"
     tabs.panels["Prompt"].found.set_state({"selected": 0})
     assert tabs.buttons.value == "Findings" and tabs.in_front.state.finding.prompt == "bat"
-    assert not tabs.in_front.evidence.opens
+    assert not tabs.in_front.evidence.opens and tabs.in_front.detail.layout.display == ""
+    panel.close()
+
+
+def test_a_study_without_an_audit_shows_no_judging_and_only_words_that_fit_are_listed(study):
+    panel = FindingsPanel(study)
+    assert panel.detail.layout.display == panel.mending.layout.display == "none"
+    assert panel.list.empty_text == "nothing was audited yet"
+    panel.close()
+    panel = LatentPanel(study, latent=3)
+    panel.state.words = [("one", 0.2), ("two", 0.0), ("three", -0.1)]
+    assert [row["cells"][0] for row in panel.word_rows()] == ["one"]
+    panel.state.words = [("one", -0.2)]
+    assert len(panel.word_rows()) == 1
     panel.close()
