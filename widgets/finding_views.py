@@ -24,7 +24,7 @@ from clipattr.reporting.names import (
 )
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
-from clipattr.reporting.verification import CAPTIONS as EDITED
+from clipattr.reporting.verification import caption
 from clipattr.studies.verdicts import CHOICES, Verdict
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.shelf import Shelf
@@ -106,8 +106,8 @@ def edited(desk: Desk, finding: Any) -> Shelf:
     return Shelf(
         title=f"in pixels: {told['verdict']}; {shown(told['reason'], 120)}" if shown_ else "",
         thumbnails=tuple(one.picture for one in shown_),
-        alt=tuple(f"{EDITED[one.what]}, {points(one.contrast)} points" for one in shown_),
-        captions=tuple(f"{EDITED[one.what]}: {points(one.contrast)}" for one in shown_),
+        alt=tuple(caption(one) for one in shown_),
+        captions=tuple(caption(one) for one in shown_),
     )
 
 

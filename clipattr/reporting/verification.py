@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clipattr.discovery.findings import Finding
+    from clipattr.discovery.pixels.pictures import EditedPicture
     from clipattr.studies.study import Study
 
 ILLUSTRATED = 24  # findings of a page with four pictures, which cost about 150 forward passes each
@@ -30,6 +31,20 @@ CAPTIONS = {
     "elsewhere": "control: as much changed elsewhere",
     "pasted": "the cause in another picture",
 }
+EDITS = {
+    "region": "exchange the region that the family responds to",
+    "surroundings": "exchange all but the region that the family responds to least",
+    "border": "exchange the border",
+    "overlay": "exchange what stands at the same place in the family's pictures",
+    "text": "exchange regions of text",
+    "colour": "undo the cast of colour",
+}
+
+
+def caption(one: EditedPicture) -> str:
+    """What an edited picture shows, with the prompt's contrast in points; a pasted one beside its control."""
+    beside = "" if one.control is None else f"; with a control patch instead {points(one.control)}"
+    return f"{CAPTIONS[one.what]}: {points(one.contrast)}{beside}"
 
 
 def verification_html(study: Study | None, finding: Finding, *, illustrated: bool = True) -> str:
@@ -44,8 +59,9 @@ def verification_html(study: Study | None, finding: Finding, *, illustrated: boo
     )
     how = ""
     if told.get("edit"):
+        edit = EDITS.get(told["edit"].split()[0], told["edit"])
         how = (
-            f" Edit: {text_html(told['edit'])}, {percent(told['area'])} of the picture; it takes away "
+            f" Edit: {text_html(edit)}, {percent(told['area'])} of the picture; it takes away "
             f"{percent(told['silenced'])} of the family's activation, the control {percent(told['control'])}."
         )
     if told.get("unopened"):
@@ -68,7 +84,7 @@ def _figures(study: Study | None, finding: Finding) -> str:
         return f'<p class="small">The edited pictures cannot be shown: {text_html(error)}</p>'
     figures = "".join(
         f'<figure><img src="{_uri(one.picture)}" alt="{html.escape(CAPTIONS[one.what])}" width="{SIDE}">'
-        f"<figcaption>{html.escape(CAPTIONS[one.what])}: {points(one.contrast)}</figcaption></figure>"
+        f"<figcaption>{html.escape(caption(one))}</figcaption></figure>"
         for one in shown
     )
     return f'<div class="strip four">{figures}</div>' if figures else ""

@@ -10,8 +10,9 @@ import clipattr as ca
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.discovery.pixels.measure import Measure
 from clipattr.discovery.pixels.pictures import as_picture, edited_pictures
+from clipattr.display.wording import points
 from clipattr.errors import DataError
-from clipattr.reporting.verification import verification_html
+from clipattr.reporting.verification import caption, verification_html
 from clipattr.statistics import Interval
 
 QUICK = ca.PixelSettings(
@@ -56,6 +57,10 @@ def test_four_pictures_are_edits_of_what_was_measured(study, checked, four):
     column = measure.column("kite")
     row = study.images.index_of(before.source)
     assert before.contrast == pytest.approx(float(measure.embeddings[row] @ column), abs=1e-4)
+    # Only a pasted picture stands alone, so only it says what a control patch does in its place.
+    assert [one.control is None for one in four] == [True, True, True, False]
+    assert f"with a control patch instead {points(pasted.control)}" in caption(pasted)
+    assert "control patch" not in caption(before)
 
 
 def test_what_was_not_verified_is_refused_with_advice(study):

@@ -32,12 +32,14 @@ class EditedPicture:
     Attributes:
         what: "before", "without", "elsewhere" (the control edit) or "pasted" (the cause in another picture).
         picture: RGB. contrast: the prompt's, raw cosine. source: id of the picture that was edited.
+        control: the contrast with the control patch in place of the cause, raw cosine; only for "pasted".
     """
 
     what: str
     picture: Image.Image
     contrast: float
     source: str
+    control: float | None = None
 
 
 def edited_pictures(
@@ -83,9 +85,10 @@ def edited_pictures(
 
     edit = edits[told["edit"]](strong, maps)
     gone, control = edit.remove(strong, weak)
-    pasted, _ = edit.transplant(strong, weak[: len(strong)])
+    pasted, beside = edit.transplant(strong, weak[: len(strong)])
     sets = {"before": strong, "without": gone, "elsewhere": control, "pasted": pasted}
     contrasts = {what: measure.read(pixels, latents, column).contrast for what, pixels in sets.items()}
+    patched = measure.read(beside, latents, column).contrast
     shown = int((contrasts["elsewhere"] - contrasts["without"])[: len(pasted)].argmax())
     return tuple(
         EditedPicture(
@@ -93,6 +96,7 @@ def edited_pictures(
             as_picture(study.model, pixels[shown]),
             float(contrasts[what][shown]),
             study.images.ids[rows["others" if what == "pasted" else "pictures"][shown]],
+            float(patched[shown]) if what == "pasted" else None,
         )
         for what, pixels in sets.items()
     )
