@@ -319,8 +319,9 @@ class ExplorerState(Changes, PictureChoice):
         absent = sum(j not in present for j in self.scales)
         notes = []
         method = METHODS.get(self.method)
-        if method is not None and method.control:
-            notes.append(f"“{method.name}” is a control, no explanation: {shown(method.about, 120)}")
+        if method is not None:
+            control = " is a control, no explanation" if method.control else ""
+            notes.append(f"“{method.name.replace('_', ' ')}”{control}: {shown(method.about, 140)}")
         if self.scales:
             notes.append(f"{len(self.scales)} latent{'s' * (len(self.scales) != 1)} changed")
         if len(self._alone) > 1:

@@ -25,6 +25,18 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "the prompt's name; written: writing the prompt on pictures raises their score",
     ),
     "concerns": ("measured on", "", ""),
+    "instead": (
+        "in its place",
+        "",
+        "yes: another sense or look of the prompt, or something that covers it; no: something beside it",
+    ),
+    "named": (
+        "word fits the latents",
+        "percent",
+        "rate of the word where the latents are active, minus that elsewhere; 100\u00a0% where the word suggested them",
+    ),
+    "latents_named": ("latents of that name", "", "latents of the family whose own label is the word"),
+    "clear": ("clear pictures", "", "measured pictures that plainly show the cause by the evaluator"),
     "strata": (
         "by stratum",
         "",
@@ -160,6 +172,7 @@ SHOWN_ELSEWHERE = {
         "strongest_shown",
         "latent_labels",
         "doubts",
+        "on_own",  # as in "concerns"
     ),
 }
 ABOUT = {

@@ -365,3 +365,26 @@ def test_a_table_of_pairs_stands_in_the_report_with_foreign_text_escaped():
     page = _views({"palm": made})
     assert page.count("<tr") == ROWS + 1 and ">47.0" in page and ">27.0" not in page
     assert "<b>" not in page and "&lt;b&gt;palm" in page
+
+
+def test_every_value_of_an_audits_evidence_is_explained_or_shown_in_another_way():
+    from dataclasses import fields
+
+    from clipattr.discovery.audit.evidence import Evidence
+    from clipattr.discovery.audit.kinds import Witness
+    from clipattr.discovery.audit.telling import SEPARATE
+    from clipattr.reporting.values import EVIDENCE, SHOWN_ELSEWHERE
+
+    told = {field.name for kind in (Evidence, Witness) for field in fields(kind)} - set(SEPARATE) - {"kin"}
+    told |= {
+        "reason",
+        "instead",
+        "unit",
+        "effect_in_units",
+        "clear",
+        "latents_named",
+        "latent_labels",
+        "doubts",
+    }
+    plain = {"pictures"}  # its name says it
+    assert {key for key in told - SHOWN_ELSEWHERE - plain if not EVIDENCE.get(key, ("", "", ""))[2]} == set()

@@ -181,7 +181,9 @@ def test_a_waterfall_starts_at_zero_and_ends_at_the_score(state, method):
     state.method = "energy"
     state.waterfall = True
     assert "rank latents and have no sum" in state.note and "start" not in state.rows[0]
+    assert "“energy” is a control, no explanation: " in state.note
     state.method = method
+    assert ("“exact”: Exact single-latent ablation" in state.note) == (method == "exact")
     assert state.rows[0]["start"] == 0
     assert state.rows[-1]["part"] == "total"
     assert state.rows[-1]["value"] == pytest.approx(100 * state.now)
