@@ -32,6 +32,7 @@ PAGE_BYTES = 300_000  # largest size of a page, for quick loading
 LISTED = 500  # latents on one page of the list: about 100 kB
 SIDE = 84  # side of a thumbnail in px
 EXAMPLES, PER_BAND, COLUMNS = 12, 6, 6
+FIRST = 8  # findings and latents on the first page
 PROMPTS = 400  # prompts with a page of their own
 RESTS_ON = 20
 
@@ -90,6 +91,10 @@ class _Site:
         self.numbers = [int(j) for j in self.frame["latent"]]
         self.rows = {int(row.latent): row for row in self.frame.itertuples()}
         self.names = {int(row.latent): _title(int(row.latent), study, row) for row in frame.itertuples()}
+        held = study.examples
+        self.pictured = set() if held is None else {j for j in self.numbers if (held.indices[j] >= 0).any()}
+        self.said = FindingPictures(study, self.findings)
+        self.finding_rows = [self._finding_row(number, f) for number, f in enumerate(self.findings, 1)]
         self.words = self._by_word()
         self.prompts = self._prompts()
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -115,7 +120,8 @@ class _Site:
 
         yield "site.css", _resource("site.css").encode()
         title = f"What {self.about['study']} is made of"
-        yield "index.html", self._page("index", "", title)
+        first = {"rows": [self.rows[j] for j in self.numbers[:FIRST]], "found": self.finding_rows[:FIRST]}
+        yield "index.html", self._page("index", "", title, **first)
         yield from self._lists()
         for key, rows in self.words.items():
             yield f"words/{key}.html", self._page("words", "../", f"words: {key}", rows=rows)
@@ -129,7 +135,14 @@ class _Site:
 
     def _page(self, kind: str, root: str, title: str, **values: Any) -> bytes:
         text = self.template.render(
-            kind=kind, root=root, title=title, about=self.about, names=self.names, paged=self.rows, **values
+            kind=kind,
+            root=root,
+            title=title,
+            about=self.about,
+            names=self.names,
+            paged=self.rows,
+            pictured=self.pictured,
+            **values,
         )
         return text.encode("utf-8", "backslashreplace")
 
@@ -184,14 +197,7 @@ class _Site:
             return
         from markupsafe import Markup
 
-        said = FindingPictures(self.study, self.findings)
-        rows = []
         for number, f in enumerate(self.findings, 1):
-            effect, verdict = f.causal_effect, said.verdict_of(f).choice
-            told = f"{points(effect.value)} ({span(effect.low, effect.high)})"
-            label = f.label or NO_LABEL
-            rows.append({"number": number, "prompt": f.prompt, "label": label, "kind": kind_word(f.kind),
-                         "effect": told, "verdict": "" if verdict == "open" else verdict})  # fmt: skip
             # The report's section escapes foreign text itself.
             section = Markup(
                 _section(number, f, PagePictures(self.study, [f])).replace("#glance", "../findings.html")
@@ -199,9 +205,15 @@ class _Site:
             values = {"section": section, "latents": [int(j) for j in f.latents]}
             yield (
                 f"findings/{number}.html",
-                self._page("finding", "../", f"{f.prompt} rests on {label}", **values),
+                self._page("finding", "../", f"{f.prompt} rests on {f.label or NO_LABEL}", **values),
             )
-        yield "findings.html", self._page("findings", "", "findings", rows=rows)
+        yield "findings.html", self._page("findings", "", "findings", rows=self.finding_rows)
+
+    def _finding_row(self, number: int, f: Finding) -> dict[str, Any]:
+        effect, verdict = f.causal_effect, self.said.verdict_of(f).choice
+        told = f"{points(effect.value)} ({span(effect.low, effect.high)})"
+        return {"number": number, "prompt": f.prompt, "label": f.label or NO_LABEL, "kind": kind_word(f.kind),
+                "effect": told, "verdict": "" if verdict == "open" else verdict}  # fmt: skip
 
     def _latent(self, place: int, latent: int) -> Iterator[tuple[str, bytes]]:
         study, collected = self.study, self.collected

@@ -104,6 +104,10 @@ def test_findings_prompts_and_words_lead_to_their_latents(site, study):
         and "{{ 7*7 }}" in finding.text
         and "49" not in finding.text.split("q")[1][:20]
     )
+    index = Page(site / "index.html").links
+    assert "findings/1.html" in index and sum(link.startswith("latents/") for link in index) == 8
+    peeks = [link for link in Page(site / "latents-1.html").links if link.startswith("pictures/")]
+    assert len(peeks) > 20 and peeks[0] in index  # beside each latent its strongest pictures
     prompts = Page(site / "prompts.html").links
     first = next(link for link in prompts if link.startswith("prompts/"))
     rests = Page(site / first)
