@@ -155,6 +155,8 @@ class PromptVerdict:
         levels: by word, what it adds to the prompt's score where the evaluator does not see the prompt, and where it
             does, raw cosine, whatever the dictionary (see `audit.levels`); every other word's is at most `least_level`.
         written: raw cosine that the prompt, inserted as text into the first pictures, adds; None if it was not asked.
+        inserted: what the prompt adds beyond other words on each of those pictures, raw cosine; None where it shows it.
+        scored: contrast of every picture, packed, for a gate that compares two models (see `audit.scores`).
         unopened: pictures that were asked for and could not be opened any more; others took their place if there were.
     """
 
@@ -176,6 +178,8 @@ class PromptVerdict:
     levels: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     least_level: float | None = None
     written: float | None = None
+    inserted: tuple[float | None, ...] = ()
+    scored: Mapping[str, Any] = field(default_factory=dict)
     unopened: int = 0
 
     @property
@@ -201,7 +205,9 @@ class PromptVerdict:
                 str(word): (elsewhere, beside)
                 for word, (elsewhere, beside) in values.get("levels", {}).items()
             }
+            inserted = tuple(None if one is None else float(one) for one in values.get("inserted", ()))
             lists = {"rejected": rejected, "confused_with": confused, "did_you_mean": meant, "levels": levels}
+            lists |= {"inserted": inserted, "scored": dict(values.get("scored", {}))}
             return cls(**{**values, **lists})
         except (TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error

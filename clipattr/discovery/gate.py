@@ -2,18 +2,20 @@
 
 Owns this decision, and the refusal of baselines that cannot be compared. Findings are matched by their cause, since
 another dictionary numbers its latents otherwise (`pairing.py`); whether an unmatched one is new is asked of the scores
-of pictures alone, which the baseline holds for every prompt and word (`audit/levels.py`). Ignores the caller's reaction
-(the command line exits with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
+of pictures alone, which the baseline holds for every prompt and word (`audit/levels.py`). Scores also show new
+reliances that the audit of the new model does not report (`rises.py`). Ignores the caller's reaction (the command line
+exits with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipattr.discovery.pairing import SAME_COLLECTION, Levels, Pairing, require_same_pictures
+from clipattr.discovery.rises import Rise, difference, rises
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,9 +54,11 @@ class Gate:
 
     Attributes:
         limit: points (cosine × 100).
-        outcome: "failed" if a finding above the limit is new or larger than accepted; else "cannot be judged" if some
-            prompt was not judged; else "passed".
+        outcome: "failed" if a finding above the limit is new or larger than accepted, or a word has come to raise a
+            prompt; else "cannot be judged" if some prompt was not judged; else "passed".
         judgements: one for each finding above the limit, strongest first.
+        rises: words that raise a prompt by more than the limit beyond what they did in the released model, and that
+            no failing finding of the prompt names.
         gone: accepted findings above the limit that the audit no longer has, for prompts that it judged.
         unjudged: verdicts of prompts that the audit could not judge. judged: number of prompts that it could.
         remarks: what a reader should know about the comparison.
@@ -67,6 +71,7 @@ class Gate:
     unjudged: tuple[PromptVerdict, ...]
     judged: int
     remarks: tuple[str, ...] = ()
+    rises: tuple[Rise, ...] = ()
 
     @property
     def failing(self) -> tuple[Judgement, ...]:
@@ -86,6 +91,11 @@ class Gate:
             "prompts_judged": self.judged,
             "findings_above": [
                 _told(j.finding) | {"outcome": j.outcome, "why": j.why} for j in self.judgements
+            ],
+            "newly_rests_on": [
+                {"prompt": one.prompt, "label": one.word, "rise": asdict(one.rise), "pictures": one.pictures,
+                 "why": one.why}
+                for one in self.rises
             ],
             "no_longer_found": [_told(finding) for finding in self.gone],
             "cannot_be_judged": [
@@ -139,10 +149,12 @@ def gate(
         _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels, risen) for f in strong
     )
     unjudged = tuple(v for v in findings.verdicts if v.outcome == "cannot be judged")
-    failed = any(j.outcome != KNOWN for j in judgements)
+    new = _unreported(findings, baseline, above, judgements)
+    failed = bool(new) or any(j.outcome != KNOWN for j in judgements)
     return Gate(
         limit=above,
         outcome=FAILED if failed else NOT_JUDGED if unjudged else PASSED,
+        rises=new,
         judgements=judgements,
         gone=_gone(findings, above, baseline, pairing),
         unjudged=unjudged,
@@ -187,6 +199,16 @@ def _judge(
     if accepted is None:
         return Judgement(finding, NEW, "no accepted finding has this prompt and cause")
     return Judgement(finding, LARGER, f"accepted with {accepted.causal_effect.points()} points", accepted)
+
+
+def _unreported(
+    findings: Findings, baseline: Findings | None, above: float, judgements: Sequence[Judgement]
+) -> tuple[Rise, ...]:
+    """Rises above the limit whose word no failing finding of the prompt names; none where scores cannot be compared."""
+    if baseline is None or difference(findings, baseline):
+        return ()
+    said = {(j.finding.prompt, j.finding.label) for j in judgements if j.outcome != KNOWN}
+    return tuple(one for one in rises(findings, baseline, above) if (one.prompt, one.word) not in said)
 
 
 class _Risen:
@@ -282,6 +304,11 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
         remarks.append(
             f"Whether unmatched findings are new cannot be told from scores alone: {told}. Another dictionary may then "
             "fail the gate; accept an audit of the same pictures and words, or give --previous."
+        )
+    if told := difference(findings, baseline):
+        remarks.append(
+            f"New reliances that the audit does not report cannot be seen: {told}. Audit the released model again with "
+            "this version and accept that."
         )
     if (weights := _part(new, "model", "hash")) is not None and weights == _part(old, "model", "hash"):
         remarks.append("The audited weights are those of the baseline.")

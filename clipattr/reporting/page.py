@@ -99,7 +99,7 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
 def _about(findings: Findings) -> dict[str, Any]:
     """What was audited, with what build and audit noted of the study's pictures and words."""
     noted = [*remarks(findings.study), *missing_pictures(findings.about)]
-    about = {key: value for key, value in findings.about.items() if key != "missing_pictures"}
+    about = {key: value for key, value in findings.about.items() if key not in ("missing_pictures", "scored")}
     return {**about, **({"remarks": " ".join(noted)} if noted else {})}
 
 

@@ -65,10 +65,19 @@ def test_pictures_and_control_words_do_not_hang_on_the_prompts(insertion):
 
 
 def test_a_hopeless_prompt_costs_the_first_look_and_one_that_cannot_be_drawn_nothing(insertion):
-    rise, forwards, why, gain = insertion.ask(Subject.of(insertion.base, Prompt("house")))
+    subject = Subject.of(insertion.base, Prompt("house"))
+    rise, forwards, why, gain, beyond = insertion.ask(subject)
     assert forwards <= 12 and why == "" and rise is None and isinstance(gain, float)
-    rise, forwards, why, gain = insertion.ask(Subject.of(insertion.base, Prompt("\u99ac")))
-    assert rise is None and gain is None and forwards == 0 and "no glyph" in why
+    # The slow way: pictures with the prompt against the mean over pictures with each other word.
+    n, words = len(beyond), insertion.base.study.vocabulary.words
+    level = subject.tail(insertion.base).values
+    others = [level(insertion.with_text(words[at], 0, n))[:, 0] for at in insertion.controls[:2]]
+    slow = level(insertion.with_text("house", 0, n))[:, 0] - (others[0] + others[1]) / 2
+    shown = (subject.measuring.own | subject.measuring.clear)[insertion.numbers[:n]]
+    assert [one is None for one in beyond] == shown.tolist()
+    assert [one for one in beyond if one is not None] == pytest.approx(slow[~shown].tolist(), abs=1e-5)
+    rise, forwards, why, gain, beyond = insertion.ask(Subject.of(insertion.base, Prompt("\u99ac")))
+    assert rise is None and gain is None and beyond == () and forwards == 0 and "no glyph" in why
 
 
 def test_readers_wake_with_the_text_and_carry_what_single_ablation_says(insertion):
@@ -104,7 +113,7 @@ def test_a_prompt_is_inserted_from_look_to_look_and_a_hopeless_one_is_given_up(i
     monkeypatch.setattr(text_insertion, "hopeless", answer)
     for answer.stop, spent, looked in ((1, 4, 1), (3, 8, 3), (99, 12, 4)):
         made.clear()
-        rise, forwards, _, gain = insertion.ask(subject)
+        rise, forwards, _, gain, _ = insertion.ask(subject)
         assert (forwards, len(made)) == (spent, looked) and (rise is None) is (spent < 12)
     assert {least for least, _, _ in bars} == {0.02 * subject.unit}
     assert {error for _, _, error in bars} == {0.05 / 2 / 2}

@@ -24,6 +24,7 @@ from clipattr.discovery.audit.kinds import Roles
 from clipattr.discovery.audit.levels import levels_of
 from clipattr.discovery.audit.mediators import BESIDE, Family, families_of, silenced_family
 from clipattr.discovery.audit.occlusion import PRICE, Looked, look
+from clipattr.discovery.audit.scores import Scored
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.telling import finding_of, verdict_of, without_pictures, written_finding
@@ -54,7 +55,7 @@ class Ready:
         if background is not None:
             self.base.background = self.base.text(list(background)).double().mean(0).float()
         self.tables, self.roles = Tables.of(self.base), Roles.read(self.base)
-        self.insertion = Insertion(self.base)
+        self.insertion, self.scored = Insertion(self.base), Scored.of(self.base, background)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Gathered:
         judged: every family with its evidence. looked: the occluded pictures, if any. rise: effect of inserting it;
             None where that is hopeless or was not tried. pictured: text is over-represented on its pictures. spent:
             forward
-            passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures.
+            passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures. inserted:
+            the same for each of them, beyond other words.
             untested: tests that were due and not made for want of pictures that can be opened.
     """
 
@@ -95,6 +97,7 @@ class Gathered:
     spent: int
     why_not: str
     written: float | None
+    inserted: tuple[float | None, ...] = ()
     untested: tuple[str, ...] = ()
 
 
@@ -104,10 +107,11 @@ def gathered(ready: Ready, prompt: Prompt) -> Gathered:
     base.opener.gone.clear()
     subject, untested = Subject.of(base, prompt), []
     rise, spent, why_not, written = None, 0, NO_PASSES if base.study.had.any() else NO_PICTURES, None
+    inserted: tuple[float | None, ...] = ()
     candidates = [replace(c, text=_is_text(ready, c)) for c in candidates_of(base, subject, ready.tables)]
     pictured = any(c.text for c in candidates)
     if settings.budget >= settings.inserted:
-        rise, spent, why_not, written = ready.insertion.ask(subject, pictured)
+        rise, spent, why_not, written, inserted = ready.insertion.ask(subject, pictured)
         if rise is None and why_not and base.opener.gone and ready.insertion.short:
             untested.append("text insertion")
     judged = [_judged(base, subject, family) for family in families_of(base, subject, candidates)]
@@ -126,7 +130,9 @@ def gathered(ready: Ready, prompt: Prompt) -> Gathered:
         spent += looked.spent
         silenced = (silenced_family(base, subject, looked, candidate) for candidate in possible)
         judged += [_judged(base, subject, family) for family in silenced if family is not None]
-    return Gathered(subject, tuple(judged), looked, rise, pictured, spent, why_not, written, tuple(untested))
+    return Gathered(
+        subject, tuple(judged), looked, rise, pictured, spent, why_not, written, inserted, tuple(untested)
+    )
 
 
 def _judged(base: Base, subject: Subject, family: Family) -> Judged:
@@ -155,7 +161,10 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
     missing = dict(sorted(base.opener.gone.items()))
     verdict = without_pictures(verdict, found.untested, missing)
     levels = levels_of(base, found.subject, [one.label for one in findings])
-    verdict = replace(verdict, levels=levels.words, least_level=levels.least, written=found.written)
+    verdict = replace(
+        verdict, levels=levels.words, least_level=levels.least, written=found.written, inserted=found.inserted,
+        scored=ready.scored.subject(found.subject),
+    )  # fmt: skip
     return PromptAudit(tuple(findings), verdict, missing)
 
 
@@ -271,6 +280,7 @@ def audit(
         "prompts_audited": len(asked),
         "vocabulary": json_digest(list(study.vocabulary.words))[:16],
         "settings": asdict(settings),
+        "scored": dict(ready.scored.about),
     }
     missing = {name: reason for one in audited for name, reason in one.missing.items()}
     if missing:

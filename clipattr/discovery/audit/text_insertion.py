@@ -203,26 +203,29 @@ class Insertion:
         some = list(enumerate(self.pictures))[start:stop]
         return activations_of(self.base.study, (written(picture, text, n) for n, picture in some)).cpu()
 
-    def ask(self, subject: Subject, pictured: bool = False) -> tuple[Rise | None, int, str, float | None]:
+    def ask(
+        self, subject: Subject, pictured: bool = False
+    ) -> tuple[Rise | None, int, str, float | None, tuple[float | None, ...]]:
         """Insert a prompt, into more and more pictures while that is not hopeless.
 
         Args:
             pictured: text is over-represented on the prompt's own pictures, so that any rise counts (`decision.reads`).
 
         Returns:
-            the effect, None where the test is hopeless or impossible; the forward passes; the reason for None; and the
-            mean rise of the contrast on the first pictures, raw cosine, whatever the dictionary.
+            the effect, None where the test is hopeless or impossible; the forward passes; the reason for None; and,
+            whatever the dictionary, the mean rise of the contrast on the first pictures and what the prompt adds to each
+            of them beyond other words, None where it shows the prompt; raw cosine.
         """
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):
-            return None, 0, f"the fonts have no glyph for {letters[:12]!r}", None
+            return None, 0, f"the fonts have no glyph for {letters[:12]!r}", None, ()
         numbers = self.numbers
         base.opener.gone.update(self.opener.gone)
         other = torch.from_numpy(
             ~np.isin(numbers, np.flatnonzero((subject.measuring.own | subject.measuring.clear).numpy()))
         )
         if int(other.sum()) < settings.few or not subject.unit > 0:
-            return None, 0, "too few other pictures to insert it into", None
+            return None, 0, "too few other pictures to insert it into", None, ()
         tail, first = subject.tail(base), min(settings.first, len(numbers))
         chosen = [n for n in self.controls if n not in subject.same and n != subject.word][
             : settings.controls
@@ -240,10 +243,11 @@ class Insertion:
         acts = self.with_text(text, 0, first)
         gain = (level(acts) - level(self.shared(None, first)))[other[:first]]
         if len(gain) < 3:
-            return None, first, "too few other pictures to insert it into", None
-        mean = float(gain.mean())
+            return None, first, "too few other pictures to insert it into", None, ()
+        mean, beyond = float(gain.mean()), compared(acts)[1]
+        firsts = tuple(float(v) if shows else None for v, shows in zip(beyond, other[:first], strict=True))
         if first == len(numbers):
-            return None, first, "", mean
+            return None, first, "", mean, firsts
         least = 0.0 if pictured else settings.least_rise * subject.unit
         tests = 1 if pictured else 2
         for stop in self.looks:
@@ -251,11 +255,11 @@ class Insertion:
             error, final = settings.given_up / len(self.looks) / tests, int(other.sum())
             rises = [rise[other[:stop]] for rise in compared(acts)[:tests]]
             if any(hopeless(some, least, final, error) for some in rises):
-                return None, stop, "", mean
+                return None, stop, "", mean, firsts
         acts = torch.cat([acts, self.with_text(text, len(acts))])
         gain, over = compared(acts)
         rise = self._rise(subject, tail, acts, other, gain, over)
-        return rise, len(numbers), "", mean
+        return rise, len(numbers), "", mean, firsts
 
     def _rise(
         self, subject: Subject, tail: ClosedFormTail, acts: Tensor, other: Tensor, gain: Tensor, over: Tensor
