@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from results import write_results  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import clipattr as ca  # noqa: E402
+from clipattr.discovery.audit.run import scores  # noqa: E402
 from clipattr.discovery.findings import Findings  # noqa: E402
 from clipattr.discovery.gate import gate  # noqa: E402
 from clipattr.statistics import wilson  # noqa: E402
@@ -44,6 +46,11 @@ PICTURES = (1800, 900)  # for finding and for measuring
 PAIRS = 40  # scenes with and without its cause, to see whether the old release has a plant
 UNPLANTED = 20  # prompts without a plant, besides all with one
 ABOVE = (3.0, 5.0)  # points
+WAYS = {
+    "scores": "",
+    "levels": "_without_scores",
+    "cause": "_without_levels",
+}  # of the gate, and their figures' ending
 
 
 def noisy(name: str, folder: Path) -> str:
@@ -88,7 +95,22 @@ def audited(world: World, model: Any, seed: int, folder: Path, small: bool) -> F
         others = [word for word in world.vocabulary if word not in planted]
         prompts = planted[:12] if small else planted + others[:UNPLANTED]
         ca.audit(study, prompts, progress=False).to_json(file)
-    return Findings.from_json(file)
+    found = Findings.from_json(file)
+    if "scored" in found.about:
+        return found
+    # An audit of an earlier version: its findings are kept, and its scores added.
+    made = scores(
+        ca.open_study(folder / "study"), [verdict.prompt for verdict in found.verdicts], insert=True
+    )
+    verdicts = [
+        replace(verdict, scored=one.scored, inserted=one.inserted)
+        for verdict, one in zip(found.verdicts, made.verdicts, strict=True)
+    ]
+    found = Findings(
+        found, None, found.about | {name: made.about[name] for name in ("scored", "vocabulary")}, verdicts
+    )
+    found.to_json(file)
+    return found
 
 
 def new_plants(world: World, folder: Path) -> set[str]:
@@ -105,11 +127,18 @@ def new_plants(world: World, folder: Path) -> set[str]:
     }
 
 
-def compared(new: Findings, old: Findings, above: float, levels: bool) -> dict[str, str]:
-    """By prompt that was judged, the reason why it fails the gate; "" if it does not."""
-    if not levels:
-        old = Findings(old, None, {**old.about, "vocabulary": None}, old.verdicts)
-    failing = {one.finding.prompt: f"{one.finding.label}: {one.why}" for one in gate(new, above, old).failing}
+def compared(new: Findings, old: Findings, above: float, way: str) -> dict[str, str]:
+    """By prompt that was judged, the reason why it fails the gate; "" if it does not.
+
+    Args:
+        way: "scores", all that the gate does; "levels", without the scores; "cause", findings matched by cause alone.
+    """
+    if way != "scores":
+        hidden = {"scored": None} if way == "levels" else {"scored": None, "vocabulary": None}
+        old = Findings(old, None, {**old.about, **hidden}, old.verdicts)
+    decided = gate(new, above, old)
+    failing = {one.prompt: one.why for one in decided.rises}
+    failing |= {one.finding.prompt: f"{one.finding.label}: {one.why}" for one in decided.failing}
     return {v.prompt: failing.get(v.prompt, "") for v in new.verdicts if v.outcome != "cannot be judged"}
 
 
@@ -131,17 +160,17 @@ def examine(world: World, out: Path, quick: bool, with_null: bool) -> list[dict[
         )
     null = audited(world, ca.load_model(NULL), 1, out / world.name / "null", quick) if with_null else None
     plants, result = new_plants(world, out / world.name) if with_null else set(), []
-    for above, levels in itertools.product(ABOVE, (True, False)):
-        common = {"world": world.name, "above": above, "levels": levels}
+    for above, way in itertools.product(ABOVE, WAYS):
+        common = {"world": world.name, "above": above, "way": way}
         for new, old in itertools.permutations(made, 2):
-            told = compared(made[new], made[old], above, levels)
+            told = compared(made[new], made[old], above, way)
             red = {prompt: why for prompt, why in told.items() if why}
             sort = "noise" if "noise" in (new, old) else "reseeded"
             result.append({**common, "sort": sort, "new": new, "old": old, "red": bool(red), "prompts": len(told),
                            "why": red})  # fmt: skip
         for new in [name for name in made if name != "noise"] if null is not None else ():
             assert null is not None
-            told = compared(made[new], null, above, levels)
+            told = compared(made[new], null, above, way)
             some = {prompt: why for prompt, why in told.items() if prompt in plants}
             rest = {
                 prompt: why for prompt, why in told.items() if prompt not in {p.prompt for p in world.plants}
@@ -158,13 +187,12 @@ def examine(world: World, out: Path, quick: bool, with_null: bool) -> list[dict[
 def figures_of(result: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Shares of red comparisons by sort and limit, with the upper or lower Wilson bound that a floor needs."""
     figures: dict[str, float] = {}
-    for above, levels, sort in itertools.product(
-        ABOVE, (True, False), ("reseeded", "noise", "planted", "retrained")
-    ):
-        some = [r for r in result if (r["above"], r["levels"], r["sort"]) == (above, levels, sort)]
+    sorts = ("reseeded", "noise", "planted", "retrained")
+    for above, way, sort in itertools.product(ABOVE, WAYS, sorts):
+        some = [r for r in result if (r["above"], r["way"], r["sort"]) == (above, way, sort)]
         if not some:
             continue
-        name = f"{sort}_above_{above:.0f}{'' if levels else '_without_levels'}"
+        name = f"{sort}_above_{above:.0f}{WAYS[way]}"
         red = sum(r["red"] for r in some)
         figures[f"{name}_comparisons"], figures[f"{name}_red"] = len(some), red / len(some)
         if sort in ("planted", "retrained"):

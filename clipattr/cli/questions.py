@@ -18,7 +18,7 @@ from clipattr.cli.jobs import engine_of
 from clipattr.cli.releases import told_gate
 from clipattr.cli.reports import stratified, write_reports
 from clipattr.cli.terminal import check_target, emit, human, print_table, say, tell, write
-from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
+from clipattr.display.wording import NO_LABEL, counted, kind_word, points, signed, span, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 from clipattr.storage.paths import user_path
@@ -343,15 +343,13 @@ def _picture(study: Any, asked: str) -> Any:
 
 def _print_findings(findings: Findings, out: Any, listed: int = LISTED) -> None:
     audited = findings.about.get("prompts_audited")
-    of = f" in {audited:,} prompts" if isinstance(audited, int) else ""
-    print(
-        f"{len(findings):,} unexpected reliances{of}, in points (cosine × 100), strongest causal effect first",
-        file=out,
-    )
+    of = f" in {counted(audited, 'prompt')}" if isinstance(audited, int) else ""
+    found = counted(len(findings), "unexpected reliance")
+    print(f"{found}{of}, in points (cosine × 100), strongest causal effect first", file=out)
     _print_verdicts(findings, out)
     if not len(findings):
         return
-    found = sorted(findings, key=lambda f: -f.causal_effect.value)
+    ordered = sorted(findings, key=lambda f: -f.causal_effect.value)
     columns = (
         "prompt",
         "rests on",
@@ -363,9 +361,9 @@ def _print_findings(findings: Findings, out: Any, listed: int = LISTED) -> None:
         "sure",
     )
     print(file=out)
-    print_table(columns, [_row(finding) for finding in found[:listed]], out, numbers=(3, 4, 5, 6, 7))
-    if len(found) > listed:
-        print(f"… and {len(found) - listed:,} more; the report, JSON and CSV have all.", file=out)
+    print_table(columns, [_row(finding) for finding in ordered[:listed]], out, numbers=(3, 4, 5, 6, 7))
+    if len(ordered) > listed:
+        print(f"… and {len(ordered) - listed:,} more; the report, JSON and CSV have all.", file=out)
 
 
 def _print_verdicts(findings: Findings, out: Any) -> None:
@@ -374,8 +372,8 @@ def _print_verdicts(findings: Findings, out: Any) -> None:
     unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
     if silent:
         print(
-            f"{len(silent) - len(unjudged):,} prompts: nothing found; {len(unjudged):,}: cannot be judged. The report, "
-            "JSON and CSV say of each what could have been seen.",
+            f"{counted(len(silent) - len(unjudged), 'prompt')}: nothing found; {len(unjudged):,}: cannot be judged. "
+            "The report, JSON and CSV say of each what could have been seen.",
             file=out,
         )
     shown = silent if len(findings.verdicts) <= TOLD else unjudged

@@ -11,36 +11,69 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, OK
 from clipattr.cli.terminal import check_target, emit, human, tell
-from clipattr.display.wording import NO_LABEL, visible
+from clipattr.discovery.audit.settings import Settings
+from clipattr.display.wording import NO_LABEL, be, counted, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 
 if TYPE_CHECKING:
+    from clipattr.discovery.findings import PromptVerdict
     from clipattr.discovery.gate import Gate
 
+LISTED = 12  # prompts that cannot be judged, by name
 MARKS = {"good": "ok  ", "look": "look", "bad": "BAD "}
 
 
 def told_gate(decided: Gate, out: Any) -> int:
     """Print the decision; returns the exit status."""
     known = len(decided.judgements) - len(decided.failing)
+    new, gone = len(decided.failing), len(decided.gone)
     print(
-        f"\n{decided.outcome}: {len(decided.failing):,} above {decided.limit:g} points are new or larger than "
-        f"accepted, {known:,} are accepted, {len(decided.gone):,} accepted ones are no longer found.",
+        f"\n{decided.outcome}: {counted(new, 'finding')} above {decided.limit:g} points {be(new)} new or larger than "
+        f"accepted, {known:,} {be(known)} accepted, {counted(gone, 'accepted one')} {be(gone)} no longer found.",
         file=out,
     )
     for one in decided.failing:
         finding = one.finding
         print(f"  {visible(finding.prompt, 40)} rests on {visible(finding.label or NO_LABEL, 40)}: "
               f"{finding.causal_effect.points()} points; {one.outcome}: {visible(one.why, 200)}", file=out)  # fmt: skip
+    for rise in decided.rises:
+        print(f"  {visible(rise.prompt, 40)} {visible(rise.why, 200)}", file=out)
     if decided.unjudged:
-        print(
-            f"{len(decided.unjudged):,} of {len(decided.unjudged) + decided.judged:,} prompts cannot be judged, "
-            "so they have not passed. Add pictures of them, or leave them out of the prompts.",
-            file=out,
-        )
+        _told_unjudged(decided, out)
     tell(decided.remarks)
     return {"failed": ABOVE_LIMIT, "cannot be judged": NOT_JUDGED}.get(decided.outcome, OK)
+
+
+def _told_unjudged(decided: Gate, out: Any) -> None:
+    """Print which prompts have not passed for want of a judgement, why, and what each of them needs."""
+    n = len(decided.unjudged)
+    print(
+        f"{n:,} of {counted(n + decided.judged, 'prompt')} cannot be judged, so {'it has' if n == 1 else 'they have'} "
+        "not passed:",
+        file=out,
+    )
+    for verdict in decided.unjudged[:LISTED]:
+        meant = f" Did you mean {' or '.join(visible(word, 40) for word in verdict.did_you_mean)}?"
+        print(
+            f"  {visible(verdict.prompt, 40)}: {visible(verdict.why, 200)}.{meant * bool(verdict.did_you_mean)}",
+            file=out,
+        )
+    if n > LISTED:
+        print(f"  and {n - LISTED:,} more, in --json", file=out)
+    for advice in dict.fromkeys(_advice(verdict) for verdict in decided.unjudged):
+        print(advice, file=out)
+
+
+def _advice(verdict: PromptVerdict) -> str:
+    """What makes a prompt judgeable."""
+    if verdict.unopened:
+        return "Bring back the pictures that cannot be opened, and audit again."
+    if verdict.did_you_mean:
+        return "Correct the spelling, or leave the prompt out."
+    if min(verdict.pictures_finding, verdict.pictures_measuring) < Settings().few:
+        return "Add pictures of the prompts that lack them, or leave these prompts out."
+    return "Reword or leave out the prompts whose own pictures do not score above others: more pictures do not help."
 
 
 def baseline(arguments: argparse.Namespace) -> int:
@@ -54,8 +87,12 @@ def baseline(arguments: argparse.Namespace) -> int:
     silent = sum(verdict.outcome == "cannot be judged" for verdict in accepted.verdicts)
     record = {"baseline": arguments.out, "findings": len(accepted), "cannot_be_judged": silent}
     emit(json_text(record, indent=2) + "\n", arguments.json)
-    print(f"accepted {len(accepted):,} findings in {arguments.out}; {silent:,} prompts cannot be judged, and stay so.",
-          file=human(arguments))  # fmt: skip
+    stay = "stays" if silent == 1 else "stay"
+    print(
+        f"accepted {counted(len(accepted), 'finding')} in {arguments.out}; {counted(silent, 'prompt')} cannot be "
+        f"judged, and {stay} so.",
+        file=human(arguments),
+    )
     return OK
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from clipattr.display.wording import least_points
+from clipattr.display.wording import counted, least_points
 from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
@@ -206,8 +206,10 @@ class PromptVerdict:
                 for word, (elsewhere, beside) in values.get("levels", {}).items()
             }
             inserted = tuple(None if one is None else float(one) for one in values.get("inserted", ()))
-            lists = {"rejected": rejected, "confused_with": confused, "did_you_mean": meant, "levels": levels}
-            lists |= {"inserted": inserted, "scored": dict(values.get("scored", {}))}
+            lists: dict[str, Any] = {
+                "rejected": rejected, "confused_with": confused, "did_you_mean": meant, "levels": levels,
+                "inserted": inserted, "scored": dict(values.get("scored", {})),
+            }  # fmt: skip
             return cls(**{**values, **lists})
         except (TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error
@@ -269,7 +271,9 @@ class Findings(Sequence[Finding]):
         return self._findings[index]
 
     def __repr__(self) -> str:
-        return f"Findings({len(self)} unexpected reliances of {self.about.get('prompts_audited', '?')} prompts audited)"
+        of = self.about.get("prompts_audited", "?")
+        of = counted(of, "prompt") if isinstance(of, int) else f"{of} prompts"
+        return f"Findings({counted(len(self), 'unexpected reliance')} of {of} audited)"
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False, escape=True)

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipattr.discovery.pairing import SAME_COLLECTION, Levels, Pairing, require_same_pictures
-from clipattr.discovery.rises import Rise, difference, rises
+from clipattr.discovery.rises import Rise, rises
+from clipattr.discovery.scored import difference, released_scores
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,8 +95,13 @@ class Gate:
                 _told(j.finding) | {"outcome": j.outcome, "why": j.why} for j in self.judgements
             ],
             "newly_rests_on": [
-                {"prompt": one.prompt, "label": one.word, "rise": asdict(one.rise), "pictures": one.pictures,
-                 "why": one.why}
+                {
+                    "prompt": one.prompt,
+                    "label": one.word,
+                    "rise": asdict(one.rise),
+                    "pictures": one.pictures,
+                    "why": one.why,
+                }
                 for one in self.rises
             ],
             "no_longer_found": [_told(finding) for finding in self.gone],
@@ -149,7 +156,7 @@ def gate(
         _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels, risen) for f in strong
     )
     unjudged = tuple(v for v in findings.verdicts if v.outcome == "cannot be judged")
-    new = _unreported(findings, baseline, above, judgements)
+    new = _unreported(findings, released_scores(findings, baseline, previous), above, judgements)
     failed = bool(new) or any(j.outcome != KNOWN for j in judgements)
     return Gate(
         limit=above,
@@ -204,7 +211,7 @@ def _judge(
 def _unreported(
     findings: Findings, baseline: Findings | None, above: float, judgements: Sequence[Judgement]
 ) -> tuple[Rise, ...]:
-    """Rises above the limit whose word no failing finding of the prompt names; none where scores cannot be compared."""
+    """Rises above the limit whose word no failing finding of the prompt names; none without comparable scores."""
     if baseline is None or difference(findings, baseline):
         return ()
     said = {(j.finding.prompt, j.finding.label) for j in judgements if j.outcome != KNOWN}
@@ -306,10 +313,8 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
             "fail the gate; accept an audit of the same pictures and words, or give --previous."
         )
     if told := difference(findings, baseline):
-        remarks.append(
-            f"New reliances that the audit does not report cannot be seen: {told}. Audit the released model again with "
-            "this version and accept that."
-        )
+        unseen = "New reliances that the audit does not report cannot be seen"
+        remarks.append(f"{unseen}: {told}. Audit the released model again with this version and accept that.")
     if (weights := _part(new, "model", "hash")) is not None and weights == _part(old, "model", "hash"):
         remarks.append("The audited weights are those of the baseline.")
     if new.get("settings") != old.get("settings"):
@@ -317,7 +322,8 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
     if baseline.verdicts:
         added = {v.prompt for v in findings.verdicts} - {v.prompt for v in baseline.verdicts}
         if added:
-            remarks.append(f"{len(added):,} prompts are not in the baseline, for instance {min(added)!r}.")
+            n = counted(len(added), "prompt")
+            remarks.append(f"{n} {be(len(added))} not in the baseline, for instance {min(added)!r}.")
     return remarks
 
 

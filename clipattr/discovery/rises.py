@@ -9,29 +9,35 @@ docs/decisions/gate.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipattr.discovery.audit.names import constituents
-from clipattr.discovery.audit.scores import VERSION, unpacked
+from clipattr.discovery.scored import Pictures, Values, difference
 from clipattr.errors import DataError
-from clipattr.statistics import Z, Interval, false_discovery
+from clipattr.statistics import Interval, Z, false_discovery
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Findings
 
 FEW = 5  # pictures with and without a word below which a group says nothing
-OVER = 0.15  # rate difference from which a word is a candidate: commoner on the prompt's pictures than elsewhere
+OVER = (
+    0.15  # rate difference from which a word is a candidate: commoner on the prompt's pictures than elsewhere
+)
 RATE = 0.01  # false-discovery rate over all candidates of a comparison
-FAR = 8.0  # standard errors, scatter included, by which a word that is no candidate must rise on other pictures
+FAR = (
+    8.0  # standard errors, scatter included, by which a word that is no candidate must rise on other pictures
+)
 SAME_COLLECTION = 0.9  # share of the pictures that both audits must have
 MEDIAN = 0.6745  # median of the absolute value of a standard normal variable
-LARGEST = 10_000_000  # pictures that an audit's scores can be of
+OWN_NAME = "its own name as text"  # word of a rise by text insertion
 CANNOT = "cannot be judged"  # outcome of a verdict without a measurement
-ENOUGH = 20  # words from which a prompt has a scatter of its own
+ENOUGH = 20  # rises from which a word, a prompt or a group of pictures has a scatter of its own
+AGREE = 10  # pictures that the variance without a word counts for, in the variance with it
+PRIOR = 20  # prompts of its own that the scatter of all words counts for, in the scatter of one word
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Differences:
     """Change of the contrast with each word minus that without, on one group of pictures; (words,) each.
 
     Attributes:
-        rise: raw cosine, NaN with fewer than `FEW` pictures on either side. error: its standard error (Welch). n:
+        rise: raw cosine, NaN with fewer than `FEW` pictures on either side. error: its standard error. n:
             pictures with the word.
     """
 
@@ -88,55 +94,6 @@ class Compared:
     elsewhere: Differences
     candidate: np.ndarray
     allowed: np.ndarray
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of one audit: (n,) ids, and (n, words) CSR of 0 and 1, where each word is seen and surely seen."""
-
-    ids: np.ndarray
-    words: Sequence[str]
-    seen: Any
-    sure: Any
-
-    @classmethod
-    def read(cls, about: Any) -> Pictures:
-        """Unpack `scored` of an audit's `about`.
-
-        Raises:
-            DataError: damaged.
-        """
-        from scipy.sparse import csr_array
-
-        n, words = about.get("pictures"), about.get("names")
-        if not isinstance(n, int) or not 0 <= n <= LARGEST or not isinstance(words, list):
-            raise DataError("The scores do not say of which pictures they are. Audit again.")
-        ids = unpacked(about.get("ids"), "u8", n)
-        seen, sure = (unpacked(about.get(name), "u1", n).astype(np.int64) for name in ("seen", "sure"))
-        places = unpacked(about.get("words"), "u4", int(seen.sum())).astype(np.int64)
-        if (sure > seen).any() or (len(places) and int(places.max()) >= len(words)):
-            raise DataError("The scores are damaged: they name words that are not there. Audit again.")
-        ends = np.concatenate([[0], np.cumsum(seen)])
-        nth = np.arange(len(places)) - np.repeat(ends[:-1], seen)
-        shape = (n, len(words))
-        certain = csr_array(((nth < np.repeat(sure, seen)).astype(np.float64), places, ends), shape=shape)
-        certain.eliminate_zeros()
-        table = csr_array((np.ones(len(places)), places.copy(), ends.copy()), shape=shape)
-        return cls(ids, [str(word) for word in words], table, certain)
-
-
-def difference(now: Findings, then: Findings) -> str:
-    """What keeps the scores of two audits from being compared; "" if nothing does."""
-    for name, audit in (("audit", now), ("baseline", then)):
-        about = audit.about.get("scored")
-        if not isinstance(about, Mapping):
-            return f"the {name} holds no scores of pictures"
-        if about.get("version") != VERSION:
-            return f"the scores of the {name} are of version {str(about.get('version')):.20}, not {VERSION}"
-    same = now.about["scored"].get("texts") == then.about["scored"].get("texts")
-    if not same or now.about.get("vocabulary") != then.about.get("vocabulary"):
-        return "the vocabularies of the two audits differ"
-    return ""
 
 
 def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
@@ -164,8 +121,8 @@ def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
         old = known.get(verdict.prompt)
         if old is None or not verdict.scored or not old.scored or CANNOT in (verdict.outcome, old.outcome):
             continue
-        new = _Values.read(verdict.scored, len(pictures.ids), here)
-        released = _Values.read(old.scored, len(before.ids), there)
+        new = Values.read(verdict.scored, len(pictures.ids), here)
+        released = Values.read(old.scored, len(before.ids), there)
         prompts.append(
             compared(
                 verdict.prompt, new.contrast - released.contrast, (new.own, released.own), new.clear, new.shown,
@@ -175,28 +132,6 @@ def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
     scatter = _pooled([one.elsewhere for one in prompts], [one.allowed for one in prompts])[0]
     both = told(prompts, pictures.words, above) + told_written(now, then, above, scatter)
     return sorted(both, key=lambda one: -one.rise.value)
-
-
-@dataclass(frozen=True)
-class _Values:
-    """What an audit holds of one prompt on some of its pictures."""
-
-    contrast: np.ndarray
-    own: np.ndarray
-    clear: np.ndarray
-    shown: np.ndarray
-    same: tuple[str, ...]
-
-    @classmethod
-    def read(cls, scored: Mapping[str, Any], n: int, rows: np.ndarray) -> _Values:
-        def bits(name: str) -> np.ndarray:
-            return np.unpackbits(unpacked(scored.get(name), "u1", (n + 7) // 8), count=n).astype(bool)[rows]
-
-        contrast = unpacked(scored.get("contrast"), "f2", n).astype(np.float64)[rows]
-        if not np.isfinite(contrast).all():
-            raise DataError("The scores are damaged: some are no numbers. Audit again.")
-        same = tuple(str(word) for word in scored.get("same", ()))
-        return cls(contrast, bits("own"), bits("clear"), bits("shown"), same)
 
 
 def compared(
@@ -249,10 +184,11 @@ def differences(change: np.ndarray, among: np.ndarray, seen: Any, sure: Any) -> 
     picked = change[among]
     rest = (len(picked) - every[0], picked.sum() - every[1], (picked**2).sum() - every[2])
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [
-            (t / m, np.maximum(q - t**2 / m, 0) / (m - 1) / m) for m, t, q in ((n, total, squares), rest)
-        ]
-        rise, error = parts[0][0] - parts[1][0], np.sqrt(parts[0][1] + parts[1][1])
+        rise = total / n - rest[1] / rest[0]
+        one, other = (np.maximum(q - t**2 / m, 0) / (m - 1) for m, t, q in ((n, total, squares), rest))
+        # A few pictures may happen to agree: their variance is drawn towards that of the others.
+        one = ((n - 1) * one + AGREE * other) / (n - 1 + AGREE)
+        error = np.sqrt(one / n + other / rest[0])
     known = (n >= FEW) & (rest[0] >= FEW)
     return Differences(np.where(known, rise, np.nan), np.where(known, error, np.nan), n)
 
@@ -275,28 +211,76 @@ def scatter_of(rise: np.ndarray, error: np.ndarray) -> float:
     return low
 
 
+@dataclass(frozen=True)
+class _Scatter:
+    """(words,) deviation that the rise by a word has between two trainings, on a prompt's pictures and on others.
+
+    A word that fills the picture or names another prompt moves many prompts, a mark or a background moves few: the
+    scatter of a word is that over the prompts, drawn towards that over all words. `shared`: correlation of the two.
+    """
+
+    beside: np.ndarray
+    elsewhere: np.ndarray
+    shared: float = 1.0
+
+    @classmethod
+    def of(cls, prompts: Sequence[Compared]) -> _Scatter:
+        allowed = [one.allowed for one in prompts]
+        every = _pooled([one.elsewhere for one in prompts], allowed)[0]
+        near, few = _pooled([one.beside for one in prompts], allowed)
+        near = near if few >= ENOUGH else max(near, every)
+        if not prompts:
+            return cls(np.zeros(0), np.zeros(0))
+        rise, error = (
+            np.stack([getattr(one.elsewhere, name) for one in prompts]) for name in ("rise", "error")
+        )
+        rise = np.where(np.stack(allowed), rise, np.nan)
+        known = np.isfinite(rise).sum(0)
+        words = np.array([scatter_of(rise[:, j], error[:, j]) for j in range(rise.shape[1])])
+        # Few prompts say little of a word, so the scatter of all words counts like `PRIOR` prompts of its own.
+        words = np.sqrt((PRIOR * every**2 + known * words**2) / (PRIOR + known))
+        beside = near * (words / every if every > 0 else np.ones_like(words))
+        both = np.where(np.stack(allowed), np.stack([one.beside.rise for one in prompts]), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return cls(beside, words, _correlation(both / beside, rise / words))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """How far two standardised values move together, 0 to 1, robustly; 1 if few are known.
+
+    Their errors are independent, so the covariance follows from the deviations of sum and difference (Gnanadesikan and
+    Kettenring 1972, Biometrics 28).
+    """
+    known = np.isfinite(one) & np.isfinite(other)
+    if known.sum() < ENOUGH:
+        return 1.0
+    plus, minus = (np.median(np.abs(one[known] + sign * other[known])) / MEDIAN for sign in (1, -1))
+    return float(np.clip((plus**2 - minus**2) / 4, 0, 1))
+
+
 def told(prompts: Sequence[Compared], words: Sequence[str], above: float) -> list[Rise]:
     """Which differences stand out, largest first.
 
     Args:
         above: points (cosine × 100).
     """
-    parts = ("beside", "elsewhere")
-    common = [_pooled([getattr(one, part) for one in prompts], [one.allowed for one in prompts]) for part in parts]
-    if common[0][1] < ENOUGH:  # too few words beside the prompts to know how much they scatter
-        common[0] = max(common[0][0], common[1][0]), common[0][1]
+    scatter = _Scatter.of(prompts)
     rows: list[tuple[Compared, int, bool, float, float]] = []
     for one in prompts:
-        groups = (one.beside, one.elsewhere)
-        weights = [_weight(group, scatter) for group, (scatter, _) in zip(groups, common, strict=True)]
+        groups, spreads = (one.beside, one.elsewhere), (scatter.beside, scatter.elsewhere)
+        weights = [_weight(group, spread) for group, spread in zip(groups, spreads, strict=True)]
         own, known = _pooled([one.elsewhere], [one.allowed])
-        alone = _weight(one.elsewhere, max(own if known >= ENOUGH else 0.0, common[1][0]))
+        alone = _weight(one.elsewhere, np.maximum(scatter.elsewhere, own if known >= ENOUGH else 0.0))
         total = weights[0] + weights[1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            rise = sum(np.nan_to_num(g.rise) * w for g, w in zip(groups, weights, strict=True)) / total
+            rise = sum(w * np.nan_to_num(g.rise) for w, g in zip(weights, groups, strict=True)) / total
+            drawn = sum((w * np.nan_to_num(g.error)) ** 2 for w, g in zip(weights, groups, strict=True))
+            moved = [w * spread for w, spread in zip(weights, spreads, strict=True)]
+            moved = moved[0] ** 2 + moved[1] ** 2 + 2 * scatter.shared * moved[0] * moved[1]
+            error = np.maximum(np.sqrt(drawn + moved) / total, 1e-9)
             far = np.nan_to_num(one.elsewhere.rise) * np.sqrt(alone) > FAR
         for j in np.flatnonzero(one.allowed & (total > 0) & (one.candidate | far)).tolist():
-            rows.append((one, j, bool(one.candidate[j]), float(rise[j]), float(total[j] ** -0.5)))
+            rows.append((one, j, bool(one.candidate[j]), float(rise[j]), float(error[j])))
     unlikely = iter(_unlikely([value / error for _, _, tested, value, error in rows if tested]))
     made = []
     for one, j, tested, value, error in rows:
@@ -312,13 +296,22 @@ def told_written(now: Findings, then: Findings, above: float, scatter: float) ->
     Args:
         above: points. scatter: deviation of rises between the two models, raw cosine, for fewer than `ENOUGH` prompts.
     """
+    from scipy.stats import t
+
     before = {verdict.prompt: verdict.inserted for verdict in then.verdicts}
     rows = []
     for verdict in now.verdicts:
         pairs = zip(verdict.inserted, before.get(verdict.prompt, ()), strict=False)
         change = np.array([a - b for a, b in pairs if a is not None and b is not None])
         if len(change) >= FEW:
-            rows.append((verdict.prompt, float(change.mean()), float(change.std(ddof=1)) / len(change) ** 0.5, len(change)))
+            rows.append(
+                (
+                    verdict.prompt,
+                    float(change.mean()),
+                    float(change.std(ddof=1)) / len(change) ** 0.5,
+                    len(change),
+                )
+            )
     if not rows:
         return []
     value, error = (np.array([row[place] for row in rows]) for place in (1, 2))
@@ -326,11 +319,14 @@ def told_written(now: Findings, then: Findings, above: float, scatter: float) ->
         value = value - np.median(value)
         scatter = scatter_of(value, error)
     error = np.maximum(np.hypot(error, scatter), 1e-9)
-    made = []
-    for (prompt, _, _, n), rise, wide, rare in zip(rows, value, error, _unlikely(value / error), strict=True):
-        if rare and rise * 100 > above:
-            cause = "its own name as text"
-            made.append(Rise(prompt, cause, _interval(rise, wide), float(rise / wide), True, n, written=True))
+    counts, made = np.array([row[3] for row in rows]), []
+    # So few pictures estimate their own spread badly: Student's distribution.
+    rare = false_discovery(t.sf(value / error, counts - 1)) <= RATE
+    for (prompt, *_), rise, wide, n, new in zip(rows, value, error, counts, rare, strict=True):
+        if new and rise * 100 > above:
+            made.append(
+                Rise(prompt, OWN_NAME, _interval(rise, wide), float(rise / wide), True, int(n), written=True)
+            )
     return made
 
 
@@ -338,10 +334,12 @@ def _pooled(groups: Sequence[Differences], allowed: Sequence[np.ndarray]) -> tup
     """Scatter of the differences of several prompts, and how many there are."""
     rise = [np.where(some, group.rise, np.nan) for group, some in zip(groups, allowed, strict=True)]
     flat = np.concatenate([*rise, np.zeros(0)])
-    return scatter_of(flat, np.concatenate([*(group.error for group in groups), np.zeros(0)])), int(np.isfinite(flat).sum())
+    return scatter_of(flat, np.concatenate([*(group.error for group in groups), np.zeros(0)])), int(
+        np.isfinite(flat).sum()
+    )
 
 
-def _weight(group: Differences, scatter: float) -> np.ndarray:
+def _weight(group: Differences, scatter: np.ndarray) -> np.ndarray:
     """(words,) inverse variances, scatter included; 0 where nothing is known."""
     return np.where(np.isfinite(group.rise), 1 / np.maximum(group.error**2 + scatter**2, 1e-18), 0.0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 NO_VALUE = "–"
 NO_LABEL = "(no word for it)"
+NEWLY = "words that raise a prompt more than in the released model"
 
 # Display name of each kind, and the sentence that explains it. Keys: `clipattr.discovery.findings.KINDS`.
 KIND_WORDS: Mapping[str, tuple[str, str]] = {
@@ -80,6 +81,25 @@ def span(low: float, high: float) -> str:
 def percent(value: float | None) -> str:
     """A share or probability as a whole percentage."""
     return NO_VALUE if value is None or not math.isfinite(value) else f"{value * 100:.0f}\u00a0%"
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, in the singular for one; `plural` if it does not end in "s".
+
+    >>> counted(1, "finding"), counted(1200, "finding"), counted(2, "unexpected reliance")
+    ('1 finding', '1,200 findings', '2 unexpected reliances')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def be(n: int) -> str:
+    """The verb that fits a number: "is" for one, else "are"."""
+    return "is" if n == 1 else "are"
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def kind_word(kind: str) -> str:

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from clipattr import __version__
-from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, span, visible
+from clipattr.display.wording import KIND_WORDS, NEWLY, NO_LABEL, capital, counted, kind_word, span, visible
 from clipattr.storage.files import json_digest
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings, PromptVerdict
     from clipattr.discovery.gate import Gate
+    from clipattr.discovery.rises import Rise
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+RISE = "newly-rests-on"  # rule of the words that raise a prompt more than before
 LENGTH = 300  # characters of a foreign text
 
 
@@ -31,8 +33,9 @@ def junit(findings: Findings, decided: Gate | None = None) -> str:
     """An audit as JUnit XML: one test case per prompt.
 
     Args:
-        decided: the gate's decision. Prompts with a finding over its limit fail, prompts that cannot be judged are
-            errors. Without it nothing fails, and prompts that cannot be judged are skipped.
+        decided: the gate's decision. Prompts with a finding over its limit, or that newly rest on a word, fail;
+            prompts that cannot be judged are errors. Without it nothing fails, and prompts that cannot be judged are
+            skipped.
 
     >>> from clipattr.discovery.findings import Findings, PromptVerdict
     >>> "cannot be judged" in junit(Findings([], verdicts=[PromptVerdict("kite", "cannot be judged", "no pictures")]))
@@ -45,12 +48,15 @@ def junit(findings: Findings, decided: Gate | None = None) -> str:
             "testcase", {"classname": _text(_model(findings)), "name": _text(prompt), "time": "0"}
         )
         strong = [finding for finding in own if id(finding) in over]
-        if strong:
+        risen = [] if decided is None else [one for one in decided.rises if one.prompt == prompt]
+        if decided is not None and (strong or risen):
             failed += 1
-            first = f"{len(strong)} unexpected reliance(s) above {decided.limit:g} points" if decided else ""
-            ElementTree.SubElement(
-                case, "failure", {"message": first, "type": strong[0].kind}
-            ).text = "\n".join(sentence(finding) for finding in strong)
+            first = (
+                f"{counted(len(strong) + len(risen), 'unexpected reliance')} above {decided.limit:g} points"
+            )
+            lines = [sentence(finding) for finding in strong] + [_risen(one) for one in risen]
+            kind = strong[0].kind if strong else RISE
+            ElementTree.SubElement(case, "failure", {"message": first, "type": kind}).text = "\n".join(lines)
         elif verdict is not None and verdict.outcome == "cannot be judged":
             errors, skipped = errors + (decided is not None), skipped + (decided is None)
             kind = "skipped" if decided is None else "error"
@@ -123,6 +129,11 @@ def sarif(
         )
         for finding in findings
     ]
+    for one in () if decided is None else decided.rises:
+        results.append(
+            result(RISE, "error", _risen(one), one.prompt, [one.prompt, one.word, RISE],
+                   {"rise": _finite(asdict(one.rise)), "pictures": one.pictures})
+        )  # fmt: skip
     for verdict in () if decided is None else decided.unjudged:
         results.append(
             result("not-judged", "error", _text(f"{verdict.prompt} {verdict.sentence()}"), verdict.prompt,
@@ -132,6 +143,7 @@ def sarif(
         {"id": kind, "name": kind_word(kind), "shortDescription": {"text": f"Unexpected reliance: {about}"}}
         for kind, (_, about) in KIND_WORDS.items()
     ]
+    rules.append({"id": RISE, "name": "newly rests on", "shortDescription": {"text": capital(NEWLY)}})
     rules.append(
         {"id": "not-judged", "name": "not judged", "shortDescription": {"text": "A prompt cannot be judged"}}
     )
@@ -158,6 +170,11 @@ def sentence(finding: Finding) -> str:
         f"“{_text(finding.prompt)}” rests on “{_text(finding.label or NO_LABEL)}” ({kind_word(finding.kind)}): "
         f"{effect.value * 100:+.1f} points, 95 % interval {span(effect.low, effect.high)}"
     )
+
+
+def _risen(one: Rise) -> str:
+    """A rise in one line."""
+    return _text(f"“{_text(one.prompt)}” {one.why}")
 
 
 def _by_prompt(findings: Findings) -> list[tuple[str, PromptVerdict | None, list[Finding]]]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import NO_LABEL, kind_word, visible
+from clipattr.display.wording import NEWLY, NO_LABEL, be, capital, counted, kind_word, visible
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
@@ -30,14 +30,22 @@ def markdown(decided: Gate) -> str:
     known = len(decided.judgements) - len(over)
     parts = [
         f"### clipattr: {HEADS[decided.outcome]}",
-        f"{len(over)} reliances above {decided.limit:g} points are new or larger than accepted, {known} are accepted, "
-        f"{len(decided.gone)} accepted ones are no longer found; {decided.judged} prompts judged, "
-        f"{len(decided.unjudged)} cannot be judged. Points are cosine × 100.",
+        f"{counted(len(over), 'reliance')} above {decided.limit:g} points {be(len(over))} new or larger than accepted, "
+        f"{known} {be(known)} accepted, {counted(len(decided.gone), 'accepted one')} {be(len(decided.gone))} no longer "
+        f"found; {counted(decided.judged, 'prompt')} judged, {len(decided.unjudged)} cannot be judged. Points are "
+        "cosine × 100.",
     ]
     if over:
         parts.append(
             _table([_over(j) for j in over[:LISTED]], ("prompt", "rests on", "kind", "causal effect", "why"))
         )
+    if decided.rises:
+        risen = [
+            (_cell(r.prompt), _cell(r.word), r.rise.points(), f"{r.pictures:,}")
+            for r in decided.rises[:LISTED]
+        ]
+        columns = ("prompt", "newly rests on", "more than before", "pictures")
+        parts.append(f"**{capital(NEWLY)}**\n\n" + _table(risen, columns))
     if decided.unjudged:
         silent = [
             (

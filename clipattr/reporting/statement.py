@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from clipattr import __version__
 from clipattr.discovery.opened import missing_pictures
-from clipattr.display.wording import NO_LABEL, kind_word, least_points, points, span, visible
+from clipattr.display.wording import (
+    NEWLY,
+    NO_LABEL,
+    capital,
+    counted,
+    kind_word,
+    least_points,
+    points,
+    span,
+    visible,
+)
 from clipattr.errors import DataError
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.storage.files import write_text
@@ -110,6 +120,8 @@ def content(findings: Findings, decided: Gate | None = None) -> dict[str, Any]:
         "more": max(0, len(rows) - LISTED),
         "choices": dict(Counter(row["choice"] for row in rows)),
         "decided": decided,
+        "over": counted(len(over), "finding"),
+        "newly": capital(NEWLY),
         "limits": limits(findings),
     }
 

@@ -269,7 +269,8 @@ def test_a_prompt_that_cannot_be_judged_is_never_green(audited, study_dir, findi
     assert main(line) == 0
     assert main([*line, "--fail-above", "5"]) == 3
     out, err = capsys.readouterr()
-    assert "1 of 2 prompts cannot be judged, so they have not passed" in out
+    assert "1 of 2 prompts cannot be judged, so it has not passed" in out
+    assert "eagel: it has no pictures. Did you mean eagle?" in out and "Correct the spelling" in out
     assert "'eagel' is neither a label nor a word of this study; did you mean eagle?" in err
     told = json.loads(files["json"].read_text())
     assert told["gate"]["outcome"] == "cannot be judged"

@@ -1,15 +1,21 @@
 """JUnit XML, SARIF and the statement say what the gate decided, and hold hostile text without harm."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 import clipattr as ca
+from clipattr.cli.releases import told_gate
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.discovery.gate import gate
+from clipattr.discovery.rises import Rise
 from clipattr.reporting.continuous import junit, sarif
+from clipattr.reporting.pull_request import markdown
+from clipattr.reporting.statement import write_statement
 from clipattr.statistics import Interval
 from clipattr.studies.verdicts import Verdicts
 
@@ -77,6 +83,51 @@ def test_the_same_reliance_keeps_its_fingerprint(findings):
     one = json.loads(sarif(findings))["runs"][0]["results"][0]["partialFingerprints"]
     larger = Findings([finding("kite", 11.0)], None, {}, [PromptVerdict("kite", "found", findings=1)])
     assert json.loads(sarif(larger))["runs"][0]["results"][0]["partialFingerprints"] == one
+
+
+def test_a_new_reliance_that_no_finding_reports_is_in_every_form(findings, tmp_path):
+    rise = Rise("bat", HOSTILE, Interval(0.082, 0.05, 0.114), 5.0, True, 40)
+    decided = replace(gate(findings, 50), outcome="failed", rises=(rise,))
+    suite = ElementTree.fromstring(junit(findings, decided)).find("testsuite")
+    (failure,) = [case.find("failure") for case in suite if case.get("name") == "bat"]
+    assert (
+        failure.get("message") == "1 unexpected reliance above 50 points"
+        and "+8.2 points [5.0, 11.4]" in failure.text
+    )
+    results = json.loads(sarif(findings, decided))["runs"][0]["results"]
+    (told,) = [one for one in results if one["ruleId"] == "newly-rests-on"]
+    assert told["level"] == "error" and "newly rests on kite" in told["message"]["text"]
+    page = markdown(decided)
+    assert "0 reliances above 50 points are new" in page and "| bat | kite" in page and "<script>" not in page
+    write_statement(findings, tmp_path / "statement.html", decided=decided)
+    text = (tmp_path / "statement.html").read_text("utf-8")
+    assert "0 findings over the limit" in text and "newly rests on kite" in text and "<script>" not in text
+
+
+def test_prompts_that_cannot_be_judged_are_told_what_they_lack(capsys):
+    verdicts = [
+        PromptVerdict("kite", "cannot be judged", "it has no pictures"),
+        PromptVerdict(
+            "bat",
+            "cannot be judged",
+            "its own pictures do not score",
+            pictures_finding=40,
+            pictures_measuring=30,
+        ),
+        PromptVerdict("yak", "cannot be judged", "2 pictures cannot be opened", unopened=2),
+    ]
+    assert told_gate(gate(Findings([], verdicts=verdicts), 5), sys.stdout) == 3
+    said = capsys.readouterr().out
+    assert (
+        "3 of 3 prompts cannot be judged, so they have not passed" in said
+        and "0 findings above 5 points are" in said
+    )
+    assert [
+        said.count(start) for start in ("Add pictures", "Reword or leave out", "Bring back the pictures")
+    ] == [1, 1, 1]
+    told_gate(gate(Findings([], verdicts=verdicts[1:2]), 5), sys.stdout)
+    said = capsys.readouterr().out
+    assert "1 of 1 prompt cannot be judged, so it has not passed" in said and "Add pictures" not in said
 
 
 def test_hostile_text_stays_text(findings, tmp_path):

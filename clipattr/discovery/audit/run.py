@@ -269,7 +269,54 @@ def audit(
         (finding for one in audited for finding in one.findings),
         key=lambda f: (-f.causal_effect.value, f.prompt, f.latents),
     )
-    about: dict[str, Any] = {
+    about = _about(ready, len(asked))
+    missing = {name: reason for one in audited for name, reason in one.missing.items()}
+    if missing:
+        first = dict(sorted(missing.items())[:NAMED])
+        about["missing_pictures"] = {"asked_for": len(missing), "first": first}
+    return Findings(findings, study, about, [one.verdict for one in audited])
+
+
+def scores(
+    study: Study,
+    prompts: Iterable[str | Prompt],
+    *,
+    settings: Settings | None = None,
+    background: Sequence[str] | None = None,
+    insert: bool = False,
+) -> Findings:
+    """The scores of a study's pictures alone, as an audit holds them, without looking for findings.
+
+    Args:
+        prompts, settings, background: as for `audit`. insert: whether prompts are inserted as text as well.
+
+    Returns:
+        no findings, and a verdict for every prompt that holds its scores.
+
+    >>> import clipattr as ca
+    >>> made = scores(ca.open_study("picture-world"), ["rabbit"])
+    >>> len(made), sorted(made.verdicts[0].scored)
+    (0, ['clear', 'contrast', 'own', 'same', 'shown'])
+    """
+    ready, verdicts = Ready(study, settings or Settings(), background), []
+    asked = read_prompts(prompts, study)
+    for prompt in asked:
+        subject = Subject.of(ready.base, prompt)
+        inserted = ready.insertion.ask(subject)[4] if insert else ()
+        few = int(subject.finding.own.sum()) + int(subject.measuring.own.sum()) < 2 * ready.base.settings.few
+        verdicts.append(
+            PromptVerdict(
+                prompt.text, "cannot be judged" if few else "nothing found", "too few pictures" if few else "",
+                inserted=inserted, scored=ready.scored.subject(subject),
+            )
+        )  # fmt: skip
+    return Findings([], study, _about(ready, len(asked)), verdicts)
+
+
+def _about(ready: Ready, asked: int) -> dict[str, Any]:
+    """What was audited, and how."""
+    study = ready.base.study
+    return {
         "model": study.manifest["model"],
         "evaluator": study.manifest["evaluator"],
         "site": str(study.site),
@@ -277,16 +324,11 @@ def audit(
         "pictures": len(study.images),
         "pictures_finding": len(ready.base.finding),
         "pictures_measuring": len(ready.base.measuring),
-        "prompts_audited": len(asked),
+        "prompts_audited": asked,
         "vocabulary": json_digest(list(study.vocabulary.words))[:16],
-        "settings": asdict(settings),
+        "settings": asdict(ready.base.settings),
         "scored": dict(ready.scored.about),
     }
-    missing = {name: reason for one in audited for name, reason in one.missing.items()}
-    if missing:
-        first = dict(sorted(missing.items())[:NAMED])
-        about["missing_pictures"] = {"asked_for": len(missing), "first": first}
-    return Findings(findings, study, about, [one.verdict for one in audited])
 
 
 def _depends_on(study: Study, settings: Settings, background: Sequence[str] | None, device: Any) -> str:

@@ -63,7 +63,9 @@ class Scored:
             seen.append(len(heaviest))
             sure.append(int((weight[heaviest] > base.settings.surely).sum()))
             words.append(word[heaviest])
-        numbers, places = np.unique(np.concatenate([*words, np.zeros(0, int)]).astype(int), return_inverse=True)
+        numbers, places = np.unique(
+            np.concatenate([*words, np.zeros(0, int)]).astype(int), return_inverse=True
+        )
         about = {
             "version": VERSION,
             "pictures": len(order),

@@ -213,8 +213,8 @@ class Insertion:
 
         Returns:
             the effect, None where the test is hopeless or impossible; the forward passes; the reason for None; and,
-            whatever the dictionary, the mean rise of the contrast on the first pictures and what the prompt adds to each
-            of them beyond other words, None where it shows the prompt; raw cosine.
+            whatever the dictionary, the mean rise of the contrast on the first pictures, and what the prompt adds to
+            each of them beyond other words, None where it shows the prompt; raw cosine.
         """
         base, settings, text = self.base, self.base.settings, subject.prompt.text
         if letters := missing_glyphs(text):
