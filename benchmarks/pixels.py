@@ -42,6 +42,7 @@ FAMILY = 4  # latents of a family, at most
 TRUE, FALSE = 0.02, 0.005  # raw cosine: lower bound of a true effect, largest mean of none
 REACH = 0.15  # of its mean on its strongest pictures that a latent must reach on those with the cause, to stand for it
 OWN = ("watermark", "context", "companion")  # kinds whose pairs show the prompt's own object as well
+HEADLINE = 90  # findings of a round whose figures stand at the top of the result
 CORRELATIONS = (  # rank correlations over findings: figure, effect measured by editing, exact effect
     ("transplant_correlation", "transplant", "inserted"),
     ("removal_correlation", "removal", "effect"),
@@ -303,15 +304,21 @@ def main() -> None:
 
 
 def add_round(title: str, found: dict[str, float], rows: list[dict[str, Any]]) -> None:
-    """Append a round: the result's figures and rows are those of the last one, earlier rounds stay in `rounds`."""
+    """Append a round to `rounds` of the result; no earlier one is changed. Figures and rows at the top are those of the
+    last round with `HEADLINE` findings."""
     path = FOLDER / "pixels.json"
     before = json.loads(path.read_text(encoding="utf-8"))
-    last = {"title": before.get("title", "first"), "commit": before["commit"], "figures": before["figures"],
-            "rows": before["rows"]}  # fmt: skip
+    earlier = before.get("rounds") or [
+        {
+            "title": "first and second (the second not blind)",
+            **{key: before[key] for key in ("commit", "figures", "rows")},
+        }
+    ]
     write_results("pixels", found, rows)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content |= {"title": title, "rounds": [*before.get("rounds", []), last]}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    made = json.loads(path.read_text(encoding="utf-8"))
+    this = {"title": title, **{key: made[key] for key in ("commit", "figures", "rows")}}
+    top = made if len(rows) >= HEADLINE else before
+    path.write_text(json.dumps({**top, "rounds": [*earlier, this]}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

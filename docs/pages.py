@@ -121,7 +121,7 @@ def verification() -> dict[str, str]:
         f"Findings verified in pictures of worlds on which no choice was made ({worlds}), against pictures drawn "
         "without the cause. *Agreement*: share of the testable findings whose verdict is right. *Testable*: share of "
         "the true findings with a verdict. *False confirmed*: share of findings that were planted false and were "
-        f"confirmed. {_correlations(figures)}{_earlier(found)}\n\n"
+        f"confirmed. {_correlations(figures)}\n\n"
         "| findings | true | false | agreement | testable | false confirmed |\n|---|---|---|---|---|---|\n"
     )
     kinds = sorted({row["kind"] for row in found["rows"]})
@@ -133,7 +133,7 @@ def verification() -> dict[str, str]:
         text += (
             f"| {name} | {row['true']:.0f} | {row['findings'] - row['true']:.0f} | {' | '.join(shares)} |\n"
         )
-    return {"reference/pixels.md": text}
+    return {"reference/pixels.md": text + _rounds(found)}
 
 
 def _correlations(figures: dict[str, float]) -> str:
@@ -150,15 +150,23 @@ def _correlations(figures: dict[str, float]) -> str:
     )
 
 
-def _earlier(found: dict[str, Any]) -> str:
-    """The figures of earlier rounds of a result, in a sentence each."""
-    said = (
-        f" Earlier round, {one['title']}: {one['figures']['findings']:.0f} findings, agreement "
-        f"{one['figures']['agreement']:.0%}, testable {one['figures']['testable']:.0%}, false confirmed "
-        f"{one['figures']['false_confirmed']:.0%}."
-        for one in found.get("rounds", [])
-    )
-    return "".join(said)
+def _rounds(found: dict[str, Any]) -> str:
+    """The figures of every round of a result, as a table."""
+    if not found.get("rounds"):
+        return ""
+    names = ("findings", "agreement", "testable", "false_confirmed", "transplant_correlation")
+    lines = [
+        "",
+        "## Rounds",
+        "",
+        "| round | findings | agreement | testable | false confirmed | rank correlation |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for one in found["rounds"]:
+        count, *shares, correlation = (one["figures"].get(name, float("nan")) for name in names)
+        told = " | ".join(f"{share:.0%}" for share in shares)
+        lines.append(f"| {one['title']} | {count:.0f} | {told} | {correlation:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 def estimate() -> dict[str, str]:
