@@ -4,16 +4,39 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib import get_data_path
+from PIL import ImageDraw, ImageFont
 from scipy.optimize import minimize
 
 import clipattr as ca
+from clipattr.discovery.audit.text_insertion import shifts
 from clipattr.discovery.findings import Finding
-from clipattr.discovery.repair.directions import embeddings_without, learning_pictures, own_pictures
-from clipattr.discovery.repair.erasure import Factors, spread_within
-from clipattr.discovery.repair.methods import KEPT, METHODS, PREFERRED, Task, best, reliance, worst_group
+from clipattr.discovery.repair import methods
+from clipattr.discovery.repair.directions import (
+    embeddings_without,
+    learning_pictures,
+    own_pictures,
+    sharpened,
+)
+from clipattr.discovery.repair.erasure import Factors, direction, spread_within
+from clipattr.discovery.repair.methods import (
+    INSERTED,
+    KEPT,
+    METHODS,
+    OTHERS_LOSS,
+    PREFERRED,
+    Task,
+    best,
+    reliance,
+    sparing_bias,
+    worst_group,
+)
 from clipattr.discovery.repair.refit import refitted
+from clipattr.discovery.repair.removals import Removal
 from clipattr.errors import StudyError, TargetError
 from clipattr.statistics import Interval, auc
+
+FOREIGN_FACE = f"{get_data_path()}/fonts/ttf/DejaVuSansMono-Bold.ttf"  # none that directions are learnt from
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +255,72 @@ def test_a_family_that_never_fires_has_no_side(study):
         pytest.skip("every latent of this study fires")
     with pytest.raises(StudyError, match="are needed to measure an effect"):
         ca.side(study, finding("palm", [silent]))
+
+
+def test_a_sparing_bias_is_the_largest_that_counting_every_picture_allows():
+    made = task()
+    row, bias = METHODS["refit"](made)
+    showing = (made.factors.presence[:, 0] > 0.5) & ~made.own
+
+    def lost(level, group):
+        """Accuracy that a group of other pictures loses, picture by picture."""
+        total = 0
+        for place in torch.nonzero(group).flatten().tolist():
+            logits = made.embeddings[place] @ made.weights.T + made.bias
+            before = int(logits.argmax()) == int(made.classes[place])
+            logits[0] = made.embeddings[place] @ row + level
+            total += before - (int(logits.argmax()) == int(made.classes[place]))
+        return total / int(group.sum())
+
+    for start in (bias, bias + 6):
+        found = sparing_bias(made, row, start)
+        assert found <= start
+        assert max(lost(found, ~made.own), lost(found, showing)) <= OTHERS_LOSS
+        higher = [level for level in torch.linspace(-20, float(start), 60) if level > found + 1e-3]
+        assert all(max(lost(level, ~made.own), lost(level, showing)) > OTHERS_LOSS for level in higher)
+    assert found < bias + 6  # the limit was reached
+
+
+def test_a_direction_is_sharpened_where_few_pictures_show_the_concept_strongly():
+    generator = torch.Generator().manual_seed(0)
+    n, width = 4000, 24
+    classes = torch.arange(n) % 5
+    true, false = torch.eye(width)[0], torch.eye(width)[1]
+    strong = (torch.arange(n) % 40 == 0).float()
+    misled = torch.randn(n, generator=generator)
+    embeddings = 0.3 * torch.randn(n, width, generator=generator) + strong[:, None] * true
+    embeddings += misled[:, None] * false
+    presence = 5 * strong + misled  # nearly all of its variation is of something else
+    slope = direction(embeddings, presence, classes, torch.ones(n, dtype=torch.bool))
+    factors = Factors(
+        slope[:, None].repeat(1, 2), presence[:, None].repeat(1, 2), torch.zeros(2), torch.ones(2)
+    )
+    added = F.normalize(true + 0.5 * torch.eye(width)[2], dim=0)[:, None].repeat(1, 2)
+    better = sharpened(factors, ["watermark", "companion"], added, embeddings, classes, torch.ones(n).bool())
+    near = F.cosine_similarity(better.directions, true[:, None], dim=0)
+    assert near[0] > F.cosine_similarity(slope, true, dim=0) + 0.2
+    torch.testing.assert_close(better.directions[:, 1], slope)  # an object keeps its own
+    torch.testing.assert_close(better.directions[:, 0].norm(), slope.norm())
+
+
+def test_directions_of_inserted_text_hold_what_text_in_another_face_does(study, monkeypatch):
+    """Shifts by a face that was not learnt from lie along them more than along the mean shift."""
+    pictures = learning_pictures(study)
+    removals = [Removal("camera", (0,), "a written word", "typography")]
+    own = torch.tensor([label == "camera" for label in pictures.images.columns["label"]])
+    single = shifts(study, pictures, "camera", ~own)
+    monkeypatch.setattr(methods, "shifts", lambda *given: single)
+    found = methods._insertions(study, pictures, removals, own)
+    torch.testing.assert_close(found.T @ found, torch.eye(INSERTED), atol=1e-4, rtol=0)
+    mean = F.normalize(single.mean(0), dim=0)
+    bare = torch.nonzero(~own).flatten()[::200][:24].tolist()
+    originals = [pictures.images[place].load().convert("RGB") for place in bare]
+    for picture in (copies := [picture.copy() for picture in originals]):
+        font = ImageFont.truetype(FOREIGN_FACE, picture.height // 5)
+        ImageDraw.Draw(picture).text((1, picture.height // 3), "camera", "red", font)
+    before, after = (
+        study.model.encode_image(torch.stack([study.model.prepare(picture) for picture in some])).float()
+        for some in (originals, copies)
+    )
+    moved = F.normalize((after - before).mean(0), dim=0)
+    assert float((found.T @ moved).norm()) > abs(float(mean @ moved)) + 0.01

@@ -288,7 +288,12 @@ class Insertion:
 
 
 def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -> Tensor:
-    """How far writing a text on pictures moves their embeddings on average, (embed,).
+    """How far writing a text on pictures moves their embeddings on average, (embed,); arguments as for `shifts`."""
+    return shifts(study, pictures, text, bare).mean(0)
+
+
+def shifts(study: Study, pictures: Encoded, text: str, bare: Tensor) -> Tensor:
+    """How far writing a text on each of some pictures moves its embedding, (pictures, embed).
 
     Args:
         pictures: of the study. bare: (pictures,) bool, those that may be written on; `LEARNT_FROM` of them are.
@@ -299,4 +304,4 @@ def moved_by_writing(study: Study, pictures: Encoded, text: str, bare: Tensor) -
         raise DataError(f"None of the {len(places)} pictures to insert {text!r} into can be opened any more.")
     prepared = torch.stack([study.model.prepare(written(picture, text, n)) for n, picture in opened])
     after = in_pieces(study.model.encode_image, prepared).float().cpu()
-    return (after - pictures.embeddings[torch.from_numpy(places[[n for n, _ in opened]])]).mean(0)
+    return after - pictures.embeddings[torch.from_numpy(places[[n for n, _ in opened]])]
