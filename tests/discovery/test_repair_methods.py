@@ -323,4 +323,4 @@ def test_directions_of_inserted_text_hold_what_text_in_another_face_does(study, 
         for some in (originals, copies)
     )
     moved = F.normalize((after - before).mean(0), dim=0)
-    assert float((found.T @ moved).norm()) > abs(float(mean @ moved)) + 0.01
+    assert float((found.T @ moved).norm()) > abs(float(mean @ moved)) + 0.3
