@@ -11,7 +11,7 @@ the prompt's response to the cause, in pictures of other objects, that is gone. 
 that fire for the cause take its place; figures that begin with `found_` leave these plants out. Intervals are 95 %, by
 drawing plants again.
 
-    python benchmarks/repair.py --part choose|report [--out FOLDER --photos PHOTOS] [--only WORLD] [--store FOLDER]
+    python benchmarks/repair.py --part choose|report|second [--out FOLDER --photos PHOTOS --store FOLDER] [--only WORLD]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from repair_cases import CHOOSE, REPORT, Case, cases_of  # noqa: E402
+from repair_cases import CHOOSE, REPORT, SECOND, Case, cases_of  # noqa: E402
 from repair_ways import LIMITS, WAYS, Setting  # noqa: E402
 from results import write_results  # noqa: E402
 
@@ -41,14 +41,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one bundled world, fewer pictures")
-    parser.add_argument("--part", choices=("choose", "report"), default="report")
+    parser.add_argument("--part", choices=("choose", "report", "second"), default="report")
     parser.add_argument("--only", help="one world; nothing is published")
     parser.add_argument("--out", type=Path, help="folder of the foreign worlds; without it the bundled ones")
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--store", type=Path, help="keeps the test sets for the next run")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="only these, and refit; default: all")
     arguments = parser.parse_args()
+    for name in set(WAYS) - {*(arguments.ways or WAYS), "refit"}:
+        del WAYS[name]
     begun = time.perf_counter()
-    worlds = CHOOSE if arguments.part == "choose" else REPORT
+    worlds = {"choose": CHOOSE, "report": REPORT, "second": SECOND}[arguments.part]
     if arguments.quick or arguments.out is None:
         worlds = tuple(world for world in worlds if world.startswith("picture-world"))
     rows: list[Row] = []
@@ -63,7 +66,7 @@ def main() -> None:
     figures = {**pooled(rows), "seconds": time.perf_counter() - begun}
     for name, value in figures.items():
         print(f"{name:44} {value:.3f}")
-    name = "repair" if arguments.part == "report" else "repair_choose"
+    name = "repair" if arguments.part == "report" else f"repair_{arguments.part}"
     write_results(name, figures, rows, quick=arguments.quick or arguments.only is not None)
 
 
