@@ -13,7 +13,8 @@ are there, the second model opened for it.
 
 The picture grid scrolls at a steady speed; in every frame cells in sight without their picture are counted.
 `blank_frames_*`: share of frames with at least one cell that shows nothing; `blank_cells_*`: share of such cells in
-sight; `coarse_cells_*`: share of cells in sight that show the preview of their picture, of 8 × 8 pixels;
+sight; `coarse_cells_*`: share of cells in sight that show the preview of their picture, of 8 × 8 pixels; `previews_s`:
+time until the previews of all pictures are in the page, which are fetched while nobody scrolls; the scrolls follow.
 `frames_per_s_*`: frames drawn; `frames_ratio_*`: these over what the page draws of a plain, unvirtualised list of 5,200
 such cells, scrolled at the same speed afterwards: it depends less on how busy the machine is; `jump_ms`: from a jump to
 a far place until every cell there has its picture.
@@ -30,9 +31,11 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import shutil
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ import nbformat
 import numpy as np
 from panels import LATENTS, PAINTED, wide_study
 from results import write_results
+
+from clipattr_widgets.previews import CHUNK
 
 HARNESS = Path(__file__).parents[1] / "tests" / "browser" / "conftest.py"
 PICTURES, DIFFERENT = 50_000, 1_000
@@ -260,6 +265,11 @@ def grids(page: Any, figures: dict[str, float], seconds: float) -> None:
     page.click(".clipattr-browse button:text-is('pictures')")
     page.wait_for_selector(".clipattr-grid[data-waiting='0'] .clipattr-gallery-title:has-text('pictures')")
     page.wait_for_timeout(1500)
+    page.evaluate("() => { document.querySelector('.clipattr-grid-view').scrollTop = 100; }")
+    begun = time.perf_counter()
+    sheets = math.ceil(PICTURES / CHUNK)
+    page.wait_for_selector(f".clipattr-browse .clipattr-grid[data-previews='{sheets}']")
+    figures["previews_s"] = time.perf_counter() - begun
     for name, speed in SPEEDS.items():
         found = page.evaluate(SCROLL, [speed, seconds, ".clipattr-grid-view"])
         figures |= {

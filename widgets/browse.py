@@ -70,7 +70,7 @@ class BrowsePanel(Panel):
                            layout=W.Layout(width="160px"))  # fmt: skip
         self.drop = W.Button(description="forget selection", layout=W.Layout(width="124px"),
                              tooltip="end the kept selection that is chosen; no picture is touched")  # fmt: skip
-        self.grid = Grid(empty_text="nothing fits these filters")
+        self.grid = Grid(empty_text="nothing fits these filters", preload=state.table.browser.has_thumbnails)
         self.count, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
         bar = "clipattr-toolbar"

@@ -39,6 +39,7 @@ class Grid(Part):
     )  # previews that are fetched at once, in sheets of `across` tiles of `tile` px
     across = T.Int(ACROSS).tag(sync=True)
     tile = T.Int(TILE).tag(sync=True)
+    preload = T.Bool(False).tag(sync=True)  # whether previews of all cells are fetched while nobody scrolls
     height = T.Int(520).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
     marked = T.Bytes(b"").tag(sync=True)

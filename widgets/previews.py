@@ -59,10 +59,11 @@ class Previews:
         if not len(tiles):
             return b""
         lines = -(-len(tiles) // ACROSS)
-        page = np.full((lines * TILE, ACROSS * TILE, 3), PAGE_COLOUR, np.uint8)
-        for i, tile in enumerate(tiles):
-            top, left = (i // ACROSS) * TILE, (i % ACROSS) * TILE
-            page[top : top + TILE, left : left + TILE] = tile
+        cells = np.full((lines * ACROSS, TILE, TILE, 3), PAGE_COLOUR, np.uint8)
+        cells[: len(tiles)] = tiles
+        page = (
+            cells.reshape(lines, ACROSS, TILE, TILE, 3).swapaxes(1, 2).reshape(lines * TILE, ACROSS * TILE, 3)
+        )
         buffer = io.BytesIO()
         Image.fromarray(page).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
         return buffer.getvalue()

@@ -273,6 +273,11 @@ class Browser:
         except (ClipattrError, OSError, ValueError):
             return b""
 
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether thumbnails lie in the study's folder, so that reading one is quick."""
+        return self._ends is not None
+
     @cached_property
     def _ends(self) -> np.ndarray | None:
         file = self.study.path / "thumbnails.npy"

@@ -397,3 +397,30 @@ def test_a_table_asks_for_more_rows_once_near_its_end(draw):
     page.page.locator("tbody tr").first.focus()
     page.page.keyboard.press("End")
     assert page.page.evaluate(asked) == 1
+
+
+def test_previews_of_all_cells_are_fetched_once_a_scroll_has_come_to_rest(draw):
+    from clipattr_widgets.grid import Grid
+
+    grid = Grid(preload=True)
+    grid.show(300, title="pictures", gen=1)
+    page = draw(grid)
+    page.page.evaluate(
+        """async ([size, count]) => {
+          const item = (i) => ({ caption: "", number: String(i), alt: `picture ${i}`, first: 0, sizes: [] });
+          for (let page = 0; page * size < count; page++) {
+            const items = Array.from({ length: Math.min(size, count - page * size) }, (_, i) => item(page * size + i));
+            const nothing = [new DataView(new ArrayBuffer(0))];
+            await window.tell({ kind: "page", page, gen: 1, items, px: 112, columns: 8 }, nothing);
+          }
+        }""",
+        [grid.page, 300],
+    )
+    page.page.wait_for_selector(".clipattr-grid[data-waiting='0']")
+    asked = (
+        "() => window.sent.filter((message) => message.kind === 'previews').map((message) => message.chunks)"
+    )
+    assert page.page.evaluate(asked) == []  # nobody has scrolled
+    page.page.evaluate("() => { document.querySelector('.clipattr-grid-view').scrollTop = 40; }")
+    page.page.wait_for_function(f"({asked})().length === 1")
+    assert page.page.evaluate(asked) == [[0, 1, 2]]  # the nearest first

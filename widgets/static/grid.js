@@ -29,6 +29,7 @@ function render({ model, el }) {
   let sheets = new Map(); // previews by chunk
   let askedSheets = new Set();
   let calmer = 0;
+  let resting = 0;
   let waitingFrame = 0;
   let heading_to = 1;
   let speed = 0; // px a second
@@ -252,18 +253,42 @@ function render({ model, el }) {
     model.send({ kind: "previews", chunks: wanted, gen: model.get("gen") });
   }
 
+  /** After the first scroll, while nobody scrolls and no picture is awaited: previews of the cells nearest to those in
+   *  sight, a few at a time, until all are here. */
+  function rest(soon) {
+    clearTimeout(resting);
+    if (!ended && model.get("preload")) resting = setTimeout(prefetch, soon ? 30 : 400);
+  }
+
+  function prefetch() {
+    if (!root.isConnected || document.hidden || sheets.size >= GRID_SHEETS) return;
+    if (root.dataset.waiting !== "0") return rest();
+    const [here, end] = [chunkOf(Math.floor(view.scrollTop / tall()) * perRow), chunkOf(count() - 1)];
+    const wanted = [];
+    for (let away = 0; away <= end && wanted.length < 4; away++) {
+      for (const chunk of away ? [here + away, here - away] : [here]) {
+        if (chunk >= 0 && chunk <= end && !sheets.has(chunk)) wanted.push(chunk);
+      }
+    }
+    if (!wanted.length) return;
+    askedSheets = new Set(wanted);
+    model.send({ kind: "previews", chunks: wanted, gen: model.get("gen") });
+  }
+
   async function keepSheet(message, bytes) {
     const sheet = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
     if (message.gen !== model.get("gen") || ended) return sheet.close();
     askedSheets.delete(message.chunk);
     sheets.get(message.chunk)?.close();
     sheets.set(message.chunk, sheet);
+    root.dataset.previews = sheets.size;
     if (sheets.size > GRID_SHEETS) {
       const [oldest] = sheets.keys();
       sheets.get(oldest).close();
       sheets.delete(oldest);
     }
-    later();
+    if (performance.now() - at > 300 && !askedSheets.size) rest(true);
+    if (root.dataset.waiting !== "0") later();
   }
 
   async function heard(message, buffers) {
@@ -315,6 +340,7 @@ function render({ model, el }) {
     // A jump of several screens is no speed.
     speed = Math.abs(moved) > 3 * view.clientHeight ? 0 : Math.abs(moved) / Math.max((now - at) / 1000, 0.008);
     [before, at] = [view.scrollTop, now];
+    rest();
     draw();
   });
   const watcher = new ResizeObserver(later);
@@ -329,6 +355,7 @@ function render({ model, el }) {
     watcher.disconnect();
     cancelAnimationFrame(waitingFrame);
     clearTimeout(calmer);
+    clearTimeout(resting);
     for (const sheet of sheets.values()) sheet.close();
     for (const page of [...pages.keys()]) drop(page);
   };
