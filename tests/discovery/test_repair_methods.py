@@ -310,7 +310,7 @@ def test_directions_of_inserted_text_hold_what_text_in_another_face_does(study, 
     own = torch.tensor([label == "camera" for label in pictures.images.columns["label"]])
     single = shifts(study, pictures, "camera", ~own)
     monkeypatch.setattr(methods, "shifts", lambda *given: single)
-    found = methods._insertions(study, pictures, removals, own)
+    _, found = methods._insertions(study, pictures, removals, own)
     torch.testing.assert_close(found.T @ found, torch.eye(INSERTED), atol=1e-4, rtol=0)
     mean = F.normalize(single.mean(0), dim=0)
     bare = torch.nonzero(~own).flatten()[::200][:24].tolist()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PICTURES = 20_000  # most pictures of the study that a direction is estimated from
 OWN = 100  # pictures that the evaluator chooses for a class without labelled pictures
 BLOCK = 2048  # rows per step
-SHARPENED = ("watermark", "coarse_label", "unknown", None)  # kinds that are no objects, contexts or words
+SHARPENED = ("watermark", "coarse_label", "context", "unknown", None)  # kinds that are no objects or words
 
 
 def learning_pictures(study: Study) -> Encoded:
@@ -111,12 +111,12 @@ def sharpened(
     classes: Tensor,
     among: Tensor,
 ) -> Factors:
-    """Factors with better directions for marks, looks and unknown concepts.
+    """Factors with better directions for concepts that are no objects: marks, looks, contexts and unknown ones.
 
     For these the evaluator's similarity is a weak measure of presence, and a few pictures show the concept strongly.
     The direction is then the mean of three, each of unit length: the slope on the presence, the slope on its squared
-    positive part, and what the family adds to embeddings. Its length stays. Objects and contexts keep theirs, which
-    the evaluator recognises, and so do written words.
+    positive part, and what the family adds to embeddings. Its length stays. Objects keep theirs, which the evaluator
+    recognises, and so do written words.
 
     Args:
         kinds: (factors,) of the findings. added: (embed, factors). embeddings: (pictures, embed). classes: (pictures,)

@@ -7,7 +7,7 @@ directions in `directions.py`, figures before and after in `evaluation.py`. Star
                    on balanced pictures with the concept put in and taken out.
     how="project"  the direction is projected out of the prompt's text embedding (or the probe's row), and the bias is
                    refitted; with scope="model", out of the image embedding, for all prompts.
-    how="latents", "combined", "refit", "measured"
+    how="sharpened", "latents", "combined", "refit", "measured"
                    other changes of the prompt's row, and one chosen on held-back pictures; see `methods.py`.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
@@ -106,6 +106,7 @@ class Repair:
             done = {
                 "refit": "weights refitted in",
                 "erased": "directions projected out of, and weights refitted in,",
+                "sharpened": "directions projected out of, and weights refitted in,",
             }.get(self.how, "directions projected out of")
             if self.how == MEASURED and self._after is not None:
                 taken = sorted(set(self._after.about["taken"].values()))
@@ -290,9 +291,9 @@ def repair(
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how: "erased", "project", "latents", "combined", "refit", "measured" (the first that is no worse than doing
-            nothing on held-back pictures), or "ablate"; see the module's docstring. Default: "erased", which closes
-            most of the gap of prompts; "project" for a `Probe` and for scope="model".
+        how: "erased", "sharpened", "project", "latents", "combined", "refit", "measured" (the first that is no worse
+            than doing nothing on held-back pictures), or "ablate"; see the module's docstring. Default: "erased", which
+            closes most of the gap of prompts; "project" for a `Probe` and for scope="model".
         scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and "ablate").
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
