@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipattr.dictionaries.batches import as_source
 from clipattr.dictionaries.choosing import train_sized
-from clipattr.dictionaries.named import LEAST, soft_labels
+from clipattr.dictionaries.named import LEAST, centred, one_name, soft_labels
 from clipattr.dictionaries.nested import NestedTopK
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DictionaryError
@@ -27,7 +27,6 @@ SLACK = 2.0  # rows that a word may be active in, in numbers of rows in which th
 RIDGE = 3e-2  # of the readings, in units of the activations' mean variance
 REFIT = 1e-2  # of the directions, in units of the codes' mean variance
 CHANCE = 1e-3  # probability, over all words, that a word of no direction is kept
-ONE_NAME = 0.97  # cosine of centred texts from which two words are names of one concept
 WORDS = 1000  # named latents, at most; the words that most pictures show
 LATENTS = 6144  # trained latents, at most: directions are fitted by one solution of this size
 ROWS, REFIT_ROWS = 16_384, 32_768  # evenly spread rows for readings and for directions
@@ -168,18 +167,13 @@ def told_joined(dictionary: Dictionary) -> list[str]:
 
 def _asked(embeddings: Tensor, words: Tensor, names: Sequence[str]) -> list[int]:
     """Words to be fitted: of names of one concept the shortest; of too many those among the best of most pictures."""
-    texts = F.normalize(words - words.mean(0), dim=1) if len(words) > 2 else F.normalize(words, dim=1)
+    texts, best, often = centred(words), list(range(len(words))), torch.zeros(len(words))
     if len(words) > WORDS:
-        pictures, often = F.normalize(embeddings - embeddings.mean(0), dim=1), torch.zeros(len(words))
-        for part in pictures.split(BLOCK):
+        for part in centred(embeddings).split(BLOCK):
             often += torch.bincount((part @ texts.T).topk(AT_ONCE).indices.flatten(), minlength=len(words))
-        best = often.argsort(descending=True, stable=True)[: 2 * WORDS].tolist()
-    else:
-        best, often = list(range(len(words))), torch.zeros(len(words))
-    kept: list[int] = []
-    for word in sorted(best, key=lambda word: (len(names[word]), names[word], word)):
-        if not kept or float((texts[kept] @ texts[word]).max()) < ONE_NAME:
-            kept.append(word)
+        best = sorted(often.argsort(descending=True, stable=True)[: 2 * WORDS].tolist())
+    stands = one_name([names[word] for word in best], texts[best]).tolist()
+    kept = [word for place, word in enumerate(best) if stands[place] == place]
     return sorted(sorted(kept, key=lambda word: (-float(often[word]), word))[:WORDS])
 
 

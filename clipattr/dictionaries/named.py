@@ -1,7 +1,7 @@
 """A named dictionary: one direction per word, fitted from the evaluator's embeddings of pictures and words.
 
-Owns the soft labels (a sparse non-negative decomposition of the evaluator's embeddings over its words), and their
-linear regression on the audited activations. Start at `named_dictionary`.
+Owns which words are names of one concept, the soft labels (a sparse non-negative decomposition of the evaluator's
+embeddings over its words), and their linear regression on the audited activations. Start at `named_dictionary`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,51 @@ PENALTY = (
 STEPS = 60  # of FISTA; the decomposition changes by less than 1 % afterwards
 RIDGE = 1e-2  # of the linear reading, in units of the mean variance of the activation
 LEAST = 5  # pictures that must show a word for its direction to be fitted
+ONE_NAME = 0.97  # cosine of centred texts from which two words are names of one concept
+WORDS = 2048  # words compared at a time
+
+
+def centred(embeddings: Tensor) -> Tensor:
+    """(rows, embed) float32: minus their mean, scaled to unit length."""
+    rows = embeddings.float()
+    return F.normalize(rows - rows.mean(0), dim=1)
+
+
+def one_name(
+    words: Sequence[str],
+    texts: Tensor,
+    *,
+    ids: Sequence[str | None] | None = None,
+    cosine: float = ONE_NAME,
+) -> Tensor:
+    """(words,) number of each word's representative: itself, or the shortest other name of the same concept.
+
+    Two names are one where the evaluator's centred texts have at least a cosine, or where their ids are equal. A name
+    joins a representative word, never a chain of names of which each is close to the next.
+
+    Args:
+        texts: (words, embed) of the evaluator, from `centred`. ids: None where a word has none.
+
+    >>> texts = torch.tensor([[1.0, 0.1, 0.0], [1.0, 0.1, 0.01], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> one_name(["a kite", "kite", "harp", "coin"], centred(texts)).tolist()
+    [1, 1, 2, 3]
+    """
+    n, ids = len(words), [None] * len(words) if ids is None else ids
+    near: dict[int, set[int]] = {}
+    for start in range(0, n, WORDS):
+        pairs = torch.nonzero(texts[start : start + WORDS] @ texts.T >= cosine)
+        for one, other in pairs.tolist():
+            near.setdefault(one + start, set()).add(other)
+    by_id: dict[str, set[int]] = {}
+    for number, known in enumerate(ids):
+        if known:
+            by_id.setdefault(known, set()).add(number)
+    stands: dict[int, int] = {}
+    for number in sorted(range(n), key=lambda number: (len(words[number]), words[number], number)):
+        if number not in stands:
+            names = {number} | near.get(number, set()) | by_id.get(ids[number] or "", set())
+            stands |= {name: number for name in names if name not in stands}
+    return torch.tensor([stands[number] for number in range(n)], dtype=torch.long)
 
 
 def soft_labels(embeddings: Tensor, words: Tensor, *, penalty: float = PENALTY, steps: int = STEPS) -> Tensor:
@@ -37,8 +82,7 @@ def soft_labels(embeddings: Tensor, words: Tensor, *, penalty: float = PENALTY, 
 
     Source: SpLiCE (Bhalla et al. 2024, arXiv:2402.10376), solved by FISTA.
     """
-    e = F.normalize(embeddings.float() - embeddings.float().mean(0), dim=1)
-    w = F.normalize(words.float() - words.float().mean(0), dim=1)
+    e, w = centred(embeddings), centred(words)
     gram, against = w @ w.T, e @ w.T
     rate = 1 / float(torch.linalg.matrix_norm(gram, 2).clamp_min(1e-6))
     cut = penalty * against.amax(1, keepdim=True).clamp_min(0)

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.attribution import ClosedFormTail
-from clipattr.discovery.audit.concepts import Concepts, one_name
+from clipattr.dictionaries.named import centred, one_name
+from clipattr.discovery.audit.concepts import Concepts
 from clipattr.discovery.audit.names import by_parts
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.opened import Opener
@@ -99,7 +100,8 @@ class Base:
         finding, measuring = halves(study)
         sample = _evenly(finding, CENTRE)
         known = study.vocabulary
-        stands = one_name(known.words, study.vocabulary_embeddings, known.ids, settings.one_name)
+        texts = centred(study.vocabulary_embeddings)
+        stands = one_name(known.words, texts, ids=known.ids, cosine=settings.one_name)
         self.concepts = Concepts(
             study.vocabulary_embeddings, study.seen(sample), settings.sparsity, settings.fits, stands
         )

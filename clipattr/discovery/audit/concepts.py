@@ -3,13 +3,11 @@
 Words compete for a picture, so that a word of a similar look is not seen beside the right one. Each picture is
 decomposed by itself, so the result does not depend on other pictures or prompts. Names that the evaluator cannot
 distinguish count as one word, since they would share its weight and none might be seen. After Bhalla et al. 2024
-(SpLiCE,
-arXiv 2402.10376). Ignores the audited model. Start at `Concepts`.
+(SpLiCE, arXiv 2402.10376). Ignores the audited model. Start at `Concepts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from torch import Tensor
 CHOSEN = 64  # words a picture that fit it best and compete for it
 SWEEPS = 12  # of coordinate descent
 BLOCK = 512  # pictures a step
-WORDS = 2048  # words a step
 
 
 class Concepts:
@@ -29,7 +26,7 @@ class Concepts:
     Args:
         words: (words, embed) text embeddings, unit length. pictures: (n, embed) whose mean is the evaluator's picture
             side of the gap between texts and pictures. sparsity: penalty, cosine. fits: how many best words count.
-        stands: (words,) number of the word that stands for each, of `one_name`. Only these compete for a picture.
+        stands: (words,) number of the word that stands for each, from `one_name`. Only these compete for a picture.
 
     Attributes:
         competing: (some,) numbers of the words that stand for themselves.
@@ -104,36 +101,3 @@ def _non_negative(words: Tensor, cosine: Tensor, sparsity: float) -> Tensor:
             left -= gram[:, :, place] * change[:, None]
             weight[:, place] = after
     return torch.where(weight > 1e-4, weight, 0.0)
-
-
-def one_name(words: Sequence[str], embeddings: Tensor, ids: Sequence[str | None], cosine: float) -> Tensor:
-    """(words,) number of each word's representative: itself, or the shortest other name of the same concept.
-
-    Two names are one where the evaluator's centred texts have at least a cosine, or where their ids are equal. A name
-    joins a representative word, never a chain of names of which each is close to the next.
-
-    Args:
-        embeddings: (words, embed) of the evaluator, unit length. ids: None where a word has none.
-
-    >>> texts = torch.tensor([[1.0, 0.1, 0.0], [1.0, 0.1, 0.01], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> one_name(["a kite", "kite", "harp", "coin"], F.normalize(texts, dim=-1), [None] * 4, 0.97).tolist()
-    [1, 1, 2, 3]
-    """
-    n = len(words)
-    texts = embeddings.float()
-    centred = F.normalize(texts - texts.mean(0), dim=-1)
-    near: dict[int, set[int]] = {}
-    for start in range(0, n, WORDS):
-        pairs = torch.nonzero(centred[start : start + WORDS] @ centred.T >= cosine)
-        for one, other in pairs.tolist():
-            near.setdefault(one + start, set()).add(other)
-    by_id: dict[str, set[int]] = {}
-    for number, known in enumerate(ids):
-        if known:
-            by_id.setdefault(known, set()).add(number)
-    stands: dict[int, int] = {}
-    for number in sorted(range(n), key=lambda number: (len(words[number]), words[number], number)):
-        if number not in stands:
-            names = {number} | near.get(number, set()) | by_id.get(ids[number] or "", set())
-            stands |= {name: number for name in names if name not in stands}
-    return torch.tensor([stands[number] for number in range(n)], dtype=torch.long)

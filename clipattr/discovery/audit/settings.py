@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipattr.dictionaries.joined import ONE_NAME
+from clipattr.dictionaries.named import ONE_NAME
 
 
 @dataclass(frozen=True)
