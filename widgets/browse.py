@@ -12,7 +12,7 @@ from clipattr_widgets.browse_state import BrowseState
 from clipattr_widgets.controls import labelled, on_enter_again, remarks_html, takeaway
 from clipattr_widgets.grid import Grid
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
 from clipattr_widgets.text import markup, shown
@@ -44,11 +44,7 @@ class BrowsePanel(Panel):
                                 layout=W.Layout(width="190px"), style={"description_width": "46px"})  # fmt: skip
         self.falling = W.ToggleButton(value=state.falling, description="largest first",
                                       layout=W.Layout(width="100px"))  # fmt: skip
-        self.prompt = W.Combobox(
-            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="whose score?", layout=W.Layout(width="220px"),
-            style={"description_width": "52px"},
-        )  # fmt: skip
+        self.prompt = word_field(state.table, state.prompt, "prompt", "whose score?", width=220, label=52)
         self.latent = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
                              layout=W.Layout(width="210px"), style={"description_width": "46px"})  # fmt: skip
         self.search = W.Text(value=state.search, placeholder="id, name or label", continuous_update=False,

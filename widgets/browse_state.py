@@ -19,7 +19,7 @@ from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.previews import CHUNK, Previews
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import Worker, WorkingState
 
 PAGE = 48  # items that are fetched at once
 MAX_PAGES = 24  # asked for in one message
@@ -36,7 +36,7 @@ class Item:
     alt: str
 
 
-class BrowseState(T.HasTraits):
+class BrowseState(WorkingState):
     """Everything the browser shows.
 
     Args:
@@ -67,13 +67,10 @@ class BrowseState(T.HasTraits):
     selections: "T.List[str]" = T.List()
     opened_latent = T.Int(-1)  # the latent that was clicked; linked to the latent panel
     opened = T.Int(0)
-    pending = T.Int(0)
-    error = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self.pager = Worker(threaded)  # apart, so that no page waits for an order or makes the status flicker
         self._wanted: set[int] = set()
         self._coming: set[tuple[int, int]] = set()
@@ -144,11 +141,11 @@ class BrowseState(T.HasTraits):
 
     def settle(self, timeout: float | None = None) -> None:
         """Wait until all requests are answered."""
-        self.worker.settle(timeout)
+        super().settle(timeout)
         self.pager.settle(timeout)
 
     def close(self) -> None:
-        self.worker.close()
+        super().close()
         self.pager.close()
 
     # pages

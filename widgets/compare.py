@@ -11,7 +11,7 @@ import ipywidgets as W
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
 from clipattr_widgets.controls import labelled, on_enter_again, progress_html, takeaway
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import DotList, Gallery, Overlay
 from clipattr_widgets.static import Static, picture_html
 from clipattr_widgets.text import markup, shown
@@ -35,13 +35,7 @@ class ComparePanel(Panel):
         self.subject = W.ToggleButtons(
             options=list(SUBJECTS), value=state.subject, style={"button_width": "104px"}
         )
-        style, wide = {"description_width": "74px"}, W.Layout(width="240px")
-        self.prompt, self.against = (
-            W.Combobox(value=value, options=suggestions(state.table), description=name, continuous_update=False,
-                       ensure_option=False, placeholder=hint, layout=wide, style=style)
-            for value, name, hint in ((state.prompt, "prompt", "a word or a caption"),
-                                      (state.against, "rather than", "(nothing)"))
-        )  # fmt: skip
+        self.prompt, self.against = prompt_fields(state, width=240)
         self.find = W.Text(
             placeholder="picture no., id or label", continuous_update=False, layout=W.Layout(width="180px")
         )

@@ -21,14 +21,14 @@ from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.model_names import told_apart
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 SUBJECTS = (("one picture", "picture"), ("one prompt", "prompt"), ("findings", "findings"))
 MAX_MODELS = 5
 N_ROWS = 18
 
 
-class CompareState(T.HasTraits):
+class CompareState(WorkingState):
     """Everything the comparison shows.
 
     Args:
@@ -57,10 +57,7 @@ class CompareState(T.HasTraits):
     progress = (
         T.Tuple()
     )  # of the audit: the model's name, prompts done, asked, seconds left; () where none goes on
-    pending = T.Int(0)
-    error = T.Unicode("")
     note = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(
         self,
@@ -73,7 +70,7 @@ class CompareState(T.HasTraits):
         self.desks = _desks(studies)
         if not 2 <= len(self.desks) <= MAX_MODELS:
             raise PanelError(f"A comparison takes 2 to {MAX_MODELS} studies; got {len(self.desks)}.")
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self.collections = [desk.collected for desk in self.desks]
         self.findings = list(findings) if findings is not None else None
         self._auditor: Auditor | None = None
@@ -160,13 +157,6 @@ class CompareState(T.HasTraits):
 
         auditor = self._auditor = Auditor(self.desks[len(audited)], self.worker, changed, self._failed)
         auditor.start()
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     # asking
 

@@ -97,3 +97,14 @@ def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:
     menu.observe(chosen, "value")
     panel.state.observe(changed, "gen")
     return menu, drawer
+
+
+def upload_button() -> W.FileUpload:
+    """A button that takes a picture from a file."""
+    return W.FileUpload(
+        accept="image/*",
+        multiple=False,
+        description="upload",
+        tooltip="look at a picture from a file",
+        layout=W.Layout(width="100px"),
+    )

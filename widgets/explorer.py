@@ -11,12 +11,12 @@ import ipywidgets as W
 
 from clipattr_widgets.captions import card_html, facts_html, found_html, heat_scale, method_options
 from clipattr_widgets.changes import in_words
-from clipattr_widgets.controls import on_enter_again, takeaway
+from clipattr_widgets.controls import on_enter_again, takeaway, upload_button
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.model_names import by_model
 from clipattr_widgets.opening import opened, picture_from_elsewhere
 from clipattr_widgets.pair_table import PairTable
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, prompt_fields, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
 from clipattr_widgets.static import Static, bars_figure, explorer_html
 from clipattr_widgets.tabs import Tabs
@@ -104,16 +104,7 @@ class ExplorerPanel(Panel):
             options=method_options(), value=state.method, description="method", layout=wide,
             style={"description_width": "52px"},
         )  # fmt: skip
-        self.prompt = W.Combobox(
-            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="a word or a caption", layout=W.Layout(width="232px"),
-            style={"description_width": "74px"},
-        )  # fmt: skip
-        self.against = W.Combobox(
-            value=state.against, options=suggestions(state.table), description="rather than", continuous_update=False,
-            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="232px"),
-            style={"description_width": "74px"},
-        )  # fmt: skip
+        self.prompt, self.against = prompt_fields(state, width=232)
         self.n_rows = W.BoundedIntText(
             value=state.n_rows, min=1, max=200, description="rows",
             layout=W.Layout(width="94px"), style={"description_width": "34px"},
@@ -134,13 +125,7 @@ class ExplorerPanel(Panel):
         )  # fmt: skip
         self.find_next = W.Button(description="▸", tooltip="the next picture that fits", layout=small)
         self.found = W.HTML()
-        self.upload = W.FileUpload(
-            accept="image/*",
-            multiple=False,
-            description="upload",
-            tooltip="look at a picture from a file",
-            layout=W.Layout(width="100px"),
-        )
+        self.upload = upload_button()
         self.compare = W.Text(
             placeholder="compare: no., label", continuous_update=False, layout=W.Layout(width="146px"),
         )  # fmt: skip

@@ -23,12 +23,12 @@ from clipattr_widgets.measured import Measured
 from clipattr_widgets.picture_choice import PictureChoice, words_of
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 log = logging.getLogger(__name__)
 
 
-class ExplorerState(Changes, PictureChoice):
+class ExplorerState(Changes, PictureChoice, WorkingState):
     """Everything the explorer shows.
 
     Args:
@@ -68,12 +68,9 @@ class ExplorerState(Changes, PictureChoice):
     examples = T.Instance(Shelf, ())
     heat = T.Any(None, allow_none=True)
     upload_count = T.Int(0)
-    pending = T.Int(0)
-    error = T.Unicode("")
     note = T.Unicode("")
     check = T.Unicode("")
     standing = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(
         self,
@@ -90,7 +87,7 @@ class ExplorerState(Changes, PictureChoice):
         ]
         if not self.desks:
             raise PanelError("explore() got no study; pass one, or a list of them.")
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self.uploaded: Image.Image | None = None
         self.upload_name = ""
         self._kinds: dict[str, dict[int, str]] = {}
@@ -179,14 +176,6 @@ class ExplorerState(Changes, PictureChoice):
         self._ask_examples()
 
     # asking
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        """Ignore results of running work from now on."""
-        self.worker.close()
 
     def _changed_desk(self, change: Any) -> None:
         """Another study: the same picture, by its id where the study holds it, else as one from outside."""

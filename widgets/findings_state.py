@@ -21,7 +21,7 @@ from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import shown
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 ROWS_AT_ONCE = 300  # rows that are drawn; scrolling to the end of a list adds as many
 ANY = ""
@@ -42,7 +42,7 @@ COLUMNS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-class FindingsState(T.HasTraits):
+class FindingsState(WorkingState):
     """Everything the findings panel shows.
 
     Args:
@@ -77,9 +77,6 @@ class FindingsState(T.HasTraits):
     audited = T.Any(None, allow_none=True)
     how = T.Enum([key for _, key in HOWS], HOWS[0][1])
     repaired = T.Instance(Repaired, allow_none=True)
-    pending = T.Int(0)
-    error = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(
         self, study: Any, findings: Sequence[Any] = (), *, threaded: bool | None = None, **chosen: Any
@@ -87,7 +84,7 @@ class FindingsState(T.HasTraits):
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.findings = list(findings)
         self.prompts = tuple(getattr(findings, "verdicts", ()))  # what the audit says of every prompt
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self.auditor = Auditor(self.table, self.worker, self._audited_so_far, self._failed)
         self.repairer = Repairer(
             self.worker, lambda told: self.set_trait("repairing", told), self._set_repaired, self._failed
@@ -261,13 +258,6 @@ class FindingsState(T.HasTraits):
     def _set_repaired(self, repaired: Repaired) -> None:
         with self.hold_trait_notifications():
             self.error, self.repaired = "", repaired
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     def _kept(self) -> list[int]:
         wanted = self.search.strip().casefold()

@@ -12,7 +12,7 @@ from clipattr_widgets.controls import labelled, on_enter_again, takeaway
 from clipattr_widgets.drawings import histogram_svg
 from clipattr_widgets.latent_state import ORDERS, LatentState
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
 from clipattr_widgets.text import markup, plain, shown, signed
@@ -71,11 +71,7 @@ class LatentPanel(Panel):
             placeholder="give it a name", continuous_update=False, layout=W.Layout(width="180px")
         )
         self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "118px"})
-        self.prompt = W.Combobox(
-            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="whose use?", layout=W.Layout(width="220px"),
-            style={"description_width": "52px"},
-        )  # fmt: skip
+        self.prompt = word_field(state.table, state.prompt, "prompt", "whose use?", width=220, label=52)
         self.heat = W.ToggleButton(value=state.heat, description="heat maps", layout=W.Layout(width="96px"),
                                    tooltip="where in the picture the latent is driven")  # fmt: skip
         self.gallery = Gallery(title="examples", empty_text="this latent is active in no picture")

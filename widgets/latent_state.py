@@ -16,7 +16,7 @@ from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 ORDERS = (("by activation", "activation"), ("by use", "use"), ("in bands", "bands"))
 PER_BAND = 5
@@ -25,7 +25,7 @@ N_EXAMPLES = 20
 BINS = 24
 
 
-class LatentState(T.HasTraits):
+class LatentState(WorkingState):
     """Everything the latent panel shows.
 
     Args:
@@ -49,14 +49,11 @@ class LatentState(T.HasTraits):
     users: "T.List[tuple[str, float]]" = T.List()
     names_changed = T.Int(0)
     opened = T.Int(0)  # how often a word was chosen to be looked at as a prompt
-    pending = T.Int(0)
-    error = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.collection = self.table.collected
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         super().__init__(**chosen)
         self.observe(self._ask, ["latent"])
         self.observe(self._ask_shelf, ["order", "prompt", "heat"])
@@ -94,13 +91,6 @@ class LatentState(T.HasTraits):
             return
         self.names_changed += 1
         self._ask()
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     def _ask(self, _: Any = None) -> None:
         latent, desk, collection = self.latent, self.table, self.collection

@@ -10,12 +10,19 @@ import ipywidgets as W
 import numpy as np
 
 from clipattr_widgets.captions import card_html
-from clipattr_widgets.controls import error_html, labelled, on_enter_again, status_html, takeaway
+from clipattr_widgets.controls import (
+    error_html,
+    labelled,
+    on_enter_again,
+    status_html,
+    takeaway,
+    upload_button,
+)
 from clipattr_widgets.latent import LatentPanel
 from clipattr_widgets.latent_state import LatentState
 from clipattr_widgets.map_state import CHOSEN, LIT, MARKED, OTHERS, VIEWS, MapState
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
 from clipattr_widgets.sprites import data_uri, sprite
 from clipattr_widgets.static import Static, table_html
@@ -47,22 +54,12 @@ class MapPanel(Panel):
         self._own = own_latent_panel
         self.latent_panel: Any = None
         self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "156px"})
-        self.prompt = W.Combobox(
-            value=state.prompt, options=suggestions(state.table), description="prompt", continuous_update=False,
-            ensure_option=False, placeholder="whose reliance?", layout=W.Layout(width="230px"),
-            style={"description_width": "52px"},
-        )  # fmt: skip
+        self.prompt = word_field(state.table, state.prompt, "prompt", "whose reliance?", width=230, label=52)
         self.search = W.Text(value=state.search, placeholder="light up: a word", continuous_update=False,
                              layout=W.Layout(width="150px"))  # fmt: skip
         self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
                               layout=W.Layout(width="156px"))  # fmt: skip
-        self.upload = W.FileUpload(
-            accept="image/*",
-            multiple=False,
-            description="upload",
-            tooltip="look at a picture from a file",
-            layout=W.Layout(width="100px"),
-        )
+        self.upload = upload_button()
         self.scatter = Scatter(title="map of all latents")
         self.gallery = Gallery(
             title="examples", empty_text="click a latent on the map, or a row of the table"

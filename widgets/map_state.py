@@ -19,7 +19,7 @@ from clipattr_widgets.map_places import Places, meaning_places, quality_places, 
 from clipattr_widgets.opening import read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 VIEWS = (("surprise", "surprise"), ("clarity × frequency", "quality"), ("meaning", "meaning"))
 PLAIN, LIT, MARKED, OTHERS, CHOSEN = 0, 1, 2, 4, 8  # bits of `groups`
@@ -39,7 +39,7 @@ COLUMNS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-class MapState(T.HasTraits):
+class MapState(WorkingState):
     """Everything the map shows.
 
     Args:
@@ -69,17 +69,14 @@ class MapState(T.HasTraits):
     card = T.Instance(Card, allow_none=True)
     examples = T.Instance(Shelf, ())
     opened = T.Int(0)
-    pending = T.Int(0)
-    error = T.Unicode("")
     note = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.collection = self.table.collected
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self._found: dict[int, list[tuple[str, str]]] = {}
         super().__init__(**({"prompt": self._first_prompt(findings)} | chosen))
         self._mark(findings)
@@ -231,13 +228,6 @@ class MapState(T.HasTraits):
             self.error = words_of(error)
 
     # where latents lie
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     def _ask(self, _: Any = None) -> None:
         desk, view, prompt = self.table, self.view, self.prompt

@@ -259,3 +259,19 @@ def suggestions(desk: Desk) -> list[str]:
     vocabulary = getattr(desk.study, "vocabulary", None)
     words += list(vocabulary.words[: 4 * MAX_SUGGESTIONS]) if vocabulary is not None else []
     return [word for word in dict.fromkeys(words) if _HARMLESS.fullmatch(word)][:MAX_SUGGESTIONS]
+
+
+def word_field(desk: Desk, value: str, name: str, hint: str, *, width: int, label: int) -> W.Combobox:
+    """A field for a word or a prompt of one's own, with suggestions; `width` and that of its `label` in px."""
+    return W.Combobox(
+        value=value, options=suggestions(desk), description=name, continuous_update=False, ensure_option=False,
+        placeholder=hint, layout=W.Layout(width=f"{width}px"), style={"description_width": f"{label}px"},
+    )  # fmt: skip
+
+
+def prompt_fields(state: Any, *, width: int) -> tuple[W.Combobox, W.Combobox]:
+    """Fields for `prompt` and `against` of a view-model, each `width` px."""
+    return (
+        word_field(state.table, state.prompt, "prompt", "a word or a caption", width=width, label=74),
+        word_field(state.table, state.against, "rather than", "(nothing)", width=width, label=74),
+    )

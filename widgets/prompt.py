@@ -10,7 +10,7 @@ import ipywidgets as W
 from clipattr.display.wording import kind_word, points
 from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import BarList, DataTable, Gallery
 from clipattr_widgets.prompt_state import N_SENSES, PromptState
 from clipattr_widgets.static import Static, bar_table, plain_bars_figure, strip_html
@@ -34,16 +34,7 @@ class PromptPanel(Panel):
     def __init__(self, study: Any = None, *, state: PromptState | None = None, **chosen: Any) -> None:
 
         self.state = state = state or PromptState(opened(study)[0][0], **chosen)
-        style = {"description_width": "74px"}
-        options = suggestions(state.table)
-        self.prompt = W.Combobox(
-            value=state.prompt, options=options, description="prompt", continuous_update=False, ensure_option=False,
-            placeholder="a word or a caption", layout=W.Layout(width="270px"), style=style,
-        )  # fmt: skip
-        self.against = W.Combobox(
-            value=state.against, options=options, description="rather than", continuous_update=False,
-            ensure_option=False, placeholder="(nothing)", layout=W.Layout(width="270px"), style=style,
-        )  # fmt: skip
+        self.prompt, self.against = prompt_fields(state, width=270)
         self.bars = BarList(title="what the prompt rests on", empty_text="nothing to show", switches=False)
         self.top = Gallery(title="top pictures", empty_text="no pictures")
         self.found = DataTable(title="", empty_text="")

@@ -16,7 +16,7 @@ from clipattr_widgets.desk import Desk
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 N_SENSES = 4
 PER_SENSE = 6
@@ -33,7 +33,7 @@ class Sense:
     shelf: Shelf
 
 
-class PromptState(T.HasTraits):
+class PromptState(WorkingState):
     """Everything the prompt panel shows.
 
     Args:
@@ -53,16 +53,13 @@ class PromptState(T.HasTraits):
     found: "T.List[Any]" = T.List()
     latent = T.Int(-1)
     finding: Any = T.Any(None, allow_none=True)  # the finding that was clicked
-    pending = T.Int(0)
-    error = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
         self.collection = self.table.collected
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         self.findings = list(findings or ())
         self.fits = np.zeros(0)
         super().__init__(**chosen)
@@ -74,13 +71,6 @@ class PromptState(T.HasTraits):
         """List the findings of this audit from now on."""
         self.findings = list(findings or ())
         self._lay_out()
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     def _ask(self, _: Any = None) -> None:
         desk, collection, prompt, against = self.table, self.collection, self.prompt, self.against

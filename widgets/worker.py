@@ -1,7 +1,8 @@
 """Slow work outside the drawing thread: the newest request of each lane counts, long jobs have their own thread.
 
 Owns the queue, the generation numbers and the delivery of results. Ignores the work itself. A late answer (a newer
-request of the same lane was made, or the panel was closed) is dropped, never delivered. Start at `Worker.submit`.
+request of the same lane was made, or the panel was closed) is dropped, never delivered. Start at `Worker.submit`; a
+view-model with a worker is a `WorkingState`.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+
+import traitlets as T
 
 log = logging.getLogger(__name__)
 
@@ -174,3 +177,27 @@ class Worker:
             elif isinstance(error, Exception):
                 log.debug("panel work failed", exc_info=error)
                 failed(error)
+
+
+class WorkingState(T.HasTraits):
+    """A view-model whose slow answers come from `worker`.
+
+    Traits that follow: `pending` (requests without an answer), `error` (the last one's message, or ""), `gen` (a number
+    that rises whenever what is drawn has changed).
+    """
+
+    pending = T.Int(0)
+    error = T.Unicode("")
+    gen = T.Int(0)
+
+    def start_worker(self, threaded: bool | None) -> None:
+        """Make the `Worker` of this state; `threaded` as there."""
+        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Wait until all requests are answered."""
+        self.worker.settle(timeout)
+
+    def close(self) -> None:
+        """Ignore results of running work from now on."""
+        self.worker.close()

@@ -9,7 +9,7 @@ import ipywidgets as W
 
 from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
-from clipattr_widgets.panel import Panel, suggestions
+from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import BarList, DataTable, Stage
 from clipattr_widgets.static import Static, bar_table, picture_html, plain_bars_figure, table_html
 from clipattr_widgets.text import markup, shown
@@ -50,13 +50,7 @@ class WorldPanel(Panel):
                                 tooltip="the scene as it was begun with")  # fmt: skip
         self.start = W.Text(placeholder="go to picture no.", continuous_update=False,
                             layout=W.Layout(width="150px"))  # fmt: skip
-        style, wide = {"description_width": "74px"}, W.Layout(width="250px")
-        self.prompt, self.against = (
-            W.Combobox(value=value, options=suggestions(state.table), description=name, continuous_update=False,
-                       ensure_option=False, placeholder=hint, layout=wide, style=style)
-            for value, name, hint in ((state.prompt, "prompt", "a word or a caption"),
-                                      (state.against, "rather than", "(nothing)"))
-        )  # fmt: skip
+        self.prompt, self.against = prompt_fields(state, width=250)
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
         self.causes = DataTable(opens=False, title="how much of the score is due to each cause, in points",
                                 empty_text="nothing is in the scene")  # fmt: skip

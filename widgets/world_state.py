@@ -21,7 +21,7 @@ from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import WorkingState
 
 N_COMPANIONS = 2
 WORD = -1  # the number of the written word among the objects that can be moved
@@ -54,7 +54,7 @@ class Cause:
     named: float
 
 
-class WorldState(T.HasTraits):
+class WorldState(WorkingState):
     """Everything the live world shows.
 
     Args:
@@ -85,13 +85,10 @@ class WorldState(T.HasTraits):
     first = T.Float(float("nan"))
     can_undo = T.Bool(False)
     can_redo = T.Bool(False)
-    pending = T.Int(0)
-    error = T.Unicode("")
-    gen = T.Int(0)
 
     def __init__(self, study: Any, *, picture: int = 0, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)
-        self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+        self.start_worker(threaded)
         first = chosen.pop("scene", None) or scene_of(self.table, picture)
         self._begun = first  # the scene to go back to
         self._first_of: tuple[Any, str, str] | None = None  # what `first` is the score of
@@ -189,13 +186,6 @@ class WorldState(T.HasTraits):
             self._show(self._begun)
 
     # measuring
-
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until all requests are answered."""
-        self.worker.settle(timeout)
-
-    def close(self) -> None:
-        self.worker.close()
 
     def _ask(self, _: Any = None) -> None:
         desk, scene, prompt, against = self.table, self.scene, self.prompt, self.against

@@ -263,36 +263,6 @@ class Attribution:
         changes = [scale * change for change in steps["change"]]
         return waterfall_steps(steps["step"].tolist(), changes, unit=unit, title=title)
 
-    def plot_picture(
-        self, image: Any, *, latent: int | None = None, picture: int = 0, target: int = 0
-    ) -> Any:
-        """The picture and its attribution map at patch sites, of all latents or of one, as a figure.
-
-        The map covers the part of the picture that the model sees; the rest is grey.
-
-        Args:
-            image: the picture (record, PIL or array), as results keep names, not pixels.
-            latent: a latent's number; None means the sum over all.
-
-        Raises:
-            SiteError: attributed at a class token, which has no position in the picture.
-            DataError: the part of the picture that the model sees is unknown, because preprocessing is a user's own;
-                use `overlay(picture, heat, frame=frame_of(model, picture.size))`.
-        """
-        from PIL import Image
-
-        from clipattr.attribution.maps import attribution_map
-        from clipattr.attribution.pixels import picture_in
-        from clipattr.display.framing import frame_of
-        from clipattr.display.plots import gallery, overlay
-
-        heat = attribution_map(self, latent=latent, target=target)[self._picture(picture)]
-        shown = picture_in(image)
-        shown = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
-        what = "all latents" if latent is None else self.labels.get(latent) or f"latent {latent}"
-        drawn = overlay(shown, heat.cpu(), frame=frame_of(self.preprocess, shown.size))
-        return gallery([shown, drawn], [self.pictures[picture], what], side=2.2)
-
     def values_of(self, picture: int) -> Tensor:
         """Values of one picture, (tokens, k, n)."""
         picture = self._picture(picture)

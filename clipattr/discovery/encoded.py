@@ -84,6 +84,23 @@ def activations_of(study: Study, pictures: Iterable[Image.Image]) -> Tensor:
     return torch.cat(parts)
 
 
+def embedded(study: Study, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (pictures, embed) and activations at the study's site (pictures, width), float32 on the CPU.
+
+    Both are from one forward pass, which is halved where memory does not suffice.
+    """
+    model, site = study.model, study.site
+    with torch.no_grad(), capture(model, site) as held:
+
+        def both(some: Tensor) -> Tensor:
+            embeddings = model.encode_image(some).float().cpu()
+            return torch.cat([embeddings, held[site].float().cpu()], 1)
+
+        made = in_pieces(both, pixels)
+        embed = made.shape[1] - held[site].shape[1]
+    return made[:, :embed], made[:, embed:]
+
+
 def exact_sums(tail: ClosedFormTail, acts: Tensor, codes: SparseCodes) -> tuple[Tensor, Tensor]:
     """Exact single-latent ablations summed over pictures, and their squares, each (latents, targets) float64."""
     total = torch.zeros(tail.n_latents, tail.n_targets, dtype=torch.float64)
@@ -144,31 +161,21 @@ def _rows_of(study: Study, images: Images) -> np.ndarray | None:
 
 
 def _encode(study: Study, images: Images, rows: np.ndarray | None = None) -> Encoded:
-    model, site = study.model, study.site
     kept: list[np.ndarray] = []
-    acts, embeddings = [], []
-    with torch.no_grad(), capture(model, site) as held:
-
-        def both(some: Tensor) -> Tensor:
-            embedded = model.encode_image(some).float().cpu()
-            return torch.cat([embedded, held[site].float().cpu()], 1)
-
-        for places, pixels in images.batches(model, BATCH):
-            made = in_pieces(both, pixels[0])
-            width = made.shape[1] - held[site].shape[1]
-            embeddings.append(made[:, :width])
-            acts.append(made[:, width:])
-            kept.append(places)
+    parts = []
+    for places, pixels in images.batches(study.model, BATCH):
+        parts.append(embedded(study, pixels[0]))
+        kept.append(places)
     if not kept:
         raise DataError(f"None of the {len(images)} pictures could be read; images.skipped says why.")
     read = np.concatenate(kept)
-    joined = torch.cat(acts)
+    embeddings, joined = (torch.cat(each) for each in zip(*parts, strict=True))
     return Encoded(
         images if len(read) == len(images) else images.select(read),
         None if rows is None else rows[read],
         joined,
         study.dictionary.encode(joined),
-        torch.cat(embeddings),
+        embeddings,
         read,
         len(images),
     )

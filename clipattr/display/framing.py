@@ -31,11 +31,6 @@ class Frame:
     right: float = 1.0
     bottom: float = 1.0
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the model sees exactly the whole picture."""
-        return max(abs(self.left), abs(self.top), abs(self.right - 1), abs(self.bottom - 1)) < 1e-3
-
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) in pixels of a picture of this (width, height)."""
         width, height = size

@@ -75,11 +75,6 @@ def read_dicom(
     return _rgb(np.repeat(grey[..., None], 3, axis=2))
 
 
-def frames_in(data: bytes) -> int:
-    """Number of frames of a file; DicomError if it cannot be read."""
-    return count_of(header_of(data))
-
-
 def windowed(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
     """Modality values to brightness in [0, 1] by a window.
 

@@ -5,7 +5,7 @@ Start at `examples.py` (top activating pictures), then `labels.py` (words), `sco
 attribution).
 """
 
-from clipattr.meaning.examples import Examples, example_places, quantile_examples, strongest_token
+from clipattr.meaning.examples import Examples, quantile_examples, strongest_token
 from clipattr.meaning.labels import (
     Labels,
     alignment,
@@ -26,7 +26,6 @@ __all__ = [
     "Vocabulary",
     "alignment",
     "clarity",
-    "example_places",
     "examples_of_use",
     "find",
     "label_by_contrast",

@@ -16,7 +16,7 @@ from clipattr.errors import DataError
 from clipattr.storage.files import save_tensors
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 class Examples:
@@ -176,33 +176,6 @@ class Examples:
         examples.indices, examples.values = tensors["indices"].long(), tensors["values"]
         examples.tokens = tensors.get("tokens", examples.tokens)
         return examples
-
-
-def example_places(study: Any, latent: int) -> "pd.DataFrame":
-    """A latent's examples in a study, largest activation first.
-
-    Returns:
-        DataFrame: picture (its id), row, activation; at sites of several tokens also the token with the largest
-        activation, and the row and column of its patch.
-    """
-    import pandas as pd
-
-    examples, tokens = study.examples, study.manifest.get("tokens")
-    if not 0 <= latent < examples.n_latents:
-        raise DataError(f"There is no latent {latent}; they are numbered 0 to {examples.n_latents - 1}.")
-    rows = examples.of(latent)
-    table = pd.DataFrame(
-        {
-            "picture": [study.images.ids[row] for row in rows],
-            "row": rows,
-            "activation": examples.values[latent, : len(rows)].tolist(),
-        }
-    )
-    if tokens is not None:
-        table["token"] = examples.tokens[latent, : len(rows)].tolist()
-        if tokens["grid"] is not None:
-            table["patch_row"], table["patch_column"] = divmod(table["token"], tokens["grid"][1])
-    return table
 
 
 def entries(codes: Any) -> tuple[Tensor, Tensor, Tensor]:

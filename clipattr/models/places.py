@@ -145,14 +145,6 @@ class Site:
             raise SiteError(f"{self}: {model.reference} has {n} text blocks, 0 to {n - 1} or -{n} to -1.")
         return block % n
 
-    def require_image(self) -> None:
-        """Raise SiteError for sites of the text tower."""
-        if self.is_text:
-            raise SiteError(
-                f"{self}: this reads pictures, and a text site holds texts. Use a site of the image tower, e.g. "
-                "image.-1.cls or image.embedding; attribute(), pairs() and activations() take texts at text sites."
-            )
-
     def canonical(self, model: "Model") -> "Site":
         """The canonical spelling of this site, with the block counted from the end.
 

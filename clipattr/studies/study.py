@@ -281,10 +281,6 @@ class Study:
     def _thumbnail_ends(self) -> np.ndarray:
         return load_array(self.path / "thumbnails.npy", self._count("pictures") + 1)
 
-    def row_of(self, picture: Any) -> int:
-        """Row of a picture of this study, given by its id or as a record of any selection."""
-        return self.images.index_of(picture if isinstance(picture, str) else picture.id)
-
     def verify(self) -> None:
         """Compare every file with its hash in the manifest.
 

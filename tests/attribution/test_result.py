@@ -175,15 +175,3 @@ def test_the_waterfall_figure_starts_each_bar_where_the_last_one_ended(made):
     assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(25.0)  # the target in points
     with pytest.raises(TargetError, match="do not add up"):
         replace(made, adds_up=False, method="exact").plot_waterfall()
-
-
-def test_the_picture_is_shown_beside_its_map_at_patch_sites_only(exact_model, directions, pictures, made):
-    from PIL import Image
-
-    from clipattr.errors import SiteError
-
-    result = attribute(exact_model, pictures, "kite", dictionary=directions, site="image.-2.patches")
-    chart = result.plot_picture(Image.new("RGB", (32, 32)), picture=2)
-    assert [axes.get_title() for axes in chart.axes] == ["picture 2", "all latents"]
-    with pytest.raises(SiteError, match="have no position in the picture"):
-        made.plot_picture(Image.new("RGB", (32, 32)))

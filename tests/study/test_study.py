@@ -13,7 +13,7 @@ import clipattr.studies.encode
 from clipattr.attribution import attribute, attribution_map
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images.collection import Images
-from clipattr.meaning import example_places, examples_of_use, words_of
+from clipattr.meaning import examples_of_use, words_of
 from clipattr.models.loading import load_model
 from clipattr.sites import activations
 from clipattr.studies.join import duplicates
@@ -122,7 +122,7 @@ def test_held_out_pictures_are_no_examples(finished):
     assert len(held) == 12 and len(finished.holdout) == 12
     used = set(finished.examples.indices.flatten().tolist()) - {-1}
     assert used and not used & held
-    assert finished.row_of(finished.holdout[3]) == finished.holdout_rows[3]
+    assert finished.images.index_of(finished.holdout[3].id) == finished.holdout_rows[3]
 
 
 def test_the_table_has_a_row_per_latent_and_says_what_is_silent(finished):
@@ -421,15 +421,15 @@ def test_a_study_of_patches_keeps_each_latents_largest_value_and_its_token(of_pa
     torch.testing.assert_close(study.codes.to_dense(), dense.amax(1), rtol=2e-3, atol=2e-3)
     allowed = torch.from_numpy(~study.repeats)
     for latent in torch.nonzero(study.examples.counts > 0)[:, 0].tolist():
-        table = example_places(study, latent)
         strongest = torch.where(allowed, dense[:, :, latent].amax(1), 0)
-        wanted = strongest.sort(descending=True).values[: len(table)]
-        np.testing.assert_allclose(table["activation"], wanted, rtol=2e-3)
-        for row, token, value in zip(table["row"], table["token"], table["activation"], strict=True):
+        rows = study.examples.of(latent)
+        values, tokens = (
+            each[latent, : len(rows)].tolist() for each in (study.examples.values, study.examples.tokens)
+        )
+        wanted = strongest.sort(descending=True).values[: len(rows)]
+        np.testing.assert_allclose(values, wanted, rtol=2e-3)
+        for row, token, value in zip(rows, tokens, values, strict=True):
             assert float(dense[row, token, latent]) == pytest.approx(value, rel=2e-3)
-        assert (table["patch_row"] * 4 + table["patch_column"] == table["token"]).all()
-    with pytest.raises(DataError, match="no latent 24"):
-        example_places(study, 24)
 
 
 def test_pictures_of_a_patch_study_are_attributed_at_their_patches(of_patches):
@@ -496,13 +496,15 @@ def test_odd_names_and_odd_pictures_keep_their_own_rows(tiny_model, evaluator, t
     study = open_study(tmp_path / "s", model=tiny_model, evaluator=evaluator)
     assert len(study.images) == 18 and study.manifest["counts"]["skipped"] == 0
     for name in (f"one/{odd}", f"two/{odd}", "one/pixel.png", "two/turned.jpg"):
-        row = study.row_of(name)
+        row = study.images.index_of(name)
         picture = study.images[row].load()
         assert study.images[row].id == name
         acts = activations(tiny_model, tiny_model.prepare(picture)[None], "image.-1.cls")[0]
         np.testing.assert_allclose(study.activations[row], acts, rtol=2e-3, atol=2e-3)
-    assert study.images[study.row_of("two/turned.jpg")].load().size == (20, 60)
-    assert not np.array_equal(*(study.activations[study.row_of(f"{f}/{odd}")] for f in ("one", "two")))
+    assert study.images[study.images.index_of("two/turned.jpg")].load().size == (20, 60)
+    assert not np.array_equal(
+        *(study.activations[study.images.index_of(f"{f}/{odd}")] for f in ("one", "two"))
+    )
 
 
 def test_scenes_are_copied_into_the_study_and_rendered_again(tiny_model, evaluator, tmp_path):

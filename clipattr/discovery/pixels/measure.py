@@ -15,13 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from clipattr.discovery.audit.presence import gap, relative
-from clipattr.discovery.encoded import encoded, family_directions, summed_codes
+from clipattr.discovery.encoded import embedded, encoded, family_directions, summed_codes
 from clipattr.discovery.opened import Opener, first_opened, not_opened
 from clipattr.discovery.pixels.edits import filled
 from clipattr.discovery.pixels.text_regions import TextDetector
 from clipattr.errors import DataError
-from clipattr.execution.engine import in_pieces
-from clipattr.sites import capture, continue_from
+from clipattr.sites import continue_from
 from clipattr.studies.collected import Collected
 
 if TYPE_CHECKING:
@@ -140,25 +139,19 @@ class Measure:
     def read(self, pixels: Tensor, latents: Sequence[int], column: Tensor) -> Reading:
         """Encode pictures (pictures, 3, H, W) and read a family's codes, the contrast, and the effect of the family."""
         model, site, dictionary = self.study.model, self.study.site, self.study.dictionary
-        closed = site.tail(model) is not None
+        closed, onto = site.tail(model) is not None, column.float().cpu()
         codes, contrasts, carried = [], [], []
-        with torch.no_grad(), capture(model, site) as held:
-
-            def both(part: Tensor) -> Tensor:
-                contrast = (model.encode_image(part) @ column).float().cpu()
-                return torch.cat([contrast[:, None], held[site].float().cpu()], 1)
-
-            for some in pixels.split(BATCH):
-                made = in_pieces(both, some)
-                contrasts.append(made[:, 0])
-                acts = made[:, 1:]
-                active = dictionary.encode(acts)
-                codes.append(summed_codes(active, latents))
-                left = torch.full((len(some),), torch.nan)
-                if closed:
-                    without = acts - family_directions(dictionary, active, list(latents))
-                    left = (continue_from(model, site, without) @ column).float().cpu()
-                carried.append(contrasts[-1] - left)
+        for some in pixels.split(BATCH):
+            embeddings, acts = embedded(self.study, some)
+            contrasts.append(embeddings @ onto)
+            active = dictionary.encode(acts)
+            codes.append(summed_codes(active, latents))
+            left = torch.full((len(some),), torch.nan)
+            if closed:
+                without = acts - family_directions(dictionary, active, list(latents))
+                with torch.no_grad():
+                    left = continue_from(model, site, without).float().cpu() @ onto
+            carried.append(contrasts[-1] - left)
         self.forwards += len(pixels)
         return Reading(torch.cat(codes), torch.cat(contrasts), torch.cat(carried))
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from clipattr.studies.study import Study
 
-SIDES = ("image", "text", "both")
 TEMPLATES = ("a {}", "the {}", "a photo of a {}", "a picture of the {}")  # wordings that add no meaning
 NEIGHBOURS = 3  # words nearest to the prompt's text, tried as glosses where the vocabulary has none
 GONE = 0.5  # share of the effect that may be left for a wording to count as without the finding
