@@ -5,7 +5,7 @@ Holds and writes values; computes nothing. Start at `Finding`; `audit` makes the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -136,6 +136,25 @@ class Finding:
             # NaN is what an audit writes where nothing could be measured.
             if isinstance(number, bool) or not isinstance(number, int | float) or abs(number) >= 1e9:
                 raise ValueError(f"{number!r:.60} is not a number that an audit measures")
+
+
+# Columns of the table of findings and of the CSV.
+_TABLE: Mapping[str, Callable[[Finding], Any]] = {
+    "prompt": lambda f: f.prompt,
+    "rests on": lambda f: f.label or "(no word for it)",
+    "kind": lambda f: f.kind,
+    "kind_probability": lambda f: round(f.kind_probability, 2),
+    "reliance": lambda f: round(f.reliance.value * 100, 1),
+    "causal_effect": lambda f: round(f.causal_effect.value * 100, 1),
+    "effect_low": lambda f: round(f.causal_effect.low * 100, 1),
+    "effect_high": lambda f: round(f.causal_effect.high * 100, 1),
+    "share": lambda f: round(f.share, 2),
+    "alignment": lambda f: round(f.alignment * 100, 1),
+    "clarity": lambda f: round(f.clarity, 2),
+    "confidence": lambda f: round(f.confidence, 2),
+    "latents": lambda f: list(f.latents),
+    "doubts": lambda f: "; ".join(f.doubts),
+}
 
 
 @dataclass(frozen=True)
@@ -282,36 +301,9 @@ class Findings(Sequence[Finding]):
         """One row a finding, in points (cosine × 100) where people read it."""
         import pandas as pd
 
-        columns = [
-            "prompt",
-            "rests on",
-            "kind",
-            "kind_probability",
-            "reliance",
-            "causal_effect",
-            "effect_low",
-        ]
-        columns += ["effect_high", "share", "alignment", "clarity", "confidence", "latents", "doubts"]
-        rows = [
-            (
-                f.prompt,
-                f.label or "(no word for it)",
-                f.kind,
-                round(f.kind_probability, 2),
-                round(f.reliance.value * 100, 1),
-                round(f.causal_effect.value * 100, 1),
-                round(f.causal_effect.low * 100, 1),
-                round(f.causal_effect.high * 100, 1),
-                round(f.share, 2),
-                round(f.alignment * 100, 1),
-                round(f.clarity, 2),
-                round(f.confidence, 2),
-                list(f.latents),
-                "; ".join(f.doubts),
-            )
-            for f in self._findings
-        ]
-        frame = pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(
+            [[value(f) for value in _TABLE.values()] for f in self._findings], columns=list(_TABLE)
+        )
         told = [f.evidence.get("pixels") for f in self._findings]
         if any(told):
             frame["in_pixels"] = [one["verdict"] if one else None for one in told]

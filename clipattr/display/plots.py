@@ -31,7 +31,7 @@ UNSEEN = 0.6  # blending with grey of the area that the model does not see, 0 to
 BLUE, ORANGE, GREY, INK, FAINT = "#2f6db3", "#c8641b", "#8a8f98", "#22252a", "#d9dce1"
 DPI = 110
 LABEL_LENGTH = 34
-# One shape per kind, so that a map can be read without colour.
+# One shape per kind, so that a map can be read without colour; a circle for kinds that are not listed.
 KIND_MARKS = {
     "polysemy": "o",
     "compound": "s",
@@ -220,7 +220,8 @@ def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | No
         raise DataError("no findings to draw")
     chart = Chart(7.6, 4.8)
     axes = chart.add_subplot()
-    for kind, mark in KIND_MARKS.items():
+    marks = {**KIND_MARKS, **{f.kind: KIND_MARKS.get(f.kind, "o") for f in found}}
+    for kind, mark in marks.items():
         group = [f for f in found if f.kind == kind]
         if not group:
             continue

@@ -91,6 +91,12 @@ def test_every_finding_is_on_the_map_at_its_alignment_and_effect(finding):
     chart.png()
 
 
+def test_a_kind_without_a_shape_of_its_own_is_on_the_map(finding):
+    chart = plots.reliance_map([finding(kind="backdrop")])
+    assert any(len(c.get_offsets()) == 1 for c in chart.axes[0].collections if hasattr(c, "get_offsets"))
+    assert "backdrop" in [text.get_text() for text in chart.axes[0].get_legend().get_texts()]
+
+
 def test_one_finding_and_equal_findings_can_be_drawn(finding):
     plots.reliance_map([finding()]).png()
     plots.reliance_map([finding(), finding()]).png()
