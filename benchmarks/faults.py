@@ -156,7 +156,7 @@ class Cluster:
         titles = {
             process: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
         }
-        # Not Ray's own agents, which bear such titles too: a machine without them leaves the cluster.
+        # Not Ray's own agents, which have such titles too: a machine without them leaves the cluster.
         workers = [
             process for process, title in titles.items() if title.startswith("ray::") and "Agent" not in title
         ]

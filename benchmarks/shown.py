@@ -95,7 +95,7 @@ def contradicts(row: dict[str, Any]) -> bool:
 
 
 def figures_of(rows: Sequence[dict[str, Any]], prefix: str) -> dict[str, float]:
-    """Counts over some findings, and how well doubts tell words that the family's pictures do not bear out."""
+    """Counts over some findings, and how well doubts detect words that the family's pictures do not confirm."""
     wrong = [row for row in rows if (row["strongest"] or 0) <= 0.5]
     right = [row for row in rows if (row["strongest"] or 0) > 0.5]
     return {

@@ -34,7 +34,7 @@ class Card:
 
     @property
     def title(self) -> str:
-        """The name with the latent's number, since several latents may bear one name."""
+        """The name with the latent's number, since several latents may have one name."""
         return self.name if self.name.startswith("latent ") else f"{self.name} · {self.latent}"
 
 

@@ -40,7 +40,7 @@ class CompareState(WorkingState):
     model), `shelves` (examples of the chosen row, one a model or None), `pending`, `error`, `note`, `gen`.
 
     Raises:
-        PanelError: fewer than two studies, or more than can be told apart.
+        PanelError: fewer than two studies, or more than there are marks and colours for.
     """
 
     subject = T.Enum([key for _, key in SUBJECTS], "picture")

@@ -87,7 +87,7 @@ def word_attribution(
         target.
 
     Raises:
-        TargetError: the prompt is blank or too long, there is no such method, or its tokens cannot be told apart by
+        TargetError: the prompt is blank or too long, there is no such method, or its tokens cannot be assigned to
             words. SiteError: integrated gradients need a text tower that is known from inside.
 
     Source: Sundararajan et al. 2017, arXiv:1703.01365 (integrated gradients).
@@ -140,7 +140,7 @@ def word_tokens(model: Any, words: Sequence[str]) -> list[tuple[int, ...]]:
         empty = words[[bool(place) for place in places].index(False)]
         raise TargetError(
             f"the tokenizer of {model.reference} gives {empty!r} in {starts[-1][:60]!r} no tokens of its own, so that "
-            "words cannot be told apart. Leave the word out, or write it apart from its neighbours."
+            "words cannot be distinguished. Leave the word out, or write it apart from its neighbours."
         )
     return places
 

@@ -309,7 +309,7 @@ def require_comparable(findings: Findings, baseline: Findings) -> list[str]:
         )
     if told := _Risen.difference(findings, baseline):
         remarks.append(
-            f"Whether unmatched findings are new cannot be told from scores alone: {told}. Another dictionary may then "
+            f"Scores alone do not show whether unmatched findings are new: {told}. Another dictionary may then "
             "fail the gate; accept an audit of the same pictures and words, or give --previous."
         )
     if told := difference(findings, baseline):

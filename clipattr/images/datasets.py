@@ -67,8 +67,8 @@ class DatasetSource(Source):
     def sampled(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) and self.pixels(int(rows[0])) != self.pixels(int(rows[0])):
             warnings.warn(
-                "The data set gives another picture each time one is read (random transforms?), so it cannot be told "
-                "from others of the same length. Give it without them.",
+                "The data set gives another picture each time one is read (random transforms?), so it cannot be "
+                "distinguished from others of the same length. Give it without them.",
                 stacklevel=3,
             )
             return rows[:0]

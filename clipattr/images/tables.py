@@ -206,7 +206,7 @@ def _metadata_in(folder: Path) -> Path:
         return files[0]
     there = f"{len(files)}: {', '.join(path.name for path in files[:SHOWN])}" if files else "none"
     raise DataError(
-        f"The metadata file of {str(folder)!r} cannot be told: there are .csv files, {there}. Name it."
+        f"The metadata file of {str(folder)!r} is ambiguous: there are .csv files, {there}. Name one."
         if files
         else f"There is no .csv in {str(folder)!r}. Give the path of the metadata file."
     )
@@ -319,7 +319,7 @@ def _check_classes(classes: Sequence[str], file: Path, notes: list[str]) -> None
     if len(counts) < 2:
         raise DataError(
             f"All {len(classes)} pictures with a file and a label are {counts[0][0]!r} in {str(file)!r}: one class "
-            f"cannot be told from nothing. Add the other class, or see `labels`. {' '.join(notes)}".rstrip()
+            f"cannot be classified without another. Add the other class, or see `labels`. {' '.join(notes)}".rstrip()
         )
     rare = [(name, count) for name, count in counts if counts[0][1] >= IMBALANCE * count]
     for name, count in rare:

@@ -21,7 +21,7 @@ from clipattr.models.tails import Tail, read_chain
 if TYPE_CHECKING:
     from clipattr.models.loading import Model
 
-# Texts of different lengths, so that the first, the last and the end token are told apart.
+# Texts of different lengths, so that the first, the last and the end token are distinguished.
 TRIAL = ("a", "a cat", "a photo of a dog and a cat")
 NO_SITES = "text.<block>.eot and .tokens exist for transformers of open_clip and of the library transformers"
 # Share of the largest gradient below which a token counts as not pooled; rounding leaves about 1e-7.

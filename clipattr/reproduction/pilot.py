@@ -1,7 +1,7 @@
 """Pilot: every step of a reproduction on a few of its pictures, timed, from which the plan is calculated.
 
 Owns the measurement of rates with the first model. Steps whose cost grows with the pictures are timed on two numbers of
-them, so that what does not grow is told from what does. Start at `piloted`.
+them, so that fixed costs are separated from costs that grow. Start at `piloted`.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def test_what_cannot_be_read_says_what_to_do(ham_folder, tmp_path_factory):
     with pytest.raises(DataError, match="both 'a' and 'b'"):
         open_table(empty)
     (empty / "b.csv").write_text("")
-    with pytest.raises(DataError, match="cannot be told"):
+    with pytest.raises(DataError, match="is ambiguous"):
         open_table(empty)
 
 

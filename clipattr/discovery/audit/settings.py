@@ -20,8 +20,8 @@ class Settings:
             twenty-fifth of what sets the prompt's own pictures off.
         least_rise: units; the same for what inserting the prompt as text adds. Half of it, as no model has learnt the
             inserted fonts.
-        least_difference: rate difference, 0 to 1, by which something must be commoner on the prompt's pictures than
-            elsewhere to be a candidate; half of it must be left on the measuring half. Below 0.2 lookalikes abound.
+        least_difference: rate difference, 0 to 1, by which a concept must be more frequent on its own pictures than
+            elsewhere to be a candidate; half of it must remain on the measuring half. Below 0.2 many are lookalikes.
             The lower bound over both halves must reach it.
         nameless: rate difference above which latents that no word names are followed up; 1 follows up none. On the
             bundled worlds a quarter of such findings were wrong, and nobody can read the others.

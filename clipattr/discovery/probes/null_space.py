@@ -63,8 +63,8 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
         if not enough(own):
             raise DataError(
                 f"{float(own.sum()):.0f} of {len(own)} pictures show {removal.label or list(removal.latents)[:6]}: "
-                f"what it does to an embedding cannot be told from fewer than {FEW} with it or without. Add pictures "
-                "to the study."
+                f"its effect on an embedding cannot be estimated from fewer than {FEW} with or without it. Add "
+                "pictures to the study."
             )
         found.append(change(classes, own, others) @ moved)
     return torch.stack(found, 1).float()

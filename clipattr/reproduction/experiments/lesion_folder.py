@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clipattr.reproduction.run import Run
     from clipattr.studies.study import Study
 
-PHOTOGRAPHS = "photographs"  # how the values of this module are told from those of synthetic lesions
+PHOTOGRAPHS = "photographs"  # marks values of this module, in contrast to those of synthetic lesions
 VOCABULARY = "dermatology"
 BIASES = ("hair", "ink mark", "ruler")
 PROMPTS = {MALIGNANT: "a malignant skin lesion", BENIGN: "a benign skin lesion"}
