@@ -32,7 +32,7 @@ SMALLER = 0.72  # side of a picture on a plain background, of the whole
 FRAME = 0.05  # width of a frame, of the shorter side
 PICTURES = 240  # pictures that are given a habit
 BATCH = 60
-MOSTLY = 0.5  # share of a folder's pictures from which a habit cannot be told from the folder
+MOSTLY = 0.5  # share of a folder's pictures from which a habit cannot be distinguished from the folder
 LARGE = 0.05  # raw cosine: rises that are listed
 Edit = Callable[[Image.Image], Image.Image]
 

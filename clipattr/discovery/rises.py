@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from clipattr.discovery.findings import Findings
 
 FEW = 5  # pictures with and without a word below which a group says nothing
-OVER = (
-    0.15  # rate difference from which a word is a candidate: commoner on the prompt's pictures than elsewhere
-)
+OVER = 0.15  # rate difference from which a word is a candidate: more frequent on the prompt's pictures than elsewhere
 RATE = 0.01  # false-discovery rate over all candidates of a comparison
 FAR = (
     8.0  # standard errors, scatter included, by which a word that is no candidate must rise on other pictures
