@@ -65,9 +65,11 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
         total = sum(row["measured"] for row in mine) / sum(row["planned"] for row in mine)
         figures[f"measured_over_planned_{name}"] = total
     ratios = [row["measured_over_planned"] for row in rows if row["measured_over_planned"]]
-    for factor in (1.5, 2.0):
-        inside = sum(1 / factor <= ratio <= factor for ratio in ratios)
-        figures[f"experiments_within_{factor:g}"] = inside / max(len(ratios), 1)
+    updated = [row["measured"] / row["updated"] for row in rows if row.get("updated")]
+    for name, some in (("experiments", ratios), ("updated", updated)):
+        for factor in (1.5, 2.0) if some else ():
+            inside = sum(1 / factor <= ratio <= factor for ratio in some)
+            figures[f"{name}_within_{factor:g}"] = inside / len(some)
     return figures
 
 

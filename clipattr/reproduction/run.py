@@ -7,10 +7,13 @@ Owns `reproduce`, the order of the experiments, and the files of a reproduction.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm.std import tqdm
 
 from clipattr.errors import StudyError
 from clipattr.reproduction.deviations import deviations, versions
@@ -250,6 +253,11 @@ def reproduce(
 def _result(run: Run, experiment: Experiment, folder: Path) -> Result:
     """Measure an experiment unit by unit, and write its table, JSON and figure."""
     units = tuple(experiment.units(run))
+    left = run.inputs.times.update(folder.parent, experiment.name) if units else None
+    if left is not None and run.inputs.progress:
+        seconds = run.inputs.times.updated[experiment.name]
+        told = f"about {tqdm.format_interval(seconds)}, and {tqdm.format_interval(left)} until the end"
+        print(f"{experiment.name}: {told}", file=sys.stderr, flush=True)
     values = {unit: run.value(experiment.name, unit) for unit in units}
     run.inputs.times.note(folder.parent)
     result = result_of(experiment, values)

@@ -5,8 +5,9 @@ Owns the clock, the file of times and the file of the plan. Start at `Times`.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Times:
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    updated: dict[str, float] = field(default_factory=dict)
     _inside: list[float] = field(default_factory=list)
 
     @contextmanager
@@ -52,19 +54,49 @@ class Times:
             if self._inside:
                 self._inside[-1] += whole
 
+    def update(self, folder: Path, name: str) -> float | None:
+        """Estimate an experiment that is about to begin, and all that are left with it, by what earlier ones took.
+
+        The estimate of the folder's plan times the pace of this run so far (`pace_of`) is kept in `updated`.
+
+        Returns:
+            seconds that are left; None without a plan of this experiment.
+        """
+        rows = _read(folder / PLAN).get("experiments")
+        planned = (
+            {row["experiment"]: row["seconds"] for row in rows if isinstance(row, dict)}
+            if isinstance(rows, list)
+            else {}
+        )
+        if not planned.get(name):
+            return None
+        known = _read(folder / TIMES).get("experiments")
+        done = [row for row in known if row["experiment"] != name] if isinstance(known, list) else []
+        pace = pace_of([row["measured_over_planned"] for row in done])
+        self.updated[name] = planned[name] * pace
+        finished = {row["experiment"] for row in done}
+        return pace * sum(seconds for each, seconds in planned.items() if each not in finished)
+
     def note(self, folder: Path) -> None:
         """Write the seconds to the folder's file, over those of earlier runs; parts of other runs stay.
 
-        Beside them, the seconds of each experiment and what the folder's plan, if there is one, estimated for it.
+        Beside them, the seconds of each experiment, what the folder's plan, if there is one, estimated for it, and the
+        estimate as it stood when the experiment began.
         """
         if not self.seconds:
             return
         known = _read(folder / TIMES).get("seconds")
         seconds = (known if isinstance(known, dict) else {}) | self.seconds
         rows = _read(folder / PLAN).get("experiments")
+        made = beside_plan(seconds, rows if isinstance(rows, list) else [])
+        before = _read(folder / TIMES).get("experiments")
+        updated = (
+            {row["experiment"]: row.get("updated") for row in before} if isinstance(before, list) else {}
+        )
+        updated |= self.updated
         content = {
             "seconds": seconds,
-            "experiments": beside_plan(seconds, rows if isinstance(rows, list) else []),
+            "experiments": [{**row, "updated": updated.get(row["experiment"])} for row in made],
         }
         write_json(folder / TIMES, content)
 
@@ -89,6 +121,18 @@ def beside_plan(seconds: Mapping[str, float], planned: list[Mapping[str, Any]]) 
         }
         for name, took in measured.items()
     ]
+
+
+def pace_of(ratios: Sequence[float | None]) -> float:
+    """How much longer a run takes than planned, by the ratios of its finished experiments; 1 without any.
+
+    The geometric mean, drawn towards 1 as by one experiment that took what was planned: one ratio alone may be chance.
+
+    >>> round(pace_of([2.0, 2.0, 2.0]), 2), pace_of([]), pace_of([None, 4.0])
+    (1.68, 1.0, 2.0)
+    """
+    logs = [math.log(ratio) for ratio in ratios if ratio]
+    return math.exp(sum(logs) / (len(logs) + 1))
 
 
 def _read(file: Path) -> dict[str, Any]:

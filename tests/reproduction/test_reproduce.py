@@ -150,6 +150,27 @@ def test_a_part_is_not_charged_for_the_parts_inside_it(monkeypatch):
     assert times.seconds == {"inner": 4.0, "outer": 2.0}
 
 
+def test_the_estimate_follows_what_earlier_experiments_took(tmp_path):
+    names = ("studies", "null", "counts", "pixels")
+    plan = {"experiments": [{"experiment": name, "seconds": 10.0} for name in names]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan), "utf-8")
+    times = Times({"studies · a": 40.0, "null · a": 20.0, "null · b": 20.0})
+    assert times.update(tmp_path, "null") == 40.0 and times.updated == {"null": 10.0}
+    times.note(tmp_path)
+    # Two experiments took four times as long, and one more counts as planned: 16 ** (1 / 3).
+    left = times.update(tmp_path, "counts")
+    assert times.updated["counts"] == pytest.approx(10 * 16 ** (1 / 3)) and left == pytest.approx(
+        2 * times.updated["counts"]
+    )
+    times.note(tmp_path)
+    held = {
+        row["experiment"]: row["updated"]
+        for row in json.loads((tmp_path / TIMES).read_text("utf-8"))["experiments"]
+    }
+    assert held == {"studies": None, "null": 10.0}
+    assert times.update(tmp_path, "unplanned") is None
+
+
 def test_what_a_run_took_is_written_beside_what_was_planned(asked, tmp_path, monkeypatch):
     out, line = tmp_path / "out", pilot.Line(0.0, 1.0)
     rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, (line, line), line, line, 1, 1, 1, 1, 1, 1)
@@ -163,6 +184,8 @@ def test_what_a_run_took_is_written_beside_what_was_planned(asked, tmp_path, mon
         assert rows[name]["planned"] == seconds
         assert rows[name]["measured"] == pytest.approx(held["seconds"][f"{name} · one"])
         assert rows[name]["measured_over_planned"] == pytest.approx(rows[name]["measured"] / seconds)
+        assert (rows[name]["updated"] is None) is (name == "studies")  # no experiment: it begins inside one
+    assert rows["null"]["updated"] == rows["null"]["planned"]  # nothing was measured before
     # A damaged plan is no reason to lose the times.
     (out / "plan.json").write_text("{", "utf-8")
     Times({"null · one": 1.0}).note(out)
