@@ -57,6 +57,18 @@ def estimated(name: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def with_updates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the estimate as it stood when each experiment began, which follows from the rows before it."""
+    from clipattr.reproduction.times import pace_of
+
+    made: list[dict[str, Any]] = []
+    for row in rows:
+        before = [r["measured_over_planned"] for r in made if r["case"] == row["case"]]
+        updated = None if row["experiment"] == "studies" else row["planned"] * pace_of(before)
+        made.append({**row, "updated": row.get("updated") or updated})
+    return made
+
+
 def figures_of(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The ratio of the totals of each case, and the share of experiments within a factor of 1.5 and 2."""
     figures = {}
@@ -168,6 +180,7 @@ def main() -> int:
             "form": "quick",
         }
         rows += estimated("photographs", photographs | {"evaluator": given.evaluator})
+    rows = with_updates(rows)
     for row in rows:
         print(f"{row['case']:12} {row['experiment']:14} planned {row['planned']:7.1f}  "
               f"measured {row['measured']:7.1f}  ratio {row['measured_over_planned'] or 0:.2f}")  # fmt: skip

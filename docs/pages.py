@@ -181,7 +181,8 @@ def estimate() -> dict[str, str]:
     cases = list(dict.fromkeys(row["case"] for row in rows))
     totals = ", ".join(f"{figures[f'measured_over_planned_{case}']:.2f} ({case})" for case in cases)
     updated = (
-        f"; of the estimates as they stood when the experiment began, {figures['updated_within_1.5']:.0%} and "
+        "; of the estimates when an experiment begins, by the pace of those before it, "
+        f"{figures['updated_within_1.5']:.0%} and "
         f"{figures['updated_within_2']:.0%}"
         if "updated_within_1.5" in figures
         else ""
@@ -192,8 +193,8 @@ def estimate() -> dict[str, str]:
         f"Measured over planned, in total: {totals}. Of single experiments "
         f"{figures['experiments_within_1.5']:.0%} lie within a factor of 1.5 and "
         f"{figures['experiments_within_2']:.0%} within 2{updated}. `truth` and `pixels` depend on the number "
-        f"of findings, which no pilot knows. A small reproduction that was killed at {figures['kills']} random moments ended with "
-        f"{figures['files_that_differ']} files that differ from an undisturbed run.\n\n"
+        f"of findings, which no pilot knows. A small reproduction that was killed at {figures['kills']} random moments "
+        f"ended with {figures['files_that_differ']} files that differ from an undisturbed run.\n\n"
         "| pictures | experiment | units | planned | measured | measured / planned |\n|---|---|---|---|---|---|\n"
     )
     for row in rows:
