@@ -287,13 +287,13 @@ def test_a_baseline_excuses_what_it_lists(audited, study_dir, finding, tmp_path,
     known, heard, page = (tmp_path / name for name in ("known.json", "audit.json", "decision.md"))
     assert main(["audit", str(study_dir), "--json", str(heard)]) == 0
     assert main(["baseline", "accept", str(heard), "--out", str(known), "--note", "read"]) == 0
-    assert "accepted 1 findings" in capsys.readouterr().out
+    assert "accepted 1 finding in" in capsys.readouterr().out
     line = ["audit", str(study_dir), "--fail-above", "5", "--baseline", str(known)]
     assert main(line) == 0
     audited.findings = [finding(0.2), finding(0.2, prompt="bat")]
     assert main([*line, "--markdown", str(page), "--previous", str(study_dir)]) == 1
-    assert page.read_text().startswith("### clipattr: ❌ failed\n\n1 reliances above 5 points are new")
-    assert "1 are accepted" in capsys.readouterr().out
+    assert page.read_text().startswith("### clipattr: ❌ failed\n\n1 reliance above 5 points is new")
+    assert "1 is accepted" in capsys.readouterr().out
     assert main(line[:2] + line[4:]) == 2
     assert "--fail-above" in capsys.readouterr().err
     known.write_text("{}")
