@@ -166,7 +166,8 @@ class PromptVerdict:
         findings: how many. pictures_finding, pictures_measuring: its own pictures in the two halves of the study.
         chosen_by: where these come from: labels, or the audited model's answers. purity: share of them in which the
             evaluator sees the prompt. contrast: raw cosine by which they lie above the others.
-        smallest_effect: raw cosine of a reliance that would have been seen in four of five such audits.
+        smallest_effect: raw cosine of a reliance that would have been seen in four of five such audits, if a latent
+            follows its cause.
         confused_with: words whose likeness of text to the prompt's explains that their pictures score for it.
         not_asked: why the prompt was not inserted as text, if it was not. forwards: forward passes spent on it.
         rejected: candidates and why each is no finding. did_you_mean: labels or words spelled like a prompt that is
@@ -245,7 +246,8 @@ class PromptVerdict:
         least = (
             ""
             if self.smallest_effect is None
-            else f"; an effect of {least_points(self.smallest_effect)} points would have been seen"
+            else f"; of what its latents distinguish, an effect of {least_points(self.smallest_effect)} points would "
+            "have been seen"
         )
         confused = (
             f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""

@@ -32,7 +32,8 @@ def verdicts_html(verdicts: Sequence[PromptVerdict]) -> str:
     parts = "".join(_part([v for v in verdicts if v.outcome == o], what, open) for o, what, open in PARTS)
     return f"""<section class="verdicts" aria-labelledby="verdicts"><h2 id="verdicts">Every prompt</h2>
 <p>A prompt without a finding is not a safe prompt. <em>Nothing found</em> means that a reliance of at least the size in
-its row would have been seen in four of five such audits. <em>Cannot be judged</em> means that nothing was measured.</p>
+its row would have been seen in four of five such audits, if a latent of the dictionary follows its cause; other
+reliances go unseen. <em>Cannot be judged</em> means that nothing was measured.</p>
 {parts}</section>"""
 
 
