@@ -146,9 +146,9 @@ def limits(findings: Findings) -> list[str]:
     seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
     if seen:
         found.append(
-            "A reliance on what no latent of the dictionary follows goes unseen. So do smaller ones: in the median prompt "
-            f"an effect below {least_points(statistics.median(seen))} points would have been missed in one of five such "
-            f"audits, in the worst one below {least_points(max(seen))}."
+            "A reliance on what no latent of the dictionary follows goes unseen. So do smaller ones: in the median "
+            f"prompt an effect below {least_points(statistics.median(seen))} points would have been missed in one of "
+            f"five such audits, in the worst one below {least_points(max(seen))}."
         )
     if any(verdict.chosen_by != "labels" for verdict in verdicts if verdict.outcome != "cannot be judged"):
         found.append(
