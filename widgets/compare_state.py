@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipattr.attribution import EXPLAINING
 from clipattr.discovery.partners import partners
-from clipattr.display.wording import kind_word
+from clipattr.display.wording import counted, kind_word
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.desk import Desk, PanelError
@@ -244,7 +244,7 @@ class CompareState(WorkingState):
             found = collection.rests_on(prompt, target)
             values.append(dict(zip(found.latents.tolist(), found.means.tolist(), strict=True)))
             unit = found.unit
-            over.append(f"{len(found.rows)} pictures")
+            over.append(f"{counted(len(found.rows), 'picture')}")
         rows, members = self._aligned(values, factor_of(unit))
         note = f"{_count(rows)}; mean over the pictures that show “{shown(prompt, 40)}”"
         return rows, members, f"mean attribution, {unit_name(unit)}", over, note
@@ -265,7 +265,7 @@ class CompareState(WorkingState):
             label = f"{shown(about, 24)} ← {shown(cause, 30)}"
             rows.append(self._row(place, label, values, f"kind: {kind_word(first.kind)}"))
             members.append({i: int(finding.latents[0]) for i, finding in mine.items()})
-        scores = [f"{len(found)} findings" for found in self.findings]
+        scores = [counted(len(found), "finding") for found in self.findings]
         return rows, members, "causal effect, points", scores, _count(rows)
 
     def _aligned(

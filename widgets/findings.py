@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr.display.wording import KIND_WORDS, kind_word
+from clipattr.display.wording import KIND_WORDS, counted, kind_word
 from clipattr.studies.verdicts import CHOICES
 from clipattr_widgets.controls import (
     error_html,
@@ -221,7 +221,7 @@ class FindingsPanel(Panel):
         told = state.prompt_rows()
         self.prompts.layout.display = "" if told else "none"
         self.prompts.show(told, columns=PROMPT_COLUMNS)
-        total = f"{len(state.rows)} of {len(state.findings)} findings"
+        total = f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}"
         if state.hidden:
             total += f"; {state.hidden} more fit and come with scrolling"
         self.count.value = f'<div class="clipattr-note">{total}</div>'
@@ -295,7 +295,9 @@ class FindingsPanel(Panel):
     def static(self) -> Static:
         state = self.state
         state.settle()
-        body = table_html(COLUMNS, state.rows[:40], f"{len(state.rows)} of {len(state.findings)} findings")
+        body = table_html(
+            COLUMNS, state.rows[:40], f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}"
+        )
         if state.finding is not None:
             finding = state.finding
             body += about_html(
@@ -316,7 +318,7 @@ class FindingsPanel(Panel):
 def repaired_html(done: Repaired) -> str:
     """Result of a repair, with remarks on its numbers."""
     notes = " ".join(str(note) for note in done.outcome.notes)
-    findings = f"{done.findings} finding{'s' * (done.findings != 1)}"
+    findings = f"{counted(done.findings, 'finding')}"
     return f'<span class="clipattr-note">{findings}: {markup(done.about, 160)}. {markup(notes, 400)}</span>'
 
 

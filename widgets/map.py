@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as W
 import numpy as np
 
+from clipattr.display.wording import counted
 from clipattr_widgets.captions import card_html
 from clipattr_widgets.controls import (
     error_html,
@@ -175,7 +176,7 @@ class MapPanel(Panel):
             return {"x": "", "y": "", "plain": True, "alt": "an empty map", "legend": legend}
         there = int(np.isfinite(places.xy).all(1).sum())
         axes = f"{places.x} across, {places.y} up" if not places.bare else "neighbours look alike"
-        alt = f"map of {there:,} latents: {axes}; the table below lists those that stand out"
+        alt = f"map of {counted(there, 'latent')}: {axes}; the table below lists those that stand out"
         labels = [[j, text] for j, text in state.labels()]
         return {"x": places.x, "y": places.y, "plain": places.bare, "alt": alt, "legend": legend, "labels": labels,
                 "log_y": places.log_y, "bent_y": places.bent_y}  # fmt: skip
@@ -184,7 +185,7 @@ class MapPanel(Panel):
         state = self.state
         count = len(state.rows) + state.hidden
         what = "chosen on the map" if state.chosen else ("lit up" if state.lit else "standing out")
-        return f"{count:,} latents {what}" + (
+        return f"{counted(count, 'latent')} {what}" + (
             f", {len(state.rows):,} listed; more come with scrolling" if state.hidden else ""
         )
 

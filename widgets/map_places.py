@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipattr.display.wording import counted
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.text import shown
 
@@ -45,7 +46,8 @@ def surprise_places(desk: Desk, prompt: str) -> Places:
     text = study.evaluator.encode_text([prompt]).float().cpu()
     fit = alignment(study.labels.mean_embedding.float(), text, study.empty_embedding)[:, 0].numpy()
     about = (
-        f"reliance of “{shown(prompt, 40)}” on each latent, over {len(found.rows)} pictures {found.chosen_by}. "
+        f"reliance of “{shown(prompt, 40)}” on each latent, over {counted(len(found.rows), 'picture')} "
+        f"{found.chosen_by}. "
         "Far right: it looks like the prompt. High up on the left: a surprise."
     )
     return Places(

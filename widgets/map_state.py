@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
-from clipattr.display.wording import kind_word
+from clipattr.display.wording import counted, kind_word
 from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
@@ -180,7 +180,9 @@ class MapState(WorkingState):
             return
         active = np.asarray(row.indices)[np.asarray(row.values) != 0]
         self.lit = tuple(int(j) for j in np.unique(active))
-        self.note = f"{len(self.lit)} latents active in picture {self.table.picture_caption(place)}"
+        self.note = (
+            f"{counted(len(self.lit), 'latent')} active in picture {self.table.picture_caption(place)}"
+        )
 
     def light_upload(self, data: bytes, name: str) -> None:
         """Light up the latents that are active in a file's picture."""
@@ -193,7 +195,7 @@ class MapState(WorkingState):
 
         def done(active: np.ndarray) -> None:
             self.lit = tuple(int(j) for j in active)
-            self.note = f"{len(self.lit)} latents active in {shown(name, 60)}"
+            self.note = f"{counted(len(self.lit), 'latent')} active in {shown(name, 60)}"
 
         self.worker.submit("lit", work, done, self._failed)
 
@@ -208,7 +210,9 @@ class MapState(WorkingState):
 
             found = find(study, words, n=self.table.n_latents, by="label")
             if len(found):
-                return tuple(found["latent"].tolist()), f"{len(found)} latents called “{shown(words, 40)}”"
+                return tuple(
+                    found["latent"].tolist()
+                ), f"{counted(len(found), 'latent')} called “{shown(words, 40)}”"
             found = find(study, words, n=N_SHOWN)
             note = f"none is called “{shown(words, 40)}”; the {len(found)} whose examples fit best by the evaluator"
             return tuple(found["latent"].tolist()), note

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr.display.wording import kind_word, points
+from clipattr.display.wording import counted, kind_word, points
 from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, prompt_fields
@@ -75,7 +75,8 @@ class PromptPanel(Panel):
         state = self.state
         found = state.reliances
         if found is not None:
-            words = f"mean over {len(found.rows)} pictures, {found.chosen_by}; exact effect of each latent taken alone"
+            many = counted(len(found.rows), "picture")
+            words = f"mean over {many}, {found.chosen_by}; exact effect of each latent taken alone"
             self.about.value = f'<div class="clipattr-note">{markup(words, 200)}</div>'
         self.bars.show(state.rows, columns=state.columns())
         for i, (head, shelf, column) in enumerate(

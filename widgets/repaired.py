@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clipattr.display.wording import counted
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import Worker
 
@@ -35,7 +36,7 @@ class Repaired:
     def rows(self) -> list[dict[str, Any]]:
         """Rows for a `DataTable`, shares in per cent; intervals beside the values."""
         return [
-            {"id": i, "cells": [shown(f"{row['measure']}, {row['pictures']} pictures", 60),
+            {"id": i, "cells": [shown(f"{row['measure']}, {counted(row['pictures'], 'picture')}", 60),
                                 *(_measured(row, key) for key in ("before", "after", "change"))]}
             for i, row in enumerate(self.outcome.rows)
         ]  # fmt: skip

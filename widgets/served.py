@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlencode
 import ipywidgets as W
 import traitlets as T
 
+from clipattr.display.wording import counted
 from clipattr_widgets.changes import MAX_SCALE
 from clipattr_widgets.explorer import ExplorerPanel
 from clipattr_widgets.text import markup, shown
@@ -148,8 +149,8 @@ def heading(desk: Any, write: bool) -> str:
     study = desk.study
     mode = "names, verdicts and notes are kept" if write else "read-only"
     facts = (
-        f"{markup(desk.model_name, 60)} · {markup(desk.site, 40)} · {desk.n_latents:,} latents · "
-        f"{desk.n_pictures:,} pictures · {mode} · the address leads to what is on the screen"
+        f"{markup(desk.model_name, 60)} · {markup(desk.site, 40)} · {counted(desk.n_latents, 'latent')} · "
+        f"{counted(desk.n_pictures, 'picture')} · {mode} · the address leads to what is on the screen"
     )
     name = markup(study.path.name, 60)
     return f'<header class="clipattr-served"><h1>{name}</h1><p>{facts}</p></header>'

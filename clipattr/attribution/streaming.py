@@ -29,6 +29,7 @@ from clipattr.attribution.pixels import count
 from clipattr.attribution.result import Attribution
 from clipattr.attribution.target import LinearTarget
 from clipattr.attribution.targets import as_target
+from clipattr.display.wording import counted
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json, schema_complaint
 from clipattr.storage.files import digest_parts, file_digest, sweep, tensor_bytes, write_text
@@ -73,7 +74,7 @@ class Attributions:
             yield Attribution.load(self.path / shard["file"])
 
     def __repr__(self) -> str:
-        return f"<Attributions of {len(self):,} pictures in {len(self._shards)} shards>"
+        return f"<Attributions of {counted(len(self), 'picture')} in {counted(len(self._shards), 'shard')}>"
 
 
 def stream(

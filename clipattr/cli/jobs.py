@@ -16,7 +16,7 @@ from typing import Any
 
 from clipattr.cli.arguments import BAD_INPUT, OK
 from clipattr.cli.terminal import emit, human, print_table, say, tell
-from clipattr.display.wording import visible
+from clipattr.display.wording import counted, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 from clipattr.storage.paths import full_path, user_path
@@ -105,7 +105,7 @@ def encode(arguments: argparse.Namespace) -> int:
     where, out = shlex.quote(str(store.path)), shlex.quote(f"{beside}.sae")
     text = (
         f"{len(store):,} activations of {store.width} numbers at {', '.join(sites)}; "
-        f"{len(store.skipped):,} pictures left out\n"
+        f"{counted(len(store.skipped), 'picture')} left out\n"
         f"Next: clipattr train {where} --out {out} --latents {8 * store.width} --k 32"
     )
     return _told(arguments, record, text)

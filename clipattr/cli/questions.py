@@ -270,7 +270,7 @@ def faithfulness(arguments: argparse.Namespace) -> int:
     images = held_back if held_back is not None and len(held_back) else study.images
     # Evenly spaced over the collection, which may be sorted by class.
     images = images[:: max(len(images) // arguments.pictures, 1)][: arguments.pictures]
-    say(f"measuring on {len(images)} pictures and {len(prompts)} prompts")
+    say(f"measuring on {counted(len(images), 'picture')} and {counted(len(prompts), 'prompt')}")
     randomise = can_randomise(study.model, study.site)
     found = faithfulness(study, images, VocabularyContrast(prompts, study.vocabulary), randomise=randomise)
     if arguments.plot:

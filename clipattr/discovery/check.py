@@ -21,6 +21,7 @@ from torch import Tensor
 from clipattr.discovery.audit.base import plain
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.sampled import BATCH, Sample, encoded_sample, texts_of
+from clipattr.display.wording import counted
 from clipattr.images.collection import Images
 from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
@@ -194,10 +195,10 @@ def _about_words(model: Model, words: Vocabulary, texts: Tensor) -> Line:
         near[alone, alone + start] = False
         same += [words.words[start + int(row)] for row in near.any(1).nonzero()[:, 0]]
     share = len(same) / max(1, len(texts))
-    text = f"{len(texts):,} words; the model distinguishes all of them"
+    text = f"{counted(len(texts), 'word')}; the model distinguishes all of them"
     if same:
         text = (
-            f"the model does not distinguish {len(same):,} of {len(texts):,} words from others, for instance "
+            f"the model does not distinguish {len(same):,} of {counted(len(texts), 'word')} from others, for instance "
             f"{same[:4]}"
         )
     outcome = BAD if share > 0.5 else LOOK if share > 0.02 else GOOD
@@ -209,7 +210,7 @@ def _about_model(model: Model, judge: Model, sample: Sample, texts: Sequence[Ten
     value, names = _label_auc(model, sample.model, sample.labels)
     if value is not None:
         outcome = BAD if value < CHANCE else GOOD
-        text = f"zero-shot AUC of {len(names):,} labels {value:.2f} (chance 0.50)"
+        text = f"zero-shot AUC of {counted(len(names), 'label')} {value:.2f} (chance 0.50)"
         if outcome == BAD:
             text += ": weights, tokenizer or preprocessing do not belong together, or the labels are codes"
         return Line("model", outcome, text, {"label_auc": value, "labels": len(names)})
@@ -287,7 +288,7 @@ def _about_outliers(images: Images, sample: Sample) -> Line:
     spread = float((near - middle).abs().median()) * 1.4826
     far = (near < middle - FAR * max(spread, 1e-6)).nonzero()[:, 0].tolist()
     names = [images.ids[sample.places[row]] for row in sorted(far, key=lambda row: float(near[row]))]
-    text = f"{len(names):,} pictures, first {names[:3]}" if names else "none among those looked at"
+    text = f"{counted(len(names), 'picture')}, first {names[:3]}" if names else "none among those looked at"
     return Line("unlike the rest", LOOK if names else GOOD, text, {"unlike": names[:20], "count": len(names)})
 
 
@@ -332,7 +333,7 @@ def _about_audit(
     needed = few / min(max(holdout, 0.01), 0.99, 1 - holdout if holdout < 1 else 0.01)
     able = sum(counts[name] >= needed for name in asked)
     silent = [name for name in asked if counts[name] < needed]
-    text = f"{able:,} of {len(asked):,} prompts will have the {needed:.0f} pictures that are needed, by {by}"
+    text = f"{able:,} of {counted(len(asked), 'prompt')} will have the {needed:.0f} pictures that are needed, by {by}"
     if silent:
         text += f"; not {', '.join(silent[:4])}"
     outcome = BAD if not able else LOOK if silent else GOOD

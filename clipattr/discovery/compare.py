@@ -17,7 +17,7 @@ import torch
 
 from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Finding, Findings
-from clipattr.display.wording import NO_LABEL, visible
+from clipattr.display.wording import NO_LABEL, counted, visible
 from clipattr.errors import DataError, StudyError
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ class Comparison:
         own = ", ".join(f"{count} of {name} alone" for name, count in zip(self.names, counts, strict=True))
         shared = sum(len(found) == len(self.names) for _, _, found in self.rows)
         return (
-            f"<Comparison of {', '.join(self.names)} on {self.pictures} pictures: {len(self.rows)} unexpected "
-            f"reliances, {shared} of all, {own}; {len(self.matches)} latents paired>"
+            f"<Comparison of {', '.join(self.names)} on {counted(self.pictures, 'picture')}: "
+            f"{counted(len(self.rows), 'unexpected reliance')}, {shared} of all, {own}; "
+            f"{counted(len(self.matches), 'latent')} paired>"
         )
 
     def _repr_html_(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from clipattr.discovery.nothing_found import nothing_html
 from clipattr.display.wording import counted, least_points
 from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
@@ -236,9 +237,8 @@ class PromptVerdict:
 
     def sentence(self) -> str:
         """For people, in one sentence."""
-        pictures = (
-            f"{self.pictures_finding + self.pictures_measuring:,} pictures of its own (by {self.chosen_by})"
-        )
+        own = counted(self.pictures_finding + self.pictures_measuring, "picture")
+        pictures = f"{own} of its own (by {self.chosen_by})"
         if self.outcome == "cannot be judged":
             meant = f" Did you mean {' or '.join(self.did_you_mean)}?" if self.did_you_mean else ""
             return f"cannot be judged: {self.why}.{meant}"
@@ -252,7 +252,7 @@ class PromptVerdict:
         confused = (
             f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
         )
-        missing = f"; {self.unopened:,} pictures could not be opened" if self.unopened else ""
+        missing = f"; {counted(self.unopened, 'picture')} could not be opened" if self.unopened else ""
         return f"{told} in {pictures}{least}{confused}{missing}."
 
 
@@ -297,7 +297,9 @@ class Findings(Sequence[Finding]):
         return f"Findings({counted(len(self), 'unexpected reliance')} of {of} audited)"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False, escape=True)
+        if self._findings:
+            return self.to_frame().to_html(index=False, escape=True)
+        return nothing_html(self.verdicts)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a finding, in points (cosine × 100) where people read it."""

@@ -18,6 +18,7 @@ import torch
 
 from clipattr.discovery.audit.run import audit
 from clipattr.discovery.check import BAD, GOOD, LOOK, Check, Line
+from clipattr.display.wording import counted
 from clipattr.images.collection import Images
 from clipattr.meaning.vocabulary import Vocabulary
 
@@ -94,7 +95,7 @@ def check_laws(study: Study, prompts: Sequence[str] | None = None) -> Check:
         Line(
             "permuted codes",
             BAD if by_chance else GOOD,
-            f"{by_chance} findings where none can be",
+            f"{counted(by_chance, 'finding')} where none can be",
             {"findings": by_chance},
         )
     )
@@ -103,7 +104,9 @@ def check_laws(study: Study, prompts: Sequence[str] | None = None) -> Check:
 
 def _about(findings: Findings) -> Line:
     judged = sum(v.outcome != "cannot be judged" for v in findings.verdicts)
-    text = f"{len(findings.verdicts)} prompts, {judged} judged, {len(findings)} findings"
+    text = (
+        f"{counted(len(findings.verdicts), 'prompt')}, {judged} judged, {counted(len(findings), 'finding')}"
+    )
     return Line("audit", GOOD if len(findings) else LOOK, text, {"findings": len(findings), "judged": judged})
 
 
@@ -115,7 +118,7 @@ def _compared(name: str, expected: list[dict[str, Any]], got: list[dict[str, Any
         return Line(
             name,
             BAD,
-            f"broken: {len(lost)} findings went, {len(new)} came",
+            f"broken: {counted(len(lost), 'finding')} went, {len(new)} came",
             {"went": len(lost), "came": len(new)},
         )
     for left, right in zip(expected, got, strict=True):

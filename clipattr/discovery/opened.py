@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipattr.display.wording import counted
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def first_opened(
 def not_opened(gone: Mapping[str, str]) -> str:
     """How many pictures could not be opened and why the first could not, as a clause."""
     name, reason = next(iter(gone.items()))
-    return f"{_many(len(gone))} could not be opened, first {name}: {reason}"
+    return f"{counted(len(gone), 'picture')} could not be opened, first {name}: {reason}"
 
 
 def missing_pictures(about: Mapping[str, Any]) -> list[str]:
@@ -86,8 +87,6 @@ def missing_pictures(about: Mapping[str, Any]) -> list[str]:
     name, reason = next(iter(told["first"].items()))
     n = int(told["asked_for"])
     place = "its place" if n == 1 else "their place"
-    return [f"{_many(n)} could not be opened, first {name}: {reason}. Others took {place} where there were."]
-
-
-def _many(n: int) -> str:
-    return "1 picture" if n == 1 else f"{n:,} pictures"
+    return [
+        f"{counted(n, 'picture')} could not be opened, first {name}: {reason}. Others took {place} where there were."
+    ]

@@ -13,6 +13,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as terminal_bar
 
+from clipattr.display.wording import counted
+
 PARTS = 10  # lines of one task without a terminal
 
 
@@ -32,7 +34,9 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         if self._lines:
             total = options.get("total")
             self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
-            self._what, self._unit = options.get("desc") or "progress", str(options.get("unit", "it")).strip()
+            self._what = options.get("desc") or "progress"
+            unit = str(options.get("unit", "item")).strip()
+            self._noun, self._nouns = unit, unit + ("es" if unit.endswith("ch") else "s")
             self._file, self._told, self._begun, self._start = file, 0, time.monotonic(), self.n
             self._aside = 0.0
 
@@ -70,7 +74,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
             gone = time.monotonic() - self._begun
             done = self.n - self._start
             left = max(gone - self._aside, 0.0) * (self.total - self.n) / done if done else 0.0
-            count = f"{self.n:,} of {self.total:,} {self._unit}"
+            count = f"{self.n:,} of {counted(self.total, self._noun, self._nouns)}"
             spent, rest = terminal_bar.format_interval(gone), terminal_bar.format_interval(left)
             print(f"{self._what}: {count}, {spent} gone, {rest} left", file=self._file, flush=True)
         return None

@@ -92,9 +92,16 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-def be(n: int) -> str:
-    """The verb that fits a number: "is" for one, else "are"."""
+def be(n: int, past: bool = False) -> str:
+    """The verb that fits a number: "is" (in the past "was") for one, else "are" ("were")."""
+    if past:
+        return "was" if n == 1 else "were"
     return "is" if n == 1 else "are"
+
+
+def have(n: int) -> str:
+    """The verb that fits a number: "has" for one, else "have"."""
+    return "has" if n == 1 else "have"
 
 
 def capital(text: str) -> str:

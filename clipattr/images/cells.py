@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clipattr.display.wording import counted, have
 from clipattr.errors import DataError
 
 # Invisible characters at the ends of a cell: byte-order mark, zero-width space and joiners.
@@ -134,10 +135,14 @@ def class_names(values: Iterable[Any], names: Any = None) -> tuple[list[str | No
             labels.append(text)
     notes = []
     if unlabelled:
-        notes.append(f"{unlabelled} pictures have the class number -1 and count as not labelled.")
+        notes.append(
+            f"{counted(unlabelled, 'picture')} {have(unlabelled)} the class number -1 and "
+            f"{'counts' if unlabelled == 1 else 'count'} as not labelled."
+        )
     if beyond:
         notes.append(
-            f"{beyond.total()} pictures have a class number without a name, which is their label: {first(beyond)}."
+            f"{counted(beyond.total(), 'picture')} {have(beyond.total())} a class number without a "
+            f"name, which is their label: {first(beyond)}."
         )
     return labels, notes
 
@@ -148,7 +153,8 @@ def marker_note(labels: Sequence[str | None], what: str = "label") -> list[str]:
     if not seen:
         return []
     return [
-        f"{seen.total()} pictures have the {what} {first(seen)}, read as a name. Leave a cell empty to say that "
+        f"{counted(seen.total(), 'picture')} {have(seen.total())} the {what} {first(seen)}, read as "
+        "a name. Leave a cell empty to say that "
         "nothing is known."
     ]
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from PIL import Image
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError, shrink
 from clipattr.images.opening import COLUMNS, opened
@@ -221,7 +222,11 @@ class Images(Sequence[ImageRecord]):
         if not skipped:
             return list(self.notes)
         some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
-        return [*self.notes, f"{len(skipped)} pictures could not be read and were left out, first {some}."]
+        return [
+            *self.notes,
+            f"{counted(len(skipped), 'picture')} could not be read and {be(len(skipped), True)} "
+            f"left out, first {some}.",
+        ]
 
     @property
     def frame(self) -> "pd.DataFrame":

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_bytes
@@ -113,7 +114,11 @@ def open_dicom(
         groups += [told] * len(some)
     if not rows:
         raise DataError(f"There is no readable DICOM file in {str(top)!r}: {len(files)} looked like one.")
-    notes = [f"{broken} files could not be read as DICOM and were left out."] if broken else []
+    notes = (
+        [f"{counted(broken, 'file')} could not be read as DICOM and {be(broken, True)} left out."]
+        if broken
+        else []
+    )
     return Images(DicomSource(rows, window), ids, {"group": groups}, notes=notes)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from clipattr.display.wording import be, counted
 from clipattr.images.cells import first
 from clipattr.images.decoding import SUFFIXES
 from clipattr.images.splits import HELD_NAMES, TRAIN_NAMES
@@ -56,22 +57,30 @@ class Found:
         told = []
         if self.unread:
             told.append(
-                f"{self.unread.total()} files are pictures in formats that are not read and were left out: "
+                f"{counted(self.unread.total(), 'picture file')} in formats that are not read "
+                f"{be(self.unread.total(), True)} left out: "
                 f"{first(self.unread)}. Convert them to JPEG or PNG."
             )
         if self.others:
             told.append(
-                f"{self.others.total()} files that are not pictures were left out: {first(self.others)}."
+                f"{counted(self.others.total(), 'file that is not a picture', 'files that are not pictures')} "
+                f"{be(self.others.total(), True)} left out: {first(self.others)}."
             )
         if self.hidden:
-            told.append(f"{self.hidden} hidden pictures (names or folders with a dot first) were left out.")
+            told.append(
+                f"{counted(self.hidden, 'hidden picture')} (names or folders with a dot first) "
+                f"{be(self.hidden, True)} left out."
+            )
         if self.loops:
             told.append(
-                f"{len(self.loops)} links to folders that were read already were not followed, first "
+                f"{counted(len(self.loops), 'link')} to folders that were read already "
+                f"{be(len(self.loops), True)} not followed, first "
                 f"{self.loops[0]!r}."
             )
         if self.closed:
-            told.append(f"{len(self.closed)} folders could not be listed, first {self.closed[0]!r}.")
+            told.append(
+                f"{counted(len(self.closed), 'folder')} could not be listed, first {self.closed[0]!r}."
+            )
         return told
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipattr.display.wording import be, counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import (
     cell_text,
@@ -176,9 +177,14 @@ def overlaid(
     without = [names[number] for number in sorted(below) if number not in seen]
     notes += [note for note in rows.notes if "do not exist" not in note]
     if lost:
-        notes.append(f"{len(lost)} rows of {table.name} name no picture in the folder, first {lost[0]!r}.")
+        notes.append(
+            f"{counted(len(lost), 'row')} of {table.name} {'names' if len(lost) == 1 else 'name'} "
+            f"no picture in the folder, first {lost[0]!r}."
+        )
     if without:
-        notes.append(f"{len(without)} pictures have no row in {table.name}, first {without[0]!r}.")
+        notes.append(
+            f"{counted(len(without), 'picture')} {have(len(without))} no row in {table.name}, first {without[0]!r}."
+        )
     return notes
 
 
@@ -341,7 +347,9 @@ def _unrepeated(made: Rows, table: str) -> Rows:
         if made.files is None or made.files[before] != made.files[place]:
             raise DataError(f"The id {name!r} names more than one picture; ids must be unique.")
     again = len(made.ids) - len(kept)
-    made.notes.append(f"{again} rows of {table} name a picture that an earlier row names, and were left out.")
+    made.notes.append(
+        f"{counted(again, 'row')} of {table} for a picture that an earlier row names {be(again, True)} left out."
+    )
     made.ids = [made.ids[place] for place in kept]
     made.columns = {column: [values[place] for place in kept] for column, values in made.columns.items()}
     if made.files is not None:

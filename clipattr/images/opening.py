@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clipattr.display.wording import counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
 from clipattr.images.datasets import DatasetSource, columns_of
@@ -223,5 +224,5 @@ def _of_mapping(source: Mapping[Any, Any], root: Path | None) -> Opened:
         kind, said = ("label", str(name)) if as_label else ("split", split_name(str(name)) or str(name))
         if count:
             columns[kind][-count:] = [said] * count
-        notes.append(f"{count} pictures of {str(name)!r} have the {kind} {said!r}.")
+        notes.append(f"{counted(count, 'picture')} of {str(name)!r} {have(count)} the {kind} {said!r}.")
     return Opened(JoinedSource(parts), ids, columns, notes)

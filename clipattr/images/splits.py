@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 
 HELD = ("holdout", "test", "val", "validation")  # names of held-out splits in files
@@ -45,7 +46,9 @@ def held_out(splits: Sequence[str | None]) -> tuple[list[str | None], list[str]]
     if not renamed:
         return sides, []
     shown = ", ".join(f"{name!r} ({count})" for name, count in sorted(renamed.items()))
-    return sides, [f"{renamed.total()} pictures are held out, as their split says: {shown}."]
+    return sides, [
+        f"{counted(renamed.total(), 'picture')} {be(renamed.total())} held out, as their split says: {shown}."
+    ]
 
 
 def units_of(count: int, columns: Sequence[Sequence[str | None]]) -> list[int]:

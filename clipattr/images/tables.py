@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipattr.display.wording import be, counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts, normal_name
 from clipattr.images.collection import Images
@@ -249,7 +250,8 @@ def _unrepeated(
             )
     if len(first) < len(rows):
         notes.append(
-            f"{len(rows) - len(first)} rows that name no picture, or one named before, were left out."
+            f"{counted(len(rows) - len(first), 'row')} with no picture, or with one named before, "
+            f"{be(len(rows) - len(first), True)} left out."
         )
     return list(first.values())
 
@@ -275,7 +277,9 @@ def _labelled(
             kept.append([*row, name])
     if unknown:
         shown = ", ".join(f"{raw!r} ({count})" for raw, count in unknown.most_common(SHOWN))
-        notes.append(f"{unknown.total()} rows without a known label were left out: {shown}.")
+        notes.append(
+            f"{counted(unknown.total(), 'row')} without a known label {be(unknown.total(), True)} left out: {shown}."
+        )
     if not kept:
         raise DataError(
             f"No row of {str(file)!r} has a label that is known. Column {label!r} holds {list(unknown)[:SHOWN]}; "
@@ -302,15 +306,21 @@ def _with_files(
     if not places:
         raise DataError(
             f"None of the {len(rows)} pictures that {str(file)!r} names is below {str(top)!r}; first: "
-            f"{missing[:SHOWN]}. There are {len(found)} pictures there."
+            f"{missing[:SHOWN]}. Found there: {counted(len(found), 'picture')}."
         )
     notes += finder.notes
     if missing:
-        notes.append(f"{len(missing)} of {len(rows)} rows have no file and were left out: {missing[:SHOWN]}…")
+        notes.append(
+            f"{len(missing)} of {counted(len(rows), 'row')} {have(len(missing))} no file and {be(len(missing), True)} "
+            f"left out: {missing[:SHOWN]}…"
+        )
     used = {os.path.abspath(path) for path in paths}
     over = sum(os.path.abspath(path) not in used for _, path in found)
     if over:
-        notes.append(f"{over} pictures in the folder have no row, or one that was left out, or are copies.")
+        notes.append(
+            f"{counted(over, 'picture')} in the folder {have(over)} no row, or one that was left out, or "
+            f"{'is a copy' if over == 1 else 'are copies'}."
+        )
     return places, paths, missing
 
 
@@ -381,5 +391,6 @@ def _empty_groups(classes: Sequence[str | None], groups: Sequence[str | None]) -
     ]
     without = sum(name is None for name in groups)
     if names and without:
-        notes.append(f"{without} pictures have no group and count to none.")
+        verb = "counts" if without == 1 else "count"
+        notes.append(f"{counted(without, 'picture')} {have(without)} no group and {verb} to none.")
     return notes

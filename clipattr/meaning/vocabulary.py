@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.cells import cell_text
 from clipattr.meaning.word_lists import words_of
@@ -118,12 +119,16 @@ class Vocabulary:
                     seen.add(key)
                     kept.append((word, *(_or_none(value) for value in row[1:])))
         if blank:
-            self.notes.append(f"{blank} blank lines were left out.")
+            self.notes.append(f"{counted(blank, 'blank line')} {be(blank, True)} left out.")
         if long:
-            self.notes.append(f"{long} entries longer than {MAX_WORD} characters were left out.")
+            self.notes.append(
+                f"{counted(long, 'entry', 'entries')} longer than {MAX_WORD} characters {be(long, True)} left out."
+            )
         if repeated:
             some = ", ".join(repr(word) for word, _ in repeated.most_common(5))
-            self.notes.append(f"{repeated.total()} repeated words were left out: {some}.")
+            self.notes.append(
+                f"{counted(repeated.total(), 'repeated word')} {be(repeated.total(), True)} left out: {some}."
+            )
         return kept
 
     @classmethod
@@ -208,7 +213,7 @@ class Vocabulary:
         return len(self.words)
 
     def __repr__(self) -> str:
-        return f"<Vocabulary: {len(self)} words, {self.hash}>"
+        return f"<Vocabulary: {counted(len(self), 'word')}, {self.hash}>"
 
     @property
     def hash(self) -> str:

@@ -19,7 +19,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from clipattr.discovery.opened import missing_pictures
-from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, percent, points, span, visible
+from clipattr.display.wording import KIND_WORDS, NO_LABEL, counted, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
 from clipattr.reporting.guide import guide_html, tools_html
 from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
@@ -128,10 +128,6 @@ def _contents(found: Sequence[Finding], findings: Findings) -> str:
     return f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
 
 
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def _lede(found: Sequence[Finding], findings: Findings) -> str:
     audited = findings.about.get("prompts_audited")
     among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
@@ -145,7 +141,7 @@ def _lede(found: Sequence[Finding], findings: Findings) -> str:
     label = name_html(first.label or NO_LABEL)
     when = WHEN_WRITTEN if first.by_writing else f"<strong>{label}</strong> is switched off inside the model"
     return (
-        f"{_plural(len(found), 'unexpected reliance')}, for {_plural(prompts, 'prompt')}{among}.{judged} "
+        f"{counted(len(found), 'unexpected reliance')}, for {counted(prompts, 'prompt')}{among}.{judged} "
         f"The strongest: the score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
     )
 
@@ -177,7 +173,7 @@ def _figures_of_page(found: Sequence[Finding], findings: Findings) -> list[tuple
         effect = found[0].causal_effect
         sure = sum(f.confidence >= 0.9 for f in found)
         figures.append(("strongest effect", points(effect.value), f"points, {span(effect.low, effect.high)}"))
-        figures.append(("confidence ≥ 90\u00a0%", f"{sure:,}", f"of {len(found):,} findings"))
+        figures.append(("confidence ≥ 90\u00a0%", f"{sure:,}", f"of {counted(len(found), 'finding')}"))
     return figures
 
 
@@ -298,7 +294,7 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 {_tiles(tiles)}
 <div class="strips">{strips}</div>
 {verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
-<p class="meta">{_plural(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
+<p class="meta">{counted(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
 pictures: {latents}</p>
 {_folded(evidence_html(f.evidence))}
 <p class="meta"><a class="back" href="#glance">↑ all findings</a></p>

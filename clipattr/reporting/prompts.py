@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import least_points, points
+from clipattr.display.wording import counted, least_points, points
 from clipattr.reporting.values import name_html, text_html
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _part(some: Sequence[PromptVerdict], what: str, is_open: bool) -> str:
         return ""
     rows = "".join(_row(verdict) for verdict in some[:LISTED])
     more = f'<p class="small">and {len(some) - LISTED:,} more in the JSON</p>' if len(some) > LISTED else ""
-    count = f"{len(some):,} prompt{'' if len(some) == 1 else 's'}"
+    count = counted(len(some), "prompt")
     return f"""<details{" open" if is_open else ""}><summary>{count}: {what}</summary>
 <div class="scroll"><table><thead><tr><th scope="col">prompt</th><th scope="col">verdict</th>
 <th scope="col" class="number">pictures of it</th><th scope="col">chosen by</th>

@@ -140,7 +140,7 @@ def limits(findings: Findings) -> list[str]:
         names = ", ".join(visible(prompt, 40) for prompt in unjudged[:NAMED])
         more = f" and {len(unjudged) - NAMED:,} more" if len(unjudged) > NAMED else ""
         found.append(
-            f"Nothing is said of {len(unjudged):,} of {len(verdicts):,} prompts, which could not be judged: "
+            f"Nothing is said of {len(unjudged):,} of {counted(len(verdicts), 'prompt')}, which could not be judged: "
             f"{names}{more}."
         )
     seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
@@ -158,7 +158,7 @@ def limits(findings: Findings) -> list[str]:
         found.append("No finding was confirmed by editing pictures; effects are ablations inside the model.")
     spent = [verdict.not_asked for verdict in verdicts if verdict.not_asked]
     if spent:
-        found.append(f"Text insertion was not tried for {len(spent):,} prompts, e.g. as {spent[0]}.")
+        found.append(f"Text insertion was not tried for {counted(len(spent), 'prompt')}, e.g. as {spent[0]}.")
     found += missing_pictures(findings.about)
     found.append(
         "The audit applies to these pictures and this evaluator. Reliances on what neither the pictures nor the words "

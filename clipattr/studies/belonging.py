@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import StudyError
 from clipattr.images.decoding import PictureError, difference_hash
 from clipattr.storage.arrays import load_array
@@ -53,7 +54,9 @@ def left_out(manifest: dict[str, Any]) -> list[str]:
     skipped = manifest["skipped"]
     if skipped:
         some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
-        told.append(f"{len(skipped):,} pictures could not be read and were left out, first {some}.")
+        told.append(
+            f"{counted(len(skipped), 'picture')} could not be read and {be(len(skipped), True)} left out, first {some}."
+        )
     return told
 
 

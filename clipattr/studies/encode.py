@@ -156,7 +156,7 @@ def fill(made: Pass, *, engine: Engine | None = None, progress: bool = True) -> 
     total = len(made.images)
     with (
         store.writing(),
-        Progress(total=total, disable=not progress, desc="Encoding", unit=" pictures") as bar,
+        Progress(total=total, disable=not progress, desc="Encoding", unit=" picture") as bar,
     ):
         missing = store.missing(made.signature if made.renewing else None)
         bar.update(total - sum(len(store.shard_places(number)) for number in missing))

@@ -22,6 +22,7 @@ from PIL import Image
 from clipattr.dictionaries.choosing import batch_of, candidates, default_schedule
 from clipattr.dictionaries.joined import AT_ONCE, WORDS, trained_size
 from clipattr.dictionaries.recipes import Schedule
+from clipattr.display.wording import counted
 from clipattr.errors import DataError, DictionaryError
 from clipattr.models.places import default_site
 from clipattr.sites import Site
@@ -223,9 +224,10 @@ def plan_study(
     )  # fmt: skip
     assumptions = (
         how,
-        f"site {site}; {words:,} words; {examples} examples per latent"
+        f"site {site}; {counted(words, 'word')}; {counted(examples, 'example')} per latent"
         + ("; the model itself names latents" if evaluator is None else ""),
-        f"audit of {prompts:,} prompts with about {FORWARDS} forward passes each, one in twenty by the evaluator",
+        f"audit of {counted(prompts, 'prompt')} with about {FORWARDS} forward passes each, one in "
+        f"twenty by the evaluator",
         "pictures are JPEGs of 500 x 375 pixels; other disks, networks and pictures differ",
     )
     return Plan(pictures, workers, stages, rates, assumptions)

@@ -6,6 +6,8 @@ Owns the list. Computes nothing: it is what the build noted. Start at `remarks`.
 from collections.abc import Mapping
 from typing import Any
 
+from clipattr.display.wording import be, counted
+
 NAMED = 3  # skipped pictures that are named
 
 
@@ -28,6 +30,6 @@ def remarks(study: Any) -> list[str]:
         some = "; ".join(
             ": ".join(map(str, one)) if isinstance(one, list) else str(one) for one in skipped[:NAMED]
         )
-        were = "1 picture" if len(skipped) == 1 else f"{len(skipped):,} pictures"
-        told.append(f"{were} could not be read and were left out, first {some}.")
+        many = counted(len(skipped), "picture")
+        told.append(f"{many} could not be read and {be(len(skipped), True)} left out, first {some}.")
     return told

@@ -153,7 +153,7 @@ def test_a_broken_picture_is_counted_and_named(model_dir, scenes, tmp_path, caps
     out, err = capsys.readouterr()
     summary = json.loads(out)
     assert [name for name, _ in summary["skipped"]] == ["99.jpg"] and summary["counts"]["pictures"] == 12
-    assert "1 pictures could not be read" in err and "99.jpg" in err and "repeated" in err
+    assert "1 picture could not be read and was left out" in err and "99.jpg" in err and "repeated" in err
 
 
 def test_a_missing_folder_of_pictures_leaves_nothing_behind(model_dir, tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_before_and_after_count_what_a_reader_would_count():
     )
     called = [int(before[i].argmax() == 1) for i in kept if labels[i] != "b"]
     assert result["others called b"]["before"] == pytest.approx(np.mean(called))
-    assert "6 picture(s) without a label" in repr(result)
+    assert "6 pictures without a label" in repr(result)
     assert {"measure", "before", "after", "change"} <= set(result.frame.columns) and len(result.classes) == 3
 
 

@@ -106,7 +106,11 @@ def test_hidden_files_tables_and_strangers_are_noted_and_companions_are_not(tmp_
     images = Images.open(tmp_path)
     assert images.ids == ["a.png"]
     told = " ".join(images.notes)
-    assert "2 hidden pictures" in told and "labels.csv" in told and "1 files that are not pictures" in told
+    assert (
+        "2 hidden pictures" in told
+        and "labels.csv" in told
+        and "1 file that is not a picture was left out" in told
+    )
 
 
 @pytest.mark.parametrize("way", ["metadata.csv", "metadata.jsonl", "train/metadata.csv"])
@@ -169,7 +173,7 @@ def test_repeated_rows_are_left_out_and_contradictions_refused(tmp_path):
     save(tmp_path / "a.png"), save(tmp_path / "b.png")
     (tmp_path / "t.csv").write_text("path,label\na.png,x\nb.png,y\n./a.png,x\n")
     images = Images.open(tmp_path / "t.csv")
-    assert images.ids == ["a.png", "b.png"] and "1 rows" in " ".join(images.notes)
+    assert images.ids == ["a.png", "b.png"] and "1 row of t.csv" in " ".join(images.notes)
     (tmp_path / "t.csv").write_text("path,label\na.png,x\na.png,y\n")
     with pytest.raises(DataError, match="both 'x' and 'y'"):
         Images.open(tmp_path / "t.csv")

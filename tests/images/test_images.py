@@ -32,7 +32,7 @@ def test_a_nested_folder_is_read_in_the_order_of_names_and_labelled_by_folder(fo
     assert images.ids == ["cat/a.png", "dog/a.png", "dog/b b.PNG", "dog/ü<b>.jpg"]
     assert images.columns["label"] == ["cat", "dog", "dog", "dog"]
     assert images["dog/a.png"].load().size == (8, 6)
-    assert "1 files that are not pictures" in images.notes[0]
+    assert "1 file that is not a picture was left out" in images.notes[0]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):

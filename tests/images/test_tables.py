@@ -134,7 +134,7 @@ def test_rows_without_file_or_label_are_left_out_counted_and_listed(ham_folder):
     table = open_table(ham_folder, write(ham_folder / "other.csv", rows), labels=HAM10000_CLASSES)
     assert table.missing == ("ISIC_gone",) and len(table.images) == 10
     notes = " ".join(table.notes)
-    assert "1 of 11 rows have no file" in notes
+    assert "1 of 11 rows has no file" in notes
     assert "2 rows without a known label were left out" in notes and "'wart' (1)" in notes
     assert "2 pictures in the folder have no row" in notes
 

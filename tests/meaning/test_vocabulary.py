@@ -15,7 +15,7 @@ def test_blank_and_repeated_lines_are_dropped_and_noted(tmp_path):
     path.write_text("# birds\nkite\n\n  \nowl\nKite\n red   fox \n", encoding="utf-8")
     vocabulary = Vocabulary.open(path)
     assert vocabulary.words == ["kite", "owl", "red fox"]
-    assert vocabulary.notes == ["2 blank lines were left out.", "1 repeated words were left out: 'Kite'."]
+    assert vocabulary.notes == ["2 blank lines were left out.", "1 repeated word was left out: 'Kite'."]
 
 
 def test_a_wrong_encoding_is_named_with_its_line_and_can_be_given(tmp_path):

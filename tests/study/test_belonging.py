@@ -40,5 +40,5 @@ def test_what_was_left_out_of_a_study_is_said_with_reasons():
     }
     assert left_out(manifest) == [
         "a",
-        "1 pictures could not be read and were left out, first x.png: no such file.",
+        "1 picture could not be read and was left out, first x.png: no such file.",
     ]

@@ -23,6 +23,7 @@ from clipattr.discovery.findings import Findings
 from clipattr.discovery.probes.findings import Bounds, probe_findings
 from clipattr.discovery.probes.fitting import fit_probe
 from clipattr.discovery.probes.probe import Probe
+from clipattr.display.wording import counted
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images.splits import HELD
 from clipattr.meaning import alignment
@@ -66,7 +67,7 @@ class ProbeAudit:
     def __repr__(self) -> str:
         right = {name: self.classes[name].mul(self.classes["pictures"]).sum() for name in ("probe", "prompt")}
         n = max(int(self.classes["pictures"].sum()), 1)
-        lines = [f"{n} pictures, {len(self.probe.names)} classes"]
+        lines = [f"{counted(n, 'picture')}, {counted(len(self.probe.names), 'class', 'classes')}"]
         for name in ("probe", "prompt"):
             worst = f", worst group {self.worst[name]:.1%}" if self.worst else ""
             lines.append(f"{name:>6}: accuracy {right[name] / n:.1%}{worst}")

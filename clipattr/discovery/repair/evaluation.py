@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clipattr.discovery.probes.probe import Probe
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.statistics import mean_interval, wilson
 
@@ -72,7 +73,7 @@ class BeforeAfter:
                 shown = f"{value:{plus}.{digits}f}{unit}" if math.isfinite(value) else "–"
                 bounds = f" ({low:.{digits}f} to {high:.{digits}f})" if math.isfinite(low) else ""
                 told.append(shown + bounds)
-            lines.append((f"{row['measure']}, {row['pictures']} pictures", *told))
+            lines.append((f"{row['measure']}, {counted(row['pictures'], 'picture')}", *told))
         return lines  # type: ignore[return-value]
 
     def __repr__(self) -> str:
@@ -132,10 +133,12 @@ def before_after(
     truth = torch.tensor([known[str(labels[number]).casefold()] for number in which.tolist()])
     before, after = before[which].double(), after[which].double()
     correct = torch.stack([before.argmax(1) == truth, after.argmax(1) == truth], 1)
-    notes = [f"{skipped} picture(s) could not be read and are left out."] if skipped else []
+    notes = (
+        [f"{counted(skipped, 'picture')} could not be read and {be(skipped)} left out."] if skipped else []
+    )
     left_out = len(labels) - len(which)
     if left_out:
-        notes.append(f"{left_out} picture(s) without a label are left out.")
+        notes.append(f"{counted(left_out, 'picture')} without a label {be(left_out)} left out.")
     rows = [_row("accuracy", correct)]
     frame, worst = None, None
     if groups is None or not any(groups):
@@ -210,7 +213,7 @@ def _by_group(
     names = sorted({group for group in groups if group})
     without = sum(group is None for group in groups)
     if without:
-        notes.append(f"{without} picture(s) belong to no group.")
+        notes.append(f"{counted(without, 'picture')} {'belongs' if without == 1 else 'belong'} to no group.")
     rows = [_row(name, correct[torch.tensor([group == name for group in groups])]) for name in names]
     large = [row for row in rows if int(row["pictures"]) >= FEWEST]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).rename(columns={"measure": "group"})
@@ -219,7 +222,8 @@ def _by_group(
         return frame, None
     if len(large) < len(rows):
         notes.append(
-            f"{len(rows) - len(large)} group(s) of fewer than {FEWEST} pictures are listed, not compared."
+            f"{counted(len(rows) - len(large), 'group')} of fewer than {FEWEST} pictures "
+            f"{be(len(rows) - len(large))} listed, not compared."
         )
     lowest: Callable[[str], dict[str, Any]] = lambda when: min(large, key=lambda row: float(row[when]))  # noqa: E731
     first, last = lowest("before"), lowest("after")

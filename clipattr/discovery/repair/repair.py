@@ -39,6 +39,7 @@ from clipattr.discovery.repair.directions import (
 from clipattr.discovery.repair.evaluation import BeforeAfter, before_after
 from clipattr.discovery.repair.methods import MEASURED, METHODS, changed_rows
 from clipattr.discovery.repair.removals import Removal, removals_of
+from clipattr.display.wording import counted
 from clipattr.errors import StudyError, TargetError
 from clipattr.storage.documents import write_json
 from clipattr.storage.files import save_tensors
@@ -99,7 +100,7 @@ class Repair:
         """The change in one line."""
         if self.how != "ablate":
             where = (
-                f"rows of the classifier for {len(self.prompts)} prompt(s), all others as they were"
+                f"rows of the classifier for {counted(len(self.prompts), 'prompt')}, all others as they were"
                 if self.scope == "prompts"
                 else "every image embedding"
             )
@@ -113,7 +114,7 @@ class Repair:
                 done = f"{', '.join(taken)} (chosen on held-back pictures):"
             return f"{done} {where}"
         where = (
-            f"as {len(self.prompts)} prompt(s) see the picture"
+            f"as {counted(len(self.prompts), 'prompt')} {'sees' if len(self.prompts) == 1 else 'see'} the picture"
             if self.scope == "prompts"
             else "for every prompt"
         )
