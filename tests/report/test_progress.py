@@ -28,7 +28,7 @@ def test_a_resumed_task_counts_from_where_it_was():
         for _ in range(5):
             bar.update()
     assert [line.split(",")[0] for line in log.getvalue().splitlines()] == [
-        f"training: {n} of 10 step" for n in range(6, 11)
+        f"training: {n} of 10 steps" for n in range(6, 11)
     ]
 
 
@@ -71,7 +71,7 @@ def test_lines_count_in_the_plural(capsys):
 
 def test_no_message_counts_one_with_a_plural():
     """A count in front of these nouns goes through `counted`, which knows the singular."""
-    nouns = r"hidden pictures|links to|blank lines|repeated words|unexpected reliances|files are|(picture|prompt|group)\(s\)"
+    nouns = r"hidden pictures|links to|blank lines|repeated words|unexpected reliances|(picture|prompt|group)\(s\)"
     found = [
         f"{path.name}:{number}"
         for folder in ("clipattr", "widgets")
