@@ -74,7 +74,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
             gone = time.monotonic() - self._begun
             done = self.n - self._start
             left = max(gone - self._aside, 0.0) * (self.total - self.n) / done if done else 0.0
-            count = f"{self.n:,} of {counted(self.total, self._noun, self._nouns)}"
+            count = f"{self.n:,} of {counted(self.total or 0, self._noun, self._nouns)}"
             spent, rest = terminal_bar.format_interval(gone), terminal_bar.format_interval(left)
             print(f"{self._what}: {count}, {spent} gone, {rest} left", file=self._file, flush=True)
         return None
