@@ -8,7 +8,7 @@ use, so `import clipattr` costs milliseconds and does not load torch. To add a p
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 CONTENTS = {
     # models and sites
