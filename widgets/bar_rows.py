@@ -6,8 +6,10 @@ shown
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from clipattr.display.wording import kind_word
 from clipattr_widgets.cards import Card
@@ -210,3 +212,25 @@ def _stacked(rows: list[dict[str, Any]], total: dict[str, Any]) -> list[dict[str
     for row in steps:
         row["start"], at = at, at + row["value"]
     return [*steps, total | {"start": 0.0}]
+
+
+def model_row(
+    names: Sequence[str],
+    place: int,
+    label: str,
+    values: Sequence[float | None],
+    tip: str,
+    inactive: Collection[int] = (),
+) -> dict[str, Any]:
+    """One line of a comparison; a model without a partner has no mark. A row of a single model is marked as such."""
+    there = [i for i, value in enumerate(values) if value is not None]
+    texts = [
+        "–" if value is None else "inactive" if i in inactive else signed(value)
+        for i, value in enumerate(values)
+    ]
+    own = f"{names[there[0]]} alone" if len(there) == 1 else ""
+    spoken = f"{label}: " + ", ".join(f"{n} {t}" for n, t in zip(names, texts, strict=True))
+    finite = [None if value is None or not np.isfinite(value) else float(value) for value in values]
+    return {"id": place, "label": label, "values": finite, "texts": texts, "own": own, "tip": tip,
+            "owner": there[0] if own else -1,
+            "spoken": spoken + (f", {own}" if own else "")}  # fmt: skip

@@ -43,6 +43,10 @@ class ComparePanel(Panel):
                               tooltip="audit every model over its own prompts; takes a while")  # fmt: skip
         self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
                                tooltip="end after the prompts in hand")  # fmt: skip
+        self.end_pairing = W.Button(description="end pairing", layout=W.Layout(width="104px"),
+                                    tooltip="end the pairing of latents; the scores stay")  # fmt: skip
+        self.pair = W.Button(description="pair latents", layout=W.Layout(width="104px"),
+                             tooltip="find which latents of the models rise and fall together")  # fmt: skip
         self.overlay = Overlay(empty_text="no picture")
         self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
         self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
@@ -51,7 +55,10 @@ class ComparePanel(Panel):
         ]
         self.take, self.drawer = takeaway(self)
         head = labelled(
-            W.HBox([self.subject, self.audit, self.cancel, self.take, self.status]), "clipattr-toolbar"
+            W.HBox(
+                [self.subject, self.audit, self.cancel, self.end_pairing, self.pair, self.take, self.status]
+            ),
+            "clipattr-toolbar",
         )
         prompts = labelled(W.HBox([self.prompt, self.against]), "clipattr-toolbar")
         self.side = labelled(W.VBox([self.overlay, self.find]), "clipattr-side")
@@ -72,13 +79,15 @@ class ComparePanel(Panel):
         on_enter_again(self.find, state.find)
         self.audit.on_click(lambda _: state.audit())
         self.cancel.on_click(lambda _: state.cancel_audit())
+        self.end_pairing.on_click(lambda _: state.cancel_pairing())
+        self.pair.on_click(lambda _: state.pair())
         self.dots.observe(lambda change: setattr(state, "row", change["new"]), "selected")
         for i, gallery in enumerate(self.galleries):
             gallery.on("pick", lambda message, i=i: self._picked(i, int(message.get("i", -1))))
         self.watch(self._draw_rows, "gen")
         self.watch(self._draw_picture, "picture", "outside", "subject")
         self.watch(self._draw_shelves, "shelves")
-        self.watch(self._draw_status, "pending", "error", "progress")
+        self.watch(self._draw_status, "pending", "error", "progress", "pairing", "paired", "subject")
 
     def on_model(self, choose: Callable[[int], None]) -> None:
         """Call `choose(place)` before a picture of another model is opened, whose study numbers its own."""
@@ -96,9 +105,15 @@ class ComparePanel(Panel):
 
     def _draw_status(self) -> None:
         super()._draw_status()
-        running = self.state.progress
+        running, pairing = self.state.progress, self.state.pairing
         if running:
             self.status.value = progress_html(running[1:], of=running[0])
+        elif pairing:
+            of = f"pairing with {pairing[0]}"
+            self.status.value = progress_html(pairing[1:], of=of, unit="picture", last="pairing latents")
+        needed = self.state.subject != "findings" and not self.state.paired
+        self.end_pairing.layout.display = "" if pairing else "none"
+        self.pair.layout.display = "" if needed and not pairing else "none"
         self.audit.disabled = bool(running)
         self.cancel.layout.display = "" if running else "none"
 

@@ -4,28 +4,29 @@ Owns what is compared and the rows it gives. Latents are aligned by `clipattr.di
 widgets. Start at `CompareState`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import traitlets as T
 from PIL import Image
 
 from clipattr.attribution import EXPLAINING
-from clipattr.discovery.partners import partners
 from clipattr.display.wording import counted, kind_word
 from clipattr_widgets.auditing import Auditor
-from clipattr_widgets.bar_rows import factor_of, unit_name
+from clipattr_widgets.bar_rows import factor_of, model_row, unit_name
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.model_names import told_apart
+from clipattr_widgets.pairing import Pairer
 from clipattr_widgets.shelf import Shelf, shelf_of
-from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.text import plain, shown
 from clipattr_widgets.worker import WorkingState
 
 SUBJECTS = (("one picture", "picture"), ("one prompt", "prompt"), ("findings", "findings"))
 MAX_MODELS = 5
 N_ROWS = 18
+PAIRING = "pairing the latents of the models over the first one's pictures; kept for the next time"
+ENDED = "the latents of the models are not paired, so only their scores are shown"
 
 
 class CompareState(WorkingState):
@@ -57,6 +58,10 @@ class CompareState(WorkingState):
     progress = (
         T.Tuple()
     )  # of the audit: the model's name, prompts done, asked, seconds left; () where none goes on
+    pairing = (
+        T.Tuple()
+    )  # of latents: the other model's name, pictures done, asked, seconds left; () where none goes on
+    paired = T.Bool(False)  # whether all partners are known
     note = T.Unicode("")
 
     def __init__(
@@ -77,6 +82,10 @@ class CompareState(WorkingState):
         self._cancelled = False
         self._compared: Any = None
         self._partners: list[dict[int, int]] | None = None
+        self._pairer = Pairer(
+            self.worker, lambda told: self.set_trait("pairing", told), self._set_partners, self._not_paired
+        )
+        self._pairing_ended = False
         self._members: list[dict[int, int]] = []
         super().__init__(**chosen)
         if not self.prompt and self.table.n_pictures:
@@ -171,18 +180,28 @@ class CompareState(WorkingState):
             self._compared = compare(studies, findings=found, progress=False)
         return self._compared
 
-    def partners(self) -> list[dict[int, int]]:
-        """For each study but the first, its latents' partners in the first; found once, and kept with the study."""
-        if self._partners is None:
-            first = self.table
-            found = [
-                partners(first.study, desk.study, keep=not first.read_only, folder=first.scratch)
-                for desk in self.desks[1:]
-            ]
-            self._partners = [
-                dict(zip(theirs.tolist(), ours.tolist(), strict=True)) for ours, theirs, _ in found
-            ]
-        return self._partners
+    def pair(self) -> None:
+        """Find the partners of all latents, then show the rows; no effect while that goes on."""
+        if self._partners is None and not self.pairing:
+            self._pairing_ended = False
+            self._pairer.start(self.desks, self.names)
+
+    def cancel_pairing(self) -> None:
+        """End the pairing with the pictures in hand; the scores stay, and `pair` begins again."""
+        if self.pairing:
+            self._pairer.cancel()
+            with self.hold_trait_notifications():
+                self._pairing_ended, self.note = True, ENDED
+                self.gen += 1
+
+    def _set_partners(self, found: list[dict[int, int]]) -> None:
+        self._partners, self.paired = found, True
+        if self.subject != "findings":
+            self._ask()
+
+    def _not_paired(self, error: Exception) -> None:
+        self._pairing_ended = True
+        self._failed(error)
 
     def _ask_scores(self, picture: int, prompt: str, against: str) -> None:
         """The scores alone, which need no partners: in their own lane, so that they come at once."""
@@ -195,9 +214,7 @@ class CompareState(WorkingState):
                 return  # the rows are there, or follow at once
             with self.hold_trait_notifications():
                 self.error, self.rows, self._members, self.scores = "", [], [], scores
-                self.note = (
-                    "pairing the latents of the models over the first one's pictures; kept for the next time"
-                )
+                self.note = ENDED if self._pairing_ended else PAIRING
                 self.gen += 1
 
         self.worker.submit("scores", work, came, self._failed)
@@ -207,6 +224,15 @@ class CompareState(WorkingState):
         subject, picture, prompt, against = self.subject, self.picture, self.prompt, self.against
         if subject == "picture" and self._partners is None:
             self._ask_scores(picture, prompt, against)
+        if subject != "findings" and self._partners is None:
+            if subject == "prompt":
+                with self.hold_trait_notifications():
+                    self.rows, self._members, self.scores = [], [], []
+                    self.note = ENDED if self._pairing_ended else PAIRING
+                    self.gen += 1
+            if not self._pairing_ended:
+                self.pair()
+            return
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
         ]
@@ -263,7 +289,7 @@ class CompareState(WorkingState):
             ]
             first = next(iter(mine.values()))
             label = f"{shown(about, 24)} ← {shown(cause, 30)}"
-            rows.append(self._row(place, label, values, f"kind: {kind_word(first.kind)}"))
+            rows.append(model_row(self.names, place, label, values, f"kind: {kind_word(first.kind)}"))
             members.append({i: int(finding.latents[0]) for i, finding in mine.items()})
         scores = [counted(len(found), "finding") for found in self.findings]
         return rows, members, "causal effect, points", scores, _count(rows)
@@ -272,7 +298,7 @@ class CompareState(WorkingState):
         self, values: Sequence[Mapping[int, float]], factor: float
     ) -> tuple[list[dict[str, Any]], list[dict[int, int]]]:
         """Latents of all models, those that pair up with one of the first model's in one row; the largest first."""
-        partner_of = self.partners()
+        partner_of = self._partners or []
         groups: dict[tuple[int, int], dict[int, int]] = {(0, j): {0: j} for j in values[0]}
         for i in range(1, len(self.desks)):
             partner = partner_of[i - 1]
@@ -296,30 +322,9 @@ class CompareState(WorkingState):
                 f"{self.names[i]}: latent {j}, {self.desks[i].name_of(j)}" for i, j in members.items()
             )
             inactive = {i for i, j in members.items() if j not in values[i]}
-            rows.append(self._row(place, shown(card.title, 50), numbers, tip, inactive))
+            rows.append(model_row(self.names, place, shown(card.title, 50), numbers, tip, inactive))
             kept.append(dict(members))
         return rows, kept
-
-    def _row(
-        self,
-        place: int,
-        label: str,
-        values: Sequence[float | None],
-        tip: str,
-        inactive: Collection[int] = (),
-    ) -> dict[str, Any]:
-        """One line; a model without a partner has no mark. A row of a single model is marked as such."""
-        there = [i for i, value in enumerate(values) if value is not None]
-        texts = [
-            "–" if value is None else "inactive" if i in inactive else signed(value)
-            for i, value in enumerate(values)
-        ]
-        own = f"{self.names[there[0]]} alone" if len(there) == 1 else ""
-        spoken = f"{label}: " + ", ".join(f"{n} {t}" for n, t in zip(self.names, texts, strict=True))
-        finite = [None if value is None or not np.isfinite(value) else float(value) for value in values]
-        return {"id": place, "label": label, "values": finite, "texts": texts, "own": own, "tip": tip,
-                "owner": there[0] if own else -1,
-                "spoken": spoken + (f", {own}" if own else "")}  # fmt: skip
 
     def _look(self, _: Any = None) -> None:
         """Examples of the chosen row's latents, side by side."""

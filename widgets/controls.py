@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr.display.wording import counted
 from clipattr.studies.remarks import remarks
 from clipattr_widgets.text import markup
 
@@ -34,14 +35,16 @@ def status_html(pending: int) -> str:
     return '<span class="clipattr-busy" role="status">computing …</span>' if pending else ""
 
 
-def progress_html(progress: tuple[Any, ...], of: str = "") -> str:
-    """Progress with a bar and an estimate: prompts done, asked, and seconds left; `of` what goes on."""
+def progress_html(
+    progress: tuple[Any, ...], of: str = "", unit: str = "prompt", last: str = "measuring"
+) -> str:
+    """Progress with a bar and an estimate: units done, asked, seconds left; `of` what goes on, `last` what follows."""
     done, asked, left = progress or (0, 0, None)
-    told = f"{markup(of, 40)}{': ' if of else ''}{done} of {asked} prompts"
+    told = f"{markup(of, 40)}{': ' if of else ''}{done:,} of {counted(asked, unit)}"
     if left is not None and done < asked:
         told += f", about {left / 60:.0f} min left" if left >= 90 else f", about {left:.0f} s left"
     elif asked and done >= asked:
-        told += ", measuring"
+        told += f", {last}"
     return (
         f'<span class="clipattr-busy" role="status">{told}</span> '
         f'<progress max="{max(asked, 1)}" value="{done}" aria-label="progress"></progress>'

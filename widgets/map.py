@@ -15,6 +15,7 @@ from clipattr_widgets.controls import (
     error_html,
     labelled,
     on_enter_again,
+    progress_html,
     status_html,
     takeaway,
     upload_button,
@@ -71,10 +72,14 @@ class MapPanel(Panel):
         )
         self.opener = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
                              tooltip="everything about this latent")  # fmt: skip
+        self.cancel = W.Button(description="end layout", layout=W.Layout(width="98px", display="none"),
+                               tooltip="end after the round in hand; the map goes back to its first view")  # fmt: skip
         self.card, self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(5))
         self.below = W.VBox()
         self.take, self.drawer = takeaway(self)
-        head = labelled(W.HBox([self.view, self.prompt, self.take, self.status]), "clipattr-toolbar")
+        head = labelled(
+            W.HBox([self.view, self.prompt, self.cancel, self.take, self.status]), "clipattr-toolbar"
+        )
         find = labelled(W.HBox([self.search, self.picture, self.upload]), "clipattr-toolbar")
         more = labelled(W.HBox([self.goto, self.opener]), "clipattr-toolbar")
         aside = labelled(W.VBox([more, self.card, self.gallery]), "clipattr-aside")
@@ -101,12 +106,13 @@ class MapPanel(Panel):
         self.list.observe(lambda change: self._clicked(change["new"]), "selected")
         self.list.on("more", lambda _: state.more())
         self.list.on("sort", lambda message: state.sort(str(message.get("key"))))
+        self.cancel.on_click(lambda _: state.cancel())
         self.opener.on_click(lambda _: self._open())
         self.doors(self.gallery, lambda: state.examples)
         self.watch(self._draw_map, "gen")
         self.watch(self._draw_card, "card", "examples")
         self.watch(self._draw_chosen, "latent")
-        self.watch(self._draw_status, "pending", "error", "note")
+        self.watch(self._draw_status, "pending", "error", "note", "progress")
 
     def _uploaded(self, files: Sequence[Any]) -> None:
         if files:
@@ -208,7 +214,11 @@ class MapPanel(Panel):
     def _draw_status(self) -> None:
         state = self.state
         note = f'<span class="clipattr-note">{markup(state.note, 120)}</span>' if state.note else ""
-        self.status.value = status_html(state.pending) or note
+        if state.progress:
+            self.status.value = progress_html(state.progress, of="layout", unit="round", last="drawing")
+        else:
+            self.status.value = status_html(state.pending) or note
+        self.cancel.layout.display = "" if state.progress else "none"
         self.notice.value = error_html(state.error)
 
     def close(self) -> None:

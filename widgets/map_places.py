@@ -3,6 +3,7 @@
 Owns the axes and their descriptions. Start at `surprise_places`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +69,12 @@ def quality_places(desk: Desk) -> Places:
     return Places(xy, "clarity", "active in, % of pictures", about, nothing, nothing, log_y=True)
 
 
-def meaning_places(desk: Desk) -> Places:
-    """A layout on which latents with like examples are neighbours; made once per study."""
+def meaning_places(desk: Desk, on_round: Callable[[int, int], None] | None = None) -> Places:
+    """A layout on which latents with like examples are neighbours; made once per study. `on_round` as for `layout`."""
     from clipattr.meaning.layout import layout
 
     if desk.layout is None:
-        desk.layout = layout(desk.study.labels.mean_embedding)
+        desk.layout = layout(desk.study.labels.mean_embedding, on_round=on_round)
     nothing = np.full(desk.n_latents, np.nan)
     about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
     return Places(desk.layout, "", "", about, nothing, nothing, bare=True)

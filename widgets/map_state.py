@@ -70,6 +70,9 @@ class MapState(WorkingState):
     examples = T.Instance(Shelf, ())
     opened = T.Int(0)
     note = T.Unicode("")
+    progress = (
+        T.Tuple()
+    )  # of the meaning view's layout: rounds done, asked, seconds left; () where none is made
 
     def __init__(
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
@@ -235,22 +238,31 @@ class MapState(WorkingState):
 
     def _ask(self, _: Any = None) -> None:
         desk, view, prompt = self.table, self.view, self.prompt
+        self.progress = ()
+        told = self.worker.paced("places", lambda progress: self.set_trait("progress", progress))
         work = {
             "surprise": lambda: surprise_places(desk, prompt),
             "quality": lambda: quality_places(desk),
-            "meaning": lambda: meaning_places(desk),
+            "meaning": lambda: meaning_places(desk, told),
         }
         self.worker.submit("places", work[view], self._set_places, self._no_places, long=True)
 
     def _set_places(self, places: Places) -> None:
         with self.hold_trait_notifications():
-            self.error, self.places = "", places
+            self.error, self.progress, self.places = "", (), places
         self._lay_out()
 
     def _no_places(self, error: Exception) -> None:
         with self.hold_trait_notifications():
-            self.error, self.places = words_of(error), None
+            self.error, self.progress, self.places = words_of(error), (), None
         self._lay_out()
+
+    def cancel(self) -> None:
+        """End the layout of the meaning view after the round in hand, and go back to the first view."""
+        if self.progress:
+            self.worker.forget("places")
+            self.progress = ()
+            self.view = VIEWS[1][1] if self.table.browse_only is not None else VIEWS[0][1]
 
     def _failed(self, error: Exception) -> None:
         self.error = words_of(error)

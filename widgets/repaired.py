@@ -5,7 +5,6 @@ itself is `clipattr.repair`. Start at `Repairer.start`.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +64,7 @@ class Repairer:
 
     def start(self, study: Any, findings: Sequence[Any], how: str) -> None:
         """Repair these findings, and measure before and after on the held-out pictures."""
-        report = self.worker.reporter(self.LANE, self._told)
-        begun = time.monotonic()
-
-        def prompts_done(done: int, of: int) -> None:
-            report((done, of, (time.monotonic() - begun) / done * (of - done) if done else None))
+        prompts_done = self.worker.paced(self.LANE, self._told)
 
         def work() -> Repaired:
             from clipattr.discovery.repair.repair import repair

@@ -8,6 +8,7 @@ view-model with a worker is a `WorkingState`.
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -105,6 +106,18 @@ class Worker:
             self._bring_home(loop, (lane, number, parcel, told, lambda error: None))
 
         return report
+
+    def paced(self, lane: str, told: Done) -> Callable[[int, int], None]:
+        """A `reporter` to call with units done and asked; `told` gets both and seconds left (None before the first)."""
+        report = self.reporter(lane, told)
+        begun: list[float] = []
+
+        def count(done: int, of: int) -> None:
+            begun[:] = begun or [time.monotonic()]  # the time that the work waits for its turn does not count
+            spent = time.monotonic() - begun[0]
+            report((done, of, spent / done * (of - done) if done and spent else None))
+
+        return count
 
     def forget(self, lane: str) -> None:
         """Drop the answer to the lane's request; work that reports ends with its next report."""

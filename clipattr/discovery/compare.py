@@ -8,7 +8,7 @@ same prompt with the same word, or with a family that fires on the same pictures
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -242,10 +242,12 @@ def _findings(
     return made
 
 
-def codes_on_the_same(studies: Sequence[Study], rows: np.ndarray) -> list[Any]:
+def codes_on_the_same(
+    studies: Sequence[Study], rows: np.ndarray, on_pictures: Callable[[int], None] | None = None
+) -> list[Any]:
     """Codes of the first study's pictures in every study, scipy CSR (pictures, latents) each.
 
-    Pictures that one of the models cannot read are left out for all.
+    Pictures that one of the models cannot read are left out for all. `on_pictures` as for `encoded`.
     """
     first = studies[0]
     wanted = first.images.select(rows)
@@ -254,7 +256,7 @@ def codes_on_the_same(studies: Sequence[Study], rows: np.ndarray) -> list[Any]:
         if study.images.fingerprint == first.images.fingerprint:
             parts.append((study.codes.rows(torch.from_numpy(rows)).to_scipy(), np.arange(len(rows))))
             continue
-        seen = encoded(study, wanted)
+        seen = encoded(study, wanted, on_pictures=on_pictures)
         there = np.zeros(len(rows), dtype=bool)
         there[seen.places] = True
         kept &= there

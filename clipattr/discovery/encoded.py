@@ -7,7 +7,7 @@ Start at `encoded`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -115,12 +115,20 @@ def exact_sums(tail: ClosedFormTail, acts: Tensor, codes: SparseCodes) -> tuple[
     return total, square
 
 
-def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None) -> Encoded:
+def encoded(
+    study: Study,
+    images: Any = None,
+    *,
+    rows: np.ndarray | None = None,
+    on_pictures: Callable[[int], None] | None = None,
+) -> Encoded:
     """Activations, codes and embeddings of some pictures.
 
     Args:
         images: anything `Images.open` takes; pictures of the study are recognised and not encoded again. None: rows.
         rows: of the study; None with no images: the held-out ones, or all if nothing is held out.
+        on_pictures: called after each batch that had to be encoded with the place after its last picture; what it
+            raises ends the work.
 
     Raises:
         SiteError: the study's site holds several tokens a picture. DataError: not one picture can be read.
@@ -134,7 +142,7 @@ def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None)
         opened = Images.open(images)
         rows = _rows_of(study, opened)
         if rows is None:
-            return _encode(study, opened)
+            return _encode(study, opened, on_pictures=on_pictures)
         places = np.arange(len(opened))
     else:
         if rows is None:
@@ -145,7 +153,7 @@ def encoded(study: Study, images: Any = None, *, rows: np.ndarray | None = None)
         raise DataError("there is no picture to look at: the selection is empty.")
     if study.site.tail(study.model) is None:
         # Behind an earlier block the other tokens take part, and the study does not keep them.
-        return _encode(study, opened, rows)
+        return _encode(study, opened, rows, on_pictures)
     acts = torch.from_numpy(np.asarray(study.activations[rows], dtype=np.float32))
     with torch.no_grad():
         embeddings = torch.cat([continue_from(study.model, study.site, some) for some in acts.split(BLOCK)])
@@ -160,12 +168,19 @@ def _rows_of(study: Study, images: Images) -> np.ndarray | None:
     return np.array([study.images.index_of(name) for name in images.ids], dtype=np.int64)
 
 
-def _encode(study: Study, images: Images, rows: np.ndarray | None = None) -> Encoded:
+def _encode(
+    study: Study,
+    images: Images,
+    rows: np.ndarray | None = None,
+    on_pictures: Callable[[int], None] | None = None,
+) -> Encoded:
     kept: list[np.ndarray] = []
     parts = []
     for places, pixels in images.batches(study.model, BATCH):
         parts.append(embedded(study, pixels[0]))
         kept.append(places)
+        if on_pictures is not None:
+            on_pictures(int(places[-1]) + 1)
     if not kept:
         raise DataError(f"None of the {len(images)} pictures could be read; images.skipped says why.")
     read = np.concatenate(kept)

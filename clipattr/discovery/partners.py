@@ -6,6 +6,7 @@ Owns the kept file in the first study's folder. Pairing itself is `discovery.com
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,20 @@ LEAST_HASH = 16  # digits of a study's hash in the file's name
 
 
 def partners(
-    first: Study, other: Study, *, keep: bool = True, folder: Path | None = None
+    first: Study,
+    other: Study,
+    *,
+    keep: bool = True,
+    folder: Path | None = None,
+    on_pictures: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents of two studies that rise and fall together over the first one's pictures.
 
     Args:
         keep: write the answer to the first study's folder, where it can be written, for the next time.
         folder: where it is written and looked for instead, whatever `keep` says.
+        on_pictures: called with pictures done and pictures asked while the other model encodes, and with all done
+            before the latents are paired; what it raises ends the work, of which nothing is kept.
 
     Returns:
         latent of the first (m,), latent of the other (m,), Pearson correlation (m,); each latent at most once.
@@ -38,7 +46,11 @@ def partners(
         if (kept := _read(place, first.dictionary.n_latents, other.dictionary.n_latents)) is not None:
             return kept
     rows = np.arange(len(first.images))[:: -(-len(first.images) // PICTURES)]
-    found = pairs(*codes_on_the_same([first, other], rows))
+    told = on_pictures or (lambda done, of: None)
+    told(0, len(rows))
+    codes = codes_on_the_same([first, other], rows, lambda done: told(done, len(rows)))
+    told(len(rows), len(rows))
+    found = pairs(*codes)
     if keep or folder is not None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, latent=found[0], other=found[1], correlation=found[2])

@@ -3,16 +3,30 @@
 Owns the projection. Ignores the meaning of vectors and drawing. Start at `layout`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
 LANDMARKS = 2000  # rows that t-SNE places; it takes seconds
 NEIGHBOURS = 3  # landmarks between which every other row is placed
 CHUNK = 4096  # rows per block
+ROUND = 250  # steps of t-SNE after which progress is told: the fewest that it takes
+ROUNDS = 4  # 1,000 steps in all, t-SNE's usual number
+# A round begins with a momentum of 0.5 where steps after the first 250 would have 0.8; a constant gradient moves a
+# point by rate / (1 - momentum), so that the rate of later rounds makes up for it.
+LATER = (1 - 0.5) / (1 - 0.8)
+EXAGGERATION = 12.0  # of affinities in the first round
 SHARPNESS = 20.0  # exponent of the landmarks' weights, per unit of cosine
 
 
-def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.ndarray:
+def layout(
+    vectors: Tensor,
+    *,
+    landmarks: int = LANDMARKS,
+    seed: int = 0,
+    on_round: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Positions in the plane such that rows of high cosine are close together.
 
     t-SNE of at most `landmarks` rows; every other row is placed between its nearest landmarks. Distances between
@@ -22,6 +36,7 @@ def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.
         vectors: (n, d), any length.
         landmarks: rows that t-SNE places.
         seed: of the choice of landmarks; equal input gives an equal map.
+        on_round: called with rounds done and rounds in all; what it raises ends the work.
 
     Returns:
         (n, 2) float32, NaN for zero rows.
@@ -37,7 +52,7 @@ def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.
     unit = rows[there] / length[there, None]
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(unit))[:landmarks])
-    placed = _tsne(unit[some], seed)
+    placed = _tsne(unit[some], seed, on_round or (lambda done, of: None))
     plane = np.empty((len(unit), 2), np.float32)
     plane[some] = placed
     others = np.setdiff1d(np.arange(len(unit)), some)
@@ -54,13 +69,24 @@ def layout(vectors: Tensor, *, landmarks: int = LANDMARKS, seed: int = 0) -> np.
     return found
 
 
-def _tsne(unit: np.ndarray, seed: int) -> np.ndarray:
+def _tsne(unit: np.ndarray, seed: int, on_round: Callable[[int, int], None]) -> np.ndarray:
     """t-SNE of unit rows (m, d), (m, 2); positions on a line for fewer than 5 rows."""
     if len(unit) < 5:
         return np.stack([np.arange(len(unit)), np.zeros(len(unit))], 1).astype(np.float32)
     from sklearn.manifold import TSNE
 
-    made = TSNE(
-        perplexity=min(30.0, (len(unit) - 1) / 3), metric="cosine", init="random", random_state=seed, n_jobs=1
+    rate = max(len(unit) / EXAGGERATION / 4, 50.0)  # the library's own choice for the first round
+    common = {
+        "perplexity": min(30.0, (len(unit) - 1) / 3), "metric": "cosine", "random_state": seed, "n_jobs": 1,
+        "max_iter": ROUND,
+    }  # fmt: skip
+    on_round(0, ROUNDS)
+    placed = TSNE(init="random", early_exaggeration=EXAGGERATION, learning_rate=rate, **common).fit_transform(
+        unit
     )
-    return made.fit_transform(unit).astype(np.float32)
+    for done in range(1, ROUNDS):
+        on_round(done, ROUNDS)
+        made = TSNE(init=placed, early_exaggeration=1.0, learning_rate=rate * LATER, **common)
+        placed = made.fit_transform(unit)
+    on_round(ROUNDS, ROUNDS)
+    return placed.astype(np.float32)

@@ -1,6 +1,7 @@
 """The map of latents: who looks alike lies together."""
 
 import numpy as np
+import pytest
 import torch
 
 from clipattr.meaning.layout import layout
@@ -35,3 +36,16 @@ def test_rows_without_a_direction_have_no_place_and_few_rows_still_have_one():
     assert np.isnan(places[0]).all() and np.isfinite(places[1:]).all()
     assert np.isnan(layout(torch.zeros(3, 2))).all()
     assert layout(torch.ones(1, 4)).shape == (1, 2)
+
+
+def test_rounds_are_told_and_can_end_the_layout():
+    vectors, told = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), []
+    layout(vectors, on_round=lambda *at: told.append(at))
+    assert told == [(done, 4) for done in range(5)]
+
+    def stop(done, of):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layout(vectors, on_round=stop)

@@ -126,11 +126,11 @@ def test_scores_come_before_latents_are_paired_and_no_visitor_writes(study, othe
             super()._ask_scores(*asked)
             seen.append((list(self.scores), self.note, list(self.rows)))
 
-    def paired(one, other, *, keep, folder):
+    def paired(one, other, *, keep, folder, on_pictures):
         seen.append(keep)
         return np.array([1]), np.array([2]), np.array([0.9])
 
-    monkeypatch.setattr("clipattr_widgets.compare_state.partners", paired)
+    monkeypatch.setattr("clipattr_widgets.pairing.partners", paired)
     desks = [Desk(study, "one", read_only=True), Desk(other_study, "two")]
     state = Watched(desks, prompt="red disc", threaded=False)
     (scores, note, rows), keep = seen
@@ -220,3 +220,69 @@ def test_a_picture_from_outside_is_compared_itself_until_another_is_chosen(study
     assert (panel.state.picture, made.state.outside) == (4, None)
     assert made.overlay.meta["caption"].startswith("4 · ")
     panel.close()
+
+
+def test_pairing_tells_its_pictures_can_be_ended_and_begins_again(study, other_study, monkeypatch):
+    import threading
+
+    begun, go, calls = threading.Event(), threading.Event(), []
+
+    def paired(one, other, *, keep, folder, on_pictures):
+        calls.append(1)
+        on_pictures(64, 128)
+        begun.set()
+        assert go.wait(20)
+        on_pictures(128, 128)  # ends the work that nobody waits for
+        calls.append(2)
+        return np.array([1]), np.array([2]), np.array([0.9])
+
+    monkeypatch.setattr("clipattr_widgets.pairing.partners", paired)
+    state = CompareState({"one": study, "two": other_study}, prompt="red disc", threaded=True)
+    panel = ComparePanel(state=state)
+    try:
+        assert begun.wait(20) and state.pairing
+        state.worker._deliver()
+        assert state.pairing[:3] == ("two", 64, 128)
+        assert (
+            "pairing with two</bdi>: 64 of 128 pictures" in panel.status.value
+            and "<progress" in panel.status.value
+        )
+        state.prompt = "kite"  # another prompt does not begin it again
+        assert calls == [1] and panel.end_pairing.layout.display == ""
+        panel.end_pairing.click()
+        go.set()
+        state.settle(20)
+        assert calls == [1] and not state.paired and state.pairing == ()
+        assert state.note.endswith("so only their scores are shown") and len(state.scores) == 2
+        assert panel.end_pairing.layout.display == "none" and panel.pair.layout.display == ""
+        state.prompt = "red disc"  # nor does it begin by itself once it was ended
+        state.settle(20)
+        assert calls == [1] and state.rows == []
+        panel.pair.click()
+        state.settle(20)
+        assert calls == [1, 1, 2] and state.paired and state.rows and panel.pair.layout.display == "none"
+    finally:
+        panel.close()
+
+
+def test_partners_tell_how_many_pictures_the_other_model_encoded(study, other_study, monkeypatch):
+    from clipattr.discovery import partners
+
+    told = []
+    monkeypatch.setattr(partners, "_read", lambda *file: None)  # whatever an earlier test kept
+    same = partners.partners(other_study, study, keep=False, on_pictures=lambda *at: told.append(at))
+    n = len(study.images)
+    assert told == [(0, n), (n, n)]  # the same pictures: their codes are there
+    monkeypatch.setattr(type(study.images), "fingerprint", property(lambda images: str(id(images))))
+    monkeypatch.setattr("clipattr.discovery.encoded.BATCH", 8)
+    told.clear()
+    again = partners.partners(other_study, study, keep=False, on_pictures=lambda *at: told.append(at))
+    assert [done for done, _ in told] == [0, *range(8, n, 8), n, n] and {of for _, of in told} == {n}
+    assert again[0].tolist() == same[0].tolist()
+
+    def stop(done, of):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        partners.partners(other_study, study, keep=False, on_pictures=stop)

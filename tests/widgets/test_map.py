@@ -250,3 +250,40 @@ def test_regions_are_named_by_their_clearest_latent_and_views_without_a_prompt_h
     assert {len(row["cells"]) for row in panel.list.rows} == {len(keys)}
     assert len(panel.scatter.meta["labels"]) > 15
     panel.close()
+
+
+def test_the_meaning_layout_tells_its_rounds_and_can_be_ended(study, monkeypatch):
+    import threading
+
+    from clipattr_widgets.desk import Desk
+
+    begun, go, ended = threading.Event(), threading.Event(), []
+
+    def layout(vectors, on_round):
+        on_round(1, 4)
+        begun.set()
+        assert go.wait(20)
+        try:
+            on_round(2, 4)
+        except Exception as error:
+            ended.append(type(error).__name__)
+            raise
+        return np.zeros((len(vectors), 2), np.float32)
+
+    monkeypatch.setattr("clipattr.meaning.layout.layout", layout)
+    panel = MapPanel(state=MapState(Desk(study), view="quality", threaded=True))
+    state = panel.state
+    try:
+        state.settle(20)
+        state.view = "meaning"
+        assert begun.wait(20)
+        state.worker._deliver()
+        assert state.progress[:2] == (1, 4) and "layout</bdi>: 1 of 4 rounds" in panel.status.value
+        assert panel.cancel.layout.display == ""
+        panel.cancel.click()
+        go.set()
+        state.settle(20)
+        assert ended == ["Superseded"] and state.view != "meaning" and state.places is not None
+        assert state.table.layout is None and panel.cancel.layout.display == "none"
+    finally:
+        panel.close()
