@@ -11,6 +11,7 @@ import torch
 import clipattr as ca
 from clipattr.discovery.audit.run import audit
 from clipattr.discovery.audit.settings import Settings
+from clipattr.discovery.audit.telling import _word_for_text
 from clipattr.discovery.findings import Findings
 from clipattr.images.collection import Images
 from clipattr.meaning.vocabulary import Vocabulary
@@ -150,6 +151,18 @@ def test_more_names_for_every_word_add_no_finding_and_take_none(study, findings)
     embeddings = torch.cat([study.vocabulary_embeddings, evaluator.encode_text(more).float().cpu()])
     found = asked(with_words(study, [*known.words, *more], embeddings))
     assert {(f.prompt, f.label) for f in found} == {(f.prompt, f.label) for f in findings}
+
+
+def test_written_words_are_called_by_the_word_that_stands_for_the_others():
+    words = ["one written word", "written word", "dog"]
+    base = SimpleNamespace(
+        concepts=SimpleNamespace(stands=torch.tensor([1, 1, 2]), words=torch.eye(3)),
+        study=SimpleNamespace(vocabulary=Vocabulary(words)),
+    )
+    assert (
+        _word_for_text(base, SimpleNamespace(of={"text": torch.tensor([0.99, 0.98, 0.0])})) == "written word"
+    )
+    assert _word_for_text(base, SimpleNamespace(of={"text": torch.tensor([0.5, 0.4, 0.0])})) is None
 
 
 def test_pictures_that_do_not_belong_to_their_codes_give_no_finding(study):

@@ -273,10 +273,14 @@ def _smallest(base: Base, subject: Subject, n: int) -> float:
 
 
 def _word_for_text(base: Base, roles: Roles) -> str | None:
-    """The vocabulary's word for writing, None without one."""
+    """The vocabulary's word for writing, the one that stands for its other names; None without one."""
     surely, best = roles.of["text"].max(0)
-    text = base.concepts.words[int(best)]
-    return base.study.vocabulary.words[int(best)] if float(surely) > 0.9 and bool(text.any()) else None
+    word = int(base.concepts.stands[int(best)])
+    return (
+        base.study.vocabulary.words[word]
+        if float(surely) > 0.9 and bool(base.concepts.words[word].any())
+        else None
+    )
 
 
 def _alignment(base: Base, subject: Subject, latents: tuple[int, ...]) -> float:
