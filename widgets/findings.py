@@ -31,6 +31,7 @@ EVIDENCE = (
     {"key": "value", "label": "value", "wraps": True},
     {"key": "why", "label": "what it says", "wraps": True},
 )
+ALL = (("accept", "accepted"), ("reject", "rejected"))  # verdicts that can be given to all open findings
 
 
 class FindingsPanel(Panel):
@@ -74,9 +75,10 @@ class FindingsPanel(Panel):
             description="undo", layout=W.Layout(width="62px"), tooltip="take back the last verdict (U)"
         )
         self.all = W.Dropdown(
-            options=[("all shown …", ""), ("accept all open", "accepted"), ("reject all open", "rejected")],
-            layout=W.Layout(width="140px"),
-        )  # fmt: skip
+            options=[("all open …", "")],
+            tooltip="one verdict for all findings that fit the filters and have none, listed or not yet",
+            layout=W.Layout(width="160px"),
+        )
         self.rename = W.Text(placeholder="another name for its latents", continuous_update=False,
                              layout=W.Layout(width="210px"))  # fmt: skip
         self.note = W.Textarea(placeholder="a note, kept with the study", continuous_update=False, rows=2,
@@ -186,7 +188,7 @@ class FindingsPanel(Panel):
 
     def _judge_all(self, choice: str) -> None:
         if choice:
-            self.state.judge_shown(choice)
+            self.state.judge_all(choice)
             self.all.value = ""
 
     def _renamed(self, name: str) -> None:
@@ -213,6 +215,12 @@ class FindingsPanel(Panel):
             if state.prompts
             else "nothing was audited yet"
         )
+        count = len(state.still_open())
+        acts = [(f"{verb} all {count:,} open", said) for verb, said in ALL] if count else []
+        if self.all.options != (options := (("all open …", ""), *acts)):
+            self.all.options = options
+        self.all.disabled = not count or state.verdicts is None
+        self.all.layout.display = "" if state.can_write else "none"
         for box in (self.detail, self.mending):
             box.layout.display = "" if state.findings else "none"
         self.list.selected = state.chosen
@@ -229,7 +237,7 @@ class FindingsPanel(Panel):
     def _draw_detail(self) -> None:
         state = self.state
         finding = state.finding
-        for control in (self.accept, self.reject, self.reopen, self.note, self.undo, self.all, self.rename):
+        for control in (self.accept, self.reject, self.reopen, self.note, self.undo, self.rename):
             control.disabled = finding is None or state.verdicts is None
             control.layout.display = "" if state.can_write else "none"
         if finding is None:

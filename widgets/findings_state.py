@@ -124,10 +124,14 @@ class FindingsState(WorkingState):
         if self.finding is not None:
             self._say([self.finding], choice, note)
 
-    def judge_shown(self, choice: str) -> None:
-        """The same verdict for every finding in the list that is still open."""
-        shown_ = [self.findings[row["id"]] for row in self.rows]
-        self._say([finding for finding in shown_ if self.verdict_of(finding).choice == "open"], choice, None)
+    def still_open(self) -> list[Any]:
+        """Findings that fit the filters and have no verdict, also those that the list shows only after scrolling."""
+        kept = [self.findings[place] for place in self._kept()]
+        return [finding for finding in kept if self.verdict_of(finding).choice == "open"]
+
+    def judge_all(self, choice: str) -> None:
+        """The same verdict for everything that is `still_open`."""
+        self._say(self.still_open(), choice, None)
 
     def given(self, finding: Any) -> str:
         """The name that a person gave to the finding's strongest latent, or ""."""
@@ -148,8 +152,8 @@ class FindingsState(WorkingState):
     def undo(self) -> None:
         """Undo the last verdict, or the last one given to many."""
         if self._past and self.verdicts is not None:
-            for finding, before in self._past.pop():
-                self.verdicts.set(finding, before.choice, before.note)
+            past = self._past.pop()
+            self.verdicts.set_all([(finding, before.choice, before.note) for finding, before in past])
             self._lay_out()
 
     def next(self, by: int = 1) -> None:
@@ -188,8 +192,9 @@ class FindingsState(WorkingState):
         before = [(finding, self.verdicts.of(finding)) for finding in findings]
         try:
             self.table.writable()
-            for finding, held in before:
-                self.verdicts.set(finding, choice, held.note if note is None else note)
+            self.verdicts.set_all(
+                [(finding, choice, held.note if note is None else note) for finding, held in before]
+            )
         except (ClipattrError, OSError) as error:
             self.error = words_of(error)
             return

@@ -23,9 +23,14 @@ from clipattr_widgets.map import MapPanel
 from clipattr_widgets.map_state import MapState
 from clipattr_widgets.prompt import PromptPanel
 from clipattr_widgets.prompt_state import PromptState
+from clipattr_widgets.text import shown
 from clipattr_widgets.world import WorldPanel
 from clipattr_widgets.world_state import WorldState, scene_of
 
+NO_SCENE = (
+    "“{}” comes from outside this study and has no scene that could be edited. The scene here is one of the "
+    "study's own pictures."
+)
 NAMES = ("Explorer", "Browse", "Latent", "Prompt", "Findings", "Map")
 
 
@@ -211,6 +216,14 @@ class Tabs:
         )
         for name in ("prompt", "against", "latent"):
             self._link(name, made)
+
+        def outside(_: Any = None) -> None:
+            there = state.picture == UPLOAD
+            made.note = NO_SCENE.format(shown(state.caption(), 60)) if there else ""
+
+        outside()
+        state.observe(outside, ["picture", "upload_count"])
+        self._ends.append(lambda: state.unobserve(outside, ["picture", "upload_count"]))
         return WorldPanel(state=made)
 
     def _audited(self, change: Any) -> None:

@@ -54,7 +54,7 @@ class WorldPanel(Panel):
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
         self.causes = DataTable(opens=False, title="how much of the score is due to each cause, in points",
                                 empty_text="nothing is in the scene")  # fmt: skip
-        self.score, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
+        self.score, self.notice, self.status, self.remark = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
         head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
         low = labelled(
@@ -63,10 +63,11 @@ class WorldPanel(Panel):
         side = labelled(W.VBox([self.stage, *self.parts.values(), self.word, low]), "clipattr-aside")
         main = labelled(W.VBox([self.score, self.causes, self.bars]), "clipattr-main")
         super().__init__(
-            [head, self.notice, labelled(W.HBox([side, main]), "clipattr-split"), self.drawer], state
+            [head, self.notice, self.remark, labelled(W.HBox([side, main]), "clipattr-split"), self.drawer],
+            state,
         )
         self._wire()
-        for draw in (self._draw_scene, self._draw_measured, self._draw_status):
+        for draw in (self._draw_scene, self._draw_measured, self._draw_status, self._draw_note):
             draw()
 
     def _wire(self) -> None:
@@ -85,6 +86,7 @@ class WorldPanel(Panel):
         self.watch(self._draw_scene, "gen")
         self.watch(self._draw_measured, "gen")
         self.watch(self._draw_status, "pending", "error")
+        self.watch(self._draw_note, "note")
 
     def _draw_controls(self) -> None:
         state = self.state
@@ -118,12 +120,19 @@ class WorldPanel(Panel):
         self.causes.show(state.cause_rows(), columns=COLUMNS)
         self.bars.show(state.rows, columns=state.columns)
 
+    def _draw_note(self) -> None:
+        note = self.state.note
+        self.remark.value = (
+            f'<div class="clipattr-note" role="status">{markup(note, 300)}</div>' if note else ""
+        )
+
     def static(self) -> Static:
         state = self.state
         state.settle()
         words = state.score_words()
         title = f"similarity to {markup(state.prompt, 60)}: {words['now']} {words['unit']}"
         body = f"<p>{markup(state.error, 600) if state.error else f'<b>{title}</b>'}</p>"
+        body += f"<p>{markup(state.note, 300)}</p>" if state.note else ""
         image = picture_html(state.image, "rendered scene " + ", ".join(t["name"] for t in state.things), 192)
         causes = table_html(
             COLUMNS, state.cause_rows(), "how much of the score is due to each cause, in points"

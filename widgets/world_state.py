@@ -85,6 +85,7 @@ class WorldState(WorkingState):
     first = T.Float(float("nan"))
     can_undo = T.Bool(False)
     can_redo = T.Bool(False)
+    note = T.Unicode("")  # a remark on the picture that this began with
 
     def __init__(self, study: Any, *, picture: int = 0, threaded: bool | None = None, **chosen: Any) -> None:
         self.table = study if isinstance(study, Desk) else Desk(study)

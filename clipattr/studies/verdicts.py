@@ -4,6 +4,7 @@ Owns `verdicts.json`: one verdict and note per finding. Ignores how findings are
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,15 +49,25 @@ class Verdicts:
         Raises:
             StudyError: an unknown choice, too long a note, or a folder that cannot be written.
         """
-        if choice not in CHOICES:
-            raise StudyError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
-        if len(note) > MAX_NOTE:
-            raise StudyError(
-                f"A note of {len(note):,} characters is too long; at most {MAX_NOTE:,} are saved."
-            )
+        self.set_all([(finding, choice, note)], by)
+
+    def set_all(self, said: Iterable[tuple[Any, str, str]], by: str = "") -> None:
+        """Save verdicts on several findings at once: (finding, choice, note) each; none is saved if one is refused.
+
+        Raises:
+            StudyError: as for `set`.
+        """
+        said = list(said)
+        for _, choice, note in said:
+            if choice not in CHOICES:
+                raise StudyError(f"A verdict is one of {', '.join(CHOICES)}; got {choice!r:.40}.")
+            if len(note) > MAX_NOTE:
+                raise StudyError(
+                    f"A note of {len(note):,} characters is too long; at most {MAX_NOTE:,} are saved."
+                )
         # Another panel may have written since.
         held = self._file.read(_verdict)
-        held[_key(finding)] = Verdict(choice, note, by)
+        held |= {_key(finding): Verdict(choice, note, by) for finding, choice, note in said}
         self._file.write({key: asdict(verdict) for key, verdict in held.items()})
         self._held = held
 

@@ -105,7 +105,7 @@ def test_two_keys_a_finding_judge_a_list_and_undo_takes_back(fresh_study, findin
     assert said == ["accepted", "rejected", "open", "accepted", "open"] and state.finding is many[4]
     state.press("u")
     assert state.verdict_of(many[3]).choice == "open"
-    state.judge_shown("rejected")
+    state.judge_all("rejected")
     assert [state.verdict_of(f).choice for f in many] == ["accepted", "rejected"] + ["rejected"] * 3
     state.press("u")
     assert [state.verdict_of(f).choice for f in many] == ["accepted", "rejected"] + ["open"] * 3
@@ -215,7 +215,7 @@ def test_a_repair_tells_how_far_it_is_and_can_be_ended(fresh_study, finding, mon
     panel = FindingsPanel(state=FindingsState(fresh_study, [finding(), finding(prompt="bat")], threaded=True))
     state, told = panel.state, []
     state.observe(lambda change: told.append(change["new"]), "repairing")
-    state.judge_shown("accepted")
+    state.judge_all("accepted")
     state.settle(20)
     panel.repair.click()
     assert reached.wait(20)
@@ -300,3 +300,25 @@ def test_findings_beyond_the_first_rows_come_with_scrolling_with_keys_and_by_a_l
     linked = FindingsState(study, many, chosen=450)
     assert linked.chosen == 450 and len(linked.rows) == 600
     linked.close()
+
+
+def test_a_verdict_for_all_covers_what_the_list_has_yet_to_show_and_says_how_many(
+    fresh_study, finding, monkeypatch
+):
+    monkeypatch.setattr("clipattr_widgets.findings_state.ROWS_AT_ONCE", 3)
+    many = [
+        finding(latents=(j,), prompt="kite" if j < 8 else "bat", effect=0.1 - 0.005 * j) for j in range(10)
+    ]
+    state = FindingsState(fresh_study, many, search="kite", limit=3)
+    panel = FindingsPanel(state=state)
+    state.judge("rejected")
+    assert len(state.rows) == 3 and state.hidden == 5
+    assert [text for text, _ in panel.all.options] == ["all open …", "accept all 7 open", "reject all 7 open"]
+    panel.all.value = "accepted"
+    said = [state.verdict_of(one).choice for one in many]
+    assert said == ["rejected"] + ["accepted"] * 7 + ["open"] * 2
+    assert panel.all.value == "" and panel.all.disabled
+    state.undo()
+    assert [state.verdict_of(one).choice for one in many] == ["rejected"] + ["open"] * 9
+    assert not panel.all.disabled
+    panel.close()

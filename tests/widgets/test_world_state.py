@@ -220,3 +220,20 @@ def test_edits_are_taken_back_made_again_and_the_picture_is_a_click_away(state):
     assert state.scene == edited
     state.start_from("7")
     assert not state.can_undo and state.score_words()["since"] == ""
+
+
+def test_beside_a_picture_from_outside_the_live_world_says_whose_scene_it_shows(rendered):
+    from PIL import Image
+
+    from clipattr_widgets import ExplorerPanel
+
+    panel = ExplorerPanel(rendered, picture=Image.new("RGB", (40, 40), "red"), prompt="red", tabs=True)
+    try:
+        panel.tabs.show("Live world")
+        world = panel.tabs.panels["Live world"]
+        assert "comes from outside this study" in world.remark.value
+        assert "one of the study's own pictures" in world.static().html
+        panel.state.picture = 3
+        assert world.state.note == "" and world.remark.value == ""
+    finally:
+        panel.close()
