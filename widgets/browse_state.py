@@ -200,12 +200,15 @@ class BrowseState(WorkingState):
                 )  # fmt: skip
 
     def _sheet(self, chunk: int, gen: int) -> bytes:
-        near = gen == self.gen and (gen, chunk) in self._near
-        rows = self.rows[chunk * CHUNK : (chunk + 1) * CHUNK].tolist() if near else []
-        if self.of == "pictures":
-            return self.previews.sheet([self.previews.tile(row) for row in rows])
-        examples = (self.table.examples(row, PER_LATENT)[0].tolist() for row in rows)
-        return self.previews.sheet([self.previews.of_several(places) for places in examples])
+        rows, of, tiles = self.rows[chunk * CHUNK : (chunk + 1) * CHUNK].tolist(), self.of, []
+        for row in rows:
+            if gen != self.gen or (gen, chunk) not in self._near:
+                return b""  # given up; the tiles made so far are kept
+            tiles.append(
+                self.previews.tile(row) if of == "pictures"
+                else self.previews.of_several(self.table.examples(row, PER_LATENT)[0].tolist())
+            )  # fmt: skip
+        return self.previews.sheet(tiles)
 
     def _sent(self, done: Any, chunk: int, gen: int, sheet: bytes) -> None:
         self._near.discard((gen, chunk))

@@ -6,12 +6,13 @@ Owns the orders (`PICTURE_ORDERS`, `LATENT_ORDERS`), the filters, and the bytes 
 
 import io
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image
 
 from clipattr.errors import ClipattrError, DataError
+from clipattr.images.sources import SceneSource
 from clipattr.studies.collected import CHUNK, Collected
 from clipattr.studies.format import thumbnail_bytes
 
@@ -36,6 +37,7 @@ ANSWERS = ("own label", "another label")  # whether a picture's highest label wo
 NAMED = ("named", "no word fits", "silent")
 LARGEST_SIDE = 1024  # px; a stored thumbnail beyond this is not handed to a browser
 JPEG_QUALITY = 82
+MADE = 16_384  # thumbnails that are kept in memory where the folder holds none, some 2 KB each
 SAMPLE = 2000  # pictures from which the usual error is estimated: enough for a share of 1 in 100
 USUAL = 0.99  # share of the study's pictures below the usual error
 
@@ -53,6 +55,7 @@ class Browser:
     def __init__(self, collected: Collected) -> None:
         self.collected, self.study = collected, collected.study
         self._kept: dict[tuple[str, str], np.ndarray] = {}
+        self._made = lru_cache(MADE)(self._make)
 
     # pictures
 
@@ -263,20 +266,24 @@ class Browser:
     def thumbnail(self, row: int) -> bytes:
         """A picture's thumbnail as JPEG or PNG, as it lies in the study's folder; b"" where there is none."""
         try:
-            if self._ends is None:  # rendered pictures are rendered again
-                buffer = io.BytesIO()
-                self.study.thumbnail(row).convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
-                return buffer.getvalue()
+            if self._ends is None:
+                return self._made(row)
             data = thumbnail_bytes(self.study.path, int(self._ends[row]), int(self._ends[row + 1]))
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:  # reads the header only
                 return data if max(picture.size) <= LARGEST_SIDE else b""
         except (ClipattrError, OSError, ValueError):
             return b""
 
+    def _make(self, row: int) -> bytes:
+        """A thumbnail that does not lie in the study's folder: a rendered picture is rendered again."""
+        buffer = io.BytesIO()
+        self.study.thumbnail(row).convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue()
+
     @property
     def has_thumbnails(self) -> bool:
-        """Whether thumbnails lie in the study's folder, so that reading one is quick."""
-        return self._ends is not None
+        """Whether every thumbnail can be had within milliseconds: it lies in the study's folder, or is rendered."""
+        return self._ends is not None or isinstance(self.study.images.source, SceneSource)
 
     @cached_property
     def _ends(self) -> np.ndarray | None:

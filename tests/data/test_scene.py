@@ -117,3 +117,32 @@ def test_a_moved_word_changes_nothing_but_what_it_left_and_covers_and_is_kept_in
         either[y0:y1, x0:x1] = True
     assert changed.any() and not changed[~either].any()
     assert after.word_mask.sum() == before.word_mask.sum()
+
+
+@pytest.mark.parametrize(("number", "size", "flipped"), [(0, 14, False), (60, 27, True), (150, 40, False)])
+def test_an_object_is_scaled_as_by_whole_numbers_pixel_by_pixel(number, size, flipped):
+    from clipattr_data.drawing import _assets, _sprite
+
+    source = _assets().sprites[number].astype(int)
+    source = source[:, ::-1] if flipped else source
+    side = len(source)
+    colour, through, _ = _sprite(number, size, flipped)
+    for row, column in ((0, 0), (size // 2, size // 3), (size - 1, size // 2), (size // 2, size // 2)):
+        covered = [
+            (max(0, min((at + 1) * side, (k + 1) * size) - max(at * side, k * size)) for k in range(side))
+            for at in (row, column)
+        ]
+        down, across = (list(each) for each in covered)
+        alpha, sums = 0, [0, 0, 0]
+        for y in (y for y in range(side) if down[y]):
+            for x in (x for x in range(side) if across[x]):
+                share = down[y] * across[x]
+                red, green, blue, opaque = (int(value) for value in source[y, x])
+                alpha += share * opaque
+                sums = [
+                    one + share * opaque * value for one, value in zip(sums, (red, green, blue), strict=True)
+                ]
+        assert int(through[row, column, 0]) == 255 - (alpha + side * side // 2) // (side * side)
+        assert colour[row, column].tolist() == [
+            (one + 255 * side * side // 2) // (255 * side * side) for one in sums
+        ]

@@ -287,3 +287,38 @@ def test_sheets_of_previews_hold_every_picture_small_in_the_order_of_the_grid(st
         last = study.thumbnail(int(places[3])).convert("RGB").resize((4, 4), Image.Resampling.BOX)
         assert np.abs(sheet[4:8, 3 * TILE + 4 : 4 * TILE] - np.asarray(last, float)).mean() < 12
     state.close()
+
+
+def test_rendered_pictures_are_drawn_once_and_a_sheet_that_nobody_waits_for_is_given_up(study, monkeypatch):
+    state = BrowseState(study)
+    browser, drawn = state.browser, []
+    plain = type(study).thumbnail
+    monkeypatch.setattr(browser, "_ends", None)  # as where the folder holds no thumbnails
+    monkeypatch.setattr(type(study), "thumbnail", lambda one, row: (drawn.append(row), plain(one, row))[1])
+    assert not browser.has_thumbnails  # these pictures lie in files, which take long to decode
+    sheets = []
+    state.ask_previews([0], state.gen, lambda *sent: sheets.append(sent))
+    first = browser.thumbnail(7)
+    state.items(range(10))
+    assert len(sheets) == 1 and sorted(drawn) == list(range(len(study.images)))
+    assert browser.thumbnail(7) is first
+
+    state.previews.tile.cache_clear()
+    browser._made.cache_clear()
+    drawn.clear()
+
+    def leave(one, row):
+        drawn.append(row)
+        if len(drawn) == 5:
+            state._near = set()  # another part of the grid is asked for
+        return plain(one, row)
+
+    monkeypatch.setattr(type(study), "thumbnail", leave)
+    state._near = {(state.gen, 0)}
+    assert state._sheet(0, state.gen) == b"" and len(drawn) == 5
+    state.close()
+
+
+def test_previews_of_rendered_pictures_are_fetched_ahead():
+    browser = Browser(Collected(clipattr.open_study("picture-world")))
+    assert browser.has_thumbnails and browser._ends is None
