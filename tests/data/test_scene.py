@@ -128,11 +128,10 @@ def test_an_object_is_scaled_as_by_whole_numbers_pixel_by_pixel(number, size, fl
     side = len(source)
     colour, through, _ = _sprite(number, size, flipped)
     for row, column in ((0, 0), (size // 2, size // 3), (size - 1, size // 2), (size // 2, size // 2)):
-        covered = [
-            (max(0, min((at + 1) * side, (k + 1) * size) - max(at * side, k * size)) for k in range(side))
+        down, across = [
+            [max(0, min((at + 1) * side, (k + 1) * size) - max(at * side, k * size)) for k in range(side)]
             for at in (row, column)
         ]
-        down, across = (list(each) for each in covered)
         alpha, sums = 0, [0, 0, 0]
         for y in (y for y in range(side) if down[y]):
             for x in (x for x in range(side) if across[x]):
