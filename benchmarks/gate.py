@@ -1,6 +1,7 @@
 """Release gate without the old study: does it pass where nothing changed, and fail where a reliance is new?
 
     python benchmarks/gate.py [--quick] [--worlds NAME ...] [--null NAME ...] [--out FOLDER]
+    python benchmarks/gate.py --foreign FOLDER ... --photos PHOTOS [--only NAME ...]    # worlds that worlds.py made
 
 For each world: the same weights with several dictionaries, weights with 1 % noise, and as the old release a model
 trained without plants. Every audit is gated against every other as baseline, from JSON as a release would read it. A
@@ -23,7 +24,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
-from results import write_results  # noqa: E402
+from gate_foreign import examine_foreign, foreign_figures  # noqa: E402
+from results import FOLDER, about, write_results  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import clipattr as ca  # noqa: E402
@@ -38,6 +40,7 @@ from clipattr_data.labelled import rows, write  # noqa: E402
 from clipattr_data.study_build import dictionary_activations  # noqa: E402
 from clipattr_data.world import World  # noqa: E402
 
+RESULTS = FOLDER / "gate.json"
 WORLDS = ("picture-world-a", "picture-world-b", "picture-world-c")
 SEEDS = (1, 2, 3)
 NOISE = 0.01  # of each weight tensor's deviation
@@ -55,8 +58,13 @@ WAYS = {
 
 def noisy(name: str, folder: Path) -> str:
     """A bundled model with noise on every weight, written under a folder; its reference."""
+    return noisy_copy(models_dir() / name, folder)
+
+
+def noisy_copy(source: Path, folder: Path) -> str:
+    """The same for any model's folder."""
     if not folder.exists():
-        shutil.copytree(models_dir() / name, folder)
+        shutil.copytree(source, folder)
         file, draw = folder / "open_clip_model.safetensors", torch.Generator().manual_seed(0)
         weights = load_file(file)
         for key, weight in weights.items():
@@ -204,6 +212,18 @@ def figures_of(result: Sequence[dict[str, Any]]) -> dict[str, float]:
     return figures
 
 
+def add_foreign(rows: Sequence[dict[str, Any]]) -> None:
+    """Put the figures of foreign worlds beside those of the bundled ones, in place of earlier foreign ones."""
+    content, figures = json.loads(RESULTS.read_text("utf-8")), foreign_figures(rows, ABOVE)
+    for key, value in figures.items():
+        print(f"{key:60} {value:.3f}")
+    kept = {key: value for key, value in content["figures"].items() if not key.startswith("foreign_")}
+    content["figures"] = kept | figures
+    content["rows"] = [row for row in content["rows"] if not row["sort"].startswith("foreign")] + list(rows)
+    content["foreign"] = about()
+    RESULTS.write_text(json.dumps(content, indent=2, default=float) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,8 +239,22 @@ def main() -> None:
         help="worlds that are also compared with a model without plants",
     )
     parser.add_argument("--out", type=Path, default=Path("out/gate"))
+    parser.add_argument(
+        "--foreign",
+        nargs="*",
+        type=Path,
+        help="folders of worlds.py: compare models without plants with those with them, and nothing else",
+    )
+    parser.add_argument("--photos", type=Path, help="of the foreign worlds of photographs")
+    parser.add_argument("--only", nargs="*", default=[], help="new releases of foreign worlds, or NAME-noise")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.foreign is not None:
+        rows = examine_foreign(
+            arguments.foreign, arguments.photos, arguments.out, ABOVE, noisy_copy, arguments.only
+        )
+        add_foreign(rows)
+        return
     out = arguments.out / ("quick" if arguments.quick else "full")
     result = []
     for name in arguments.worlds[: 1 if arguments.quick else None]:
@@ -228,6 +262,9 @@ def main() -> None:
     figures = figures_of(result)
     for key, value in figures.items():
         print(f"{key:50} {value:.3f}")
+    before = {"figures": {}, "rows": []} if arguments.quick else json.loads(RESULTS.read_text("utf-8"))
+    figures |= {key: value for key, value in before["figures"].items() if key.startswith("foreign_")}
+    result += [row for row in before["rows"] if row["sort"].startswith("foreign")]
     write_results("gate", figures, result, quick=arguments.quick)
 
 
