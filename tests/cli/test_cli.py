@@ -254,7 +254,10 @@ def test_status_1_only_when_a_finding_is_above_the_limit(audited, study_dir, fin
     assert main(["audit", str(study_dir), "--fail-above", "20"]) == 0
     assert main(["audit", str(study_dir), "--fail-above", "19.9"]) == 1
     out = capsys.readouterr().out
-    assert "failed: 1 above 19.9 points" in out and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
+    assert (
+        "failed: 1 finding above 19.9 points is new" in out
+        and "kite rests on eagle: +20.0 (18.0 to 22.0) points" in out
+    )
 
 
 def test_a_prompt_that_cannot_be_judged_is_never_green(audited, study_dir, finding, tmp_path, capsys):

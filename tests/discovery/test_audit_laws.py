@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import clipattr as ca
+from clipattr.dictionaries.named import ONE_NAME
 from clipattr.discovery.audit.run import audit
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.telling import _word_for_text
@@ -151,6 +152,10 @@ def test_more_names_for_every_word_add_no_finding_and_take_none(study, findings)
     embeddings = torch.cat([study.vocabulary_embeddings, evaluator.encode_text(more).float().cpu()])
     found = asked(with_words(study, [*known.words, *more], embeddings))
     assert {(f.prompt, f.label) for f in found} == {(f.prompt, f.label) for f in findings}
+
+
+def test_an_audit_and_a_dictionary_merge_the_same_names():
+    assert Settings().one_name == ONE_NAME  # a copy: settings are read without torch
 
 
 def test_written_words_are_called_by_the_word_that_stands_for_the_others():

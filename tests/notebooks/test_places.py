@@ -36,6 +36,7 @@ GUARDED = {
     "google",
     "voila",
     "captum",
+    "rapidocr_onnxruntime",
     "psutil",
     "ipykernel",
     "jupyter_server",

@@ -216,7 +216,7 @@ def test_a_raw_folder_of_photographs_is_read_with_words_and_remarks(asked, drawi
     assert verdicts[0]["prompt"] == "big circle"
     for told in (
         "big_circle as big circle",
-        "files that are not pictures were left out",
+        "1 file that is not a picture was left out",
         "1 picture could not be read",
     ):
         assert any(told in note for note in about["notes"]), told

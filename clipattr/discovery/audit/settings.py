@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipattr.dictionaries.named import ONE_NAME
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,8 +31,8 @@ class Settings:
             only resemble it would dilute the effect.
         fits: among so many best words of a picture a prompt counts as shown, besides being seen.
         one_name: cosine of the evaluator's centred texts from which two words are names of one concept, which compete
-            for a picture as one. On worlds with three names a concept they have at least 0.99, distinct concepts at
-            most 0.94.
+            for a picture as one, as in a joined dictionary. On worlds with three names a concept they have at least
+            0.99, distinct concepts at most 0.94.
         same_text: cosine of centred texts from which two names are one concept.
         passes: units; pictures that show another sense or look must score at least so far towards the prompt's own.
         part_effect: units; the same for a part of the prompt's name.
@@ -72,7 +70,7 @@ class Settings:
     seen: float = 0.02
     surely: float = 0.1
     fits: int = 10
-    one_name: float = ONE_NAME
+    one_name: float = 0.97
     same_text: float = 0.8
     passes: float = 0.5
     part_effect: float = 0.1
