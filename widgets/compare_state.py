@@ -216,8 +216,17 @@ class CompareState(WorkingState):
                 self.error, self.rows, self._members, self.scores = "", [], [], scores
                 self.note = ENDED if self._pairing_ended else PAIRING
                 self.gen += 1
+            self._pair_unless_ended()
 
-        self.worker.submit("scores", work, came, self._failed)
+        def failed(error: Exception) -> None:
+            self._failed(error)
+            self._pair_unless_ended()
+
+        self.worker.submit("scores", work, came, failed)
+
+    def _pair_unless_ended(self) -> None:
+        if not self._pairing_ended:
+            self.pair()
 
     def _ask(self, _: Any = None) -> None:
         self.row = -1
@@ -230,8 +239,7 @@ class CompareState(WorkingState):
                     self.rows, self._members, self.scores = [], [], []
                     self.note = ENDED if self._pairing_ended else PAIRING
                     self.gen += 1
-            if not self._pairing_ended:
-                self.pair()
+                self._pair_unless_ended()  # with a picture once its scores are there, which pairing would slow down
             return
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
