@@ -218,11 +218,7 @@ class CompareState(WorkingState):
                 self.gen += 1
             self._pair_unless_ended()
 
-        def failed(error: Exception) -> None:
-            self._failed(error)
-            self._pair_unless_ended()
-
-        self.worker.submit("scores", work, came, failed)
+        self.worker.submit("scores", work, came, self._failed)
 
     def _pair_unless_ended(self) -> None:
         if not self._pairing_ended:
