@@ -3,15 +3,14 @@
 Owns the job. The pairing itself is `clipattr.discovery.partners`. Ignores widgets. Start at `Pairer.start`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from clipattr.discovery.partners import partners
 from clipattr_widgets.desk import Desk
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import PacedJob
 
 
-class Pairer:
+class Pairer(PacedJob):
     """Pairs the latents of each study but the first with those of the first, in the worker's long lane.
 
     Args:
@@ -22,15 +21,6 @@ class Pairer:
     """
 
     LANE = "pairs"
-
-    def __init__(
-        self,
-        worker: Worker,
-        told: Callable[[tuple[Any, ...]], None],
-        came: Callable[[list[dict[int, int]]], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self.worker, self._told, self._came, self._failed = worker, told, came, failed
 
     def start(self, desks: Sequence[Desk], names: Sequence[str]) -> None:
         """Pair these studies' latents; every pair that is finished is kept with the first study for the next time."""
@@ -52,18 +42,4 @@ class Pairer:
                 found.append(dict(zip(theirs.tolist(), ours.tolist(), strict=True)))
             return found
 
-        def came(found: list[dict[int, int]]) -> None:
-            self._told(())
-            self._came(found)
-
-        def failed(error: Exception) -> None:
-            self._told(())
-            self._failed(error)
-
-        self._told((now[0], 0, 0, None))
-        self.worker.submit(self.LANE, work, came, failed, long=True)
-
-    def cancel(self) -> None:
-        """Forget the pairing, which ends with the pictures in hand."""
-        self.worker.forget(self.LANE)
-        self._told(())
+        self._submit(work, (now[0], 0, 0, None))

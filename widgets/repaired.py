@@ -5,13 +5,13 @@ itself is `clipattr.repair`. Start at `Repairer.start`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clipattr.display.wording import counted
 from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import Worker
+from clipattr_widgets.worker import PacedJob
 
 HOWS = (
     ("erase the directions and refit", "erased"),
@@ -41,7 +41,7 @@ class Repaired:
         ]  # fmt: skip
 
 
-class Repairer:
+class Repairer(PacedJob):
     """Repairs findings in the worker's long lane.
 
     Args:
@@ -53,15 +53,6 @@ class Repairer:
 
     LANE = "repair"
 
-    def __init__(
-        self,
-        worker: Worker,
-        told: Callable[[tuple[Any, ...]], None],
-        came: Callable[[Repaired], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self.worker, self._told, self._came, self._failed = worker, told, came, failed
-
     def start(self, study: Any, findings: Sequence[Any], how: str) -> None:
         """Repair these findings, and measure before and after on the held-out pictures."""
         prompts_done = self.worker.paced(self.LANE, self._told)
@@ -72,21 +63,7 @@ class Repairer:
             made = repair(study, findings, how=how, on_prompt=prompts_done)
             return Repaired(made.about, len(findings), made.evaluate())
 
-        def came(done: Repaired) -> None:
-            self._told(())
-            self._came(done)
-
-        def failed(error: Exception) -> None:
-            self._told(())
-            self._failed(error)
-
-        self._told((0, len({finding.prompt for finding in findings}), None))
-        self.worker.submit(self.LANE, work, came, failed, long=True)
-
-    def cancel(self) -> None:
-        """Forget the repair in hand, which ends with the prompt in hand; nothing of it is kept."""
-        self.worker.forget(self.LANE)
-        self._told(())
+        self._submit(work, (0, len({finding.prompt for finding in findings}), None))
 
 
 def _measured(row: Mapping[str, Any], key: str) -> str:

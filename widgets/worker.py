@@ -214,3 +214,38 @@ class WorkingState(T.HasTraits):
     def close(self) -> None:
         """Ignore results of running work from now on."""
         self.worker.close()
+
+
+class PacedJob:
+    """A long job with progress and an end, in its own lane of a worker; subclasses start it.
+
+    Args:
+        worker: it runs there.
+        told: called with the job's progress, and with () at its end.
+        came: called with its result.
+        failed: called with what went wrong.
+    """
+
+    LANE = ""
+
+    def __init__(self, worker: Worker, told: Done, came: Done, failed: Failed) -> None:
+        self.worker, self._told, self._came, self._failed = worker, told, came, failed
+
+    def cancel(self) -> None:
+        """Forget the job, which ends with its next report; nothing of what is in hand is kept."""
+        self.worker.forget(self.LANE)
+        self._told(())
+
+    def _submit(self, work: Callable[[], Any], begun: tuple[Any, ...]) -> None:
+        """Run `work` in the background; `begun` is the progress until it reports."""
+
+        def came(result: Any) -> None:
+            self._told(())
+            self._came(result)
+
+        def failed(error: Exception) -> None:
+            self._told(())
+            self._failed(error)
+
+        self._told(begun)
+        self.worker.submit(self.LANE, work, came, failed, long=True)
