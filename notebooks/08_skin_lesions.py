@@ -195,12 +195,12 @@ if unwanted:
     projected = ca.repair(study, unwanted, classifier=probe)
     print(projected.evaluate())
     blind_to = ca.directions_of(study, unwanted)
-    anew = ca.fit_probe(study, blind_to=blind_to) if real else ca.fit_probe(*hospital, blind_to=blind_to)
+    refitted = ca.fit_probe(study, blind_to=blind_to) if real else ca.fit_probe(*hospital, blind_to=blind_to)
     if not real:
         sides = {
             "hospital's probe": probe,
             "weights projected": projected.classifier(),
-            "fitted anew, blind": anew,
+            "fitted again, blind": refitted,
         }
         table = judged({**sides, "probe without shortcut": even})
         display(table)  # noqa: F821

@@ -63,7 +63,7 @@ print(
 )
 
 # %% [markdown]
-# A picture of something else on the same meadow tells whether the word itself rests on it. Changes to latents stay on
+# A picture of something else on the same meadow shows whether the word itself rests on it. Changes to latents stay on
 # while you go from picture to picture, so the comparison is one click on ▶ away.
 
 # %%
@@ -140,7 +140,7 @@ chart.snapshot()
 # out, words written, watermarks added, and the score follows. For every cause the table lays side by side what truly
 # follows when the scene is *rendered again* without it, what attribution *says* of the latents that go with it, and
 # what is lost when the latents of its name are switched off. Where the columns agree, the explanation holds; where the
-# last one is empty, nobody would have found the cause by its name.
+# last one is empty, the cause could not have been found by its name.
 
 # %%
 world = WorldPanel(study, picture=tractor.index, prompt="tractor")
