@@ -114,7 +114,7 @@ CONTENTS = {
     "Prompt": "discovery.audit.expectations",
     "write_statement": "reporting.statement",
     "explore": "reporting.panels",
-    "Finding": "discovery.findings",
+    "Finding": "discovery.finding",
     "Findings": "discovery.findings",
     "compare": "discovery.compare",
     "Comparison": "discovery.compare",

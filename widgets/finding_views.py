@@ -4,15 +4,15 @@ Owns the choice of pictures and their captions. Ignores widgets. Start at `look_
 """
 
 import html
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import least_points, percent, points
+from clipattr.discovery.finding import columns
+from clipattr.display.wording import least_points
 from clipattr.errors import ClipattrError
 from clipattr.reporting.names import (
     NameCheck,
@@ -25,7 +25,6 @@ from clipattr.reporting.names import (
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
 from clipattr.reporting.verification import caption
-from clipattr.studies.verdicts import CHOICES, Verdict
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown
@@ -37,18 +36,6 @@ PROMPT_COLUMNS = (
     {"key": "outcome", "label": "verdict"},
     {"key": "least", "label": "would have been seen, points", "numeric": True},
     {"key": "words", "label": "in words", "wraps": True},
-)
-EFFECTS = (
-    (
-        "removal",
-        "removal, points",
-        "fall of the score without the cause in the picture, beyond a control edit",
-    ),
-    (
-        "transplant",
-        "transplant, points",
-        "rise of the score in pictures that had neither, beyond a control patch",
-    ),
 )
 
 
@@ -113,26 +100,16 @@ def edited(desk: Desk, finding: Any) -> Shelf:
 
 def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
     """The named numbers behind a finding: name, value, and what it says, in the report's words."""
+    said = {"latents": ", ".join(f"{j} {word}".strip() for j, word in latent_words(finding))}
+    why = {"in_pixels": (finding.evidence.get("pixels") or {}).get("reason")}
     rows = [
-        (
-            "latents",
-            ", ".join(f"{j} {word}".strip() for j, word in latent_words(finding)),
-            "the family, strongest first, each with the label of its own strongest pictures",
-        ),
-        *([("the word", word_source(finding), "")] if word_source(finding) else []),
-        ("probability of the kind", percent(finding.kind_probability), ""),
-        ("clarity", percent(finding.clarity), "how much the family's examples look alike"),
+        (column.heading, said.get(column.name) or column.text(finding), why.get(column.name) or column.tip)
+        for column in columns(listed=False)
     ]
-    pixels = finding.evidence.get("pixels")
-    if pixels:
-        rows.append(("in pixels", pixels["verdict"], pixels["reason"]))
-        rows += [
-            (name, points(pixels[key]["value"]), why)
-            for key, name, why in EFFECTS
-            if pixels.get(key) is not None
-        ]
-    rows += [(name, _text(told), why) for name, told, why in evidence_rows(finding.evidence)]
-    return [(shown(name, 60), shown(told, 160), why) for name, told, why in rows]
+    rows = [(name, told, tip) for name, told, tip in rows if told]
+    rows += [("the word", word_source(finding), "")] if word_source(finding) else []
+    rows += [(name, _text(told), tip) for name, told, tip in evidence_rows(finding.evidence)]
+    return [(shown(name, 60), shown(told, 160), tip) for name, told, tip in rows]
 
 
 def _text(told: str) -> str:
@@ -156,20 +133,3 @@ def prompt_rows(verdicts: Sequence[Any], search: str = "") -> list[dict[str, Any
 
 def _seen(effect: float | None) -> str:
     return "–" if effect is None else least_points(effect)
-
-
-SORTS: Mapping[str, Callable[[Any, Verdict], Any]] = {
-    "prompt": lambda f, v: f.prompt.casefold(),
-    "label": lambda f, v: (f.label or "").casefold(),
-    "kind": lambda f, v: f.kind,
-    "effect": lambda f, v: _sortable(f.causal_effect.value),
-    "reliance": lambda f, v: _sortable(f.reliance.value),
-    "share": lambda f, v: _sortable(f.share),
-    "alignment": lambda f, v: _sortable(f.alignment),
-    "confidence": lambda f, v: _sortable(f.confidence),
-    "verdict": lambda f, v: CHOICES.index(v.choice) if v.choice in CHOICES else 0,
-}
-
-
-def _sortable(value: float) -> float:
-    return value if value is not None and math.isfinite(value) else -math.inf

@@ -18,7 +18,7 @@ from clipattr_widgets.controls import (
     takeaway,
 )
 from clipattr_widgets.finding_views import PROMPT_COLUMNS
-from clipattr_widgets.findings_state import COLUMNS, FindingsState
+from clipattr_widgets.findings_state import FindingsState, list_columns
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel
 from clipattr_widgets.parts import DataTable, Gallery
@@ -225,7 +225,7 @@ class FindingsPanel(Panel):
             box.layout.display = "" if state.findings else "none"
         self.list.selected = state.chosen
         self.list.more = state.hidden > 0
-        self.list.show(state.rows, columns=COLUMNS, sorted_by=state.sorted_by, falling=state.falling)
+        self.list.show(state.rows, columns=list_columns(), sorted_by=state.sorted_by, falling=state.falling)
         told = state.prompt_rows()
         self.prompts.layout.display = "" if told else "none"
         self.prompts.show(told, columns=PROMPT_COLUMNS)
@@ -304,7 +304,9 @@ class FindingsPanel(Panel):
         state = self.state
         state.settle()
         body = table_html(
-            COLUMNS, state.rows[:40], f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}"
+            list_columns(),
+            state.rows[:40],
+            f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}",
         )
         if state.finding is not None:
             finding = state.finding

@@ -10,13 +10,14 @@ from typing import Any
 
 import traitlets as T
 
+from clipattr.discovery.finding import Column, columns
 from clipattr.discovery.findings import Findings
-from clipattr.display.wording import kind_word, percent, points, span
+from clipattr.display.wording import span
 from clipattr.errors import ClipattrError
-from clipattr.studies.verdicts import Verdict, Verdicts
+from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.finding_views import SORTS, Looked, edited, evidence_of, look_at, prompt_rows
+from clipattr_widgets.finding_views import Looked, edited, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.shelf import Shelf
@@ -26,20 +27,13 @@ from clipattr_widgets.worker import WorkingState
 ROWS_AT_ONCE = 300  # rows that are drawn; scrolling to the end of a list adds as many
 ANY = ""
 
-COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "verdict", "label": "verdict"},
-    {"key": "prompt", "label": "prompt"},
-    {"key": "label", "label": "rests on", "tip": "? the audit doubts this name; choose the finding to see why"},
-    {"key": "kind", "label": "kind"},
-    {"key": "effect", "label": "causal effect, points", "tip": "fall of the prompt's contrast when the whole family is "
-     "ablated on held-back pictures; or its rise when it is written on them. The line is the 95 % interval"},
-    {"key": "reliance", "label": "reliance", "numeric": True, "tip": "mean exact ablation of single latents, points"},
-    {"key": "share", "label": "share", "numeric": True, "tip": "of the positive evidence for the prompt"},
-    {"key": "alignment", "label": "fits prompt", "numeric": True, "tip": "alignment of the family's examples with the "
-     "prompt by the evaluator, in points"},
-    {"key": "confidence", "label": "confidence", "numeric": True, "tip": "probability that taking the cause out of the "
-     "pictures would confirm the finding"},
-)  # fmt: skip
+
+def list_columns() -> list[dict[str, Any]]:
+    """Columns of the list: the verdict, then those of a finding."""
+    return [{"key": "verdict", "label": "verdict"}] + [
+        {"key": c.name, "label": c.heading, "tip": c.tip, "numeric": bool(c.unit and not c.bounds)}
+        for c in columns(listed=True)
+    ]
 
 
 class FindingsState(WorkingState):
@@ -61,7 +55,7 @@ class FindingsState(WorkingState):
     verdict = T.Unicode(ANY)
     search = T.Unicode("")
     least = T.Float(0.0)
-    sorted_by = T.Unicode("effect")
+    sorted_by = T.Unicode("causal_effect")
     falling = T.Bool(True)
     chosen = T.Int(-1)
 
@@ -111,12 +105,12 @@ class FindingsState(WorkingState):
 
     def sort(self, key: str) -> None:
         """Sort by a column; the same column again reverses the order."""
-        if key not in {column["key"] for column in COLUMNS}:
+        listed = {column.name: column for column in columns(listed=True)}
+        if key not in ("verdict", *listed):
             return
         with self.hold_trait_notifications():
-            self.falling = (
-                not self.falling if key == self.sorted_by else key not in ("prompt", "label", "kind")
-            )
+            first = key == "verdict" or bool(listed[key].unit)  # texts begin with A, numbers with the largest
+            self.falling = not self.falling if key == self.sorted_by else first
             self.sorted_by = key
 
     def judge(self, choice: str, note: str | None = None) -> None:
@@ -276,8 +270,10 @@ class FindingsState(WorkingState):
                 and wanted in text
             ):
                 kept.append(place)
-        key = SORTS.get(self.sorted_by, SORTS["effect"])
-        kept.sort(key=lambda place: key(self.findings[place], self.verdict_of(self.findings[place])))
+        orders = {column.name: column.order for column in columns(listed=True)}
+        orders["verdict"] = lambda finding: CHOICES.index(self.verdict_of(finding).choice)
+        order = orders.get(self.sorted_by, orders["causal_effect"])
+        kept.sort(key=lambda place: order(self.findings[place]))
         return kept[::-1] if self.falling else kept
 
     def _lay_out(self, _: Any = None) -> None:
@@ -286,18 +282,10 @@ class FindingsState(WorkingState):
             self.limit = ROWS_AT_ONCE * (kept.index(self.chosen) // ROWS_AT_ONCE + 1)
         rows: list[dict[str, Any]] = []
         for place in kept[: self.limit]:
-            f = self.findings[place]
-            effect = f.causal_effect
-            said = f"{points(effect.value)} ({span(effect.low, effect.high)})"
-            bounds = {key: _finite(getattr(effect, key) * 100) for key in ("value", "low", "high")}
-            choice = self.verdict_of(f).choice
-            label = shown(f.label or "(no word for it)", 40) + (" ?" if f.doubts else "")
-            cells = [
-                choice if choice != "open" else "", shown(f.prompt, 40), label,
-                kind_word(f.kind), {"text": said, **bounds}, points(f.reliance.value), percent(f.share),
-                points(f.alignment), percent(f.confidence),
-            ]  # fmt: skip
-            rows.append({"id": place, "cells": cells})
+            finding = self.findings[place]
+            choice = self.verdict_of(finding).choice
+            cells = [_cell(column, finding) for column in columns(listed=True)]
+            rows.append({"id": place, "cells": [choice if choice != "open" else "", *cells]})
         ids = [int(row["id"]) for row in rows]
         with self.hold_trait_notifications():
             # A hidden finding cannot be judged, so the row that took its place is chosen.
@@ -357,29 +345,23 @@ class FindingsState(WorkingState):
         return "\n".join(lines)
 
     def frame(self) -> Any:
-        """The rows on the screen as a table, with verdicts and notes; numbers in points, shares from 0 to 1."""
-        import pandas as pd
+        """The rows on the screen as `Findings.to_frame` gives them, with verdicts and notes."""
+        listed = [self.findings[row["id"]] for row in self.rows]
+        said = [self.verdict_of(finding) for finding in listed]
+        frame = Findings(listed).to_frame()
+        return frame.assign(verdict=[one.choice for one in said], note=[one.note for one in said])
 
-        data = []
-        for row in self.rows:
-            f = self.findings[row["id"]]
-            verdict = self.verdict_of(f)
-            data.append((
-                f.prompt, f.label, kind_word(f.kind), f.causal_effect.value * 100, f.causal_effect.low * 100,
-                f.causal_effect.high * 100, f.reliance.value * 100, f.share, f.alignment * 100, f.confidence,
-                " ".join(map(str, f.latents)), verdict.choice, verdict.note,
-            ))  # fmt: skip
-        fields = [
-            "prompt",
-            "rests_on",
-            "kind",
-            "causal_effect",
-            "effect_low",
-            "effect_high",
-            "reliance",
-            "share",
-        ]
-        return pd.DataFrame(data, columns=[*fields, "alignment", "confidence", "latents", "verdict", "note"])
+
+def _cell(column: Column, finding: Any) -> Any:
+    """One cell of the list; an interval with bounds of its own columns is drawn as well."""
+    text = column.text(finding)
+    if column.name == "label" and finding.doubts:
+        return shown(text, 40) + " ?"
+    if not column.bounds:
+        return text if column.unit else shown(text, 40)
+    value = column.value(finding)
+    bounds = {key: _finite(getattr(value, key) * 100) for key in ("value", "low", "high")}
+    return {"text": f"{text} ({span(value.low, value.high)})", **bounds}
 
 
 def _finite(value: float) -> float | None:

@@ -1,15 +1,20 @@
-"""Findings: what an audit returns, one unexpected reliance each, with its numbers and its evidence.
+"""Findings: what an audit returns, and its verdict on each prompt.
 
-Holds and writes values; computes nothing. Start at `Finding`; `audit` makes them, reports and panels show them.
+Holds and writes values; computes nothing. One finding and the list of its columns are in `finding.py`. Start at
+`Findings`; `audit` makes them, reports and panels show them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from clipattr.discovery import finding as one_finding
+from clipattr.discovery.finding import KINDS as KINDS
+from clipattr.discovery.finding import SCHEMA
+from clipattr.discovery.finding import Finding as Finding
 from clipattr.discovery.nothing_found import nothing_html
 from clipattr.display.wording import counted, least_points
 from clipattr.errors import DataError
@@ -21,141 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from clipattr.studies.study import Study
-
-KINDS = ("polysemy", "compound", "typography", "watermark", "context", "companion", "coarse_label", "unknown")
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One unexpected reliance of one prompt on one family of latents.
-
-    Attributes:
-        prompt: whose score is concerned.
-        latents: the family, strongest first.
-        label: what the family stands for by the evaluator; None when no word fits.
-        kind: one of `KINDS`.
-        kind_probability: how sure the kind is, 0 to 1.
-        reliance: mean single-latent exact ablation, summed over the family, in raw cosine of the prompt's contrast.
-        causal_effect: fall of the contrast when the whole family is ablated on held-back pictures, raw cosine; where
-            the finding is `by_writing`, its rise when the prompt is written on held-back pictures of other objects.
-        share: of the positive evidence for the prompt on the pictures concerned, 0 to 1.
-        alignment: of the family with the prompt by the evaluator, raw cosine above the empty prompt's.
-        clarity: how much the family's examples look alike to the evaluator, mean pairwise cosine.
-        confidence: probability that removing the cause from pictures would confirm the finding, 0 to 1.
-        examples: paths or ids of the family's top examples.
-        evidence: named numbers that led here.
-
-    >>> import clipattr as ca
-    >>> from clipattr.statistics import Interval
-    >>> effect = Interval(0.06, 0.04, 0.08)
-    >>> finding = ca.Finding("rose", (3,), "tulip", "companion", 0.8, effect, effect, 0.3, 0.1, 0.6, 0.9)
-    >>> finding.label, finding.causal_effect.low > 0
-    ('tulip', True)
-    """
-
-    prompt: str
-    latents: tuple[int, ...]
-    label: str | None
-    kind: str
-    kind_probability: float
-    reliance: Interval
-    causal_effect: Interval
-    share: float
-    alignment: float
-    clarity: float
-    confidence: float
-    examples: tuple[str, ...] = ()
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def by_writing(self) -> bool:
-        """Whether the finding was made and confirmed by text insertion, not by ablation of the family."""
-        return self.evidence.get("reason") == "written"
-
-    @property
-    def doubts(self) -> tuple[str, ...]:
-        """Doubts about `label`, one clause each, as table, CSV, JSON, report and panel show them."""
-        told = self.evidence.get("doubts", ())
-        return tuple(str(one) for one in told) if isinstance(told, list | tuple) else ()
-
-    @property
-    def shows_cause(self) -> bool:
-        """Whether there are pictures to show for the cause, and some latent of the family is labelled as it."""
-        return bool(self.evidence.get("cause_examples")) and bool(self.evidence.get("latents_named"))
-
-    @property
-    def pictured(self) -> tuple[str, ...]:
-        """Ids of the pictures to show for the family.
-
-        Where `shows_cause`, those on which the family is active and which clearly show the label to the evaluator; else
-        the family's strongest, which claim nothing.
-        """
-        named = self.evidence.get("cause_examples" if self.shows_cause else "strongest")
-        return tuple(str(one) for one in named) if isinstance(named, list | tuple) else self.examples
-
-    @property
-    def measured_on(self) -> tuple[str, ...] | None:
-        """Ids of measured pictures to show; where `shows_cause` those that clearly show it. None: none were named."""
-        named, clear = self.evidence.get("prompt_examples"), self.evidence.get("clear")
-        if not isinstance(named, list | tuple):
-            return None
-        return tuple(str(one) for one in (named[:clear] if self.shows_cause else named))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Read one object of the findings JSON.
-
-        Raises:
-            DataError: a field is missing, unknown or of an unknown kind.
-        """
-        try:
-            filled = {
-                **values,
-                "latents": tuple(int(j) for j in values["latents"]),
-                "examples": tuple(str(e) for e in values.get("examples", ())),
-                "reliance": Interval(**values["reliance"]),
-                "causal_effect": Interval(**values["causal_effect"]),
-            }
-            finding = cls(**filled)
-            finding._check()
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(f"not a finding of schema {SCHEMA}: {error}; got {values!r:.200}") from error
-        if finding.kind not in KINDS:
-            raise DataError(f"a finding's kind is one of {', '.join(KINDS)}; got {finding.kind!r:.60}")
-        return finding
-
-    def _check(self) -> None:
-        """TypeError or ValueError where a value is not what readers and reports rely on."""
-        if not isinstance(self.prompt, str) or not isinstance(self.label, str | None):
-            raise TypeError("prompt and label are texts")
-        if not isinstance(self.kind, str) or not isinstance(self.evidence, Mapping):
-            raise TypeError("kind is a text, evidence an object")
-        spans = [bound for span in (self.reliance, self.causal_effect) for bound in asdict(span).values()]
-        others = [self.kind_probability, self.share, self.alignment, self.clarity, self.confidence]
-        for number in (*spans, *others):
-            # NaN is what an audit writes where nothing could be measured.
-            if isinstance(number, bool) or not isinstance(number, int | float) or abs(number) >= 1e9:
-                raise ValueError(f"{number!r:.60} is not a number that an audit measures")
-
-
-# Columns of the table of findings and of the CSV.
-_TABLE: Mapping[str, Callable[[Finding], Any]] = {
-    "prompt": lambda f: f.prompt,
-    "rests on": lambda f: f.label or "(no word for it)",
-    "kind": lambda f: f.kind,
-    "kind_probability": lambda f: round(f.kind_probability, 2),
-    "reliance": lambda f: round(f.reliance.value * 100, 1),
-    "causal_effect": lambda f: round(f.causal_effect.value * 100, 1),
-    "effect_low": lambda f: round(f.causal_effect.low * 100, 1),
-    "effect_high": lambda f: round(f.causal_effect.high * 100, 1),
-    "share": lambda f: round(f.share, 2),
-    "alignment": lambda f: round(f.alignment * 100, 1),
-    "clarity": lambda f: round(f.clarity, 2),
-    "confidence": lambda f: round(f.confidence, 2),
-    "latents": lambda f: list(f.latents),
-    "doubts": lambda f: "; ".join(f.doubts),
-}
 
 
 @dataclass(frozen=True)
@@ -305,17 +175,15 @@ class Findings(Sequence[Finding]):
         """One row a finding, in points (cosine × 100) where people read it."""
         import pandas as pd
 
-        frame = pd.DataFrame(
-            [[value(f) for value in _TABLE.values()] for f in self._findings], columns=list(_TABLE)
+        columns = [
+            column
+            for column in one_finding.COLUMNS
+            if not column.optional or any(column.value(f) is not None for f in self)
+        ]
+        return pd.DataFrame(
+            [[cell for column in columns for cell in column.cells(f)] for f in self],
+            columns=[header for column in columns for header in column.headers],
         )
-        told = [f.evidence.get("pixels") for f in self._findings]
-        if any(told):
-            frame["in_pixels"] = [one["verdict"] if one else None for one in told]
-            for name in ("removal", "transplant"):
-                frame[name] = [
-                    round(one[name]["value"] * 100, 1) if one and one[name] else None for one in told
-                ]
-        return frame
 
     def verdict_frame(self) -> pd.DataFrame:
         """One row a prompt audited: outcome, findings, pictures, how they were chosen, smallest effect in points."""
@@ -344,7 +212,7 @@ class Findings(Sequence[Finding]):
         Raises:
             DataError: a full disk or a place that cannot be written; what was there before is untouched.
         """
-        content = {"schema": SCHEMA, "about": self.about, "findings": [asdict(f) for f in self._findings]}
+        content = {"schema": SCHEMA, "about": self.about, "findings": [f.to_dict() for f in self]}
         if self.verdicts:
             content["verdicts"] = [asdict(verdict) for verdict in self.verdicts]
         text = json_text(content, indent=2) + "\n"

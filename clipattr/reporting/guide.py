@@ -9,7 +9,8 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import KIND_WORDS, kind_word
+from clipattr.discovery import finding as one_finding
+from clipattr.display.wording import KIND_WORDS, capital, kind_word
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
@@ -22,19 +23,13 @@ def guide_html(found: Sequence[Finding]) -> str:
         "embedding) that, by an independent model, does not represent what the prompt names.",
         "Points": "Cosine similarity × 100, of the prompt minus the mean over the vocabulary, so that a latent that "
         "raises every prompt equally does not count.",
-        "Causal effect": "How far the score falls when the whole family is switched off, on pictures on which it was "
-        "not chosen; for a finding about writing, where it says so, how far it rises when the prompt is written on "
-        "them. The bracket is a 95\u00a0% interval.",
-        "Reliance": "The mean effect of switching off the family's latents one at a time, added up.",
-        "Alignment": "How much the family's examples look like the prompt to the evaluator, above an empty prompt. "
-        "Near zero or below: they do not.",
-        "Clarity": "How much the family's examples look alike: 100\u00a0% for equal ones, near 0\u00a0% for unrelated.",
-        "Share": "The family's part of all positive evidence for the prompt on these pictures.",
-        "Confidence": "The probability that taking the cause out of the pictures would confirm the finding.",
+    }
+    terms |= {
+        capital(column.label): capital(column.tip) + "." for column in one_finding.COLUMNS if column.tip
     }
     for kind in dict.fromkeys(f.kind for f in found):
         word, sentence = KIND_WORDS.get(kind, (kind_word(kind), ""))
-        terms[f"Kind: {word}"] = sentence[:1].upper() + sentence[1:] + "." if sentence else ""
+        terms[f"Kind: {word}"] = capital(sentence) + "." if sentence else ""
     items = "".join(
         f"<div><dt>{html.escape(t)}</dt><dd>{html.escape(d)}</dd></div>" for t, d in terms.items()
     )

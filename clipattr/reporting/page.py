@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,27 +17,32 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from clipattr.discovery import finding as one_finding
 from clipattr.discovery.opened import missing_pictures
 from clipattr.display.wording import KIND_WORDS, NO_LABEL, counted, kind_word, percent, points, span, visible
 from clipattr.errors import DataError
-from clipattr.reporting.guide import guide_html, tools_html
+from clipattr.reporting.guide import guide_html
 from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import judged_words, verdicts_html
-from clipattr.reporting.values import NAME_LENGTH, about_html, effect_bar, evidence_html, name_html, text_html
+from clipattr.reporting.table import SECTIONS, label_html, summary_html
+from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
 from clipattr.reporting.verification import ILLUSTRATED, verification_html
+from clipattr.statistics import Interval
 from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
 
-DOUBTED = ' <span class="tag doubted">name doubted</span>'
 WHEN_WRITTEN = "the prompt is written on other pictures"
+# Columns that a finding's section shows in its heading, sentences, list of latents or part about pixels.
+IN_SENTENCES = {
+    *("prompt", "label", "kind", "kind_probability", "latents", "doubts"),
+    *("in_pixels", "removal", "transplant"),
+}
 ROWS = 20  # of a table of pairs, in order of size
-SECTIONS = (
-    100  # findings that get a section; the table lists all. Keeps the page small enough to load quickly
-)
 
 if TYPE_CHECKING:
-    from clipattr.discovery.findings import Finding, Findings
+    from clipattr.discovery.finding import Column, Finding
+    from clipattr.discovery.findings import Findings
 
 
 def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
@@ -88,7 +92,7 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
         "contents": _contents(found, findings),
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "summary": _summary(found, sheet) + verdicts_html(findings.verdicts),
+        "summary": summary_html(found, sheet) + verdicts_html(findings.verdicts),
         "guide": guide_html(found),
         "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
         "about": about_html(_about(findings)),
@@ -177,71 +181,6 @@ def _figures_of_page(found: Sequence[Finding], findings: Findings) -> list[tuple
     return figures
 
 
-def _summary(found: Sequence[Finding], pictures: PagePictures) -> str:
-    if not found:
-        return ""
-    bounds = [b for f in found for b in (f.causal_effect.low, f.causal_effect.high, f.causal_effect.value)]
-    bounds = [b for b in bounds if math.isfinite(b)]
-    low, high = min(0.0, *bounds, 0.0), max(0.0, *bounds, 0.0) or 1.0
-    rows = []
-    for number, f in enumerate(found, 1):
-        effect = f.causal_effect
-        prompt, picture = name_html(f.prompt), ""
-        if number <= SECTIONS:
-            prompt, picture = f'<a href="#finding-{number}">{prompt}</a>', _first_picture(f, pictures)
-        rows.append(
-            f'<tr data-section="finding-{number}" data-kind="{html.escape(f.kind)}" '
-            f'data-name="{"doubted" if f.doubts else "sure"}">'
-            f'<td class="number">{number}</td><td class="name">{prompt}</td>'
-            f'<td><span class="cause">{picture}<span>{_label(f)}{DOUBTED if f.doubts else ""}</span></span></td>'
-            f'<td class="kind"><span class="tag">{html.escape(kind_word(f.kind))}</span>'
-            f"{_verdict_tag(f, pictures)}</td>"
-            f'<td class="number" data-value="{effect.value:.6f}">{points(effect.value)}<br>'
-            f'<span class="interval">{span(effect.low, effect.high)}</span></td>'
-            f'<td class="wide">{effect_bar(effect, low, high)}</td>'
-            f'<td class="number" data-value="{f.reliance.value:.6f}">{points(f.reliance.value)}<br>'
-            f'<span class="interval">{span(f.reliance.low, f.reliance.high)}</span></td>'
-            f'<td class="number" data-value="{f.alignment:.6f}">{points(f.alignment)}</td>'
-            f'<td class="number" data-value="{f.confidence:.6f}">{percent(f.confidence)}</td></tr>'
-        )
-    note = ""
-    if len(found) > SECTIONS:
-        note = (
-            f'<p class="small">The {SECTIONS} strongest are described below, with pictures and evidence; the JSON '
-            f"holds the evidence of all {len(found):,}.</p>"
-        )
-    return f"""<section class="summary" aria-labelledby="glance"><h2 id="glance">At a glance</h2>{tools_html(found)}
-<div class="scroll"><table>
-<thead><tr><th scope="col" data-sort="ascending"><span class="soft">#</span></th>
-<th scope="col" data-sort="ascending">prompt</th><th scope="col" data-sort="ascending">rests on</th>
-<th scope="col" data-sort="ascending">kind</th>
-<th scope="col" class="number" data-sort="descending">causal effect,<br>points</th>
-<th scope="col" class="wide">with its 95\u00a0% interval</th>
-<th scope="col" class="number" data-sort="descending">reliance,<br>points</th>
-<th scope="col" class="number" data-sort="descending">alignment,<br>points</th>
-<th scope="col" class="number" data-sort="descending">confidence</th></tr></thead>
-<tbody>{"".join(rows)}</tbody></table></div>{note}</section>"""
-
-
-def _verdict_tag(f: Finding, pictures: PagePictures) -> str:
-    choice = pictures.verdict_of(f).choice
-    return "" if choice == "open" else f' <span class="tag {choice}">{choice}</span>'
-
-
-def _first_picture(finding: Finding, pictures: PagePictures) -> str:
-    """The family's strongest example as a small picture without alternative text, since the label follows it."""
-    # A picture beside a word is read as a picture of it.
-    shows = finding.shows_cause or "cause_examples" not in finding.evidence
-    for _, place in pictures.examples_of(finding)[: 1 if shows else 0]:
-        if place in pictures.uris:
-            return f'<img src="{pictures.uris[place]}" alt="">'
-    return ""
-
-
-def _label(finding: Finding) -> str:
-    return name_html(finding.label) if finding.label else f'<span class="soft">{html.escape(NO_LABEL)}</span>'
-
-
 def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
     return "\n".join(_section(number, finding, pictures) for number, finding in enumerate(found, 1))
 
@@ -264,18 +203,12 @@ def _view_html(view: Any) -> str:
 
 
 def _section(number: int, f: Finding, pictures: PagePictures) -> str:
-    tiles = [
-        (
-            "causal effect",
-            points(f.causal_effect.value),
-            f"points, {span(f.causal_effect.low, f.causal_effect.high)}",
-        ),
-        ("reliance", points(f.reliance.value), f"points, {span(f.reliance.low, f.reliance.high)}"),
-        ("share of evidence", percent(f.share), ""),
-        ("alignment", points(f.alignment), "points"),
-        ("clarity", percent(f.clarity), ""),
-        ("confidence", percent(f.confidence), ""),
-    ]
+    tiles, told = [], ""
+    for column in (c for c in one_finding.COLUMNS if c.name not in IN_SENTENCES and c.text(f)):
+        if column.unit:
+            tiles.append((column.label, column.text(f), _unit_and_bounds(column, f)))
+        else:
+            told += f'<p class="meta">{html.escape(column.label)}: {text_html(column.text(f))}</p>\n'
     heading, count = examples_words(f)
     strips = _strip(heading, pictures.examples_of(f), pictures, count)
     strips += _strip(measured_words(f), pictures.pictures_of(f), pictures)
@@ -288,7 +221,7 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
     latents = ", ".join(named[:40]) + ("…" if len(named) > 40 else "")
     return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
 <header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
-<h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {_label(f)}</h2>
+<h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {label_html(f)}</h2>
 <p class="say">{_sentence(f)}</p>{_name_note(f, pictures)}{_verdict_note(f, pictures)}
 {_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
 {_tiles(tiles)}
@@ -296,9 +229,15 @@ def _section(number: int, f: Finding, pictures: PagePictures) -> str:
 {verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
 <p class="meta">{counted(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
 pictures: {latents}</p>
-{_folded(evidence_html(f.evidence))}
+{told}{_folded(evidence_html(f.evidence))}
 <p class="meta"><a class="back" href="#glance">↑ all findings</a></p>
 </section>"""
+
+
+def _unit_and_bounds(column: Column, f: Finding) -> str:
+    value = column.value(f)
+    bounds = f", {span(value.low, value.high)}" if isinstance(value, Interval) else ""
+    return f"points{bounds}" if column.unit == "points" else ""
 
 
 def _folded(evidence: str) -> str:
