@@ -15,7 +15,7 @@ from clipattr_widgets.finding_views import evidence_of
 from clipattr_widgets.findings_state import FindingsState, list_columns
 
 EFFECT = Interval(0.05, 0.04, 0.06)
-FOUND = Finding("rose", (3, 9), "tulip", "companion", 0.8, EFFECT, EFFECT, 0.3, 0.1, 0.6, 0.9)
+FOUND = Finding("rose", (1234,), "tulip", "companion", 0.8, EFFECT, EFFECT, 0.3, 0.1, 0.6, 0.9)
 
 
 @pytest.mark.parametrize("listed", [True, False])
