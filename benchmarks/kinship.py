@@ -10,10 +10,8 @@ their texts, and how much of one word the evaluator sees in the other's pictures
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -64,25 +62,19 @@ def areas(world: Any, study: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument(
-        "--only", nargs="*", help="worlds; default those whose names hold `choose` and have a study"
-    )
-    arguments = parser.parse_args()
+    from sensitivity import parser_of_worlds, worlds_to_choose_on
+
+    arguments = parser_of_worlds(__doc__).parse_args()
     sys.modules["transformers"] = None  # type: ignore[assignment]
     import torch
     from results import write_results
-    from world_kit.families import names, open_world
+    from world_kit.families import open_world
     from world_kit.studying import open_form
 
     torch.set_num_threads(1)
-    ready = [name for name in names() if (arguments.out / "studies" / name / "plain" / "study.json").exists()]
+    ready = [name for name in worlds_to_choose_on(arguments.out) if "null" not in name]
     figures = {}
-    for name in arguments.only or [name for name in ready if "-choose-" in name and "null" not in name]:
+    for name in arguments.only or ready:
         world = open_world(name, arguments.photos)
         found = areas(world, open_form(arguments.out, name, "plain"))
         figures |= {f"{name}.{key}": value for key, value in found.items()}

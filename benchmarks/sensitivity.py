@@ -95,15 +95,29 @@ def measure(world: Any, out: Path, again: Sequence[str]) -> dict[str, tuple[int,
     return counts
 
 
-def main() -> None:
+def parser_of_worlds(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of a benchmark on worlds that have a study."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--photos", type=Path)
     parser.add_argument(
-        "--only", nargs="*", help="worlds; default all whose names hold `choose` and have a study"
+        "--only", nargs="*", help="worlds; default those whose names hold `choose` and have a study"
     )
+    return parser
+
+
+def worlds_to_choose_on(out: Path) -> list[str]:
+    """Worlds with a plain study on which constants are chosen."""
+    from world_kit.families import names
+
+    ready = [name for name in names() if (out / "studies" / name / "plain" / "study.json").exists()]
+    return [name for name in ready if "-choose-" in name]
+
+
+def main() -> None:
+    parser = parser_of_worlds(__doc__)
     parser.add_argument(
         "--again", nargs="*", default=[], help="constants for which everything is measured again"
     )
@@ -111,11 +125,10 @@ def main() -> None:
     sys.modules["transformers"] = None  # type: ignore[assignment]
     import torch
     from results import write_results
-    from world_kit.families import names, open_world
+    from world_kit.families import open_world
 
     torch.set_num_threads(1)
-    ready = [name for name in names() if (arguments.out / "studies" / name / "plain" / "study.json").exists()]
-    chosen = arguments.only or [name for name in ready if "-choose-" in name]
+    chosen = arguments.only or worlds_to_choose_on(arguments.out)
     pooled: dict[str, list[int]] = {}
     for name in chosen:
         for key, four in measure(open_world(name, arguments.photos), arguments.out, arguments.again).items():

@@ -15,7 +15,7 @@ import traitlets as T
 from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import LATENT_ORDERS, PICTURE_ORDERS, Browser
 from clipattr.studies.selections import Selections
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import PanelError, desk_of
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.previews import CHUNK, Previews
 from clipattr_widgets.text import plain, shown, signed
@@ -69,7 +69,7 @@ class BrowseState(WorkingState):
     opened = T.Int(0)
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
+        self.table = desk_of(study)
         self.start_worker(threaded)
         self.pager = Worker(threaded)  # apart, so that no page waits for an order or makes the status flicker
         self._wanted: set[int] = set()

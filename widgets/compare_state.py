@@ -14,7 +14,7 @@ from clipattr.attribution import EXPLAINING
 from clipattr.display.wording import counted, kind_word
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.bar_rows import factor_of, model_row, unit_name
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import Desk, PanelError, desk_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.model_names import told_apart
 from clipattr_widgets.pairing import Pairer
@@ -384,12 +384,8 @@ class CompareState(WorkingState):
 
 def _desks(studies: Any) -> list[Desk]:
     if isinstance(studies, Mapping):
-        return [_desk(study, str(name)) for name, study in studies.items()]
-    return [_desk(study, None) for study in studies]
-
-
-def _desk(study: Any, name: str | None) -> Desk:
-    return study if isinstance(study, Desk) else Desk(study, name)
+        return [desk_of(study, str(name)) for name, study in studies.items()]
+    return [desk_of(study) for study in studies]
 
 
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -376,3 +376,8 @@ def _next(hits: list[int], after: int) -> tuple[int, str]:
     """The first hit behind a place, wrapping round, and which of how many it is."""
     place = bisect_right(hits, after) % len(hits)
     return hits[place], f"{place + 1} of {len(hits):,}"
+
+
+def desk_of(study: Any, name: str | None = None) -> Desk:
+    """The desk of a study under this name; a desk is returned as it is."""
+    return study if isinstance(study, Desk) else Desk(study, name)

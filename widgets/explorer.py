@@ -18,7 +18,7 @@ from clipattr_widgets.opening import opened, picture_from_elsewhere
 from clipattr_widgets.pair_table import PairTable
 from clipattr_widgets.panel import Panel, prompt_fields, suggestions
 from clipattr_widgets.parts import BarList, Gallery, Overlay
-from clipattr_widgets.static import Static, bars_figure, explorer_html
+from clipattr_widgets.static import Static, bars_figure, explorer_html, score_title
 from clipattr_widgets.tabs import Tabs
 from clipattr_widgets.text import markup, shown
 
@@ -285,10 +285,7 @@ class ExplorerPanel(Panel):
     def _draw_score(self) -> None:
         state = self.state
         words = state.score_words()
-        title = f"similarity to {markup(state.prompt, 60)}"
-        if state.against:
-            title += f" rather than {markup(state.against, 60)}"
-        parts = [(title, f"{words['now']} <small>{words['unit']}</small>")]
+        parts = [(score_title(state), f"{words['now']} <small>{words['unit']}</small>")]
         if state.scales:
             said = in_words(state.scales, lambda latent: shown(state.table.card(latent).title, 30))
             parts.append((f"after · {markup(said, 120)}", words["after"]))

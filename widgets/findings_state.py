@@ -16,7 +16,7 @@ from clipattr.display.wording import span
 from clipattr.errors import ClipattrError
 from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import PanelError, desk_of
 from clipattr_widgets.finding_views import Looked, edited, evidence_of, look_at, prompt_rows
 from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
@@ -75,7 +75,7 @@ class FindingsState(WorkingState):
     def __init__(
         self, study: Any, findings: Sequence[Any] = (), *, threaded: bool | None = None, **chosen: Any
     ) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
+        self.table = desk_of(study)
         self.findings = list(findings)
         self.prompts = tuple(getattr(findings, "verdicts", ()))  # what the audit says of every prompt
         self.start_worker(threaded)

@@ -12,7 +12,7 @@ import traitlets as T
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.cards import Card
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import PanelError, desk_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
@@ -51,8 +51,7 @@ class LatentState(WorkingState):
     opened = T.Int(0)  # how often a word was chosen to be looked at as a prompt
 
     def __init__(self, study: Any, *, threaded: bool | None = None, **chosen: Any) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = self.table.collected
+        self.table = desk_of(study)
         self.start_worker(threaded)
         super().__init__(**chosen)
         self.observe(self._ask, ["latent"])
@@ -93,7 +92,7 @@ class LatentState(WorkingState):
         self._ask()
 
     def _ask(self, _: Any = None) -> None:
-        latent, desk, collection = self.latent, self.table, self.collection
+        latent, desk, collection = self.latent, self.table, self.table.collected
 
         def known() -> Any:
             values = collection.active_rows(latent)[1]
@@ -128,7 +127,7 @@ class LatentState(WorkingState):
         self.shelf = shelf
 
     def _shelf(self, latent: int, order: str, prompt: str, heat: bool) -> Shelf:
-        desk, collection = self.table, self.collection
+        desk, collection = self.table, self.table.collected
         name = desk.name_of(latent)
         if order == "use":
             target = desk.target(prompt)

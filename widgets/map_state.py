@@ -13,7 +13,7 @@ from clipattr.display.wording import counted, kind_word
 from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import PanelError, desk_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.map_places import Places, meaning_places, quality_places, spread, surprise_places
 from clipattr_widgets.opening import read_upload
@@ -77,8 +77,7 @@ class MapState(WorkingState):
     def __init__(
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = self.table.collected
+        self.table = desk_of(study)
         self.start_worker(threaded)
         self._found: dict[int, list[tuple[str, str]]] = {}
         super().__init__(**({"prompt": self._first_prompt(findings)} | chosen))
@@ -95,7 +94,7 @@ class MapState(WorkingState):
     def _first_prompt(self, findings: Any) -> str:
         for finding in findings or ():
             return str(finding.prompt)
-        texts = self.collection.texts
+        texts = self.table.collected.texts
         return texts[0] if texts else ""
 
     @T.validate("latent")

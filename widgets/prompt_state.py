@@ -12,7 +12,7 @@ import traitlets as T
 
 from clipattr.studies.collected import Reliances
 from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row, unit_name
-from clipattr_widgets.desk import Desk
+from clipattr_widgets.desk import Desk, desk_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
@@ -57,8 +57,7 @@ class PromptState(WorkingState):
     def __init__(
         self, study: Any, *, findings: Any = None, threaded: bool | None = None, **chosen: Any
     ) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
-        self.collection = self.table.collected
+        self.table = desk_of(study)
         self.start_worker(threaded)
         self.findings = list(findings or ())
         self.fits = np.zeros(0)
@@ -73,7 +72,7 @@ class PromptState(WorkingState):
         self._lay_out()
 
     def _ask(self, _: Any = None) -> None:
-        desk, collection, prompt, against = self.table, self.collection, self.prompt, self.against
+        desk, collection, prompt, against = self.table, self.table.collected, self.prompt, self.against
         reason = desk.browse_only
         if reason is not None:
             self.error = shown(reason, 600)

@@ -182,13 +182,16 @@ def table_html(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def score_title(state: Any) -> str:
+    """What the score of a panel is, as HTML: its prompt, and the prompt that it is compared with."""
+    against = f" rather than {markup(state.against, 60)}" if state.against else ""
+    return f"similarity to {markup(state.prompt, 60)}{against}"
+
+
 def explorer_html(state: "ExplorerState") -> str:
     """The explorer as it is now."""
     words = state.score_words()
-    title = f"similarity to {markup(state.prompt, 60)}"
-    if state.against:
-        title += f" rather than {markup(state.against, 60)}"
-    line = f"<b>{title}: {words['now']} {words['unit']}</b>"
+    line = f"<b>{score_title(state)}: {words['now']} {words['unit']}</b>"
     if state.scales:
         line += f" · after: <b>{words['after']}</b> ({words['change']})"
     if state.error:

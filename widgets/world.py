@@ -11,7 +11,14 @@ from clipattr_widgets.controls import labelled, takeaway
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import BarList, DataTable, Stage
-from clipattr_widgets.static import Static, bar_table, picture_html, plain_bars_figure, table_html
+from clipattr_widgets.static import (
+    Static,
+    bar_table,
+    picture_html,
+    plain_bars_figure,
+    score_title,
+    table_html,
+)
 from clipattr_widgets.text import markup, shown
 from clipattr_widgets.world_state import COLUMNS, N_COMPANIONS, WorldState, choices
 
@@ -106,11 +113,8 @@ class WorldPanel(Panel):
     def _draw_measured(self) -> None:
         state = self.state
         words = state.score_words()
-        title = f"similarity to {markup(state.prompt, 60)}"
-        if state.against:
-            title += f" rather than {markup(state.against, 60)}"
         cells = [
-            (title, f"{words['now']} <small>{words['unit']}</small>"),
+            (score_title(state), f"{words['now']} <small>{words['unit']}</small>"),
             ("since the last edit", words["change"]),
         ]
         if words["since"]:

@@ -17,7 +17,7 @@ from clipattr.attribution import EXPLAINING
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
 from clipattr_widgets.changes import MAX_UNDO
-from clipattr_widgets.desk import Desk, PanelError
+from clipattr_widgets.desk import Desk, PanelError, desk_of
 from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.measured import Measured
 from clipattr_widgets.text import plain, shown, signed
@@ -88,7 +88,7 @@ class WorldState(WorkingState):
     note = T.Unicode("")  # a remark on the picture that this began with
 
     def __init__(self, study: Any, *, picture: int = 0, threaded: bool | None = None, **chosen: Any) -> None:
-        self.table = study if isinstance(study, Desk) else Desk(study)
+        self.table = desk_of(study)
         self.start_worker(threaded)
         first = chosen.pop("scene", None) or scene_of(self.table, picture)
         self._begun = first  # the scene to go back to

@@ -173,7 +173,7 @@ def label_latents(
     >>> ca.label_latents(examples, pictures, words, empty, top=1).alignment_top
     tensor([[0.]])
     """
-    _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
+    _checked(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     means = mean_embeddings(examples, evaluator_embeddings)
     words, values = _best_words(
         len(means),
@@ -231,8 +231,7 @@ def label_by_evidence(
     weights 1 / log2(rank + 1), minus `correction` × log of the word's mean probability over random pictures. Only each
     latent's best 50 words by alignment are ranked. Arguments as for `label_latents`.
     """
-    _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
-    stored = torch.as_tensor(evaluator_embeddings)
+    stored = _checked(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     base = label_latents(
         examples,
         stored,
@@ -288,8 +287,7 @@ def label_by_contrast(
         middle: (n_latents, any) picture indices from the middle of each latent's range, -1 where none; see
             `examples.quantile_examples`. The other arguments are as for `label_latents`.
     """
-    _check(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
-    stored = torch.as_tensor(evaluator_embeddings)
+    stored = _checked(evaluator_embeddings, vocabulary_embeddings, empty_embedding)
     means = mean_embeddings(examples, stored)
     random = stored[_sample(len(stored), sample, seed)].float()
     spread = (random @ vocabulary_embeddings.T).std(0).clamp(min=1e-6)
@@ -342,10 +340,12 @@ def _sample(total: int, size: int, seed: int) -> Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:size].sort().values
 
 
-def _check(embeddings: Tensor | np.ndarray, text: Tensor, empty: Tensor) -> None:
+def _checked(embeddings: Tensor | np.ndarray, text: Tensor, empty: Tensor) -> Tensor:
+    """The embeddings of pictures as a tensor; DataError where their width is not that of the words."""
     widths = {int(embeddings.shape[-1]), int(text.shape[-1]), int(empty.shape[-1])}
     if len(widths) > 1 or empty.ndim != 1:
         raise DataError(
             "Pictures, words and the empty prompt must be embedded by one evaluator; got shapes "
             f"{tuple(embeddings.shape)}, {tuple(text.shape)} and {tuple(empty.shape)}."
         )
+    return torch.as_tensor(embeddings)

@@ -14,8 +14,8 @@ function render({ model, el }) {
   const scale = make("div", "clipattr-scale", { parent: rule });
   const unitLine = make("div", "clipattr-unit", { parent: rule });
   const empty = make("div", "clipattr-empty", { parent: root });
-  let lines = [];
-  let active = 0;
+  const walk = lineList(choose, (line) => line.row);
+  const { lines, move } = walk;
 
   function newLine(i) {
     const line = { row: make("div", "clipattr-bar-row", { parent: body, role: "row", "data-i": i }) };
@@ -33,11 +33,7 @@ function render({ model, el }) {
     line.activation = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
     line.fits = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
     line.alignment = make("span", "clipattr-number clipattr-dim", { parent: line.row, role: "gridcell" });
-    line.row.addEventListener("click", () => {
-      move(i, false);
-      choose(i);
-    });
-    line.row.addEventListener("focus", () => move(i, false));
+    walk.listen(line.row, i);
     line.switch.addEventListener("click", (event) => {
       event.stopPropagation();
       move(i, false);
@@ -48,11 +44,6 @@ function render({ model, el }) {
 
   const rows = () => model.get("rows");
   const isLatent = (row) => row && row.part === "latent";
-
-  function move(i, focus = true) {
-    active = Math.max(0, Math.min(lines.length - 1, i));
-    roving(lines.map((line) => line.row), active, focus);
-  }
 
   function choose(i) {
     const row = rows()[i];
@@ -75,17 +66,12 @@ function render({ model, el }) {
   }
 
   const actions = {
-    ArrowDown: () => move(active + 1),
-    ArrowUp: () => move(active - 1),
-    Home: () => move(0),
-    End: () => move(lines.length - 1),
-    Enter: () => choose(active),
-    " ": () => choose(active),
+    ...walk.keys,
     // What a key changes is chosen as well, so that the slider and the keys act on one latent.
-    a: () => (choose(active), toggle(active)),
-    "+": () => (choose(active), step(active, 0.25)),
-    "=": () => (choose(active), step(active, 0.25)),
-    "-": () => (choose(active), step(active, -0.25)),
+    a: () => (choose(walk.active), toggle(walk.active)),
+    "+": () => (choose(walk.active), step(walk.active, 0.25)),
+    "=": () => (choose(walk.active), step(walk.active, 0.25)),
+    "-": () => (choose(walk.active), step(walk.active, -0.25)),
     u: () => model.send({ kind: "undo" }),
     y: () => model.send({ kind: "redo" }),
   };
@@ -203,7 +189,7 @@ function render({ model, el }) {
     foot.hidden = !list.length;
     if (list.length) drawTicks(span, grid.value ?? "", broken);
     fitHead();
-    move(Math.min(active, Math.max(lines.length - 1, 0)), false);
+    move(Math.min(walk.active, Math.max(lines.length - 1, 0)), false);
     mark();
     root.dataset.gen = model.get("gen");
   }

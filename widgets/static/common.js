@@ -30,6 +30,33 @@ function roving(items, index, focus) {
   if (focus && items[index]) items[index].focus();
 }
 
+/** A list of lines with one tab stop: `lines`, which of them is `active`, `move(i, focus)`, and what its `keys` do.
+ *  `choose(i)` is what a click, Enter and the space bar do; `node` gives the element of a line. */
+function lineList(choose, node = (line) => line) {
+  const list = { lines: [], active: 0 };
+  list.move = (i, focus = true) => {
+    list.active = Math.max(0, Math.min(list.lines.length - 1, i));
+    roving(list.lines.map(node), list.active, focus);
+  };
+  list.keys = {
+    ArrowDown: () => list.move(list.active + 1),
+    ArrowUp: () => list.move(list.active - 1),
+    Home: () => list.move(0),
+    End: () => list.move(list.lines.length - 1),
+    Enter: () => choose(list.active),
+    " ": () => choose(list.active),
+  };
+  /** Makes line number `i` answer clicks and the focus. */
+  list.listen = (line, i) => {
+    line.addEventListener("click", () => {
+      list.move(i, false);
+      choose(i);
+    });
+    line.addEventListener("focus", () => list.move(i, false));
+  };
+  return list;
+}
+
 /** Subscribes to several traits and returns the function that ends it. */
 function listen(model, handlers) {
   for (const [event, handler] of Object.entries(handlers)) model.on(event, handler);
@@ -139,4 +166,27 @@ async function blobUrl(bytes, type) {
     return null;
   }
   return url;
+}
+
+/** The picture of a view, from the bytes of a trait: `next()` decodes them and gives their URL, or undefined where newer
+ *  bytes came meanwhile; `keep(url)` frees the one before; `end()` frees all. */
+function pictureOf(model, trait, root) {
+  let url = null;
+  let latest = 0;
+  const keep = (fresh) => {
+    if (url) URL.revokeObjectURL(url);
+    url = fresh;
+  };
+  return {
+    async next() {
+      root.dataset.drawing = ""; // until the picture is decoded
+      const turn = ++latest;
+      const fresh = await blobUrl(asBytes(model.get(trait)), "image/jpeg");
+      if (turn === latest) return fresh;
+      if (fresh) URL.revokeObjectURL(fresh);
+      return undefined;
+    },
+    keep,
+    end: () => (latest++, keep(null)),
+  };
 }

@@ -8,14 +8,13 @@ function render({ model, el }) {
   const head = make("tr", "", { parent: make("thead", "", { parent: table }) });
   const body = make("tbody", "", { parent: table });
   const empty = make("div", "clipattr-empty", { parent: root });
-  let lines = [];
-  let active = 0;
-
-  function move(i, focus = true) {
-    active = Math.max(0, Math.min(lines.length - 1, i));
-    roving(lines, active, focus);
-    if (focus) askMore(active > lines.length - 5);
-  }
+  const walk = lineList(choose);
+  const { lines, keys } = walk;
+  const move = walk.move;
+  walk.move = (i, focus = true) => {
+    move(i, focus);
+    if (focus) askMore(walk.active > lines.length - 5);
+  };
 
   let askedMore = -1; // the number of rows at which more were asked for
 
@@ -52,28 +51,16 @@ function render({ model, el }) {
 
   function newLine(i) {
     const line = make("tr", "", { parent: body, "data-i": i });
-    line.addEventListener("click", () => {
-      move(i, false);
-      choose(i);
-    });
-    line.addEventListener("focus", () => move(i, false));
+    walk.listen(line, i);
     return line;
   }
 
-  const keys = {
-    ArrowDown: () => move(active + 1),
-    ArrowUp: () => move(active - 1),
-    Home: () => move(0),
-    End: () => move(lines.length - 1),
-    Enter: () => choose(active),
-    " ": () => choose(active),
-  };
   body.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (model.get("letters").includes(event.key.toLowerCase())) {
       event.preventDefault();
       event.stopPropagation();
-      model.send({ kind: "key", key: event.key.toLowerCase(), id: rowAt(active) });
+      model.send({ kind: "key", key: event.key.toLowerCase(), id: rowAt(walk.active) });
       return;
     }
     if (!keys[event.key]) return;
@@ -137,7 +124,7 @@ function render({ model, el }) {
     });
     const chosen = rows.findIndex((row) => row.id === model.get("selected"));
     const inside = body.contains(document.activeElement);
-    move(chosen >= 0 ? chosen : Math.min(active, Math.max(rows.length - 1, 0)), inside);
+    walk.move(chosen >= 0 ? chosen : Math.min(walk.active, Math.max(rows.length - 1, 0)), inside);
     mark();
     root.dataset.gen = model.get("gen");
   }

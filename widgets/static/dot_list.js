@@ -30,27 +30,14 @@ function render({ model, el }) {
   const scale = make("div", "clipattr-scale", { parent: rule });
   const unit = make("div", "clipattr-unit", { parent: rule });
   const empty = make("div", "clipattr-empty", { parent: root });
-  let lines = [];
-  let active = 0;
-
-  function move(i, focus = true) {
-    active = Math.max(0, Math.min(lines.length - 1, i));
-    roving(lines, active, focus);
-  }
+  const walk = lineList(choose);
+  const { lines, keys, move } = walk;
 
   function choose(i) {
     model.set("selected", model.get("rows")[i].id);
     model.save_changes();
   }
 
-  const keys = {
-    ArrowDown: () => move(active + 1),
-    ArrowUp: () => move(active - 1),
-    Home: () => move(0),
-    End: () => move(lines.length - 1),
-    Enter: () => choose(active),
-    " ": () => choose(active),
-  };
   body.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
     event.preventDefault();
@@ -80,7 +67,7 @@ function render({ model, el }) {
     unit.textContent = model.get("axis");
     if (rows.length) drawScale(scale, { low: low - (4 / 92) * span, span: span / 0.92, first: low, last: high });
     body.replaceChildren();
-    lines = rows.map((row, i) => {
+    const made = rows.map((row, i) => {
       const line = make("div", "clipattr-dots-row", { parent: body, role: "row", "data-id": row.id });
       line.setAttribute("aria-label", row.spoken);
       line.title = row.tip ?? "";
@@ -101,14 +88,11 @@ function render({ model, el }) {
         track.append(mark);
       });
       for (const text of row.texts) make("span", "clipattr-number", { parent: line, role: "gridcell", text });
-      line.addEventListener("click", () => {
-        move(i, false);
-        choose(i);
-      });
-      line.addEventListener("focus", () => move(i, false));
+      walk.listen(line, i);
       return line;
     });
-    move(Math.min(active, Math.max(rows.length - 1, 0)), false);
+    lines.splice(0, lines.length, ...made);
+    move(Math.min(walk.active, Math.max(rows.length - 1, 0)), false);
     mark();
     root.dataset.gen = model.get("gen");
   }

@@ -10,8 +10,7 @@ function render({ model, el }) {
   root.append(tools.row);
   let thumbs = [];
   let active = 0;
-  let url = null;
-  let latest = 0;
+  const shown = pictureOf(model, "sprite", root);
 
   function newThumb(i) {
     const thumb = { button: make("button", "clipattr-thumb", { parent: grid, type: "button", role: "option", "data-i": i }) };
@@ -54,17 +53,10 @@ function render({ model, el }) {
   });
 
   async function draw() {
-    const turn = ++latest;
-    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
     const heat = asBytes(model.get("heat"));
-    const fresh = await blobUrl(asBytes(model.get("sprite")), "image/jpeg");
-    if (turn !== latest) {
-      if (fresh) URL.revokeObjectURL(fresh);
-      return;
-    }
-    const old = url;
-    url = fresh;
+    const url = await shown.next();
+    if (url === undefined) return;
     grid.setAttribute("aria-label", model.get("title"));
     heading.textContent = meta.n ? model.get("title") : "";
     empty.textContent = meta.n ? "" : model.get("empty_text");
@@ -93,7 +85,7 @@ function render({ model, el }) {
     tools.row.hidden = !meta.heat || !meta.n;
     move(Math.min(active, Math.max(meta.n - 1, 0)), false);
     mark();
-    if (old) URL.revokeObjectURL(old);
+    shown.keep(url);
     root.dataset.gen = meta.gen;
     delete root.dataset.drawing;
   }
@@ -111,8 +103,7 @@ function render({ model, el }) {
   tools.attach(root);
   return () => {
     stop();
-    latest++;
-    if (url) URL.revokeObjectURL(url);
+    shown.end();
   };
 }
 

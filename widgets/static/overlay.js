@@ -16,22 +16,15 @@ function render({ model, el }) {
   const tools = heatSlider(model);
   root.append(tools.row);
   root.addEventListener("keydown", (event) => event.stopPropagation());
-  let url = null;
-  let latest = 0;
+  const shown = pictureOf(model, "picture", root);
   let heated = false; // its slider keeps its room from the first heat map on: nothing below may jump
 
   async function draw() {
-    const turn = ++latest;
-    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
     const heat = asBytes(model.get("heat"));
-    const fresh = await blobUrl(asBytes(model.get("picture")), "image/jpeg");
-    if (turn !== latest) {
-      if (fresh) URL.revokeObjectURL(fresh);
-      return;
-    }
-    if (url) URL.revokeObjectURL(url);
-    url = fresh;
+    const url = await shown.next();
+    if (url === undefined) return;
+    shown.keep(url);
     image.hidden = !url;
     if (url) image.src = url;
     image.alt = meta.alt;
@@ -59,8 +52,7 @@ function render({ model, el }) {
   tools.attach(root);
   return () => {
     stop();
-    latest++;
-    if (url) URL.revokeObjectURL(url);
+    shown.end();
   };
 }
 

@@ -10,8 +10,7 @@ function render({ model, el }) {
   let drag = null;
   let waiting = null; // the newest move that has not been sent
   let sent = false;
-  let url = null;
-  let latest = 0;
+  const shown = pictureOf(model, "picture", root);
 
   const pixel = () => model.get("meta").width / board.clientWidth; // pixels of the picture per CSS pixel
 
@@ -53,16 +52,10 @@ function render({ model, el }) {
   }
 
   async function draw() {
-    const turn = ++latest;
-    root.dataset.drawing = ""; // until the picture is decoded
     const meta = model.get("meta");
-    const fresh = await blobUrl(asBytes(model.get("picture")), "image/jpeg");
-    if (turn !== latest) {
-      if (fresh) URL.revokeObjectURL(fresh);
-      return;
-    }
-    if (url) URL.revokeObjectURL(url);
-    url = fresh;
+    const url = await shown.next();
+    if (url === undefined) return;
+    shown.keep(url);
     if (url) image.src = url;
     image.alt = meta.alt;
     board.style.width = `${meta.shown}px`;
@@ -88,8 +81,7 @@ function render({ model, el }) {
   const stop = listen(model, { "change:meta": draw });
   return () => {
     stop();
-    latest++;
-    if (url) URL.revokeObjectURL(url);
+    shown.end();
   };
 }
 
