@@ -59,7 +59,7 @@ def main() -> None:
         cases = cases_of(
             world, arguments.out, arguments.photos, 20 if arguments.quick else 100, arguments.store
         )
-        setting = Setting(world, arguments.out)
+        setting = Setting(world, arguments.out, cases)
         for case in cases:
             rows.append(measured(setting, case))
             told(rows[-1])

@@ -7,6 +7,7 @@ repair does not have: which test pictures show the cause, or their contents. Sta
     bias        the bias alone fitted again, on the same pictures with the concept put in and taken out
     orthogonal  the concept's direction projected out of the prompt's text embedding, nothing else (orth. projection)
     gloss       the mean of wordings of the prompt with glosses, templates and without, in the prompt's place
+    joint_*     the prompts of all the world's cases repaired at once, by a method of `ca.repair`
     suppress    the family's latents taken out in the image tower, for every class (latent suppression)
     embedding   the concept's direction projected out of every picture's embedding
     shifted     limit: the cause's true mean shift taken from exactly the pictures that show it
@@ -15,7 +16,7 @@ repair does not have: which test pictures show the cause, or their contents. Sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +34,15 @@ from clipattr.discovery.repair.methods import KEPT, METHODS, Task, best, task_of
 from clipattr.discovery.repair.refit import refitted
 from clipattr.discovery.repair.removals import Removal
 from clipattr.discovery.repair.repair import STRENGTH
+from clipattr.discovery.repair.rows import changed_rows
 from clipattr.discovery.repair.side import wordings
 
 
 class Setting:
-    """A study, its classifier of all labels, the pictures to learn from, and its held-out pictures."""
+    """A study, its classifier of all labels, the pictures to learn from and held-out ones, and the world's cases."""
 
-    def __init__(self, world: str, out: Path | None) -> None:
+    def __init__(self, world: str, out: Path | None, cases: Sequence[Case] = ()) -> None:
+        self.cases, self._together = cases, dict[str, ca.Probe]()
         self.study, names = open_case_study(world, out)
         self.before = ca.Probe.of_prompts(self.study.model, names)
         self.pictures = learning_pictures(self.study)
@@ -54,6 +57,16 @@ class Setting:
         assert finding is not None
         removal = Removal(case.prompt, tuple(finding.latents), finding.label, finding.kind)
         return task_of(self.study, [removal], self.pictures, self.before, STRENGTH, self.classes)
+
+    def together(self, how: str) -> ca.Probe:
+        """The classifier with the prompts of all cases repaired at once."""
+        if how not in self._together:
+            asked = [(case.prompt, case.asked) for case in self.cases if case.asked is not None]
+            removals = [Removal(p, tuple(f.latents), f.label, f.kind) for p, f in asked]
+            unique = list(dict.fromkeys(removals))
+            made = changed_rows(self.study, unique, self.pictures, self.before, STRENGTH, how)
+            self._together[how] = made
+        return self._together[how]
 
 
 Logits = Callable[[Encoded], Tensor]
@@ -74,6 +87,10 @@ def _method(name: str) -> Way:
         return _row(setting, task, *METHODS[name](task))
 
     return way
+
+
+def _jointly(name: str) -> Way:
+    return lambda setting, case, task: lambda pictures: setting.together(name).logits(pictures.embeddings)
 
 
 def _measured(setting: Setting, case: Case, task: Task) -> Logits:
@@ -173,6 +190,7 @@ def _drawn(setting: Setting, case: Case, task: Task) -> Logits:
     return logits
 
 
+JOINT = ("erased", "sharpened")
 OURS: dict[str, Way] = {**{name: _method(name) for name in METHODS}, "measured": _measured}
 LIMITS: dict[str, Way] = {"shifted": _shifted, "drawn": _drawn}
 WAYS: dict[str, Way] = {
@@ -183,5 +201,6 @@ WAYS: dict[str, Way] = {
     "gloss": _gloss,
     "suppress": _suppress,
     "embedding": _embedding,
+    **{f"joint_{name}": _jointly(name) for name in JOINT},
     **LIMITS,
 }

@@ -1,5 +1,7 @@
 """Methods of repair: the refit against a general optimiser, the choice among methods, and the side of a finding."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,7 @@ from clipattr.discovery.repair.methods import (
 )
 from clipattr.discovery.repair.refit import refitted
 from clipattr.discovery.repair.removals import Removal
+from clipattr.discovery.repair.rows import _fade, crossed
 from clipattr.errors import StudyError, TargetError
 from clipattr.statistics import Interval, auc
 
@@ -199,6 +202,28 @@ def test_the_default_is_erased_for_prompts_and_a_projection_where_there_is_no_ro
 def test_a_method_of_rows_is_refused_for_the_whole_model(study, latents):
     with pytest.raises(TargetError, match="scope='model' takes how='project'"):
         ca.repair(study, latents, how="refit", scope="model")
+
+
+def test_crossed_logits_come_from_the_other_half():
+    made = task()
+    found = crossed(made, "refit")
+    for here, there in ((0, 1), (1, 0)):
+        row, bias = METHODS["refit"](made.of(torch.arange(here, len(made.embeddings), 2)))
+        torch.testing.assert_close(found[there::2], (made.embeddings @ row + bias)[there::2])
+
+
+def test_several_rows_step_back_to_a_softer_method_before_they_are_given_up(monkeypatch):
+    made = task()
+    tasks = {number: replace(made, number=number, own=made.classes == number) for number in (0, 1)}
+    monkeypatch.setitem(METHODS, "sharpened", lambda given: (torch.zeros(8), torch.tensor(50.0)))
+    rows = {number: METHODS["sharpened"](given) for number, given in tasks.items()}
+    faded, told = _fade(tasks, dict.fromkeys(tasks, "sharpened"), rows, made.classes)
+    assert told["of"] == ["sharpened"] and told["to"] == ["erased"] and told["strength"] < 0.2
+    for number, given in tasks.items():
+        far, near = rows[number], METHODS["erased"](given)
+        torch.testing.assert_close(faded[number][0], torch.lerp(near[0], far[0], told["strength"]))
+        level = torch.lerp(near[1], far[1], told["strength"]) + told["shifts"][number]
+        torch.testing.assert_close(faded[number][1], level)
 
 
 # the side of a finding

@@ -1,7 +1,8 @@
 """Methods: how one class's weights are changed so that they rely less on a concept, and which method is best here.
 
 Owns the list of methods and the choice among them on pictures that were not used to fit. To add one: a function of a
-`Task` in `METHODS`. Ignores results and how they are exported (`repair.py`). Start at `changed_rows`.
+`Task` in `METHODS`. Ignores how several classes are repaired at once (`rows.py`), results and how they are exported
+(`repair.py`). Start at `METHODS`; `task_of` makes what they take.
 
     project   the concept's direction, the slope of the embedding on its presence, is taken out of the class's weights.
     latents   the directions of the family's latents are taken out instead (after S&P TopK, arXiv:2509.10809, which
@@ -31,7 +32,7 @@ from clipattr.attribution.tail_algebra import TailAlgebra
 from clipattr.discovery.audit.text_insertion import shifts
 from clipattr.discovery.encoded import Encoded, summed_codes
 from clipattr.discovery.probes.probe import Probe
-from clipattr.discovery.repair.directions import embeddings_without, factors_of, own_pictures, sharpened
+from clipattr.discovery.repair.directions import embeddings_without, factors_of, sharpened
 from clipattr.discovery.repair.erasure import (
     Factors,
     erased,
@@ -198,40 +199,6 @@ METHODS: dict[str, Callable[[Task], tuple[Tensor, Tensor]]] = {
     "erased": _erased,
     "sharpened": _sharpened,
 }
-
-
-def changed_rows(
-    study: Study,
-    removals: Sequence[Removal],
-    pictures: Encoded,
-    before: Probe,
-    strength: float,
-    how: str,
-    on_prompt: Callable[[int, int], None] | None = None,
-) -> Probe:
-    """The classifier with the rows of the removals' prompts changed by a method; `about` says which was taken."""
-    on_prompt = on_prompt or (lambda done, of: None)
-    classes = own_pictures(study, pictures, before.names)
-    weights, bias = before.weights.clone(), before.bias.clone()
-    taken: dict[str, Any] = {}
-    prompts = list(dict.fromkeys(removal.prompt for removal in removals))
-    on_prompt(0, len(prompts))
-    for done, prompt in enumerate(prompts, 1):
-        assert prompt is not None
-        number = before.index(prompt)
-        some = [removal for removal in removals if removal.prompt == prompt]
-        task = task_of(study, some, pictures, before, strength, classes)
-        chosen = best(task) if how == MEASURED else how
-        if chosen != KEPT:
-            weights[number], bias[number] = METHODS[chosen](task)
-        taken[prompt] = chosen
-        on_prompt(done, len(prompts))
-    about = {
-        "kind": "repair", "how": how, "taken": taken, "strength": strength, "of": dict(before.about),
-        "what": "the rows of these classes are changed and their biases refitted; all other rows are as they were",
-        "removed": [{"class": r.prompt, "latents": list(r.latents), "label": r.label} for r in removals],
-    }  # fmt: skip
-    return Probe(before.names, weights, bias, study.model.weights_hash, about)
 
 
 def task_of(

@@ -37,8 +37,9 @@ from clipattr.discovery.repair.directions import (
     own_pictures,
 )
 from clipattr.discovery.repair.evaluation import BeforeAfter, before_after
-from clipattr.discovery.repair.methods import MEASURED, METHODS, changed_rows
+from clipattr.discovery.repair.methods import MEASURED, METHODS
 from clipattr.discovery.repair.removals import Removal, removals_of
+from clipattr.discovery.repair.rows import changed_rows
 from clipattr.display.wording import counted
 from clipattr.errors import StudyError, TargetError
 from clipattr.storage.documents import write_json
@@ -287,7 +288,8 @@ def repair(
 ) -> Repair:
     """Remove unexpected reliances from a model or a classifier.
 
-    All pictures labelled with a prompt count as its own, also those of another sense of its word.
+    All pictures labelled with a prompt count as its own, also those of another sense of its word. Several prompts go
+    together only as far as all of them cost a point of accuracy or less (`rows.py`; `classifier().about["together"]`).
 
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
