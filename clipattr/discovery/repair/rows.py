@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 JOINT_LOSS = 0.01
 SOFTER = {"sharpened": "erased"}  # methods whose rows cost less, taken before the rows as they were
 STRENGTHS = tuple(step / 10 for step in range(9, -1, -1))  # common strengths tried below 1, strongest first
-PATHS = tuple(step / 10 for step in range(1, 11))  # fractions of the way to the likeliest biases, in order
+PATHS = tuple(step / 10 for step in range(1, 11))  # fractions of the likeliest shifts, in order
 RIDGE = 1e-3  # weight of squared shifts (logits²) beside the mean log-loss; enough for a unique minimum
 STEPS, LONGEST = 50, 2.0  # Newton steps, and the largest change of a bias in one of them, logits
 SMALL = 1e-8  # change of biases at which they end
@@ -87,7 +87,7 @@ def _fade(
     """Several changed rows as far as the joint choice lets them go, and what was chosen.
 
     Returns:
-        the rows. What was chosen: "strength" (share of the way from the methods "to" to the methods "of"; "none" are
+        the rows. What was chosen: "strength" (fraction, 0: the methods "to", 1: the methods "of"; "none" are
         the rows as they were), and "shifts" of the biases, in logits.
     """
     numbers, first = torch.tensor(list(tasks)), next(iter(tasks.values()))
