@@ -52,7 +52,7 @@ def commands():
 def test_a_command_is_one_that_the_parser_takes(line):
     words = shlex.split(line)[1:]
     if "VERB" in words or "--completion" in words:
-        return  # speaks of any verb; of none
+        return  # about any verb; about none
     assert parser().parse_args(words).verb == words[0]
 
 

@@ -1,4 +1,4 @@
-"""Maps of the bundled study's latents lie on the things they are named after, as drawn."""
+"""Maps of the bundled study's latents lie on the objects they are named after, as drawn."""
 
 import importlib.util
 from pathlib import Path

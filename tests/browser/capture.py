@@ -2,7 +2,7 @@
 
     python tests/browser/capture.py notebooks/pictures/panels.webp [--study picture-world] [--stills notebooks/pictures]
 
-Every picture bears the hash of the study's dictionary, so that a test can tell whether it is of the bundled study.
+Every picture carries the hash of the study's dictionary, so that a test knows whether it shows the bundled study.
 
 Opens the study's panels in Voila and a headless Chromium, clicks through them as a person would, and writes one
 animated WebP (or GIF, by the suffix). `--stills FOLDER` writes `explorer.png` (light) and `map.png` (dark) as well.

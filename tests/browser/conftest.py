@@ -25,7 +25,7 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-# A machine that does other things as well may need more.
+# A machine with other work may need more.
 TIMEOUT_MS = 1000 * int(os.environ.get("CLIPATTR_BROWSER_SECONDS", "180"))
 
 
@@ -405,7 +405,7 @@ class Page:
         self.page.wait_for_function(SETTLED)
 
     def after(self, selector, act, key="gen"):
-        """Do something and wait until a part that was at rest has drawn anew, and all is at rest again."""
+        """Do something and wait until a part that was at rest has drawn again, and all is at rest again."""
         self.settle()
         before = self.page.locator(selector).first.get_attribute(f"data-{key}")
         act()

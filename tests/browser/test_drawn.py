@@ -212,7 +212,7 @@ def map_panel():
     panel.close()
 
 
-def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_bear_names(
+def test_what_is_chosen_on_the_map_stays_marked_and_counted_and_outliers_have_names(
     map_panel, draw, screenshots
 ):
     page = draw(map_panel.scatter)

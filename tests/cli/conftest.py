@@ -33,7 +33,7 @@ def finding():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """A scenes file of 48 pictures of four things, one in four held out."""
+    """A scenes file of 48 pictures of four objects, one in four held out."""
     from clipattr_data.scene import Scene
 
     file = tmp_path_factory.mktemp("scenes") / "scenes.jsonl"

@@ -71,7 +71,7 @@ def test_two_signs_make_a_melanoma_and_one_does_not():
         assert Lesion(signs, ARTEFACTS).main == MALIGNANT
 
 
-def test_a_lesion_survives_the_way_through_json_and_is_told_from_a_scene():
+def test_a_lesion_survives_json_and_is_distinguished_from_a_scene():
     for index in range(20):
         lesion = WORLD.scene(index)
         assert read_scene(lesion.to_json()) == lesion

@@ -1,4 +1,4 @@
-"""Publishers' formats written anew: a file of each, and its forward pass in float64 numpy from the file's own content.
+"""Publishers' formats written again: a file of each, and its forward pass in float64 numpy from the file's own content.
 
 Each case holds tensors, settings and keywords, and a function that computes codes, reconstruction and site from them
 as the publisher's code does, or raises where that code would refuse the file. The functions take whatever tensors and

@@ -1,4 +1,4 @@
-"""Sparse codes: both layouts say the same thing as the dense matrix."""
+"""Sparse codes: both layouts hold the values of the dense matrix."""
 
 import pytest
 import torch

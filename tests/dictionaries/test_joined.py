@@ -17,20 +17,20 @@ from clipattr.dictionaries.joined import (
 )
 from clipattr.errors import DictionaryError
 
-WIDTH, THINGS, NOISE, ROWS = 24, 8, 6, 600
+WIDTH, OBJECTS, NOISE, ROWS = 24, 8, 6, 600
 
 
 def world(seed=0):
-    """Activations of pictures that show one or two of eight things; words of these and of what activations ignore."""
+    """Activations of pictures that show one or two of eight objects; words of these and of what activations ignore."""
     generator = torch.Generator().manual_seed(seed)
-    shows = torch.zeros(ROWS, THINGS + NOISE)
-    for first in (0, THINGS):  # a thing, and independently of it something that leaves no trace
-        number = torch.randint(0, THINGS if first == 0 else NOISE, (ROWS,), generator=generator)
+    shows = torch.zeros(ROWS, OBJECTS + NOISE)
+    for first in (0, OBJECTS):  # an object, and independently of it something that leaves no trace
+        number = torch.randint(0, OBJECTS if first == 0 else NOISE, (ROWS,), generator=generator)
         shows[torch.arange(ROWS), first + number] = 1
-    acts = shows[:, :THINGS] @ torch.randn(THINGS, WIDTH, generator=generator) + 2
+    acts = shows[:, :OBJECTS] @ torch.randn(OBJECTS, WIDTH, generator=generator) + 2
     acts += 0.1 * torch.randn(ROWS, WIDTH, generator=generator)
-    words = torch.eye(THINGS + NOISE)
-    names = [f"thing {i}" for i in range(THINGS)] + [f"nothing {i}" for i in range(NOISE)]
+    words = torch.eye(OBJECTS + NOISE)
+    names = [f"thing {i}" for i in range(OBJECTS)] + [f"nothing {i}" for i in range(NOISE)]
     return acts, shows + 0.01 * torch.randn(shows.shape, generator=generator), words, names, shows
 
 
@@ -41,17 +41,17 @@ def made():
 
 
 def test_words_that_activations_ignore_get_no_latent(made):
-    assert made.info["named"] == [f"thing {i}" for i in range(THINGS)]
-    assert made.sizes == [THINGS, 32] and made.active == [AT_ONCE, 2]
+    assert made.info["named"] == [f"thing {i}" for i in range(OBJECTS)]
+    assert made.sizes == [OBJECTS, 32] and made.active == [AT_ONCE, 2]
 
 
-def test_each_named_latent_follows_its_thing(made):
+def test_each_named_latent_follows_its_object(made):
     acts, _, _, _, shows = world()
-    codes = made.encode(acts).to_dense()[:, :THINGS]
-    things = shows[:, :THINGS]
+    codes = made.encode(acts).to_dense()[:, :OBJECTS]
+    things = shows[:, :OBJECTS]
     assert (codes.argmax(1) == things.argmax(1)).float().mean() > 0.98
-    # Named and trained latents share a thing; named ones have a part of it.
-    for thing in range(THINGS):
+    # Named and trained latents share an object; named ones have a part of it.
+    for thing in range(OBJECTS):
         there = things[:, thing] > 0
         adds = acts[there].mean(0) - acts.mean(0)
         assert float(made.decoder[thing] @ adds) > 0.5 * float(adds.norm())
@@ -65,7 +65,9 @@ def test_the_whole_is_one_dictionary(made, tmp_path):
     made.save(tmp_path / "joined")
     again = load_dictionary(tmp_path / "joined")
     assert again.hash == made.hash and again.info["named"] == made.info["named"]
-    assert told_joined(again)[0].startswith(f"joined: {THINGS} named latents for the {THINGS + NOISE} words")
+    assert told_joined(again)[0].startswith(
+        f"joined: {OBJECTS} named latents for the {OBJECTS + NOISE} words"
+    )
 
 
 def test_a_word_may_be_active_in_twice_as_many_rows_as_show_it():
@@ -100,11 +102,11 @@ def test_directions_are_the_ridge_regression_of_activations_on_codes():
     torch.testing.assert_close(remade.mean(0), acts.double().mean(0), atol=1e-4, rtol=1e-4)
 
 
-def test_names_of_one_thing_share_a_latent():
+def test_names_of_one_object_share_a_latent():
     acts, seen, words, names, _ = world()
     twice = torch.cat([words, words[:2] + 0.01])
     made = readings(acts, seen, twice, [*names, "a thing 0", "thing one"])[0]
-    assert made == list(range(THINGS))  # the shortest, then the first in order of the alphabet
+    assert made == list(range(OBJECTS))  # the shortest, then the first in order of the alphabet
 
 
 def test_without_a_word_that_activations_hold_it_is_trained_alone():

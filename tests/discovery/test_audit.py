@@ -29,7 +29,7 @@ def ready():
 
 @pytest.fixture(scope="module")
 def watermarked(ready):
-    """The family through which a watermark speaks for trumpets, and its evidence."""
+    """The family through which a watermark raises the score of trumpets, and its evidence."""
     subject = Subject.of(ready.base, Prompt("trumpet"))
     candidates = candidates_of(ready.base, subject, Tables.of(ready.base))
     families = families_of(ready.base, subject, candidates)
@@ -41,7 +41,7 @@ def test_the_contrast_is_taken_against_the_study_s_words(ready):
     study, base = ready.base.study, ready.base
     subject = Subject.of(base, Prompt("trumpet"))
     words = [study.vocabulary.prompts[number] for number in sorted(set(base.concepts.stands.tolist()))]
-    text = study.model.encode_text(["trumpet", *words])  # a thing with two names counts once
+    text = study.model.encode_text(["trumpet", *words])  # an object with two names counts once
     rows = base.finding.rows[:20]
     acts = torch.from_numpy(study.activations[rows].astype("float32"))
     slow = ca.continue_from(study.model, study.site, acts) @ (text[0] - text[1:].mean(0))
@@ -187,7 +187,12 @@ def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
             {"causal_effect": span(0.015), "beside": span(-0.05)},
             Reason.WEAK,
         ),  # one denies it
-        (False, Route.WORD, {"causal_effect": span(0.005)}, Reason.HOLDS),  # the thing itself proves it
+        (
+            False,
+            Route.WORD,
+            {"causal_effect": span(0.005)},
+            Reason.HOLDS,
+        ),  # the effect of the concept proves it
         (False, Route.WORD, {"causal_effect": span(-0.05)}, Reason.WEAK),
         (False, Route.WORD, {"kept": 0.9}, Reason.NOT_ITS_OWN),
         (False, Route.WORD, {"difference": span(0.15)}, Reason.ABSENT),
@@ -200,7 +205,7 @@ def family(latents=(1, 2, 3), label="lemon", route=Route.WORD, instead=False):
         (True, Route.PART, {"thing": span(0.01)}, Reason.NO_LEVEL),
     ],
 )
-def test_evidence_is_held_against_the_settings(instead, route, changes, reason):
+def test_evidence_is_compared_with_the_settings(instead, route, changes, reason):
     evidence = dataclasses.replace(EVIDENCE, **changes)
     assert judge(family(route=route, instead=instead), evidence, 0.5, Settings()).reason is reason
     assert judge(family(), None, 0.5, Settings()).reason is Reason.FEW
@@ -318,7 +323,9 @@ def test_doubts_name_latents_of_another_label_of_the_prompt_and_pictures_without
     )
 
 
-def test_levels_are_differences_of_mean_scores_between_pictures_the_evaluator_tells_apart(ready, watermarked):
+def test_levels_are_differences_of_mean_scores_between_pictures_that_the_evaluator_separates(
+    ready, watermarked
+):
     base, (subject, _, _) = ready.base, watermarked
     told = levels_of(base, subject)
     for name, levels in list(told.words.items())[::7]:

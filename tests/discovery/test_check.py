@@ -20,7 +20,7 @@ THINGS = ("rabbit", "eagle", "rose", "tiger")
 
 @pytest.fixture(scope="module")
 def pictures():
-    """48 scenes of four things, a copy, and a picture of another world."""
+    """48 scenes of four objects, a copy, and a picture of another world."""
     from clipattr_data.scene import Scene
 
     made = [Scene(main=THINGS[n % 4], seed=n).picture() for n in range(48)]
@@ -88,7 +88,7 @@ def test_a_text_tower_that_does_not_belong_is_bad(models, pictures, monkeypatch)
     )
 
 
-def test_words_that_a_model_cannot_tell_apart_are_counted(models, pictures):
+def test_words_that_a_model_cannot_distinguish_are_counted(models, pictures):
     words = ["rabbit", "eagle", "xqzt", "vwkj"]  # two unknown ones read the same
     line = ca.check(models[0], pictures, vocabulary=words, evaluator=models[1], seconds=0)["words"]
     assert line.outcome == "look" and line.figures["not_told_apart"] == 2 and "xqzt" in line.text

@@ -19,7 +19,7 @@ from clipattr.statistics import auc
 from clipattr.statistics import mean_interval as interval
 
 NOTHING = torch.zeros(3)
-# Words: a thing, a mark, a place.
+# Words: an object, a mark, a place.
 ROLES = Roles(
     {"mark": torch.tensor([0.0, 0.9, 0.0]), "text": NOTHING, "place": torch.tensor([0.0, 0.0, 0.9])}
 )

@@ -1,4 +1,4 @@
-"""Occluding pictures: against what is left of latents when the thing is truly taken out and the picture drawn again."""
+"""Occlusion: what it leaves of latents is what remains when the object is removed and the picture rendered again."""
 
 import numpy as np
 import pytest
@@ -44,14 +44,14 @@ def looked(codes, stays):
     )
 
 
-def test_a_window_must_take_the_thing_and_leave_the_prompt():
+def test_a_window_must_hide_the_concept_and_leave_the_prompt():
     unknown = [float("nan")] * 6
     some = looked(np.zeros((20, 1)), [[1.0, 0.2, 0.9, *unknown], [0.3, 0.1, 0.2, *unknown]])
     lost = torch.tensor([[0.5, 0.9, 0.6, *unknown], [0.9, 0.9, 0.9, *unknown]])
     assert some.places(lost, Settings()) == [2, None]
 
 
-def test_latents_that_carry_the_prompt_and_fall_silent_by_hand():
+def test_latents_that_raise_the_prompt_and_become_inactive_by_hand():
     codes = np.zeros((20, 4))
     codes[[0, 10]] = [4.0, 2.0, 6.0, 1.0]  # both unaltered
     codes[1 + 2], codes[11 + 5] = [1.0, 2.0, 0.0, 0.0], [1.0, 2.0, 2.0, 0.0]  # the windows that were chosen
@@ -71,7 +71,7 @@ def base():
     return Base.of(ca.open_study("picture-world-b"))
 
 
-def test_what_occlusion_leaves_is_what_drawing_again_without_the_thing_leaves(base):
+def test_what_occlusion_leaves_is_what_rendering_without_the_object_leaves(base):
     world, study = World.open("picture-world-b"), base.study
     tables, estimated, true = Tables.of(base), [], []
     for plant in [plant for plant in world.plants if plant.kind == "companion"]:

@@ -69,7 +69,7 @@ def test_others_take_the_place_of_pictures_that_cannot_be_opened(monkeypatch):
     assert opener.gone == {str(row): "no such file" for row in range(TRIED * 3)}
 
 
-def test_pictures_that_never_were_and_pictures_that_vanished_are_told_apart(tmp_path):
+def test_pictures_that_never_were_and_pictures_that_vanished_are_distinguished(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(b"")
     images = Images(FileSource([tmp_path / "a.png", tmp_path / "c.png", tmp_path]), ["a", "c", "none"])

@@ -55,7 +55,7 @@ def test_every_form_of_a_mark_is_shown_and_what_is_merely_alike_is_not():
     noise = 0.02 * torch.randn(400, 8, generator=generator)
     weights = torch.zeros(400, 2)
     weights[:30, 0], weights[30:60, 0] = 1.0, 0.62  # two forms of one mark
-    weights[60:100, 1] = 1.0  # a thing, and what is more or less like it
+    weights[60:100, 1] = 1.0  # a concept, and what is more or less like it
     weights[100:200, 1] = torch.linspace(0.7, 0.2, 100)
     rest = (1 - weights.square().sum(1)).clamp_min(0).sqrt()
     pictures = weights @ torch.stack([mark, thing]) + rest[:, None] * torch.eye(8)[7] + noise

@@ -19,8 +19,8 @@ from clipattr_data.lesion_world import LesionWorld
 from clipattr_data.robustness import material
 
 
-def things(n=400):
-    """Three classes; thing 0 moves the margin by 2 and often comes with 1, which moves it by 5; 2 does nothing."""
+def concepts_and_margins(n=400):
+    """Three classes; concept 0 moves the margin by 2 and often comes with 1, which moves it by 5; 2 does nothing."""
     rng = np.random.default_rng(3)
     classes = np.arange(n) % 3
     first = rng.random(n) < np.array([0.7, 0.2, 0.4])[classes]
@@ -30,8 +30,8 @@ def things(n=400):
     return tuple(torch.from_numpy(part) for part in (margin, classes, there.astype(float)))
 
 
-def test_a_comparison_is_least_squares_with_class_and_company_held_equal():
-    margin, classes, there = things()
+def test_a_comparison_is_least_squares_with_class_and_co_occurrence_held_equal():
+    margin, classes, there = concepts_and_margins()
     found = comparison(margin, classes, there[:, 0], there)
     design = np.concatenate([there.numpy(), np.eye(3)[classes.numpy()]], 1)
     slopes = np.linalg.lstsq(design, margin.numpy(), rcond=None)[0]
@@ -44,7 +44,7 @@ def test_a_comparison_is_least_squares_with_class_and_company_held_equal():
 
 
 def test_a_change_is_the_same_slope_for_any_quantity():
-    margin, classes, there = things()
+    margin, classes, there = concepts_and_margins()
     slope = change(classes, there[:, 0], there) @ torch.stack([margin, 3 * margin + 10.0 * classes], 1)
     value = comparison(margin, classes, there[:, 0], there).value
     assert slope.tolist() == pytest.approx([value, 3 * value])
@@ -57,8 +57,8 @@ def test_a_comparison_without_both_sides_knows_nothing():
     assert comparison(torch.randn(20), torch.zeros(20, dtype=torch.long), own, own[:, None]).low == -math.inf
 
 
-def test_one_things_opposite_is_not_held_equal():
-    margin, classes, there = things()
+def test_the_opposite_of_a_concept_is_not_held_equal():
+    margin, classes, there = concepts_and_margins()
     both = torch.cat([there, 1 - there[:, [0]]], 1)
     alone = comparison(margin, classes, there[:, 0], there)
     assert comparison(margin, classes, there[:, 0], both).value == pytest.approx(alone.value)
@@ -73,7 +73,7 @@ def test_an_interval_that_many_hold_at_once_is_students_table_of_bonferroni():
 
 
 @pytest.mark.parametrize(("share", "apart"), [(0.3, 3.0), (0.5, 2.5), (0.06, 5.0)])
-def test_a_picture_shows_a_thing_as_surely_as_two_normal_heaps_say(share, apart):
+def test_presence_is_the_posterior_of_a_mixture_of_two_normals(share, apart):
     generator = torch.Generator().manual_seed(2)
     above = torch.rand(4000, generator=generator) < share
     values = 0.1 + 0.02 * (torch.randn(4000, generator=generator) * (1 + above) + apart * above)
@@ -92,7 +92,7 @@ def test_words_of_classes_are_not_looked_for():
     assert candidate_words(study, ["melanoma", "nevus"]) == [0, 2]
 
 
-def test_a_carrier_rises_with_the_thing_and_lifts_the_class():
+def test_a_mediator_rises_with_the_concept_and_raises_the_class():
     """Against least squares latent by latent, in the bundled lesion study."""
     study = ca.open_study("lesions")
     words = candidate_words(study, ["melanoma", "nevus"])
@@ -115,8 +115,8 @@ def test_a_carrier_rises_with_the_thing_and_lifts_the_class():
     assert len(shown) == 12 and all(study.images[row].scene.shows("vignette") for row in shown)
 
 
-def test_what_pictures_do_not_tell_apart_is_told_once_and_a_word_comes_first():
-    _, truth, there = things()
+def test_what_pictures_do_not_distinguish_is_reported_once_and_a_word_comes_first():
+    _, truth, there = concepts_and_margins()
 
     def reliance(label, word, shown, value):
         some = SimpleNamespace(label=label, word=word, shown=shown)

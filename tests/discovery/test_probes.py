@@ -279,7 +279,7 @@ def test_what_cannot_be_audited_is_refused(study, audited, two):
 
 
 def test_pictures_that_show_one_lesion_are_never_fitted_and_measured(study, tmp_path):
-    """Sixty pictures of twenty things; which thing it is decides the class, and nothing else does."""
+    """Sixty pictures of twenty objects; which object it is decides the class, and nothing else does."""
     generator = np.random.default_rng(0)
     for thing in range(20):
         for view in range(3):

@@ -87,7 +87,7 @@ def factors_along(embeddings, classes, factor):
     return Factors(d[:, None], factor[:, None], torch.tensor([0.0]), torch.tensor([1.0]))
 
 
-def test_freed_weights_are_blind_to_the_factor_and_of_those_the_nearest_on_real_pictures():
+def test_erased_weights_ignore_the_factor_and_are_the_nearest_such_on_real_pictures():
     embeddings, classes, factor = confounded()
     weights, bias = torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(3)
     factors = factors_along(embeddings, classes, factor)
@@ -105,7 +105,7 @@ def test_freed_weights_are_blind_to_the_factor_and_of_those_the_nearest_on_real_
     torch.testing.assert_close(row.double(), slow, atol=1e-4, rtol=1e-3)
 
 
-def test_a_freed_class_is_found_without_its_factor_and_others_are_not_lost():
+def test_an_erased_class_is_found_without_its_factor_and_others_are_not_lost():
     embeddings, classes, factor = confounded()
     weights = torch.stack([embeddings[classes == c].mean(0) for c in range(3)]) * 10  # as prompts learn them
     bias = torch.zeros(3)
@@ -179,7 +179,7 @@ def test_an_ablation_is_the_model_run_without_the_latents(study, prompt, latents
     torch.testing.assert_close(stored, slow, atol=2e-2, rtol=1e-2)
 
 
-def test_a_repair_tells_the_prompts_done_and_ends_with_what_is_raised_there(study, prompt, latents):
+def test_a_repair_reports_the_prompts_done_and_ends_with_what_is_raised_there(study, prompt, latents):
     told = []
     ca.repair(study, latents, prompts=prompt, how="project", on_prompt=lambda *done: told.append(done))
     assert told == [(0, 1), (1, 1)]
@@ -227,7 +227,7 @@ def test_the_direction_of_writing_is_what_writing_does_to_pictures_without_any(s
     factors = factors_of(study, pictures, [removal], mine, numbers, names)
     has = torch.tensor([picture.scene.word is not None for picture in pictures.images])
     assert auc(factors.presence[:, 0].numpy(), has.numpy()) > 0.95
-    # Of one change of 96 pictures, encoded anew, most lies along the direction; and it points towards the prompt.
+    # Of one change of 96 pictures, encoded again, most lies along the direction; and it points towards the prompt.
     bare = torch.nonzero(~has & ~mine).flatten()[::20][:96].tolist()
     originals = [pictures.images[place].load() for place in bare]
     before, after = (

@@ -169,7 +169,7 @@ def test_the_worst_group_is_that_of_counting_every_picture():
     assert worst_group(made, row, bias) == pytest.approx(min(shares))
 
 
-def test_an_erased_row_ignores_the_directions_and_still_tells_the_class():
+def test_an_erased_row_ignores_the_directions_and_still_separates_the_class():
     made = task()
     row, _ = METHODS["erased"](made)
     rivals = made.weights[1:].mean(0)

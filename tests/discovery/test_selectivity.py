@@ -49,12 +49,12 @@ def beside():
     return meeting
 
 
-def test_company_is_met_beside_the_prompt():
+def test_what_co_occurs_is_met_beside_the_prompt():
     meeting = beside()
     assert meeting is not None and not meeting.instead
 
 
-def test_a_latent_of_the_company_stands_for_it_and_one_of_the_prompt_does_not():
+def test_a_latent_of_what_co_occurs_stands_for_it_and_one_of_the_prompt_does_not():
     pure = [(BESIDE, 5.0), (ALONE, 5.0)]
     own = [(OWN, 9.0), (TWIN, 9.0), (ALONE, 0.1)]
     quiet = [(slice(300, 310), 5.0)]
@@ -65,7 +65,7 @@ def test_a_latent_of_the_company_stands_for_it_and_one_of_the_prompt_does_not():
     assert some.clearer[0] == pytest.approx(1.0)
 
 
-def test_a_picture_in_which_the_company_was_overlooked_says_little_of_what_is_without_it():
+def test_a_picture_in_which_what_co_occurs_was_overlooked_says_little_of_what_is_without_it():
     lemon, banjo = mask(BESIDE, ALONE), mask(OWN, TWIN)
     overlooked, missing = slice(56, 60), slice(48, 56)
     surely = (~lemon).double()
@@ -79,7 +79,7 @@ def test_a_picture_in_which_the_company_was_overlooked_says_little_of_what_is_wi
         assert stands_for(codes(latent), meeting).fits[0] == fits
 
 
-def test_where_the_company_is_never_missing_other_pictures_decide():
+def test_where_what_co_occurs_is_never_missing_other_pictures_decide():
     lemon, banjo = mask(OWN, ALONE), mask(OWN, TWIN)
     (meeting,) = meet(mask(OWN), lemon, banjo)
     context = [(OWN, 8.0), (ALONE, 3.0)]
@@ -124,7 +124,7 @@ def test_latents_that_carry_next_to_nothing_are_left_out():
     assert found[0].latents == [0]
 
 
-def test_a_latent_for_both_together_stands_for_the_company_if_its_loss_without_is_no_chance():
+def test_a_latent_for_both_together_stands_for_what_co_occurs_if_its_loss_without_is_no_chance():
     together = [(BESIDE, 20.0), (slice(48, 60), 6.0)]  # silent for lemons alone and for banjos elsewhere
     some = stands_for(codes(together), beside())
     assert some.fits.tolist() == [True] and some.clearer[0] > 0
@@ -162,7 +162,7 @@ def test_ranks_of_entries_that_are_not_zero_give_mann_and_whitney_s_test():
     assert 0 < (slow < 0.05).sum() < 60
 
 
-def test_the_mean_over_most_pictures_is_told_from_the_sums_over_all():
+def test_the_mean_over_most_pictures_is_computed_from_the_sums_over_all():
     random = np.random.default_rng(0)
     dense = (random.random((40, 9)) * (random.random((40, 9)) < 0.3)).astype(np.float32)
     pictures = torch.arange(40) >= 8

@@ -80,7 +80,7 @@ def test_a_hopeless_prompt_costs_the_first_look_and_one_that_cannot_be_drawn_not
     assert rise is None and gain is None and beyond == () and forwards == 0 and "no glyph" in why
 
 
-def test_readers_wake_with_the_text_and_carry_what_single_ablation_says(insertion):
+def test_readers_become_active_with_the_text_and_cause_what_single_ablation_says(insertion):
     base, subject = insertion.base, Subject.of(insertion.base, Prompt("dragon"))
     acts, tail = insertion.with_text("dragon"), subject.tail(insertion.base)
     other = torch.ones(12, dtype=torch.bool)

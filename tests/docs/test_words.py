@@ -1,6 +1,6 @@
 """All text that people read uses the field's terms: words of the first version that were replaced do not come back.
 
-That is docstrings and comments, documents, notebooks, messages, and texts of reports and panels. Tests are left out.
+That is docstrings and comments, documents, notebooks, messages, texts of reports and panels, and the names of tests.
 """
 
 import ast
@@ -45,6 +45,7 @@ OF_PROSE = {
     r"\bcovered (picture|place|region)s?\b": "occluded",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = [
     *FILES,
     *(
@@ -138,6 +139,18 @@ def test_names_are_terms_of_the_field(path):
         for word in words_of(name)
         if word in OF_NAMES
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+@each(TESTS)
+def test_names_comments_and_docstrings_of_tests_use_the_terms_of_the_field(path):
+    text = path.read_text("utf-8")
+    if path == Path(__file__):  # whose examples are the replaced terms
+        text = text[: text.rindex("\ndef test_a_replaced_term_is_noticed")]
+    named = names(ast.parse(text))
+    wrong = [f"line {line}: {name}" for name, line in named if set(words_of(name)) & set(OF_NAMES)]
+    sentences = [(name.replace("_", " "), line) for name, line in named]
+    wrong += replaced_terms(prose(text) + sentences)
     assert not wrong, "\n".join(wrong)
 
 

@@ -309,7 +309,7 @@ def study(data, folder):
     name, content = data
     place = first("study", folder)
     (place / name).write_bytes(content)
-    if name != "study.json":  # a stranger's manifest tells the sizes of the files that are there
+    if name != "study.json":  # a stranger's manifest states the sizes of the files that are there
         manifest = json.loads((place / "study.json").read_text())
         manifest["files"][name][0] = len(content)
         (place / "study.json").write_text(json.dumps(manifest))

@@ -1,4 +1,4 @@
-"""Mutated checkpoints: a published file with one or two things changed, and whether it was read right or refused.
+"""Mutated checkpoints: a published file with one or two entries changed, and whether it was read right or refused.
 
 Owns the mutations and the verdict. The truth of a mutated file is what its publisher's formula gives for it
 (`tests/dictionaries/publishers.py`). Start at `verdicts`; `tests/hostile` runs 200, `benchmarks/misreadings.py`

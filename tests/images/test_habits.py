@@ -320,7 +320,7 @@ def test_dotted_names_companions_and_upper_case_in_shards(tmp_path):
     )
 
 
-def test_shards_of_one_name_are_told_apart_and_named_by_braces(tmp_path):
+def test_shards_of_one_name_are_distinguished_and_named_by_braces(tmp_path):
     for side in ("train", "val"):
         for number in range(2):
             shard(tmp_path / side / f"{number:03d}.tar", [("a.png", generated.PICTURE), ("a.cls", b"-1")])

@@ -33,7 +33,7 @@ def test_a_truncated_picture_gives_a_reason(kind):
         read_picture(data[: len(data) // 2])
 
 
-def test_a_text_file_called_jpg_is_told_from_a_picture(tmp_path):
+def test_a_text_file_called_jpg_is_distinguished_from_a_picture(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture at all")
     with pytest.raises(PictureError, match="it holds text"):

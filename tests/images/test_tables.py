@@ -63,7 +63,7 @@ def test_ham10000_is_read_from_its_own_layout(ham_folder):
     assert list(table.frame["localization"]) == ["back"] * 12
 
 
-def test_the_isic_archive_is_read_by_its_names_for_the_same_things(tmp_path):
+def test_the_isic_archive_is_read_by_its_names_for_the_same_columns(tmp_path):
     rows = [
         {
             "isic_id": f"ISIC_{n:04d}",

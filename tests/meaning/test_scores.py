@@ -92,7 +92,7 @@ def test_triage_is_the_product_and_never_negative():
     torch.testing.assert_close(mean_top(examples_of([[1, 2, 3], []])), torch.tensor([1.5, 0.0]))
 
 
-def test_examples_of_two_things_are_two_meanings():
+def test_examples_of_two_concepts_are_two_meanings():
     torch.manual_seed(3)
     centres = F.normalize(torch.randn(3, 32), dim=1)
     embeddings = F.normalize(centres.repeat_interleave(20, 0) + 0.05 * torch.randn(60, 32), dim=1)

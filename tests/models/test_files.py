@@ -130,7 +130,7 @@ def test_the_activation_is_that_of_the_tag_a_file_comes_from(tmp_path, name, fil
     assert origin_of(name, path, about, keys, like).quick_gelu is quick
 
 
-def test_where_nothing_tells_the_activation_it_is_asked_for(tmp_path):
+def test_where_nothing_states_the_activation_it_is_asked_for(tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"weights")
     with pytest.raises(ModelError, match=r"(?s)which activation.*QuickGELU \(openai.*GELU \(.*like='openai'"):
         origin_of("ViT-B-32", tmp_path / "mine.pt", {}, set())

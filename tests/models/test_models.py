@@ -131,7 +131,7 @@ def test_sixteen_bit_pictures_are_scaled_as_in_a_collection(tiny_model):
     assert torch.equal(tiny_model.prepare(deep), tiny_model.prepare(scaled))
 
 
-def test_unreadable_files_and_other_things_are_refused(tiny_model, tmp_path):
+def test_unreadable_files_and_other_objects_are_refused(tiny_model, tmp_path):
     text = tmp_path / "note.jpg"
     text.write_text("not a picture")
     with pytest.raises(DataError, match="note.jpg: not a readable picture"):

@@ -1,4 +1,4 @@
-"""Habits of photographs are told from their pixels, and given to pictures that have none."""
+"""Habits of photographs are read from their pixels, and given to pictures that have none."""
 
 import sys
 from pathlib import Path

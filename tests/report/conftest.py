@@ -14,7 +14,7 @@ from clipattr.statistics import Interval
 def make_finding(number=0, **changes):
     effect = 0.3 - 0.02 * number
     values = {
-        "prompt": f"thing {number}",
+        "prompt": f"object {number}",
         "latents": (number, number + 100),
         "label": f"cause {number}",
         "kind": KINDS[number % len(KINDS)],
@@ -39,13 +39,13 @@ def finding():
 
 @pytest.fixture
 def study():
-    """Twelve pictures in memory, labelled "thing 0" to "thing 3", behind the parts of a study that reports use."""
+    """Twelve pictures in memory, labelled "object 0" to "object 3", behind the parts of a study that reports use."""
     draw = np.random.default_rng(0)
     images = Images.open(
         [Image.fromarray(draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)) for _ in range(12)]
     )
     images.ids = [f"{number:06d}" for number in range(12)]
-    images.columns["label"] = [f"thing {number % 4}" for number in range(12)]
+    images.columns["label"] = [f"object {number % 4}" for number in range(12)]
     return SimpleNamespace(images=images, thumbnail=lambda index: images[index].thumbnail(64))
 
 

@@ -124,7 +124,7 @@ def test_a_text_of_ten_thousand_characters_stays_readable_and_whole(finding):
 def test_pictures_shown_are_the_examples_and_those_of_the_prompt(study, finding):
     page = report.page(Findings([finding(examples=("000002", "000005"))], study))
     shown = [a["title"] for tag, a in Page(page).tags if tag == "img" and a.get("title")]
-    assert shown == [f"{n:06d}, labelled thing {n % 4}" for n in (2, 5, 0, 4, 8)]
+    assert shown == [f"{n:06d}, labelled object {n % 4}" for n in (2, 5, 0, 4, 8)]
     assert all(a["alt"] for tag, a in Page(page).tags if tag == "img" and a.get("title"))
 
 
@@ -145,10 +145,10 @@ def test_pictures_of_the_cause_are_shown_and_the_others_counted(study, finding):
     sure = finding(evidence=evidence)
     read = Page(report.page(Findings([sure], study)))
     assert [a["title"][:6] for tag, a in read.tags if tag == "img" and a.get("title")] == ["000004", "000009"]
-    for told in ("The word “cause 0” comes from the evaluator, which sees it on pictures of “thing 0”",
+    for told in ("The word “cause 0” comes from the evaluator, which sees it on pictures of “object 0”",
                  "Where the family is active and the evaluator sees “cause 0”",
                  "sees “cause 0” in 1 of the 3 strongest pictures of the family; the other 2 are not shown here",
-                 "Measured on pictures of “thing 0” where the evaluator sees “cause 0”",
+                 "Measured on pictures of “object 0” where the evaluator sees “cause 0”",
                  "0 cause 0 , 100 key"):  # fmt: skip
         assert told in read.text, told
     assert "may be wrong" not in read.text
@@ -215,11 +215,11 @@ def test_without_a_study_examples_are_named(finding):
 def test_fifty_findings_with_hard_pictures_stay_below_ten_megabytes(finding):
     draw = np.random.default_rng(0)
     images = Images.open([draw.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(60)])
-    images.columns["label"] = [f"thing {n % 5}" for n in range(60)]
+    images.columns["label"] = [f"object {n % 5}" for n in range(60)]
     study = type("S", (), {"images": images, "thumbnail": staticmethod(lambda i: images[i].load())})
     many = [
         finding(
-            n % 10, prompt=f"thing {n % 5}", examples=tuple(images.ids[(7 * n + i) % 60] for i in range(20))
+            n % 10, prompt=f"object {n % 5}", examples=tuple(images.ids[(7 * n + i) % 60] for i in range(20))
         )
         for n in range(50)
     ]
@@ -251,7 +251,7 @@ def test_an_audit_without_findings_says_so(study):
 
 def test_every_prompt_has_its_verdict_and_silence_is_not_praise(finding):
     verdicts = [
-        PromptVerdict("thing 0", "found", findings=1, pictures_finding=9, smallest_effect=0.02),
+        PromptVerdict("object 0", "found", findings=1, pictures_finding=9, smallest_effect=0.02),
         PromptVerdict(
             "<b>yak", "nothing found", pictures_finding=8, pictures_measuring=6, smallest_effect=0.031
         ),
@@ -348,7 +348,7 @@ def test_striking_findings_are_named_agree_with_their_pictures_and_differ_in_kin
         finding(4, kind="context", examples=()),
         finding(5, kind="companion", examples=()),
     ]
-    assert [f.prompt for f in striking(Findings(several, study))] == ["thing 3", "thing 5", "thing 4"]
+    assert [f.prompt for f in striking(Findings(several, study))] == ["object 3", "object 5", "object 4"]
     assert striking(Findings([])) == []
 
 

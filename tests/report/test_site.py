@@ -125,7 +125,7 @@ def test_words_are_divided_until_every_page_is_small():
     assert {"sa", "sd", "other"} <= set(split) or {"sax"} <= set(split)
 
 
-def test_a_folder_with_other_things_is_refused(study, tmp_path):
+def test_a_folder_with_other_files_is_refused(study, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(DataError, match="that are not a site"):
         write_site(study, tmp_path, progress=False)

@@ -1,4 +1,4 @@
-"""Ray: the same study, byte for byte, whoever computed its shards and whoever died on the way."""
+"""Ray: the same study, byte for byte, whichever worker computed its shards or died."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_no_more_work_is_under_way_than_there_are_workers(engine, tmp_path):
     assert max(engine.map(crowd, str(tmp_path), range(8))) == 2
 
 
-def test_workers_are_as_important_as_whoever_waits_for_them(engine):
+def test_workers_are_as_important_as_the_process_that_waits_for_them(engine):
     assert list(engine.map(niceness, None, [0])) == [os.nice(0)]
 
 

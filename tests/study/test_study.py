@@ -33,7 +33,7 @@ SMALL = {
 
 
 def paint(index):
-    """Coloured noise: pictures of three colours, told apart by their noise."""
+    """Coloured noise: pictures of three colours, distinguished by their noise."""
     generator = np.random.default_rng(index)
     base = np.array([[220, 30, 30], [30, 200, 40], [30, 40, 220]][index % 3])
     blocks = generator.integers(-60, 60, (6, 6, 1)) + base

@@ -49,7 +49,7 @@ def test_a_study_of_vectors_holds_them_at_the_embedding(study, rows, tiny_model)
     assert again.hash == study.hash and again.images.columns["label"][:2] == WORDS[:2]
 
 
-def test_without_pictures_each_thing_that_needs_them_says_so(study):
+def test_without_pictures_each_call_that_needs_them_says_so(study):
     assert not study.sees.any()
     with pytest.raises(PictureError, match="only its embedding is known|not part of the study"):
         study.thumbnail(0)

@@ -1,4 +1,4 @@
-"""Versions: what the first ones wrote is read, with its numbers; the rest is refused with what makes it anew.
+"""Versions: what the first ones wrote is read, with its numbers; the rest is refused with what makes it again.
 
 `first.zip` holds a study, a store, a dictionary, codes, attributions, a probe and findings, each written by the first
 version that could, of ten pictures of noise and a model of random weights.

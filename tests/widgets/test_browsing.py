@@ -227,7 +227,7 @@ def test_a_read_only_page_keeps_no_selection(study):
         Selections(study).set("", [])
 
 
-def test_a_latents_page_tells_what_is_active_beside_it_and_leads_to_its_neighbours(study):
+def test_a_latents_page_shows_what_is_active_beside_it_and_leads_to_its_neighbours(study):
     from clipattr_widgets import LatentPanel
 
     latent = int(np.bincount(study.codes.to_csr().indices).argmax())

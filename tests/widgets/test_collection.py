@@ -205,7 +205,7 @@ def test_the_prompt_panel_lists_strongest_latents_then_the_rest(study):
     assert len(state.rows) == 7
 
 
-def test_senses_are_families_that_carry_the_prompt_on_pictures_where_they_do(study):
+def test_senses_are_families_that_raise_the_prompt_on_pictures_where_they_do(study):
     state = PromptState(study, prompt="red disc")
     assert state.senses and all(sense.mean > 0 for sense in state.senses)
     first = state.senses[0]

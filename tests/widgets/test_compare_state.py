@@ -199,7 +199,7 @@ def test_all_models_are_audited_one_after_the_other_with_progress_and_an_end(
     state.close()
 
 
-def test_models_of_one_name_are_told_apart_and_a_folder_gives_its_name_alone(study, other_study):
+def test_models_of_one_name_are_distinguished_and_a_folder_gives_its_name_alone(study, other_study):
     state = CompareState([study, other_study], picture=4, prompt="kite")
     assert state.names == [f"custom · {study.path.name}", f"custom · {other_study.path.name}"]
     state.close()
@@ -269,7 +269,7 @@ def test_pairing_tells_its_pictures_can_be_ended_and_begins_again(study, other_s
         panel.close()
 
 
-def test_partners_tell_how_many_pictures_the_other_model_encoded(study, other_study, monkeypatch):
+def test_partners_state_how_many_pictures_the_other_model_encoded(study, other_study, monkeypatch):
     from clipattr.discovery import partners
 
     told = []

@@ -195,7 +195,7 @@ def test_an_ended_audit_keeps_earlier_findings_of_prompts_that_were_not_asked(
     state.close()
 
 
-def test_a_repair_tells_how_far_it_is_and_can_be_ended(fresh_study, finding, monkeypatch):
+def test_a_repair_shows_how_far_it_is_and_can_be_ended(fresh_study, finding, monkeypatch):
     room = import_module("clipattr.discovery.repair.repair")
     reached, go_on, ended = threading.Event(), threading.Event(), []
 

@@ -92,7 +92,7 @@ def test_latents_of_that_name_are_ablated_together_and_none_gives_no_number(stat
         assert cause.named == pytest.approx(state.measured.y - left, abs=1e-5)
 
 
-def test_things_are_put_swapped_taken_out_and_moved(state):
+def test_objects_are_added_swapped_removed_and_moved(state):
     state.put("main", names("concepts")[9])
     state.put("context", "")
     state.put("watermark", names("watermarks")[0])
@@ -107,14 +107,14 @@ def test_things_are_put_swapped_taken_out_and_moved(state):
     assert after[0][0] == 3 and after[0][3] == 64 and after[1:] == before[1:]
     gen = state.gen
     state.move(0, 3, 500)
-    assert state.gen == gen + 1  # whoever drags waits for an answer
+    assert state.gen == gen + 1  # the drag waits for an answer
     state.put("0", "")
     assert state.scene.companions[0] is None and state.current("1") == names("concepts")[7]
     state.shuffle()
     assert state.scene.places == () and [t["box"] for t in state.things] != after
 
 
-def test_a_written_word_is_moved_like_a_thing_and_the_move_is_taken_back(state):
+def test_a_written_word_is_moved_like_an_object_and_the_move_is_taken_back(state):
     state.put("word", "tea")
     word = next(i for i, thing in enumerate(state.things) if thing["name"] == "the word tea")
     before = [thing["box"] for thing in state.things]

@@ -22,7 +22,7 @@ from world_kit.tally import add_round, added_by_names, figures, too_few  # noqa:
 
 @pytest.fixture
 def judge() -> Judge:
-    """A world of three prompts whose pictures are lists of things, and codes that are those lists."""
+    """A world of three prompts whose pictures are lists of objects, and codes that are those lists."""
     things = ["boat", "shark", "tint"]
     rng = np.random.default_rng(0)
     shown = (rng.random((200, 3)) < 0.4).astype(np.float64)
@@ -171,7 +171,7 @@ def test_figures_pool_counts_and_not_shares():
     assert told["choose.plain.recall_typography_low"] < 0.5 < told["choose.plain.recall_typography_high"]
 
 
-def test_hidden_labels_are_held_against_what_labels_found():
+def test_hidden_labels_are_compared_with_what_labels_found():
     forms = {"labels": form([True, True], []), "plain": form([True, False], [])}
     told = figures([{"world": "rendered-report-a", "truth": [], "forms": forms}])
     assert told["rendered-report.labels_hidden_kept"] == 0.5
