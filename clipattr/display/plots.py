@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipattr.display.framing import Frame
-from clipattr.display.wording import NO_LABEL, kind_word, signed, visible
+from clipattr.display.wording import KIND_WORDS, NO_LABEL, kind_word, signed, visible
 from clipattr.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,15 +31,9 @@ UNSEEN = 0.6  # blending with grey of the area that the model does not see, 0 to
 BLUE, ORANGE, GREY, INK, FAINT = "#2f6db3", "#c8641b", "#8a8f98", "#22252a", "#d9dce1"
 DPI = 110
 LABEL_LENGTH = 34
-# One shape per kind, so that a map can be read without colour; a circle for kinds that are not listed.
+# One shape per kind, in the order of the kinds, so that a map can be read without colour.
 KIND_MARKS = {
-    "polysemy": "o",
-    "compound": "s",
-    "typography": "P",
-    "watermark": "X",
-    "context": "^",
-    "companion": "D",
-    "coarse_label": "v",
+    **dict(zip((kind for kind in KIND_WORDS if kind != "unknown"), "osPX^Dv<>phdH", strict=False)),
     "unknown": "*",
 }
 
