@@ -178,30 +178,29 @@ def estimate() -> dict[str, str]:
         return {name: text + "`python benchmarks/reproduction.py` writes the numbers of this page.\n"}
     found = json.loads(file.read_text("utf-8"))
     figures, rows = found["figures"], found["rows"]
+    if "time_within_1.5" not in figures:  # written by an earlier version
+        return {name: text + "`python benchmarks/reproduction.py` writes the numbers of this page.\n"}
     cases = list(dict.fromkeys(row["case"] for row in rows))
     totals = ", ".join(f"{figures[f'measured_over_planned_{case}']:.2f} ({case})" for case in cases)
-    updated = (
-        "; of the estimates when an experiment begins, by the pace of those before it, "
-        f"{figures['updated_within_1.5']:.0%} and "
-        f"{figures['updated_within_2']:.0%}"
-        if "updated_within_1.5" in figures
-        else ""
-    )
+    shares = ", ".join(f"{figures[f'pilot_share_{case}']:.0%} ({case})" for case in cases)
     text += (
         "Seconds of processor time of each experiment in the quick form, planned by `clipattr reproduce --plan` and "
-        "measured, once each, on two cores on which other programs ran. "
-        f"Measured over planned, in total: {totals}. Of single experiments "
+        "measured, once each, on two cores on which other programs ran. The plan's constants were chosen on the case "
+        f"`{cases[0]}`. Measured over planned, in total: {totals}. Of the single experiments of the other cases "
         f"{figures['experiments_within_1.5']:.0%} lie within a factor of 1.5 and "
-        f"{figures['experiments_within_2']:.0%} within 2{updated}. `truth` and `pixels` depend on the number "
-        f"of findings, which no pilot knows. A small reproduction that was killed at {figures['kills']} random moments "
+        f"{figures['experiments_within_2']:.0%} within 2; those within 1.5 are {figures['time_within_1.5']:.0%} of the "
+        "time. By the wall clock, corrected by the pace of the experiments before it, "
+        f"{figures['updated_within_1.5']:.0%} lie within 1.5. The pilot took {shares} of the run's processor time. "
+        "`truth` and `pixels` depend on the number of findings, which no pilot knows. "
+        f"A small reproduction that was killed at {figures['kills']} random moments "
         f"ended with {figures['files_that_differ']} files that differ from an undisturbed run.\n\n"
         "| pictures | experiment | units | planned | measured | measured / planned |\n|---|---|---|---|---|---|\n"
     )
     for row in rows:
-        ratio = f"{row['measured_over_planned']:.2f}" if row["measured_over_planned"] else "–"
+        ratio = row["processor_measured_over_planned"]
         text += (
-            f"| {row['case']} | `{row['experiment']}` | {row['units']} | {row['planned']:.1f} | "
-            f"{row['measured']:.1f} | {ratio} |\n"
+            f"| {row['case']} | `{row['experiment']}` | {row['units']} | {row['processor_planned']:.1f} | "
+            f"{row['processor_measured']:.1f} | {'–' if ratio is None else f'{ratio:.2f}'} |\n"
         )
     return {name: text}
 

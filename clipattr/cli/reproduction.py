@@ -134,7 +134,7 @@ def _truth(file: str) -> list[dict[str, Any]]:
 def _planned(arguments: argparse.Namespace, made: Any) -> int:
     emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
     out = human(arguments)
-    rows = [(name, str(units), span(seconds), assumes) for name, units, seconds, assumes in made.rows]
+    rows = [(row.experiment, str(row.units), span(row.spent.wall), row.assumes) for row in made.rows]
     total = ("all", "", span(made.seconds), "")
     print_table(("experiment", "units", "time", "assumes"), [*rows, total], out, numbers=(1, 2))
     print("\nAssumptions:", file=out)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from clipattr.statistics import Interval
 
 if TYPE_CHECKING:
-    from clipattr.reproduction.pilot import Rates
+    from clipattr.reproduction.pilot import Pilot
     from clipattr.reproduction.run import Run
+    from clipattr.reproduction.times import Spent
 
 NONE_JUDGED = "No prompt could be judged: there are too few pictures of each."
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -49,7 +50,8 @@ class Experiment:
         rows: all values to a tidy table, one observation a row.
         conclude: all values to a verdict.
         draw: all values to a figure; None for no figure.
-        seconds: estimated time of one unit, without the studies. assumes: what this estimate rests on.
+        cost: estimate of one unit, without the studies and what other experiments are charged for. assumes: what it
+            rests on.
         lacking: why there are no units, for the page.
         deviations: what is done differently from the paper in every run.
         needs: names of the experiments whose values it reads. studies: whether it reads the models' studies.
@@ -64,7 +66,7 @@ class Experiment:
     rows: Callable[[Values], list[dict[str, Any]]]
     conclude: Callable[[Values], Conclusion]
     draw: Callable[[Values], Any]
-    seconds: Callable[[Run, Rates], float]
+    cost: Callable[[Run, str, Pilot], Spent]
     assumes: str
     lacking: str = "inputs are missing"
     deviations: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from clipattr.models.loading import Model, load_model
 from clipattr.reproduction.classes import lesion_table, with_words
 from clipattr.reproduction.pieces import plain
 from clipattr.reproduction.sizes import Sizes
-from clipattr.reproduction.times import Times
+from clipattr.reproduction.times import LOADING, STUDIES, Times
 from clipattr.storage.files import json_digest
 from clipattr.storage.paths import user_path
 from clipattr.studies.encode import collect_activations
@@ -151,7 +151,8 @@ class Inputs:
 
     def _load(self, key: str, given: Any) -> Model:
         if key not in self._loaded:
-            self._loaded[key] = load_model(given)
+            with self.times.of(LOADING):
+                self._loaded[key] = load_model(given)
         return self._loaded[key]
 
     @cached_property
@@ -176,51 +177,62 @@ class Inputs:
         key = (variant, parts, seed)
         if key not in self._studies:
             shared = parts == TRAINED and seed == 0
-            with self.times.of(f"studies · {variant}") if shared else nullcontext():
+            with self.times.of(f"{STUDIES} · {variant}") if shared else nullcontext():
                 self._studies[key] = self._built(variant, parts, seed)
         return self._studies[key]
 
     def _built(self, variant: str, parts: str, seed: int) -> Study:
-        model, sizes = self.model(variant), self.sizes
-        site = self.protocol.site
-        about = [model.weights_hash, self.identity, site, sizes.holdout]
+        sizes, site = self.sizes, self.protocol.site
+        about = [self.model(variant).weights_hash, self.identity, site, sizes.holdout]
         store = self.folder / f"{file_name(variant)}-{json_digest(about, digits=8)}.acts"
-        collect_activations(
-            model, self.images, site, store, evaluator=self.judge, engine=self.engine, progress=self.progress
-        )
-        settings = self.protocol.settings(
-            n_latents=sizes.n_latents,
-            k=sizes.k,
-            examples=sizes.examples,
-            evaluator=self.judge,
-            vocabulary=self.vocabulary,
-            training={**self.protocol.training, "epochs": sizes.epochs},
-        )
+        self.encode(variant, self.images, store)
         dictionary = None
         if parts != TRAINED:
             trained = self.study(variant)
             some = torch.from_numpy(np.asarray(trained.activations[trained.rows[:FITTED_ON]], np.float32))
-            dictionary = _control(parts, some, sizes, seed, site=site, model_hash=model.weights_hash)
-            settings |= {"n_latents": None, "k": None, "training": None}
+            dictionary = control(
+                parts, some, sizes, seed, site=site, model_hash=self.model(variant).weights_hash
+            )
         about += [sizes.n_latents, sizes.k, sizes.epochs, sizes.examples, parts, seed]
         path = self.folder / f"{file_name(variant)}-{parts}-{seed}-{json_digest(about, digits=8)}.study"
-        return build_study(
-            model,
-            self.images,
-            path=path,
-            dictionary=dictionary,
-            holdout=None
-            if any(split == "holdout" for split in self.images.columns["split"])
-            else sizes.holdout,
-            store=store,
-            seed=seed,
-            engine=self.engine,
-            progress=self.progress,
-            **settings,
+        return self.build(variant, self.images, path, store, dictionary=dictionary, seed=seed)
+
+    def encode(self, variant: str, images: Images, store: Path) -> None:
+        """Encode pictures with a variant and the evaluator into a store, as far as it is not filled yet."""
+        collect_activations(
+            self.model(variant), images, self.protocol.site, store, evaluator=self.judge, engine=self.engine,
+            progress=self.progress and images is self.images,
+        )  # fmt: skip
+
+    def build(
+        self,
+        variant: str,
+        images: Images,
+        path: Path,
+        store: Path,
+        *,
+        dictionary: Dictionary | None = None,
+        seed: int = 0,
+    ) -> Study:
+        """Build a variant's study of encoded pictures, with the protocol's dictionary or a given one."""
+        sizes = self.sizes
+        training = {**self.protocol.training, "epochs": sizes.epochs}
+        settings = self.protocol.settings(
+            n_latents=sizes.n_latents if dictionary is None else None,
+            k=sizes.k if dictionary is None else None,
+            examples=sizes.examples,
+            evaluator=self.judge,
+            vocabulary=self.vocabulary,
+            training=training if dictionary is None else None,
         )
+        held = any(split == "holdout" for split in images.columns["split"])
+        return build_study(
+            self.model(variant), images, path=path, dictionary=dictionary, holdout=None if held else sizes.holdout,
+            store=store, seed=seed, engine=self.engine, progress=self.progress and images is self.images, **settings,
+        )  # fmt: skip
 
 
-def _control(parts: str, acts: torch.Tensor, sizes: Sizes, seed: int, **core: Any) -> Dictionary:
+def control(parts: str, acts: torch.Tensor, sizes: Sizes, seed: int, **core: Any) -> Dictionary:
     """An untrained dictionary with as many active latents as the trained one."""
     k = min(sizes.k, acts.shape[1])
     if parts == PCA:

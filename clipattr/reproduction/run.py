@@ -22,7 +22,7 @@ from clipattr.reproduction.figures import svg
 from clipattr.reproduction.inputs import Inputs, file_name
 from clipattr.reproduction.pieces import Pieces, cell, code_digest, plain
 from clipattr.reproduction.sizes import FORMS, Sizes
-from clipattr.reproduction.times import PLAN
+from clipattr.reproduction.times import PAGE, PLAN
 from clipattr.storage.documents import write_json, write_rows
 from clipattr.storage.files import sweep, write_text, written
 from clipattr.storage.locks import locked
@@ -246,7 +246,9 @@ def reproduce(
         (folder / "experiments").mkdir(parents=True, exist_ok=True)
         results = tuple(_result(run, experiment, folder / "experiments") for experiment in wanted)
         made = Reproduction(folder, results, tuple(deviations(run, results)))
-        _finish(run, made, told)
+        with inputs.times.of(PAGE):
+            _finish(run, made, told)
+        inputs.times.note(folder)
     return made
 
 
@@ -259,9 +261,10 @@ def _result(run: Run, experiment: Experiment, folder: Path) -> Result:
         told = f"about {tqdm.format_interval(seconds)}, and {tqdm.format_interval(left)} until the end"
         print(f"{experiment.name}: {told}", file=sys.stderr, flush=True)
     values = {unit: run.value(experiment.name, unit) for unit in units}
+    with run.inputs.times.of(PAGE):
+        result = result_of(experiment, values)
+        _write(result, values, folder)
     run.inputs.times.note(folder.parent)
-    result = result_of(experiment, values)
-    _write(result, values, folder)
     return result
 
 

@@ -1,6 +1,6 @@
-"""Times: seconds that each part of a reproduction took, without the parts inside it, beside what was planned.
+"""Times: what each part of a reproduction took, without the parts inside it, beside what was planned.
 
-Owns the clock, the file of times and the file of the plan. Start at `Times`.
+Owns the clocks (wall and processor), the file of times and the file of the plan. Start at `Times`.
 """
 
 from __future__ import annotations
@@ -16,41 +16,80 @@ from typing import Any
 from clipattr.storage.documents import read_json, write_json
 
 TIMES = "times.json"  # the only file of results that differs between two runs
+LOADING, STUDIES, PAGE = "loading", "studies", "page"  # parts that belong to no experiment
 PLAN = "plan.json"  # left by a plan, read by the run in the same folder
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds that a function takes."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+@dataclass(frozen=True)
+class Spent:
+    """Wall time and processor time of a part, in seconds. Other jobs on the machine lengthen the first much more.
+
+    Processor time is that of this process with all its threads; other processes and machines are not in it.
+
+    >>> 2 * Spent(3.0, 2.0) + Spent(1.0, 1.0)
+    Spent(wall=7.0, processor=5.0)
+    """
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        """The time on both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    @classmethod
+    def of(cls, work: Callable[[], object]) -> Spent:
+        """What a function takes."""
+        begun = cls.now()
+        work()
+        return cls.now() - begun
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.wall + other.wall, self.processor + other.processor)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.wall - other.wall, self.processor - other.processor)
+
+    def __mul__(self, times: float) -> Spent:
+        return Spent(self.wall * times, self.processor * times)
+
+    __rmul__ = __mul__
+
+    def __or__(self, other: Spent) -> Spent:
+        """The larger one, on each clock by itself."""
+        return Spent(max(self.wall, other.wall), max(self.processor, other.processor))
+
+    def __and__(self, other: Spent) -> Spent:
+        """The smaller one, on each clock by itself."""
+        return Spent(min(self.wall, other.wall), min(self.processor, other.processor))
 
 
 @dataclass
 class Times:
-    """Seconds by part, "experiment · unit"; a part that measures another one is not charged for it.
+    """What was spent by part, "experiment · unit"; a part that measures another one is not charged for it.
 
     >>> times = Times()
     >>> with times.of("outer"), times.of("inner"):
     ...     pass
-    >>> list(times.seconds)
+    >>> list(times.spent)
     ['inner', 'outer']
     """
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, Spent] = field(default_factory=dict)
     updated: dict[str, float] = field(default_factory=dict)
-    _inside: list[float] = field(default_factory=list)
+    _inside: list[Spent] = field(default_factory=list)
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
         """Charge the time inside to a part, on top of what it has."""
-        begun = time.perf_counter()
-        self._inside.append(0.0)
+        begun = Spent.now()
+        self._inside.append(Spent())
         try:
             yield
         finally:
-            whole = time.perf_counter() - begun
-            self.seconds[part] = self.seconds.get(part, 0.0) + whole - self._inside.pop()
+            whole = Spent.now() - begun
+            self.spent[part] = self.spent.get(part, Spent()) + whole - self._inside.pop()
             if self._inside:
                 self._inside[-1] += whole
 
@@ -78,49 +117,65 @@ class Times:
         return pace * sum(seconds for each, seconds in planned.items() if each not in finished)
 
     def note(self, folder: Path) -> None:
-        """Write the seconds to the folder's file, over those of earlier runs; parts of other runs stay.
+        """Write the times to the folder's file, over those of earlier runs; parts of other runs stay.
 
-        Beside them, the seconds of each experiment, what the folder's plan, if there is one, estimated for it, and the
+        Beside them, what each experiment took, what the folder's plan, if there is one, estimated for it, and the
         estimate as it stood when the experiment began.
         """
-        if not self.seconds:
+        if not self.spent:
             return
-        known = _read(folder / TIMES).get("seconds")
-        seconds = (known if isinstance(known, dict) else {}) | self.seconds
+        held = _read(folder / TIMES)
+        walls = _table(held, "seconds") | {part: each.wall for part, each in self.spent.items()}
+        processor = _table(held, "processor_seconds") | {
+            part: each.processor for part, each in self.spent.items()
+        }
         rows = _read(folder / PLAN).get("experiments")
-        made = beside_plan(seconds, rows if isinstance(rows, list) else [])
-        before = _read(folder / TIMES).get("experiments")
+        made = beside_plan(walls, processor, rows if isinstance(rows, list) else [])
+        before = held.get("experiments")
         updated = (
             {row["experiment"]: row.get("updated") for row in before} if isinstance(before, list) else {}
         )
         updated |= self.updated
         content = {
-            "seconds": seconds,
+            "seconds": walls,
+            "processor_seconds": processor,
             "experiments": [{**row, "updated": updated.get(row["experiment"])} for row in made],
         }
         write_json(folder / TIMES, content)
 
 
-def beside_plan(seconds: Mapping[str, float], planned: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Measured and planned seconds of each experiment that took time; None where nothing was planned.
+def _table(held: Mapping[str, Any], name: str) -> dict[str, float]:
+    found = held.get(name)
+    return dict(found) if isinstance(found, dict) else {}
 
-    >>> beside_plan({"null · a": 2.0, "null · b": 4.0}, [{"experiment": "null", "seconds": 5.0}])
-    [{'experiment': 'null', 'measured': 6.0, 'planned': 5.0, 'measured_over_planned': 1.2}]
+
+def beside_plan(
+    seconds: Mapping[str, float], processor: Mapping[str, float], planned: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What each experiment took, on both clocks, beside what was planned; None where nothing was planned.
+
+    Args:
+        seconds, processor: by part, "experiment · unit". planned: rows of a plan.
+
+    >>> rows = [{"experiment": "null", "seconds": 5.0, "processor_seconds": 1.0}]
+    >>> found = beside_plan({"null · a": 2.0, "null · b": 4.0}, {"null · a": 1.0, "null · b": 1.0}, rows)[0]
+    >>> found["measured"], found["measured_over_planned"], found["processor_measured_over_planned"]
+    (6.0, 1.2, 2.0)
     """
-    measured: dict[str, float] = {}
-    for part, each in seconds.items():
-        name = part.partition(" · ")[0]
-        measured[name] = measured.get(name, 0.0) + each
-    estimate = {row["experiment"]: row["seconds"] for row in planned}
-    return [
-        {
-            "experiment": name,
-            "measured": took,
-            "planned": estimate.get(name),
-            "measured_over_planned": took / estimate[name] if estimate.get(name) else None,
-        }
-        for name, took in measured.items()
-    ]
+    estimate = {row["experiment"]: row for row in planned}
+    found = []
+    for name in dict.fromkeys(part.partition(" · ")[0] for part in seconds):
+        row: dict[str, Any] = {"experiment": name}
+        for clock, column, each in (("", "seconds", seconds), ("processor_", "processor_seconds", processor)):
+            took = sum(took for part, took in each.items() if part.partition(" · ")[0] == name)
+            asked = estimate.get(name, {}).get(column)
+            row |= {
+                f"{clock}measured": took,
+                f"{clock}planned": asked,
+                f"{clock}measured_over_planned": took / asked if asked else None,
+            }
+        found.append(row)
+    return found
 
 
 def pace_of(ratios: Sequence[float | None]) -> float:

@@ -1,31 +1,21 @@
 """Plan: estimated time, disk, memory and network of a study on several machines like this one.
 
-Owns a calibration of about ten seconds and the arithmetic from its rates to hours and bytes. Runs the functions of a
-build on synthetic pictures and activations. Start at `plan_study`.
+Owns the arithmetic from rates (`rates.py`, about ten seconds) to hours and bytes. Start at `plan_study`.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from clipattr.dictionaries.choosing import batch_of, candidates, default_schedule
-from clipattr.dictionaries.joined import AT_ONCE, WORDS, trained_size
+from clipattr.dictionaries.joined import AT_ONCE, ROWS, WORDS, trained_size
 from clipattr.dictionaries.recipes import Schedule
 from clipattr.display.wording import counted
 from clipattr.errors import DataError, DictionaryError
 from clipattr.models.places import default_site
 from clipattr.sites import Site
+from clipattr.studies.rates import calibrated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +135,7 @@ def plan_study(
         workers: machines or processes like this one, each with the number of threads that torch uses here.
         site: of the study, with one vector per picture; by default as in `build_study`.
         batch: pictures per forward pass.
-        seconds: total duration of the six calibration measurements; each runs at least once.
+        seconds: total duration of the calibration's measurements; each runs at least once.
 
     Returns:
         A `Plan`; `table` has hours and gigabytes per stage.
@@ -160,7 +150,8 @@ def plan_study(
     """
     from clipattr.meaning.vocabulary import Vocabulary
 
-    words = len(Vocabulary.open(vocabulary)) if words is None else words
+    listed = Vocabulary.open(vocabulary).words if words is None else ()
+    words = len(listed) if words is None else words
     prompts = words if prompts is None else prompts
     site = Site(site or default_site(model))
     width = site.width(model)
@@ -170,24 +161,20 @@ def plan_study(
             "workers."
         )
     named = 0 if evaluator is None else min(words, WORDS)
+    joined = named > 0 and n_latents is None
     n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps, named)
     judge = model if evaluator is None else evaluator
     embed = judge.embed_dim
-    share = seconds / 6
-    rates = {
-        "decode": _decode_rate(model, share),
-        "encode": _encode_rate(model, batch, share),
-        "evaluate": _encode_rate(judge, batch, share),
-        "alter": _alter_rate(model, share),
-        **_dictionary_rates(width, embed, n_latents, k, examples, share),
-        "disk_bytes": _disk_rate(),
-    }
+    rates = calibrated(
+        model, judge, width=width, n_latents=n_latents, k=k, examples=examples, rows=schedule.batch,
+        words=(listed or [f"word {number}" for number in range(words)]) if joined else (), batch=batch,
+        seconds=seconds,
+    )  # fmt: skip
     entry = (2 if n_latents <= 2**16 else 4) + 2
     encoded = pictures * (2 * width + 2 * embed + 8 + THUMBNAIL)
     weights = sum(p.numel() * p.element_size() for m in (model, judge) for p in m.clip.parameters())
     dictionary = n_latents * width * 8
     sums = n_latents * (embed * 4 + examples * 16 + 24)
-    # A training step costs about three products over all latents: forward, gradients, optimizer moments.
     trained = (schedule.steps or 0) * schedule.batch
     stages = (
         Stage(
@@ -201,7 +188,9 @@ def plan_study(
         ),
         Stage("join shards", 2 * encoded / rates["disk_bytes"], False, encoded, 2**24, encoded),
         Stage(
-            "train the dictionary", 3 * trained / rates["codes"], False, 2 * dictionary, 4 * dictionary,
+            "train the dictionary", trained / rates["train"] + (min(pictures, ROWS) / rates["read"] if joined else 0.0),
+            False,
+            2 * dictionary, 4 * dictionary,
             trained * 2 * width,
         ),
         Stage(
@@ -213,7 +202,8 @@ def plan_study(
             pictures * (k * entry + 2 * embed) + -(-pictures // 2**18) * sums,
         ),
         Stage(
-            "labels", n_latents * words * embed * 8 / 1e10, False, words * embed * 2 + n_latents * embed * 2,
+            "labels", n_latents * words * embed * 8 / 1e10 + words / rates["judge_texts"], False,
+            words * embed * 2 + n_latents * embed * 2,
             words * embed * 4 + n_latents * (embed * 12 + 400), 0.0,
         ),
         Stage(
@@ -239,6 +229,8 @@ def _audit_seconds(rates: dict[str, float], prompts: int, pictures: int, words: 
     audited = forwards * (1 - EVALUATED) + SHARED
     passes = audited / rates["encode"] + forwards * EVALUATED / rates["evaluate"]
     seen = pictures * embed * (words / PRODUCTS + COMPETING**2 / SMALL_PRODUCTS)
+    # The prompts' contrast is against all words.
+    passes += (words + prompts) / rates["texts"] + prompts / rates["judge_texts"]
     return passes + (forwards + SHARED) / rates["alter"] + seen + prompts * (ASKING[0] + ASKING[1] * pictures)
 
 
@@ -274,100 +266,3 @@ def _training(
         f"{schedule.batch:,} activations"
     )
     return n_latents, k, schedule, how
-
-
-def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Items per second of a function that returns its number of items; the first call is a warm-up."""
-    work()
-    begun, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - begun < seconds:
-        done += work()
-    return done / (time.perf_counter() - begun)
-
-
-def _decode_rate(model: Model, seconds: float) -> float:
-    """Pictures per second with as many threads as a study uses."""
-    from clipattr.images.collection import Images
-    from clipattr.images.decoding import difference_hash, thumbnail_bytes
-
-    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-    images = Images.open([_read(file.getvalue())])
-
-    def prepare(_: Image.Image) -> int:
-        picture = _read(file.getvalue(), 2 * max(model.image_size))
-        model.prepare(picture)
-        return len(thumbnail_bytes(picture)) + difference_hash(picture) % 2
-
-    return _rate(lambda: len(list(images.stream(prepare, [0] * 16))), seconds)
-
-
-def _alter_rate(model: Model, seconds: float) -> float:
-    """Pictures per second that are copied, changed and prepared, one after the other."""
-    side = 2 * max(model.image_size)
-    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-
-    def work() -> int:
-        changed = noise.copy()
-        changed[: side // 2, : side // 2] = 0
-        model.prepare(Image.fromarray(changed))
-        return 1
-
-    return _rate(work, seconds)
-
-
-def _read(data: bytes, draft: int | None = None) -> Image.Image:
-    from clipattr.images.decoding import read_picture
-
-    return read_picture(data, draft=draft)
-
-
-def _encode_rate(model: Model, batch: int, seconds: float) -> float:
-    pixels = torch.zeros(batch, 3, *model.image_size)
-
-    def work() -> int:
-        with torch.no_grad():
-            model.encode_image(pixels)
-        return batch
-
-    return _rate(work, seconds)
-
-
-def _dictionary_rates(
-    width: int, embed: int, n_latents: int, k: int, examples: int, seconds: float
-) -> dict[str, float]:
-    """Codes per second, and pictures per second in the pass over examples and sums."""
-    from clipattr.dictionaries import SparseCodes, random_sae
-    from clipattr.meaning.summary import collect
-
-    generator = torch.Generator().manual_seed(0)
-    acts = torch.randn(1024, width, generator=generator)
-    dictionary = random_sae(acts, n_latents=n_latents, k=k)
-    codes = SparseCodes.cat([dictionary.encode(acts)] * 8)
-    embeddings = torch.nn.functional.normalize(
-        torch.randn(len(codes), embed, generator=generator), dim=-1
-    ).numpy()
-    none = np.zeros(len(codes), dtype=bool)
-
-    def coded() -> int:
-        return len(dictionary.encode(acts))
-
-    def kept() -> int:
-        collect([(0, codes)], embeddings, n_latents, held_out=none, repeats=none, m=examples)
-        return len(codes)
-
-    return {"codes": _rate(coded, seconds), "examples": _rate(kept, seconds)}
-
-
-def _disk_rate(size: int = 2**26) -> float:
-    """Bytes per second written to the disk below the current folder, or to the temporary one."""
-    place = Path.cwd() if os.access(Path.cwd(), os.W_OK) else None
-    data = os.urandom(2**20)
-    with tempfile.NamedTemporaryFile(dir=place) as file:
-        begun = time.perf_counter()
-        for _ in range(size // len(data)):
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        return size / (time.perf_counter() - begun)

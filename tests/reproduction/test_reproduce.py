@@ -5,18 +5,18 @@ import json
 import os
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 
 import clipattr as ca
-from clipattr.reproduction import pilot
 from clipattr.reproduction.experiment import NOT_SUPPORTED, SUPPORTED, UNDECIDED, decide
 from clipattr.reproduction.experiments import EXPERIMENTS
 from clipattr.reproduction.experiments.checks import BY_NAME, RENDERED, TRUTH
 from clipattr.reproduction.inputs import named_models
 from clipattr.reproduction.page import page
 from clipattr.reproduction.reopen import pack, reopened
-from clipattr.reproduction.times import TIMES, Times
+from clipattr.reproduction.times import TIMES, Spent, Times
 from clipattr.statistics import Interval
 
 KILLS = 50
@@ -114,47 +114,21 @@ def test_a_damaged_piece_is_measured_again(asked, finished, tmp_path):
     assert piece.read_bytes() == before
 
 
-def test_a_plan_states_its_assumptions_and_measures_nothing(asked, tmp_path, monkeypatch):
-    monkeypatch.setattr(pilot, "FEW", 32)
-    monkeypatch.setattr(pilot, "MORE", 64)
-    monkeypatch.setattr(pilot, "STEPS", (5, 20))
-    made = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True)
-    assert list(made.frame["experiment"]) == ["studies", *(e.name for e in EXPERIMENTS)]
-    seconds = dict(zip(made.frame["experiment"], made.frame["seconds"], strict=True))
-    for name in ("studies", "null", "faithfulness", "spurious", "dictionaries", "seeds", "pixels"):
-        assert seconds[name] > 0, name
-    assert made.seconds == pytest.approx(sum(seconds.values())) and seconds["lesions"] == 0
-    assert all(made.frame["assumes"]) and any("threads" in told for told in made.assumptions)
-    assert not (tmp_path / "out" / "pieces").exists()
-
-
-def test_a_plan_counts_the_experiments_whose_values_are_read(asked, tmp_path, monkeypatch):
-    line = pilot.Line(0.0, 1.0)
-    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, (line, line), line, line, 1, 1, 1, 1, 1, 1)
-    monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
-    plan = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["pixels"])
-    assert list(plan.frame["experiment"]) == ["studies", "counts", "null", "pixels"]
-    # 96 pictures are encoded and studied for a second each; two prompts are audited for 96 seconds each.
-
-    assert list(plan.frame["seconds"]) == [192, 192, 192, 1.25]
-    alone = ca.reproduce("paper", out=tmp_path / "out", **asked, plan=True, only=["spurious"])
-    assert list(alone.frame["experiment"]) == ["studies", "spurious"]
-
-
 def test_a_part_is_not_charged_for_the_parts_inside_it(monkeypatch):
-    clock = iter([0.0, 1.0, 5.0, 6.0])
-    monkeypatch.setattr("clipattr.reproduction.times.time.perf_counter", lambda: next(clock))
+    clock, slower = iter([0.0, 1.0, 5.0, 6.0]), iter([0.0, 2.0, 10.0, 12.0])
+    clocks = SimpleNamespace(perf_counter=lambda: next(slower), process_time=lambda: next(clock))
+    monkeypatch.setattr("clipattr.reproduction.times.time", clocks)
     times = Times()
     with times.of("outer"), times.of("inner"):
         pass
-    assert times.seconds == {"inner": 4.0, "outer": 2.0}
+    assert times.spent == {"inner": Spent(8.0, 4.0), "outer": Spent(4.0, 2.0)}
 
 
 def test_the_estimate_follows_what_earlier_experiments_took(tmp_path):
     names = ("studies", "null", "counts", "pixels")
     plan = {"experiments": [{"experiment": name, "seconds": 10.0} for name in names]}
     (tmp_path / "plan.json").write_text(json.dumps(plan), "utf-8")
-    times = Times({"studies · a": 40.0, "null · a": 20.0, "null · b": 20.0})
+    times = Times({"studies · a": Spent(40.0), "null · a": Spent(20.0), "null · b": Spent(20.0)})
     assert times.update(tmp_path, "null") == 40.0 and times.updated == {"null": 10.0}
     times.note(tmp_path)
     # Two experiments took four times as long, and one more counts as planned: 16 ** (1 / 3).
@@ -169,28 +143,6 @@ def test_the_estimate_follows_what_earlier_experiments_took(tmp_path):
     }
     assert held == {"studies": None, "null": 10.0}
     assert times.update(tmp_path, "unplanned") is None
-
-
-def test_what_a_run_took_is_written_beside_what_was_planned(asked, tmp_path, monkeypatch):
-    out, line = tmp_path / "out", pilot.Line(0.0, 1.0)
-    rates = pilot.Rates(line, 1, 0, line, 0, line, line, line, (line, line), line, line, 1, 1, 1, 1, 1, 1)
-    monkeypatch.setattr("clipattr.reproduction.plan.piloted", lambda run: rates)
-    plan = ca.reproduce("paper", out=out, **asked, plan=True, only=["null"])
-    ca.reproduce("paper", out=out, **asked, only=["null"])
-    held = json.loads((out / TIMES).read_text("utf-8"))
-    rows = {row["experiment"]: row for row in held["experiments"]}
-    assert set(rows) == {"studies", "null"}
-    for name, seconds in zip(plan.frame["experiment"], plan.frame["seconds"], strict=True):
-        assert rows[name]["planned"] == seconds
-        assert rows[name]["measured"] == pytest.approx(held["seconds"][f"{name} · one"])
-        assert rows[name]["measured_over_planned"] == pytest.approx(rows[name]["measured"] / seconds)
-        assert (rows[name]["updated"] is None) is (name == "studies")  # no experiment: it begins inside one
-    assert rows["null"]["updated"] == rows["null"]["planned"]  # nothing was measured before
-    # A damaged plan is no reason to lose the times.
-    (out / "plan.json").write_text("{", "utf-8")
-    Times({"null · one": 1.0}).note(out)
-    last = {row["experiment"]: row for row in json.loads((out / TIMES).read_text("utf-8"))["experiments"]}
-    assert last["null"]["measured"] == 1.0 and last["null"]["planned"] is None
 
 
 def test_a_raw_folder_of_photographs_is_read_with_words_and_remarks(asked, drawings, tmp_path):

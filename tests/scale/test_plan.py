@@ -17,6 +17,9 @@ RATES = {
     "alter": 200.0,
     "codes": 1000.0,
     "examples": 2000.0,
+    "train": 500.0,
+    "texts": 100.0,
+    "judge_texts": 25.0,
     "disk_bytes": 1e8,
 }
 
@@ -24,14 +27,7 @@ RATES = {
 @pytest.fixture
 def measured(monkeypatch):
     """Rates as if measured: encoding both models 10 pictures a second."""
-    monkeypatch.setattr("clipattr.studies.plan._decode_rate", lambda model, seconds: RATES["decode"])
-    monkeypatch.setattr("clipattr.studies.plan._encode_rate", lambda model, batch, seconds: RATES["encode"])
-    monkeypatch.setattr(
-        "clipattr.studies.plan._dictionary_rates",
-        lambda *sizes: {name: RATES[name] for name in ("codes", "examples")},
-    )
-    monkeypatch.setattr("clipattr.studies.plan._alter_rate", lambda model, seconds: RATES["alter"])
-    monkeypatch.setattr("clipattr.studies.plan._disk_rate", lambda: RATES["disk_bytes"])
+    monkeypatch.setattr("clipattr.studies.plan.calibrated", lambda *models, **sizes: RATES)
 
 
 def rows(plan):
@@ -49,6 +45,9 @@ def test_hours_and_bytes_follow_from_the_rates(tiny_model, measured):
     assert found["codes"].hours == pytest.approx(36 / 3600) and found["examples"].hours == pytest.approx(
         18 / 3600
     )
+    # 50 steps of 4,096 activations; 1,000 latents compared with 100 words, which the evaluator embeds.
+    assert found["train the dictionary"].hours * 3600 == pytest.approx(50 * 4096 / 500)
+    assert found["labels"].hours * 3600 == pytest.approx(1000 * 100 * 48 * 8 / 1e10 + 100 / 25)
     assert plan.seconds == pytest.approx(sum(row.hours for row in found.values()) * 3600)
     assert plan.disk == pytest.approx(sum(row.disk_gb for row in found.values()) * 1e9)
 
@@ -68,6 +67,30 @@ def test_memory_does_not_grow_with_the_pictures_but_time_does(tiny_model, measur
         assert row.memory_gb == many[stage].memory_gb or stage == "audit", stage
     assert many["codes"].hours == pytest.approx(1000 * few["codes"].hours)
     assert few["train the dictionary"].hours == many["train the dictionary"].hours
+
+
+def test_rates_are_those_of_the_functions_of_a_build(tiny_model, monkeypatch):
+    from types import SimpleNamespace
+
+    from clipattr.dictionaries import joined, training
+    from clipattr.studies import rates
+
+    clock = [0.0]
+    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slowed(owner, name, cost):
+        real = getattr(owner, name)
+
+        def slow(*args, **named):
+            clock[0] += cost
+            return real(*args, **named)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    slowed(training, "_stepped", 0.25)
+    slowed(joined, "readings", 2.0)
+    assert rates._train_rate(8, 16, 2, rows=32, seconds=0.1) == pytest.approx(32 / 0.25)
+    assert rates._read_rate(8, 4, ["cat", "dog"]) == pytest.approx(rates.READ_ROWS / 2)
 
 
 def test_nothing_to_plan_is_refused(tiny_model):
@@ -146,7 +169,10 @@ def test_the_audit_costs_its_forward_passes_and_the_words_of_the_pictures(tiny_m
     plan = plan_study(tiny_model, pictures=1000, words=50, prompts=7)
     n = 7 * 19 + 324  # what prompts ask for, and what is made once for all of them
     forwards, products = n / 20 + n / 200, 1000 * 48 * (50 / 3e10 + 64 * 64 / 1e10)
-    assert rows(plan)["audit"].hours * 3600 == pytest.approx(forwards + products + 7 * (0.03 + 0.0015))
+    texts = (50 + 7) / 100 + 7 / 25  # words and prompts by the model, prompts by the evaluator
+    assert rows(plan)["audit"].hours * 3600 == pytest.approx(
+        forwards + texts + products + 7 * (0.03 + 0.0015)
+    )
 
 
 def test_the_audit_s_share_of_a_plan_is_that_of_its_settings():

@@ -26,15 +26,22 @@ from clipattr.reproduction.experiment import (
 )
 from clipattr.reproduction.experiments.surprises import findings_of
 from clipattr.reproduction.figures import estimates
+from clipattr.reproduction.pilot import at_most, findings
 from clipattr.statistics import Interval, wilson
 from clipattr.studies.presets import paper
 
 if TYPE_CHECKING:
+    from clipattr.reproduction.pilot import Pilot
     from clipattr.reproduction.run import Run
+    from clipattr.reproduction.times import Spent
     from clipattr.studies.study import Study
 
 RENDERED, BY_NAME = "by rendering pictures again without the cause", "by the name of the cause"
 HALF = 0.5  # share from which a claim about findings counts as supported
+ASIDE = 30  # scenes that tell what latents respond to, for one scene of a check
+CHECKED = (
+    3  # scenes of a finding's checks for one scene of a check: 2 for a planted cause, 2 to 6 for another one
+)
 CONTROLS = 4  # findings for one that is also tested with another prompt
 
 
@@ -75,7 +82,7 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
     world, learnt = world_of(run, unit)
     learnt = [plant for plant in learnt if plant.prompt in prompts]
     # Scenes that decide what a latent responds to: as many as the checks need, 30 times over.
-    truth = Truth(study.model, study.dictionary, world, 30 * run.sizes.truth)
+    truth = Truth(study.model, study.dictionary, world, ASIDE * run.sizes.truth)
     verdicts = judge(truth, list(findings), learnt, run.sizes.truth)
     matched: dict[tuple[str, str], str] = {}
     for finding, verdict in zip(findings, verdicts, strict=True):
@@ -229,9 +236,9 @@ TRUTH = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=lambda values: estimates({"": list(_figures(values).items())}, "share, %", scale=100),
-    seconds=lambda run, rates: (30 + 10 * rates.findings(run)) * run.sizes.truth * rates.scene,
-    assumes="30 scenes are drawn and encoded per scene of a check, and ten more for each of the findings that the plan "
-    "counts with; matching by name takes no time",
+    cost=lambda run, unit, pilot: pilot.of(unit).scenes((ASIDE + CHECKED * findings(run)) * run.sizes.truth),
+    assumes=f"{ASIDE} scenes are drawn and encoded per scene of a check, and {CHECKED} more for each finding that the "
+    "plan counts with; matching by name takes no time",
     needs=("counts",),
     lacking="no causes are known for these models; give truth=",
 )
@@ -284,6 +291,13 @@ def _pixel_conclusion(values: Values) -> Conclusion:
     )
 
 
+def _verified_cost(run: Run, unit: str, pilot: Pilot) -> Spent:
+    n, most = findings(run), run.sizes.verified
+    # With a finding or without one: nothing is opened for a model without findings.
+    tests = at_most(n, most) + at_most(n, -(-most // CONTROLS))
+    return tests * pilot.of(unit).verified + 2 * at_most(n, 1) * pilot.of(unit).opened(len(run.inputs.images))
+
+
 PIXELS = Experiment(
     name="pixels",
     title="Pixel evidence",
@@ -299,10 +313,8 @@ PIXELS = Experiment(
     ],
     conclude=_pixel_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: (
-        min(run.sizes.verified, rates.findings(run)) * (1 + 1 / CONTROLS) * rates.verified
-    ),
-    assumes="each model has as many findings as the plan counts with, every fourth is also tested with another prompt, "
-    "and each test takes as long as the pilot's",
+    cost=_verified_cost,
+    assumes="as many findings as the plan counts with, in some models none; every fourth is also tested with another "
+    "prompt; a test makes two thirds of the forward passes that it may",
     needs=("counts",),
 )

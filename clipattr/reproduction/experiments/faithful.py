@@ -157,8 +157,8 @@ FAITHFULNESS = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=_draw,
-    seconds=lambda run, rates: run.sizes.faithful_pictures * run.sizes.faithful_prompts * rates.faithfulness,
-    assumes="seconds per picture and class, measured on random directions of the same number and sparsity",
+    cost=lambda run, unit, pilot: pilot.of(unit).faithfulness(run.sizes.faithful_pictures),
+    assumes="all methods and classes on 4 and on 12 pictures, with random directions of the same number and sparsity",
     deviations=(
         "eight methods: exact single-latent ablation and Shapley sampling are added; integrated gradients run over the "
         "codes with bias and error held fixed",

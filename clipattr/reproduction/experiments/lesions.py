@@ -29,9 +29,11 @@ from clipattr.reproduction.inputs import SYNTHETIC
 from clipattr.statistics import Interval, simultaneous, t_interval
 
 if TYPE_CHECKING:
-    from clipattr.reproduction.pilot import Rates
+    from clipattr.discovery.probes.probe import Probe
+    from clipattr.reproduction.pilot import Pilot
     from clipattr.reproduction.run import Run
     from clipattr.reproduction.sizes import Sizes
+    from clipattr.reproduction.times import Spent
     from clipattr.studies.study import Study
     from clipattr_data.robustness import Material
 
@@ -70,37 +72,14 @@ def judged_probes(study: Study, some: Material, sizes: Sizes) -> dict[str, Any]:
     Args:
         study: of the synthetic lesions. some: the shortcut's pictures, embedded.
     """
-    from clipattr.discovery.probes.audit import audit_probe
-    from clipattr.discovery.probes.fitting import fit_probe
-    from clipattr.discovery.probes.null_space import directions_of
     from clipattr_data.robustness import curves, prompted
 
     model, n = study.model, sizes.lesion_training
     frame = curves(model, some, seeds=sizes.lesion_seeds, n=n)
-    repairs = []
-    for seed in range(sizes.lesion_seeds):
-        training = some.training(LED, n, 100 + seed)
-        led = fit_probe(*training, folds=3, model_hash=model.weights_hash)
-        findings = [f for f in audit_probe(study, probe=led).findings() if f.evidence["group"] in ASIDE]
-        before = after = control = some.judge(led)
-        if findings:
-            after = some.judge(fit_probe(*training, folds=3, blind_to=directions_of(study, findings)))
-            random = chance_directions(training[0], len(findings), seed)
-            control = some.judge(fit_probe(*training, folds=3, blind_to=random))
-        repairs.append(
-            {
-                "seed": seed,
-                "found": [f.label for f in findings],
-                "worst_before": before.worst,
-                "worst_after": after.worst,
-                "worst_random": control.worst,
-                "accuracy_before": before.accuracy,
-                "accuracy_after": after.accuracy,
-            }
-        )
+    made = [repaired(study, some, sizes, seed) for seed in range(sizes.lesion_seeds)]
     effects = {
         name: some.judge(probe)
-        for name, probe in {"prompts": prompted(model)["prompts"], "probe": led}.items()
+        for name, probe in {"prompts": prompted(model)["prompts"], "probe": made[-1][0]}.items()
     }
     reliance = {
         name: {"value": each.effect, "low": each.low, "high": each.high} for name, each in effects.items()
@@ -108,8 +87,33 @@ def judged_probes(study: Study, some: Material, sizes: Sizes) -> dict[str, Any]:
     return {
         "how": "synthetic lesions",
         "curves": frame.to_dict("records"),
-        "repairs": repairs,
+        "repairs": [row for _, row in made],
         "reliance": {some.shortcut: reliance},
+    }
+
+
+def repaired(study: Study, some: Material, sizes: Sizes, seed: int) -> tuple[Probe, dict[str, Any]]:
+    """A probe that follows the shortcut, and its accuracy before and after a refit blind to what its audit finds."""
+    from clipattr.discovery.probes.audit import audit_probe
+    from clipattr.discovery.probes.fitting import fit_probe
+    from clipattr.discovery.probes.null_space import directions_of
+
+    training = some.training(LED, sizes.lesion_training, 100 + seed)
+    led = fit_probe(*training, folds=3, model_hash=study.model.weights_hash)
+    findings = [f for f in audit_probe(study, probe=led).findings() if f.evidence["group"] in ASIDE]
+    before = after = control = some.judge(led)
+    if findings:
+        after = some.judge(fit_probe(*training, folds=3, blind_to=directions_of(study, findings)))
+        random = chance_directions(training[0], len(findings), seed)
+        control = some.judge(fit_probe(*training, folds=3, blind_to=random))
+    return led, {
+        "seed": seed,
+        "found": [f.label for f in findings],
+        "worst_before": before.worst,
+        "worst_after": after.worst,
+        "worst_random": control.worst,
+        "accuracy_before": before.accuracy,
+        "accuracy_after": after.accuracy,
     }
 
 
@@ -264,15 +268,15 @@ def _draw(values: Values) -> Any:
     return estimates(series, "reliance on the shortcut, in class gaps")
 
 
-def _seconds(run: Run, rates: Rates) -> float:
+def _cost(run: Run, unit: str, pilot: Pilot) -> Spent:
     sizes = run.sizes
     if run.inputs.lesions != SYNTHETIC:
         pictures = len(run.inputs.lesions.images) if isinstance(run.inputs.lesions, Table) else 0
-        return rates.encode(pictures) + rates.study(pictures) * rates.trained(run) / rates.study(
-            len(run.inputs.images)
-        )
+        return pilot.of(unit).encode(pictures) + pilot.of(unit).trained(run, pictures)
+    from clipattr_data.robustness import STRENGTHS
+
     drawn = 2 * (sizes.lesion_pool + sizes.lesion_judged)
-    return drawn * rates.lesion + sizes.lesion_seeds * rates.probes
+    return drawn * pilot.lesion + sizes.lesion_seeds * (len(STRENGTHS) * pilot.curves + pilot.repair)
 
 
 LESIONS = Experiment(
@@ -285,10 +289,10 @@ LESIONS = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=_draw,
-    seconds=_seconds,
+    cost=_cost,
     studies=False,
-    assumes="lesions are drawn and embedded at the measured rate, and the probes of one shortcut and draw take what "
-    "they took in the pilot; a folder of photographs costs what the main study costs",
+    assumes="two pictures for each lesion of the pool and of those judged on, the probes of each strength and draw, "
+    "one repair a draw; a folder of photographs costs what a study of as many pictures costs",
     lacking="no lesions were given; --lesions lesions takes the bundled synthetic ones",
     deviations=(
         "the paper names neither its data set nor its probe; the probe is a logistic regression, the biases are the "

@@ -30,8 +30,9 @@ from clipattr.statistics import Interval, t_interval
 if TYPE_CHECKING:
     from clipattr.images.collection import Images
     from clipattr.models.loading import Model
-    from clipattr.reproduction.pilot import Rates
+    from clipattr.reproduction.pilot import Pilot
     from clipattr.reproduction.run import Run
+    from clipattr.reproduction.times import Spent
 
 STRENGTHS = (0.0, 0.5, 0.75, 0.9, 1.0)
 TAG = "no. 4071"  # a text that names no class
@@ -112,7 +113,7 @@ def _embedded(model: Model, pixels: list[Tensor]) -> Tensor:
 
 def _units(run: Run) -> list[str]:
     try:
-        _classes(run)
+        classes_of(run)
     except DataError:
         return []
     return run.inputs.variants
@@ -124,7 +125,7 @@ def _sides(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return study.rows, study.holdout_rows
 
 
-def _classes(run: Run) -> list[str]:
+def classes_of(run: Run) -> list[str]:
     """The commonest labels, at most as many as asked, an even number so that halves are equal."""
     counts = Counter(label for label in run.inputs.images.columns["label"] if label)
     names = [name for name, count in counts.items() if count >= 4 * FEWEST]
@@ -136,7 +137,7 @@ def _classes(run: Run) -> list[str]:
 
 
 def _measure(run: Run, unit: str) -> dict[str, Any]:
-    model, names, sizes = run.inputs.model(unit), _classes(run), run.sizes
+    model, names, sizes = run.inputs.model(unit), classes_of(run), run.sizes
     labels = np.array([label or "" for label in run.inputs.images.columns["label"]])
     fitting, judging = _sides(run)
     sides = []
@@ -259,12 +260,12 @@ def _draw(values: Values) -> Any:
     return estimates(series, "accuracy lost in the worst group, percentage points", scale=100)
 
 
-def _seconds(run: Run, rates: Rates) -> float:
-    names = set(_classes(run))
+def _cost(run: Run, unit: str, pilot: Pilot) -> Spent:
+    names, sizes = set(classes_of(run)), run.sizes
     there = sum(label in names for label in run.inputs.images.columns["label"])
-    pictures = min(1.5 * run.sizes.spurious_pictures, there)
-    probes = len(MARKS) * len(STRENGTHS) * run.sizes.spurious_seeds
-    return pictures * rates.marked + probes * rates.probe
+    fitted = min(sizes.spurious_pictures, (1 - sizes.holdout) * there)
+    pictures = fitted + min(sizes.spurious_pictures // 2, sizes.holdout * there)
+    return pictures * pilot.of(unit).marked + len(MARKS) * sizes.spurious_seeds * pilot.of(unit).curves
 
 
 SPURIOUS = Experiment(
@@ -278,9 +279,9 @@ SPURIOUS = Experiment(
     rows=_rows,
     conclude=_conclude,
     draw=_draw,
-    seconds=_seconds,
-    assumes="each picture is prepared and encoded once without and once with each mark; one probe is fitted per mark, "
-    "strength and seed",
+    cost=_cost,
+    assumes="each picture is prepared and encoded once without and once with each mark; the classifiers of all "
+    "strengths are fitted once per mark and seed",
     lacking="it takes labelled pictures, at least two classes of 16",
     deviations=(
         "the paper's data and probe recipe are not published; a mark (a text, a coloured patch, a frame, a colour "

@@ -195,8 +195,8 @@ COUNTS = Experiment(
     rows=_count_rows,
     conclude=_count_conclusion,
     draw=_count_figure,
-    seconds=lambda run, rates: rates.audited(run, budget=True),
-    assumes="per prompt one closed-form audit and the forward passes of the pilot",
+    cost=lambda run, unit, pilot: pilot.of(unit).audited(run, passes=True),
+    assumes="what prompts share, its forward passes, and per prompt the mean of three, forward passes apart",
     needs=("null",),
     deviations=(
         "components are found by an audit with exact ablation, held-back pictures and false-discovery control; the "
@@ -277,6 +277,6 @@ NULL = Experiment(
         "share of prompts with a finding, %",
         scale=100,
     ),
-    seconds=lambda run, rates: rates.shuffled(run),
-    assumes="one closed-form audit per prompt, on shuffled pictures",
+    cost=lambda run, unit, pilot: pilot.of(unit).shuffled(run),
+    assumes="what prompts share, and per prompt the mean of three on shuffled pictures",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clipattr.discovery.compare import PICTURES, compare
+from clipattr.discovery.compare import compare
 from clipattr.reproduction.baselines import by_chance
 from clipattr.reproduction.experiment import (
     NONE_JUDGED,
@@ -35,8 +35,9 @@ from clipattr.statistics import Interval, mean_interval, wilson
 
 if TYPE_CHECKING:
     from clipattr.discovery.compare import Comparison
-    from clipattr.reproduction.pilot import Rates
+    from clipattr.reproduction.pilot import Pilot
     from clipattr.reproduction.run import Run
+    from clipattr.reproduction.times import Spent
 
 ALL = "all"
 CONTROLS = {FROZEN: "random directions", PCA: "principal components", NEURONS: "neurons"}
@@ -62,10 +63,6 @@ def _compare(run: Run, unit: str) -> dict[str, Any]:
         "chance": {name: with_finding(run.value("null", name)).tolist() for name in made.names},
         "met": {name: by_chance(run.value("counts", name)) for name in made.names},
     }
-
-
-def _matched_seconds(run: Run, rates: Rates) -> float:
-    return rates.matched(min(len(run.inputs.images), PICTURES))
 
 
 def _excess(value: Any, name: str) -> Interval:
@@ -109,7 +106,9 @@ VARIANTS = Experiment(
         "share of prompts above shuffled pictures, percentage points",
         scale=100,
     ),
-    seconds=lambda run, rates: (len(run.inputs.variants) - 1) * _matched_seconds(run, rates),
+    cost=lambda run, unit, pilot: (
+        (len(run.inputs.variants) - 1) * pilot.of(unit).matched(len(run.inputs.images))
+    ),
     assumes="the audits are counted above; the latents of each further model are matched with the first one's",
     needs=("counts", "null"),
     lacking="it takes two models or more",
@@ -174,10 +173,9 @@ def _dictionary_conclusion(values: Values) -> Conclusion:
     return Conclusion(joint([decide(each) for each in differences.values()]), sentence, figures)
 
 
-def _dictionary_seconds(run: Run, rates: Rates) -> float:
-    pictures = len(run.inputs.images)
-    each = rates.study(pictures) + rates.audited(run, budget=False)
-    return len(CONTROLS) * each + rates.card(pictures)
+def _dictionary_cost(run: Run, unit: str, pilot: Pilot) -> Spent:
+    rates, pictures = pilot.of(unit), len(run.inputs.images)
+    return len(CONTROLS) * (rates.study(pictures) + rates.audited(run, passes=False)) + rates.card(pictures)
 
 
 DICTIONARIES = Experiment(
@@ -200,7 +198,7 @@ DICTIONARIES = Experiment(
         "share of prompts with a finding, %",
         scale=100,
     ),
-    seconds=_dictionary_seconds,
+    cost=_dictionary_cost,
     assumes="for each control a study from stored activations and one closed-form audit per prompt; a quality card",
     needs=("counts",),
 )
@@ -262,8 +260,10 @@ SEEDS = Experiment(
     rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
     conclude=_seed_conclusion,
     draw=lambda values: None,
-    seconds=lambda run, rates: (
-        rates.trained(run) + rates.audited(run, budget=True) + _matched_seconds(run, rates)
+    cost=lambda run, unit, pilot: (
+        pilot.of(unit).trained(run)
+        + pilot.of(unit).audited(run, passes=True)
+        + pilot.of(unit).matched(len(run.inputs.images))
     ),
     assumes="a study from stored activations, an audit like the first, and latents matched with the first one's",
     needs=("counts",),
