@@ -213,16 +213,16 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name, case in cases.items():
         found, share = estimated(name, case)
-        figures |= share
-        rows += found
-    for row in rows:
-        print(f"{row['case']:14} {row['experiment']:14} planned {row['processor_planned']:7.1f}  measured "
-              f"{row['processor_measured']:7.1f}  ratio {row['processor_measured_over_planned'] or 0:.2f}  (wall "
-              f"{row['measured_over_planned'] or 0:.2f})")  # fmt: skip
-    figures |= figures_of(rows)
+        rows, figures = rows + found, figures | share
+        for row in found:
+            print(f"{row['case']:14} {row['experiment']:14} planned {row['processor_planned']:7.1f}  measured "
+                  f"{row['processor_measured']:7.1f}  ratio {row['processor_measured_over_planned'] or 0:.2f}  (wall "
+                  f"{row['measured_over_planned'] or 0:.2f})", flush=True)  # fmt: skip
+        # After each case, as a later one may be interrupted.
+        figures |= figures_of(rows)
+        write_results("reproduction", figures, rows, quick=given.quick)
     for name, value in figures.items():
         print(f"{name:36} {value:.3f}")
-    write_results("reproduction", figures, rows, quick=given.quick)
     return int(figures["files_that_differ"] > 0)
 
 
