@@ -1,22 +1,17 @@
-"""Pilot: what the parts of a reproduction take on this machine, measured with the experiments' own functions.
+"""Pilot: what the parts of a reproduction take on this machine, and how that grows with the inputs.
 
-Owns what is measured for a plan and how it grows with the inputs. Of models with equal shapes one is measured, on a few
-of the collection's pictures; costs that grow with pictures are measured on two numbers of them. The measurements are in
-`pilot_units.py` and `pilot_worlds.py`. Start at `piloted`.
+Owns the values that a plan is calculated from. They are measured in `pilot_units.py` and `pilot_worlds.py`. Start at
+`Pilot`.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipattr.reproduction.times import Spent
 
 if TYPE_CHECKING:
-    from clipattr.models.loading import Model
     from clipattr.reproduction.run import Run
 
 # Findings per audited prompt. Audits of 31 models of bundled worlds, foreign worlds and photographs have 0 to 0.6.
@@ -157,57 +152,3 @@ def at_most(n: float, most: int) -> float:
     """
     rest = n / (1 + n)
     return n * (1 - rest**most)
-
-
-def piloted(run: Run, names: Collection[str]) -> Pilot:
-    """Measure what experiments of these names need, in a temporary folder."""
-    from clipattr.reproduction import pilot_units, pilot_worlds
-
-    inputs, begun = run.inputs, Spent.now()
-
-    def load() -> None:
-        loaded.extend([inputs.judge, *(inputs.model(variant) for variant in inputs.variants)])
-
-    loaded: list[Model] = []
-    loading = Spent.of(load)
-    for model in loaded:
-        model.encode_text(["a picture"])  # reads the tokenizer
-    shapes: dict[Hashable, Rates] = {}
-    models: dict[str, Rates] = {}
-    words = NOTHING
-    sizes: tuple[int, ...] = ()
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in inputs.variants:
-            shape = shape_of(inputs.model(variant))
-            if shape not in shapes:
-                place = Path(folder) / str(len(shapes))
-                place.mkdir()
-                shapes[shape], first, sizes = pilot_units.measured(run, variant, place, names)
-                words |= first
-            models[variant] = shapes[shape]
-    lesion, curves, repair = pilot_worlds.lesions(run) if "lesions" in names else (NOTHING,) * 3
-    figures = pilot_units.figures()
-    tables = pilot_units.tables(run) if "faithfulness" in names else NOTHING
-    return Pilot(
-        models,
-        len(shapes),
-        loading,
-        words,
-        lesion,
-        curves,
-        repair,
-        figures,
-        tables,
-        Spent.now() - begun,
-        sizes,
-    )
-
-
-def shape_of(model: Model) -> Hashable:
-    """The same for models that cost the same: sizes of pictures and of all weights, and where these are."""
-    clip = model.clip
-    return (
-        tuple(model.image_size),
-        tuple((name, tuple(each.shape), str(each.dtype)) for name, each in clip.named_parameters()),
-        str(model.device),
-    )

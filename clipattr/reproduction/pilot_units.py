@@ -1,13 +1,15 @@
 """Units of the pilot: the experiments' own functions on a few pictures of the collection, on both clocks.
 
 Owns the measurements of one model: encoding, studies, training steps, audits, faithfulness, probes, edits of pictures.
-What is drawn is in `pilot_worlds.py`. Start at `measured`.
+What is drawn is in `pilot_worlds.py`. Of models with equal shapes one is measured, on a few of the collection's
+pictures; costs that grow with pictures are measured on two numbers of them. Start at `piloted`.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +19,13 @@ import numpy as np
 import torch
 
 from clipattr.reproduction.inputs import FITTED_ON, FROZEN, control, evenly
-from clipattr.reproduction.pilot import Line, Rates
-from clipattr.reproduction.pilot_worlds import scenes
+from clipattr.reproduction.pilot import Line, Pilot, Rates
+from clipattr.reproduction.pilot_worlds import lesions, scenes
 from clipattr.reproduction.times import Spent
 
 if TYPE_CHECKING:
     from clipattr.images.collection import Images
+    from clipattr.models.loading import Model
     from clipattr.reproduction.run import Run
     from clipattr.studies.study import Study
 
@@ -50,6 +53,56 @@ def more_pictures(pictures: int, each: float = ENCODING) -> int:
     """
     affordable = min(MOST, int(ENCODING / max(each, 1e-9)))
     return min(pictures, max(LEAST, min(pictures // SHARE, max(USUAL, affordable))))
+
+
+def piloted(run: Run, names: Collection[str]) -> Pilot:
+    """Measure what experiments of these names need, in a temporary folder."""
+    inputs, begun = run.inputs, Spent.now()
+
+    def load() -> None:
+        loaded.extend([inputs.judge, *(inputs.model(variant) for variant in inputs.variants)])
+
+    loaded: list[Model] = []
+    loading = Spent.of(load)
+    for model in loaded:
+        model.encode_text(["a picture"])  # reads the tokenizer
+    shapes: dict[Hashable, Rates] = {}
+    models: dict[str, Rates] = {}
+    words = Spent()
+    sizes: tuple[int, ...] = ()
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in inputs.variants:
+            shape = shape_of(inputs.model(variant))
+            if shape not in shapes:
+                place = Path(folder) / str(len(shapes))
+                place.mkdir()
+                shapes[shape], first, sizes = measured(run, variant, place, names)
+                words |= first
+            models[variant] = shapes[shape]
+    lesion, curves, repair = lesions(run) if "lesions" in names else (Spent(),) * 3
+    return Pilot(
+        models,
+        shapes=len(shapes),
+        loading=loading,
+        words=words,
+        lesion=lesion,
+        curves=curves,
+        repair=repair,
+        figures=figures(),
+        tables=tables(run) if "faithfulness" in names else Spent(),
+        spent=Spent.now() - begun,
+        sizes=sizes,
+    )
+
+
+def shape_of(model: Model) -> Hashable:
+    """The same for models that cost the same: sizes of pictures and of all weights, and where these are."""
+    clip = model.clip
+    return (
+        tuple(model.image_size),
+        tuple((name, tuple(each.shape), str(each.dtype)) for name, each in clip.named_parameters()),
+        str(model.device),
+    )
 
 
 def measured(

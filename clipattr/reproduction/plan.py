@@ -16,7 +16,8 @@ import torch
 
 from clipattr.display.wording import counted
 from clipattr.reproduction.experiment import Experiment
-from clipattr.reproduction.pilot import findings, piloted
+from clipattr.reproduction.pilot import findings
+from clipattr.reproduction.pilot_units import piloted
 from clipattr.reproduction.times import LOADING, PAGE, STUDIES, Spent
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 import clipattr as ca
 from clipattr.discovery.pixels.settings import PixelSettings
 from clipattr.reproduction.experiments import EXPERIMENTS
-from clipattr.reproduction.pilot import Line, Pilot, Rates, at_most, shape_of
+from clipattr.reproduction.pilot import Line, Pilot, Rates, at_most
+from clipattr.reproduction.pilot_units import shape_of
 from clipattr.reproduction.times import LOADING, PAGE, STUDIES, TIMES, Spent, Times
 
 
