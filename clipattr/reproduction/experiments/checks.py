@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 RENDERED, BY_NAME = "by rendering pictures again without the cause", "by the name of the cause"
 HALF = 0.5  # share from which a claim about findings counts as supported
-ASIDE = 30  # scenes that tell what latents respond to, for one scene of a check
+ASIDE = 30  # scenes that show what latents respond to, for one scene of a check
 CHECKED = (
     3  # scenes of a finding's checks for one scene of a check: 2 for a planted cause, 2 to 6 for another one
 )
