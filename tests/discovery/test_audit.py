@@ -209,7 +209,7 @@ def test_evidence_is_compared_with_the_settings(instead, route, changes, reason)
     evidence = dataclasses.replace(EVIDENCE, **changes)
     assert judge(family(route=route, instead=instead), evidence, 0.5, Settings()).reason is reason
     assert judge(family(), None, 0.5, Settings()).reason is Reason.FEW
-    assert 0 <= confidence(family(route=route), evidence) <= 1
+    assert 0 <= confidence(family(route=route), evidence, 0.5) <= 1
 
 
 def test_effects_count_in_units_of_the_prompt_s_own_contrast():
@@ -238,6 +238,9 @@ def test_a_finding_is_told_once():
     assert len(told_once([held(latents=(7,), label=None), held(latents=(8,), label=None)])) == 2
     seen, fired = held(latents=(1, 2)), held(latents=(1, 2), label="key", route=Route.LATENTS)
     assert told_once([fired, seen]) == [seen]
+    stronger = dataclasses.replace(EVIDENCE, causal_effect=span(0.3))
+    occluded = judge(dataclasses.replace(family(latents=(9,)), left=0.1), stronger, 0.5, Settings())
+    assert told_once([occluded, seen]) == [seen]  # a few occluded pictures against many
 
 
 def test_an_inserted_text_counts_over_other_words_or_where_text_is_pictured():
@@ -257,11 +260,23 @@ def test_inserted_text_is_surer_where_it_lifts_over_other_words_and_never_as_uns
     sure, unsure = (confidence_written(one, 0.5, settings) for one in (rise, unspecific))
     assert unsure == pytest.approx(1 / (1 + math.exp(-0.8)))
     assert sure == pytest.approx(1 / (1 + math.exp(-0.8 - math.log(0.04 / (settings.least_rise * 0.5)))))
+    assert settings.least_confidence < unsure < sure
+
+
+def test_text_on_a_prompts_pictures_is_the_surer_the_more_it_raises_the_score_in_three_places():
     one = family()
-    beside = confidence(
-        dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, text=True)), EVIDENCE
-    )
-    assert beside < settings.least_confidence < unsure < sure
+    text = dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, text=True))
+    evidence = dataclasses.replace(EVIDENCE, thing=span(0.1), beside=span(0.05))
+    low = evidence.thing.low / 0.5, evidence.beside.low / 0.5
+    by_hand = 1 / (1 + math.exp(-(0.1 + 2.1 * low[0] + 4.5 * low[1])))
+    assert confidence(text, evidence, 0.5) == pytest.approx(by_hand)
+    rise = Rise(span(0.05), span(0.0), (1,), span(0.05), 0.1, 0.1, 36)
+    assert confidence(text, evidence, 0.5, rise) > by_hand
+    assert confidence(text, evidence, 0.5, dataclasses.replace(rise, latents=())) == pytest.approx(by_hand)
+    unknown = dataclasses.replace(evidence, beside=Interval(math.nan, math.nan, math.nan))
+    without = dataclasses.replace(evidence, beside=span(-0.4))  # limited to -0.3
+    assert confidence(text, unknown, 0.5) == pytest.approx(confidence(text, without, 0.5))
+    assert confidence(text, unknown, 0.5) < by_hand
 
 
 def test_large_halves_are_kept_in_half_precision_and_larger_ones_are_read_again(ready, monkeypatch):

@@ -139,27 +139,48 @@ def told_once(kept: Sequence[Judged]) -> list[Judged]:
 
 
 def _rank(verdict: Judged) -> tuple[float, ...]:
-    """Sort key: parts of the prompt's name, then words, then latents; within these by rate difference and effect."""
+    """Sort key: parts of the prompt's name, then words, then latents; within these by rate difference.
+
+    A family found by how its latents fire over many pictures precedes one of the same word found by occluding a few.
+    """
     evidence, route = verdict.evidence, verdict.family.candidate.route
     if evidence is None:
         return (3.0,)
     order = 0.0 if route is Route.PART else 2.0 if route is Route.LATENTS else 1.0
-    common = -round(evidence.difference.value, 6)
-    return order, common, -evidence.causal_effect.value, *map(float, verdict.family.latents)
+    common, occluded = -round(evidence.difference.value, 6), float(math.isfinite(verdict.family.left))
+    return order, common, occluded, -evidence.causal_effect.value, *map(float, verdict.family.latents)
 
 
 # Logistic confidence, fitted on the findings of the worlds that constants are chosen on (docs/decisions/audit.md):
-# constant, then the weights of: it replaces the prompt's object; it is text; share of the codes left above a fifth.
-WEIGHTS = (3.2, 1.0, -3.3, -8.0)
+# constant, then the weights of: it replaces the prompt's object; share of the codes left without it above a fifth.
+WEIGHTS = (3.2, 1.0, -8.0)
 LEFT = 0.2  # share of the codes left without the candidate up to which confidence does not fall
+# The same for text that is over-represented on the prompt's pictures: constant, then the weights of three lower
+# bounds, in units of the prompt's own contrast: of pictures with text elsewhere, of the prompt's own with text against
+# without, and of inserting the prompt as text.
+TEXT_WEIGHTS = (0.1, 2.1, 4.5, 2.2)
+BOUNDS = ((0.0, 0.8), (-0.3, 0.3), (-0.05, 0.2))  # to which they are limited; the least also where nothing is known
 
 
-def confidence(family: Family, evidence: Evidence) -> float:
-    """Probability that removing the cause from pictures confirms a finding, 0 to 1."""
-    kept = LEFT if math.isnan(evidence.kept) else evidence.kept
-    constant, *weights = WEIGHTS
-    told = zip(weights, (family.instead and not family.text, family.text, max(0.0, kept - LEFT)), strict=True)
-    return 1 / (1 + math.exp(-constant - sum(weight * float(value) for weight, value in told)))
+def confidence(family: Family, evidence: Evidence, unit: float, rise: Rise | None = None) -> float:
+    """Probability that removing the cause from pictures confirms a finding, 0 to 1.
+
+    Args:
+        unit: raw cosine, the prompt's own contrast. rise: what inserting the prompt as text does, for text.
+    """
+    if family.text:
+        inserted = rise.inserted.low / unit if rise is not None and rise.latents else 0.0
+        lows = (evidence.thing.low / unit, evidence.beside.low / unit, inserted)
+        constant, *weights = TEXT_WEIGHTS
+        terms = [
+            weight * (least if math.isnan(low) else min(max(low, least), most))
+            for weight, low, (least, most) in zip(weights, lows, BOUNDS, strict=True)
+        ]
+    else:
+        kept = LEFT if math.isnan(evidence.kept) else evidence.kept
+        constant, instead, left = WEIGHTS
+        terms = [instead * family.instead, left * max(0.0, kept - LEFT)]
+    return 1 / (1 + math.exp(-constant - sum(terms)))
 
 
 def confidence_written(rise: Rise, unit: float, settings: Settings) -> float:

@@ -17,7 +17,7 @@ import torch
 
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
-from clipattr.discovery.audit.decision import Judged, Reason, judge, reads, stands_beside, told_once
+from clipattr.discovery.audit.decision import Judged, Reason, confidence, judge, reads, stands_beside, told_once
 from clipattr.discovery.audit.evidence import measured, seen_of
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
@@ -140,20 +140,26 @@ def _judged(base: Base, subject: Subject, family: Family) -> Judged:
 
 
 def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
-    """The confirmed families without duplicates, and the effect of inserting the prompt if that is a finding."""
-    held = told_once([one for one in found.judged if one.reason is Reason.HOLDS])
-    if not reads(found.rise, found.subject.unit, settings, found.pictured):
-        return held, None
-    return [
-        one for one in held if not one.family.text
-    ], found.rise  # insertion says more than that text is there
+    """The confirmed families without duplicates, and the effect of inserting the prompt if that is a finding.
+
+    Families that are likelier wrong than right are left out. Text on the prompt's own pictures is read by the latents
+    that respond to it there; where none do, by those that inserted text activates.
+    """
+    unit, least = found.subject.unit, settings.least_confidence
+    held = [
+        one
+        for one in told_once([one for one in found.judged if one.reason is Reason.HOLDS])
+        if one.evidence is not None and confidence(one.family, one.evidence, unit, found.rise) >= least
+    ]
+    inserted = reads(found.rise, unit, settings, found.pictured) and not any(one.family.text for one in held)
+    return held, found.rise if inserted else None
 
 
 def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
     """Audit one prompt."""
     base, found = ready.base, gathered(ready, prompt)
     held, rise = held_of(found, base.settings)
-    findings = [finding_of(base, found.subject, one, ready.roles, found.looked) for one in held]
+    findings = [finding_of(base, found.subject, one, ready.roles, found.looked, found.rise) for one in held]
     if rise is not None:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
     findings = [one for one in findings if one.confidence >= base.settings.least_confidence]

@@ -41,9 +41,18 @@ SEPARATE = {
 
 
 def finding_of(
-    base: Base, subject: Subject, judged: Judged, roles: Roles, looked: Looked | None = None
+    base: Base,
+    subject: Subject,
+    judged: Judged,
+    roles: Roles,
+    looked: Looked | None = None,
+    rise: Rise | None = None,
 ) -> Finding:
-    """The finding of one decision."""
+    """The finding of one decision.
+
+    Args:
+        looked: own pictures under occlusion, if any. rise: what inserting the prompt as text does, if that was tried.
+    """
     family, evidence, study = judged.family, judged.evidence, base.study
     assert evidence is not None
     word, half = family.candidate.word, base.measuring
@@ -72,6 +81,8 @@ def finding_of(
         "clear": clear,
         **pictured(base, subject.prompt.text, family.latents, label, weight),
     }
+    if family.text and rise is not None:
+        told["writing"] = {"written": asdict(rise.inserted), "specific": asdict(rise.specific)}
     return Finding(
         prompt=subject.prompt.text,
         latents=family.latents,
@@ -83,7 +94,7 @@ def finding_of(
         share=evidence.share,
         alignment=_alignment(base, subject, family.latents),
         clarity=evidence.clarity if math.isfinite(evidence.clarity) else 0.0,
-        confidence=confidence(family, evidence),
+        confidence=confidence(family, evidence, subject.unit, rise),
         examples=_examples(base, family.latents),
         evidence={key: _finite(value) for key, value in told.items()},
     )
