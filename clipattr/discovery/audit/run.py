@@ -17,7 +17,15 @@ import torch
 
 from clipattr.discovery.audit.base import Base
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
-from clipattr.discovery.audit.decision import Judged, Reason, confidence, judge, reads, stands_beside, told_once
+from clipattr.discovery.audit.decision import (
+    Judged,
+    Reason,
+    confidence,
+    judge,
+    reads,
+    stands_beside,
+    told_once,
+)
 from clipattr.discovery.audit.evidence import measured, seen_of
 from clipattr.discovery.audit.expectations import Prompt, read_prompts
 from clipattr.discovery.audit.kinds import Roles
