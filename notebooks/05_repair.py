@@ -64,12 +64,21 @@ ca.repair(study, finding, how="ablate").evaluate(test)
 # %% [markdown]
 # ## Several at once, on everyday pictures
 # The held-back pictures of the study have the same correlations as the training pictures, so a repair can only lower
-# accuracy here. This loss is the cost of the repair.
+# accuracy here. This loss is the cost of the repair. Repaired prompts also take pictures from each other, so several
+# are chosen together, on pictures that they were not fitted on: they go only as far as accuracy over all classes
+# falls by one point at most.
 
 # %%
 contexts = [f for f in findings if f.kind in ("context", "companion")]
 several = ca.repair(study, contexts)
 several.evaluate()
+
+# %% [markdown]
+# How far they went: from the rows of the method `to` (0) towards those of the method `of` (1).
+
+# %%
+together = several.classifier().about["together"]
+{key: together[key] for key in ("of", "to", "strength")}
 
 # %% [markdown]
 # ## Take it with you

@@ -100,7 +100,7 @@ FIGURES = {
     "cuda": ("findings_equal", lambda value: value),
     "gate": ("reseeded_above_3_red", lambda value: value),
     "pixels": ("agreement", lambda value: 100 * value),
-    "repair": ("attainable_closed_erased", lambda value: 100 * value),
+    "repair": ("attainable_closed_sharpened", lambda value: 100 * value),
     "examples": ("label_accuracy", lambda value: 100 * value),
     "misreadings": ("misread", lambda value: value),
     "panels": ("prompt_change_ms", lambda value: value),

@@ -14,7 +14,7 @@ from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import PacedJob
 
 HOWS = (
-    ("erase the directions and refit", "erased"),
+    ("erase the directions and refit", "sharpened"),
     ("project the directions out", "project"),
     ("ablate the latents", "ablate"),
 )

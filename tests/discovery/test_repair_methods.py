@@ -192,9 +192,11 @@ def test_only_the_prompts_row_changes_and_the_export_loads(how, study, latents, 
     assert torch.equal(read.weights, after.weights)
 
 
-def test_the_default_is_erased_for_prompts_and_a_projection_where_there_is_no_row_of_a_prompt(study, latents):
+def test_the_default_is_sharpened_for_prompts_and_a_projection_where_there_is_no_row_of_a_prompt(
+    study, latents
+):
     given = ca.repair(study, latents, prompts="palm")
-    assert given.how == "erased" and given.classifier().about["taken"] == {"palm": "erased"}
+    assert given.how == "sharpened" and given.classifier().about["taken"] == {"palm": "sharpened"}
     assert ca.repair(study, latents, prompts="palm", classifier=given.before).how == "project"
     assert ca.repair(study, latents, prompts="palm", scope="model").how == "project"
 

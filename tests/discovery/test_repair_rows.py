@@ -1,6 +1,7 @@
 """Rows: the joint choice for several repaired classes against counting and a general optimiser."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,3 +127,6 @@ def test_several_repairs_keep_accuracy_and_one_is_as_it_was(study):
     number, before = single.before.index("palm"), single.before
     rows = [given.weights[number] for given in (before, single.classifier(), several.classifier())]
     torch.testing.assert_close(rows[2], torch.lerp(*rows[:2], told["strength"]), atol=1e-4, rtol=1e-4)
+    fitted = replace(before, about={"kind": "logistic"})
+    probed = ca.repair(study, latents, prompts=prompts, classifier=fitted)
+    assert probed.how == "project" and probed.classifier().about["together"] is None

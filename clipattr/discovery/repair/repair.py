@@ -3,15 +3,15 @@
 Owns the results: scores, a fixed classifier, a patched model. Methods for a classifier's rows are in `methods.py`,
 directions in `directions.py`, figures before and after in `evaluation.py`. Start at `repair`.
 
-    how="erased"   the concept's direction is taken out of the prompt's text embedding, and what is left is fitted again
-                   on balanced pictures with the concept put in and taken out.
+    how="sharpened"  the concept's direction is taken out of the prompt's text embedding, and what is left is fitted
+                   again on balanced pictures with the concept put in and taken out.
     how="project"  the direction is projected out of the prompt's text embedding (or the probe's row), and the bias is
                    refitted; with scope="model", out of the image embedding, for all prompts.
-    how="sharpened", "latents", "combined", "refit", "measured"
+    how="erased", "latents", "combined", "refit", "measured"
                    other changes of the prompt's row, and one chosen on held-back pictures; see `methods.py`.
     how="ablate"   the family's latents are subtracted from the activation while pictures are encoded.
 
-Default: "erased" for single prompts, "project" for a probe's rows and for the whole model.
+Default: "sharpened" for prompts, "project" for a probe's rows and for the whole model.
 """
 
 from __future__ import annotations
@@ -294,9 +294,9 @@ def repair(
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.
         findings: all or some findings of `audit`, or one; or latents, with `prompts`.
-        how: "erased", "sharpened", "project", "latents", "combined", "refit", "measured" (the first that is no worse
-            than doing nothing on held-back pictures), or "ablate"; see the module's docstring. Default: "erased", which
-            closes most of the gap of prompts; "project" for a `Probe` and for scope="model".
+        how: "sharpened", "erased", "project", "latents", "combined", "refit", "measured" (the first that is no worse
+            than doing nothing on held-back pictures), or "ablate"; see the module's docstring. Default: "sharpened",
+            which closes most of the gap of prompts; "project" for a `Probe` and for scope="model".
         scope: "prompts" (the findings' own) or "model" (every prompt; with "project" and "ablate").
         prompts: with latents, the prompts to repair; with findings, use only the findings of these prompts.
         classifier: the competing classes: names, or a `Probe`. Default: the pictures' labels, else the vocabulary,
@@ -319,7 +319,7 @@ def repair(
     ['kite']
     """
     if how is None:
-        how = "project" if scope == "model" or isinstance(classifier, Probe) else "erased"
+        how = "project" if scope == "model" or isinstance(classifier, Probe) else "sharpened"
     if how not in HOWS or scope not in SCOPES:
         raise TargetError(
             f"how is one of {', '.join(HOWS)} and scope one of {', '.join(SCOPES)}; got {how!r}, {scope!r}."
