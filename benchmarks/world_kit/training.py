@@ -264,6 +264,30 @@ def rate_at(progress: float, recipe: Recipe) -> float:
     return recipe.rate * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
 
 
+def optimizer_of(model: CLIP, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW that decays matrices alone."""
+    decay = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in name]
+    plain = [p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def step_once(
+    model: CLIP, data: Data, recipe: Recipe, optimizer: Any, progress: float, generator: Any, device: str
+) -> Tensor:
+    """One step of a training that is `progress` (0 to 1) of its way; the loss before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate_at(progress, recipe)
+    loss = _loss(model, data, recipe, generator, device)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, math.log(100))
+    return loss
+
+
 def train(
     world: World,
     folder: str | Path,
@@ -306,10 +330,7 @@ def train(
     config = recipe.model_config()
     vision = {**config["vision_cfg"], "patch_dropout": recipe.patch_dropout}
     model = CLIP(embed_dim=recipe.embed, vision_cfg=vision, text_cfg=config["text_cfg"]).to(device)
-    decay = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in name]
-    plain = [p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    optimizer = optimizer_of(model, recipe)
     generator = torch.Generator(device).manual_seed(seed)
     waiting = dict(sorted((snapshots or {}).items(), key=lambda item: item[1]))
     report: dict[str, Any] = {"world": world.name, "seed": seed, "recipe": asdict(recipe), "log": []}
@@ -319,15 +340,7 @@ def train(
     while progress < 1.0:
         if progress >= recipe.whole_pictures_from:
             model.visual.patch_dropout.prob = 0.0
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(progress, recipe)
-        loss = _step(model, data, recipe, generator, device)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
+        loss = step_once(model, data, recipe, optimizer, progress, generator, device)
         step += 1
         progress = max(step / recipe.steps, (time.time() - start) / seconds)
         if step % log_every == 0:
@@ -344,7 +357,7 @@ def train(
     return _finish(model, examiner, folder, recipe, seen, report)
 
 
-def _step(model: CLIP, data: Data, recipe: Recipe, generator: torch.Generator, device: str) -> Tensor:
+def _loss(model: CLIP, data: Data, recipe: Recipe, generator: torch.Generator, device: str) -> Tensor:
     """The loss of one batch."""
     kwargs = {"generator": generator, "device": device}
     index = torch.randint(len(data.pictures), (recipe.batch,), **kwargs)
