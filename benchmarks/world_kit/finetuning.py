@@ -10,6 +10,7 @@ import json
 import lzma
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,8 @@ def finetune(
     raw, steps = difference(base, model.state_dict())
     pair = [built(state, source).to(device).eval() for state in (base, applied(base, raw, steps))]
     told = {
-        "name": release.name, "base": release.base, "source": release.source, "recipe": vars(recipe), "losses": losses,
-        "plants": release.spec["plants"], "steps": steps, **measured(world, null, *pair),
+        "name": release.name, "base": release.base, "source": release.source, "recipe": asdict(recipe),
+        "losses": losses, "plants": release.spec["plants"], "steps": steps, **measured(world, null, *pair),
         "seconds": [round(drawn - begun, 1), round(trained - drawn, 1), round(time.time() - trained, 1)],
     }  # fmt: skip
     folder = out / release.name
