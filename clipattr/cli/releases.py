@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.cli.arguments import ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, OK
 from clipattr.cli.terminal import check_target, emit, human, tell
 from clipattr.discovery.audit.settings import Settings
-from clipattr.display.wording import NO_LABEL, be, counted, visible
+from clipattr.display.wording import NO_LABEL, be, counted, newly, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 
@@ -30,7 +30,8 @@ def told_gate(decided: Gate, out: Any) -> int:
     new, gone = len(decided.failing), len(decided.gone)
     print(
         f"\n{decided.outcome}: {counted(new, 'finding')} above {decided.limit:g} points {be(new)} new or larger than "
-        f"accepted, {known:,} {be(known)} accepted, {counted(gone, 'accepted one')} {be(gone)} no longer found.",
+        f"accepted, {known:,} {be(known)} accepted, {counted(gone, 'accepted one')} {be(gone)} no longer found"
+        f"{newly(len(decided.rises))}.",
         file=out,
     )
     for one in decided.failing:

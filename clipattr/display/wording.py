@@ -92,6 +92,19 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def newly(words: int) -> str:
+    """The part of a gate's sentence about words that have come to raise a prompt; "" without any.
+
+    >>> newly(0), newly(1)
+    ('', ', and 1 word newly raises a prompt')
+    """
+    return (
+        f", and {counted(words, 'word')} newly {'raises' if words == 1 else 'raise'} a prompt"
+        if words
+        else ""
+    )
+
+
 def be(n: int, past: bool = False) -> str:
     """The verb that fits a number: "is" (in the past "was") for one, else "are" ("were")."""
     if past:

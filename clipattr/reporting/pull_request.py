@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import NEWLY, NO_LABEL, be, capital, counted, kind_word, visible
+from clipattr.display.wording import NEWLY, NO_LABEL, be, capital, counted, kind_word, newly, visible
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding
@@ -32,8 +32,8 @@ def markdown(decided: Gate) -> str:
         f"### clipattr: {HEADS[decided.outcome]}",
         f"{counted(len(over), 'reliance')} above {decided.limit:g} points {be(len(over))} new or larger than accepted, "
         f"{known} {be(known)} accepted, {counted(len(decided.gone), 'accepted one')} {be(len(decided.gone))} no longer "
-        f"found; {counted(decided.judged, 'prompt')} judged, {len(decided.unjudged)} cannot be judged. Points are "
-        "cosine × 100.",
+        f"found{newly(len(decided.rises))}; {counted(decided.judged, 'prompt')} judged, "
+        f"{len(decided.unjudged)} cannot be judged. Points are cosine × 100.",
     ]
     if over:
         parts.append(

@@ -85,7 +85,7 @@ def test_the_same_reliance_keeps_its_fingerprint(findings):
     assert json.loads(sarif(larger))["runs"][0]["results"][0]["partialFingerprints"] == one
 
 
-def test_a_new_reliance_that_no_finding_reports_is_in_every_form(findings, tmp_path):
+def test_a_new_reliance_that_no_finding_reports_is_in_every_form(findings, tmp_path, capsys):
     rise = Rise("bat", HOSTILE, Interval(0.082, 0.05, 0.114), 5.0, True, 40)
     decided = replace(gate(findings, 50), outcome="failed", rises=(rise,))
     suite = ElementTree.fromstring(junit(findings, decided)).find("testsuite")
@@ -99,6 +99,9 @@ def test_a_new_reliance_that_no_finding_reports_is_in_every_form(findings, tmp_p
     assert told["level"] == "error" and "newly rests on kite" in told["message"]["text"]
     page = markdown(decided)
     assert "0 reliances above 50 points are new" in page and "| bat | kite" in page and "<script>" not in page
+    assert "no longer found, and 1 word newly raises a prompt; " in page
+    assert told_gate(decided, sys.stdout) == 1
+    assert "no longer found, and 1 word newly raises a prompt." in capsys.readouterr().out
     write_statement(findings, tmp_path / "statement.html", decided=decided)
     text = (tmp_path / "statement.html").read_text("utf-8")
     assert "0 findings over the limit" in text and "newly rests on kite" in text and "<script>" not in text
