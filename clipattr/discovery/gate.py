@@ -10,13 +10,13 @@ exits with 1 or 3). Start at `gate`; the choices are in docs/decisions/gate.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipattr.discovery.pairing import SAME_COLLECTION, Levels, Pairing, require_same_pictures
-from clipattr.discovery.rises import Rise, rises
-from clipattr.discovery.scored import difference, released_scores
+from clipattr.discovery.rises import Comparison, Rise, compare_released
+from clipattr.discovery.scored import difference
 from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 
@@ -152,11 +152,15 @@ def gate(
         require_same_pictures(findings.study, previous)
         levels = (Levels(findings.study), Levels(previous))
     strong = sorted((f for f in findings if f.causal_effect.value * 100 > above), key=_strength)
+    compared = compare_released(findings, baseline, previous)
     judgements = tuple(
-        _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels, risen) for f in strong
+        _judge(f, baseline, pairing, _same_dictionary(findings, baseline), levels, risen, compared)
+        for f in strong
     )
     unjudged = tuple(v for v in findings.verdicts if v.outcome == "cannot be judged")
-    new = _unreported(findings, released_scores(findings, baseline, previous), above, judgements)
+    said = {(j.finding.prompt, j.finding.label) for j in judgements if j.outcome != KNOWN}
+    every = () if compared is None else compared.rises(above)
+    new = tuple(one for one in every if (one.prompt, one.word) not in said)  # the others are findings
     failed = bool(new) or any(j.outcome != KNOWN for j in judgements)
     return Gate(
         limit=above,
@@ -177,6 +181,7 @@ def _judge(
     same_dictionary: bool,
     levels: tuple[Levels, Levels] | None,
     risen: _Risen,
+    compared: Comparison | None,
 ) -> Judgement:
     matches = [(known, pairing.reason(finding, known, same_dictionary)) for known in baseline or ()]
     matches = sorted(((k, why) for k, why in matches if why), key=lambda match: _strength(match[0]))
@@ -187,13 +192,17 @@ def _judge(
         most += 0.0 if same_dictionary else DICTIONARY_SPREAD * before
         if not finding.causal_effect.low > most:
             return Judgement(finding, KNOWN, f"accepted: the same {reason}", accepted)
+    rise = None if compared is None or finding.by_writing else compared.of(finding.prompt, finding.label)
+    if rise is not None and not rise.low > 0:
+        why = f"its cause adds {rise.points()} points against the released model, as two trainings may differ"
+        return Judgement(finding, KNOWN, why, accepted)
     if levels is not None:
         now, then = (level.of(finding) for level in levels)
         # What writing adds is measured with another font than the audit's, so its own size is the measure. Where this
         # font adds nothing, only equal models are equal.
-        rise = max(now, 0.0) if finding.by_writing else finding.causal_effect.value - before
+        most = max(now, 0.0) if finding.by_writing else finding.causal_effect.value - before
         readable = not finding.by_writing or now > 0 or now == then
-        if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * rise:
+        if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * most:
             why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
             return Judgement(finding, KNOWN, why, accepted)
     elif (level_rise := risen.of(finding)) is not None:
@@ -206,16 +215,6 @@ def _judge(
     if accepted is None:
         return Judgement(finding, NEW, "no accepted finding has this prompt and cause")
     return Judgement(finding, LARGER, f"accepted with {accepted.causal_effect.points()} points", accepted)
-
-
-def _unreported(
-    findings: Findings, baseline: Findings | None, above: float, judgements: Sequence[Judgement]
-) -> tuple[Rise, ...]:
-    """Rises above the limit whose word no failing finding of the prompt names; none without comparable scores."""
-    if baseline is None or difference(findings, baseline):
-        return ()
-    said = {(j.finding.prompt, j.finding.label) for j in judgements if j.outcome != KNOWN}
-    return tuple(one for one in rises(findings, baseline, above) if (one.prompt, one.word) not in said)
 
 
 class _Risen:

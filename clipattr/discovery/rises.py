@@ -16,26 +16,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipattr.discovery.audit.names import constituents
-from clipattr.discovery.scored import Pictures, Values, difference
+from clipattr.discovery.scatter import (
+    ENOUGH,
+    FEW,
+    Compared,
+    Differences,
+    Scatter,
+    differences,
+    pooled,
+    scatter_of,
+)
+from clipattr.discovery.scored import Pictures, Values, difference, released_scores
 from clipattr.errors import DataError
 from clipattr.statistics import Interval, Z, false_discovery
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Findings
+    from clipattr.studies.study import Study
 
-FEW = 5  # pictures with and without a word below which a group says nothing
 OVER = 0.15  # rate difference from which a word is a candidate: more frequent on the prompt's pictures than elsewhere
 RATE = 0.01  # false-discovery rate over all candidates of a comparison
 FAR = (
     8.0  # standard errors, scatter included, by which a word that is no candidate must rise on other pictures
 )
 SAME_COLLECTION = 0.9  # share of the pictures that both audits must have
-MEDIAN = 0.6745  # median of the absolute value of a standard normal variable
 OWN_NAME = "its own name as text"  # word of a rise by text insertion
 CANNOT = "cannot be judged"  # outcome of a verdict without a measurement
-ENOUGH = 20  # rises from which a word, a prompt or a group of pictures has a scatter of its own
-AGREE = 10  # pictures that the variance without a word counts for, in the variance with it
-PRIOR = 20  # prompts of its own that the scatter of all words counts for, in the scatter of one word
 
 
 @dataclass(frozen=True)
@@ -65,33 +71,36 @@ class Rise:
 
 
 @dataclass(frozen=True)
-class Differences:
-    """Change of the contrast with each word minus that without, on one group of pictures; (words,) each.
+class Comparison:
+    """All differences between two models on the same pictures; see `compare_scores`.
 
     Attributes:
-        rise: raw cosine, NaN with fewer than `FEW` pictures on either side. error: its standard error. n:
-            pictures with the word.
+        now, then: the audits. prompts: those that both audits judged. words: names of the columns.
+        rise, error: (prompts, words) raw cosine over both groups of pictures, NaN where nothing is known; the error
+            includes the scatter. far: whether a word stands out on other pictures alone.
     """
 
+    now: Findings
+    then: Findings
+    prompts: Sequence[Compared]
+    words: Sequence[str]
     rise: np.ndarray
     error: np.ndarray
-    n: np.ndarray
+    far: np.ndarray
 
+    def of(self, prompt: str, word: str | None) -> Interval | None:
+        """By how much a word adds more to a prompt than before; None where that is not known."""
+        rows = [row for row, one in enumerate(self.prompts) if one.name == prompt]
+        columns = [column for column, name in enumerate(self.words) if name == word]
+        if not rows or not columns or not np.isfinite(self.rise[rows[0], columns[0]]):
+            return None
+        return _interval(self.rise[rows[0], columns[0]], self.error[rows[0], columns[0]])
 
-@dataclass(frozen=True)
-class Compared:
-    """One prompt of a comparison; arrays are (words,).
-
-    Attributes:
-        beside, elsewhere: differences on the prompt's pictures, of either model, and on others. candidate: bool.
-        allowed: bool, the word is no other name of the prompt.
-    """
-
-    name: str
-    beside: Differences
-    elsewhere: Differences
-    candidate: np.ndarray
-    allowed: np.ndarray
+    def rises(self, above: float) -> list[Rise]:
+        """Words that have come to raise a prompt by more than a limit in points, largest rise first."""
+        scatter = pooled([one.elsewhere for one in self.prompts], [one.allowed for one in self.prompts])[0]
+        both = told(self, above) + told_written(self.now, self.then, above, scatter)
+        return sorted(both, key=lambda one: -one.rise.value)
 
 
 def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
@@ -100,6 +109,21 @@ def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
     Args:
         now: an audit of the new model. then: an audit of the released one, of the same pictures, words and evaluator.
         above: points (cosine × 100).
+
+    Raises:
+        DataError: the scores are damaged, or cannot be compared (`difference`), or are of other pictures.
+    """
+    return compare_scores(now, then).rises(above)
+
+
+def compare_released(now: Findings, baseline: Findings | None, previous: Study | None) -> Comparison | None:
+    """The same with the released model, whose scores its study or the baseline holds; None where none compare."""
+    released = released_scores(now, baseline, previous)
+    return None if released is None or difference(now, released) else compare_scores(now, released)
+
+
+def compare_scores(now: Findings, then: Findings) -> Comparison:
+    """Compare the scores of two audits, as for `rises`.
 
     Raises:
         DataError: the scores are damaged, or cannot be compared (`difference`), or are of other pictures.
@@ -127,9 +151,7 @@ def rises(now: Findings, then: Findings, above: float) -> list[Rise]:
                 seen, sure, pictures.words, new.same,
             )
         )  # fmt: skip
-    scatter = _pooled([one.elsewhere for one in prompts], [one.allowed for one in prompts])[0]
-    both = told(prompts, pictures.words, above) + told_written(now, then, above, scatter)
-    return sorted(both, key=lambda one: -one.rise.value)
+    return Comparison(now, then, prompts, pictures.words, *_combined(prompts, len(pictures.words)))
 
 
 def compared(
@@ -166,108 +188,13 @@ def compared(
     )
 
 
-def differences(change: np.ndarray, among: np.ndarray, seen: Any, sure: Any) -> Differences:
-    """Mean change where a word is surely seen (or seen, if that is rare) minus that where it is not seen.
-
-    Args:
-        change: (n,). among: (n,) bool. seen, sure: (n, words) CSR of 0 and 1.
-    """
-
-    def sums(table: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        inside = among.astype(np.float64)
-        return table.T @ inside, table.T @ (change * inside), table.T @ (change**2 * inside)
-
-    every = sums(seen)
-    n, total, squares = (np.where(sums(sure)[0] >= FEW, a, b) for a, b in zip(sums(sure), every, strict=True))
-    picked = change[among]
-    rest = (len(picked) - every[0], picked.sum() - every[1], (picked**2).sum() - every[2])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rise = total / n - rest[1] / rest[0]
-        one, other = (np.maximum(q - t**2 / m, 0) / (m - 1) for m, t, q in ((n, total, squares), rest))
-        # A few pictures may happen to agree: their variance is drawn towards that of the others.
-        one = ((n - 1) * one + AGREE * other) / (n - 1 + AGREE)
-        error = np.sqrt(one / n + other / rest[0])
-    known = (n >= FEW) & (rest[0] >= FEW)
-    return Differences(np.where(known, rise, np.nan), np.where(known, error, np.nan), n)
-
-
-def scatter_of(rise: np.ndarray, error: np.ndarray) -> float:
-    """Deviation of rises over words beyond their own errors: the median of |rise|/√(error² + scatter²) is normal's.
-
-    0 if the errors alone explain the rises, or without any.
-    """
-    known = np.isfinite(rise) & np.isfinite(error)
-    size, error = np.abs(rise[known]), error[known]
-    if not len(size) or not size.any():
-        return 0.0
-    low, high = 0.0, float(size.max()) / MEDIAN + 1e-12
-    for _ in range(60):
-        middle = (low + high) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.nan_to_num(size / np.hypot(error, middle), nan=0.0, posinf=np.inf)
-        low, high = (middle, high) if np.median(ratio) > MEDIAN else (low, middle)
-    return low
-
-
-@dataclass(frozen=True)
-class _Scatter:
-    """(words,) deviation that the rise by a word has between two trainings, on a prompt's pictures and on others.
-
-    A word that fills the picture or names another prompt moves many prompts, a mark or a background moves few: the
-    scatter of a word is that over the prompts, drawn towards that over all words. `shared`: correlation of the two.
-    """
-
-    beside: np.ndarray
-    elsewhere: np.ndarray
-    shared: float = 1.0
-
-    @classmethod
-    def of(cls, prompts: Sequence[Compared]) -> _Scatter:
-        allowed = [one.allowed for one in prompts]
-        every = _pooled([one.elsewhere for one in prompts], allowed)[0]
-        near, few = _pooled([one.beside for one in prompts], allowed)
-        near = near if few >= ENOUGH else max(near, every)
-        if not prompts:
-            return cls(np.zeros(0), np.zeros(0))
-        rise, error = (
-            np.stack([getattr(one.elsewhere, name) for one in prompts]) for name in ("rise", "error")
-        )
-        rise = np.where(np.stack(allowed), rise, np.nan)
-        known = np.isfinite(rise).sum(0)
-        words = np.array([scatter_of(rise[:, j], error[:, j]) for j in range(rise.shape[1])])
-        # Few prompts say little of a word, so the scatter of all words counts like `PRIOR` prompts of its own.
-        words = np.sqrt((PRIOR * every**2 + known * words**2) / (PRIOR + known))
-        beside = near * (words / every if every > 0 else np.ones_like(words))
-        both = np.where(np.stack(allowed), np.stack([one.beside.rise for one in prompts]), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return cls(beside, words, _correlation(both / beside, rise / words))
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """How far two standardised values move together, 0 to 1, robustly; 1 if few are known.
-
-    Their errors are independent, so the covariance follows from the deviations of sum and difference (Gnanadesikan and
-    Kettenring 1972, Biometrics 28).
-    """
-    known = np.isfinite(one) & np.isfinite(other)
-    if known.sum() < ENOUGH:
-        return 1.0
-    plus, minus = (np.median(np.abs(one[known] + sign * other[known])) / MEDIAN for sign in (1, -1))
-    return float(np.clip((plus**2 - minus**2) / 4, 0, 1))
-
-
-def told(prompts: Sequence[Compared], words: Sequence[str], above: float) -> list[Rise]:
-    """Which differences stand out, largest first.
-
-    Args:
-        above: points (cosine × 100).
-    """
-    scatter = _Scatter.of(prompts)
-    rows: list[tuple[Compared, int, bool, float, float]] = []
+def _combined(prompts: Sequence[Compared], words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rise and error of every prompt and word over both groups of pictures, and whether it stands out elsewhere."""
+    scatter, rows = Scatter.of(prompts), []
     for one in prompts:
         groups, spreads = (one.beside, one.elsewhere), (scatter.beside, scatter.elsewhere)
         weights = [_weight(group, spread) for group, spread in zip(groups, spreads, strict=True)]
-        own, known = _pooled([one.elsewhere], [one.allowed])
+        own, known = pooled([one.elsewhere], [one.allowed])
         alone = _weight(one.elsewhere, np.maximum(scatter.elsewhere, own if known >= ENOUGH else 0.0))
         total = weights[0] + weights[1]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -277,14 +204,31 @@ def told(prompts: Sequence[Compared], words: Sequence[str], above: float) -> lis
             moved = moved[0] ** 2 + moved[1] ** 2 + 2 * scatter.shared * moved[0] * moved[1]
             error = np.maximum(np.sqrt(drawn + moved) / total, 1e-9)
             far = np.nan_to_num(one.elsewhere.rise) * np.sqrt(alone) > FAR
-        for j in np.flatnonzero(one.allowed & (total > 0) & (one.candidate | far)).tolist():
+        rows.append((np.where(total > 0, rise, np.nan), error, far))
+    if not rows:
+        return np.zeros((0, words)), np.zeros((0, words)), np.zeros((0, words), dtype=bool)
+    rise, error, far = (np.stack(part) for part in zip(*rows, strict=True))
+    return rise, error, far
+
+
+def told(compared: Comparison, above: float) -> list[Rise]:
+    """Which differences stand out, largest first.
+
+    Args:
+        above: points (cosine × 100).
+    """
+    rows: list[tuple[Compared, int, bool, float, float]] = []
+    for one, rise, error, far in zip(
+        compared.prompts, compared.rise, compared.error, compared.far, strict=True
+    ):
+        for j in np.flatnonzero(one.allowed & np.isfinite(rise) & (one.candidate | far)).tolist():
             rows.append((one, j, bool(one.candidate[j]), float(rise[j]), float(error[j])))
     unlikely = iter(_unlikely([value / error for _, _, tested, value, error in rows if tested]))
     made = []
     for one, j, tested, value, error in rows:
         if (not tested or next(unlikely)) and value * 100 > above:
-            n = int(one.beside.n[j] + one.elsewhere.n[j])
-            made.append(Rise(one.name, words[j], _interval(value, error), value / error, tested, n))
+            n, word = int(one.beside.n[j] + one.elsewhere.n[j]), compared.words[j]
+            made.append(Rise(one.name, word, _interval(value, error), value / error, tested, n))
     return sorted(made, key=lambda one: -one.rise.value)
 
 
@@ -326,15 +270,6 @@ def told_written(now: Findings, then: Findings, above: float, scatter: float) ->
                 Rise(prompt, OWN_NAME, _interval(rise, wide), float(rise / wide), True, int(n), written=True)
             )
     return made
-
-
-def _pooled(groups: Sequence[Differences], allowed: Sequence[np.ndarray]) -> tuple[float, int]:
-    """Scatter of the differences of several prompts, and how many there are."""
-    rise = [np.where(some, group.rise, np.nan) for group, some in zip(groups, allowed, strict=True)]
-    flat = np.concatenate([*rise, np.zeros(0)])
-    return scatter_of(flat, np.concatenate([*(group.error for group in groups), np.zeros(0)])), int(
-        np.isfinite(flat).sum()
-    )
 
 
 def _weight(group: Differences, scatter: np.ndarray) -> np.ndarray:

@@ -14,11 +14,13 @@ from clipattr.discovery.audit.run import Ready, scores
 from clipattr.discovery.audit.scores import packed, unpacked
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
-from clipattr.discovery.findings import Findings, PromptVerdict
+from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.discovery.gate import gate
-from clipattr.discovery.rises import compared, differences, rises, scatter_of, told
+from clipattr.discovery.rises import Comparison, _combined, compare_scores, compared, rises, told
+from clipattr.discovery.scatter import differences, scatter_of
 from clipattr.discovery.scored import Pictures, Values, difference
 from clipattr.errors import DataError
+from clipattr.statistics import Interval
 
 WORDS = ["eagle", "snow", "stamp", *(f"word {n}" for n in range(30))]
 
@@ -68,6 +70,30 @@ def test_a_word_that_newly_raises_a_prompt_is_named_with_its_rise_and_fails_the_
     assert not rises(now, then, 20)
 
 
+@pytest.mark.parametrize(("label", "outcome"), [("stamp", "failed"), ("snow", "passed"), (None, "failed")])
+def test_an_unmatched_finding_is_new_only_if_its_word_stands_out_among_all_words(label, outcome):
+    now, then = drawn(risen=0.12)
+    effect = Interval(0.08, 0.06, 0.1)
+    one = Finding("prompt 0", (1,), label, "context", 0.8, effect, effect, 0.4, 0.3, 0.7, 0.9)
+    quiet = Findings([one], None, now.about, now.verdicts)
+    (judged,) = gate(quiet, 7, then).judgements
+    rise = compare_scores(now, then).of("prompt 0", label)
+    assert (rise is None) == (label is None)
+    assert (judged.outcome == "new") == (outcome == "failed")
+    if label == "snow":
+        assert rise.low <= 0 and judged.why.endswith(
+            "against the released model, as two trainings may differ"
+        )
+        assert rise.points() in judged.why
+
+
+def test_what_is_told_is_the_comparison_of_its_prompt_and_word():
+    compared = compare_scores(*drawn(risen=0.12))
+    (one,) = compared.rises(5)
+    assert compared.of("prompt 0", "stamp") == one.rise
+    assert compared.of("prompt 0", "no such word") is None is compared.of("no such prompt", "stamp")
+
+
 def test_two_trainings_without_a_change_rarely_turn_a_gate_red():
     red = [bool(rises(*drawn(seed, n=300, prompts=20), 3)) for seed in range(20)]
     assert sum(red) <= 1, red
@@ -111,7 +137,8 @@ def test_other_names_of_the_prompt_are_no_causes_and_parts_of_its_name_are_candi
     none, table = np.zeros(n, dtype=bool), csr_array((n, 3))
     made = compared("hot dog", np.zeros(n), (none, none), none, none, table, table, words, ["hot dog"])
     assert made.allowed.tolist() == [False, True, True] and made.candidate.tolist() == [False, True, False]
-    assert told([made], words, 0) == [] == told([], words, 0)
+    for some in ([made], []):
+        assert told(Comparison(None, None, some, words, *_combined(some, 3)), 0) == []
 
 
 def test_what_an_audit_keeps_is_what_its_subject_holds(tmp_path):
