@@ -124,8 +124,9 @@ def gate(
         baseline: findings of earlier audits that a person has accepted; several audits of one model with different
             dictionaries can be joined (`accept`).
         previous: the study of the released model, of the same pictures. With it a finding that no accepted one matches
-            is new only if its pictures also score higher than they did: this needs no dictionary. Without it the same
-            is asked of the levels that baseline and audit hold, if both are of the same pictures and vocabulary.
+            is new only if its pictures also score higher than they did: this needs no dictionary. Without it, or where
+            the word is known, the same is asked of levels and scores that baseline and audit hold, if both are of the
+            same pictures and vocabulary.
 
     Returns:
         The decision as a `Gate`; `outcome` is 'passed', 'failed' or 'cannot be judged'.
@@ -196,7 +197,8 @@ def _judge(
     if rise is not None and not rise.low > 0:
         why = f"its cause adds {rise.points()} points against the released model, as two trainings may differ"
         return Judgement(finding, KNOWN, why, accepted)
-    if levels is not None:
+    level_rise = risen.of(finding)
+    if levels is not None and (finding.by_writing or rise is None or level_rise is None):
         now, then = (level.of(finding) for level in levels)
         # What writing adds is measured with another font than the audit's, so its own size is the measure. Where this
         # font adds nothing, only equal models are equal.
@@ -205,7 +207,7 @@ def _judge(
         if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * most:
             why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
             return Judgement(finding, KNOWN, why, accepted)
-    elif (level_rise := risen.of(finding)) is not None:
+    elif level_rise is not None:
         measure = (
             max(risen.written(finding), 0.0) if finding.by_writing else finding.causal_effect.value - before
         )
