@@ -73,6 +73,8 @@ CONTENTS = {
     "intervene": "attribution",
     "set_to": "attribution",
     "transplant": "attribution",
+    "head_writes": "attribution.heads",
+    "replace_heads": "attribution.heads",
     "group_effects": "attribution",
     "pairwise": "attribution",
     "pairs": "attribution.pairs",
