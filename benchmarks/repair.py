@@ -11,7 +11,7 @@ the prompt's response to the cause, in pictures of other objects, that is gone. 
 that fire for the cause take its place; figures that begin with `found_` leave these plants out. Intervals are 95 %, by
 drawing plants again.
 
-    python benchmarks/repair.py --part choose|report|second [--out FOLDER --photos PHOTOS --store FOLDER] [--only WORLD]
+    python benchmarks/repair.py --part choose|report|second|third [--out FOLDER --photos PHOTOS --store FOLDER]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from repair_cases import CHOOSE, REPORT, SECOND, Case, cases_of  # noqa: E402
+from repair_cases import CHOOSE, REPORT, SECOND, THIRD, Case, cases_of  # noqa: E402
 from repair_ways import LIMITS, WAYS, Setting  # noqa: E402
 from results import write_results  # noqa: E402
 
@@ -41,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one bundled world, fewer pictures")
-    parser.add_argument("--part", choices=("choose", "report", "second"), default="report")
+    parser.add_argument("--part", choices=("choose", "report", "second", "third"), default="report")
     parser.add_argument("--only", help="one world; nothing is published")
     parser.add_argument("--out", type=Path, help="folder of the foreign worlds; without it the bundled ones")
     parser.add_argument("--photos", type=Path)
@@ -51,7 +51,7 @@ def main() -> None:
     for name in set(WAYS) - {*(arguments.ways or WAYS), "refit"}:
         del WAYS[name]
     begun = time.perf_counter()
-    worlds = {"choose": CHOOSE, "report": REPORT, "second": SECOND}[arguments.part]
+    worlds = {"choose": CHOOSE, "report": REPORT, "second": SECOND, "third": THIRD}[arguments.part]
     if arguments.quick or arguments.out is None:
         worlds = tuple(world for world in worlds if world.startswith("picture-world"))
     rows: list[Row] = []

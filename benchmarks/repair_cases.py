@@ -3,7 +3,7 @@
 A case is a learnt plant whose cause can occur beside any class, the finding that describes it best, and pictures of the
 class and of others, half of them with the cause, that have no other use. Where the audit has no finding, latents that
 fire for the cause replace it, as an analyst would name them; they are chosen on separate pictures. On CHOOSE worlds
-methods and constants were chosen, REPORT worlds give the figures, and so do SECOND ones, of another seed.
+methods and constants were chosen, REPORT worlds give the figures, and so do SECOND and THIRD ones, of other seeds.
 Start at `cases_of`.
 """
 
@@ -32,10 +32,13 @@ from clipattr_data.world import World
 
 CHOOSE = ("picture-world", "picture-world-b", "photos-choose-a", "photos-choose-b", "rendered-choose-a")
 REPORT = ("picture-world-c", "photos-report-a", "photos-report-b", "rendered-report-a", "rendered-report-b")
-SECOND = tuple(
-    f"{family}2-{part}"
-    for part in ("first-a", "first-b", "second-a", "second-b")
-    for family in ("photos", "rendered")
+SECOND, THIRD = (
+    tuple(
+        f"{family}{seed}-{part}"
+        for part in ("first-a", "first-b", "second-a", "second-b")
+        for family in ("photos", "rendered")
+    )
+    for seed in (2, 3)
 )
 PROBED, FIRST_PROBED = (
     30,

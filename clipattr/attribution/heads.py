@@ -26,7 +26,7 @@ Head = tuple[int, int]  # block and number of a head, both from 0
 
 
 def head_blocks(model: Model) -> list[Any]:
-    """The blocks of the image tower, if their heads can be told apart.
+    """The blocks of the image tower, if their heads can be distinguished.
 
     Raises:
         SiteError: no class token, or blocks other than open_clip's plain ones with PyTorch's attention.
