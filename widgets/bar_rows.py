@@ -20,10 +20,10 @@ REST, BIAS, ERROR, TOTAL, TOGETHER = -2, -3, -4, -6, -7
 NONE = 0.005  # a number below this is shown as 0.00
 
 PARTS = (
-    (TOGETHER, "several latents together", "together", "what the latents change together beyond the sum of the bars "
-     "above: the method credits it to no single latent"),
+    (TOGETHER, "several latents together", "together", "joint effect of the latents beyond the sum of the bars "
+     "above: the method assigns it to no single latent"),
     (BIAS, "bias alone", "bias", "the score of an activation that holds the dictionary's constant part alone"),
-    (ERROR, "error", "error", "what the part of the activation that the dictionary does not explain changes of that"),
+    (ERROR, "error", "error", "change of that score by the part of the activation that no latent explains"),
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def columns(unit: str, other: bool, *, prompt: str = "") -> dict[str, str]:
     about = f"“{shown(prompt, 40)}”" if prompt else "the prompt"
     heads = {
         "value": unit_name(unit),
-        "value_tip": "attribution: how much of the score this row carries, signed"
+        "value_tip": "attribution: how much this row contributes to the score, signed"
         + ("; cosine × 100" if unit == "cosine" else ""),
         "activation": "active",
         "activation_tip": "activation: how strongly the latent is present in this picture",
@@ -118,7 +118,7 @@ def bar_rows(
         if place == ERROR and not math.isfinite(value):
             continue  # one number with the bias
         if place == BIAS and not math.isfinite(measured.error):
-            label, tip = "bias and error", "the score with every latent taken out"
+            label, tip = "bias and error", "the score with every latent removed"
         row = part_row(place, label, value, tip)
         rows.append(row | (_second(others) if other else {}))
     total = {
@@ -151,11 +151,11 @@ def latent_row(
         spoken += ", switched off" if scale == 0 else f", scaled by {scale:g}"
     tip = f"latent {card.latent} · {label}"
     if math.isfinite(alone):
-        tip += f" · taken out alone, the score falls by {signed(alone)}"
+        tip += f" · ablated alone, the score falls by {signed(alone)}"
     mark = disagree(value, alone)
     if mark:
         tip += ": the attribution has the other sign. Other latents take its place, or act only with it"
-        spoken += f", but taken out alone {signed(alone)}"
+        spoken += f", but ablated alone {signed(alone)}"
     if kind:
         tip += f" · finding: {shown(kind_word(kind), 24)}"
         spoken += f", finding {shown(kind_word(kind), 24)}"

@@ -65,7 +65,7 @@ class BrowsePanel(Panel):
         self.name = W.Text(placeholder="keep marked as …", continuous_update=False,
                            layout=W.Layout(width="160px"))  # fmt: skip
         self.drop = W.Button(description="forget selection", layout=W.Layout(width="124px"),
-                             tooltip="end the kept selection that is chosen; no picture is touched")  # fmt: skip
+                             tooltip="delete the chosen selection; its pictures stay")  # fmt: skip
         self.grid = Grid(empty_text="nothing fits these filters", preload=state.table.browser.has_thumbnails)
         self.count, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)

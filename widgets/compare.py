@@ -42,7 +42,7 @@ class ComparePanel(Panel):
         self.audit = W.Button(description="audit all", layout=W.Layout(width="92px"),
                               tooltip="audit every model over its own prompts; takes a while")  # fmt: skip
         self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
-                               tooltip="end after the prompts in hand")  # fmt: skip
+                               tooltip="stop after the current prompts")  # fmt: skip
         self.end_pairing = W.Button(description="end pairing", layout=W.Layout(width="104px"),
                                     tooltip="end the pairing of latents; the scores stay")  # fmt: skip
         self.pair = W.Button(description="pair latents", layout=W.Layout(width="104px"),

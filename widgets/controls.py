@@ -108,6 +108,6 @@ def upload_button() -> W.FileUpload:
         accept="image/*",
         multiple=False,
         description="upload",
-        tooltip="look at a picture from a file",
+        tooltip="open a picture from a file",
         layout=W.Layout(width="100px"),
     )

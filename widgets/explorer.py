@@ -130,11 +130,9 @@ class ExplorerPanel(Panel):
             placeholder="compare: no., label", continuous_update=False, layout=W.Layout(width="146px"),
         )  # fmt: skip
         self.undo = W.Button(
-            description="undo", tooltip="take back the last change (U)", layout=W.Layout(width="62px")
+            description="undo", tooltip="undo the last change (U)", layout=W.Layout(width="62px")
         )
-        self.redo = W.Button(
-            description="redo", tooltip="make it once more (Y)", layout=W.Layout(width="62px")
-        )
+        self.redo = W.Button(description="redo", tooltip="redo the change (Y)", layout=W.Layout(width="62px"))
         self.reset = W.Button(
             description="reset", tooltip="all latents as they are", layout=W.Layout(width="62px")
         )

@@ -316,19 +316,19 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
         if len(self._alone) > 1:
             unit = factor_of(self.measured.y_unit)
             each = [signed(change * unit) for _, change in sorted(self._alone.items())]
-            notes.append(f"one by one the changes give {', '.join(each)}: what they do together is no sum")
+            notes.append(f"each change alone gives {', '.join(each)}; the joint effect is not their sum")
         if absent:
             notes.append(f"{absent} of them not active in this picture")
         if self.scales:
-            notes.append("the rows are of the picture as it is")
+            notes.append("the rows are those of the unchanged picture")
         if self.waterfall and not self.stacked:
             notes.append(f"no waterfall: the values of “{self.measured.method}” rank latents and have no sum")
         if self.latent >= 0 and not self.active:
             notes.append(f"latent {self.latent} is not active in this picture")
         if any(row.get("mark") for row in self.rows):
-            notes.append("≠ taken out alone, this latent changes the score the other way")
+            notes.append("≠ ablated alone, this latent changes the score the other way")
         if self.stacked and self.other is not None:
-            notes.append("the waterfall is of the first picture alone")
+            notes.append("the waterfall is that of the first picture only")
         return "; ".join(notes)
 
     def _ask_examples(self, _: Any = None) -> None:

@@ -72,7 +72,7 @@ class FindingsPanel(Panel):
         self.explore = W.Button(description="in the explorer", layout=W.Layout(width="122px"),
                              tooltip="its first picture, prompt and strongest latent in the explorer")  # fmt: skip
         self.undo = W.Button(
-            description="undo", layout=W.Layout(width="62px"), tooltip="take back the last verdict (U)"
+            description="undo", layout=W.Layout(width="62px"), tooltip="undo the last verdict (U)"
         )
         self.all = W.Dropdown(
             options=[("all open …", "")],
@@ -86,13 +86,13 @@ class FindingsPanel(Panel):
         self.audit = W.Button(description="audit now", layout=W.Layout(width="96px"),
                               tooltip="audit this study over its own prompts; takes a while")  # fmt: skip
         self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
-                               tooltip="end after the prompts in hand; what was found so far stays")  # fmt: skip
+                               tooltip="stop after the current prompts; what was found so far stays")  # fmt: skip
         self.how = W.Dropdown(options=list(HOWS), value=state.how, layout=W.Layout(width="200px"))
-        self.how.tooltip = "how a repair takes them out"
+        self.how.tooltip = "how a repair removes them"
         self.repair = W.Button(description="repair", layout=W.Layout(width="150px"),
-                               tooltip="take the accepted findings (or the chosen one) out, and measure")  # fmt: skip
+                               tooltip="remove the accepted findings (or the chosen one), and measure")  # fmt: skip
         self.leave = W.Button(description="end repair", layout=W.Layout(width="96px", display="none"),
-                              tooltip="end after the prompt in hand; nothing of this repair is kept")  # fmt: skip
+                              tooltip="stop after the current prompt; nothing of this repair is kept")  # fmt: skip
         self.outcome = DataTable(opens=False, title="", empty_text="")
         self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))

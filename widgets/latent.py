@@ -73,7 +73,7 @@ class LatentPanel(Panel):
         self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "118px"})
         self.prompt = word_field(state.table, state.prompt, "prompt", "whose use?", width=220, label=52)
         self.heat = W.ToggleButton(value=state.heat, description="heat maps", layout=W.Layout(width="96px"),
-                                   tooltip="where in the picture the latent is driven")  # fmt: skip
+                                   tooltip="where in the picture the latent is active")  # fmt: skip
         self.gallery = Gallery(title="examples", empty_text="this latent is active in no picture")
         self.words = DataTable(title="best words by the evaluator", empty_text="no label")
         self.nearest = DataTable(title="most parallel directions", empty_text="none")

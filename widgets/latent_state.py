@@ -133,7 +133,7 @@ class LatentState(WorkingState):
             target = desk.target(prompt)
             rows, values = collection.by_use(latent, target, N_EXAMPLES)
             captions = [signed(value * factor_of(target.unit)) for value in values]
-            title = f"pictures in which {name} carries most of “{shown(prompt, 40)}”"
+            title = f"pictures in which {name} contributes most to “{shown(prompt, 40)}”"
             title += f"; {unit_name(target.unit)} below each"
         elif order == "bands":
             rows, values = collection.bands(latent, PER_BAND)

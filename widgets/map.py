@@ -73,7 +73,7 @@ class MapPanel(Panel):
         self.opener = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
                              tooltip="everything about this latent")  # fmt: skip
         self.cancel = W.Button(description="end layout", layout=W.Layout(width="98px", display="none"),
-                               tooltip="end after the round in hand; the map goes back to its first view")  # fmt: skip
+                               tooltip="stop after the current round; the map goes back to its first view")  # fmt: skip
         self.card, self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(5))
         self.below = W.VBox()
         self.take, self.drawer = takeaway(self)

@@ -188,7 +188,7 @@ def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
         rows = [int(found.rows[i]) for i in order]
         numbers = [signed(carried[i] * factor) for i in order]
         shelf = Shelf(
-            title=f"pictures in which {name} carries most; {unit_name(found.unit)} below each",
+            title=f"pictures in which {name} contributes most; {unit_name(found.unit)} below each",
             thumbnails=tuple(desk.thumbnail(row) for row in rows),
             alt=tuple(
                 f"picture {desk.picture_caption(row)}: {name} carries {n}"

@@ -73,7 +73,7 @@ def audit(arguments: argparse.Namespace) -> int:
     from clipattr.studies.study import open_study
 
     if arguments.ocr and not arguments.pixels:
-        raise DataError("--ocr goes with --pixels: without verification no region of text is looked for.")
+        raise DataError("--ocr goes with --pixels: text regions are tried only during verification.")
     for option in ("baseline", "previous", "markdown"):
         if getattr(arguments, option) and arguments.fail_above is None:
             raise DataError(

@@ -263,7 +263,7 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise DataError(
-                f"{host}:{port} cannot be listened at ({error.strerror}); choose another --port"
+                f"{host}:{port} cannot be opened for listening ({error.strerror}); choose another --port"
             ) from error
 
 

@@ -256,7 +256,7 @@ VERBS = (
         (
             argument("action", choices=("accept",), help="what to do"),
             argument("audits", metavar="FINDINGS", nargs="+", help="JSON of audits of one model, read by a person; "
-                     "several with different dictionaries make the gate calmer"),
+                     "several with different dictionaries reduce false alarms"),
             argument("--out", metavar="FILE", required=True, help="the baseline, for `audit --baseline`"),
             argument("--note", default="", help="kept with it"),
         ),
@@ -345,8 +345,8 @@ VERBS = (
             argument("--truth", metavar="[MODEL=]FILE", action="append", default=[], help="planted reliances, JSON: "
                      "a list of prompt, cause, kind; repeated with MODEL="),
             argument("--only", metavar="NAME", action="append", help="one experiment; may be repeated"),
-            argument("--quick", action="store_true", help="a form of a few minutes"),
-            argument("--small", action="store_true", help="a form for some thousand pictures"),
+            argument("--quick", action="store_true", help="a quick form that takes a few minutes"),
+            argument("--small", action="store_true", help="a form for a few thousand pictures"),
             argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="one size, e.g. "
                      "n_latents=4096"),
             argument("--plan", action="store_true", help="estimate the cost, and measure nothing"),

@@ -180,7 +180,7 @@ class SparseCodes:
         k = max(longest, 1) if k is None else k
         if longest > k:
             raise DictionaryError(
-                f"Codes with {longest} active latents in a row do not fit k = {k}; ask for more."
+                f"Codes with {longest} active latents in a row do not fit k = {k}; use a larger k."
             )
         indices = torch.zeros(self.batch, k, dtype=torch.int32, device=self.device)
         values = torch.zeros(self.batch, k, dtype=self.values.dtype, device=self.device)

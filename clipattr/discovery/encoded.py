@@ -150,7 +150,7 @@ def encoded(
         rows = np.asarray(rows, dtype=np.int64)
         opened, places = study.images.select(rows), np.arange(len(rows))
     if not len(rows):
-        raise DataError("there is no picture to look at: the selection is empty.")
+        raise DataError("the selection is empty: there is no picture to encode.")
     if study.site.tail(study.model) is None:
         # Behind an earlier block the other tokens take part, and the study does not keep them.
         return _encode(study, opened, rows, on_pictures)

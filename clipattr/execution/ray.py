@@ -126,9 +126,9 @@ class Ray:
             raise
         except self._ray.exceptions.RayError as error:
             raise DataError(
-                f"The workers of task {str(item)[:60]} died {RETRIES + 1} times ({str(error).splitlines()[0]}). Often "
-                "that is memory: give fewer workers or a smaller batch. What was finished is kept; the same call goes "
-                "on."
+                f"The workers of task {str(item)[:60]} died {RETRIES + 1} times ({str(error).splitlines()[0]}). The "
+                "usual cause is lack of memory: give fewer workers or a smaller batch. Finished tasks are kept; the "
+                "same call continues."
             ) from error
 
 

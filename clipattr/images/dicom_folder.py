@@ -94,7 +94,7 @@ def open_dicom(
         raise DataError(f"frames is 'first', 'middle' or 'all'; got {frames!r}.")
     if group is not None and group not in TOLD:
         raise DataError(
-            f"{group!r} is not read from headers, since it may tell persons. Groups: {', '.join(TOLD)}."
+            f"{group!r} is not read from headers, since it may identify persons. Groups: {', '.join(TOLD)}."
         )
     if not top.is_dir():
         raise DataError(f"{str(top)!r} is no folder. Give the folder that holds the DICOM files.")

@@ -95,7 +95,7 @@ class Embeddings:
             raise DataError(f"Embeddings are numbers; got {kind}.")
         if kind.kind == "u" and zero_point is None:
             raise DataError(
-                f"The vectors are unsigned integers ({kind}), so which of them stands for 0 is not known: pass "
+                f"The vectors are unsigned integers ({kind}), so the value that means 0 is not known: pass "
                 "zero_point=, often 128."
             )
         if root is None and isinstance(vectors, str | Path):

@@ -137,8 +137,8 @@ class Site:
         tower = model.text_tower
         if self.tokens == "eot" and tower.rule is None:
             raise SiteError(
-                f"{self}: the text tower of {model.reference} pools {tower.pooling}, so that no one token stands for "
-                f"the text. Its sites are text.{block}.tokens and text.embedding."
+                f"{self}: the text tower of {model.reference} pools {tower.pooling}, so no single token represents the "
+                f"text. Its sites are text.{block}.tokens and text.embedding."
             )
         n = len(tower.blocks)
         if not -n <= block < n:

@@ -166,7 +166,7 @@ class Browser:
         stored = self.study.activations
         if np.ndim(stored) != 2:
             raise DataError(
-                "Errors are told of sites with one activation a picture; this study keeps tokens."
+                "Errors are computed at sites with one activation per picture; this study keeps tokens."
             )
         return stored
 
@@ -192,7 +192,9 @@ class Browser:
 
         words = self.collected.label_words
         if not words:
-            raise DataError("No picture has a label, so nothing tells right answers from wrong ones.")
+            raise DataError(
+                "No picture has a label, so right answers cannot be distinguished from wrong ones."
+            )
         best = self.collected.highest(Similarity(words))
         places = {word: i for i, word in enumerate(words)}
         labels = self.study.images.columns["label"]

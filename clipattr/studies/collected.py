@@ -224,7 +224,7 @@ class Collected:
         if rows is None:
             rows, chosen_by = self.chosen_for(prompt)
         if not len(rows):
-            raise DataError("The study holds no pictures to ask.")
+            raise DataError("The study holds no pictures.")
         splice = self.splice(rows, target)
         found = find_method(None, splice)(splice)[..., 0].cpu().numpy().astype(np.float64)
         active = (splice.amounts != 0).cpu().numpy()

@@ -84,9 +84,7 @@ def test_where_ablation_has_the_other_sign_a_mark_says_so(study):
         assert bool(row["mark"]) == disagree(row["value"], exact)
     card = state.table.card(3)
     assert latent_row(card, 2.0, 1.0, 1.0, {}, alone=-2.0)["mark"] == "≠"
-    assert (
-        "taken out alone, the score falls by −2.00" in latent_row(card, 2.0, 1.0, 1.0, {}, alone=-2.0)["tip"]
-    )
+    assert "ablated alone, the score falls by −2.00" in latent_row(card, 2.0, 1.0, 1.0, {}, alone=-2.0)["tip"]
     assert latent_row(card, 2.0, 1.0, 1.0, {}, alone=-0.1)["mark"] == ""
 
 
@@ -131,14 +129,14 @@ def test_undo_takes_back_one_change_at_a_time_and_then_nothing(state):
 def test_changes_made_together_are_set_beside_each_by_itself(state, study):
     a, b = (row["id"] for row in latent_rows(state)[:2])
     state.toggle(a)
-    assert "one by one" not in state.note and "as it is" in state.note
+    assert "each change alone" not in state.note and "unchanged picture" in state.note
     state.scale(b, 0.5)
     now = similarity(study, 4, "kite")
     each = {j: 100 * (similarity(study, 4, "kite", {j: f}) - now) for j, f in ((a, 0.0), (b, 0.5))}
     told = ", ".join(signed(each[j]) for j in sorted(each))
-    assert f"one by one the changes give {told}" in state.note
+    assert f"each change alone gives {told}" in state.note
     state.reset()
-    assert "one by one" not in state.note
+    assert "each change alone" not in state.note
 
 
 def test_a_second_prompt_makes_it_a_contrast(state, study):
@@ -193,7 +191,7 @@ def test_a_waterfall_starts_at_zero_and_ends_at_the_score(state, method):
     assert ends[-1] == pytest.approx(100 * state.now, abs=0.01)
     alone = state.rows
     state.compare_with("9")
-    assert state.rows == alone and "other" not in state.columns and "first picture alone" in state.note
+    assert state.rows == alone and "other" not in state.columns and "of the first picture only" in state.note
 
 
 def test_methods_that_only_rank_have_no_bias_row_and_keep_the_scores_unit(state):

@@ -445,7 +445,7 @@ def test_what_is_said_of_changes_and_a_second_enter_reach_the_screen(study):
     panel = ExplorerPanel(study, picture=4, prompt="kite")
     for row in panel.bars.rows[:2]:
         panel.state.toggle(int(row["id"]))
-    assert "one by one the changes give" in panel.facts.value
+    assert "each change alone gives" in panel.facts.value
     panel.find.set_state({"value": "red_disc"})
     first = panel.state.picture
     panel.find._handle_custom_msg({"event": "submit"}, [])

@@ -185,8 +185,8 @@ def _classes(labels: Sequence[str | None]) -> tuple[list[int], list[str], np.nda
     names = sorted(counts)
     if len(names) < 2:
         raise DataError(
-            f"a probe tells classes apart; the labels hold {len(names)} ({', '.join(names) or 'none at all'}). Add "
-            "pictures of another class."
+            f"a probe needs two classes or more; the labels hold {len(names)} ({', '.join(names) or 'none at all'}). "
+            "Add pictures of another class."
         )
     rare = [name for name in names if counts[name] < FEWEST]
     if rare:
