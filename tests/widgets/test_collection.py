@@ -185,7 +185,7 @@ def test_words_neighbours_and_card_belong_to_the_latent(latent_state, study):
 
 def test_a_latent_that_is_never_active_shows_emptiness_in_words(fresh_study):
     state = LatentState(fresh_study, latent=0)
-    state.collection.active_rows = lambda latent: (np.zeros(0, np.int64), np.zeros(0))
+    state.table.collected.active_rows = lambda latent: (np.zeros(0, np.int64), np.zeros(0))
     state.latent = 1
     assert state.histogram == ((), ()) and state.users == []
     for order in ("bands", "activation"):
@@ -215,7 +215,7 @@ def test_senses_are_families_that_raise_the_prompt_on_pictures_where_they_do(stu
 
 def test_top_pictures_are_those_that_score_highest(study):
     state = PromptState(study, prompt="kite")
-    scores = state.collection.scores(state.table.target("kite"))
+    scores = state.table.collected.scores(state.table.target("kite"))
     assert list(state.top.places) == np.argsort(-scores, kind="stable")[:12].tolist()
 
 
