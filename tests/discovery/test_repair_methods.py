@@ -308,6 +308,16 @@ def test_a_sparing_bias_is_the_largest_that_counting_every_picture_allows():
     assert found < bias + 6  # the limit was reached
 
 
+def test_pictures_of_the_class_that_are_not_its_own_have_no_part_in_a_sparing_bias():
+    made = task()
+    own = made.own & (torch.arange(len(made.own)) % 9 == 0)  # most of its pictures have no label
+    row, bias = METHODS["refit"](made)
+    few = replace(made, own=own)
+    kept = own | (made.classes != 0)
+    alone = made.of(torch.nonzero(kept).flatten())
+    assert sparing_bias(few, row, bias + 6) == sparing_bias(alone, row, bias + 6) < bias + 6
+
+
 def test_a_direction_is_sharpened_where_few_pictures_show_the_concept_strongly():
     generator = torch.Generator().manual_seed(0)
     n, width = 4000, 24

@@ -170,7 +170,9 @@ def sparing_bias(task: Task, row: Tensor, bias: Tensor, loss: float = OTHERS_LOS
     room = logits.amax(1) - task.embeddings @ row  # the prompt is called where the bias is above this
     middle = (task.factors.absent + task.factors.present) / 2
     showing = (task.factors.presence > middle).T
-    groups = [~task.own, *(some & ~task.own for some in showing)]
+    # A picture without a label may be of the class by the evaluator alone: it is neither own nor another's.
+    other = ~task.own & (task.classes != task.number)
+    groups = [other, *(some & other for some in showing)]
     for place, group in enumerate(groups):
         n = int(group.sum())
         if n < (FEWEST_SHOWING if place else 1):
