@@ -200,7 +200,8 @@ def stream_pairs(
     Memory holds at most `BATCH` pictures, and (k + 2) · embed numbers per prompt.
 
     Args:
-        pictures, prompts: one or several; other arguments as for `pairs`.
+        pictures, prompts: one or several.
+        source, text_dictionary, dictionary, site, templates: as for `pairs`.
 
     Returns:
         An iterator of `Pairs`, picture by picture and within a picture prompt by prompt.

@@ -191,7 +191,7 @@ class Images(Sequence[ImageRecord]):
         return self._places[id]
 
     def select(self, which: Any) -> "Images":
-        """The pictures at these indices, or where a mask is True, as a new collection."""
+        """The pictures at these indices, or where a mask is True, as a new collection; DataError for a wrong mask."""
         places = np.asarray(which)
         if places.dtype == bool:
             if places.shape != (len(self),):

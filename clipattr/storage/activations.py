@@ -156,7 +156,7 @@ class ActivationStore(ShardFolder):
         return cls(user_path(path), read_manifest(user_path(path))).at(site)
 
     def at(self, site: object | None) -> ActivationStore:
-        """The same store at another of its sites."""
+        """The same store at another of its sites; DataError if it holds no such site."""
         name = self.site if site is None else str(site)
         if name not in self.manifest["sites"]:
             raise DataError(f"{self.path} holds {', '.join(self.manifest['sites'])}; got {name!r}.")
@@ -225,7 +225,7 @@ class ActivationStore(ShardFolder):
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows start to stop, (stop - start, width) float32."""
+        """Rows start to stop, (stop - start, width) float32; DataError for rows that the store does not have."""
         if not 0 <= start <= stop <= len(self):
             raise DataError(f"Rows {start} to {stop} were asked of a store with {len(self)} rows.")
         out = torch.empty(stop - start, self.width)
@@ -239,7 +239,7 @@ class ActivationStore(ShardFolder):
         return out
 
     def take(self, rows: np.ndarray) -> Tensor:
-        """The given rows in ascending order, (len(rows), width) float32."""
+        """The given rows in ascending order, (len(rows), width) float32; DataError for rows that do not exist."""
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")

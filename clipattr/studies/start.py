@@ -83,6 +83,9 @@ def build_study(
         named: False leaves named directions out of a dictionary that is made here.
         seed: of training and random choices.
         batch: pictures per forward pass.
+        workers: threads that read pictures; None chooses their number.
+        draft: let JPEGs be decoded at a reduced size where the model needs no more pixels.
+        progress: show a bar for each stage.
         thumbnails: store thumbnails; by default unless the pictures are rendered from scenes.
         overwrite: replace a different study at `path`; encodings that still fit are reused.
         engine: where to compute, e.g. `clipattr.Ray(workers=8)`; None: in this process. The bytes are equal for equal

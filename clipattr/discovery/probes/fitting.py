@@ -56,6 +56,8 @@ def fit_probe(
         folds: of the cross-validation; fewer if a class has fewer pictures.
         weights: weight of each picture.
         blind_to: (embed, n) directions that the probe must not use, from `directions_of`.
+        model_hash: hash of the model that made the embeddings, kept with the probe; a study gives its own.
+        seed: of the folds of the cross-validation.
 
     Returns:
         A `Probe` with weights (classes, embed) and bias (classes,), in logits; `about` records strength, temperature

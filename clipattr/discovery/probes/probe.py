@@ -100,7 +100,11 @@ class Probe:
         return self.names.index(name)
 
     def logits(self, embeddings: Any) -> Tensor:
-        """(pictures, embed) of unit length, as a tensor, array, list or frame, to (pictures, classes)."""
+        """(pictures, embed) of unit length, as a tensor, array, list or frame, to (pictures, classes).
+
+        Raises:
+            TargetError: the embeddings have another width than the probe.
+        """
         embeddings = numbers_in(embeddings, "the embeddings")
         if embeddings.shape[-1] != self.weights.shape[1]:
             raise TargetError(
