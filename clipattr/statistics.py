@@ -102,6 +102,27 @@ def rate_difference(one: Tensor, other: Tensor) -> Interval:
     )
 
 
+def paired_rate_difference(differences: Tensor) -> Interval:
+    """Difference of two shares of the same pictures, of values of -1, 0 and 1, with the interval of Agresti and Min.
+
+    Half a pair is added to each of the four outcomes, so that pairs without any difference give no interval of width 0.
+    Infinitely wide without pairs.
+
+    Source: Agresti and Min 2005, Statistics in Medicine 24.
+
+    >>> made = paired_rate_difference(torch.zeros(10))
+    >>> made.value, round(made.low, 3), round(made.high, 3)
+    (0.0, -0.163, 0.163)
+    """
+    n = len(differences)
+    if not n:
+        return Interval(0.0, -math.inf, math.inf)
+    more, less = (float((differences == sign).sum() + 0.5) / (n + 2) for sign in (1, -1))
+    middle = more - less
+    half = Z * math.sqrt((more + less - middle**2) / (n + 2))
+    return Interval(float(differences.double().mean()), max(middle - half, -1.0), min(middle + half, 1.0))
+
+
 def per_picture(values: Tensor | np.ndarray) -> np.ndarray:
     """Mean of the finite values of each picture, (pictures, …) to (m,); pictures without a finite value are dropped."""
     rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)

@@ -62,14 +62,15 @@ def deviations(run: Run, results: Sequence[Result]) -> list[str]:
         ("pictures", len(inputs.images), ITS_PICTURES),
     ):
         if asked != published:
-            found.append(f"{what}: {asked} in place of {published}")
+            found.append(f"{what}: {_number(asked)} in place of {_number(published)}")
     if sizes.prompts:
         found.append(f"{len(inputs.prompts)} prompts are audited, those with the most pictures")
     sides = [side == "holdout" for side in inputs.images.columns["split"]]
     share = sum(sides) / len(sides) if any(sides) else sizes.holdout
     by = "by the collection's own split" if any(sides) else "at random"
     found.append(
-        f"{share:.0%} of the pictures are held out {by}, and effects are measured on them; the paper holds out none"
+        f"{share * 100:.0f} % of the pictures are held out {by}, and effects are measured on them; the paper holds out "
+        "none"
     )
     found += protocol.differences
     for result in results:
@@ -77,6 +78,10 @@ def deviations(run: Run, results: Sequence[Result]) -> list[str]:
         if not result.units:
             found.append(f"{result.experiment.title.lower()}: not measured, as {result.experiment.lacking}")
     return found
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 
 def _reference(model: Any) -> str:

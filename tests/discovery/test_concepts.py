@@ -9,7 +9,13 @@ from scipy.stats import hypergeom, t, ttest_ind
 
 from clipattr.discovery.audit.candidates import over_represented
 from clipattr.discovery.audit.concepts import Concepts
-from clipattr.statistics import difference_interval, false_discovery, rate_difference, t_interval
+from clipattr.statistics import (
+    difference_interval,
+    false_discovery,
+    paired_rate_difference,
+    rate_difference,
+    t_interval,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,24 @@ def test_intervals_are_student_s_and_welch_s():
     told = difference_interval(one, other)
     assert (told.low, told.high) == pytest.approx((welch.low, welch.high), rel=1e-6)
     assert t_interval(one[:1]).high == float("inf")
+
+
+def test_the_interval_of_a_paired_rate_difference_is_that_of_agresti_and_min():
+    # 20 pairs, 3 in favour of the first and 1 of the second; with half a pair more in each of four outcomes 3.5 and
+    # 1.5 of 22, of which the difference is 2 / 22, its variance (5 / 22 - (2 / 22)²) / 22.
+    told = paired_rate_difference(torch.tensor([1.0] * 3 + [-1.0] + [0.0] * 16))
+    half = 1.96 * ((5 / 22 - (2 / 22) ** 2) / 22) ** 0.5
+    assert told.value == pytest.approx(2 / 20)
+    assert (told.low, told.high) == pytest.approx((2 / 22 - half, 2 / 22 + half), abs=1e-6)
+    assert (
+        paired_rate_difference(torch.ones(3)).high == 1.0
+        and paired_rate_difference(torch.ones(0)).low == -np.inf
+    )
+    draws = torch.multinomial(
+        torch.tensor([0.15, 0.6, 0.25]), 2000 * 30, True, generator=torch.Generator().manual_seed(0)
+    )
+    made = [paired_rate_difference(some) for some in (draws - 1).float().view(2000, 30)]
+    assert 0.93 < np.mean([each.low < 0.1 < each.high for each in made]) < 0.99
 
 
 def test_the_interval_of_a_rate_difference_is_newcombe_s():

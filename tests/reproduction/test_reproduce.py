@@ -56,7 +56,11 @@ def test_the_page_stands_alone_and_holds_every_claim_hash_and_deviation(finished
     assert tiny_model.weights_hash in text and about["code"] in text and about["inputs"]["images"] in text
     for experiment in EXPERIMENTS:
         assert f'id="{experiment.name}"' in text
-    for told in ("latents of the dictionary: 24 in place of 30000", "models left out: ", "other models: one"):
+    for told in (
+        "latents of the dictionary: 24 in place of 30,000",
+        "models left out: ",
+        "other models: one",
+    ):
         assert told in text and any(told in deviation for deviation in finished.deviations)
 
 

@@ -235,7 +235,11 @@ TRUTH = Experiment(
     measure=_measure,
     rows=_rows,
     conclude=_conclude,
-    draw=lambda values: estimates({"": list(_figures(values).items())}, "share, %", scale=100),
+    draw=lambda values: estimates(
+        {"": [(name.replace("_", " "), each) for name, each in _figures(values).items()]},
+        "share, %",
+        scale=100,
+    ),
     cost=lambda run, unit, pilot: pilot.of(unit).scenes((ASIDE + CHECKED * findings(run)) * run.sizes.truth),
     assumes=f"{ASIDE} scenes are drawn and encoded per scene of a check, and {CHECKED} more for each finding that the "
     "plan counts with; matching by name takes no time",
@@ -291,6 +295,19 @@ def _pixel_conclusion(values: Values) -> Conclusion:
     )
 
 
+def _pixel_figure(values: Values) -> Any:
+    """The fall of the score when the cause is taken out, of each finding that could be measured."""
+    series: dict[str, list[tuple[str, Interval]]] = {"finding": [], "another prompt": []}
+    for variant, value in values.items():
+        for part, told in (("checked", "finding"), ("control", "another prompt")):
+            for row in value.get(part, ()):
+                if row["removal"] is not None:
+                    name = f"{variant}: {row['prompt']}, {row['label'] or 'unnamed'}"
+                    series[told].append((name, Interval(row["removal"], row["low"], row["high"])))
+    kept = {told: pairs for told, pairs in series.items() if pairs}
+    return estimates(kept, "fall of the score without the cause, points", scale=100) if kept else None
+
+
 def _verified_cost(run: Run, unit: str, pilot: Pilot) -> Spent:
     n, most = findings(run), run.sizes.verified
     # With a finding or without one: nothing is opened for a model without findings.
@@ -312,7 +329,7 @@ PIXELS = Experiment(
         for row in value.get(part, ())
     ],
     conclude=_pixel_conclusion,
-    draw=lambda values: None,
+    draw=_pixel_figure,
     cost=_verified_cost,
     assumes="as many findings as the plan counts with, in some models none; every fourth is also tested with another "
     "prompt; a test makes two thirds of the forward passes that it may",

@@ -25,7 +25,7 @@ from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.reproduction.baselines import chance_directions
 from clipattr.reproduction.classes import BENIGN, MALIGNANT
 from clipattr.reproduction.inputs import file_name
-from clipattr.statistics import Interval, mean_interval, wilson
+from clipattr.statistics import Interval, paired_rate_difference, wilson
 from clipattr.storage.files import json_digest
 from clipattr.studies.start import build_study
 
@@ -166,8 +166,8 @@ def repaired(
         "worst_random": float(right[2][rows].mean()),
         "accuracy_before": float(right[0].mean()),
         "accuracy_after": float(right[1].mean()),
-        "gain": vars(mean_interval(right[1][rows] - right[0][rows])),
-        "gain_random": vars(mean_interval(right[2][rows] - right[0][rows])),
+        "gain": vars(paired_rate_difference(right[1][rows] - right[0][rows])),
+        "gain_random": vars(paired_rate_difference(right[2][rows] - right[0][rows])),
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from clipattr.discovery.audit.run import audit
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.findings import KINDS, Finding, Findings, PromptVerdict
-from clipattr.display.wording import kind_word
+from clipattr.display.wording import counted, kind_word
 from clipattr.reproduction.baselines import untested
 from clipattr.reproduction.experiment import (
     NONE_JUDGED,
@@ -166,11 +166,10 @@ def _count_conclusion(values: Values) -> Conclusion:
     share = Interval(within / len(kinds) if kinds else float("nan"), *wilson(within, len(kinds)))
     told = [f"{count} {name}" for name, count in counts.items()] + [f"{len(kinds) - within} of other kinds"]
     belong = f", and {shown(share, 100, 0)} % of them belong to the four named kinds" if kinds else ""
-    models = f"{len(values)} {'model' if len(values) == 1 else 'models'}"
     sentence = (
-        f"{len(kinds)} surprising components in {models} and {len(pooled)} judged prompts "
-        f"({', '.join(told)}). The share of prompts with one, inserted text alone left out, lies "
-        f"{shown(excess, 100, 1)} percentage points above that of shuffled pictures{belong}."
+        f"{counted(len(kinds), 'surprising component')} in {counted(len(values), 'model')} and "
+        f"{counted(len(pooled), 'judged prompt')} ({', '.join(told)}). The share of prompts with one, inserted "
+        f"text alone left out, lies {shown(excess, 100, 1)} percentage points above that of shuffled pictures{belong}."
     )
     figures = {"excess_over_shuffled": excess, "share_of_named_kinds": share}
     return Conclusion(joint([decide(excess), decide(share, HALF)]), sentence, figures)
@@ -181,6 +180,10 @@ def _count_figure(values: Values) -> Any:
         variant: [(name, rate_of(with_finding(value, kinds))) for name, kinds in FAMILIES.items()]
         for variant, value in values.items()
     }
+    series["shuffled pictures"] = [
+        (name, rate_of(torch.cat([with_finding(value["null"], kinds) for value in values.values()])))
+        for name, kinds in FAMILIES.items()
+    ]
     return estimates(series, "share of prompts with a surprising component, %", scale=100)
 
 
@@ -200,7 +203,7 @@ COUNTS = Experiment(
     needs=("null",),
     deviations=(
         "components are found by an audit with exact ablation, held-back pictures and false-discovery control; the "
-        "paper filters by alignment and looks at the rest (rows `latents: unaligned` count what its filter leaves)",
+        "paper filters by alignment and looks at the rest (rows “latents: unaligned” count what its filter leaves)",
         "kinds are decided by evidence, not by a person",
         "“hundreds” is read as a rate per prompt, since the number depends on how many prompts are audited",
     ),
@@ -247,10 +250,12 @@ def _null_conclusion(values: Values) -> Conclusion:
     if not len(flags):
         return Conclusion(UNDECIDED, NONE_JUDGED)
     rate = rate_of(flags)
+    n, hits = len(flags), int(flags.sum())
     below = Interval(FALSE_ALARMS - rate.value, FALSE_ALARMS - rate.high, FALSE_ALARMS - rate.low)
     sentence = (
-        f"{shown(rate, 100, 1)} % of the prompts have a finding although pictures and codes are shuffled; at most "
-        f"{FALSE_ALARMS:.0%} is asked for."
+        f"{hits} of {counted(n, 'prompt')} that could be judged, {shown(rate, 100, 1)} %, "
+        f"{'has' if hits == 1 else 'have'} a finding although pictures and codes are shuffled; at most "
+        f"{FALSE_ALARMS * 100:.0f} % is asked for."
     )
     figures = {"false_findings_per_prompt": rate}
     plain = torch.tensor([flag for value in values.values() for flag in value.get("untested", ())])
@@ -266,7 +271,8 @@ def _null_conclusion(values: Values) -> Conclusion:
 NULL = Experiment(
     name="null",
     title="Null model",
-    claim=f"Where codes are shuffled against pictures, at most {FALSE_ALARMS:.0%} of the prompts have a finding.",
+    claim=f"Where codes are shuffled against pictures, at most {FALSE_ALARMS * 100:.0f} % of the prompts have a "
+    "finding.",
     of_paper=False,
     units=_variants,
     measure=_null,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipattr.discovery.compare import compare
+from clipattr.display.wording import be, counted
 from clipattr.reproduction.baselines import by_chance
 from clipattr.reproduction.experiment import (
     NONE_JUDGED,
@@ -31,7 +32,7 @@ from clipattr.reproduction.experiments.surprises import (
 )
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import FROZEN, NEURONS, PCA
-from clipattr.statistics import Interval, mean_interval, wilson
+from clipattr.statistics import Interval, paired_rate_difference, wilson
 
 if TYPE_CHECKING:
     from clipattr.discovery.compare import Comparison
@@ -72,12 +73,13 @@ def _excess(value: Any, name: str) -> Interval:
 
 
 def _met(value: Any) -> str:
-    """How many causes of the first model all others would share by chance at most, as the end of a sentence."""
+    """How many causes of the first model all others would share by chance at most, as a sentence."""
     if "met" not in value:
         return ""
     first, *others = value["names"]
     own = sum(cause[first] is not None for cause in value["causes"])
-    return f", of models with independent findings at most {own * prod(value['met'][name] for name in others):.1f}"
+    shared = own * prod(value["met"][name] for name in others)
+    return f" If the findings of the models were independent, at most {shared:.1f} would be."
 
 
 def _compare_conclusion(values: Values) -> Conclusion:
@@ -87,7 +89,8 @@ def _compare_conclusion(values: Values) -> Conclusion:
     told = "; ".join(f"{name}: {shown(each, 100, 1)}" for name, each in excess.items())
     sentence = (
         f"Share of prompts with a surprising component above that of shuffled pictures, in percentage points: {told}. "
-        f"Of {len(value['causes'])} causes {shared} are found in all {len(excess)} models{_met(value)}."
+        f"Of {counted(len(value['causes']), 'cause')}, {shared} {be(shared)} found in all {len(excess)} models."
+        f"{_met(value)}"
     )
     return Conclusion(joint([decide(each) for each in excess.values()]), sentence, excess)
 
@@ -157,7 +160,7 @@ def _paired(values: Values, control: str) -> Interval:
             for name in ("trained", control)
         ]
         parts += [flags[0][prompt] - flags[1][prompt] for prompt in flags[0] if prompt in flags[1]]
-    return mean_interval(torch.tensor(parts))
+    return paired_rate_difference(torch.tensor(parts))
 
 
 def _dictionary_conclusion(values: Values) -> Conclusion:
@@ -250,6 +253,11 @@ def _seed_conclusion(values: Values) -> Conclusion:
     return Conclusion(decide(share, AGAIN), sentence, {"again": share})
 
 
+def _seed_figure(values: Values) -> Any:
+    again = [(unit, _found_again({unit: value})) for unit, value in values.items()]
+    return estimates({"": again}, "findings of the first seed found again, %", scale=100)
+
+
 SEEDS = Experiment(
     name="seeds",
     title="Seeds",
@@ -259,7 +267,7 @@ SEEDS = Experiment(
     measure=_seed,
     rows=lambda values: [{"unit": unit, **value} for unit, value in values.items()],
     conclude=_seed_conclusion,
-    draw=lambda values: None,
+    draw=_seed_figure,
     cost=lambda run, unit, pilot: (
         pilot.of(unit).trained(run)
         + pilot.of(unit).audited(run, passes=True)
