@@ -304,7 +304,11 @@ def _model_name(given: Any, number: int) -> str:
 def _pictures(images: Any) -> Images:
     """The collection; the name of a bundled study stands for its pictures."""
     if isinstance(images, str) and not user_path(images).exists() and ":" not in images:
-        images = open_study(images).images if bundled_study(images) else images
+        if not bundled_study(images):
+            raise DataError(
+                f"There are no pictures at {images!r}: no file or folder, and no bundled study of that name."
+            )
+        images = open_study(images).images
     return images.images if isinstance(images, (Study, Table)) else Images.open(images)
 
 

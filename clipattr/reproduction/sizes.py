@@ -13,6 +13,8 @@ from typing import Any
 from clipattr.errors import StudyError
 from clipattr.studies.presets import paper
 
+MAY_BE_ZERO = ("pictures", "prompts", "budget", "verified", "truth")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -69,9 +71,12 @@ class Sizes:
         for name, value in changes.items():
             if name not in kinds:
                 raise StudyError(f"There is no size {name!r}; there are {', '.join(kinds)}.")
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-            if not number or (kinds[name] is int and value != int(value)):
-                raise StudyError(f"The size {name} is a {kinds[name].__name__}, 0 or more; got {value!r}.")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            enough = number and (value > 0 or (value == 0 and name in MAY_BE_ZERO))
+            if not enough or (kinds[name] is int and value != int(value)):
+                least = "0 or more" if name in MAY_BE_ZERO else "above 0"
+                kind = "a whole number" if kinds[name] is int else "a number"
+                raise StudyError(f"The size {name} is {kind}, {least}; got {value!r}.")
         return replace(self, **{name: kinds[name](value) for name, value in changes.items()})
 
     def to_dict(self) -> dict[str, Any]:

@@ -214,7 +214,9 @@ def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
         ({"protocol": "another"}, "no protocol 'another'; there is paper"),
         ({"form": "huge"}, "no form 'huge'; there are paper, small, quick"),
         ({"sizes": {"latents": 3}}, "no size 'latents'; there are pictures, n_latents"),
-        ({"sizes": {"k": 1.5}}, "The size k is a int, 0 or more; got 1.5"),
+        ({"sizes": {"k": 1.5}}, "The size k is a whole number, above 0; got 1.5"),
+        ({"sizes": {"lesion_seeds": 0}}, "The size lesion_seeds is a whole number, above 0; got 0"),
+        ({"sizes": {"budget": -1}}, "The size budget is a whole number, 0 or more; got -1"),
         ({"only": ["count"]}, "no experiment 'count'; there are counts"),
         ({"models": []}, "no model to test"),
     ],
@@ -222,6 +224,13 @@ def test_two_runs_in_one_folder_are_refused(asked, tmp_path):
 def test_what_does_not_exist_is_refused_with_what_does(asked, tmp_path, changes, told):
     with pytest.raises(ca.StudyError, match=re.escape(told)):
         ca.reproduce(out=tmp_path / "out", **{**asked, **changes})
+
+
+def test_a_folder_that_is_missing_is_told_as_one(asked, tmp_path):
+    with pytest.raises(
+        ca.DataError, match="no pictures at 'nowhere': no file or folder, and no bundled study"
+    ):
+        ca.reproduce(out=tmp_path / "out", **{**asked, "images": "nowhere"})
 
 
 def test_a_verdict_needs_the_whole_interval_on_one_side():
