@@ -304,11 +304,13 @@ def _model_name(given: Any, number: int) -> str:
 def _pictures(images: Any) -> Images:
     """The collection; the name of a bundled study stands for its pictures."""
     if isinstance(images, str) and not user_path(images).exists() and ":" not in images:
-        if not bundled_study(images):
+        try:
+            found = bundled_study(images)
+        except StudyError as error:
             raise DataError(
                 f"There are no pictures at {images!r}: no file or folder, and no bundled study of that name."
-            )
-        images = open_study(images).images
+            ) from error
+        images = open_study(images).images if found else images
     return images.images if isinstance(images, (Study, Table)) else Images.open(images)
 
 
