@@ -165,8 +165,10 @@ def plan_study(
     n_latents, k, schedule, how = _training(width, pictures, n_latents, k, steps, named)
     judge = model if evaluator is None else evaluator
     embed = judge.embed_dim
+    # Named latents are fitted, not trained.
+    alone = (n_latents - named, k - min(AT_ONCE, named)) if joined else (n_latents, k)
     rates = calibrated(
-        model, judge, width=width, n_latents=n_latents, k=k, examples=examples, rows=schedule.batch,
+        model, judge, width=width, n_latents=n_latents, k=k, trained=alone, examples=examples, rows=schedule.batch,
         words=(listed or [f"word {number}" for number in range(words)]) if joined else (), batch=batch,
         seconds=seconds,
     )  # fmt: skip

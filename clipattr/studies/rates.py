@@ -32,6 +32,7 @@ def calibrated(
     width: int,
     n_latents: int,
     k: int,
+    trained: tuple[int, int],
     examples: int,
     rows: int,
     words: Sequence[str],
@@ -41,7 +42,8 @@ def calibrated(
     """Items per second on one worker; `seconds` for all measurements together, each of which runs at least once.
 
     Args:
-        width: of the activations. n_latents, k, examples: of the dictionary. rows: of a training step.
+        width: of the activations. n_latents, k, examples: of the dictionary. trained: latents, and active ones, of its
+            trained part. rows: of a training step.
         words: that latents are named by; none where no latent is trained for a word.
 
     Returns:
@@ -58,7 +60,7 @@ def calibrated(
         "evaluate": _encode_rate(judge, batch, share),
         "alter": _alter_rate(model, share),
         **_dictionary_rates(width, judge.embed_dim, n_latents, k, examples, share),
-        "train": _train_rate(width, n_latents, k, rows, share),
+        "train": _train_rate(width, *trained, rows, share),
         "texts": texts,
         "judge_texts": texts if same else _text_rate(judge, share),
         **({"read": _read_rate(width, judge.embed_dim, words)} if words else {}),
