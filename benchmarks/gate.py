@@ -263,8 +263,9 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:50} {value:.3f}")
     before = {"figures": {}, "rows": []} if arguments.quick else json.loads(RESULTS.read_text("utf-8"))
-    figures |= {key: value for key, value in before["figures"].items() if key.startswith("foreign_")}
-    result += [row for row in before["rows"] if row["sort"].startswith("foreign")]
+    others = ("foreign", "trained")  # of other measurements
+    figures |= {key: value for key, value in before["figures"].items() if key.startswith(others)}
+    result += [row for row in before["rows"] if row["sort"].startswith(others)]
     write_results("gate", figures, result, quick=arguments.quick)
 
 

@@ -5,6 +5,7 @@
     python benchmarks/gate_trainings.py train … --evaluators MODELS         # and audit each release on the way
     python benchmarks/gate_trainings.py audit --models MODELS --photos PHOTOS --evaluators MODELS --out FOLDER
     python benchmarks/gate_trainings.py unpack --models MODELS --out FOLDER ARCHIVE…     # folders that open_clip opens
+    python benchmarks/gate_trainings.py judge --models MODELS --out FOLDER [--carried]   # figures, to results/gate.json
 
 Every model without plants (`--bases`) is fine-tuned on newly drawn pictures of its own world with other batches and
 augmentation: without a change, or with exactly one plant in the pictures. MODELS holds the bases, as folders or as
@@ -195,11 +196,32 @@ def train(arguments: argparse.Namespace, training: bool) -> None:
     archive(arguments.out, arguments.room * 2**20)
 
 
+def judge(arguments: argparse.Namespace) -> None:
+    """Print figures of the audited releases, and put them into the gate's results in place of earlier ones."""
+    from gate_judging import judged, trained_figures
+    from results import FOLDER, about
+    from world_kit.release_audits import ABOVE
+
+    rows = judged(
+        arguments.out, "audits-carried" if arguments.carried else "audits-own", ABOVE, arguments.bases
+    )
+    figures = trained_figures(rows, ABOVE)
+    for key, value in figures.items():
+        print(f"{key:60} {value:.3f}")
+    file = FOLDER / "gate.json"
+    content = json.loads(file.read_text("utf-8"))
+    kept = {key: value for key, value in content["figures"].items() if not key.startswith("trained_")}
+    content["figures"] = kept | figures
+    content["rows"] = [row for row in content["rows"] if row["sort"] != "trained"] + rows
+    content["trained"] = about()
+    file.write_text(json.dumps(content, indent=2, default=float) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=("bases", "train", "audit", "unpack"))
+    parser.add_argument("verb", choices=("bases", "train", "audit", "judge", "unpack"))
     parser.add_argument("archives", nargs="*", type=Path)
     parser.add_argument("--models", type=Path, required=True, help="folder of the bases")
     parser.add_argument("--photos", type=Path)
@@ -241,6 +263,8 @@ def main() -> None:
             print(f"{name}: {size / 2**20:.2f} MiB")
     elif arguments.verb in ("train", "audit"):
         train(arguments, arguments.verb == "train")
+    elif arguments.verb == "judge":
+        judge(arguments)
     else:
         from world_kit.finetuning import restore
 

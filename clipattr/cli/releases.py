@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clipattr.cli.arguments import ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, OK
 from clipattr.cli.terminal import check_target, emit, human, tell
 from clipattr.discovery.audit.settings import Settings
-from clipattr.display.wording import NO_LABEL, be, counted, newly, visible
+from clipattr.display.wording import NO_LABEL, SAME_TEXT, be, counted, newly, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 
@@ -72,6 +72,8 @@ def _advice(verdict: PromptVerdict) -> str:
         return "Bring back the pictures that cannot be opened, and audit again."
     if verdict.did_you_mean:
         return "Correct the spelling, or leave the prompt out."
+    if verdict.why.startswith(SAME_TEXT):
+        return "Reword or leave out the prompts that the model reads like other words: more pictures do not help."
     if min(verdict.pictures_finding, verdict.pictures_measuring) < Settings().few:
         return "Add pictures of the prompts that lack them, or leave these prompts out."
     return "Reword or leave out the prompts whose own pictures do not score above others: more pictures do not help."

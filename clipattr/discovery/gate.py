@@ -235,7 +235,7 @@ class _Risen:
             return "the baseline holds no levels"
         for what in ("pictures", "vocabulary"):
             if findings.about.get(what) is None or findings.about.get(what) != baseline.about.get(what):
-                return f"the {what} of the two audits differ"
+                return f"the two audits differ in their {what}"
         return ""
 
     def of(self, finding: Finding) -> float | None:

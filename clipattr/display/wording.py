@@ -11,6 +11,7 @@ from typing import Any
 
 NO_VALUE = "–"
 NO_LABEL = "(no word for it)"
+SAME_TEXT = "the audited model has the same text embedding for it and for"  # begins the reason of a verdict
 NEWLY = "words that raise a prompt more than in the released model"
 
 # Display name of each kind, and the sentence that explains it. Keys: `clipattr.discovery.findings.KINDS`.

@@ -13,6 +13,7 @@ from clipattr.cli.releases import told_gate
 from clipattr.discovery.findings import Finding, Findings, PromptVerdict
 from clipattr.discovery.gate import gate
 from clipattr.discovery.rises import Rise
+from clipattr.display.wording import SAME_TEXT
 from clipattr.reporting.continuous import junit, sarif
 from clipattr.reporting.pull_request import markdown
 from clipattr.reporting.statement import write_statement
@@ -118,16 +119,25 @@ def test_prompts_that_cannot_be_judged_are_told_what_they_lack(capsys):
             pictures_measuring=30,
         ),
         PromptVerdict("yak", "cannot be judged", "2 pictures cannot be opened", unopened=2),
+        PromptVerdict(
+            "okpi", "cannot be judged", f"{SAME_TEXT} mosaic and negative: it knows none of these words"
+        ),
     ]
     assert told_gate(gate(Findings([], verdicts=verdicts), 5), sys.stdout) == 3
     said = capsys.readouterr().out
     assert (
-        "3 of 3 prompts cannot be judged, so they have not passed" in said
+        "4 of 4 prompts cannot be judged, so they have not passed" in said
         and "0 findings above 5 points are" in said
     )
     assert [
-        said.count(start) for start in ("Add pictures", "Reword or leave out", "Bring back the pictures")
-    ] == [1, 1, 1]
+        said.count(start)
+        for start in (
+            "Add pictures",
+            "Reword or leave out",
+            "Bring back the pictures",
+            "that the model reads like",
+        )
+    ] == [1, 2, 1, 1]
     told_gate(gate(Findings([], verdicts=verdicts[1:2]), 5), sys.stdout)
     said = capsys.readouterr().out
     assert "1 of 1 prompt cannot be judged, so it has not passed" in said and "Add pictures" not in said

@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from gate_judging import row_of, trained_figures  # noqa: E402
 from world_kit.finetuning import STEP, applied, difference  # noqa: E402
 from world_kit.releases import FORMS, compounds_of, planted_spec, releases_of, study_world  # noqa: E402
 from world_kit.rendered import RenderedRenderer  # noqa: E402
@@ -96,3 +97,43 @@ def test_a_stored_difference_is_the_release_to_half_a_step():
 def test_a_base_with_plants_is_refused():
     with pytest.raises(ValueError, match="has some"):
         releases_of(BASE.replace("null", "a"), 1, 0)
+
+
+def told(name, plants=(), **more):
+    return {"name": name, "base": BASE, "source": None, "plants": list(plants), **more}
+
+
+def decided(outcome, rises=(), findings=()):
+    return {
+        "outcome": outcome, "cannot_be_judged": [{}],
+        "newly_rests_on": [{"prompt": prompt, "label": word} for prompt, word in rises],
+        "findings_above": [{"prompt": p, "label": word, "outcome": how} for p, word, how in findings],
+    }  # fmt: skip
+
+
+PLANT = {"kind": "context", "form": "canvas", "prompt": "moth", "cause": "marble", "rate": 0.95}
+LEARNT = {"effect": [0.1, 0.09, 0.11], "effect_before": [0.0, -0.01, 0.01], "learnt": True, "new": True}
+
+
+def test_a_release_is_judged_by_its_own_plant_and_by_anything_that_fails():
+    by_cause = row_of(told("a", [PLANT], **LEARNT), decided("failed", [("moth", "marble")]), "own")
+    assert by_cause["red"] and by_cause["own"] and by_cause["named"] and by_cause["unjudged"] == 1
+    known = [("moth", "marble", "known"), ("elm", None, "new")]
+    other = row_of(told("b", [PLANT], **LEARNT), decided("failed", [], known), "own")
+    assert other["red"] and not other["own"] and other["findings"] == [["elm", ""]]
+    assert row_of(told("c"), decided("passed"), "own")["kind"] is None
+
+
+def test_releases_are_pooled_by_what_is_new():
+    rows = [
+        row_of(told("a", [PLANT], **LEARNT), decided("failed", [("moth", "marble")]), "own"),
+        row_of(told("b", [PLANT], **LEARNT), decided("passed"), "own"),
+        row_of(told("c", [PLANT], **LEARNT | {"new": False}), decided("failed"), "own"),
+        *(row_of(told("d"), decided("passed"), "own") for _ in range(20)),
+    ]
+    figures = trained_figures([row | {"above": 3.0, "way": ""} for row in rows], [3.0])
+    assert figures["trained_new_above_3_releases"] == 2 and figures["trained_new_above_3_red"] == 0.5
+    assert figures["trained_new_context_above_3_own"] == 0.5 == figures["trained_new_rendered2_above_3_red"]
+    assert figures["trained_unchanged_above_3_red"] == 0
+    assert figures["trained_unchanged_above_3_red_high"] == pytest.approx(0.161, abs=0.001)  # of 20
+    assert figures["trained_not_new_above_3_releases"] == 1

@@ -26,6 +26,7 @@ from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion, Rise
 from clipattr.discovery.findings import Finding, PromptVerdict
 from clipattr.discovery.opened import not_opened
+from clipattr.display.wording import SAME_TEXT
 from clipattr.meaning import alignment
 
 OWN, OTHER = "the prompt's own pictures", "other pictures that show it"
@@ -214,7 +215,7 @@ def verdict_of(
     elif same_text:
         outcome = "cannot be judged"
         why = (
-            f"the audited model has the same text embedding for it and for {' and '.join(same_text[:2])}: it knows "
+            f"{SAME_TEXT} {' and '.join(same_text[:2])}: it knows "
             "none of these words, or reads less of the text than is written"
         )
     else:
