@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 READ_ROWS = 1024  # activations on which reading words is measured
 TEXTS = 32  # words embedded
-MOST_STEPS = 64  # training steps
+LEAST_STEPS, MOST_STEPS = 4, 64  # training steps
 
 
 def calibrated(
@@ -187,7 +187,7 @@ def _train_rate(width: int, n_latents: int, k: int, rows: int, seconds: float) -
         train_sae(acts, n_latents, min(k, n_latents), steps=steps, batch=rows, progress=False)
         return time.perf_counter() - begun
 
-    once, steps = lasts(1), 1
+    once, steps = lasts(1), LEAST_STEPS
     while True:
         spent = lasts(1 + steps)
         if spent >= seconds or steps >= MOST_STEPS:
