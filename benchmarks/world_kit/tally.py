@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.stats import chi2
 
 from clipattr.statistics import auc, wilson
 
+BOUNDS = (25, 50, 150)  # pictures of a prompt with a cause, between which recall is given apart
 ENOUGH = 4  # learnt plants of each kind that a family needs over its variants
 Result = Mapping[str, Any]
 
@@ -134,6 +136,10 @@ def _planted(many: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             f"recall_{kind}_low": low,
             f"recall_{kind}_high": high,
         }
+    for low, high in zip((0, *BOUNDS), (*BOUNDS, math.inf), strict=True):
+        if mine := [p["found"] for p in plants if low <= p["pictures"] < high]:
+            told[f"learnt_from_{low}_pictures"] = len(mine)
+            told[f"recall_from_{low}_pictures"] = _share(sum(mine), len(mine))
     ways: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     beside = sum(len(one["plants"]) for one in many if "simpler" in one)
     for one in many:

@@ -131,7 +131,15 @@ def form(found: list[bool], right: list[bool], prompts: int = 10) -> dict:
         "prompts": prompts,
         "seconds": 1.0,
         "plants": [
-            {"kind": k, "prompt": f"p{i}", "found": f, "halved": True, "named": f, "kind_right": f and i == 0}
+            {
+                "kind": k,
+                "prompt": f"p{i}",
+                "found": f,
+                "halved": True,
+                "named": f,
+                "kind_right": f and i == 0,
+                "pictures": 24 + 126 * i,
+            }
             for i, (k, f) in enumerate(zip(kinds, found, strict=False))
         ],
         "findings": [
@@ -154,6 +162,12 @@ def test_figures_pool_counts_and_not_shares():
     assert told["choose.plain.precision"] == 0.75 and told["choose.plain.precision_by_name"] == 0.25
     assert told["choose.plain.recall_without_chance_test"] == 1.0
     assert told["choose.plain.kind_accuracy"] == pytest.approx(2 / 3)
+    assert told["choose.plain.learnt_from_0_pictures"] == told["choose.plain.learnt_from_150_pictures"] == 2
+    assert (
+        told["choose.plain.recall_from_0_pictures"] == 1.0
+        and told["choose.plain.recall_from_150_pictures"] == 0.5
+    )
+    assert "choose.plain.learnt_from_25_pictures" not in told
     assert told["choose.plain.brier"] == pytest.approx((3 * 0.04 + 0.64) / 4)
     assert told["choose.plain.brier_of_base_rate"] == pytest.approx(0.75 * 0.25)
     assert told["choose.plain.recall_of_activation_x1"] == 0.5
