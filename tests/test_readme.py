@@ -110,7 +110,7 @@ FIGURES = {
     "sae_training": ("speedup_over_dense", lambda value: value),
     "scale": ("ray_speedup_2", lambda value: value),
     "store": ("shuffled_over_sequential", lambda value: 100 * value),
-    "worlds": ("draw2.plain.recall", lambda value: 100 * value),
+    "worlds": ("draw3.plain.recall", lambda value: 100 * value),
 }
 
 
