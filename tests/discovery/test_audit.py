@@ -274,7 +274,7 @@ def test_text_on_a_prompts_pictures_is_the_surer_the_more_it_raises_the_score_in
     assert confidence(text, evidence, 0.5, rise) > by_hand
     assert confidence(text, evidence, 0.5, dataclasses.replace(rise, latents=())) == pytest.approx(by_hand)
     unknown = dataclasses.replace(evidence, beside=Interval(math.nan, math.nan, math.nan))
-    without = dataclasses.replace(evidence, beside=span(-0.4))  # limited to -0.3
+    without = dataclasses.replace(evidence, beside=span(-0.4))  # limited to -0.2
     assert confidence(text, unknown, 0.5) == pytest.approx(confidence(text, without, 0.5))
     assert confidence(text, unknown, 0.5) < by_hand
 
