@@ -59,12 +59,16 @@ def test_replaced_heads_change_the_class_token_alone(exact_model, pictures):
         assert torch.equal(exact_model.encode_image(pictures), plain)
 
 
-def test_unknown_heads_and_towers_without_heads_are_refused(exact_model, pictures, monkeypatch):
+def test_unknown_heads_and_towers_without_heads_are_refused(exact_model, pictures):
     with (
         pytest.raises(SiteError, match="has no head 99 in block 0"),
         replace_heads(exact_model, {(0, 99): 0}),
     ):
         pass
-    monkeypatch.setattr(exact_model.image_blocks_modules[0], "attn", torch.nn.Identity())
-    with pytest.raises(SiteError, match="whose heads are not known"):
-        head_writes(exact_model, pictures)
+    block = exact_model.image_blocks_modules[0]
+    attention, block.attn = block.attn, torch.nn.Identity()
+    try:
+        with pytest.raises(SiteError, match="whose heads are not known"):
+            head_writes(exact_model, pictures)
+    finally:
+        block.attn = attention
