@@ -53,11 +53,11 @@ def calibrated(
     """
     share = seconds / (9 if words else 8)
     same = judge is model
-    texts = _text_rate(model, share)
+    encode, texts = _encode_rate(model, batch, share), _text_rate(model, share)
     return {
         "decode": _decode_rate(model, share),
-        "encode": _encode_rate(model, batch, share),
-        "evaluate": _encode_rate(judge, batch, share),
+        "encode": encode,
+        "evaluate": encode if same else _encode_rate(judge, batch, share),
         "alter": _alter_rate(model, share),
         **_dictionary_rates(width, judge.embed_dim, n_latents, k, examples, share),
         "train": _train_rate(width, *trained, rows, share),
