@@ -37,7 +37,7 @@ def gathered_of(world: Any, study: Any, settings: Any) -> list[Any]:
 
 def findings_of(measured: Sequence[Any], settings: Any) -> list[Said]:
     """The findings that follow from evidence under some settings."""
-    from clipattr.discovery.audit.decision import confidence_written, judge
+    from clipattr.discovery.audit.decision import judge
     from clipattr.discovery.audit.run import held_of
 
     said = []
@@ -46,7 +46,7 @@ def findings_of(measured: Sequence[Any], settings: Any) -> list[Said]:
         again = tuple(judge(j.family, j.evidence, unit, settings) for j in one.judged)
         held, rise = held_of(replace(one, judged=again), settings)
         some = [j.family.latents for j in held]
-        if rise is not None and confidence_written(rise, unit, settings) >= settings.least_confidence:
+        if rise is not None:
             some.append(rise.latents)
         said += [(one.subject.prompt.text, latents) for latents in some]
     return said

@@ -21,6 +21,7 @@ from clipattr.discovery.audit.decision import (
     Judged,
     Reason,
     confidence,
+    confidence_written,
     judge,
     reads,
     stands_beside,
@@ -159,8 +160,13 @@ def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | N
         for one in told_once([one for one in found.judged if one.reason is Reason.HOLDS])
         if one.evidence is not None and confidence(one.family, one.evidence, unit, found.rise) >= least
     ]
-    inserted = reads(found.rise, unit, settings, found.pictured) and not any(one.family.text for one in held)
-    return held, found.rise if inserted else None
+    rise = found.rise
+    counts = (
+        rise is not None
+        and reads(rise, unit, settings, found.pictured)
+        and confidence_written(rise, unit, settings) >= least
+    )
+    return held, rise if counts and not any(one.family.text for one in held) else None
 
 
 def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
@@ -170,7 +176,6 @@ def audit_prompt(ready: Ready, prompt: Prompt) -> PromptAudit:
     findings = [finding_of(base, found.subject, one, ready.roles, found.looked, found.rise) for one in held]
     if rise is not None:
         findings.append(written_finding(base, found.subject, rise, ready.insertion, ready.roles))
-    findings = [one for one in findings if one.confidence >= base.settings.least_confidence]
     verdict = verdict_of(base, found.subject, found.judged, findings, found.spent, found.why_not)
     missing = dict(sorted(base.opener.gone.items()))
     verdict = without_pictures(verdict, found.untested, missing)

@@ -83,7 +83,7 @@ def finding_of(
         **pictured(base, subject.prompt.text, family.latents, label, weight),
     }
     if family.text and rise is not None:
-        told["writing"] = {"written": asdict(rise.inserted), "specific": asdict(rise.specific)}
+        told["writing"] = _writing(rise)
     return Finding(
         prompt=subject.prompt.text,
         latents=family.latents,
@@ -172,7 +172,7 @@ def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Inserti
         "pictures": rise.n,
         "unit": subject.unit,
         "effect_in_units": rise.inserted.value / subject.unit,
-        "writing": {"written": asdict(rise.inserted), "specific": asdict(rise.specific)},
+        "writing": _writing(rise),
         "before_written": rise.kept,
         "kept": rise.kept,
         "prompt_examples": [],
@@ -193,6 +193,11 @@ def written_finding(base: Base, subject: Subject, rise: Rise, insertion: Inserti
         examples=_examples(base, rise.latents),
         evidence={key: _finite(value) for key, value in told.items()},
     )
+
+
+def _writing(rise: Rise) -> dict[str, object]:
+    """What inserting a prompt as text does, as evidence holds it."""
+    return {"written": asdict(rise.inserted), "specific": asdict(rise.specific)}
 
 
 def verdict_of(
