@@ -23,6 +23,7 @@ from PIL import Image
 from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError, shrink
+from clipattr.images.folders import readable_name
 from clipattr.images.opening import COLUMNS, opened
 from clipattr.images.sources import Source
 from clipattr.storage.files import digest_parts
@@ -230,10 +231,11 @@ class Images(Sequence[ImageRecord]):
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """One row per picture: id, path, label, group, split."""
+        """One row per picture: id, path (bytes of a name that are not UTF-8 as \\xNN), label, group, split."""
         import pandas as pd
 
         paths = [self.source.path(int(row)) for row in self.rows]
+        paths = [None if path is None else readable_name(path) for path in paths]
         return pd.DataFrame({"id": self.ids, "path": paths, **self.columns})
 
     @property

@@ -15,6 +15,7 @@ from clipattr.errors import DataError
 from clipattr.images.cells import class_names, column_texts, normal_name
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.images.sources import Source
+from clipattr.images.splits import held_out
 from clipattr.storage.files import digest_parts
 
 # Accepted column names, compared by `normal_name`; the first one present is used.
@@ -170,9 +171,11 @@ def _of_features(dataset: Any, features: Mapping[str, Any]) -> Columns:
         if name is not None:
             used.add(name)
             values = getattr(features[name], "names", None)
-            found.columns[column] = (
-                class_names(dataset[name], values)[0] if values else column_texts(dataset[name], column)
-            )
+            texts = class_names(dataset[name], values)[0] if values else column_texts(dataset[name], column)
+            if column == "split":
+                texts, notes = held_out(texts)
+                found.notes += notes
+            found.columns[column] = texts
     left = [name for name in kinds if name not in used]
     if left and (label is None or len(classes) > 1 or len(pictures) > 1):
         said = f"label {label!r}" if label is not None else "no label"

@@ -7,7 +7,9 @@ near-duplicates. Ignores where pictures are stored (`sources.py`). Start at `rea
 import contextlib
 import io
 import os
+import re
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,24 @@ MAX_ASPECT = 100.0  # beyond this, "resize the shorter side" makes a picture of 
 THUMBNAIL_SIDE = 112
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# First bytes of files that are often taken for pictures, and what to do about them.
+CONVERT = "convert it to JPEG or PNG"
+STARTS = (
+    (b"version https://git-lfs", "a Git LFS pointer in place of the picture: fetch it with `git lfs pull`"),
+    (b"<!doctype html", "a web page, as a failed download leaves it: download the picture again"),
+    (b"<html", "a web page, as a failed download leaves it: download the picture again"),
+    (b"\xff\x0a", f"JPEG XL: {CONVERT}"),
+    (b"\0\0\0\x0cjxl ", f"JPEG XL: {CONVERT}"),
+    (b"8bps", f"a Photoshop file: {CONVERT}"),
+    (b"%pdf", f"a PDF: {CONVERT}"),
+    (b"<svg", f"an SVG drawing: {CONVERT}"),
+    (b"pk\x03\x04", "a ZIP archive: unpack it"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"\x93numpy", "a NumPy array: give the array that numpy.load returns"),
+    (b"\x89hdf", "an HDF5 file: give its pictures as arrays"),
+)
+NETWORK = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|az):/")
 
 
 class PictureError(DataError):
@@ -70,7 +90,8 @@ def read_picture(
 
     Args:
         source: a path ("~" is the home folder), the bytes of a file, a picture, or an array (h, w, 3), (h, w) or
-            (h, w, 4) of uint8, or of floats in [0, 1].
+            (h, w, 4) of uint8 or other whole numbers up to 255, of uint16 (0 to 65535), of truth values, or of
+            floats in [0, 1].
         draft: a JPEG may be decoded at a power-of-two fraction of its size as long as no side becomes shorter
             than this many pixels; None decodes it whole. Other formats ignore it.
 
@@ -145,7 +166,13 @@ def read_bytes(path: Path) -> bytes:
         if about.st_size > MAX_BYTES:
             raise PictureError(f"too large: {about.st_size:,} bytes, at most {MAX_BYTES:,} are read")
         return path.read_bytes()
+    except PictureError:
+        raise
     except FileNotFoundError as error:
+        if NETWORK.search(path.as_posix()):
+            raise PictureError(
+                "a network address; pictures are read from files, so download it first"
+            ) from error
         raise PictureError("no such file") from error
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
@@ -154,7 +181,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _describe(data: bytes) -> str:
+    """What the bytes of a file that is no picture seem to be."""
     head = data[:256]
+    folded = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        return f"HEIC: {CONVERT}"
+    known = next((told for start, told in STARTS if folded.startswith(start) or head.startswith(start)), None)
+    if known is not None:
+        return known
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
     return "it holds text" if printable == len(head) else f"{len(data)} bytes starting {head[:8].hex(' ')}"
 
@@ -162,11 +196,28 @@ def _describe(data: bytes) -> str:
 def _opened(data: bytes) -> Image.Image:
     """A picture whose header has been read; a PNG whose text or colour profile is too large for Pillow without them."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return _identified(data)
     except ValueError:
         if not data.startswith(PNG_START):
             raise
-        return Image.open(io.BytesIO(without_text(data)), formats=FORMATS)
+        return _identified(without_text(data))
+
+
+def _identified(data: bytes) -> Image.Image:
+    """As `PIL.Image.open`, without its limit on pixels: `_checked` has ours, and a large JPEG is decoded smaller.
+
+    Raises:
+        UnidentifiedImageError: no wanted format accepts the bytes.
+    """
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        try:
+            accepted = accept is None or accept(data[:16])
+            if accepted and not isinstance(accepted, str):  # a text says what this build of Pillow lacks
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # what Pillow takes for another format
+            continue
+    raise UnidentifiedImageError("no known format")
 
 
 def without_text(data: bytes) -> bytes:
@@ -204,7 +255,7 @@ def _decoded(picture: Image.Image, data: bytes = b"") -> Image.Image:
         # Text after the pixels is read only now.
         if data.startswith(PNG_START) and len(plain := without_text(data)) < len(data):
             with contextlib.suppress(PictureError):
-                return _decoded(Image.open(io.BytesIO(plain), formats=FORMATS))
+                return _decoded(_identified(plain))
         raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
@@ -213,7 +264,9 @@ def _checked(picture: Image.Image) -> Image.Image:
     if width < 1 or height < 1:
         raise PictureError(f"has no pixels ({width} × {height})")
     if width * height > MAX_PIXELS:
-        raise PictureError(f"too many pixels: {width} × {height}, at most {MAX_PIXELS:,} are decoded")
+        raise PictureError(
+            f"too many pixels: {width} × {height}, at most {MAX_PIXELS:,} are decoded; save it smaller"
+        )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise PictureError(f"too narrow: {width} × {height}, sides may differ {MAX_ASPECT:.0f}-fold at most")
     return picture
@@ -228,7 +281,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if mode == "RGB" and "transparency" not in upright.info:
         return upright
     if mode == "F" or mode.startswith("I"):
-        return _from_array(_unit_range(np.asarray(upright), mode))
+        grey = _unit_range(np.asarray(upright), mode)
+        # Pillow applies the TIFF tag PhotometricInterpretation = 0, "white is zero", to 8 bits only.
+        if mode.startswith("I") and getattr(picture, "tag_v2", {}).get(262) == 0:
+            grey = 1 - grey
+        return _from_array(grey)
+    if mode == "La":
+        upright = upright.convert("LA")
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
         layered = upright.convert("RGBA")
         page = Image.new("RGBA", layered.size, (255, 255, 255, 255))
@@ -242,22 +301,38 @@ def _unit_range(values: np.ndarray, mode: str) -> np.ndarray:
         return values.astype(np.float32)
     if values.min() < 0 or values.max() > 65535:
         raise PictureError(f"grey values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
-    return values.astype(np.float32) / np.float32(65535)
+    # 32 bits have no usual range: values up to 255 are 8 bits that a program widened.
+    return values.astype(np.float32) / np.float32(255 if mode == "I" and values.max() <= 255 else 65535)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise PictureError(f"an array must be (h, w), (h, w, 3) or (h, w, 4); got {array.shape}")
+        raise PictureError(
+            f"an array must be (h, w), (h, w, 3) or (h, w, 4), channels last, and one picture; got {array.shape}"
+        )
     if array.size == 0:
         raise PictureError(f"has no pixels, shape {array.shape}")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise PictureError("floating-point pixels must be finite and within [0, 1]")
+            told = f"run from {array.min():.3g} to {array.max():.3g}: divide by 255, or leave out a transform"
+            raise PictureError(
+                "floating-point pixels must be finite and within [0, 1]; these "
+                + (f"{told} that normalises them" if np.isfinite(array).all() else "hold NaN or infinity")
+            )
         array = np.round(array * 255).astype(np.uint8)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = np.round(array / 257).astype(np.uint8)
+    elif array.dtype.kind in "iu" and array.dtype != np.uint8 and array.min() >= 0 and array.max() <= 255:
+        array = array.astype(np.uint8)
     if array.dtype != np.uint8:
-        raise PictureError(f"pixels must be uint8, or floats in [0, 1]; got {array.dtype}")
+        held = f" from {array.min()} to {array.max()}" if array.dtype.kind in "iu" else ""
+        raise PictureError(
+            f"pixels must be whole numbers up to 255, uint16, or floats in [0, 1]; got {array.dtype}{held}"
+        )
     return _to_rgb(_checked(Image.fromarray(np.ascontiguousarray(array))))
 
 

@@ -13,13 +13,16 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipattr.display.wording import be, counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import INVISIBLE, columns_by_name, normal_name
 
 LARGEST = 4 * 2**30  # bytes of a table that is read
 SEPARATORS = ",;\t|"
+WESTERN = ("cp1252", "latin-1")  # tried where a file is not UTF-8
 SNIFFED = 50  # lines that decide on the separator
 MOST_NOTED = 3  # rows named in a note
+END = "\x1eend of the table\x1e"  # a last line of our own: if it is part of a cell, a quote was left open
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,14 @@ def read_table(file: Path, encoding: str | None = None) -> TextTable:
     Raises:
         DataError: not there, not text, no row below the header, two columns of one name, or rows too long.
     """
-    return parse_table(read_text(file, encoding), file)
+    text, used = decode(_bytes_of(file), str(file), encoding)
+    table = parse_table(text, file)
+    if encoding is None and used in WESTERN:
+        table.notes.append(
+            f"{file.name!r} is not UTF-8 and was read as western text ({used}). If letters look wrong, save it as "
+            "UTF-8."
+        )
+    return table
 
 
 def read_text(file: Path, encoding: str | None = None) -> str:
@@ -63,25 +73,28 @@ def read_text(file: Path, encoding: str | None = None) -> str:
     Args:
         encoding: None finds it out; a name is tried alone, and UTF-16 only where no byte-order mark says otherwise.
     """
+    return decode(_bytes_of(file), str(file), encoding)[0]
+
+
+def _bytes_of(file: Path) -> bytes:
     try:
         if not file.is_file():
             raise DataError(f"There is no file {str(file)[:300]!r}.")
         if (size := file.stat().st_size) > LARGEST:
             raise DataError(f"{str(file)!r} has {size:,} bytes, at most {LARGEST:,} are read.")
-        data = file.read_bytes()
+        return file.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(
             f"{str(file)[:300]!r} cannot be read: {getattr(error, 'strerror', None) or error}."
         ) from error
-    return decode(data, str(file), encoding)
 
 
-def decode(data: bytes, name: str, encoding: str | None = None) -> str:
-    """Bytes as text; see `read_text`."""
+def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, str]:
+    """Bytes as text, and the encoding that was used; see `read_text`."""
     found = _marked(data)
     if found is None and (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
         found = _unmarked_wide(data)
-    tried = [found] if found else [encoding] if encoding else ["utf-8", "cp1252", "latin-1"]
+    tried = [found] if found else [encoding] if encoding else ["utf-8", *WESTERN]
     for one in tried:
         try:
             text = data.decode(one)
@@ -91,7 +104,7 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> str:
             raise DataError(f"{one!r} is no encoding; give for instance 'cp1252'.") from error
         else:
             if "\0" not in text:
-                return text.lstrip(INVISIBLE)
+                return text.lstrip(INVISIBLE), one
             at = -1
     if encoding and not found and at >= 0:
         line = data[:at].count(b"\n") + 1
@@ -105,13 +118,21 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> str:
 def parse_table(text: str, file: Path | str) -> TextTable:
     """The table that a text holds; see `read_table`. `file` is its name in messages."""
     said, text = _said_separator(text)
+    text, comments = _without_comments(text)
     separator = said or sniff(text)
     try:
         # A field may be longer than csv's own limit; the file's size has been checked.
         csv.field_size_limit(LARGEST)
-        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
+        whole = io.StringIO(f"{text.rstrip(chr(10) + chr(13))}\n{END}\n", newline="")
+        lines = [row for row in csv.reader(whole, delimiter=separator) if any(row)]
     except csv.Error as error:
         raise DataError(f"{str(file)!r} is no table: {error}.") from error
+    if (last := lines.pop()) != [END]:
+        opened = next((cell for cell in last if "\n" in cell), "")
+        raise DataError(
+            f"{str(file)!r} has a quotation mark that opens a cell and is never closed, in row {len(lines) + 1}: "
+            f"{opened.splitlines()[0][:40] if opened else ''!r}. All below would be one cell: close it, or double it."
+        )
     if len(lines) < 2:
         raise DataError(f"{str(file)!r} has no rows below its header.")
     header = [unicodedata.normalize("NFC", name.strip().strip(INVISIBLE).strip()) for name in lines[0]]
@@ -133,7 +154,13 @@ def parse_table(text: str, file: Path | str) -> TextTable:
                 short.append(number)
                 row = row + [""] * (width - len(row))
         rows.append([cell.strip() for cell in row])
-    notes = []
+    notes = list(comments)
+    broken = [number for number, row in enumerate(rows, 2) if any("\n" in cell for cell in row)]
+    if broken:
+        notes.append(
+            f"{counted(len(broken), 'row')} of {Path(file).name!r} {have(len(broken))} a cell of several lines, first "
+            f"row {broken[0]}: is a quotation mark not closed?"
+        )
     if short:
         notes.append(
             f"{len(short)} rows of {Path(file).name!r} have fewer cells than its header and count as empty there: rows "
@@ -172,6 +199,23 @@ def _said_separator(text: str) -> tuple[str | None, str]:
     if said.lower().startswith("sep=") and len(said) == 5:
         return said[4], rest
     return None, text
+
+
+def _without_comments(text: str) -> tuple[str, list[str]]:
+    """The text from its header on, and a note on lines of comment above: "#" first, and not divided as what follows."""
+    rest, lines = text, 0
+    while rest.startswith("#"):
+        line, _, below = rest.partition("\n")
+        following = next((one for one in io.StringIO(below) if one.strip() and not one.startswith("#")), "")
+        if any(mark in line and mark in following for mark in SEPARATORS) or not following:
+            break  # a header such as "#path,label"
+        rest, lines = below, lines + 1
+    if not lines:
+        return text, []
+    begin = "begins" if lines == 1 else "begin"
+    return rest, [
+        f"{counted(lines, 'line')} above the header that {begin} with '#' {be(lines, True)} left out as a comment."
+    ]
 
 
 def _marked(data: bytes) -> str | None:

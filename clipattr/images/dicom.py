@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,30 @@ class DicomError(ValueError):
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file's bytes are DICOM."""
-    return data[AT : AT + 4] == MARK
+    """Whether a file's bytes are DICOM, with its preamble or, as older scanners write it, without one."""
+    return data[AT : AT + 4] == MARK or _bare(data)
+
+
+def with_preamble(data: bytes) -> bytes:
+    """A file without preamble as one that has it and names the order in which its values are written.
+
+    Such files begin with an element of group 0008; two letters behind its tag say that types are written out.
+    """
+    if data[AT : AT + 4] == MARK or not _bare(data):
+        return data
+    syntax = b"1.2.840.10008.1.2.1\0" if data[4:6].isalpha() else b"1.2.840.10008.1.2\0"
+    element = b"\x02\0\x10\0UI" + len(syntax).to_bytes(2, "little") + syntax
+    length = b"\x02\0\0\0UL\x04\0" + len(element).to_bytes(4, "little")
+    return bytes(AT) + MARK + length + element + data
+
+
+def _bare(data: bytes) -> bool:
+    """Whether the bytes begin with a DICOM element of group 0008 whose length fits: no other format begins so."""
+    if len(data) < 16 or data[:2] != b"\x08\0" or data[2:4] > b"\xff\x0f":
+        return False
+    if data[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH", b"LO"):
+        return int.from_bytes(data[6:8], "little") < 256
+    return int.from_bytes(data[4:8], "little") < 256
 
 
 def read_dicom(
@@ -49,6 +72,7 @@ def read_dicom(
     Raises:
         DicomError: no pydicom, or a file that cannot be read.
     """
+    data = with_preamble(data)
     header = header_of(data)
     frames = count_of(header)
     if not 0 <= frame < frames:
@@ -69,7 +93,7 @@ def read_dicom(
     except (
         Exception
     ) as error:  # pydicom and its plugins raise nearly any class, with the header's values in the text
-        raise DicomError(f"the DICOM pixels cannot be decoded ({type(error).__name__})") from None
+        raise DicomError(f"the DICOM pixels cannot be decoded ({_why(header, error)})") from None
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     return _rgb(np.repeat(grey[..., None], 3, axis=2))
@@ -91,6 +115,19 @@ def windowed(values: np.ndarray, center: float, width: float, function: str = "L
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
+def may_be_dicom(file: Path) -> bool:
+    """Whether a file has an ending of DICOM, or none and begins like DICOM."""
+    if file.suffix.lower() in ENDINGS:
+        return True
+    if file.suffix:
+        return False
+    try:
+        with file.open("rb") as opened:
+            return is_dicom(opened.read(AT + 4))
+    except OSError:
+        return False
+
+
 def header_of(data: bytes) -> Any:
     try:
         import pydicom
@@ -99,7 +136,7 @@ def header_of(data: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings quote the header
-            header = pydicom.dcmread(io.BytesIO(data), defer_size=None)
+            header = pydicom.dcmread(io.BytesIO(with_preamble(data)), defer_size=None)
             rows, columns, frames = int(header.Rows), int(header.Columns), count_of(header)
     except Exception as error:
         raise DicomError(f"cannot be read as DICOM ({type(error).__name__})") from None
@@ -141,7 +178,11 @@ def _grey(values: np.ndarray, header: Any, window: tuple[float, float] | None, s
         return np.clip(found.astype(np.float64) / (2.0 ** int(table.LUTDescriptor[2]) - 1), 0, 1)
     if scale and header.get("WindowCenter") is not None and header.get("WindowWidth") is not None:
         center, width = (_first(header[name].value) for name in ("WindowCenter", "WindowWidth"))
-        return windowed(modality, center, width, str(header.get("VOILUTFunction") or "LINEAR"))
+        function = str(header.get("VOILUTFunction") or "LINEAR")
+        if width >= 1 or (
+            width > 0 and function != "LINEAR"
+        ):  # the standard allows no other: such a window is none
+            return windowed(modality, center, width, function)
     ends = np.array([-(2 ** (stored - 1)), 2 ** (stored - 1) - 1] if signed else [0, 2**stored - 1])
     if header.get("ModalityLUTSequence"):
         ends = np.array([0, 2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1])
@@ -151,6 +192,22 @@ def _grey(values: np.ndarray, header: Any, window: tuple[float, float] | None, s
         )
     low, high = float(ends.min()), float(ends.max())
     return np.clip((modality - low) / max(high - low, LEAST_WIDTH), 0, 1)
+
+
+def _why(header: Any, error: Exception) -> str:
+    """Why pixels cannot be decoded, without quoting the header."""
+    if "PixelData" not in header:
+        return "it has no pixels: a report, a plan or a structure set"
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+    if (
+        syntax is not None
+        and getattr(syntax, "is_compressed", False)
+        and isinstance(error, (RuntimeError, NotImplementedError))
+    ):
+        return f"{type(error).__name__}, compressed as {syntax.name}: pip install pylibjpeg[all], or decompress it"
+    if isinstance(error, ValueError):
+        return "ValueError: fewer or other values than its header says; was it cut short?"
+    return type(error).__name__
 
 
 def _first(value: Any) -> float:

@@ -16,7 +16,7 @@ from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_bytes
-from clipattr.images.dicom import AT, ENDINGS, DicomError, count_of, header_of, is_dicom, read_dicom
+from clipattr.images.dicom import DicomError, count_of, header_of, may_be_dicom, read_dicom
 from clipattr.images.sources import Source, file_sample
 from clipattr.storage.paths import user_path
 
@@ -99,7 +99,7 @@ def open_dicom(
     if not top.is_dir():
         raise DataError(f"{str(top)!r} is no folder. Give the folder that holds the DICOM files.")
     rows, ids, groups, broken = list[tuple[Path, int]](), list[str](), list[str | None](), 0
-    files = sorted(file for file in top.rglob("*") if file.is_file() and _may_be(file))
+    files = sorted(file for file in top.rglob("*") if file.is_file() and may_be_dicom(file))
     for number, file in enumerate(files):
         try:
             header = header_of(read_bytes(file))
@@ -120,15 +120,3 @@ def open_dicom(
         else []
     )
     return Images(DicomSource(rows, window), ids, {"group": groups}, notes=notes)
-
-
-def _may_be(file: Path) -> bool:
-    if file.suffix.lower() in ENDINGS:
-        return True
-    if file.suffix:
-        return False
-    try:
-        with file.open("rb") as opened:
-            return is_dicom(opened.read(AT + 4))
-    except OSError:
-        return False

@@ -14,10 +14,13 @@ import numpy as np
 from PIL import Image
 
 from clipattr.errors import DataError
+from clipattr.images.cells import column_texts, is_missing
 from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_picture
 from clipattr.images.sources import Source
+from clipattr.images.splits import held_out
 from clipattr.images.vectors import Vectors, open_vectors
+from clipattr.storage.paths import user_path
 
 BLOCK = 65_536  # rows read at a time
 UNIT = 5e-3  # how far from 1 a length may be and still count as unit length: float16 keeps 11 bits of each number
@@ -99,7 +102,8 @@ class Embeddings:
                 "zero_point=, often 128."
             )
         if root is None and isinstance(vectors, str | Path):
-            root = Path(vectors) if Path(vectors).is_dir() else Path(vectors).parent
+            place = user_path(vectors)
+            root = place if place.is_dir() else place.parent
         names = self._column(ids, IDS, "ids")
         files = self._column(paths, PATHS, "paths")
         columns = {
@@ -111,9 +115,12 @@ class Embeddings:
         if names is None:
             digits = len(str(len(self)))
             names = [f"{row:0{digits}d}" for row in range(len(self))]
-        texts = [str(name) for name in names]
-        given = {name: _texts(values) for name, values in columns.items() if values is not None}
-        self.images = Images(VectorSource(resolved), texts, given)
+        texts = [text or str(row) for row, text in enumerate(column_texts(names, "id"))]
+        given = {name: column_texts(values, name) for name, values in columns.items() if values is not None}
+        notes: list[str] = []
+        if "split" in given:
+            given["split"], notes = held_out(given["split"])
+        self.images = Images(VectorSource(resolved), texts, given, notes=notes)
 
     def __len__(self) -> int:
         return self._vectors.shape[0]
@@ -220,10 +227,6 @@ def open_embeddings(source: Any, *, like: Embeddings | None = None) -> Embedding
 
 
 def _resolved(path: Any, root: str | Path | None) -> str | None:
-    if path is None or path != path or not str(path):
+    if is_missing(path):
         return None
-    return str(path) if root is None else str(Path(root) / str(path))
-
-
-def _texts(values: Sequence[Any]) -> list[str | None]:
-    return [None if value is None or value != value or value == "" else str(value) for value in values]
+    return str(path) if root is None else str(user_path(root) / user_path(str(path)))

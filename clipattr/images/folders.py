@@ -5,7 +5,6 @@ named after splits. Ignores what is in a picture. Start at `walk`.
 """
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from clipattr.display.wording import be, counted
 from clipattr.images.cells import first
 from clipattr.images.decoding import SUFFIXES
-from clipattr.images.splits import HELD_NAMES, TRAIN_NAMES
+from clipattr.images.dicom import may_be_dicom
+from clipattr.images.splits import split_name
 
 # Pictures that other programs read: a note names them, since their owner takes them for pictures.
 UNREAD_SUFFIXES = """
@@ -28,7 +28,6 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 COMPANIONS = ("._",)  # AppleDouble: macOS keeps a file's attributes in a file of this name
 SYSTEM = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "icon\r"})
 SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information"})
-_SPLIT = re.compile(r"^([a-z]+?)[-_ ]?(?:set|split|data|images|imgs)?[-_ ]?\d*$")
 
 
 @dataclass
@@ -39,7 +38,8 @@ class Found:
         pictures: (relative name with slashes, file), sorted by name. tables: files beside them that may describe them.
         others: files that are no pictures, by ending; unread: pictures in formats that are not read, by ending.
         hidden: pictures whose name, or whose folder's, begins with a dot. loops: links that were not followed, since
-        they lead to a folder that was read already. closed: folders that could not be listed.
+        they lead to a folder that was read already. closed: folders that could not be listed. bare_dicom: whether the
+        first file without an ending is DICOM.
     """
 
     pictures: list[tuple[str, Path]] = field(default_factory=list)
@@ -50,6 +50,7 @@ class Found:
     hidden: int = 0
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    bare_dicom: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -62,9 +63,10 @@ class Found:
                 f"{first(self.unread)}. Convert them to JPEG or PNG."
             )
         if self.others:
+            hint = " DICOM files without an ending are read by open_dicom." if self.bare_dicom else ""
             told.append(
                 f"{counted(self.others.total(), 'file that is not a picture', 'files that are not pictures')} "
-                f"{be(self.others.total(), True)} left out: {first(self.others)}."
+                f"{be(self.others.total(), True)} left out: {first(self.others)}.{hint}"
             )
         if self.hidden:
             told.append(
@@ -175,22 +177,6 @@ def places_of(names: Sequence[str]) -> tuple[list[str | None], list[str | None],
     return labels, splits, [f"Folders named after splits give the split, not the label: {shown}."]
 
 
-def split_name(name: str) -> str | None:
-    """ "holdout" or "train" for a name that is one of a split's in any usual spelling, else None.
-
-    >>> split_name("Val"), split_name("train2017"), split_name("test_set"), split_name("cat")
-    ('holdout', 'train', 'holdout', None)
-    """
-    text = name.strip().casefold()
-    match = _SPLIT.match(text)
-    for word in {text, match[1] if match else text}:
-        if word in HELD_NAMES:
-            return "holdout"
-        if word in TRAIN_NAMES:
-            return "train"
-    return None
-
-
 def readable_name(path: str | Path) -> str:
     """A path as text that can be written as UTF-8 (undecodable bytes of a file name become \\xNN)."""
     return (
@@ -233,6 +219,8 @@ def _sort_file(found: Found, base: str, name: str, path: Path) -> None:
     else:
         if suffix in TABLE_SUFFIXES:
             found.tables.append(path)
+        if not suffix and "no ending" not in found.others:
+            found.bare_dicom = may_be_dicom(path)
         found.others[suffix if suffix else "no ending"] += 1
 
 

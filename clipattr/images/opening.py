@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clipattr.display.wording import counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
 from clipattr.images.datasets import DatasetSource, columns_of
+from clipattr.images.decoding import NETWORK
 from clipattr.images.finding import clean_name
-from clipattr.images.folders import Found, places_of, readable_name, split_name, walk
+from clipattr.images.folders import Found, places_of, readable_name, walk
 from clipattr.images.frames import (
     TABLES,
     Rows,
@@ -29,11 +31,27 @@ from clipattr.images.frames import (
     rows_of_columns,
 )
 from clipattr.images.sources import FileSource, JoinedSource, MemorySource, SceneSource, Source
-from clipattr.images.webdataset import TarSource, shards_named
+from clipattr.images.splits import split_name
+from clipattr.images.webdataset import NOT_READ, TarSource, shards_named
 from clipattr.storage.paths import user_path
 
 COLUMNS = ("label", "group", "split")
 SHOWN = 3  # names in a message
+LISTS = (
+    ".json",
+    ".txt",
+    ".lst",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".arrow",
+    ".feather",
+    ".pkl",
+)
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @dataclass
@@ -60,6 +78,8 @@ def opened(source: Any, root: Path | None) -> Opened:
         return _of_rows(rows_of_columns(columns, root, "the table"))
     if isinstance(source, Mapping):
         return _of_mapping(source, root)
+    if isinstance(source, (Image.Image, bytes)) or (isinstance(source, np.ndarray) and source.ndim == 3):
+        return _of_items([source])
     if hasattr(source, "detach") and hasattr(source, "ndim"):
         if source.ndim != 4:
             raise DataError(f"A tensor of pictures must be (n, 3, h, w); got {tuple(source.shape)}.")
@@ -101,6 +121,8 @@ def _of_name(text: str, root: Path | None) -> Opened:
         )
     path = user_path(text)
     if not path.exists():
+        if NETWORK.search(text):
+            raise DataError(f"{text!r} is a network address.{NOT_READ}")
         raise DataError(
             f"{str(path)!r} does not exist. Give a folder of pictures, a .csv, a .tar or 'scenes:FILE'."
         )
@@ -113,6 +135,15 @@ def _of_name(text: str, root: Path | None) -> Opened:
         return _of_scenes(path)
     if suffix in TABLES:
         return _of_rows(read_rows_of(path, root))
+    if suffix in LISTS:
+        raise DataError(
+            f"{str(path)!r} is no picture, and {suffix} files are not read as lists of pictures. Save a table with a "
+            f"column 'path' as one of {', '.join(TABLES)}, or give a list of paths, a frame or a data set."
+        )
+    if suffix in ARCHIVES:
+        raise DataError(
+            f"{str(path)!r} is a packed archive. Unpack it and give the folder, the .tar or the table."
+        )
     return _of_paths([path], root)
 
 

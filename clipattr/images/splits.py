@@ -5,6 +5,7 @@ training data. Owns units and sides; ignores where they come from. Start at `uni
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,15 +31,32 @@ HELD_NAMES = frozenset(
     ]
 )
 TRAIN_NAMES = frozenset({"train", "training", "trainval", "trn"})
+_SPLIT = re.compile(r"^([a-z]+?)[-_ ]?(?:set|split|data|images|imgs)?[-_ ]?\d*$")
+
+
+def split_name(name: str) -> str | None:
+    """ "holdout" or "train" for a name that is one of a split's in any usual spelling, else None.
+
+    >>> split_name("Val"), split_name("train2017"), split_name("test_set"), split_name("cat")
+    ('holdout', 'train', 'holdout', None)
+    """
+    text = name.strip().casefold()
+    match = _SPLIT.match(text)
+    for word in {text, match[1] if match else text}:
+        if word in HELD_NAMES:
+            return "holdout"
+        if word in TRAIN_NAMES:
+            return "train"
+    return None
 
 
 def held_out(splits: Sequence[str | None]) -> tuple[list[str | None], list[str]]:
     """A column of splits with all names of held-out splits as "holdout", and a note on the changed names.
 
-    >>> held_out(["train", "Test", None, "val", "holdout"])[0]
+    >>> held_out(["train", "Test", None, "val2017", "holdout"])[0]
     ['train', 'holdout', None, 'holdout', 'holdout']
     """
-    held = [split is not None and split.strip().casefold() in HELD_NAMES for split in splits]
+    held = [split is not None and split_name(split) == "holdout" for split in splits]
     renamed = Counter(
         str(split) for split, out in zip(splits, held, strict=True) if out and split != "holdout"
     )
@@ -81,13 +99,13 @@ def given_split(
     """A file's own split as "holdout" or "train" for each row.
 
     Args:
-        cells: what the file says; `HELD_NAMES` hold out, all else does not.
+        cells: what the file says; names of held-out splits (`split_name`) hold out, all else does not.
         units: of `units_of`. names: of the pictures, for messages.
 
     Raises:
         DataError: a unit on both sides, or one side empty.
     """
-    sides = ["holdout" if (cell or "").strip().casefold() in HELD_NAMES else "train" for cell in cells]
+    sides = ["holdout" if split_name(cell or "") == "holdout" else "train" for cell in cells]
     first: dict[int, int] = {}
     leaks = []
     for place, unit in enumerate(units):

@@ -20,14 +20,16 @@ from PIL import Image
 
 from clipattr.errors import DataError
 from clipattr.images.cells import cell_text, first, plain
-from clipattr.images.decoding import SUFFIXES, PictureError, read_picture
-from clipattr.images.folders import SYSTEM_FOLDERS, is_companion, readable_name, split_name
+from clipattr.images.decoding import NETWORK, SUFFIXES, PictureError, read_picture
+from clipattr.images.folders import SYSTEM_FOLDERS, is_companion, readable_name
 from clipattr.images.sources import Source, file_sample
+from clipattr.images.splits import split_name
 from clipattr.storage.documents import parse_json
 
 LABEL_ENDINGS = ("cls", "class", "label", "json", "txt")  # the first that a sample has is its label
 JSON_KEYS = ("label", "cls", "class", "class_name", "target")
 LARGEST_LABEL = 1_000_000  # bytes
+NOT_READ = " Nothing is read from the network: download it first."
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -157,6 +159,8 @@ def shards_named(text: str) -> list[Path] | None:
         DataError: the name stands for no file, or braces for one that is missing.
     """
     text = os.path.expanduser(text)
+    if Path(text).exists():
+        return None
     if _BRACES.search(text):
         names = [text]
         while any(_BRACES.search(name) for name in names):
@@ -165,9 +169,10 @@ def shards_named(text: str) -> list[Path] | None:
         if missing:
             raise DataError(
                 f"{len(missing)} of the {len(names)} shards that {text!r} names do not exist, first {missing[0]!r}."
+                f"{NOT_READ if NETWORK.search(text) else ''}"
             )
         return [Path(name) for name in names]
-    if any(mark in text for mark in "*?[") and not Path(text).exists():
+    if any(mark in text for mark in "*?["):
         names = sorted(name for name in glob(text) if not is_companion(Path(name).name))
         if not names:
             raise DataError(f"No file is named like {text!r}.")

@@ -31,7 +31,8 @@ def test_every_separator_and_encoding_gives_the_same_table(tmp_path, delimiter, 
     file = tmp_path / "t.csv"
     file.write_bytes(written(delimiter).encode(encoding))
     table = read_table(file)
-    assert (table.header, table.rows, table.notes) == (HEADER, ROWS, [])
+    assert (table.header, table.rows) == (HEADER, ROWS)
+    assert ["western" in note for note in table.notes] == [True] * (encoding == "cp1252")
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
@@ -83,3 +84,17 @@ def test_a_decimal_comma_does_not_win_over_semicolons():
 def test_a_cell_may_be_long_and_hold_lines():
     text = 'path,label\na.png,"' + "x" * 300_000 + '\ny"\n'
     assert len(parse_table(text, "t").rows[0][1]) == 300_002
+
+
+def test_a_quote_that_is_never_closed_is_refused_and_one_closed_late_is_noted():
+    with pytest.raises(DataError, match="never closed, in row 2: 'nail'"):
+        parse_table('path,label\na.png,"nail\nb.png,cat\n', "t.csv")
+    table = parse_table('path,label\na.png,"nail\nb.png,x"\nc.png,cat\n', "t.csv")
+    assert len(table.rows) == 2 and "several lines, first row 2" in table.notes[0]
+
+
+@pytest.mark.parametrize("above", ["# exported by a tool\n", "#one\n# two\n"])
+def test_lines_of_comment_above_the_header_are_left_out(above):
+    table = parse_table(above + "path;label\na.png;cat\n", "t.csv")
+    assert table.header == ["path", "label"] and "left out as a comment" in table.notes[0]
+    assert parse_table("#path;label\na.png;cat\n", "t.csv").header == ["#path", "label"]

@@ -169,3 +169,46 @@ def test_without_pydicom_the_reason_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(PictureError, match=r"clipattr\[medical\]"):
         read_picture(b"\0" * 128 + b"DICM" + b"\0" * 20)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_is_the_same_picture(implicit):
+    whole = made(RAMP)
+    dataset = pydicom.dcmread(io.BytesIO(whole))
+    dataset.file_meta, dataset.preamble = pydicom.dataset.FileMetaDataset(), None
+    bare = io.BytesIO()
+    pydicom.dcmwrite(bare, dataset, implicit_vr=implicit, little_endian=True)
+    assert bare.getvalue()[:4] == b"\x08\0\x16\0"
+    assert read_picture(bare.getvalue()).tobytes() == read_picture(whole).tobytes()
+
+
+def test_a_window_without_width_is_none():
+    assert (
+        read_picture(made(RAMP, WindowCenter=40, WindowWidth=0)).tobytes()
+        == read_picture(made(RAMP)).tobytes()
+    )
+
+
+def test_files_that_cannot_be_decoded_say_why_without_their_header():
+    empty = pydicom.dcmread(io.BytesIO(made(RAMP)))
+    del empty.PixelData
+    written = io.BytesIO()
+    pydicom.dcmwrite(written, empty)
+    with pytest.raises(PictureError, match="no pixels: a report"):
+        read_picture(written.getvalue())
+    with pytest.raises(PictureError, match="cut short"):
+        read_picture(made(RAMP)[:-500])
+    packed = pydicom.dcmread(io.BytesIO(made(RAMP)))
+    packed.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    packed.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 no picture"])
+    written = io.BytesIO()
+    pydicom.dcmwrite(written, packed)
+    with pytest.raises(PictureError, match=r"JPEG-LS Lossless.*pylibjpeg") as caught:
+        read_picture(written.getvalue())
+    assert SECRET not in str(caught.value)
+
+
+def test_a_folder_of_files_without_ending_points_to_its_reader(tmp_path):
+    (tmp_path / "IM0001").write_bytes(made(RAMP))
+    with pytest.raises(ca.DataError, match="open_dicom"):
+        ca.Images.open(tmp_path)

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import random
 import sys
 import tarfile
@@ -20,7 +21,9 @@ from PIL import Image, PngImagePlugin
 
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
-from clipattr.images.folders import split_name
+from clipattr.images.decoding import PictureError
+from clipattr.images.embeddings import Embeddings
+from clipattr.images.splits import split_name
 from clipattr.images.tables import open_table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -158,7 +161,7 @@ def test_both_readers_of_tables_find_files_however_they_are_spelled(tmp_path, wr
         assert one.load().tobytes() == other.load().tobytes()
 
 
-@pytest.mark.parametrize("split", ["test", "Val", "validation", "HOLDOUT", "dev"])
+@pytest.mark.parametrize("split", ["test", "Val", "validation", "HOLDOUT", "dev", "val2017", "test_set"])
 def test_every_name_of_held_out_pictures_holds_out_in_both_readers(tmp_path, split):
     for number in range(8):
         save(tmp_path / f"{number}.png")
@@ -372,3 +375,62 @@ def test_a_jpeg_beyond_the_limit_is_read_smaller_in_both_ways(tmp_path, monkeypa
     Image.new("RGB", (100, 80)).save(tmp_path / "a.jpg")
     assert decoding.read_picture(tmp_path / "a.jpg").size == (50, 40)
     assert decoding.read_picture(tmp_path / "a.jpg", draft=20).size == (25, 20)
+
+
+def test_one_picture_is_a_collection_in_every_form(tmp_path):
+    path = save(tmp_path / "a.png")
+    picture = Image.open(path)
+    for form in (path, picture, np.asarray(picture), path.read_bytes()):
+        assert Images.open(form)[0].load().tobytes() == picture.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("name", ["{0..9}.png", "[x].png", "100%.png", "a?.png", "#1.png"])
+def test_names_with_signs_of_patterns_are_files_first(tmp_path, name):
+    assert len(Images.open(save(tmp_path / name))) == 1
+
+
+def test_a_name_that_is_no_utf8_is_shown_in_the_frame(tmp_path):
+    save(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    images = Images.open(tmp_path)
+    assert images.frame["path"][0].endswith("\\xff.png") and images[0].load()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("list.txt", "not read as lists"), ("coco.json", "not read as lists"), ("t.csv.gz", "Unpack it")],
+)
+def test_lists_and_archives_are_not_called_broken_pictures(tmp_path, name, told):
+    (tmp_path / name).write_text("a.png 0")
+    with pytest.raises(DataError, match=told):
+        Images.open(tmp_path / name)
+
+
+def test_addresses_are_refused_as_such():
+    for source in ("https://example.org/a.jpg", "s3://bucket/{00..03}.tar"):
+        with pytest.raises(DataError, match="(?i)network"):
+            Images.open(source)
+
+
+def test_a_folder_in_a_table_is_called_a_folder(tmp_path):
+    save(tmp_path / "a.png"), (tmp_path / "b").mkdir()
+    (tmp_path / "t.csv").write_text("path\na.png\nb\n")
+    images = Images.open(tmp_path / "t.csv")
+    with pytest.raises(PictureError, match="^a folder, not a picture$"):
+        images["b"].load()
+
+
+def test_held_out_pictures_of_data_sets_and_vectors_are_held_out_as_in_tables():
+    class Rows:
+        features = {"image": None, "split": None}
+        kept = {"image": [np.zeros((4, 4, 3), np.uint8)] * 3, "split": ["train", "test", "val2017"]}
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, key):
+            return self.kept[key] if isinstance(key, str) else {name: v[key] for name, v in self.kept.items()}
+
+    vectors = Embeddings(np.eye(3, dtype=np.float32), splits=Rows.kept["split"], labels=[1.0, None, pd.NA])
+    for images in (Images.open(Rows()), vectors.images):
+        assert images.columns["split"] == ["train", "holdout", "holdout"] and "held out" in images.notes[0]
+    assert vectors.images.columns["label"] == ["1", None, None]

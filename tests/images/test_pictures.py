@@ -133,8 +133,10 @@ def test_draft_decoding_shrinks_but_stays_above_the_size_asked():
 
 
 def test_arrays_of_other_types_are_refused_by_name():
-    with pytest.raises(PictureError, match="int64"):
-        read_picture(np.zeros((4, 4, 3), dtype=np.int64))
+    with pytest.raises(PictureError, match="int64 from 0 to 256"):
+        read_picture(np.diag([256, 0]).astype(np.int64))
+    with pytest.raises(PictureError, match="from -1 to 2: divide by 255, or leave out a transform"):
+        read_picture(np.array([[-1.0, 2.0]]))
     with pytest.raises(PictureError, match=r"\(4, 4, 7\)"):
         read_picture(np.zeros((4, 4, 7), dtype=np.uint8))
 
@@ -151,3 +153,53 @@ def test_a_thumbnail_fits_and_small_pictures_stay_exact():
     assert max(read_picture(thumbnail_bytes(Image.fromarray(pixels(height=300, width=500)))).size) == 112
     array = pixels()
     assert np.array_equal(np.asarray(read_picture(thumbnail_bytes(Image.fromarray(array)))), array)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int64", "bool", "float32"])
+def test_arrays_of_every_usual_type_are_the_same_picture(kind):
+    top = {"uint16": 65535, "int64": 255, "bool": 1, "float32": 1}[kind]
+    array = (np.tile(np.arange(2), (4, 2)) * top).astype(kind)
+    assert np.array_equal(np.asarray(read_picture(array))[..., 0], np.tile([0, 255], (4, 2)))
+
+
+def test_sixteen_bits_in_which_white_is_zero_are_turned_round():
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 1000, (4, 1))
+    usual, turned = (
+        np.asarray(read_picture(encoded(Image.fromarray(ramp), "TIFF", tiffinfo={262: white}))).astype(int)
+        for white in (1, 0)
+    )
+    assert np.abs(usual + turned - 255).max() <= 1 and usual[0, 0, 0] == 0
+
+
+def test_eight_bits_in_thirty_two_are_not_nearly_black():
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.int32), (4, 1))
+    assert np.array_equal(np.asarray(read_picture(encoded(Image.fromarray(ramp), "TIFF")))[..., 0], ramp)
+
+
+def test_a_photo_beyond_pillows_limit_of_pixels_is_decoded_smaller(recwarn):
+    huge = encoded(Image.new("L", (14_000, 13_500), 200), "JPEG")
+    assert read_picture(huge).size == (7_000, 6_750)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git lfs pull"),
+        (b"<!DOCTYPE html><title>404</title>", "failed download"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC: convert"),
+        (b"PK\x03\x04....", "ZIP archive: unpack"),
+    ],
+)
+def test_files_often_taken_for_pictures_are_named(data, told):
+    with pytest.raises(PictureError, match=told):
+        read_picture(data)
+
+
+def test_an_address_is_not_called_a_missing_file():
+    with pytest.raises(PictureError, match="network address.*download"):
+        read_picture("https://example.org/cat.jpg")
+
+
+def test_premultiplied_greys_are_laid_on_white():
+    assert np.asarray(read_picture(Image.new("La", (4, 4), (0, 128))))[0, 0].tolist() == [127] * 3
