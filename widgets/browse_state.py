@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
-from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import LATENT_ORDERS, PICTURE_ORDERS, Browser
 from clipattr.studies.selections import Selections
-from clipattr_widgets.desk import PanelError, desk_of
-from clipattr_widgets.picture_choice import words_of
+from clipattr_widgets.desk import desk_of
 from clipattr_widgets.previews import CHUNK, Previews
-from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import Worker, WorkingState
 
 PAGE = 48  # items that are fetched at once
@@ -125,7 +123,7 @@ class BrowseState(WorkingState):
                 order, prompt=prompt, latent=latent, falling=falling, search=search, ids=ids, **filters
             )
 
-        self.worker.submit("rows", work, self._set_rows, self._failed)
+        self.ask("rows", work, self._set_rows)
 
     def _set_rows(self, answer: tuple[np.ndarray, np.ndarray]) -> None:
         with self.hold_trait_notifications():
@@ -273,14 +271,13 @@ class BrowseState(WorkingState):
 
     def find_latent(self, text: str) -> None:
         """Order pictures by the latent with this number, name or label."""
-        try:
-            if text.strip():
-                latent, _ = self.table.find_latent(text, after=self.latent)
-                with self.hold_trait_notifications():
-                    self.latent, self.error = latent, ""
-                    self.of, self.order = "pictures", "latent"
-        except PanelError as error:
-            self.error = words_of(error)
+        if not text.strip():
+            return
+        with self.telling():
+            latent, _ = self.table.find_latent(text, after=self.latent)
+            with self.hold_trait_notifications():
+                self.latent, self.error = latent, ""
+                self.of, self.order = "pictures", "latent"
 
     def mark(self, place: int, *, to: int | None = None) -> None:
         """Mark the item at a place, or take its mark away; with `to`, mark all from `place` to it."""
@@ -305,35 +302,26 @@ class BrowseState(WorkingState):
         if self.of != "pictures" or not name.strip():
             return
         rows = sorted(self.marked) or [int(row) for row in self.rows]
-        try:
+        with self.telling():
             self.table.writable()
             ids = self.table.study.images.ids
             Selections(self.table.study).set(name, [ids[row] for row in rows])
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self._read_selections()
-        self.error = ""
+            self.error = ""
+            self._read_selections()
 
     def forget(self) -> None:
         """Delete the chosen selection."""
-        name = self.selection
-        if not name:
+        if not self.selection:
             return
-        try:
+        with self.telling():
             self.table.writable()
-            Selections(self.table.study).set(name, ())
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self.selection = ""
-        self._read_selections()
+            Selections(self.table.study).set(self.selection, ())
+            self.selection = ""
+            self._read_selections()
 
     def _read_selections(self) -> None:
-        try:
+        with self.telling():
             self.selections = Selections(self.table.study).names
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
 
     # what to take away
 

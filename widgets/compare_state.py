@@ -15,11 +15,10 @@ from clipattr.display.wording import counted, kind_word
 from clipattr_widgets.auditing import Auditor
 from clipattr_widgets.bar_rows import factor_of, model_row, unit_name
 from clipattr_widgets.desk import Desk, PanelError, desk_of
-from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.model_names import told_apart
 from clipattr_widgets.pairing import Pairer
 from clipattr_widgets.shelf import Shelf, shelf_of
-from clipattr_widgets.text import plain, shown
+from clipattr_widgets.text import plain, shown, words_of
 from clipattr_widgets.worker import WorkingState
 
 SUBJECTS = (("one picture", "picture"), ("one prompt", "prompt"), ("findings", "findings"))
@@ -111,13 +110,11 @@ class CompareState(WorkingState):
 
     def find(self, text: str) -> None:
         """Go to the next picture whose number, id or label holds this text."""
-        try:
-            if text.strip():
+        if text.strip():
+            with self.telling():
                 place, _ = self.table.find_picture(text, self.picture)
                 with self.hold_trait_notifications():
                     self.picture, self.outside, self.error = place, None, ""
-        except PanelError as error:
-            self.error = words_of(error)
 
     def pixels(self) -> Image.Image:
         """The picture that is compared on."""
@@ -129,15 +126,12 @@ class CompareState(WorkingState):
 
     def audit(self) -> None:
         """Audit one study after the other over its own prompts, a few at a time; then show the findings."""
-        try:
+        with self.telling():
             for desk in self.desks:
                 desk.writable()
-        except PanelError as error:
-            self.error = words_of(error)
-            return
-        if self._auditor is None:
-            self.error, self._cancelled = "", False
-            self._audit_next([])
+            if self._auditor is None:
+                self.error, self._cancelled = "", False
+                self._audit_next([])
 
     def cancel_audit(self) -> None:
         """End the audit after the prompts in hand; findings of an earlier audit stay."""
@@ -218,7 +212,7 @@ class CompareState(WorkingState):
                 self.gen += 1
             self._pair_unless_ended()
 
-        self.worker.submit("scores", work, came, self._failed)
+        self.ask("scores", work, came)
 
     def _pair_unless_ended(self) -> None:
         if not self._pairing_ended:
@@ -240,7 +234,7 @@ class CompareState(WorkingState):
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject
         ]
-        self.worker.submit("rows", lambda: work(picture, prompt, against), self._set, self._failed, long=True)
+        self.ask("rows", lambda: work(picture, prompt, against), self._set, long=True)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():
@@ -344,7 +338,7 @@ class CompareState(WorkingState):
                 for i, desk in enumerate(self.desks)
             ]
 
-        self.worker.submit("look", work, lambda shelves: self.set_trait("shelves", shelves), self._failed)
+        self.ask("look", work, self.fill("shelves"))
 
     def latent_of(self, model: int) -> int:
         """A model's latent in the chosen row; -1 where it has none."""

@@ -20,15 +20,14 @@ from clipattr_widgets.changes import Changes, what_if
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_export import UPLOAD, code_of_view, first_view, frame_of_view
 from clipattr_widgets.measured import Measured
-from clipattr_widgets.picture_choice import PictureChoice, words_of
+from clipattr_widgets.picture_choice import PictureChoice
 from clipattr_widgets.shelf import Shelf, shelf_of
-from clipattr_widgets.text import plain, shown, signed
-from clipattr_widgets.worker import WorkingState
+from clipattr_widgets.text import plain, shown, signed, words_of
 
 log = logging.getLogger(__name__)
 
 
-class ExplorerState(Changes, PictureChoice, WorkingState):
+class ExplorerState(Changes, PictureChoice):
     """Everything the explorer shows.
 
     Args:
@@ -146,14 +145,12 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
 
     def go_to_latent(self, text: str) -> None:
         """Choose a latent by number, or the first whose name or label holds this text."""
-        try:
-            if text.strip():
+        if text.strip():
+            with self.telling():
                 self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
                 self._asked_for = self.pending > 0
                 self.error = ""
                 self._lay_out()
-        except PanelError as error:
-            self.error = words_of(error)
 
     def look_for(self, latent: int) -> None:
         """Choose a latent that the picture in hand may lack; it stays chosen, and the panel says so."""
@@ -162,12 +159,9 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
 
     def rename(self, latent: int, name: str) -> None:
         """Name a latent; kept in the study. A study that cannot be written says so in `error`."""
-        try:
+        with self.telling():
             self.table.rename(latent, name)
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self.refresh()
+            self.refresh()
 
     def refresh(self) -> None:
         """Read names again and update the layout."""
@@ -204,7 +198,7 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
 
         if self._cannot():
             return
-        self.worker.submit("measure", work, lambda answer: self._measured(answer, scales), self._failed)
+        self.ask("measure", work, lambda answer: self._measured(answer, scales))
 
     def _cannot(self) -> bool:
         reason = self.table.browse_only
@@ -242,12 +236,7 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
             if self.measured is measured:
                 self.standing = words
 
-        self.worker.submit(
-            "standing",
-            lambda: desk.standing(measured, desk.target(prompt, against), picture),
-            done,
-            self._failed,
-        )
+        self.ask("standing", lambda: desk.standing(measured, desk.target(prompt, against), picture), done)
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, ClipattrError):
@@ -271,7 +260,7 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
                 self.after = after
                 self.note = self._note()
 
-        self.worker.submit("after", lambda: what_if(desk, measured, scales), done, self._failed)
+        self.ask("after", lambda: what_if(desk, measured, scales), done)
 
     @property
     def stacked(self) -> bool:
@@ -336,7 +325,7 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
             self.card, self.examples, self.heat = None, Shelf(), None
             return
         desk, latent = self.table, self.latent
-        self.worker.submit("examples", lambda: shelf_of(desk, latent), self._set_examples, self._failed)
+        self.ask("examples", lambda: shelf_of(desk, latent), self.fill("card", "examples"))
 
     def _ask_heat(self, _: Any = None) -> None:
         """Where the chosen latent is driven in the picture in hand; nothing where it is not active."""
@@ -345,14 +334,7 @@ class ExplorerState(Changes, PictureChoice, WorkingState):
             self.heat = None
             return
         picture = self.pixels()
-        self.worker.submit("heat", lambda: desk.maps([picture], latent), self._set_heat, self._failed)
-
-    def _set_heat(self, heat: Any) -> None:
-        self.heat = heat
-
-    def _set_examples(self, answer: tuple[Card, Shelf]) -> None:
-        with self.hold_trait_notifications():
-            self.card, self.examples = answer
+        self.ask("heat", lambda: desk.maps([picture], latent), self.fill("heat"))
 
     # what to take away
 

@@ -13,12 +13,10 @@ import traitlets as T
 from clipattr.discovery.finding import Column, columns
 from clipattr.discovery.findings import Findings
 from clipattr.display.wording import span
-from clipattr.errors import ClipattrError
 from clipattr.studies.verdicts import CHOICES, Verdict, Verdicts
 from clipattr_widgets.auditing import Auditor
-from clipattr_widgets.desk import PanelError, desk_of
+from clipattr_widgets.desk import desk_of
 from clipattr_widgets.finding_views import Looked, edited, evidence_of, look_at, prompt_rows
-from clipattr_widgets.picture_choice import words_of
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import shown
@@ -86,10 +84,8 @@ class FindingsState(WorkingState):
         self._past: list[list[tuple[Any, Verdict]]] = []
         super().__init__(**chosen)
         self.verdicts: Verdicts | None = None
-        try:
+        with self.telling():
             self.verdicts = Verdicts(self.table.study)
-        except ClipattrError as error:
-            self.error = words_of(error)
         self.observe(self._lay_out, ["kind", "verdict", "search", "least", "sorted_by", "falling"])
         self.observe(self._look, ["chosen"])
         self._lay_out()
@@ -135,13 +131,10 @@ class FindingsState(WorkingState):
         """Give the latents of the chosen finding a name; kept in the study. The finding's own label stays."""
         if self.finding is None:
             return
-        try:
+        with self.telling():
             for latent in self.finding.latents:
                 self.table.rename(int(latent), name)
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self.renamed += 1
+            self.renamed += 1
 
     def undo(self) -> None:
         """Undo the last verdict, or the last one given to many."""
@@ -184,17 +177,14 @@ class FindingsState(WorkingState):
         if not findings or self.verdicts is None:
             return
         before = [(finding, self.verdicts.of(finding)) for finding in findings]
-        try:
+        with self.telling():
             self.table.writable()
             self.verdicts.set_all(
                 [(finding, choice, held.note if note is None else note) for finding, held in before]
             )
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self._past.append(before)
-        self.error = ""
-        self._lay_out()
+            self._past.append(before)
+            self.error = ""
+            self._lay_out()
 
     def accepted(self) -> list[Any]:
         """The accepted findings, for a repair."""
@@ -209,13 +199,10 @@ class FindingsState(WorkingState):
 
     def audit(self) -> None:
         """Audit the study over its own prompts, a few at a time; findings replace earlier ones of their prompts."""
-        try:
+        with self.telling():
             self.table.writable()
-        except PanelError as error:
-            self.error = words_of(error)
-            return
-        self.error = ""
-        self.auditor.start(earlier=Findings(self.findings, self.table.study, {}, list(self.prompts)))
+            self.error = ""
+            self.auditor.start(earlier=Findings(self.findings, self.table.study, {}, list(self.prompts)))
 
     def cancel_audit(self) -> None:
         """Stop the audit after the current prompts; findings so far are kept."""
@@ -306,20 +293,14 @@ class FindingsState(WorkingState):
         self.evidence = evidence_of(finding)
         self.looked = Looked()  # pictures of another finding never stand under this one's heading
         desk = self.table
-        self.worker.submit("look", lambda: look_at(desk, finding), self._set_looked, self._failed)
+        self.ask("look", lambda: look_at(desk, finding), self.fill("looked"))
         if finding.evidence.get("pixels"):
-            made = lambda: (finding, edited(desk, finding))  # noqa: E731
-            self.worker.submit("edited", made, self._set_edited, self._failed, long=True)
 
-    def _set_edited(self, made: tuple[Any, Shelf]) -> None:
-        if made[0] is self.finding:  # another one may have been chosen meanwhile
-            self.edited = made[1]
+            def came(made: Shelf) -> None:
+                if finding is self.finding:  # another one may have been chosen meanwhile
+                    self.edited = made
 
-    def _set_looked(self, looked: Looked) -> None:
-        self.looked = looked
-
-    def _failed(self, error: Exception) -> None:
-        self.error = words_of(error)
+            self.ask("edited", lambda: edited(desk, finding), came, long=True)
 
     def prompt_rows(self) -> list[dict[str, Any]]:
         """What the audit says of every prompt that the search fits; see `finding_views.prompt_rows`."""

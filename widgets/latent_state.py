@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
-from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.cards import Card
-from clipattr_widgets.desk import PanelError, desk_of
-from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.desk import desk_of
 from clipattr_widgets.shelf import Shelf
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import WorkingState
@@ -64,12 +62,10 @@ class LatentState(WorkingState):
 
     def find(self, text: str) -> None:
         """Choose a latent by number, name or label."""
-        try:
-            if text.strip():
-                self.latent, self.found_words = self.table.find_latent(text, after=self.latent)
+        if text.strip():
+            with self.telling():
+                self.latent, _ = self.table.find_latent(text, after=self.latent)
                 self.error = ""
-        except PanelError as error:
-            self.error = words_of(error)
 
     def step(self, by: int) -> None:
         """Go `by` latents on; the ends meet."""
@@ -83,13 +79,10 @@ class LatentState(WorkingState):
 
     def rename(self, name: str) -> None:
         """Name the latent; kept in the study."""
-        try:
+        with self.telling():
             self.table.rename(self.latent, name)
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        self.names_changed += 1
-        self._ask()
+            self.names_changed += 1
+            self._ask()
 
     def _ask(self, _: Any = None) -> None:
         latent, desk, collection = self.latent, self.table, self.table.collected
@@ -99,11 +92,11 @@ class LatentState(WorkingState):
             words, nearest = collection.words(latent), collection.nearest(latent)
             return desk.card(latent), _histogram(values), words, nearest, collection.coactive(latent)
 
-        self.worker.submit("known", known, self._set_known, self._failed)
+        self.ask("known", known, self._set_known)
         self._ask_shelf()
         self.users = []
         if desk.browse_only is None:
-            self.worker.submit("users", lambda: collection.users(latent), self._set_users, self._failed)
+            self.ask("users", lambda: collection.users(latent), self.fill("users"))
 
     def _set_known(self, answer: Any) -> None:
         with self.hold_trait_notifications():
@@ -111,20 +104,9 @@ class LatentState(WorkingState):
             self.card, self.histogram, self.words, self.nearest, self.beside = answer
             self.gen += 1
 
-    def _set_users(self, users: list[tuple[str, float]]) -> None:
-        self.users = users
-
-    def _failed(self, error: Exception) -> None:
-        self.error = words_of(error)
-
     def _ask_shelf(self, _: Any = None) -> None:
         latent, order, prompt, heat = self.latent, self.order, self.prompt, self.heat
-        self.worker.submit(
-            "shelf", lambda: self._shelf(latent, order, prompt, heat), self._set_shelf, self._failed
-        )
-
-    def _set_shelf(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+        self.ask("shelf", lambda: self._shelf(latent, order, prompt, heat), self.fill("shelf"))
 
     def _shelf(self, latent: int, order: str, prompt: str, heat: bool) -> Shelf:
         desk, collection = self.table, self.table.collected

@@ -10,15 +10,13 @@ import numpy as np
 import traitlets as T
 
 from clipattr.display.wording import counted, kind_word
-from clipattr.errors import ClipattrError
 from clipattr.studies.browsing import surprise
 from clipattr_widgets.cards import Card
-from clipattr_widgets.desk import PanelError, desk_of
-from clipattr_widgets.explorer_state import words_of
+from clipattr_widgets.desk import desk_of
 from clipattr_widgets.map_places import Places, meaning_places, quality_places, spread, surprise_places
 from clipattr_widgets.opening import read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
-from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
 VIEWS = (("surprise", "surprise"), ("clarity × frequency", "quality"), ("meaning", "meaning"))
@@ -171,20 +169,16 @@ class MapState(WorkingState):
 
     def light_picture(self, text: str) -> None:
         """Light up the latents that are active in the picture with this number, id or label; nothing puts them out."""
-        try:
-            if not text.strip():
-                self.lit, self.note = (), ""
-                return
+        if not text.strip():
+            self.lit, self.note = (), ""
+            return
+        with self.telling():
             place, _ = self.table.find_picture(text)
             row = self.table.study.codes.rows([place]).to_csr()
-        except (ClipattrError, OSError) as error:
-            self.error = words_of(error)
-            return
-        active = np.asarray(row.indices)[np.asarray(row.values) != 0]
-        self.lit = tuple(int(j) for j in np.unique(active))
-        self.note = (
-            f"{counted(len(self.lit), 'latent')} active in picture {self.table.picture_caption(place)}"
-        )
+            active = np.asarray(row.indices)[np.asarray(row.values) != 0]
+            self.lit = tuple(np.unique(active).tolist())
+            caption = self.table.picture_caption(place)
+            self.note = f"{counted(len(self.lit), 'latent')} active in picture {caption}"
 
     def light_upload(self, data: bytes, name: str) -> None:
         """Light up the latents that are active in a file's picture."""
@@ -196,10 +190,10 @@ class MapState(WorkingState):
             return np.unique(codes.indices.cpu().numpy()[codes.values.cpu().numpy() != 0])
 
         def done(active: np.ndarray) -> None:
-            self.lit = tuple(int(j) for j in active)
+            self.lit = tuple(active.tolist())
             self.note = f"{counted(len(self.lit), 'latent')} active in {shown(name, 60)}"
 
-        self.worker.submit("lit", work, done, self._failed)
+        self.ask("lit", work, done)
 
     def _ask_lit(self, _: Any = None) -> None:
         words, study = self.search.strip(), self.table.study
@@ -207,31 +201,23 @@ class MapState(WorkingState):
             self.lit, self.note = (), ""
             return
 
-        def work() -> tuple[tuple[int, ...], str]:
+        def work() -> tuple[tuple[int, ...], str, str]:
             from clipattr.meaning.search import find
 
             found = find(study, words, n=self.table.n_latents, by="label")
-            if len(found):
-                return tuple(
-                    found["latent"].tolist()
-                ), f"{counted(len(found), 'latent')} called “{shown(words, 40)}”"
-            found = find(study, words, n=N_SHOWN)
-            note = f"none is called “{shown(words, 40)}”; the {len(found)} whose examples fit best by the evaluator"
-            return tuple(found["latent"].tolist()), note
+            note = f"{counted(len(found), 'latent')} called “{shown(words, 40)}”"
+            if not len(found):
+                found = find(study, words, n=N_SHOWN)
+                note = f"none is called “{shown(words, 40)}”; the {len(found)} whose examples fit best by the evaluator"
+            return tuple(found["latent"].tolist()), note, ""
 
-        self.worker.submit("lit", work, self._set_lit, self._failed)
-
-    def _set_lit(self, answer: tuple[tuple[int, ...], str]) -> None:
-        with self.hold_trait_notifications():
-            self.error, self.note, self.lit = "", answer[1], answer[0]
+        self.ask("lit", work, self.fill("lit", "note", "error"))
 
     def go_to_latent(self, text: str) -> None:
         """Choose a latent by number, name or label."""
-        try:
-            if text.strip():
+        if text.strip():
+            with self.telling():
                 self.latent, _ = self.table.find_latent(text, after=self.latent)
-        except PanelError as error:
-            self.error = words_of(error)
 
     # where latents lie
 
@@ -244,16 +230,17 @@ class MapState(WorkingState):
             "quality": lambda: quality_places(desk),
             "meaning": lambda: meaning_places(desk, told),
         }
-        self.worker.submit("places", work[view], self._set_places, self._no_places, long=True)
+        self.worker.submit(
+            "places",
+            work[view],
+            self._set_places,
+            lambda error: self._set_places(None, words_of(error)),
+            long=True,
+        )
 
-    def _set_places(self, places: Places) -> None:
+    def _set_places(self, places: Places | None, error: str = "") -> None:
         with self.hold_trait_notifications():
-            self.error, self.progress, self.places = "", (), places
-        self._lay_out()
-
-    def _no_places(self, error: Exception) -> None:
-        with self.hold_trait_notifications():
-            self.error, self.progress, self.places = words_of(error), (), None
+            self.error, self.progress, self.places = error, (), places
         self._lay_out()
 
     def cancel(self) -> None:
@@ -262,9 +249,6 @@ class MapState(WorkingState):
             self.worker.forget("places")
             self.progress = ()
             self.view = VIEWS[1][1] if self.table.browse_only is not None else VIEWS[0][1]
-
-    def _failed(self, error: Exception) -> None:
-        self.error = words_of(error)
 
     # the table
 
@@ -346,11 +330,7 @@ class MapState(WorkingState):
             self.card, self.examples = None, Shelf()
             return
         desk, latent = self.table, self.latent
-        self.worker.submit("card", lambda: shelf_of(desk, latent, 12), self._set_card, self._failed)
-
-    def _set_card(self, answer: tuple[Card, Shelf]) -> None:
-        with self.hold_trait_notifications():
-            self.card, self.examples = answer
+        self.ask("card", lambda: shelf_of(desk, latent, 12), self.fill("card", "examples"))
 
     # what to take away
 

@@ -8,8 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr_widgets.parts import DataTable
-from clipattr_widgets.picture_choice import words_of
-from clipattr_widgets.text import markup, shown, signed
+from clipattr_widgets.text import markup, shown, signed, words_of
 
 N_PAIRS = 12
 COLUMNS = (

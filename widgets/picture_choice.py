@@ -5,30 +5,22 @@ Owns uploads, searches and captions. Ignores what is measured. Start at `Picture
 
 from typing import Any
 
-import traitlets as T
 from PIL import Image
 
-from clipattr.errors import ClipattrError
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.explorer_export import UPLOAD
 from clipattr_widgets.opening import read_upload
 from clipattr_widgets.text import shown
+from clipattr_widgets.worker import WorkingState
 
 
-def words_of(error: Exception) -> str:
-    """An error as display text: own messages unchanged, others with their type."""
-    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
-    return shown(text, 600)
-
-
-class PictureChoice(T.HasTraits):
-    """The picture-choosing half of a view-model with `table`, `picture`, `compare`, `upload_count` and `error`."""
+class PictureChoice(WorkingState):
+    """The picture-choosing half of a view-model with `table`, `picture`, `compare` and `upload_count`."""
 
     table: Desk
     picture: Any
     compare: Any
     upload_count: Any
-    error: Any
     _ask: Any
     uploaded: Image.Image | None = None
     upload_name = ""
@@ -37,10 +29,8 @@ class PictureChoice(T.HasTraits):
 
     def upload(self, data: bytes, name: str) -> None:
         """Look at a file's bytes instead of a picture of the study; a broken file changes nothing but `error`."""
-        try:
+        with self.telling():
             self.look_at(read_upload(data, name), name)
-        except PanelError as error:
-            self.error = words_of(error)
 
     def look_at(self, picture: Image.Image, name: str = "picture", code: str = "") -> None:
         """Look at a picture from elsewhere; `code` gives it to others, and of an upload only the name is known."""
@@ -56,11 +46,9 @@ class PictureChoice(T.HasTraits):
 
     def find(self, text: str) -> None:
         """Go to the next picture whose number, id or label holds this text; says which of how many it is."""
-        try:
+        with self.telling():
             self.picture, self.found_words = self.table.find_picture(text, self.picture)
             self.error = ""
-        except PanelError as error:
-            self.error = words_of(error)
 
     def pick(self, number: str) -> None:
         """Go to the picture of this number; one beyond the end is the last."""
@@ -73,11 +61,9 @@ class PictureChoice(T.HasTraits):
 
     def compare_with(self, text: str) -> None:
         """Compare with the picture that has this number, id or label; nothing ends the comparison."""
-        try:
+        with self.telling():
             self.compare = self.table.find_picture(text, self.picture)[0] if text.strip() else -1
             self.error = ""
-        except PanelError as error:
-            self.error = words_of(error)
 
     def step(self, by: int) -> None:
         """Go `by` pictures on; the ends meet."""

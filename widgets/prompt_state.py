@@ -13,9 +13,8 @@ import traitlets as T
 from clipattr.studies.collected import Reliances
 from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row, unit_name
 from clipattr_widgets.desk import Desk, desk_of
-from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.shelf import Shelf
-from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
 N_SENSES = 4
@@ -85,7 +84,7 @@ class PromptState(WorkingState):
             fits = desk.fits(reliances.latents[: self.n_rows], target)
             return reliances, senses_of(desk, reliances), top_shelf(desk, scores, prompt, target.unit), fits
 
-        self.worker.submit("prompt", work, self._set, self._failed)
+        self.ask("prompt", work, self._set)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():

@@ -9,6 +9,7 @@ import math
 
 from clipattr.display.wording import signed as _signed
 from clipattr.display.wording import visible
+from clipattr.errors import ClipattrError
 
 LABEL_LENGTH = 80
 TIP_LENGTH = 400
@@ -27,6 +28,12 @@ def markup(text: object, limit: int = LABEL_LENGTH) -> str:
 def attribute_text(text: object, limit: int = TIP_LENGTH) -> str:
     """`shown`, escaped for an HTML attribute value."""
     return html.escape(shown(text, limit), quote=True)
+
+
+def words_of(error: Exception) -> str:
+    """An error as display text: own messages unchanged, others with their type."""
+    text = str(error) if isinstance(error, ClipattrError) else f"{type(error).__name__}: {error}"
+    return shown(text, 600)
 
 
 def signed(value: float | None, digits: int = 2) -> str:

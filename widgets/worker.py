@@ -10,12 +10,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import traitlets as T
+
+from clipattr.errors import ClipattrError
+from clipattr_widgets.text import words_of
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +209,31 @@ class WorkingState(T.HasTraits):
     def start_worker(self, threaded: bool | None) -> None:
         """Make the `Worker` of this state; `threaded` as there."""
         self.worker = Worker(threaded, lambda pending: self.set_trait("pending", pending))
+
+    def ask(self, lane: str, work: Callable[[], Any], done: Done, *, long: bool = False) -> None:
+        """`Worker.submit`; an error goes to `_failed`."""
+        self.worker.submit(lane, work, done, self._failed, long=long)
+
+    def fill(self, *names: str) -> Done:
+        """A `done` that sets these traits together from an answer with one part for each."""
+
+        def came(answer: Any) -> None:
+            with self.hold_trait_notifications():
+                for name, part in zip(names, answer if len(names) > 1 else [answer], strict=True):
+                    self.set_trait(name, part)
+
+        return came
+
+    def _failed(self, error: Exception) -> None:
+        self.error = words_of(error)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Show an expected error of what is done inside, such as a study that cannot be written, in `error`."""
+        try:
+            yield
+        except (ClipattrError, OSError) as error:
+            self.error = words_of(error)
 
     def settle(self, timeout: float | None = None) -> None:
         """Wait until all requests are answered."""

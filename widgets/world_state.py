@@ -18,9 +18,8 @@ from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
 from clipattr_widgets.changes import MAX_UNDO
 from clipattr_widgets.desk import Desk, PanelError, desk_of
-from clipattr_widgets.explorer_state import words_of
 from clipattr_widgets.measured import Measured
-from clipattr_widgets.text import plain, shown, signed
+from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
 N_COMPANIONS = 2
@@ -150,13 +149,11 @@ class WorldState(WorkingState):
 
     def start_from(self, text: str) -> None:
         """Start again with the scene of the study's picture with this number, id or label."""
-        try:
-            if text.strip():
+        if text.strip():
+            with self.telling():
                 self._begun = scene_of(self.table, self.table.find_picture(text)[0])
                 self._past, self._future = [], []
                 self._go_to(self._begun)
-        except PanelError as error:
-            self.error = words_of(error)
 
     def _show(self, scene: Any) -> None:
         scene.render()  # a scene that cannot be drawn is refused here, before anything changes
@@ -210,7 +207,7 @@ class WorldState(WorkingState):
                 first = desk.measure(begun.picture(), target).y
             return image, things, measured, causes, (asked, first)
 
-        self.worker.submit("scene", work, self._set, self._failed)
+        self.ask("scene", work, self._set)
 
     def _set(self, answer: Any) -> None:
         with self.hold_trait_notifications():
