@@ -9,12 +9,22 @@ import ipywidgets as W
 
 from clipattr.studies.browsing import ANSWERS, NAMED
 from clipattr_widgets.browse_state import BrowseState
-from clipattr_widgets.controls import labelled, on_enter_again, remarks_html, takeaway
+from clipattr_widgets.controls import (
+    button,
+    label_width,
+    on_enter_again,
+    remarks_html,
+    show_if,
+    takeaway,
+    text_field,
+    toolbar,
+)
 from clipattr_widgets.grid import Grid
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.shelf import Shelf
-from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
+from clipattr_widgets.static import Static, error_line, gallery_figure, strip_html, table_html
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import markup, shown
 
 WORDS = {
@@ -41,45 +51,35 @@ class BrowsePanel(Panel):
             options=["pictures", "latents"], value=state.of, style={"button_width": "84px"}
         )
         self.order = W.Dropdown(options=self._orders(), value=state.order, description="sort by",
-                                layout=W.Layout(width="190px"), style={"description_width": "46px"})  # fmt: skip
+                                layout=W.Layout(width="190px"), style=label_width(46))  # fmt: skip
         self.falling = W.ToggleButton(value=state.falling, description="largest first",
                                       layout=W.Layout(width="100px"))  # fmt: skip
         self.prompt = word_field(state.table, state.prompt, "prompt", "whose score?", width=220, label=52)
-        self.latent = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
-                             layout=W.Layout(width="210px"), style={"description_width": "46px"})  # fmt: skip
-        self.search = W.Text(value=state.search, placeholder="id, name or label", continuous_update=False,
-                             description="search", layout=W.Layout(width="210px"),
-                             style={"description_width": "46px"})  # fmt: skip
-        narrow = {"description_width": "46px"}
+        self.latent = text_field("number, name or label", 210, description="latent", style=label_width(46))
+        self.search = text_field(
+            "id, name or label", 210, value=state.search, description="search", style=label_width(46)
+        )
         self.filters = {
             name: W.Dropdown(options=self._choices(name), value=getattr(state, name), description=said,
-                             layout=W.Layout(width="176px"), style=narrow)
+                             layout=W.Layout(width="176px"), style=label_width(46))
             for name, said in (("label", "label"), ("group", "group"), ("split", "split"), ("answer", "answer"),
                                ("named", "name"), ("selection", "kept"))
         }  # fmt: skip
         self.filters["answer"].tooltip = "whether the picture's highest label word is its own"
-        self.all = W.Button(
-            description="mark all", layout=W.Layout(width="76px"), tooltip="mark all that is shown"
-        )
-        self.none = W.Button(description="mark none", layout=W.Layout(width="84px"))
-        self.name = W.Text(placeholder="keep marked as …", continuous_update=False,
-                           layout=W.Layout(width="160px"))  # fmt: skip
-        self.drop = W.Button(description="forget selection", layout=W.Layout(width="124px"),
-                             tooltip="delete the chosen selection; its pictures stay")  # fmt: skip
+        self.all = button("mark all", 76, "mark all that is shown")
+        self.none = button("mark none", 84)
+        self.name = text_field("keep marked as …", 160)
+        self.drop = button("forget selection", 124, "delete the chosen selection; its pictures stay")
         self.grid = Grid(empty_text="nothing fits these filters", preload=state.table.browser.has_thumbnails)
         self.count, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
-        bar = "clipattr-toolbar"
-        head = labelled(
-            W.HBox([self.of, self.order, self.falling, self.prompt, self.latent, self.take, self.status]), bar
-        )
-        filters = labelled(W.HBox([self.search, *self.filters.values()]), bar)
-        marks = labelled(W.HBox([self.all, self.none, self.name, self.drop, self.count]), bar)
+        head = toolbar(self.of, self.order, self.falling, self.prompt, self.latent, self.take, self.status)
+        filters = toolbar(self.search, *self.filters.values())
+        marks = toolbar(self.all, self.none, self.name, self.drop, self.count)
         self.remarks = W.HTML(remarks_html(state.table.study))
         super().__init__([head, filters, self.notice, self.grid, marks, self.remarks, self.drawer], state)
         self._wire()
-        for draw in (self._draw_kind, self._draw_rows, self._draw_marks, self._draw_status):
-            draw()
+        self.draw_all()
 
     def _orders(self) -> list[tuple[str, str]]:
         return [(WORDS[key], key) for key in self.state.orders]
@@ -170,7 +170,7 @@ class BrowsePanel(Panel):
             control = self.filters[name]
             shown_for[control] = pictures and (len(control.options) > 1 or name == "answer")
         for control, there in shown_for.items():
-            control.layout.display = "" if there else "none"
+            show_if(there, control)
 
     def _draw_rows(self) -> None:
         state = self.state
@@ -200,13 +200,9 @@ class BrowsePanel(Panel):
             tops = [state.table.examples(int(state.rows[at]), 1)[0] for at in few]
             pictures = tuple(state.table.thumbnail(int(top[0])) for top in tops if len(top))
         title = state.about()
-        columns = (
-            {"key": "what", "label": state.of},
-            {"key": "value", "label": WORDS[state.order], "numeric": True},
-        )
-        rows = [{"id": i, "cells": [shown(item.alt, 120), item.number]} for i, item in enumerate(items)]
-        body = f"<p>{markup(title, 200)}<br>{strip_html(pictures, title, n=N_STILL)}</p>"
+        columns = (column("what", state.of), column("value", WORDS[state.order], numeric=True))
+        rows = [row(i, shown(item.alt, 120), item.number) for i, item in enumerate(items)]
+        body = error_line(state)
+        body += f"<p>{markup(title, 200)}<br>{strip_html(pictures, title, n=N_STILL)}</p>"
         body += table_html(columns, rows, title) + remarks_html(state.table.study)
-        if state.error:
-            body = f"<p>{markup(state.error, 600)}</p>" + body
         return Static(body, lambda: gallery_figure(Shelf(title, pictures)), state.frame())

@@ -240,16 +240,21 @@ class BrowseState(WorkingState):
         """The displayed value by which a cell is sorted."""
         if self.order == "number":
             return ""
-        if self.order in ("score", "reliance", "alignment") or (self.order, self.of) == (
-            "surprise",
-            "latents",
-        ):
+        if self._in_points:
             return signed(value * 100)
-        if self.order == "error" or self.order == "frequency":
+        if self.order in ("error", "frequency"):
             return f"{plain(value * 100, 1)} %"
         if self.order == "surprise":
             return f"{signed(value * 100, 0)} %"
         return plain(value)
+
+    @property
+    def _in_points(self) -> bool:
+        """Whether the order is by a similarity."""
+        return self.order in ("score", "reliance", "alignment") or (self.order, self.of) == (
+            "surprise",
+            "latents",
+        )
 
     def about(self) -> str:
         """Explanation of the numbers below the cells, and the number of cells."""
@@ -257,15 +262,12 @@ class BrowseState(WorkingState):
         told = f"{len(self.rows):,} of {total:,} {self.of}"
         if self.order == "number":
             return told
-        unit = {"score": "points", "reliance": "points", "alignment": "points"}.get(self.order, "")
-        if (self.order, self.of) == ("surprise", "latents"):
-            unit = "points"
         said = self.orders[self.order]
         if self.order in ("score", "surprise", "reliance"):
             said += f" “{shown(self.prompt, 40)}”"
         elif self.order == "latent" and 0 <= self.latent < self.table.n_latents:
             said += f": {self.table.name_of(self.latent)}"
-        return f"{told}; the number: {said}{f', {unit}' if unit else ''}"
+        return f"{told}; the number: {said}{', points' if self._in_points else ''}"
 
     # choosing
 
@@ -295,7 +297,10 @@ class BrowseState(WorkingState):
 
     def marked_places(self) -> np.ndarray:
         """Places of the marked items in the shown order."""
-        return np.flatnonzero(np.isin(self.rows, np.fromiter(self.marked, np.int64, len(self.marked))))
+        return np.flatnonzero(self._is_marked())
+
+    def _is_marked(self) -> np.ndarray:
+        return np.isin(self.rows, np.fromiter(self.marked, np.int64, len(self.marked)))
 
     def keep(self, name: str) -> None:
         """Keep the marked pictures, or all that are shown where none is marked, under a name, with the study."""
@@ -341,27 +346,21 @@ class BrowseState(WorkingState):
         options = "".join(f", {key}={value!r}" for key, value in given.items())
         if not self.falling:
             options += ", falling=False"
-        lines = [
-            "import clipattr as ca",
+        imports = [
             "from clipattr.studies.browsing import Browser",
             "from clipattr.studies.collected import Collected",
         ]
         if self.selection:
-            lines.append("from clipattr.studies.selections import Selections")
+            imports.append("from clipattr.studies.selections import Selections")
             options += f", ids=Selections(study).of({self.selection!r})"
-        lines += [
-            "",
-            f"study = ca.open_study({self.table.opening})",
-            f"rows, values = Browser(Collected(study)).{self.of}({self.order!r}{options})",
-        ]
-        return "\n".join(lines)
+        asked = f"rows, values = Browser(Collected(study)).{self.of}({self.order!r}{options})"
+        return "\n".join([*self.table.code_head(*imports), asked])
 
     def frame(self) -> Any:
         """Everything that passes the filters, in order: number, id or name, label, value (raw), marked."""
         import pandas as pd
 
         rows = self.rows
-        marked = np.isin(rows, np.fromiter(self.marked, np.int64, len(self.marked)))
         data: dict[str, Any] = {"picture" if self.of == "pictures" else "latent": rows}
         if self.of == "pictures":
             images = self.table.study.images
@@ -374,4 +373,4 @@ class BrowseState(WorkingState):
             data["label"] = [frame["label"].iloc[int(j)] for j in rows]
         if self.order != "number":
             data[self.order] = self.values
-        return pd.DataFrame(data | {"marked": marked})
+        return pd.DataFrame(data | {"marked": self._is_marked()})

@@ -3,6 +3,7 @@
 Owns wording and its HTML. Ignores layout. Start at `card_html`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from clipattr_widgets.text import markup, plain
@@ -17,17 +18,17 @@ def method_options() -> list[tuple[str, str]]:
     order = sorted(METHODS.values(), key=lambda m: (m.control, not m.in_unit, not m.adds_up))
     for method in order:
         name = method.name.replace("_", " ")
-        kind = (
-            "control"
-            if method.control
-            else "adds up"
-            if method.adds_up
-            else ""
-            if method.in_unit
-            else "ranks"
-        )
+        kind = "" if method.in_unit else "ranks"
+        if method.control or method.adds_up:
+            kind = "control" if method.control else "adds up"
         said.append((f"{name} ({kind})" if kind else name, method.name))
     return said
+
+
+def facts_div(facts: Iterable[tuple[str, str, str]], before: str = "") -> str:
+    """Facts in one line, each a name, a number and its explanation; `before` them HTML."""
+    spans = "".join(f'<span title="{tip}">{name} <b>{value}</b></span>' for name, value, tip in facts)
+    return f'<div class="clipattr-facts clipattr-note">{before}{spans}</div>'
 
 
 def facts_html(active: int | None, check: str, note: str) -> str:
@@ -54,6 +55,17 @@ def found_html(words: str) -> str:
     return f'<span class="clipattr-note" role="status">{markup(words, 40)}</span>' if words else ""
 
 
+def note_html(text: str, limit: int) -> str:
+    """A remark in small print."""
+    return f'<div class="clipattr-note">{markup(text, limit)}</div>'
+
+
+def score_html(cells: Iterable[tuple[str, str]]) -> str:
+    """Names and numbers (as HTML) side by side, the numbers large."""
+    spans = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in cells)
+    return f'<div class="clipattr-score" role="status" aria-live="polite">{spans}</div>'
+
+
 def card_html(card: Any, *, here: bool = True) -> str:
     """A latent's name and numbers in one line; `here` False: the current picture does not activate it."""
     facts = [
@@ -62,7 +74,6 @@ def card_html(card: Any, *, here: bool = True) -> str:
         ("clarity", plain(card.clarity), "how much its examples look alike: mean cosine of pairs, by the evaluator"),
         ("active in", f"{plain(card.frequency * 100, 1)} %", "share of the study's pictures"),
     ]  # fmt: skip
-    spans = "".join(f'<span title="{tip}">{name} <b>{value}</b></span>' for name, value, tip in facts)
     label = ""
     if card.label and card.label != card.name:
         label = f"<span>label {markup(card.label, 40)}</span>"
@@ -74,5 +85,5 @@ def card_html(card: Any, *, here: bool = True) -> str:
     return (
         f'<h3 class="clipattr-title">{markup(card.name, 60)} '
         f'<small class="clipattr-note">{number}</small></h3>'
-        f'<div class="clipattr-facts clipattr-note">{label}{spans}</div>'
+        f"{facts_div(facts, label)}"
     )

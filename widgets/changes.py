@@ -14,17 +14,60 @@ MAX_UNDO = 200
 MAX_ALONE = 12  # changed latents up to which each is also measured by itself
 
 
-class Changes(T.HasTraits):
-    """Factors by latent; a latent that is not listed is as it is."""
+class History(T.HasTraits):
+    """Undo and redo: a subclass says what is kept (`_held`) and how to go to it (`_go_to`)."""
 
-    scales: "T.Dict[int, float]" = T.Dict()
     can_undo = T.Bool(False)
     can_redo = T.Bool(False)
 
     def __init__(self, **traits: object) -> None:
-        self._past: list[dict[int, float]] = []
-        self._future: list[dict[int, float]] = []  # undone changes
+        self._past: list[Any] = []
+        self._future: list[Any] = []  # undone changes
         super().__init__(**traits)
+
+    def _held(self) -> Any:
+        raise NotImplementedError
+
+    def _go_to(self, held: Any) -> None:
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        """Undo the last change; no effect without one."""
+        if self._past:
+            self._future.append(self._held())
+            self._restore(self._past.pop())
+
+    def redo(self) -> None:
+        """Redo the change that was undone last; no effect without one."""
+        if self._future:
+            self._past.append(self._held())
+            self._restore(self._future.pop())
+
+    def _restore(self, held: Any) -> None:
+        self.can_undo, self.can_redo = bool(self._past), bool(self._future)
+        self._go_to(held)
+
+    def _change_to(self, new: Any) -> None:
+        """A change that can be undone."""
+        self._past, self._future = [*self._past[-MAX_UNDO + 1 :], self._held()], []
+        self._restore(new)
+
+    def _start_at(self, new: Any) -> None:
+        """Go there with nothing to undo."""
+        self._past, self._future = [], []
+        self._restore(new)
+
+
+class Changes(History):
+    """Factors by latent; a latent that is not listed is as it is."""
+
+    scales: "T.Dict[int, float]" = T.Dict()
+
+    def _held(self) -> dict[int, float]:
+        return dict(self.scales)
+
+    def _go_to(self, held: dict[int, float]) -> None:
+        self.scales = held
 
     def scale(self, latent: int, factor: float) -> None:
         """Multiply a latent's activation by a factor in [0, 3]; 1 leaves it, 0 takes it out."""
@@ -37,42 +80,16 @@ class Changes(T.HasTraits):
         changed = {j: f for j, f in self.scales.items() if j != latent}
         if factor != 1.0:
             changed[latent] = factor
-        self._remember()
-        self.scales = changed
+        self._change_to(changed)
 
     def toggle(self, latent: int) -> None:
         """Switch a latent off, or back on."""
         self.scale(latent, 1.0 if self.scales.get(latent, 1.0) == 0 else 0.0)
 
-    def undo(self) -> None:
-        """Undo the last change to latents; no effect without one."""
-        if self._past:
-            self._future.append(dict(self.scales))
-            self._go_to(self._past.pop())
-
-    def redo(self) -> None:
-        """Redo the change that was undone last; no effect without one."""
-        if self._future:
-            self._past.append(dict(self.scales))
-            self._go_to(self._future.pop())
-
-    def _go_to(self, scales: dict[int, float]) -> None:
-        self.can_undo, self.can_redo = bool(self._past), bool(self._future)
-        self.scales = scales
-
     def reset(self) -> None:
         """Leave all latents as they are; can be undone."""
         if self.scales:
-            self._remember()
-            self.scales = {}
-
-    def _remember(self) -> None:
-        self._past, self._future = [*self._past[-MAX_UNDO + 1 :], dict(self.scales)], []
-        self.can_undo, self.can_redo = True, False
-
-    def forget_changes(self) -> None:
-        """All latents unchanged, and nothing to undo."""
-        self._past, self._future, self.can_undo, self.can_redo, self.scales = [], [], False, False, {}
+            self._change_to({})
 
 
 def in_words(scales: Mapping[int, float], name: Callable[[int], str]) -> str:

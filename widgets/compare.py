@@ -8,13 +8,24 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr_widgets.captions import note_html, score_html
 from clipattr_widgets.compare_state import SUBJECTS, CompareState
-from clipattr_widgets.controls import labelled, on_enter_again, progress_html, takeaway
+from clipattr_widgets.controls import (
+    button,
+    labelled,
+    on_enter_again,
+    progress_html,
+    show_if,
+    takeaway,
+    text_field,
+    toolbar,
+)
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import DotList, Gallery, Overlay
-from clipattr_widgets.static import Static, picture_html
-from clipattr_widgets.text import markup, shown
+from clipattr_widgets.static import Static, blank, error_line, no_math, picture_html, table_html
+from clipattr_widgets.tables import column, row
+from clipattr_widgets.text import markup
 
 
 class ComparePanel(Panel):
@@ -36,17 +47,11 @@ class ComparePanel(Panel):
             options=list(SUBJECTS), value=state.subject, style={"button_width": "104px"}
         )
         self.prompt, self.against = prompt_fields(state, width=240)
-        self.find = W.Text(
-            placeholder="picture no., id or label", continuous_update=False, layout=W.Layout(width="180px")
-        )
-        self.audit = W.Button(description="audit all", layout=W.Layout(width="92px"),
-                              tooltip="audit every model over its own prompts; takes a while")  # fmt: skip
-        self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
-                               tooltip="stop after the current prompts")  # fmt: skip
-        self.end_pairing = W.Button(description="end pairing", layout=W.Layout(width="104px"),
-                                    tooltip="end the pairing of latents; the scores stay")  # fmt: skip
-        self.pair = W.Button(description="pair latents", layout=W.Layout(width="104px"),
-                             tooltip="find which latents of the models rise and fall together")  # fmt: skip
+        self.find = text_field("picture no., id or label", 180)
+        self.audit = button("audit all", 92, "audit every model over its own prompts; takes a while")
+        self.cancel = button("end audit", 96, "stop after the current prompts")
+        self.end_pairing = button("end pairing", 104, "end the pairing of latents; the scores stay")
+        self.pair = button("pair latents", 104, "find which latents of the models rise and fall together")
         self.overlay = Overlay(empty_text="no picture")
         self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
         self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
@@ -54,13 +59,10 @@ class ComparePanel(Panel):
             Gallery(title="examples", empty_text="no partner of its own here") for _ in state.desks
         ]
         self.take, self.drawer = takeaway(self)
-        head = labelled(
-            W.HBox(
-                [self.subject, self.audit, self.cancel, self.end_pairing, self.pair, self.take, self.status]
-            ),
-            "clipattr-toolbar",
+        head = toolbar(
+            self.subject, self.audit, self.cancel, self.end_pairing, self.pair, self.take, self.status
         )
-        prompts = labelled(W.HBox([self.prompt, self.against]), "clipattr-toolbar")
+        prompts = toolbar(self.prompt, self.against)
         self.side = labelled(W.VBox([self.overlay, self.find]), "clipattr-side")
         main = labelled(W.VBox([prompts, self.score, self.dots, self.note]), "clipattr-main")
         self.examples = W.HBox(self.galleries)
@@ -68,8 +70,7 @@ class ComparePanel(Panel):
         body = labelled(W.HBox([self.side, main]), "clipattr-split")
         super().__init__([head, self.notice, body, self.examples, self.drawer], state)
         self._wire()
-        for draw in (self._draw_rows, self._draw_picture, self._draw_shelves, self._draw_status):
-            draw()
+        self.draw_all()
 
     def _wire(self) -> None:
         state = self.state
@@ -112,25 +113,22 @@ class ComparePanel(Panel):
             of = f"pairing with {pairing[0]}"
             self.status.value = progress_html(pairing[1:], of=of, unit="picture", last="pairing latents")
         needed = self.state.subject != "findings" and not self.state.paired
-        self.end_pairing.layout.display = "" if pairing else "none"
-        self.pair.layout.display = "" if needed and not pairing else "none"
+        show_if(pairing, self.end_pairing)
+        show_if(needed and not pairing, self.pair)
         self.audit.disabled = bool(running)
-        self.cancel.layout.display = "" if running else "none"
+        show_if(running, self.cancel)
 
     def _draw_rows(self) -> None:
         state = self.state
         self.dots.selected = state.row
         self.dots.show(state.rows, names=state.names, axis=state.axis)
         cells = zip(state.names, state.scores or ["–"] * len(state.names), strict=True)
-        spans = "".join(
-            f"<span><span>{markup(name, 40)}</span><b>{markup(text, 40)}</b></span>" for name, text in cells
-        )
-        self.score.value = f'<div class="clipattr-score" role="status">{spans}</div>'
-        self.note.value = f'<div class="clipattr-note">{markup(state.note, 200)}</div>'
+        self.score.value = score_html((markup(name, 40), markup(text, 40)) for name, text in cells)
+        self.note.value = note_html(state.note, 200)
 
     def _draw_picture(self) -> None:
         state = self.state
-        self.side.layout.display = "" if state.subject == "picture" else "none"
+        show_if(state.subject == "picture", self.side)
         if state.table.n_pictures or state.outside:
             picture, caption = state.pixels(), state.caption()
             frame = state.table.frame(picture.size)
@@ -138,52 +136,39 @@ class ComparePanel(Panel):
 
     def _draw_shelves(self) -> None:
         shelves = self.state.shelves
-        self.examples.layout.display = "" if shelves else "none"
+        show_if(shelves, self.examples)
         for gallery, name, shelf in zip(self.galleries, self.state.names, shelves, strict=False):
-            title = f"{name}: {shelf.title}"
             gallery.empty_text = f"{name}: no partner of its own here"
-            gallery.show(shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=title, shown=64)
+            gallery.show_shelf(shelf, f"{name}: {shelf.title}", shown=64)
 
     def static(self) -> Static:
         state = self.state
         state.settle()
-        heads = "".join(f'<th scope="col" class="n">{markup(name, 40)}</th>' for name in state.names)
-        body = "".join(
-            f'<tr><td>{markup(row["label"], 60)} <small>{markup(row["own"], 40) if row["own"] else ""}</small></td>'
-            + "".join(f'<td class="n">{text}</td>' for text in row["texts"]) + "</tr>"
-            for row in state.rows
-        )  # fmt: skip
-        table = (
-            f"<table><caption>{markup(state.axis, 80)}</caption><thead><tr><th></th>{heads}</tr></thead>"
-            f"<tbody>{body}</tbody></table>"
-        )
+        models = [column(name, name, numeric=True) for name in state.names]
+        heads = [column("row", ""), *models, column("own", "")]
+        rows = [row(one["id"], one["label"], *one["texts"], one["own"]) for one in state.rows]
+        table = table_html(heads, rows, markup(state.axis, 80))
         image = ""
         if state.subject == "picture" and state.table.n_pictures:
             image = picture_html(state.pixels(), f"picture {state.caption()}")
-        error = f"<p>{markup(state.error, 600)}</p>" if state.error else ""
         note = f"<p>{markup(state.note, 200)}</p>"
-        return Static(f"{error}{image}{table}{note}", lambda: dots_figure(state), state.frame())
+        return Static(f"{error_line(state)}{image}{table}{note}", lambda: dots_figure(state), state.frame())
 
 
 def dots_figure(state: CompareState) -> Any:
     """The comparison as a matplotlib figure, a shape and colour for each model."""
-    from matplotlib.figure import Figure
-
     rows = state.rows
-    figure = Figure(figsize=(8, 1.2 + 0.27 * max(len(rows), 3)), layout="constrained", facecolor="white")
+    figure = blank(8, 1.2 + 0.27 * max(len(rows), 3))
     axes = figure.add_subplot()
     shapes, colours = "os^Dv", ("#2f7fd0", "#cf6a1f", "#24292f", "#7a4fbf", "#7a7f87")
     for i, name in enumerate(state.names):
         found = [(row["values"][i], place) for place, row in enumerate(rows) if row["values"][i] is not None]
         axes.plot([x for x, _ in found], [y for _, y in found], shapes[i], color=colours[i], linestyle="none",
-                  label=name.replace("$", r"\$"), alpha=0.85)  # fmt: skip
-    axes.set_yticks(
-        range(len(rows)), [shown(row["label"], 34).replace("$", r"\$") for row in rows], fontsize=8
-    )
+                  label=no_math(name, 60), alpha=0.85)  # fmt: skip
+    axes.set_yticks(range(len(rows)), [no_math(row["label"], 34) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.set_xlabel(state.axis, fontsize=8.5)
     axes.legend(fontsize=8, frameon=False)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     return figure

@@ -54,12 +54,9 @@ class CompareState(WorkingState):
     axis = T.Unicode("")
     scores: "T.List[str]" = T.List()
     shelves: "T.List[Shelf]" = T.List()
-    progress = (
-        T.Tuple()
-    )  # of the audit: the model's name, prompts done, asked, seconds left; () where none goes on
-    pairing = (
-        T.Tuple()
-    )  # of latents: the other model's name, pictures done, asked, seconds left; () where none goes on
+    # A name of a model, units (prompts or pictures) done, asked, seconds left; () where none goes on.
+    progress = T.Tuple()  # of the audit
+    pairing = T.Tuple()  # of the latents with the other model's
     paired = T.Bool(False)  # whether all partners are known
     note = T.Unicode("")
 
@@ -206,15 +203,17 @@ class CompareState(WorkingState):
         def came(scores: list[str]) -> None:
             if self._partners is not None:
                 return  # the rows are there, or follow at once
-            with self.hold_trait_notifications():
-                self.error, self.rows, self._members, self.scores = "", [], [], scores
-                self.note = ENDED if self._pairing_ended else PAIRING
-                self.gen += 1
-            self._pair_unless_ended()
+            self.error = ""
+            self._show_unpaired(scores)
 
         self.ask("scores", work, came)
 
-    def _pair_unless_ended(self) -> None:
+    def _show_unpaired(self, scores: list[str]) -> None:
+        """Show no rows, and pair the latents unless that was ended."""
+        with self.hold_trait_notifications():
+            self.rows, self._members, self.scores = [], [], scores
+            self.note = ENDED if self._pairing_ended else PAIRING
+            self.gen += 1
         if not self._pairing_ended:
             self.pair()
 
@@ -225,11 +224,9 @@ class CompareState(WorkingState):
             self._ask_scores(picture, prompt, against)
         if subject != "findings" and self._partners is None:
             if subject == "prompt":
-                with self.hold_trait_notifications():
-                    self.rows, self._members, self.scores = [], [], []
-                    self.note = ENDED if self._pairing_ended else PAIRING
-                    self.gen += 1
-                self._pair_unless_ended()  # with a picture once its scores are there, which pairing would slow down
+                self._show_unpaired(
+                    []
+                )  # with a picture once its scores are there, which pairing would slow down
             return
         work = {"picture": self._of_picture, "prompt": self._of_prompt, "findings": self._of_findings}[
             subject

@@ -25,6 +25,32 @@ def labelled(box: Any, *names: str) -> Any:
     return box
 
 
+def toolbar(*controls: Any) -> W.HBox:
+    """Controls in one row."""
+    return labelled(W.HBox(controls), "clipattr-toolbar")
+
+
+def button(text: str, width: int, tip: str | None = None, **more: Any) -> W.Button:
+    """A button of this width in px, with a tooltip."""
+    return W.Button(description=text, tooltip=tip, layout=W.Layout(width=f"{width}px"), **more)
+
+
+def text_field(hint: str, width: int, **more: Any) -> W.Text:
+    """A field of this width in px for a text that is read when Enter is pressed or the field is left."""
+    return W.Text(placeholder=hint, continuous_update=False, layout=W.Layout(width=f"{width}px"), **more)
+
+
+def label_width(px: int) -> dict[str, str]:
+    """The style of a control whose description takes so much of its width."""
+    return {"description_width": f"{px}px"}
+
+
+def show_if(there: object, *controls: Any) -> None:
+    """Show controls, or hide them."""
+    for control in controls:
+        control.layout.display = "" if there else "none"
+
+
 def error_html(error: str) -> str:
     """An error message as a box; nothing without an error."""
     return f'<div class="clipattr-error" role="alert">{markup(error, 600)}</div>' if error else ""
@@ -105,9 +131,6 @@ def takeaway(panel: Any) -> tuple[W.Dropdown, W.HTML]:
 def upload_button() -> W.FileUpload:
     """A button that takes a picture from a file."""
     return W.FileUpload(
-        accept="image/*",
-        multiple=False,
-        description="upload",
-        tooltip="open a picture from a file",
+        accept="image/*", multiple=False, description="upload", tooltip="open a picture from a file",
         layout=W.Layout(width="100px"),
-    )
+    )  # fmt: skip

@@ -46,18 +46,16 @@ class Desk:
 
     def __init__(self, study: Any, name: str | None = None, *, read_only: bool = False) -> None:
         self.study, self.read_only = study, read_only
-        self.scratch: Path | None = (
-            None  # where slow answers are kept if the study's own folder is not written to
-        )
+        # Where slow answers are kept if the study's own folder is not written to.
+        self.scratch: Path | None = None
         self.site = str(study.site)
         self.model_name = name or reference_of(study)
         self.name = name or f"{self.model_name} · {self.site}"
         self.n_latents = int(study.dictionary.n_latents)
         self._frame: Any = None
         self._kept: dict[int, tuple[Any, Any]] = {}
-        self._aligned: tuple[Any, Any] | None = None
+        self._aligned: tuple[Any, Any] = (None, None)
         self.layout: np.ndarray | None = None  # of the map's meaning view, once it was asked for
-        self._places: dict[str, int] | None = None
         self._thumbnail = lru_cache(4096)(self._read_thumbnail)
         self._target = lru_cache(64)(self._make_target)
 
@@ -74,10 +72,12 @@ class Desk:
         label = f" · {shown(record.label, 40)}" if record.label else ""
         return f"{index} · {shown(record.id, 60)}{label}"
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.study.images.ids)}
+
     def place_of(self, name: str) -> int | None:
         """The number of the picture with this id, or None."""
-        if self._places is None:
-            self._places = {name: i for i, name in enumerate(self.study.images.ids)}
         return self._places.get(name)
 
     def find_picture(self, text: str, after: int = -1) -> tuple[int, str]:
@@ -230,6 +230,10 @@ class Desk:
         # Visitors of a served page do not see folders of this machine.
         return repr(path.name if path is not None and (bundled or self.read_only) else str(path))
 
+    def code_head(self, *imports: str) -> list[str]:
+        """The lines of code that every view begins with: imports, and opening the study."""
+        return ["import clipattr as ca", *imports, "", f"study = ca.open_study({self.opening})"]
+
     # reliance
 
     @cached_property
@@ -329,17 +333,14 @@ class Desk:
         from clipattr.attribution.compute import align_with
 
         try:
-            align = self._align(target) or align_with(self.study, target)
+            if self._aligned[0] is not target:  # what was made for this target last holds its embedded text
+                self._aligned = (target, align_with(self.study, target))
+            align = self._aligned[1]
             if align is not None and len(latents):
-                self._aligned = (target, align)
                 return np.asarray(align(latents.tolist(), 0), np.float64)
         except (ClipattrError, OSError):
             pass  # the evaluator's weights are missing: the column stays empty
         return np.full(len(latents), math.nan)
-
-    def _align(self, target: Any) -> Any:
-        """The function that was made for this target last, which holds its embedded text."""
-        return self._aligned[1] if self._aligned and self._aligned[0] is target else None
 
     def after(self, measured: Measured, scales: Mapping[int, float]) -> float:
         """The target once the activations of these latents are multiplied by these factors (0 takes one out).
@@ -376,6 +377,12 @@ def _next(hits: list[int], after: int) -> tuple[int, str]:
     """The first hit behind a place, wrapping round, and which of how many it is."""
     place = bisect_right(hits, after) % len(hits)
     return hits[place], f"{place + 1} of {len(hits):,}"
+
+
+def target_code(prompt: str, against: str) -> str:
+    """`Desk.target` as code."""
+    prompt, against = " ".join(prompt.split()), " ".join(against.split())
+    return f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
 
 
 def desk_of(study: Any, name: str | None = None) -> Desk:

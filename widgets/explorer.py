@@ -9,9 +9,26 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr_widgets.captions import card_html, facts_html, found_html, heat_scale, method_options
+from clipattr_widgets.captions import (
+    card_html,
+    facts_html,
+    found_html,
+    heat_scale,
+    method_options,
+    score_html,
+)
 from clipattr_widgets.changes import in_words
-from clipattr_widgets.controls import on_enter_again, takeaway, upload_button
+from clipattr_widgets.controls import (
+    button,
+    label_width,
+    labelled,
+    on_enter_again,
+    show_if,
+    takeaway,
+    text_field,
+    toolbar,
+    upload_button,
+)
 from clipattr_widgets.explorer_state import UPLOAD, ExplorerState
 from clipattr_widgets.model_names import by_model
 from clipattr_widgets.opening import opened, picture_from_elsewhere
@@ -75,17 +92,7 @@ class ExplorerPanel(Panel):
         if self.tabs is not None:
             self.tabs.changed = self.changed
         self._wire()
-        for draw in (
-            self._draw_score,
-            self._draw_rows,
-            self._draw_facts,
-            self._draw_picture,
-            self._draw_second,
-            self._draw_examples,
-            self._draw_factor,
-        ):
-            draw()
-        self._draw_status()
+        self.draw_all()
 
     # layout
 
@@ -95,58 +102,44 @@ class ExplorerPanel(Panel):
         self._models, self._filling = by_model(state.desks), False
         self.model = W.Dropdown(
             options=[(shown(name, 70), name) for name in self._models], value=state.table.model_name,
-            description="model", layout=wide, style={"description_width": "44px"},
+            description="model", layout=wide, style=label_width(44),
         )  # fmt: skip
         sites = self._models[state.table.model_name]
         self.site = W.Dropdown(options=sites, value=state.desk, description="site", layout=wide,
-                               style={"description_width": "32px"}, disabled=len(sites) < 2)  # fmt: skip
+                               style=label_width(32), disabled=len(sites) < 2)  # fmt: skip
         self.method = W.Dropdown(
             options=method_options(), value=state.method, description="method", layout=wide,
-            style={"description_width": "52px"},
+            style=label_width(52),
         )  # fmt: skip
         self.prompt, self.against = prompt_fields(state, width=232)
         self.n_rows = W.BoundedIntText(
             value=state.n_rows, min=1, max=200, description="rows",
-            layout=W.Layout(width="94px"), style={"description_width": "34px"},
+            layout=W.Layout(width="94px"), style=label_width(34),
         )  # fmt: skip
         self.waterfall = W.ToggleButton(
             value=state.waterfall, description="waterfall", layout=W.Layout(width="84px"),
             tooltip="stack the rows from zero up to the score",
         )  # fmt: skip
-        small = W.Layout(width="34px")
-        self.back = W.Button(description="◀", tooltip="previous picture", layout=small)
-        self.forth = W.Button(description="▶", tooltip="next picture", layout=small)
-        self.number = W.Text(
-            value=self._number_shown(), description="picture", placeholder="outside", continuous_update=False,
-            layout=W.Layout(width="136px"), style={"description_width": "48px"},
-        )  # fmt: skip
-        self.find = W.Text(
-            placeholder="find by id or label", continuous_update=False, layout=W.Layout(width="150px"),
-        )  # fmt: skip
-        self.find_next = W.Button(description="▸", tooltip="the next picture that fits", layout=small)
+        self.back = button("◀", 34, "previous picture")
+        self.forth = button("▶", 34, "next picture")
+        self.number = text_field(
+            "outside", 136, value=self._number_shown(), description="picture", style=label_width(48)
+        )
+        self.find = text_field("find by id or label", 150)
+        self.find_next = button("▸", 34, "the next picture that fits")
         self.found = W.HTML()
         self.upload = upload_button()
-        self.compare = W.Text(
-            placeholder="compare: no., label", continuous_update=False, layout=W.Layout(width="146px"),
-        )  # fmt: skip
-        self.undo = W.Button(
-            description="undo", tooltip="undo the last change (U)", layout=W.Layout(width="62px")
-        )
-        self.redo = W.Button(description="redo", tooltip="redo the change (Y)", layout=W.Layout(width="62px"))
-        self.reset = W.Button(
-            description="reset", tooltip="all latents as they are", layout=W.Layout(width="62px")
-        )
+        self.compare = text_field("compare: no., label", 146)
+        self.undo = button("undo", 62, "undo the last change (U)")
+        self.redo = button("redo", 62, "redo the change (Y)")
+        self.reset = button("reset", 62, "all latents as they are")
         self.factor = W.FloatSlider(
             value=1.0, min=0.0, max=3.0, step=0.25, description="× activation", continuous_update=False,
-            readout_format=".2f", layout=W.Layout(width="300px"), style={"description_width": "80px"},
+            readout_format=".2f", layout=W.Layout(width="300px"), style=label_width(80),
         )  # fmt: skip
-        self.rename = W.Text(
-            placeholder="name this latent", continuous_update=False, layout=W.Layout(width="200px")
-        )
-        self.goto = W.Text(
-            placeholder="latent no. or word", continuous_update=False, layout=W.Layout(width="140px")
-        )
-        self.goto_next = W.Button(description="▸", tooltip="the next latent that fits", layout=small)
+        self.rename = text_field("name this latent", 200)
+        self.goto = text_field("latent no. or word", 140)
+        self.goto_next = button("▸", 34, "the next latent that fits")
         self.found_latent = W.HTML()
         self.take, self.drawer = takeaway(self)
 
@@ -157,26 +150,19 @@ class ExplorerPanel(Panel):
         self.score, self.facts, self.notice, self.card, self.status = (W.HTML() for _ in range(5))
         self.standing = W.HTML()
 
-        self._toolbar = W.HBox([self.model, self.site, self.method, self.status])
-        prompts = W.HBox([self.prompt, self.against])
+        self._toolbar = toolbar(self.model, self.site, self.method, self.status)
+        prompts = toolbar(self.prompt, self.against)
         side = W.VBox([
             W.HBox([self.back, self.number, self.forth]), self.overlay,
             W.HBox([self.find, self.find_next, self.found]),
             W.HBox([self.upload, self.compare]), self.second,
         ])  # fmt: skip
-        tools = W.HBox([self.n_rows, self.waterfall, self.undo, self.redo, self.reset, self.take])
+        tools = toolbar(self.n_rows, self.waterfall, self.undo, self.redo, self.reset, self.take)
         main = W.VBox([prompts, self.score, self.standing, tools, self.bars, self.facts])
-        self._body = W.HBox([side, main])
-        self._details = W.VBox([
-            W.HBox([self.card, self.factor, self.rename, self.goto, self.goto_next,
-                    self.found_latent]), self.gallery,
-        ])  # fmt: skip
-        for box, name in (
-            (self._toolbar, "clipattr-toolbar"), (prompts, "clipattr-toolbar"), (tools, "clipattr-toolbar"),
-            (self._details.children[0], "clipattr-toolbar"), (self._body, "clipattr-split"), (side, "clipattr-side"),
-            (main, "clipattr-main"), (self._details, "clipattr-section"),
-        ):  # fmt: skip
-            box.add_class(name)
+        labelled(side, "clipattr-side")
+        self._body = labelled(W.HBox([side, labelled(main, "clipattr-main")]), "clipattr-split")
+        head = toolbar(self.card, self.factor, self.rename, self.goto, self.goto_next, self.found_latent)
+        self._details = labelled(W.VBox([head, self.gallery]), "clipattr-section")
 
     # wiring: one line each; everything that can fail is in the state, where it is tested
 
@@ -288,8 +274,7 @@ class ExplorerPanel(Panel):
             said = in_words(state.scales, lambda latent: shown(state.table.card(latent).title, 30))
             parts.append((f"after · {markup(said, 120)}", words["after"]))
             parts.append(("change", words["change"]))
-        cells = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in parts)
-        self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{cells}</div>'
+        self.score.value = score_html(parts)
         self.undo.disabled, self.reset.disabled = not state.can_undo, not state.scales
         self.redo.disabled = not state.can_redo
 
@@ -314,7 +299,7 @@ class ExplorerPanel(Panel):
 
     def _draw_second(self) -> None:
         number = self.state.compare
-        self.second.layout.display = "none" if number < 0 else ""
+        show_if(number >= 0, self.second)
         if number >= 0:
             caption = f"compared with {self.state.caption(number)}"
             picture = self.state.table.picture(number)
@@ -327,15 +312,7 @@ class ExplorerPanel(Panel):
     def _draw_examples(self) -> None:
         state = self.state
         card = state.card
-        shelf = state.examples
-        self.gallery.show(
-            shelf.thumbnails,
-            alt=shelf.alt,
-            captions=shelf.captions,
-            heat=shelf.heat.maps if shelf.heat else None,
-            frames=shelf.heat.frames if shelf.heat else None,
-            title=shelf.title or "examples",
-        )
+        self.gallery.show_shelf(state.examples, state.examples.title or "examples")
         if card is None:
             self.card.value = '<span class="clipattr-note">choose a latent to see its examples</span>'
             self.rename.disabled = True

@@ -6,7 +6,7 @@ Owns the first view, the columns of the table and the lines of code. Ignores wid
 from typing import TYPE_CHECKING, Any
 
 from clipattr.attribution import EXPLAINING
-from clipattr_widgets.desk import Desk
+from clipattr_widgets.desk import Desk, target_code
 
 if TYPE_CHECKING:
     from clipattr_widgets.explorer_state import ExplorerState
@@ -64,18 +64,12 @@ def frame_of_view(state: "ExplorerState") -> Any:
 
 def code_of_view(state: "ExplorerState") -> str:
     """Python code that computes the view, with public functions only."""
-    picture = f"study.images[{state.picture}]"
-    if state.picture == UPLOAD:
-        picture = state.upload_code
-    prompt, against = " ".join(state.prompt.split()), " ".join(state.against.split())
-    target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
+    picture = state.upload_code if state.picture == UPLOAD else f"study.images[{state.picture}]"
     method = f", method={state.method or EXPLAINING!r}"
     lines = [
-        "import clipattr as ca",
-        "",
-        f"study = ca.open_study({state.table.opening})",
+        *state.table.code_head(),
         f"picture = {picture}",
-        f"target = {target}",
+        f"target = {target_code(state.prompt, state.against)}",
         f"att = ca.attribute(study, picture, target{method})",
         f"att.top({state.n_rows})",
     ]

@@ -174,7 +174,7 @@ class ExplorerState(Changes, PictureChoice):
     def _changed_desk(self, change: Any) -> None:
         """Another study: the same picture, by its id where the study holds it, else as one from outside."""
         self.measured = self.other = None  # their latents are those of the study before
-        self.forget_changes()
+        self._start_at({})  # no latent changed
         before = self.desks[change["old"]]
         self._kinds, self.latent, self.finding = {}, -1, -1
         self.show_findings(self.audits.get(self.desk))

@@ -26,16 +26,17 @@ from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
 from clipattr.reporting.verification import caption
 from clipattr_widgets.desk import Desk
-from clipattr_widgets.shelf import Shelf
+from clipattr_widgets.shelf import Shelf, filled
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import plain, shown
 
 N_PICTURES = 12
 OUTCOMES = ("cannot be judged", "nothing found", "found")
 PROMPT_COLUMNS = (
-    {"key": "prompt", "label": "prompt"},
-    {"key": "outcome", "label": "verdict"},
-    {"key": "least", "label": "would have been seen, points", "numeric": True},
-    {"key": "words", "label": "in words", "wraps": True},
+    column("prompt", "prompt"),
+    column("outcome", "verdict"),
+    column("least", "would have been seen, points", numeric=True),
+    column("words", "in words", wraps=True),
 )
 
 
@@ -66,22 +67,15 @@ def look_at(desk: Desk, finding: Any) -> Looked:
         title += f"; points of “{shown(finding.prompt, 40)}” as it is → with {cause} switched off"
     except (ClipattrError, OSError):
         pass  # no weights, or a site whose stored activations do not give the embedding: pictures without scores
+    examples = shown(". ".join(filter(None, examples_words(finding))), 240)
     return Looked(
-        _shelf(desk, shown(". ".join(filter(None, examples_words(finding))), 240), found, []),
-        _shelf(desk, title, measured, captions),
+        filled(desk, examples, found, [], lambda _, picture, said: picture),
+        filled(
+            desk, title, measured, captions,
+            lambda _, picture, said: f"{picture}, {said}" if said else picture,
+        ),
         name_check(desk.study, finding),
-    )
-
-
-def _shelf(desk: Desk, title: str, rows: Sequence[int], captions: Sequence[str]) -> Shelf:
-    said = [f", {caption}" for caption in captions] or [""] * len(rows)
-    return Shelf(
-        title=title,
-        thumbnails=tuple(desk.thumbnail(row) for row in rows),
-        alt=tuple(f"picture {desk.picture_caption(row)}{more}" for row, more in zip(rows, said, strict=True)),
-        captions=tuple(captions),
-        places=tuple(rows),
-    )
+    )  # fmt: skip
 
 
 def edited(desk: Desk, finding: Any) -> Shelf:
@@ -103,8 +97,8 @@ def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
     said = {"latents": ", ".join(f"{j} {word}".strip() for j, word in latent_words(finding))}
     why = {"in_pixels": (finding.evidence.get("pixels") or {}).get("reason")}
     rows = [
-        (column.heading, said.get(column.name) or column.text(finding), why.get(column.name) or column.tip)
-        for column in columns(listed=False)
+        (one.heading, said.get(one.name) or one.text(finding), why.get(one.name) or one.tip)
+        for one in columns(listed=False)
     ]
     rows = [(name, told, tip) for name, told, tip in rows if told]
     rows += [("the word", word_source(finding), "")] if word_source(finding) else []
@@ -122,14 +116,8 @@ def prompt_rows(verdicts: Sequence[Any], search: str = "") -> list[dict[str, Any
     wanted = search.strip().casefold()
     fit = [v for v in verdicts if wanted in v.prompt.casefold()]
     fit.sort(key=lambda v: (OUTCOMES.index(v.outcome) if v.outcome in OUTCOMES else 0, v.prompt.casefold()))
+    effects = ["–" if v.smallest_effect is None else least_points(v.smallest_effect) for v in fit]
     return [
-        {
-            "id": i,
-            "cells": [shown(v.prompt, 40), v.outcome, _seen(v.smallest_effect), shown(v.sentence(), 240)],
-        }
-        for i, v in enumerate(fit)
+        row(i, shown(v.prompt, 40), v.outcome, effect, shown(v.sentence(), 240))
+        for i, (v, effect) in enumerate(zip(fit, effects, strict=True))
     ]
-
-
-def _seen(effect: float | None) -> str:
-    return "–" if effect is None else least_points(effect)

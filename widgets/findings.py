@@ -10,12 +10,15 @@ import ipywidgets as W
 from clipattr.display.wording import KIND_WORDS, counted, kind_word
 from clipattr.studies.verdicts import CHOICES
 from clipattr_widgets.controls import (
-    error_html,
+    button,
+    label_width,
     labelled,
     progress_html,
     remarks_html,
-    status_html,
+    show_if,
     takeaway,
+    text_field,
+    toolbar,
 )
 from clipattr_widgets.finding_views import PROMPT_COLUMNS
 from clipattr_widgets.findings_state import FindingsState, list_columns
@@ -24,12 +27,13 @@ from clipattr_widgets.panel import Panel
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.repaired import HOWS, REPAIR_COLUMNS, Repaired
 from clipattr_widgets.static import Static, findings_figure, strip_html, table_html
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import markup
 
 EVIDENCE = (
-    {"key": "what", "label": "evidence", "wraps": True},
-    {"key": "value", "label": "value", "wraps": True},
-    {"key": "why", "label": "what it says", "wraps": True},
+    column("what", "evidence", wraps=True),
+    column("value", "value", wraps=True),
+    column("why", "what it says", wraps=True),
 )
 ALL = (("accept", "accepted"), ("reject", "rejected"))  # verdicts that can be given to all open findings
 
@@ -47,17 +51,15 @@ class FindingsPanel(Panel):
     ) -> None:
 
         self.state = state = state or FindingsState(opened(study)[0][0], findings, **chosen)
-        narrow = {"description_width": "60px"}
-        kinds = [("any kind", ""), *((kind_word(kind), kind) for kind in state.kinds())]
-        self.kind = W.Dropdown(options=kinds, value=state.kind, description="kind",
+        narrow = label_width(60)
+        self.kind = W.Dropdown(options=self._kinds(), value=state.kind, description="kind",
                                layout=W.Layout(width="200px"), style=narrow)  # fmt: skip
         self.verdict = W.Dropdown(options=[("any", ""), *((c, c) for c in CHOICES)], value=state.verdict,
                                   description="verdict", layout=W.Layout(width="150px"), style=narrow)  # fmt: skip
-        self.search = W.Text(value=state.search, placeholder="search prompt, label, note", continuous_update=False,
-                             layout=W.Layout(width="206px"))  # fmt: skip
+        self.search = text_field("search prompt, label, note", 206, value=state.search)
         self.least = W.FloatSlider(value=state.least, min=0, max=30, step=0.5, description="at least, points",
                                    continuous_update=False, readout_format=".1f", layout=W.Layout(width="250px"),
-                                   style={"description_width": "104px"})  # fmt: skip
+                                   style=label_width(104))  # fmt: skip
         self.list = DataTable(title="", empty_text="no finding fits these filters", letters="arnpou")
         self.gallery = Gallery(title="top pictures", empty_text="no pictures of this finding in the study")
         self.measured = Gallery(
@@ -66,82 +68,49 @@ class FindingsPanel(Panel):
         self.edited = Gallery(title="", empty_text="")
         self.prompts = DataTable(opens=False, title="every prompt that was audited", empty_text="")
         self.evidence = DataTable(opens=False, title="", empty_text="")
-        self.accept = W.Button(description="accept", icon="check", layout=W.Layout(width="90px"), tooltip="A")
-        self.reject = W.Button(description="reject", icon="times", layout=W.Layout(width="90px"), tooltip="R")
-        self.reopen = W.Button(description="reopen", layout=W.Layout(width="80px"), tooltip="O")
-        self.explore = W.Button(description="in the explorer", layout=W.Layout(width="122px"),
-                             tooltip="its first picture, prompt and strongest latent in the explorer")  # fmt: skip
-        self.undo = W.Button(
-            description="undo", layout=W.Layout(width="62px"), tooltip="undo the last verdict (U)"
+        self.accept = button("accept", 90, "A", icon="check")
+        self.reject = button("reject", 90, "R", icon="times")
+        self.reopen = button("reopen", 80, "O")
+        self.explore = button(
+            "in the explorer", 122, "its first picture, prompt and strongest latent in the explorer"
         )
+        self.undo = button("undo", 62, "undo the last verdict (U)")
         self.all = W.Dropdown(
-            options=[("all open …", "")],
+            options=[("all open …", "")], layout=W.Layout(width="160px"),
             tooltip="one verdict for all findings that fit the filters and have none, listed or not yet",
-            layout=W.Layout(width="160px"),
-        )
-        self.rename = W.Text(placeholder="another name for its latents", continuous_update=False,
-                             layout=W.Layout(width="210px"))  # fmt: skip
+        )  # fmt: skip
+        self.rename = text_field("another name for its latents", 210)
         self.note = W.Textarea(placeholder="a note, kept with the study", continuous_update=False, rows=2,
                                layout=W.Layout(width="auto"))  # fmt: skip
-        self.audit = W.Button(description="audit now", layout=W.Layout(width="96px"),
-                              tooltip="audit this study over its own prompts; takes a while")  # fmt: skip
-        self.cancel = W.Button(description="end audit", layout=W.Layout(width="96px", display="none"),
-                               tooltip="stop after the current prompts; what was found so far stays")  # fmt: skip
+        self.audit = button("audit now", 96, "audit this study over its own prompts; takes a while")
+        self.cancel = button("end audit", 96, "stop after the current prompts; what was found so far stays")
         self.how = W.Dropdown(options=list(HOWS), value=state.how, layout=W.Layout(width="200px"))
         self.how.tooltip = "how a repair removes them"
-        self.repair = W.Button(description="repair", layout=W.Layout(width="150px"),
-                               tooltip="remove the accepted findings (or the chosen one), and measure")  # fmt: skip
-        self.leave = W.Button(description="end repair", layout=W.Layout(width="96px", display="none"),
-                              tooltip="stop after the current prompt; nothing of this repair is kept")  # fmt: skip
+        self.repair = button("repair", 150, "remove the accepted findings (or the chosen one), and measure")
+        self.leave = button("end repair", 96, "stop after the current prompt; nothing of this repair is kept")
         self.outcome = DataTable(opens=False, title="", empty_text="")
         self.repaired = W.HTML()
         self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
-        head = W.HBox(
-            [
-                self.kind,
-                self.verdict,
-                self.least,
-                self.search,
-                self.take,
-                self.audit,
-                self.cancel,
-                self.status,
-            ]
+        head = toolbar(
+            self.kind, self.verdict, self.least, self.search, self.take, self.audit, self.cancel, self.status
         )
-        buttons = [self.accept, self.reject, self.reopen, self.undo, self.all, self.rename, self.explore]
-        verdicts = labelled(W.HBox(buttons), "clipattr-toolbar")
+        verdicts = toolbar(
+            self.accept, self.reject, self.reopen, self.undo, self.all, self.rename, self.explore
+        )
         evidence = labelled(W.VBox([self.evidence]), "clipattr-evidence")
         self.detail = labelled(
             W.VBox([self.about, verdicts, self.note, self.gallery, self.measured, self.edited, evidence]),
             "clipattr-section",
         )
-        buttons = labelled(W.HBox([self.repair, self.how, self.leave, self.repaired]), "clipattr-toolbar")
-        self.mending = labelled(W.VBox([buttons, self.outcome]), "clipattr-section")
-        super().__init__(
-            [
-                labelled(head, "clipattr-toolbar"),
-                self.notice,
-                self.list,
-                self.count,
-                self.detail,
-                self.mending,
-                labelled(self.prompts, "clipattr-prompts"),
-                W.HTML(remarks_html(state.table.study)),
-                self.drawer,
-            ],
-            state,
-        )
+        repairs = toolbar(self.repair, self.how, self.leave, self.repaired)
+        self.mending = labelled(W.VBox([repairs, self.outcome]), "clipattr-section")
+        prompts = labelled(self.prompts, "clipattr-prompts")
+        remarks = W.HTML(remarks_html(state.table.study))
+        super().__init__([head, self.notice, self.list, self.count, self.detail, self.mending, prompts, remarks,
+                          self.drawer], state)  # fmt: skip
         self._wire()
-        for draw in (
-            self._draw_rows,
-            self._draw_detail,
-            self._draw_shelf,
-            self._draw_edited,
-            self._draw_repaired,
-            self._draw_status,
-        ):
-            draw()
+        self.draw_all()
 
     def _wire(self) -> None:
         state = self.state
@@ -171,6 +140,9 @@ class FindingsPanel(Panel):
         self.watch(self._draw_edited, "edited")
         self.watch(self._draw_repaired, "repaired", "repairing", "chosen", "gen")
         self.watch(self._draw_status, "pending", "error", "progress", "audited")
+
+    def _kinds(self) -> list[tuple[str, str]]:
+        return [("any kind", ""), *((kind_word(kind), kind) for kind in self.state.kinds())]
 
     def shown_for(self) -> tuple[int, str]:
         finding = self.state.finding
@@ -204,84 +176,75 @@ class FindingsPanel(Panel):
 
     def _draw_rows(self) -> None:
         state = self.state
-        kinds = [("any kind", ""), *((kind_word(kind), kind) for kind in state.kinds())]
+        kinds = self._kinds()
         if list(self.kind.options) != kinds:
             self.kind.options = kinds
             self.kind.value = state.kind if state.kind in dict(kinds).values() else ""
-        self.list.empty_text = (
-            "no finding fits these filters"
-            if state.findings
-            else "nothing was found"
-            if state.prompts
-            else "nothing was audited yet"
-        )
+        nothing = "nothing was found" if state.prompts else "nothing was audited yet"
+        self.list.empty_text = "no finding fits these filters" if state.findings else nothing
         count = len(state.still_open())
         acts = [(f"{verb} all {count:,} open", said) for verb, said in ALL] if count else []
         if self.all.options != (options := (("all open …", ""), *acts)):
             self.all.options = options
         self.all.disabled = not count or state.verdicts is None
-        self.all.layout.display = "" if state.can_write else "none"
-        for box in (self.detail, self.mending):
-            box.layout.display = "" if state.findings else "none"
+        show_if(state.can_write, self.all)
+        show_if(state.findings, self.detail, self.mending)
         self.list.selected = state.chosen
         self.list.more = state.hidden > 0
         self.list.show(state.rows, columns=list_columns(), sorted_by=state.sorted_by, falling=state.falling)
         told = state.prompt_rows()
-        self.prompts.layout.display = "" if told else "none"
+        show_if(told, self.prompts)
         self.prompts.show(told, columns=PROMPT_COLUMNS)
-        total = f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}"
+        total = self._total()
         if state.hidden:
             total += f"; {state.hidden} more fit and come with scrolling"
         self.count.value = f'<div class="clipattr-note">{total}</div>'
+
+    def _total(self) -> str:
+        return f"{len(self.state.rows):,} of {counted(len(self.state.findings), 'finding')}"
 
     def _draw_detail(self) -> None:
         state = self.state
         finding = state.finding
         for control in (self.accept, self.reject, self.reopen, self.note, self.undo, self.rename):
             control.disabled = finding is None or state.verdicts is None
-            control.layout.display = "" if state.can_write else "none"
+            show_if(state.can_write, control)
         if finding is None:
             self.about.value = '<span class="clipattr-note">choose a finding to see its evidence</span>'
             self.evidence.show([], columns=())
             return
         self._draw_about()
         self.note.value = state.verdict_of(finding).note
-        rows = [{"id": i, "cells": list(pair)} for i, pair in enumerate(state.evidence)]
+        rows = [row(i, *cells) for i, cells in enumerate(state.evidence)]
         self.evidence.show(rows, columns=EVIDENCE)
 
     def _draw_shelf(self) -> None:
         looked = self.state.looked
-        there = self._look_at is not None and bool(looked.found.places or looked.measured.places)
-        self.explore.layout.display = "" if there else "none"
+        show_if(self._look_at and (looked.found.places or looked.measured.places), self.explore)
         for gallery, shelf in ((self.gallery, looked.found), (self.measured, looked.measured)):
-            gallery.show(
-                shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title, shown=76
-            )
+            gallery.show_shelf(shelf, shown=76)
         if self.state.finding is not None:
             self._draw_about()
 
     def _draw_edited(self) -> None:
-        shelf = self.state.edited
-        self.edited.layout.display = "" if shelf.thumbnails else "none"
-        self.edited.show(
-            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title, px=152, shown=152
-        )
+        show_if(self.state.edited.thumbnails, self.edited)
+        self.edited.show_shelf(self.state.edited, px=152, shown=152)
 
     def _draw_about(self) -> None:
-        state = self.state
-        finding = state.finding
-        self.about.value = about_html(
-            finding, state.verdict_of(finding).choice, state.looked.check, state.given(finding)
-        )
+        self.about.value = self._about()
+
+    def _about(self) -> str:
+        state, finding = self.state, self.state.finding
+        verdict = state.verdict_of(finding).choice
+        return about_html(finding, verdict, state.looked.check, state.given(finding))
 
     def _draw_repaired(self) -> None:
         state, done = self.state, self.state.repaired
         count = len(state.accepted())
-        for control in (self.repair, self.how):
-            control.layout.display = "" if state.can_write else "none"
+        show_if(state.can_write, self.repair, self.how)
         self.repair.description = f"repair {count} accepted" if count else "repair this finding"
         self.repair.disabled = self.how.disabled = bool(state.repairing) or not state.to_repair()
-        self.leave.layout.display = "" if state.repairing else "none"
+        show_if(state.repairing, self.leave)
         if state.repairing:
             self.repaired.value = progress_html(state.repairing, of="repair")
         elif done is None:
@@ -291,28 +254,20 @@ class FindingsPanel(Panel):
             self.outcome.show(done.rows(), columns=REPAIR_COLUMNS)
 
     def _draw_status(self) -> None:
-        state = self.state
-        self.status.value = (
-            progress_html(state.progress) if state.auditor.running else status_html(state.pending)
-        )
-        self.notice.value = error_html(state.error)
-        self.audit.disabled = state.auditor.running
-        self.audit.layout.display = "" if state.can_write else "none"
-        self.cancel.layout.display = "" if state.auditor.running else "none"
+        super()._draw_status()
+        state, running = self.state, self.state.auditor.running
+        if running:
+            self.status.value = progress_html(state.progress)
+        self.audit.disabled = running
+        show_if(state.can_write, self.audit)
+        show_if(running, self.cancel)
 
     def static(self) -> Static:
         state = self.state
         state.settle()
-        body = table_html(
-            list_columns(),
-            state.rows[:40],
-            f"{len(state.rows):,} of {counted(len(state.findings), 'finding')}",
-        )
+        body = table_html(list_columns(), state.rows[:40], self._total())
         if state.finding is not None:
-            finding = state.finding
-            body += about_html(
-                finding, state.verdict_of(finding).choice, state.looked.check, state.given(finding)
-            )
+            body += self._about()
             shelves = (state.looked.found, state.looked.measured, state.edited)
             for shelf in (shelf for shelf in shelves if shelf.thumbnails):
                 body += f"<p>{markup(shelf.title, 160)}<br>{strip_html(shelf.thumbnails, shelf.title)}</p>"

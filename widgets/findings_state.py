@@ -5,6 +5,7 @@ Start at `FindingsState`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from clipattr_widgets.desk import desk_of
 from clipattr_widgets.finding_views import Looked, edited, evidence_of, look_at, prompt_rows
 from clipattr_widgets.repaired import HOWS, Repaired, Repairer
 from clipattr_widgets.shelf import Shelf
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import shown
 from clipattr_widgets.worker import WorkingState
 
@@ -28,9 +30,8 @@ ANY = ""
 
 def list_columns() -> list[dict[str, Any]]:
     """Columns of the list: the verdict, then those of a finding."""
-    return [{"key": "verdict", "label": "verdict"}] + [
-        {"key": c.name, "label": c.heading, "tip": c.tip, "numeric": bool(c.unit and not c.bounds)}
-        for c in columns(listed=True)
+    return [column("verdict", "verdict")] + [
+        column(c.name, c.heading, c.tip, numeric=bool(c.unit and not c.bounds)) for c in columns(listed=True)
     ]
 
 
@@ -101,7 +102,7 @@ class FindingsState(WorkingState):
 
     def sort(self, key: str) -> None:
         """Sort by a column; the same column again reverses the order."""
-        listed = {column.name: column for column in columns(listed=True)}
+        listed = {one.name: one for one in columns(listed=True)}
         if key not in ("verdict", *listed):
             return
         with self.hold_trait_notifications():
@@ -192,9 +193,7 @@ class FindingsState(WorkingState):
 
     def kinds(self) -> list[str]:
         """The kinds that occur, most frequent first."""
-        counts: dict[str, int] = {}
-        for finding in self.findings:
-            counts[finding.kind] = counts.get(finding.kind, 0) + 1
+        counts = Counter(finding.kind for finding in self.findings)
         return sorted(counts, key=lambda kind: (-counts[kind], kind))
 
     def audit(self) -> None:
@@ -257,7 +256,7 @@ class FindingsState(WorkingState):
                 and wanted in text
             ):
                 kept.append(place)
-        orders = {column.name: column.order for column in columns(listed=True)}
+        orders = {one.name: one.order for one in columns(listed=True)}
         orders["verdict"] = lambda finding: CHOICES.index(self.verdict_of(finding).choice)
         order = orders.get(self.sorted_by, orders["causal_effect"])
         kept.sort(key=lambda place: order(self.findings[place]))
@@ -271,13 +270,13 @@ class FindingsState(WorkingState):
         for place in kept[: self.limit]:
             finding = self.findings[place]
             choice = self.verdict_of(finding).choice
-            cells = [_cell(column, finding) for column in columns(listed=True)]
-            rows.append({"id": place, "cells": [choice if choice != "open" else "", *cells]})
-        ids = [int(row["id"]) for row in rows]
+            cells = [_cell(one, finding) for one in columns(listed=True)]
+            rows.append(row(place, choice if choice != "open" else "", *cells))
+        ids = [int(shown_["id"]) for shown_ in rows]
         with self.hold_trait_notifications():
             # A hidden finding cannot be judged, so the row that took its place is chosen.
             if self.chosen not in ids:
-                before = [int(row["id"]) for row in self.rows]
+                before = [int(shown_["id"]) for shown_ in self.rows]
                 at = before.index(self.chosen) if self.chosen in before else 0
                 self.chosen = ids[min(at, len(ids) - 1)] if ids else -1
             self.rows = rows
@@ -308,12 +307,7 @@ class FindingsState(WorkingState):
 
     def code(self) -> str:
         """Python code that computes the view."""
-        lines = [
-            "import clipattr as ca",
-            "",
-            f"study = ca.open_study({self.table.opening})",
-            "findings = ca.audit(study)",
-        ]
+        lines = [*self.table.code_head(), "findings = ca.audit(study)"]
         if self.finding is not None:
             prompt, latents = self.finding.prompt, tuple(self.finding.latents)
             lines.append(f"[f for f in findings if f.prompt == {prompt!r} and f.latents == {latents!r}]")

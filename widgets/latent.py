@@ -7,48 +7,37 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr_widgets.captions import card_html, heat_scale
-from clipattr_widgets.controls import labelled, on_enter_again, takeaway
+from clipattr_widgets.captions import card_html, facts_div, heat_scale
+from clipattr_widgets.controls import (
+    button,
+    label_width,
+    labelled,
+    on_enter_again,
+    takeaway,
+    text_field,
+    toolbar,
+)
 from clipattr_widgets.drawings import histogram_svg
 from clipattr_widgets.latent_state import ORDERS, LatentState
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.parts import DataTable, Gallery
 from clipattr_widgets.static import Static, gallery_figure, strip_html, table_html
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import markup, plain, shown, signed
 
 WORDS = (
-    {"key": "word", "label": "word"},
-    {
-        "key": "alignment",
-        "label": "fits",
-        "numeric": True,
-        "tip": "cosine with its examples above the empty prompt's, × 100; words that fit worse than it are left out",
-    },
-)
-NEAREST = (
-    {"key": "latent", "label": "nearest latents"},
-    {"key": "cosine", "label": "cosine", "numeric": True},
-)
+    column("word", "word"),
+    column("alignment", "fits", "cosine with its examples above the empty prompt's, × 100; words that fit worse than "
+           "it are left out", numeric=True),
+)  # fmt: skip
+NEAREST = (column("latent", "nearest latents"), column("cosine", "cosine", numeric=True))
 BESIDE = (
-    {"key": "latent", "label": "active beside it"},
-    {
-        "key": "share",
-        "label": "in its pictures",
-        "numeric": True,
-        "tip": "share of this latent's pictures in which it is active",
-    },
-    {
-        "key": "more",
-        "label": "more than elsewhere",
-        "numeric": True,
-        "tip": "that share minus the share among other pictures",
-    },
+    column("latent", "active beside it"),
+    column("share", "in its pictures", "share of this latent's pictures in which it is active", numeric=True),
+    column("more", "more than elsewhere", "that share minus the share among other pictures", numeric=True),
 )
-USERS = (
-    {"key": "prompt", "label": "prompts that rest on it"},
-    {"key": "points", "label": "points", "numeric": True},
-)
+USERS = (column("prompt", "prompts that rest on it"), column("points", "points", numeric=True))
 
 
 class LatentPanel(Panel):
@@ -62,14 +51,10 @@ class LatentPanel(Panel):
     def __init__(self, study: Any = None, *, state: LatentState | None = None, **chosen: Any) -> None:
 
         self.state = state = state or LatentState(opened(study)[0][0], **chosen)
-        self.find = W.Text(placeholder="number, name or label", continuous_update=False, description="latent",
-                           layout=W.Layout(width="230px"), style={"description_width": "46px"})  # fmt: skip
-        small = W.Layout(width="34px")
-        self.back = W.Button(description="◀", tooltip="previous latent", layout=small)
-        self.forth = W.Button(description="▶", tooltip="next latent", layout=small)
-        self.rename = W.Text(
-            placeholder="give it a name", continuous_update=False, layout=W.Layout(width="180px")
-        )
+        self.find = text_field("number, name or label", 230, description="latent", style=label_width(46))
+        self.back = button("◀", 34, "previous latent")
+        self.forth = button("▶", 34, "next latent")
+        self.rename = text_field("give it a name", 180)
         self.order = W.ToggleButtons(options=list(ORDERS), value=state.order, style={"button_width": "118px"})
         self.prompt = word_field(state.table, state.prompt, "prompt", "whose use?", width=220, label=52)
         self.heat = W.ToggleButton(value=state.heat, description="heat maps", layout=W.Layout(width="96px"),
@@ -81,18 +66,14 @@ class LatentPanel(Panel):
         self.users = DataTable(title="mean over its strongest pictures", empty_text="nothing measured")
         self.card, self.histogram, self.notice, self.status = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
-        head = labelled(
-            W.HBox([self.back, self.find, self.forth, self.rename, self.take, self.status]),
-            "clipattr-toolbar",
-        )
-        tools = labelled(W.HBox([self.order, self.prompt, self.heat]), "clipattr-toolbar")
+        head = toolbar(self.back, self.find, self.forth, self.rename, self.take, self.status)
+        tools = toolbar(self.order, self.prompt, self.heat)
         facts = labelled(
             W.HBox([self.histogram, self.words, self.nearest, self.users, self.beside]), "clipattr-columns"
         )
         super().__init__([head, self.notice, self.card, tools, self.gallery, facts, self.drawer], state)
         self._wire()
-        for draw in (self._draw_known, self._draw_users, self._draw_shelf, self._draw_status):
-            draw()
+        self.draw_all()
 
     def _wire(self) -> None:
         state = self.state
@@ -134,47 +115,39 @@ class LatentPanel(Panel):
         state = self.state
         if state.card is None:
             return
-        facts = (
-            (
-                "margin",
-                plain(state.card.margin * 100, 1),
-                "the label fits by so much more than the next word",
-            ),
+        self.card.value = card_html(state.card) + facts_div([
+            ("margin", plain(state.card.margin * 100, 1), "the label fits by so much more than the next word"),
             ("label predicts activity, AUC", plain(state.card.auc), "0.5 not at all, 1 always"),
-        )
-        more = " ".join(f'<span title="{tip}">{name} <b>{value}</b></span>' for name, value, tip in facts)
-        self.card.value = card_html(state.card) + f'<div class="clipattr-facts clipattr-note">{more}</div>'
+        ])  # fmt: skip
         self.rename.value = state.card.given or ""
         self.histogram.value = histogram_svg(*state.histogram)
-        self.words.selected = -1
-        self.words.show(self.word_rows(), columns=WORDS)
-        rows = [{"id": j, "cells": [state.table.name_of(j), signed(c)]} for j, c in state.nearest]
-        self.nearest.selected = -1
-        self.nearest.show(rows, columns=NEAREST)
-        self.beside.selected = -1
-        self.beside.show(self.beside_rows(), columns=BESIDE)
+        nearest = [row(j, state.table.name_of(j), signed(cosine)) for j, cosine in state.nearest]
+        for table, rows, columns in (
+            (self.words, self.word_rows(), WORDS),
+            (self.nearest, nearest, NEAREST),
+            (self.beside, self.beside_rows(), BESIDE),
+        ):
+            table.selected = -1
+            table.show(rows, columns=columns)
 
     def word_rows(self) -> list[dict[str, Any]]:
         """The words that fit better than nothing, and the first in any case."""
         return [
-            {"id": i, "cells": [shown(word, 60), signed(value * 100, 1)]}
+            row(i, shown(word, 60), signed(value * 100, 1))
             for i, (word, value) in enumerate(self.state.words)
             if value > 0 or i == 0
         ]
 
     def beside_rows(self) -> list[dict[str, Any]]:
+        name = self.state.table.name_of
         return [
-            {
-                "id": j,
-                "cells": [self.state.table.name_of(j), f"{share * 100:.0f} %", f"{signed(more * 100, 0)} %"],
-            }
+            row(j, name(j), f"{share * 100:.0f} %", f"{signed(more * 100, 0)} %")
             for j, share, more in self.state.beside
         ]
 
     def user_rows(self) -> list[dict[str, Any]]:
         return [
-            {"id": i, "cells": [shown(text, 60), signed(value * 100)]}
-            for i, (text, value) in enumerate(self.state.users)
+            row(i, shown(text, 60), signed(value * 100)) for i, (text, value) in enumerate(self.state.users)
         ]
 
     def _draw_users(self) -> None:
@@ -182,13 +155,8 @@ class LatentPanel(Panel):
         self.users.show(self.user_rows(), columns=USERS)
 
     def _draw_shelf(self) -> None:
-
-        shelf = self.state.shelf
-        self.gallery.heat_scale = heat_scale(shelf.heat)
-        self.gallery.show(
-            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=shelf.title,
-            heat=shelf.heat.maps if shelf.heat else None, frames=shelf.heat.frames if shelf.heat else None,
-        )  # fmt: skip
+        self.gallery.heat_scale = heat_scale(self.state.shelf.heat)
+        self.gallery.show_shelf(self.state.shelf)
 
     def static(self) -> Static:
 

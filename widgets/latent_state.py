@@ -12,7 +12,7 @@ import traitlets as T
 from clipattr_widgets.bar_rows import factor_of, unit_name
 from clipattr_widgets.cards import Card
 from clipattr_widgets.desk import desk_of
-from clipattr_widgets.shelf import Shelf
+from clipattr_widgets.shelf import Shelf, filled
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import WorkingState
 
@@ -127,21 +127,21 @@ class LatentState(WorkingState):
             rows, values = desk.examples(latent, N_EXAMPLES)
             captions = [plain(value) for value in values]
             title = f"examples of {name}; activation below each"
-        alt = [
-            f"{title}, {i + 1}: picture {desk.picture_caption(int(row))}, {c}"
-            for i, (row, c) in enumerate(zip(rows, captions, strict=True))
-        ]
         wanted = heat and desk.browse_only is None
         maps = desk.maps([desk.picture(int(row)) for row in rows], latent) if wanted else None
-        thumbnails = tuple(desk.thumbnail(int(row)) for row in rows)
-        return Shelf(title, thumbnails, tuple(alt), tuple(captions), tuple(int(row) for row in rows), maps)
+        return filled(
+            desk,
+            title,
+            rows,
+            captions,
+            lambda rank, picture, said: f"{title}, {rank}: {picture}, {said}",
+            maps,
+        )
 
     def code(self) -> str:
         """Python code that computes the view."""
         lines = [
-            "import clipattr as ca",
-            "",
-            f"study = ca.open_study({self.table.opening})",
+            *self.table.code_head(),
             f"study.latents.loc[{self.latent}]",
             f"study.examples.of({self.latent})",
         ]
@@ -158,15 +158,11 @@ class LatentState(WorkingState):
 
         images = self.table.study.images
         records = [images[row] for row in self.shelf.places]
-        return pd.DataFrame(
-            {
-                "rank": range(1, len(records) + 1),
-                "picture": [record.index for record in records],
-                "id": [record.id for record in records],
-                "label": [record.label for record in records],
-                "value": list(self.shelf.captions),
-            }
-        )
+        rows = [
+            (rank, one.index, one.id, one.label, value)
+            for rank, (one, value) in enumerate(zip(records, self.shelf.captions, strict=True), start=1)
+        ]
+        return pd.DataFrame(rows, columns=["rank", "picture", "id", "label", "value"])
 
 
 def _histogram(values: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -3,21 +3,26 @@
 Owns layout and wiring of `MapState`, and the map as a figure. Start at `MapPanel`.
 """
 
+import html
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as W
 import numpy as np
+from PIL import Image
 
 from clipattr.display.wording import counted
-from clipattr_widgets.captions import card_html
+from clipattr_widgets.captions import card_html, note_html
 from clipattr_widgets.controls import (
-    error_html,
+    button,
     labelled,
     on_enter_again,
     progress_html,
-    status_html,
+    show_if,
     takeaway,
+    text_field,
+    toolbar,
     upload_button,
 )
 from clipattr_widgets.latent import LatentPanel
@@ -27,8 +32,8 @@ from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, word_field
 from clipattr_widgets.parts import DataTable, Gallery, Scatter
 from clipattr_widgets.sprites import data_uri, sprite
-from clipattr_widgets.static import Static, table_html
-from clipattr_widgets.text import attribute_text, markup, shown
+from clipattr_widgets.static import Static, blank, error_line, no_math, table_html
+from clipattr_widgets.text import attribute_text, markup
 
 N_TIP, TIP_SIDE = 4, 56  # pictures in a point's tip, and their side in px
 COLOURS = {0: "#7a7f87", LIT: "#2f7fd0", MARKED: "#cf6a1f", OTHERS: "#cf9b78"}
@@ -57,31 +62,25 @@ class MapPanel(Panel):
         self.latent_panel: Any = None
         self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "156px"})
         self.prompt = word_field(state.table, state.prompt, "prompt", "whose reliance?", width=230, label=52)
-        self.search = W.Text(value=state.search, placeholder="light up: a word", continuous_update=False,
-                             layout=W.Layout(width="150px"))  # fmt: skip
-        self.picture = W.Text(placeholder="or picture no., label", continuous_update=False,
-                              layout=W.Layout(width="156px"))  # fmt: skip
+        self.search = text_field("light up: a word", 150, value=state.search)
+        self.picture = text_field("or picture no., label", 156)
         self.upload = upload_button()
         self.scatter = Scatter(title="map of all latents")
         self.gallery = Gallery(
             title="examples", empty_text="click a latent on the map, or a row of the table"
         )
         self.list = DataTable(title="", empty_text="no latents to list")
-        self.goto = W.Text(
-            placeholder="go to latent: no. or name", continuous_update=False, layout=W.Layout(width="180px")
+        self.goto = text_field("go to latent: no. or name", 180)
+        self.opener = button("latent panel", 110, "everything about this latent", disabled=True)
+        self.cancel = button(
+            "end layout", 98, "stop after the current round; the map goes back to its first view"
         )
-        self.opener = W.Button(description="latent panel", layout=W.Layout(width="110px"), disabled=True,
-                             tooltip="everything about this latent")  # fmt: skip
-        self.cancel = W.Button(description="end layout", layout=W.Layout(width="98px", display="none"),
-                               tooltip="stop after the current round; the map goes back to its first view")  # fmt: skip
         self.card, self.about, self.notice, self.status, self.count = (W.HTML() for _ in range(5))
         self.below = W.VBox()
         self.take, self.drawer = takeaway(self)
-        head = labelled(
-            W.HBox([self.view, self.prompt, self.cancel, self.take, self.status]), "clipattr-toolbar"
-        )
-        find = labelled(W.HBox([self.search, self.picture, self.upload]), "clipattr-toolbar")
-        more = labelled(W.HBox([self.goto, self.opener]), "clipattr-toolbar")
+        head = toolbar(self.view, self.prompt, self.cancel, self.take, self.status)
+        find = toolbar(self.search, self.picture, self.upload)
+        more = toolbar(self.goto, self.opener)
         aside = labelled(W.VBox([more, self.card, self.gallery]), "clipattr-aside")
         main = labelled(W.VBox([find, self.scatter, self.about]), "clipattr-main")
         body = labelled(W.HBox([main, aside]), "clipattr-split")
@@ -89,8 +88,7 @@ class MapPanel(Panel):
         super().__init__([head, self.notice, body, table, self.drawer, self.below], state)
         self._wire()
         self._names = True
-        for draw in (self._draw_map, self._draw_card, self._draw_status):
-            draw()
+        self.draw_all()
 
     def _wire(self) -> None:
         state = self.state
@@ -98,8 +96,8 @@ class MapPanel(Panel):
             self.link(name, getattr(self, name))
         self.picture.observe(lambda change: state.light_picture(change["new"]), "value")
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
-        on_enter_again(self.goto, self._go)
-        self.goto.observe(lambda change: self._go(change["new"]), "value")
+        on_enter_again(self.goto, state.go_to_latent)
+        self.goto.observe(lambda change: state.go_to_latent(change["new"]), "value")
         self.scatter.observe(lambda change: self._clicked(change["new"]), "selected")
         self.scatter.on("hover", lambda message: self._hovered(int(message["i"])))
         self.scatter.on_chosen(lambda places: setattr(state, "chosen", tuple(places)))
@@ -133,9 +131,6 @@ class MapPanel(Panel):
                 latent, sprite([table.thumbnail(int(place)) for place in places], TIP_SIDE, N_TIP, gap=2)[0]
             )
 
-    def _go(self, text: str) -> None:
-        self.state.go_to_latent(text)
-
     def _open(self) -> None:
         self.state.opened += 1
         if not self._own or self.state.latent < 0:
@@ -151,7 +146,7 @@ class MapPanel(Panel):
     def _draw_map(self) -> None:
         state = self.state
         places = state.places
-        self.prompt.layout.display = "" if state.view == "surprise" else "none"
+        show_if(state.view == "surprise", self.prompt)
         xy = np.full((state.table.n_latents, 2), np.nan) if places is None else places.xy
         fresh = getattr(self, "_drawn", None) is not places or places is None
         self._drawn = places
@@ -164,20 +159,15 @@ class MapPanel(Panel):
         self.list.selected = state.latent
         self.list.more = state.hidden > 0
         self.list.show(state.rows, columns=state.columns, sorted_by=state.sorted_by, falling=state.falling)
-        self.about.value = f'<div class="clipattr-note">{markup(places.about if places else "", 400)}</div>'
-        self.count.value = f'<div class="clipattr-note">{markup(self._counted(), 200)}</div>'
+        self.about.value = note_html(places.about if places else "", 400)
+        self.count.value = note_html(self._counted(), 200)
 
     def _meta(self) -> dict[str, Any]:
         state, places = self.state, self.state.places
         groups = state.groups
         found = "in a finding" + (" of this prompt" if state.view == "surprise" else "")
-        names = (
-            ("lit up", LIT),
-            (found, MARKED),
-            ("in a finding of another prompt", OTHERS),
-            ("chosen", CHOSEN),
-        )
-        legend = ["latent", *(name if (groups & bit).any() else "" for name, bit in names)]
+        names = {"lit up": LIT, found: MARKED, "in a finding of another prompt": OTHERS, "chosen": CHOSEN}
+        legend = ["latent", *(name if (groups & bit).any() else "" for name, bit in names.items())]
         if places is None:
             return {"x": "", "y": "", "plain": True, "alt": "an empty map", "legend": legend}
         there = int(np.isfinite(places.xy).all(1).sum())
@@ -200,26 +190,19 @@ class MapPanel(Panel):
         card, shelf = self.state.card, self.state.examples
         self.opener.disabled = card is None
         self.card.value = card_html(card) if card is not None else ""
-        self.gallery.show(
-            shelf.thumbnails,
-            alt=shelf.alt,
-            captions=shelf.captions,
-            title=shelf.title or "examples",
-            shown=72,
-        )
+        self.gallery.show_shelf(shelf, shelf.title or "examples", shown=72)
 
     def _draw_chosen(self) -> None:
         self.scatter.selected = self.list.selected = self.state.latent
 
     def _draw_status(self) -> None:
+        super()._draw_status()
         state = self.state
-        note = f'<span class="clipattr-note">{markup(state.note, 120)}</span>' if state.note else ""
         if state.progress:
             self.status.value = progress_html(state.progress, of="layout", unit="round", last="drawing")
-        else:
-            self.status.value = status_html(state.pending) or note
-        self.cancel.layout.display = "" if state.progress else "none"
-        self.notice.value = error_html(state.error)
+        elif state.note and not state.pending:
+            self.status.value = f'<span class="clipattr-note">{markup(state.note, 120)}</span>'
+        show_if(state.progress, self.cancel)
 
     def close(self) -> None:
         if not self.closed and self.latent_panel is not None:
@@ -262,8 +245,8 @@ class MapPanel(Panel):
         state = self.state
         state.settle()
         alt = str(self._meta()["alt"])
-        body = f"<p>{markup(state.error, 600)}</p>" if state.error else ""
         jpeg = _jpeg(map_figure(state))
+        body = error_line(state)
         body += f'<img width="700" alt="{attribute_text(alt)}" src="{data_uri(jpeg)}">'
         if state.places is not None:
             body += f"<p><small>{markup(state.places.about, 400)}</small></p>"
@@ -273,12 +256,9 @@ class MapPanel(Panel):
 
 def map_figure(state: MapState) -> Any:
     """The map as a matplotlib figure; names stand beside the latents that lead the table."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    figure = blank(8, 5)
     axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     places, groups = state.places, state.groups
     if places is None:
         axes.set_axis_off()
@@ -292,10 +272,10 @@ def map_figure(state: MapState) -> Any:
     for row in state.rows[:8]:
         x, y = places.xy[row["id"]]
         if np.isfinite(x) and np.isfinite(y):
-            name = shown(row["cells"][0], 24).replace("$", r"\$")
+            name = no_math(row["cells"][0], 24)
             axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7.5)
-    axes.set_xlabel(places.x.replace("$", r"\$"), fontsize=9)
-    axes.set_ylabel(places.y.replace("$", r"\$"), fontsize=9)
+    axes.set_xlabel(no_math(places.x, 120), fontsize=9)
+    axes.set_ylabel(no_math(places.y, 120), fontsize=9)
     if places.bare:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -311,10 +291,6 @@ def shape_of(groups: np.ndarray) -> np.ndarray:
 
 def _jpeg(figure: Any) -> bytes:
     """A figure as JPEG bytes."""
-    import io
-
-    from PIL import Image
-
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=100, metadata={"Software": None})
     Image.open(drawn).convert("RGB").save(packed, "JPEG", quality=85)
@@ -323,4 +299,4 @@ def _jpeg(figure: Any) -> bytes:
 
 def _no_markup(text: str) -> str:
     """Text for plotly, which reads some tags."""
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(str(text), quote=False)

@@ -16,6 +16,7 @@ from clipattr_widgets.desk import desk_of
 from clipattr_widgets.map_places import Places, meaning_places, quality_places, spread, surprise_places
 from clipattr_widgets.opening import read_upload
 from clipattr_widgets.shelf import Shelf, shelf_of
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
@@ -25,15 +26,14 @@ ROWS_AT_ONCE = 300  # rows that are drawn; scrolling to the end of the list adds
 N_SHOWN = 20  # rows where nothing is chosen, and latents that a search by meaning lights up
 
 COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "latent", "label": "latent"},
-    {"key": "reliance", "label": "reliance", "numeric": True, "tip": "of the prompt on it: mean exact ablation over "
-     "its pictures, in points"},
-    {"key": "fit", "label": "fits prompt", "numeric": True, "tip": "alignment of its examples with the prompt by the "
-     "evaluator, in points"},
-    {"key": "alignment", "label": "fits label", "numeric": True, "tip": "alignment with its own label, in points"},
-    {"key": "clarity", "label": "clarity", "numeric": True},
-    {"key": "frequency", "label": "active in", "numeric": True},
-    {"key": "finding", "label": "finding"},
+    column("latent", "latent"),
+    column("reliance", "reliance", "of the prompt on it: mean exact ablation over its pictures, in points",
+           numeric=True),
+    column("fit", "fits prompt", "alignment of its examples with the prompt by the evaluator, in points", numeric=True),
+    column("alignment", "fits label", "alignment with its own label, in points", numeric=True),
+    column("clarity", "clarity", numeric=True),
+    column("frequency", "active in", numeric=True),
+    column("finding", "finding"),
 )  # fmt: skip
 
 
@@ -144,9 +144,7 @@ class MapState(WorkingState):
         first = [self.latent] if self.latent >= 0 else []
         own = np.flatnonzero(self.groups & MARKED).tolist()
         named = list(dict.fromkeys([*first, *own[:n], *self._outstanding()]))[:n]
-        if (
-            self.view != "surprise" and self.places is not None
-        ):  # there the outliers tell most, here the regions
+        if self.view != "surprise" and self.places:  # there the outliers tell most, here the regions
             clarity = np.asarray(self.table.latents["clarity"], np.float64)
             named = list(dict.fromkeys([*named, *spread(self.places.xy, clarity)]))
         return [(j, shown(self.table.card(j).title, 30)) for j in named]
@@ -155,7 +153,7 @@ class MapState(WorkingState):
     def columns(self) -> list[dict[str, Any]]:
         """Columns of the table: those of the prompt only where the map is of a prompt."""
         unknown = () if self._of_prompt else ("reliance", "fit")
-        return [column for column in COLUMNS if column["key"] not in unknown]
+        return [one for one in COLUMNS if one["key"] not in unknown]
 
     @property
     def _of_prompt(self) -> bool:
@@ -254,7 +252,7 @@ class MapState(WorkingState):
 
     def sort(self, key: str) -> None:
         """Sort by a column; the same column again reverses the order."""
-        if key in {column["key"] for column in COLUMNS}:
+        if key in {one["key"] for one in COLUMNS}:
             falling = not self.falling if key == self.sorted_by else key not in ("latent", "finding")
             with self.hold_trait_notifications():
                 self.falling, self.sorted_by = falling, key
@@ -316,11 +314,10 @@ class MapState(WorkingState):
         for j in listed[: self.limit]:
             card = self.table.card(j)
             of_prompt = [signed(reliance[j] * 100), signed(fit[j] * 100, 1)] if self._of_prompt else []
-            cells = [
-                shown(card.title, 50), *of_prompt, signed(card.alignment * 100, 1), plain(card.clarity),
+            rows.append(row(
+                j, shown(card.title, 50), *of_prompt, signed(card.alignment * 100, 1), plain(card.clarity),
                 f"{plain(card.frequency * 100, 1)} %", shown(self.found_words(j), 60),
-            ]  # fmt: skip
-            rows.append({"id": j, "cells": cells})
+            ))  # fmt: skip
         with self.hold_trait_notifications():
             self.rows, self.hidden = rows, len(listed) - len(rows)
             self.gen += 1
@@ -351,7 +348,7 @@ class MapState(WorkingState):
 
     def code(self) -> str:
         """Python that computes what the map rests on."""
-        lines = ["import clipattr as ca", "", f"study = ca.open_study({self.table.opening})"]
+        lines = self.table.code_head()
         if self.view == "surprise":
             lines += [
                 f"fit = ca.find(study, {self.prompt!r}, n={self.table.n_latents}).set_index('latent')['match']",

@@ -7,15 +7,17 @@ from typing import Any
 
 import ipywidgets as W
 
+from clipattr_widgets.controls import error_html
 from clipattr_widgets.parts import DataTable
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import markup, shown, signed, words_of
 
 N_PAIRS = 12
 COLUMNS = (
-    {"key": "image", "label": "in the picture", "tip": "latent of the picture's dictionary, bias or error node"},
-    {"key": "text", "label": "in the prompt", "tip": "latent of the prompt's dictionary, bias or error node"},
-    {"key": "points", "label": "points", "numeric": True, "tip": "what of the score runs through the two, signed; "
-     "cosine × 100. All pairs sum to the score"},
+    column("image", "in the picture", "latent of the picture's dictionary, bias or error node"),
+    column("text", "in the prompt", "latent of the prompt's dictionary, bias or error node"),
+    column("points", "points", "what of the score runs through the two, signed; cosine × 100. All pairs sum to the "
+           "score", numeric=True),
 )  # fmt: skip
 
 
@@ -64,7 +66,7 @@ class PairTable(W.VBox):
 
     def _failed(self, error: Exception) -> None:
         self.table.show([], columns=COLUMNS)
-        self.note.value = f'<div class="clipattr-error" role="alert">{markup(words_of(error), 600)}</div>'
+        self.note.value = error_html(words_of(error))
 
     def end(self) -> None:
         """Stop following the explorer."""
@@ -76,18 +78,18 @@ def pair_rows(found: Any, n: int = N_PAIRS) -> list[dict[str, Any]]:
     table = found.table(n)
     cells = [
         [
-            _name(row.image_latent, row.image_label),
-            _name(row.text_latent, row.text_label),
-            signed(100 * row.value),
+            _name(one.image_latent, one.image_label),
+            _name(one.text_latent, one.text_label),
+            signed(100 * one.value),
         ]
-        for row in table.itertuples()
+        for one in table.itertuples()
     ]
     others = found.values.numel() - len(table)
     if others:
         rest = 100 * (float(found.values.sum()) - float(table.value.sum()))
         cells.append([f"{others:,} other pairs", "", signed(rest)])
     cells.append(["score", "", signed(100 * found.score)])
-    return [{"id": i, "cells": row} for i, row in enumerate(cells)]
+    return [row(i, *said) for i, said in enumerate(cells)]
 
 
 def _name(number: Any, label: str) -> str:

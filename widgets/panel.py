@@ -55,6 +55,7 @@ class Panel(W.VBox):
         self._still: Still | None = None
         self._look_at: Callable[[int, int, str], None] | None = None
         self._ends: list[Callable[[], None]] = []
+        self._draws: list[Callable[[], None]] = []
 
     def _draw_status(self) -> None:
         """Show the number of pending answers, and errors; for panels with `status` and `notice`."""
@@ -75,9 +76,15 @@ class Panel(W.VBox):
         state.observe(to_control, name)
         self._ends.append(lambda: state.unobserve(to_control, name))
 
+    def draw_all(self) -> None:
+        """Draw everything that is watched, each once."""
+        for draw in self._draws:
+            draw()
+
     def watch(self, draw: Callable[[], None], *names: str) -> None:
         """Draw again when one of these traits of the state changes."""
         state = self.state
+        self._draws.append(draw)
 
         def changed(_: Any) -> None:
             draw()

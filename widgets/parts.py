@@ -7,7 +7,7 @@ painted. Start at `BarList`.
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
@@ -16,6 +16,9 @@ from PIL import Image
 
 from clipattr.display.framing import Frame
 from clipattr_widgets.sprites import encode_jpeg, heat_bytes, in_cell, sprite
+
+if TYPE_CHECKING:
+    from clipattr_widgets.shelf import Shelf
 
 _STATIC = files("clipattr_widgets") / "static"
 _CSS = (_STATIC / "panel.css").read_text(encoding="utf-8")
@@ -155,13 +158,9 @@ class Gallery(Part):
             ValueError: the numbers of thumbnails, descriptions, captions or heat maps differ.
         """
         count = len(thumbnails)
-        for name, given in (
-            ("alt", alt),
-            ("captions", captions or alt),
-            ("heat", alt if heat is None else heat),
-            ("frames", alt if frames is None else frames),
-        ):
-            if len(given) != count:
+        checked = {"alt": alt, "captions": captions or None, "heat": heat, "frames": frames}
+        for name, given in checked.items():
+            if given is not None and len(given) != count:
                 raise ValueError(f"{count} thumbnails came with {len(given)} {name}; give one for each.")
         data, columns = sprite(thumbnails, px)
         with self.hold_sync():
@@ -178,6 +177,14 @@ class Gallery(Part):
                     frames or [Frame()] * count, thumbnails, strict=True)],
             }  # fmt: skip
 
+    def show_shelf(self, shelf: "Shelf", title: str = "", **sizes: int) -> None:
+        """Draw a shelf's pictures; `sizes` as for `show`, `title` in place of the shelf's own."""
+        maps = shelf.heat
+        self.show(
+            shelf.thumbnails, alt=shelf.alt, captions=shelf.captions, title=title or shelf.title,
+            heat=maps.maps if maps else None, frames=maps.frames if maps else None, **sizes,
+        )  # fmt: skip
+
 
 class Overlay(Part):
     """One picture, large, under an optional heat map with an opacity slider."""
@@ -185,18 +192,10 @@ class Overlay(Part):
     _esm = module("heat_slider.js", "overlay.js")
     picture = T.Bytes(b"").tag(sync=True)
     heat = T.Bytes(b"").tag(sync=True)
-    meta: "T.Dict[str, Any]" = T.Dict(
-        {
-            "width": 1,
-            "height": 1,
-            "shown": 256,
-            "heat": [0, 0],
-            "gen": 0,
-            "alt": "",
-            "caption": "",
-            "frame": [0, 0, 1, 1],
-        }
-    ).tag(sync=True)
+    meta: "T.Dict[str, Any]" = T.Dict({
+        "width": 1, "height": 1, "shown": 256, "heat": [0, 0], "gen": 0, "alt": "", "caption": "",
+        "frame": [0, 0, 1, 1],
+    }).tag(sync=True)  # fmt: skip
     heat_alpha = T.Float(0.6, min=0.0, max=1.0).tag(sync=True)
     heat_scale = T.Unicode("strongest place").tag(sync=True)  # what the end of the colour scale stands for
 

@@ -8,18 +8,20 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.display.wording import counted, kind_word, points
-from clipattr_widgets.controls import labelled, takeaway
+from clipattr_widgets.captions import note_html
+from clipattr_widgets.controls import labelled, show_if, takeaway, toolbar
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import BarList, DataTable, Gallery
 from clipattr_widgets.prompt_state import N_SENSES, PromptState
-from clipattr_widgets.static import Static, bar_table, plain_bars_figure, strip_html
+from clipattr_widgets.static import Static, bar_table, error_line, plain_bars_figure, strip_html
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import markup, shown, signed
 
 FOUND = (
-    {"key": "label", "label": "findings: rests on"},
-    {"key": "kind", "label": "kind"},
-    {"key": "effect", "label": "causal effect", "numeric": True},
+    column("label", "findings: rests on"),
+    column("kind", "kind"),
+    column("effect", "causal effect", numeric=True),
 )
 
 
@@ -42,7 +44,7 @@ class PromptPanel(Panel):
         self.sense_shelves = [Gallery(title="sense", empty_text="") for _ in range(N_SENSES)]
         self.about, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
-        head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
+        head = toolbar(self.prompt, self.against, self.take, self.status)
         pairs = zip(self.sense_heads, self.sense_shelves, strict=True)
         self.columns = [W.VBox([head_, shelf]) for head_, shelf in pairs]
         senses = labelled(W.HBox(self.columns), "clipattr-senses", "clipattr-section")
@@ -53,8 +55,7 @@ class PromptPanel(Panel):
             [head, self.notice, self.about, self.bars, senses, top, self.found, self.drawer], state
         )
         self._wire()
-        self._draw()
-        self._draw_status()
+        self.draw_all()
 
     def _wire(self) -> None:
         self.link("prompt", self.prompt)
@@ -77,13 +78,13 @@ class PromptPanel(Panel):
         if found is not None:
             many = counted(len(found.rows), "picture")
             words = f"mean over {many}, {found.chosen_by}; exact effect of each latent taken alone"
-            self.about.value = f'<div class="clipattr-note">{markup(words, 200)}</div>'
+            self.about.value = note_html(words, 200)
         self.bars.show(state.rows, columns=state.columns())
-        for i, (head, shelf, column) in enumerate(
+        for i, (head, shelf, column_) in enumerate(
             zip(self.sense_heads, self.sense_shelves, self.columns, strict=True)
         ):
             there = i < len(state.senses)
-            column.layout.display = "" if there else "none"
+            show_if(there, column_)
             if there:
                 sense = state.senses[i]
                 count = f"{len(sense.latents)} latent{'s' * (len(sense.latents) > 1)}"
@@ -91,21 +92,10 @@ class PromptPanel(Panel):
                     f'<h3 class="clipattr-title">{markup(sense.name, 40)} <small class="clipattr-note">'
                     f"{signed(sense.mean * 100)} points · {count}</small></h3>"
                 )
-                s = sense.shelf
-                shelf.show(s.thumbnails, alt=s.alt, captions=s.captions, title=s.title, shown=64)
-        top = state.top
-        self.top.show(
-            top.thumbnails, alt=top.alt, captions=top.captions, title=top.title or "top pictures", shown=76
-        )
+                shelf.show_shelf(sense.shelf, shown=64)
+        self.top.show_shelf(state.top, state.top.title or "top pictures", shown=76)
         rows = [
-            {
-                "id": i,
-                "cells": [
-                    shown(f.label or "(no word for it)", 60),
-                    kind_word(f.kind),
-                    points(f.causal_effect.value),
-                ],
-            }
+            row(i, shown(f.label or "(no word for it)", 60), kind_word(f.kind), points(f.causal_effect.value))
             for i, f in enumerate(state.found)
         ]
         self.found.selected = -1
@@ -115,8 +105,7 @@ class PromptPanel(Panel):
         state = self.state
         state.settle()
         title = f"what “{shown(state.prompt, 60)}” rests on"
-        parts = [f"<p>{markup(state.error, 600)}</p>"] if state.error else []
-        parts.append(bar_table(state.rows, state.columns(), markup(title, 120)))
+        parts = [error_line(state), bar_table(state.rows, state.columns(), markup(title, 120))]
         for sense in state.senses:
             parts.append(
                 f"<p>{markup(sense.name, 40)} {signed(sense.mean * 100)} points<br>"

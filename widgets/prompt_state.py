@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import traitlets as T
 
+from clipattr.display.wording import counted
 from clipattr.studies.collected import Reliances
 from clipattr_widgets.bar_rows import REST, columns, factor_of, latent_row, part_row, unit_name
-from clipattr_widgets.desk import Desk, desk_of
-from clipattr_widgets.shelf import Shelf
+from clipattr_widgets.desk import Desk, desk_of, target_code
+from clipattr_widgets.shelf import Shelf, filled
 from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
@@ -104,19 +105,14 @@ class PromptState(WorkingState):
         if found is not None:
             unit = factor_of(found.unit)
             kinds = {j: f.kind for f in self._own_findings() for j in f.latents}
-            for j, mean, share in zip(found.latents, found.means, found.present, strict=True):
-                if len(rows) == self.n_rows:
-                    break
-                fits = self.fits[len(rows)] if len(rows) < len(self.fits) else math.nan
+            shown_ = zip(found.latents[: self.n_rows], found.means, found.present, strict=False)
+            for i, (j, mean, share) in enumerate(shown_):
+                fits = self.fits[i] if i < len(self.fits) else math.nan
                 row = latent_row(self.table.card(int(j)), float(mean) * unit, math.nan, 1.0, kinds, fits=fits)
                 rows.append(row | {"activation": f"{share:.0%}"})
             rest = found.means[len(rows) :]
             if len(rest):
-                rows.append(
-                    part_row(
-                        REST, f"{len(rest)} more latent{'s' * (len(rest) > 1)}", float(rest.sum()) * unit
-                    )
-                )
+                rows.append(part_row(REST, f"{counted(len(rest), 'more latent')}", float(rest.sum()) * unit))
         with self.hold_trait_notifications():
             self.rows = rows
             self.found = self._own_findings()
@@ -136,15 +132,11 @@ class PromptState(WorkingState):
 
     def code(self) -> str:
         """Python code that computes the view."""
-        prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
-        target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
         rows = self.reliances.rows.tolist() if self.reliances else []
         return "\n".join([
-            "import clipattr as ca",
-            "",
-            f"study = ca.open_study({self.table.opening})",
+            *self.table.code_head(),
             f"pictures = study.images.select({rows})",
-            f"att = ca.attribute(study, pictures, {target})",
+            f"att = ca.attribute(study, pictures, {target_code(self.prompt, self.against)})",
             "means = att.to_frame().groupby(['latent', 'label']).attribution.sum() / len(pictures)",
             "means.sort_values(key=abs, ascending=False)",
         ])  # fmt: skip
@@ -184,18 +176,12 @@ def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
         carried = np.asarray(found.values[:, groups[key]].sum(axis=1)).ravel()
         order = [i for i in np.argsort(-carried, kind="stable")[:PER_SENSE] if carried[i] > 0]
         name, factor = shown(key, 60), factor_of(found.unit)
-        rows = [int(found.rows[i]) for i in order]
+        title = f"pictures in which {name} contributes most; {unit_name(found.unit)} below each"
         numbers = [signed(carried[i] * factor) for i in order]
-        shelf = Shelf(
-            title=f"pictures in which {name} contributes most; {unit_name(found.unit)} below each",
-            thumbnails=tuple(desk.thumbnail(row) for row in rows),
-            alt=tuple(
-                f"picture {desk.picture_caption(row)}: {name} carries {n}"
-                for row, n in zip(rows, numbers, strict=True)
-            ),
-            captions=tuple(numbers),
-            places=tuple(rows),
-        )
+        shelf = filled(
+            desk, title, found.rows[order], numbers,
+            lambda _, picture, number, name=name: f"{picture}: {name} carries {number}",
+        )  # fmt: skip
         senses.append(Sense(name, tuple(groups[key]), means[key], shelf))
     return senses
 
@@ -204,13 +190,5 @@ def top_shelf(desk: Desk, scores: np.ndarray, prompt: str, unit: str) -> Shelf:
     """The pictures that score highest."""
     rows = np.argsort(-scores, kind="stable")[:N_TOP]
     numbers = [plain(scores[row] * factor_of(unit)) for row in rows]
-    return Shelf(
-        title=f"highest scores for “{shown(prompt, 40)}”; {unit_name(unit)} below each",
-        thumbnails=tuple(desk.thumbnail(int(row)) for row in rows),
-        alt=tuple(
-            f"picture {desk.picture_caption(int(row))}, score {n}"
-            for row, n in zip(rows, numbers, strict=True)
-        ),
-        captions=tuple(numbers),
-        places=tuple(int(row) for row in rows),
-    )
+    title = f"highest scores for “{shown(prompt, 40)}”; {unit_name(unit)} below each"
+    return filled(desk, title, rows, numbers, lambda _, picture, number: f"{picture}, score {number}")

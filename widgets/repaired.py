@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipattr.display.wording import counted
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import plain, shown, signed
 from clipattr_widgets.worker import PacedJob
 
@@ -18,9 +19,9 @@ HOWS = (
     ("project the directions out", "project"),
     ("ablate the latents", "ablate"),
 )
-REPAIR_COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "measure", "label": "on held-out pictures"},
-    *({"key": key, "label": key, "numeric": True} for key in ("before", "after", "change")),
+REPAIR_COLUMNS = (
+    column("measure", "on held-out pictures"),
+    *(column(key, key, numeric=True) for key in ("before", "after", "change")),
 )
 
 
@@ -35,10 +36,13 @@ class Repaired:
     def rows(self) -> list[dict[str, Any]]:
         """Rows for a `DataTable`, shares in per cent; intervals beside the values."""
         return [
-            {"id": i, "cells": [shown(f"{row['measure']}, {counted(row['pictures'], 'picture')}", 60),
-                                *(_measured(row, key) for key in ("before", "after", "change"))]}
-            for i, row in enumerate(self.outcome.rows)
-        ]  # fmt: skip
+            row(
+                i,
+                shown(f"{one['measure']}, {counted(one['pictures'], 'picture')}", 60),
+                *(_measured(one, key) for key in ("before", "after", "change")),
+            )
+            for i, one in enumerate(self.outcome.rows)
+        ]
 
 
 class Repairer(PacedJob):

@@ -3,6 +3,7 @@
 Owns captions and descriptions of examples. Ignores how they are drawn. Start at `shelf_of`.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -25,18 +26,29 @@ class Shelf:
     heat: LatentMaps | None = None
 
 
+def filled(
+    desk: Desk,
+    title: str,
+    places: Iterable[int],
+    captions: Sequence[str],
+    alt: Callable[[int, str, str], str],
+    heat: LatentMaps | None = None,
+) -> Shelf:
+    """A shelf with these pictures of the study; `alt(rank, picture, caption)` is what a screen reader says of each."""
+    rows = tuple(int(place) for place in places)
+    said = tuple(
+        alt(rank, f"picture {desk.picture_caption(row)}", caption)
+        for rank, (row, caption) in enumerate(zip(rows, captions or [""] * len(rows), strict=True), start=1)
+    )
+    return Shelf(title, tuple(desk.thumbnail(row) for row in rows), said, tuple(captions), rows, heat)
+
+
 def shelf_of(desk: Desk, latent: int, n: int = 20) -> tuple[Card, Shelf]:
     """A latent's card and its top examples."""
     card = desk.card(latent)
     places, values = desk.examples(latent, n)
-    name = shown(card.title, 60)
-    return card, Shelf(
-        title=f"examples of {name}; activation below each",
-        thumbnails=tuple(desk.thumbnail(int(i)) for i in places),
-        alt=tuple(
-            f"example {rank + 1} of {name}: picture {desk.picture_caption(int(i))}, activation {value:.2f}"
-            for rank, (i, value) in enumerate(zip(places, values, strict=True))
-        ),
-        captions=tuple(f"{value:.2f}" for value in values),
-        places=tuple(int(i) for i in places),
-    )
+    name, captions = shown(card.title, 60), [f"{value:.2f}" for value in values]
+    return card, filled(
+        desk, f"examples of {name}; activation below each", places, captions,
+        lambda rank, picture, value: f"example {rank} of {name}: {picture}, activation {value}",
+    )  # fmt: skip

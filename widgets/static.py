@@ -117,15 +117,8 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
     """The rows of a bar list as an HTML table with bars."""
     largest = max((abs(row["value"]) for row in rows), default=0) or 1
     other = "other" in columns
-    heads = [
-        "latent",
-        "",
-        columns["value"],
-        *(["other"] if other else []),
-        columns["activation"],
-        columns["fits"],
-        columns["alignment"],
-    ]
+    keys = ["activation", "fits", "alignment"]
+    heads = ["latent", "", columns["value"], *(["other"] if other else []), *(columns[key] for key in keys)]
     cells = "".join(f'<th scope="col"{" class=n" if i > 1 else ""}>{h}</th>' for i, h in enumerate(heads))
     body = []
     for row in rows:
@@ -138,8 +131,7 @@ def bar_table(rows: Sequence[dict[str, Any]], columns: dict[str, str], caption: 
             name += f" <small>×{row['scale']:g}</small>"
         if row.get("kind"):
             name += f" <small>[{html.escape(row['kind'])}]</small>"
-        keys = ["text", *(["other_text"] if other else []), "activation", "fits", "alignment"]
-        numbers = [row.get(key, "") for key in keys]
+        numbers = [row.get(key, "") for key in ("text", *(["other_text"] if other else []), *keys)]
         tail = "".join(f'<td class="n">{html.escape(number)}</td>' for number in numbers)
         body.append(
             f'<tr><td>{name}</td><td><i style="width:{width:.0f}px;background:{colour}"></i></td>{tail}</tr>'
@@ -182,6 +174,11 @@ def table_html(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def error_line(state: Any) -> str:
+    """A panel's error as HTML; "" without one."""
+    return f"<p>{markup(state.error, 600)}</p>" if state.error else ""
+
+
 def score_title(state: Any) -> str:
     """What the score of a panel is, as HTML: its prompt, and the prompt that it is compared with."""
     against = f" rather than {markup(state.against, 60)}" if state.against else ""
@@ -217,21 +214,19 @@ def explorer_html(state: "ExplorerState") -> str:
 
 def bars_figure(state: "ExplorerState") -> Any:
     """The explorer as a figure: picture, signed bars, and the chosen latent's examples."""
-    from matplotlib.figure import Figure
-
     rows = state.rows
-    figure = Figure(figsize=(9, 1.6 + 0.24 * max(len(rows), 8)), layout="constrained", facecolor="white")
+    figure = blank(9, 1.6 + 0.24 * max(len(rows), 8))
     grid = figure.add_gridspec(2, 2, width_ratios=[1, 2.4], height_ratios=[max(len(rows), 8) * 0.24, 1.0])
     left, right, below = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, slice(None))))
     picture = state.pixels()
     if picture is not None:
         left.imshow(picture, interpolation="nearest" if max(picture.size) <= 128 else None)
-    left.set_title(_plain(state.caption(), 34), fontsize=8)
+    left.set_title(no_math(state.caption(), 34), fontsize=8)
     words = state.score_words()
     title = f"similarity to {shown(state.prompt, 30)}"
     title += f" rather than {shown(state.against, 30)}" if state.against else ""
     title += f": {words['now']} {words['unit']}" + (f", after {words['after']}" if state.scales else "")
-    right.set_title(_plain(title, 90), fontsize=9, loc="left")
+    right.set_title(no_math(title, 90), fontsize=9, loc="left")
     if rows:
         places = range(len(rows))[::-1]
         colours = ["#2f7fd0" if row["value"] >= 0 else "#cf6a1f" for row in rows]
@@ -243,42 +238,40 @@ def bars_figure(state: "ExplorerState") -> Any:
             values = [row.get("other") or 0.0 for row in rows]
             soft = ["#8fbbe6" if value >= 0 else "#e6b48f" for value in values]
             second = right.barh([place - 0.21 for place in places], values, color=soft, height=high)
-            right.bar_label(
-                second,
-                [row.get("other_text", "") if row.get("other") else "" for row in rows],
-                padding=3,
-                fontsize=6.5,
-            )
-            title += f" (pale: picture {_plain(state.caption(state.compare), 30)})"
-            right.set_title(_plain(title, 110), fontsize=9, loc="left")
+            said = [row.get("other_text", "") if row.get("other") else "" for row in rows]
+            right.bar_label(second, said, padding=3, fontsize=6.5)
+            title += f" (pale: picture {no_math(state.caption(state.compare), 30)})"
+            right.set_title(no_math(title, 110), fontsize=9, loc="left")
         for bar, row in zip(drawn, rows, strict=True):
             if row.get("scale") == 0:
                 bar.set(hatch="////", facecolor="white", edgecolor="#777777")
-        right.bar_label(
-            drawn,
-            [row["text"] if row["value"] or high == 0.8 else "" for row in rows],
-            padding=3,
-            fontsize=7.5,
-        )
-        right.set_yticks(list(places), [_plain(row["label"], 28) for row in rows], fontsize=8)
+        said = [row["text"] if row["value"] or high == 0.8 else "" for row in rows]
+        right.bar_label(drawn, said, padding=3, fontsize=7.5)
+        right.set_yticks(list(places), [no_math(row["label"], 28) for row in rows], fontsize=8)
         right.axvline(0, color="#999999", lw=0.8)
         right.margins(x=0.16, y=0.01)
         right.set_xlabel(f"attribution, {words['unit']}", fontsize=8)
         right.tick_params(axis="x", labelsize=7.5)
-    for side in ("top", "right", "left"):
-        right.spines[side].set_visible(False)
+    right.spines[["top", "right", "left"]].set_visible(False)
     right.tick_params(axis="y", length=0)
     thumbs = list(state.examples.thumbnails[:12])
     if thumbs:
         data, _ = sprite(thumbs, 72, columns=len(thumbs), gap=4)
         below.imshow(Image.open(io.BytesIO(data)))
-        below.set_title(_plain(state.examples.title, 80), fontsize=8, loc="left")
+        below.set_title(no_math(state.examples.title, 80), fontsize=8, loc="left")
     for axes in (left, below):
         axes.set_axis_off()
     return figure
 
 
-def _plain(text: str, limit: int) -> str:
+def blank(width: float, height: float) -> Any:
+    """An empty white figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def no_math(text: str, limit: int) -> str:
     """Text for matplotlib: no mathematics, no glyphs that would raise."""
     return shown(text, limit).replace("$", r"\$")
 
@@ -298,15 +291,13 @@ def plain_bars_figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
 
 def gallery_figure(shelf: Any) -> Any:
     """A shelf as a figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 2.6), layout="constrained", facecolor="white")
+    figure = blank(9, 2.6)
     axes = figure.add_subplot()
     thumbs = list(shelf.thumbnails[:20])
     if thumbs:
         data, _ = sprite(thumbs, 80, columns=min(10, len(thumbs)), gap=4)
         axes.imshow(Image.open(io.BytesIO(data)))
-    axes.set_title(_plain(shelf.title or "no pictures", 100), fontsize=9, loc="left")
+    axes.set_title(no_math(shelf.title or "no pictures", 100), fontsize=9, loc="left")
     axes.set_axis_off()
     return figure
 

@@ -109,13 +109,19 @@ class Tabs:
             self.state.look_for(latent)
         self.buttons.value = "Explorer"
 
-    def _link(self, name: str, other: Any) -> None:
-        self._links.append(T.link((self.state, name), (other, name)))
+    def _link(self, other: Any, *names: str) -> None:
+        self._links += [T.link((self.state, name), (other, name)) for name in names]
+
+    def _follow_picture(self, told: Callable[..., None]) -> None:
+        """Call `told` now, and whenever the explorer's picture changes."""
+        names, state = ["picture", "upload_count"], self.state
+        told()
+        state.observe(told, names)
+        self._ends.append(lambda: state.unobserve(told, names))
 
     def _build_browse(self) -> Any:
         made = BrowseState(self.state.table, prompt=self.state.prompt, latent=self.state.latent)
-        for name in ("prompt", "latent"):
-            self._link(name, made)
+        self._link(made, "prompt", "latent")
         made.observe(lambda _: self._open_latent(made.opened_latent), "opened")
         return BrowsePanel(state=made)
 
@@ -128,8 +134,7 @@ class Tabs:
         latent = max(self.state.latent, 0)
         self.state.latent = latent
         made = LatentState(self.state.table, latent=latent, prompt=self.state.prompt)
-        self._link("latent", made)
-        self._link("prompt", made)
+        self._link(made, "latent", "prompt")
         made.observe(lambda _: self.state.refresh(), "names_changed")
         made.observe(lambda _: setattr(self.buttons, "value", "Prompt"), "opened")
         return LatentPanel(state=made)
@@ -138,8 +143,7 @@ class Tabs:
 
         state = self.state
         made = PromptState(state.table, prompt=state.prompt, against=state.against, findings=self.findings)
-        for name in ("prompt", "against"):
-            self._link(name, made)
+        self._link(made, "prompt", "against")
         made.observe(lambda change: setattr(state, "latent", change["new"]), "latent")
         made.observe(lambda change: self._open_finding(made, change["new"]), "finding")
         return PromptPanel(state=made)
@@ -166,8 +170,7 @@ class Tabs:
         made = MapState(
             self.state.table, latent=self.state.latent, prompt=self.state.prompt, findings=self.findings
         )
-        self._link("latent", made)
-        self._link("prompt", made)
+        self._link(made, "latent", "prompt")
         made.observe(lambda _: setattr(self.buttons, "value", "Latent"), "opened")
         return MapPanel(state=made, own_latent_panel=False)
 
@@ -184,8 +187,7 @@ class Tabs:
             against=state.against,
             findings=None if any(found is None for found in audits) else audits,
         )
-        for name in ("prompt", "against"):
-            self._link(name, made)
+        self._link(made, "prompt", "against")
 
         def kept(picture: int) -> int:
             return picture if picture >= 0 else made.picture
@@ -199,10 +201,8 @@ class Tabs:
             if made.outside is None and state.picture == UPLOAD:
                 state.picture = made.picture
 
-        outside()
-        state.observe(outside, ["picture", "upload_count"])
+        self._follow_picture(outside)
         made.observe(chosen, "outside")
-        self._ends.append(lambda: state.unobserve(outside, ["picture", "upload_count"]))
         self._links.append(T.link((state, "picture"), (made, "picture"), (kept, lambda picture: picture)))
         panel = ComparePanel(state=made)
         panel.on_model(lambda place: state.set_trait("desk", places[place]))
@@ -214,16 +214,13 @@ class Tabs:
         made = WorldState(
             state.table, picture=max(state.picture, 0), prompt=state.prompt, against=state.against
         )
-        for name in ("prompt", "against", "latent"):
-            self._link(name, made)
+        self._link(made, "prompt", "against", "latent")
 
         def outside(_: Any = None) -> None:
             there = state.picture == UPLOAD
             made.note = NO_SCENE.format(shown(state.caption(), 60)) if there else ""
 
-        outside()
-        state.observe(outside, ["picture", "upload_count"])
-        self._ends.append(lambda: state.unobserve(outside, ["picture", "upload_count"]))
+        self._follow_picture(outside)
         return WorldPanel(state=made)
 
     def _audited(self, change: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as W
 
-from clipattr_widgets.controls import labelled, takeaway
+from clipattr_widgets.captions import score_html
+from clipattr_widgets.controls import button, label_width, labelled, takeaway, text_field, toolbar
 from clipattr_widgets.opening import opened
 from clipattr_widgets.panel import Panel, prompt_fields
 from clipattr_widgets.parts import BarList, DataTable, Stage
@@ -39,34 +40,27 @@ class WorldPanel(Panel):
         self.stage = Stage(title="scene")
         self.parts = {
             part: W.Dropdown(options=choices(kind), description=what, layout=W.Layout(width="262px"),
-                             style={"description_width": "76px"})
+                             style=label_width(76))
             for part, what, kind in (
                 ("main", "object", "concepts"),
                 *((str(i), "beside it", "concepts") for i in range(N_COMPANIONS)),
                 ("context", "around it", "contexts"), ("watermark", "watermark", "watermarks"),
             )
         }  # fmt: skip
-        self.word = W.Text(description="written", placeholder="(nothing)", continuous_update=False,
-                           layout=W.Layout(width="262px"), style={"description_width": "76px"})  # fmt: skip
-        self.shuffle = W.Button(description="another layout", layout=W.Layout(width="120px"))
-        self.undo, self.redo = (
-            W.Button(description=name, layout=W.Layout(width="62px"), tooltip=tip, disabled=True)
-            for name, tip in (("undo", "take back the last edit"), ("redo", "make it once more"))
-        )
-        self.restart = W.Button(description="back to the picture", layout=W.Layout(width="144px"), disabled=True,
-                                tooltip="the scene as it was begun with")  # fmt: skip
-        self.start = W.Text(placeholder="go to picture no.", continuous_update=False,
-                            layout=W.Layout(width="150px"))  # fmt: skip
+        self.word = text_field("(nothing)", 262, description="written", style=label_width(76))
+        self.shuffle = button("another layout", 120)
+        self.undo = button("undo", 62, "take back the last edit")
+        self.redo = button("redo", 62, "make it once more")
+        self.restart = button("back to the picture", 144, "the scene as it was begun with")
+        self.start = text_field("go to picture no.", 150)
         self.prompt, self.against = prompt_fields(state, width=250)
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)
         self.causes = DataTable(opens=False, title="how much of the score is due to each cause, in points",
                                 empty_text="nothing is in the scene")  # fmt: skip
         self.score, self.notice, self.status, self.remark = (W.HTML() for _ in range(4))
         self.take, self.drawer = takeaway(self)
-        head = labelled(W.HBox([self.prompt, self.against, self.take, self.status]), "clipattr-toolbar")
-        low = labelled(
-            W.HBox([self.undo, self.redo, self.restart, self.shuffle, self.start]), "clipattr-toolbar"
-        )
+        head = toolbar(self.prompt, self.against, self.take, self.status)
+        low = toolbar(self.undo, self.redo, self.restart, self.shuffle, self.start)
         side = labelled(W.VBox([self.stage, *self.parts.values(), self.word, low]), "clipattr-aside")
         main = labelled(W.VBox([self.score, self.causes, self.bars]), "clipattr-main")
         super().__init__(
@@ -74,8 +68,7 @@ class WorldPanel(Panel):
             state,
         )
         self._wire()
-        for draw in (self._draw_scene, self._draw_measured, self._draw_status, self._draw_note):
-            draw()
+        self.draw_all()
 
     def _wire(self) -> None:
         state = self.state
@@ -119,8 +112,7 @@ class WorldPanel(Panel):
         ]
         if words["since"]:
             cells.append(("since the picture", words["since"]))
-        spans = "".join(f"<span><span>{name}</span><b>{value}</b></span>" for name, value in cells)
-        self.score.value = f'<div class="clipattr-score" role="status" aria-live="polite">{spans}</div>'
+        self.score.value = score_html(cells)
         self.causes.show(state.cause_rows(), columns=COLUMNS)
         self.bars.show(state.rows, columns=state.columns)
 

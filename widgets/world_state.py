@@ -16,9 +16,10 @@ from PIL import Image
 from clipattr.attribution import EXPLAINING
 from clipattr.errors import ClipattrError
 from clipattr_widgets.bar_rows import bar_rows, columns, disagree, factor_of, unit_name
-from clipattr_widgets.changes import MAX_UNDO
-from clipattr_widgets.desk import Desk, PanelError, desk_of
+from clipattr_widgets.changes import History
+from clipattr_widgets.desk import Desk, PanelError, desk_of, target_code
 from clipattr_widgets.measured import Measured
+from clipattr_widgets.tables import column, row
 from clipattr_widgets.text import plain, shown, signed, words_of
 from clipattr_widgets.worker import WorkingState
 
@@ -26,15 +27,15 @@ N_COMPANIONS = 2
 WORD = -1  # the number of the written word among the objects that can be moved
 N_ROWS = 12
 
-COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "cause", "label": "cause"},
-    {"key": "truth", "label": "rendered without it", "numeric": True, "tip": "fall of the score when the scene is "
-     "rendered again without this cause: the truth"},
-    {"key": "codes", "label": "its latents, by attribution", "numeric": True, "tip": "the method "
-     "of the bars below, from the latents' activations without the cause to those with it, summed: what their change "
-     "does to the score while the error stays. ≠ marks one of the other sign"},
-    {"key": "named", "label": "latents of that name off", "numeric": True, "tip": "fall of the score when the latents "
-     "that the evaluator names after the cause are ablated; – where no latent has that name here"},
+COLUMNS = (
+    column("cause", "cause"),
+    column("truth", "rendered without it", "fall of the score when the scene is rendered again without this cause: "
+           "the truth", numeric=True),
+    column("codes", "its latents, by attribution", "the method of the bars below, from the latents' activations "
+           "without the cause to those with it, summed: what their change does to the score while the error stays. ≠ "
+           "marks one of the other sign", numeric=True),
+    column("named", "latents of that name off", "fall of the score when the latents that the evaluator names after "
+           "the cause are ablated; – where no latent has that name here", numeric=True),
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ class Cause:
     named: float
 
 
-class WorldState(WorkingState):
+class WorldState(History, WorkingState):
     """Everything the live world shows.
 
     Args:
@@ -82,8 +83,6 @@ class WorldState(WorkingState):
     causes: "T.List[Cause]" = T.List()
     before = T.Float(float("nan"))
     first = T.Float(float("nan"))
-    can_undo = T.Bool(False)
-    can_redo = T.Bool(False)
     note = T.Unicode("")  # a remark on the picture that this began with
 
     def __init__(self, study: Any, *, picture: int = 0, threaded: bool | None = None, **chosen: Any) -> None:
@@ -92,8 +91,6 @@ class WorldState(WorkingState):
         first = chosen.pop("scene", None) or scene_of(self.table, picture)
         self._begun = first  # the scene to go back to
         self._first_of: tuple[Any, str, str] | None = None  # what `first` is the score of
-        self._past: list[Any] = []
-        self._future: list[Any] = []
         super().__init__(**({"scene": first, "prompt": first.main or first.word or ""} | chosen))
         self.observe(self._ask, ["scene", "prompt", "against"])
         self._ask()
@@ -152,31 +149,19 @@ class WorldState(WorkingState):
         if text.strip():
             with self.telling():
                 self._begun = scene_of(self.table, self.table.find_picture(text)[0])
-                self._past, self._future = [], []
-                self._go_to(self._begun)
+                self._start_at(self._begun)
 
     def _show(self, scene: Any) -> None:
         scene.render()  # a scene that cannot be drawn is refused here, before anything changes
-        self._past, self._future = [*self._past[-MAX_UNDO + 1 :], self.scene], []
-        self._go_to(scene)
+        self._change_to(scene)
 
-    def _go_to(self, scene: Any) -> None:
+    def _held(self) -> Any:
+        return self.scene
+
+    def _go_to(self, held: Any) -> None:
         if self.measured is not None:
             self.before = self.measured.y
-        self.can_undo, self.can_redo = bool(self._past), bool(self._future)
-        self.scene = scene
-
-    def undo(self) -> None:
-        """Undo the last edit."""
-        if self._past:
-            self._future.append(self.scene)
-            self._go_to(self._past.pop())
-
-    def redo(self) -> None:
-        """Redo the edit that was undone last."""
-        if self._future:
-            self._past.append(self.scene)
-            self._go_to(self._future.pop())
+        self.scene = held
 
     def restart(self) -> None:
         """Go back to the first scene; can be undone."""
@@ -247,9 +232,8 @@ class WorldState(WorkingState):
         """Rows for a `DataTable`."""
         factor = factor_of(self.measured.y_unit) if self.measured else 100.0
         return [
-            {"id": i, "cells": [shown(f"{PART_WORDS.get(c.part, '')}{c.name}", 50),
-                                signed(c.truth * factor), _beside(c.codes * factor, c.truth * factor),
-                                _beside(c.named * factor, c.truth * factor)]}
+            row(i, shown(f"{PART_WORDS.get(c.part, '')}{c.name}", 50), signed(c.truth * factor),
+                _beside(c.codes * factor, c.truth * factor), _beside(c.named * factor, c.truth * factor))
             for i, c in enumerate(self.causes)
         ]  # fmt: skip
 
@@ -262,13 +246,11 @@ class WorldState(WorkingState):
 
     def code(self) -> str:
         """Python code that computes the view."""
-        prompt, against = " ".join(self.prompt.split()), " ".join(self.against.split())
-        target = f"ca.Contrast({prompt!r}, {against!r})" if against else f"ca.Similarity({prompt!r})"
         return "\n".join([
-            "import clipattr as ca", "from clipattr_data.scene import Scene", "",
-            f"study = ca.open_study({self.table.opening})",
+            *self.table.code_head("from clipattr_data.scene import Scene"),
             f"scene = Scene.from_json({self.scene.to_json()!r})",
-            f"target = {target}", "with_it = ca.attribute(study, scene.picture(), target)",
+            f"target = {target_code(self.prompt, self.against)}",
+            "with_it = ca.attribute(study, scene.picture(), target)",
             "without = scene.without('context').picture()  # or main, companions, word, watermark, an object's name",
             "truth = with_it.y - ca.attribute(study, without, target).y",
             f"said = ca.attribute(study, scene.picture(), target, method={EXPLAINING!r}, baseline=without)",
