@@ -53,7 +53,9 @@ class ComparePanel(Panel):
         self.end_pairing = button("end pairing", 104, "end the pairing of latents; the scores stay")
         self.pair = button("pair latents", 104, "find which latents of the models rise and fall together")
         self.overlay = Overlay(empty_text="no picture")
-        self.dots = DotList(title="latents by attribution, one mark a model", empty_text="nothing to compare")
+        self.dots = DotList(
+            title="latents by attribution, one mark per model", empty_text="nothing to compare"
+        )
         self.score, self.note, self.notice, self.status = (W.HTML() for _ in range(4))
         self.galleries = [
             Gallery(title="examples", empty_text="no partner of its own here") for _ in state.desks

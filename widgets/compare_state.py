@@ -33,11 +33,11 @@ class CompareState(WorkingState):
 
     Args:
         studies: two to five, or a mapping of names to studies; the first one's pictures are compared on.
-        findings: audits made already, one a study in the same order; else `audit` makes them.
+        findings: audits made already, one per study in the same order; else `audit` makes them.
 
     Traits that are chosen: `subject` ("picture", "prompt" or "findings"), `picture` (of the first study), `prompt`,
     `against`, `row` (chosen, -1 none). Traits that follow: `rows` (for a `DotList`), `axis`, `scores` (one text a
-    model), `shelves` (examples of the chosen row, one a model or None), `pending`, `error`, `note`, `gen`.
+    model), `shelves` (examples of the chosen row, one per model or None), `pending`, `error`, `note`, `gen`.
 
     Raises:
         PanelError: fewer than two studies, or more than there are marks and colours for.

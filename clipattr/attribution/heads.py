@@ -54,7 +54,9 @@ def head_writes(model: Model, pixels: Tensor, blocks: Sequence[int] | None = Non
     """What each head writes to the class token.
 
     Args:
-        pixels: (batch, 3, H, W), as for `encode_image`. blocks: numbers from 0, default: all.
+        model: a `Model`.
+        pixels: (batch, 3, H, W), as for `encode_image`.
+        blocks: numbers of the blocks, from 0; default all.
 
     Returns:
         (batch, blocks, heads, width), in the unit of the residual stream. Over heads, and with the bias of the output
@@ -108,8 +110,9 @@ def replace_heads(model: Model, writes: Mapping[Head, Tensor]) -> Iterator[None]
     """Context in which some heads write something else to the class token; what they write to other tokens stays.
 
     Args:
-        writes: by block and number of the head, both from 0, what it writes instead, (width,); its mean over pictures
-            is the usual choice (mean ablation). Later blocks see the change.
+        model: a `Model`.
+        writes: {(block, head): replacement (width,)}, both numbers from 0. The head's mean over pictures is the usual
+            choice (mean ablation). Later blocks see the change.
 
     Returns:
         A context manager; its hooks are removed on exit, also after errors.

@@ -202,7 +202,10 @@ class Attribution:
     def by_label(self, *, picture: int | None = 0, target: int = 0) -> pd.DataFrame:
         """Attributions summed over latents that share a label, largest |attribution| first.
 
-        Columns: label, latents, attribution, share. A latent without a label has its own row, `latent J`.
+        Columns: label, latents, attribution (raw, signed), share. A latent without a label has its own row, `latent J`.
+
+        Raises:
+            IndexError: no such picture or target.
         """
         table = self._table(picture, target)
         table["label"] = [
@@ -215,16 +218,17 @@ class Attribution:
         return grouped.iloc[order].reset_index(drop=True)
 
     def plot(self, n: int = 12, *, picture: int = 0, target: int = 0, title: str | None = None) -> Any:
-        """Figure with signed bars of the n strongest latents, bias, error and gap; see `plots.attribution_bars`."""
+        """Figure with signed bars of the n strongest latents, bias, error and gap, in points for cosines."""
         from clipattr.display.plots import attribution_bars
 
         return attribution_bars(self, n, picture=picture, target=target, title=title)
 
     def waterfall(self, n: int = 10, *, picture: int = 0, target: int = 0) -> pd.DataFrame:
-        """Steps from the baseline to the target; DataFrame: step, change, level after it.
+        """Steps from the baseline to the target; DataFrame: step, change, level after it, raw as `values`.
 
         Raises:
             TargetError: the method does not add up, or left a residual for this picture.
+            IndexError: no such picture or target.
         """
         import pandas as pd
 
@@ -250,10 +254,10 @@ class Attribution:
     def plot_waterfall(
         self, n: int = 10, *, picture: int = 0, target: int = 0, title: str | None = None
     ) -> Any:
-        """The steps of `waterfall` as a figure.
+        """The steps of `waterfall` as a figure, in points for cosines.
 
         Raises:
-            TargetError: the method does not add up, or left a residual for this picture.
+            TargetError, IndexError: as for `waterfall`.
         """
         from clipattr.display.plots import waterfall_steps
 
@@ -264,12 +268,12 @@ class Attribution:
         return waterfall_steps(steps["step"].tolist(), changes, unit=unit, title=title)
 
     def values_of(self, picture: int) -> Tensor:
-        """Values of one picture, (tokens, k, n)."""
+        """Values of one picture, (tokens, k, n); IndexError if there is no such picture."""
         picture = self._picture(picture)
         return self.values[picture * self.tokens : (picture + 1) * self.tokens]
 
     def explain(self, *, picture: int = 0, target: int = 0, n: int = 3) -> str:
-        """A paragraph of text: the score, the n strongest latents, bias, error and gap."""
+        """A paragraph of text: the score, the n strongest latents, bias, error and gap; IndexError as for `top`."""
         target, picture = self._target(target), self._picture(picture)
         own = self.units[target] if self.units else self.unit
         scale, unit = (100.0, " points") if own == "cosine" else (1.0, f" {own}")
@@ -356,12 +360,14 @@ class Attribution:
 
     def _target(self, target: int) -> int:
         if not -self.n_targets <= target < self.n_targets:
-            raise IndexError(f"target {target} of {self.n_targets}: {self.names[:5]}.")
+            raise IndexError(
+                f"target {target} was asked for; there are {self.n_targets}, first {self.names[:5]}."
+            )
         return target % self.n_targets
 
     def _picture(self, picture: int) -> int:
         if not -len(self) <= picture < len(self):
-            raise IndexError(f"picture {picture} of {len(self)}.")
+            raise IndexError(f"picture {picture} was asked for; this result has {len(self)}, counted from 0.")
         return picture % len(self)
 
 

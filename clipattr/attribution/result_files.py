@@ -97,7 +97,7 @@ def _check_shapes(plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """ValueError or TypeError unless all fields agree in the numbers of pictures and targets."""
     pictures, targets, tokens = len(plain["pictures"]), len(plain["names"]), plain["tokens"]
     if not isinstance(tokens, int) or tokens < 1:
-        raise ValueError(f"{tokens!r:.40} tokens a picture")
+        raise ValueError(f"{tokens!r:.40} tokens per picture")
     if not all(isinstance(name, str) for name in (*plain["pictures"], *plain["names"], *plain["units"])):
         raise ValueError("names that are no texts")
     rows = tensors["indices"].shape

@@ -134,14 +134,21 @@ class ClosedFormTail(TailAlgebra):
         return self.weights.shape[1]
 
     def aimed_at(self, weights: Tensor, constants: Tensor | None = None) -> "ClosedFormTail":
-        """The same tail for other targets; everything that does not depend on targets is shared."""
+        """The same tail for other targets; everything that does not depend on targets is shared.
+
+        Args:
+            weights: (embed, n). constants: (n,) or None for zeros; as for the class.
+
+        Raises:
+            TargetError: weights of another embedding width.
+        """
         other = object.__new__(ClosedFormTail)
         other.__dict__.update(self.__dict__)
         other._aim(weights, constants)
         return other
 
     def values(self, acts: Tensor) -> Tensor:
-        """The targets including constants: activations to (…, n)."""
+        """The targets including constants, (batch, n), of activations shaped as at the site."""
         return self.embeddings(acts) @ self.weights + self.constants
 
     # effects of active latents
@@ -150,6 +157,10 @@ class ClosedFormTail(TailAlgebra):
         """Table rows and amounts (float64) of active latents, each (rows, entries).
 
         A row holds the entries of a picture, or of a token where `splits_tokens`.
+
+        Raises:
+            DictionaryError: codes of another dictionary or of another number of rows, or an active latent that the tail
+                was not prepared for (`active`).
         """
         batch = len(acts)
         indices, amounts = padded(codes)
@@ -213,6 +224,9 @@ class ClosedFormTail(TailAlgebra):
             Attribution patching and exact ablation, each (batch, k, n) in the unit of the targets, or
             (batch, tokens · k, n) at a site of several tokens; None where not requested. Positive: the latent raises
             the target. Padding (amount 0) gets exactly 0.
+
+        Raises:
+            SiteError: activations of another shape than the site's. DictionaryError: as for `rows_of`.
         """
         acts = self.checked(acts)
         indices, values = self.rows_of(codes, acts)
@@ -260,13 +274,13 @@ class ClosedFormTail(TailAlgebra):
         return self.decoder.index_select(0, flat) @ self._through
 
     def patching(self, acts: Tensor, codes: Any, *, amounts: Tensor | None = None) -> Tensor:
-        """Attribution patching `a_j <dy/dx, v_j>`, (batch, k, n); see `effects`."""
+        """Attribution patching `a_j <dy/dx, v_j>`, (batch, k, n), with the errors (DictionaryError) of `effects`."""
         result, _ = self.effects(acts, codes, exact=False, amounts=amounts)
         assert result is not None
         return result
 
     def exact(self, acts: Tensor, codes: Any, *, amounts: Tensor | None = None) -> Tensor:
-        """Exact ablation `y(x) - y(x - a_j v_j)`, (batch, k, n); see `effects`."""
+        """Exact ablation `y(x) - y(x - a_j v_j)`, (batch, k, n), with the errors (DictionaryError) of `effects`."""
         _, result = self.effects(acts, codes, patching=False, amounts=amounts)
         assert result is not None
         return result
@@ -277,15 +291,23 @@ class ClosedFormTail(TailAlgebra):
         """Directional derivatives of the targets, `<dy/dx, direction>`.
 
         Args:
+            acts: activations as read at the site, (batch, width) or (batch, tokens, width).
             directions: m per picture, (batch, m, width) or (batch, m, tokens, width).
 
         Returns:
-            (batch, m, n).
+            (batch, m, n), in the unit of the targets per unit of the direction. Positive: the direction raises the
+            target.
+
+        Raises:
+            SiteError: activations of another shape than the site's.
         """
         return self.slope(acts, directions, self.weights)
 
     def removal(self, acts: Tensor, directions: Tensor) -> Tensor:
-        """Exact effect of subtracting directions, `y(x) - y(x - direction)`; shapes as for `gradient`."""
+        """Exact effect of subtracting directions, `y(x) - y(x - direction)`: (batch, m, n).
+
+        Arguments and errors (SiteError) are those of `gradient`. Positive: the direction raises the target.
+        """
         acts = self.checked(acts)
         return self.values(acts)[:, None] - self.values(acts[:, None] - directions.to(acts))
 
@@ -298,7 +320,11 @@ class ClosedFormTail(TailAlgebra):
             chunk: pictures × groups evaluated at a time.
 
         Returns:
-            (batch, groups, n): `y(x) - y(x - sum over the group of a_j v_j)`.
+            (batch, groups, n): `y(x) - y(x - sum over the group of a_j v_j)`, in the unit of the targets. Positive: the
+            group raises the target.
+
+        Raises:
+            SiteError, DictionaryError: as for `effects`; DictionaryError also for a latent that does not exist.
         """
         acts = self.checked(acts)
         indices, amounts = self.rows_of(codes, acts)
@@ -324,5 +350,5 @@ class ClosedFormTail(TailAlgebra):
         return normalize(self.features_of_pooled(pooled), dim=-1)
 
     def members(self, group: Any, number: int) -> Tensor:
-        """A group's latents as a tensor; DictionaryError where one does not exist."""
+        """A group's latents as a tensor (latents,) int64; DictionaryError where one does not exist."""
         return checked_latents(group, self.n_latents, f"group {number}")

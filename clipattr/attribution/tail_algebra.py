@@ -187,7 +187,7 @@ class TailAlgebra:
         return beta[..., None] if self.tail.norm is None else torch.stack([beta, delta], dim=-1)
 
     def slope(self, acts: Tensor, directions: Tensor, weights: Tensor) -> Tensor:
-        """Slope of targets (embed, n) along m directions per picture; see `ClosedFormTail.gradient`."""
+        """Slope of targets (embed, n) along m directions per picture; SiteError as in `ClosedFormTail.gradient`."""
         acts = self.tail.pooled(self.checked(acts))
         directions = self.tail.pooled(directions.to(acts))
         q, centred, spread = self.normed(acts)

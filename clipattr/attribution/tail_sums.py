@@ -35,12 +35,12 @@ def mean_effects(
 ) -> Tensor:
     """Exact effect of ablating each latent, or each group of latents at once, averaged over stored activations.
 
-    It needs neither pictures nor a forward pass. Memory holds one batch of rows and `embed` numbers a group; time does
-    not depend on the number of targets.
+    Neither pictures nor forward passes are needed. Memory holds one batch of rows and `embed` numbers per group; time
+    does not depend on the number of targets.
 
     Args:
         model: a `Model`, or the `TextEmbeddings` that take its place where only vectors are known.
-        dictionary: trained at a site with one vector a picture and a closed-form tail, such as `image.embedding`.
+        dictionary: trained at a site with one vector per picture and a closed-form tail, such as `image.embedding`.
         rows: (pictures, width) activations at that site: `Embeddings`, an array (also memory-mapped) or a tensor.
         target: what `as_target` reads, if it is linear: prompts, `Contrast`, `VocabularyContrast`, `ProbeLogit` …
         groups: latent numbers of each group; a latent may be in several. None: every latent by itself.
@@ -54,7 +54,7 @@ def mean_effects(
 
     Raises:
         TargetError: the target is not linear, or there is no row. SiteError: no closed form at the site, or several
-        tokens a picture. DictionaryError: the dictionary or a group does not fit.
+        tokens per picture. DictionaryError: the dictionary or a group does not fit.
 
     Example:
         >>> import clipattr as ca
@@ -119,7 +119,7 @@ def summed_exact(
     torch.Size([2, 2])
     """
     if tail.splits_tokens or acts.ndim != 2:
-        raise SiteError(f"{tail.site} has several tokens a picture; sums need one vector a picture.")
+        raise SiteError(f"{tail.site} has several tokens per picture; sums need one vector per picture.")
     acts = tail.checked(acts)
     indices, amounts = tail.rows_of(codes, acts)
     latents = padded(codes)[0].to(indices)

@@ -32,7 +32,7 @@ class Target(ABC):
 
     @property
     def subjects(self) -> list[str | None]:
-        """The prompt of each target, with which alignment of latents is measured; None for targets without one."""
+        """The prompt of each target, for the alignment of latents with it; None for targets without a prompt."""
         return [None] * len(self)
 
     def __repr__(self) -> str:
@@ -61,7 +61,11 @@ class Target(ABC):
 
     @abstractmethod
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
-        """Read the target off unit-length embeddings, differentiably: (batch, embed) to (batch, n)."""
+        """The targets of unit-length embeddings, differentiably: (batch, embed) to (batch, n), in `unit`.
+
+        Raises:
+            TargetError: the target cannot be computed with this model or these embeddings.
+        """
 
 
 class LinearTarget(Target):
@@ -69,7 +73,11 @@ class LinearTarget(Target):
 
     @abstractmethod
     def linear(self, model: Any) -> tuple[Tensor, Tensor]:
-        """Weights (embed, n) and constants (n,) of the target for one model."""
+        """Weights (embed, n) and constants (n,) of the target for one model.
+
+        Raises:
+            TargetError: the target does not fit the model, or is zero everywhere.
+        """
 
     def values(self, embeddings: Tensor, model: Any) -> Tensor:
         weights, constants = self.linear(model)

@@ -72,7 +72,8 @@ class Contrast(LinearTarget):
         templates: as for `Similarity`.
 
     Raises:
-        TargetError: the two sides are the same, or their numbers of prompts do not match.
+        TargetError: the two sides are the same prompt or (on use) the same embedding, or their numbers of prompts do
+            not match.
 
     >>> Contrast("kite", ["bat", "camel"]).names
     ['kite - bat', 'kite - camel']
@@ -193,7 +194,8 @@ class ProbeLogit(LinearTarget):
         names: names of the classes; default their numbers.
 
     Raises:
-        TargetError: weights that are not finite or of another shape, or another number of biases or names than rows.
+        TargetError: weights that are not finite or of another shape, or another number of biases or names than rows;
+            on use, a model whose embedding has another width.
 
     >>> probe = ProbeLogit([[1.0, 0.0], [0.0, 2.0]], [0.5, -0.5], names=["dog", "cat"])
     >>> probe.names, probe.unit
@@ -272,7 +274,7 @@ class LogOdds(Target):
     Not linear: `p_t` is a softmax over all prompts.
 
     Args:
-        prompt: the prompt t.
+        prompt: the prompt t. Positive log-odds: t is likelier than all other prompts together.
         among: the other prompts; `prompt` is added where it is missing.
         templates: as for `Similarity`.
 
@@ -354,8 +356,8 @@ def as_target(target: Any) -> Target:
     """Convert an argument to a `Target`.
 
     Args:
-        target: a `Target`; a string, a list of strings or embeddings, which mean `Similarity`; a list that contains
-            targets, which means all of them; or a function of the unit-length embedding.
+        target: one of these: a `Target`; a string, a list of strings or embeddings (embed,) or (n, embed), for
+            `Similarity`; a list with targets in it, for all of them; a function of the unit-length embedding.
 
     Returns:
         The target; linear where all its parts are.

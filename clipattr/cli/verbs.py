@@ -328,7 +328,7 @@ VERBS = (
         (
             argument("protocol", metavar="PROTOCOL", choices=("paper",), help="the study: paper, arXiv:2505.20229"),
             argument("--models", metavar="MODELS", required=True, help="references separated by commas, a file with "
-                     "one a line, or paper for its eight variants"),
+                     "one per line, or paper for its eight variants"),
             argument("--images", metavar="IMAGES", required=True, help="folder, table, .tar, or the name of a bundled "
                      "study for its pictures"),
             argument("--table", metavar="FILE", help="metadata of these pictures with their labels, as archives "

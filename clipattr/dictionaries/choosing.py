@@ -189,7 +189,7 @@ def train_sized(
 ) -> Dictionary:
     """Train one dictionary of which size or k may be missing; without both and without a kind, a recipe is chosen.
 
-    A missing size is 8 latents a dimension, at most a quarter of the rows; a missing k a twelfth of the width.
+    A missing size is 8 latents per dimension, at most a quarter of the rows; a missing k a twelfth of the width.
     """
     if leaves_open(n_latents, k, options):
         return train_sae(acts, **job, **options)

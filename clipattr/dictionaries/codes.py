@@ -101,14 +101,14 @@ class SparseCodes:
         return filled[self.offsets[1:]] - filled[self.offsets[:-1]]
 
     def starts(self) -> Tensor:
-        """int32 (batch + 1,): where each row's entries begin in storage order, and the end of the last row."""
+        """(batch + 1,) int32: where each row's entries begin in storage order, and the end of the last row."""
         if self.offsets is not None:
             return self.offsets.to(torch.int32)
         step = max(self.indices.shape[1], 1)
         return torch.arange(0, self.indices.numel() + 1, step, dtype=torch.int32, device=self.device)
 
     def row_of_entries(self) -> Tensor:
-        """int64, one per stored entry (padding included), in storage order: the row it belongs to."""
+        """(entries,) int64: the row that each stored entry belongs to, in storage order, padding included."""
         if self.offsets is None:
             rows = torch.arange(self.batch, device=self.device)
             return rows.repeat_interleave(self.indices.shape[1])
@@ -116,7 +116,15 @@ class SparseCodes:
         return rows.repeat_interleave(self.offsets.diff())
 
     def rows(self, which: int | slice | Tensor | Sequence[int]) -> SparseCodes:
-        """The codes of some rows, in the order asked for; an integer gives a batch of one."""
+        """The codes of some rows, in the order asked for.
+
+        Args:
+            which: a row number (a batch of one; negative counts from the end), a slice, (n,) row numbers, or (batch,)
+                bool.
+
+        Raises:
+            IndexError: a row that does not exist.
+        """
         if isinstance(which, int):
             index = which + self.batch if which < 0 else which
             if not 0 <= index < self.batch:
@@ -215,7 +223,15 @@ class SparseCodes:
         )
 
     def for_latents(self, latents: Tensor | Sequence[int], keep: bool = True) -> SparseCodes:
-        """The codes with all latents but these set to zero (`keep`), or with these set to zero (not `keep`)."""
+        """The codes with all latents but these set to zero, or (`keep=False`) with these set to zero.
+
+        Args:
+            latents: (n,) latent numbers.
+            keep: whether the latents keep their values or lose them.
+
+        Raises:
+            IndexError: a latent that does not exist.
+        """
         chosen = torch.zeros(self.n_latents, dtype=torch.bool, device=self.device)
         chosen[torch.as_tensor(latents, dtype=torch.int64, device=self.device)] = True
         wanted = chosen[self.indices.long()] == keep
@@ -252,7 +268,11 @@ class SparseCodes:
 
     @staticmethod
     def from_dense(dense: Tensor, k: int | None = None) -> SparseCodes:
-        """Codes of a (batch, n_latents) tensor: CSR of its nonzero entries, or with k the k largest magnitudes."""
+        """Codes of a (batch, n_latents) tensor: CSR of its nonzero entries, or with k the k largest magnitudes.
+
+        Raises:
+            DictionaryError: a tensor that is not 2-D, or k above the number of latents.
+        """
         if dense.ndim != 2:
             raise DictionaryError(f"Dense codes must be (batch, n_latents); got shape {tuple(dense.shape)}.")
         n_latents = dense.shape[1]
@@ -270,6 +290,7 @@ class SparseCodes:
         """Write a safetensors file atomically.
 
         Args:
+            path: the file.
             half: keep values as fp16 and indices as 16 bits where they fit: 4 bytes per entry.
         """
         narrow = half and self.n_latents <= 2**16

@@ -40,6 +40,7 @@ def export_sae(dictionary: Dictionary, path: str | Path, format: str = "saelens"
     """Write a dictionary so that other libraries can read it.
 
     Args:
+        dictionary: the dictionary to write.
         path: for "saelens" the folder to write (cfg.json, sae_weights.safetensors); for "safetensors" the file.
         format: "saelens" holds ReLU, TopK, JumpReLU, gated, BatchTopK and Matryoshka dictionaries; BatchTopK and
             Matryoshka become JumpReLU with one threshold, as SAELens itself exports them. "safetensors" holds every

@@ -55,7 +55,7 @@ def joined_dictionary(
         embeddings: (rows, embed) of the same rows, by an evaluator that is not the audited model.
         words: (words, embed), by the evaluator.
         names: the words; `info["named"]` lists those that have a latent, in order: they are the first latents.
-        n_latents, k: of the trained part; default 8 latents a dimension, at most a quarter of the rows, and a twelfth
+        n_latents, k: of the trained part; default 8 latents per dimension, at most a quarter of the rows, and a twelfth
             of the width active.
         seed: of training.
         training: further arguments of `train_sae`.
@@ -80,7 +80,7 @@ def joined_dictionary(
     shape = tuple(getattr(acts, "shape", ()))
     if len(shape) != 2 or shape[0] != embeddings.shape[0] or len(words) != len(names):
         raise DictionaryError(
-            f"A joined dictionary needs one embedding a row and one name a word; got activations {shape}, "
+            f"A joined dictionary needs one embedding per row and one name per word; got activations {shape}, "
             f"{embeddings.shape[0]} embeddings, {len(words)} words and {len(names)} names."
         )
     texts = torch.as_tensor(np.asarray(words)).float()

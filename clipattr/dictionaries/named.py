@@ -140,8 +140,8 @@ def named_dictionary(
     acts, embeddings, words = (torch.as_tensor(np.asarray(one)).float() for one in (acts, embeddings, words))
     if len(acts) != len(embeddings) or len(words) != len(names) or acts.ndim != 2:
         raise DictionaryError(
-            f"A named dictionary needs one embedding a row and one name a word; got activations {tuple(acts.shape)}, "
-            f"{len(embeddings)} embeddings, {len(words)} words and {len(names)} names."
+            "A named dictionary needs one embedding per row and one name per word; got activations "
+            f"{tuple(acts.shape)}, {len(embeddings)} embeddings, {len(words)} words and {len(names)} names."
         )
     wanted = soft_labels(embeddings, words, penalty=penalty) if labels is None else labels.float()
     strong = wanted > wanted.topk(min(LEAST, len(wanted)), dim=0).values.mean(0) / 2

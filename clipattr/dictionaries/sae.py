@@ -153,7 +153,7 @@ class Dictionary:
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The kind's own tensors: further constructor arguments."""
+        """The kind's own tensors, each (n_latents,) or of the shape its class states: further constructor arguments."""
         return {}
 
     def select(self, pre: Tensor) -> SparseCodes:
@@ -269,6 +269,9 @@ class Dictionary:
 
         Args:
             acts: (batch, input_width).
+
+        Raises:
+            DictionaryError: as for `encode`.
         """
         codes = self.encode(acts)
         recon = self.decode(codes)
@@ -282,6 +285,10 @@ class Dictionary:
 
         Args:
             acts: (batch, width), the activations at `site` (for a transcoder: at its output).
+            codes: of the same activations.
+
+        Raises:
+            DictionaryError: as for `decode`.
         """
         return acts - self.decode(codes)
 

@@ -108,7 +108,7 @@ class Comparison:
         return [found for _, _, found in self.rows if len(found) == len(self.names)]
 
     def plot(self, n: int = SHOWN, *, title: str | None = None) -> Chart:
-        """Causal effects with their intervals, one line a prompt and cause, one mark a study, the largest first.
+        """Causal effects with their intervals, one line per prompt and cause, one mark per study, the largest first.
 
         Raises:
             DataError: no study has a finding.
@@ -164,7 +164,7 @@ def compare(
         studies: two or more, of different models, dictionaries or seeds; with names of your own as a mapping. The first
             one's pictures are those compared on; a study of other pictures encodes them with its own model.
         prompts: audited in every study; default the labels of the first one's pictures, else its vocabulary.
-        findings: audits that were made already, one a study; nothing is audited then.
+        findings: audits that were made already, one per study; nothing is audited then.
         progress: show bars.
 
     Returns:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clipattr.attribution import ClosedFormTail
     from clipattr.studies.study import Study
 
-BLOCK = 2048  # rows a step
+BLOCK = 2048  # rows per step
 BATCH = 64  # pictures encoded at a time
 ALTERED = 128  # pictures that are no file's, encoded at a time
 ABLATED = 512  # pictures ablated at a time
@@ -131,12 +131,12 @@ def encoded(
             raises ends the work.
 
     Raises:
-        SiteError: the study's site holds several tokens a picture. DataError: not one picture can be read.
+        SiteError: the study's site holds several tokens per picture. DataError: not one picture can be read.
     """
     if not study.site.is_single:
         raise SiteError(
-            f"this needs one activation a picture; the study was built at {study.site}, which has one a token. Build "
-            f"a study at image.{study.site.block}.cls or image.embedding."
+            f"this needs one activation per picture; the study was built at {study.site}, which has one per token. "
+            f"Build a study at image.{study.site.block}.cls or image.embedding."
         )
     if images is not None:
         opened = Images.open(images)

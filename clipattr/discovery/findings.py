@@ -172,7 +172,7 @@ class Findings(Sequence[Finding]):
         return nothing_html(self.verdicts)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a finding, in points (cosine × 100) where people read it."""
+        """One row per finding, in points (cosine × 100) where people read it."""
         import pandas as pd
 
         columns = [
@@ -186,7 +186,7 @@ class Findings(Sequence[Finding]):
         )
 
     def verdict_frame(self) -> pd.DataFrame:
-        """One row a prompt audited: outcome, findings, pictures, how they were chosen, smallest effect in points."""
+        """One row per prompt audited: outcome, findings, pictures, how they were chosen, smallest effect in points."""
         import pandas as pd
 
         rows = [

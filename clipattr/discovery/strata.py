@@ -38,11 +38,12 @@ def by_stratum(
 
     Args:
         study: of the findings; the half of its pictures that audits measure on is used.
+        findings: of `audit`, all, some or one.
         strata: name of the stratum of each picture of the study, None to leave it out, e.g. a column of `open_table`;
             default the pictures' groups.
 
     Returns:
-        prompt, label, stratum; pictures: measured in the stratum; active, active_low, active_high: share of them on
+        prompt, label, stratum; pictures: measured in the stratum; active, active_low, active_high: fraction of them on
         which the family is active (Wilson); effect, low, high: mean fall of the contrast when the family is ablated on
         those (Student's t); difference with bounds: effect minus that in all other strata (Welch), whose intervals hold
         for all strata of a finding together. NaN with fewer than two pictures.

@@ -106,7 +106,7 @@ def class_names(values: Iterable[Any], names: Any = None) -> tuple[list[str | No
     numbers are -1 and 1 only, the two classes of a signed label.
 
     Args:
-        values: one a picture: a whole number, a text, a truth value or a missing value.
+        values: one per picture: a whole number, a text, a truth value or a missing value.
         names: of the classes by number: a list, a list of tuples of synonyms, or a mapping from or to numbers.
 
     Returns:

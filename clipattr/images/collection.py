@@ -70,7 +70,7 @@ class ImageRecord:
         return self._source.read(self._row, draft)
 
     def thumbnail(self, side: int = 112) -> Image.Image:
-        """The picture within side × side pixels."""
+        """The picture within side × side pixels; PictureError as for `load`."""
         return shrink(self.load(draft=2 * side), side)
 
     @property
@@ -86,7 +86,9 @@ class Images(Sequence[ImageRecord]):
         ids: unique id of each picture.
         columns: {"label", "group", "split": one text or None per picture}.
         notes: sentences on what opening changed or left out.
-        skipped: (id, reason) of the pictures that could not be read so far.
+
+    Raises:
+        DataError: an id that names two pictures, or a column with another number of values than pictures.
 
     >>> import clipattr as ca
     >>> images = ca.Images.open({"path": [np.zeros((8, 8, 3), np.uint8)] * 2, "label": ["a", "b"], "id": ["x", "y"]})
@@ -113,10 +115,14 @@ class Images(Sequence[ImageRecord]):
         self._places: dict[str, int] | None = None
         for name, values in self.columns.items():
             if len(values) != len(self.ids):
-                raise DataError(f"{len(self.ids)} pictures but {len(values)} values of {name!r}.")
+                raise DataError(
+                    f"{len(self.ids)} pictures need as many values of {name!r}; got {len(values)}."
+                )
         if len(set(self.ids)) != len(self.ids):
             repeated, _ = Counter(self.ids).most_common(1)[0]
-            raise DataError(f"The id {repeated!r} names more than one picture; ids must be unique.")
+            raise DataError(
+                f"The id {repeated!r} names more than one picture. Give every picture its own id."
+            )
 
     @classmethod
     def open(cls, source: Any, *, root: str | Path | None = None) -> "Images":
@@ -192,13 +198,11 @@ class Images(Sequence[ImageRecord]):
         return self._places[id]
 
     def select(self, which: Any) -> "Images":
-        """The pictures at these indices, or where a mask is True, as a new collection; DataError for a wrong mask."""
+        """The pictures at indices (n,) or where a mask (pictures,) is True; DataError for a mask of another length."""
         places = np.asarray(which)
         if places.dtype == bool:
             if places.shape != (len(self),):
-                raise DataError(
-                    f"The mask must have one value per picture ({len(self)}); got {places.shape}."
-                )
+                raise DataError(f"A mask has one value per picture, ({len(self)},); got {places.shape}.")
             places = np.flatnonzero(places)
         chosen = places.astype(np.int64).ravel().tolist()
         columns = {name: [values[place] for place in chosen] for name, values in self.columns.items()}
@@ -217,8 +221,7 @@ class Images(Sequence[ImageRecord]):
 
     @property
     def left_out(self) -> list[str]:
-        """Sentences on what is missing from the collection: `notes`, and count and first reasons of the pictures that
-        could not be read so far."""
+        """`notes`, and one sentence with count and first reasons of the pictures that could not be read so far."""
         skipped = self.skipped
         if not skipped:
             return list(self.notes)
@@ -240,11 +243,9 @@ class Images(Sequence[ImageRecord]):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over ids, labels, groups, splits, sizes of files and samples of the pictures.
+        """16 hex digits over ids, labels, groups, splits, sizes of files and samples of bytes or pixels.
 
-        Sampled are bytes of files (`sources.file_sample`) or pixels of some pictures of a data set, so that other
-        pictures with the same names have another fingerprint. File times do not count, so a copy has the same one.
-        `content_hash` reads all pictures.
+        Other pictures with the same names have another fingerprint, a copy has the same. `content_hash` reads all.
         """
 
         def parts() -> Iterator[str]:
@@ -329,7 +330,8 @@ class Images(Sequence[ImageRecord]):
         """Pixels for one or several models, each picture decoded once.
 
         Args:
-            draft: decode large JPEGs at the smallest size that is still twice what the models need.
+            models, batch: one or several `Model`; pictures per batch. workers: threads; None chooses their number.
+            places: (n,) indices, None for all. draft: decode large JPEGs at twice the size that the models need.
 
         Yields:
             indices (b,) int64 and, per model, pixels (b, 3, h, w). Pictures that cannot be read are left out and

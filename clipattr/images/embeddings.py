@@ -57,9 +57,9 @@ class Embeddings:
     Args:
         vectors: (rows, width) features of an image tower, normalised or not: an array or tensor, or the path of a .npy,
             .npz, .safetensors or .parquet file, or of a clip-retrieval folder (img_emb and metadata).
-        ids: one unique name a row, or the name of a column of the file; default its column `id` or `key`, else numbers.
-        paths: one file a row (None where there is none), or a column's name; default the column `image_path` or `path`.
-        labels: one class a row, or a column's name; default the column `label`. groups, splits: likewise, where given.
+        ids: one unique name per row, or a column of the file; default its column `id` or `key`, else numbers.
+        paths: one file per row (None where there is none), or a column; default the column `image_path` or `path`.
+        labels: one class per row, or a column; default the column `label`. groups, splits: likewise, where given.
         key: name of the array or column with the vectors, where a file has several.
         root: folder that relative paths start from; default the file's own folder.
         zero_point: the unsigned integer that means 0.
@@ -69,7 +69,8 @@ class Embeddings:
         images: the rows as `Images`.
 
     Raises:
-        DataError: no such file, another format, or ids, paths or labels that are not one a row.
+        DataError: no such file, another format, no row, values that are not numbers, unsigned integers without
+            `zero_point`, or another number of ids, paths or labels than rows.
 
     >>> rows = Embeddings(np.eye(3, 4, dtype=np.float32), labels=["a", "b", "a"])
     >>> len(rows), rows.width, rows.state
@@ -92,10 +93,12 @@ class Embeddings:
         self._vectors: Vectors = open_vectors(vectors, key)
         self._zero = zero_point
         if not len(self):
-            raise DataError("The embeddings have no rows.")
+            raise DataError("The embeddings have no rows. Give at least one row per picture.")
         kind = self._vectors.dtype
         if kind.kind not in "fiu":
-            raise DataError(f"Embeddings are numbers; got {kind}.")
+            raise DataError(
+                f"Embeddings must be numbers; got values of type {kind}. Pass the array of features."
+            )
         if kind.kind == "u" and zero_point is None:
             raise DataError(
                 f"The vectors are unsigned integers ({kind}), so the value that means 0 is not known: pass "
@@ -146,15 +149,17 @@ class Embeddings:
         values = list(given)
         if len(values) != len(self):
             raise DataError(
-                f"{len(values)} {what} for {len(self)} rows of vectors: they are out of step. Give one a row."
+                f"{len(self)} rows of vectors need as many {what}; got {len(values)}. Give one per row."
             )
         return values
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop, float32; integers become multiples of 1/127, which no cosine notices.
+        """Rows from `start` up to, not including, `stop`: (stop - start, width) float32.
+
+        Integers are divided by 127; this common factor changes no cosine.
 
         Raises:
-            DataError: NaN, infinity or a row of zeros among them, with the row's number.
+            DataError: a row among them is NaN, infinite or all zeros; the message has its number.
         """
         kept = self._vectors.read(start, stop)
         rows = kept.astype(np.float32)
@@ -173,7 +178,7 @@ class Embeddings:
         return rows
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows as float32) block by block."""
+        """Block by block the number of the first row, and the rows (block, width) float32; DataError as for `read`."""
         for start in range(0, len(self), size):
             yield start, self.read(start, min(start + size, len(self)))
 
@@ -205,7 +210,7 @@ class Embeddings:
 
     @property
     def state(self) -> str:
-        """What the vectors look like, for people: their lengths, and whether they are quantised."""
+        """The vectors in a few words: their lengths, and whether they are quantised."""
         _, shortest, longest = self._told
         lengths = "unit length" if self.is_normalised else f"lengths {shortest:.3g} to {longest:.3g}"
         quantised = self._vectors.dtype.kind in "iu"
@@ -221,7 +226,7 @@ def open_embeddings(source: Any, *, like: Embeddings | None = None) -> Embedding
     found = source if isinstance(source, Embeddings) else Embeddings(source)
     if like is not None and len(found) != len(like):
         raise DataError(
-            f"{len(found)} rows for {len(like)} pictures: they are out of step. Give one row a picture."
+            f"{len(like)} pictures need as many rows of embeddings; got {len(found)}. Give one row per picture."
         )
     return found
 

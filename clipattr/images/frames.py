@@ -47,7 +47,7 @@ LISTED = 12  # columns in a message
 
 @dataclass
 class Rows:
-    """Rows of a table of pictures. files: one a row, or None where `items` are the pictures themselves."""
+    """Rows of a table of pictures. files: one per row, or None where `items` are the pictures themselves."""
 
     ids: list[str]
     files: list[Path] | None

@@ -54,7 +54,7 @@ class Table:
     Attributes:
         images: label, group and split filled in; ids are the metadata's own picture names.
         columns: every column of the file, one text or None a picture, in the order of `images`.
-        ages: in years, one a picture, NaN where the file has no number.
+        ages: in years, one per picture, NaN where the file has no number.
         units: the number of the lesion or patient each picture shows; equal numbers stay on one side of a split.
         missing: picture names of rows that have no file.
         notes: sentences on rows that were left out, and warnings.
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """One row a picture: id, path, label, group, split, unit, age in years, and the file's own columns."""
+        """One row per picture: id, path, label, group, split, unit, age in years, and the file's own columns."""
         import pandas as pd
 
         frame = self.images.frame.assign(unit=self.units, years=self.ages)
@@ -87,10 +87,10 @@ class Table:
         return pd.concat([frame, pd.DataFrame(own)], axis=1)
 
     def grouped_by(self, group: str | Sequence[str | None]) -> "Table":
-        """The same pictures in groups by a column of the file ("age": by bands), or by one name a picture.
+        """The same pictures in groups by a column of the file ("age": by bands), or by one name per picture.
 
         Raises:
-            DataError: no such column, not one name a picture, or nobody has a group.
+            DataError: no such column, not one name per picture, or nobody has a group.
         """
         groups = _groups(group, self.columns, self.ages)
         columns = {**self.images.columns, "group": groups}
@@ -130,9 +130,9 @@ def open_table(
         units: columns whose values must stay on one side of a split; default `lesion_id` and `patient_id`.
             Pictures that share any of them are one unit; a row with none is a unit of its own.
         group: a column with groups ("age": bands of age), default none.
-        split: a column with splits ("holdout", "test" and "val" are held out, all else is not);
-            default a new split is drawn: `holdout` is the share of every class's units that is held out.
-        seed: of that split.
+        split: a column with splits ("holdout", "test" and "val" are held out, all else is not); default a new split.
+        holdout: fraction of every class's units that a new split holds out.
+        seed: of a new split.
 
     Returns:
         A `Table`: the pictures with labels, groups and splits, and all columns of the file.
@@ -367,7 +367,7 @@ def _groups(
     if not isinstance(group, str):
         groups = column_texts(group, "group")
         if len(groups) != len(ages):
-            raise DataError(f"groups need one name a picture ({len(ages)}); got {len(groups)}.")
+            raise DataError(f"groups need one name per picture ({len(ages)}); got {len(groups)}.")
     elif group == "age" or group in AGE:
         groups = [next((name for under, name in AGE_BANDS if age < under), None) for age in ages]
     elif (name := {normal_name(n): n for n in columns}.get(normal_name(group))) is not None:

@@ -37,7 +37,7 @@ class TarSource(Source):
     """Webdataset shards; a sample's .cls, .json["label"] or .txt is its label, and -1 in a .cls none.
 
     Attributes:
-        names, labels, splits: one a picture; splits where the shards lie in folders named after them.
+        names, labels, splits: one per picture; splits where the shards lie in folders named after them.
         notes: what was left out.
     """
 

@@ -38,7 +38,7 @@ class Vocabulary:
 
     Args:
         words: as spelled; blank words, repetitions and entries of more than 300 characters are left out.
-        ids, glosses, groups, qualifiers: one per word, None where unknown. A qualifier distinguishes senses.
+        ids, glosses, groups, qualifiers, roles: one per word, None where unknown. A qualifier distinguishes senses.
         notes: earlier notes to keep.
 
     Attributes:
@@ -226,7 +226,7 @@ class Vocabulary:
         """Index of the first entry with this spelling or display name.
 
         Raises:
-            DataError: none; the message names close spellings.
+            DataError: no such entry; the message names similar words.
         """
         if self._places is None:
             self._places = {}
@@ -239,7 +239,8 @@ class Vocabulary:
 
         near = get_close_matches(word, self.words, 3)
         raise DataError(
-            f"{word!r} is not in the vocabulary" + (f"; similar words: {', '.join(near)}." if near else ".")
+            f"{word!r} is not among the {len(self.words)} words of the vocabulary"
+            + (f"; similar words: {', '.join(near)}." if near else ". `words` lists them.")
         )
 
     def embed(
@@ -263,7 +264,7 @@ class Vocabulary:
             (n_words, embed) float32 on the CPU.
 
         Raises:
-            DataError: no template, or one without "{}".
+            DataError: no template, or one without "{}". ModelError: a word that the model cannot embed.
         """
         templates = tuple(sorted(template_texts(templates)))
         bad = [template for template in templates if "{}" not in template]

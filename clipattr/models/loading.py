@@ -158,14 +158,14 @@ class Model:
 
     @property
     def image_tower(self) -> Tower:
-        """The image tower as sites address it; SiteError for towers without sites, which can still encode."""
+        """The image tower as sites address it; SiteError for towers whose blocks are unknown, also in `grid` etc."""
         if self._tower is None or self._tower.visual is not self.visual:
             self._tower = read_tower(self.visual, self.reference)
         return self._tower
 
     @property
     def text_tower(self) -> TextTower:
-        """The text tower as sites address it; SiteError for towers without sites, which can still encode."""
+        """The text tower as sites address it; SiteError for towers whose blocks are unknown (they can still encode)."""
         if self._text_tower is None or self._text_tower.clip is not self.clip:
             self._text_tower = read_text_tower(self)
         return self._text_tower

@@ -160,7 +160,7 @@ class Site:
         return Site(f"{self.tower}.{self.index(model) - model.image_blocks}{stream}.{tokens}")
 
     def is_same(self, other: "str | Site", model: "Model") -> bool:
-        """Whether two spellings name one site of a model; False where the model lacks the other site."""
+        """Whether two spellings name one site of a model; False where it lacks one of them (no SiteError)."""
         try:
             return self.canonical(model) == Site(other).canonical(model)
         except SiteError:
@@ -188,6 +188,9 @@ class Site:
         """Shape of one picture's or text's activation here: (width,) where `is_single`, else (tokens, width).
 
         Texts may be padded to the longest of a batch, so that they have fewer tokens than this says.
+
+        Raises:
+            SiteError: the tower's blocks are unknown; in the text tower also as for `index`.
         """
         if self.is_embedding:
             return (model.embed_dim,)
@@ -201,11 +204,19 @@ class Site:
         return (model.image_tokens - before, model.image_width)
 
     def width(self, model: "Model") -> int:
-        """Length of one activation vector here: of the residual stream, or of the embedding."""
+        """Length of one activation vector here: of the residual stream, or of the embedding.
+
+        Raises:
+            SiteError: as for `shape`.
+        """
         return self.shape(model)[-1]
 
     def reaches_embedding(self, model: "Model") -> bool:
-        """Whether the embedding depends on the activation here; after the last block only pooled tokens do."""
+        """Whether the embedding depends on the activation here; after the last block only pooled tokens do.
+
+        Raises:
+            SiteError: as for `index`.
+        """
         if self.is_embedding or self.is_text:
             return True
         if self.index(model) < model.image_blocks - 1 or self.tokens == "all":
@@ -213,7 +224,11 @@ class Site:
         return self.tokens in model.image_tower.pooled
 
     def require_reach(self, model: "Model") -> None:
-        """Raise SiteError where the activation here has no effect; the message names sites that have one."""
+        """Check that the activation here affects the embedding.
+
+        Raises:
+            SiteError: it has no effect (the message names sites that have one), or as for `index`.
+        """
         if self.reaches_embedding(model):
             return
         tower = model.image_tower
@@ -229,6 +244,9 @@ class Site:
 
         It may depend on other tokens; inside a block, on the stream that the activation is added to; in the text tower,
         on the token ids.
+
+        Raises:
+            SiteError: as for `index`.
         """
         if self.is_text:
             return self.tail(model) is None
@@ -239,7 +257,15 @@ class Site:
         return self.index(model) < model.image_blocks - 1 or model.image_tower.pooled != {self.tokens}
 
     def read(self, stream: Tensor, model: "Model") -> Tensor:
-        """The site's tokens from all tokens of its block, (batch, tokens, width)."""
+        """The site's tokens from all tokens of its block.
+
+        Args:
+            stream: (batch, tokens, width), all tokens of the block.
+            model: a `Model`.
+
+        Returns:
+            (batch, width) at `cls`, else (batch, tokens of the site, width); a view.
+        """
         if self.tokens == "cls":
             return stream[:, 0]
         return stream[:, model.image_tower.prefix :] if self.tokens == "patches" else stream

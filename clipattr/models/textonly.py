@@ -48,16 +48,19 @@ class TextEmbeddings(Model):
         self.words = [str(word) for word in words]
         if table.ndim != 2 or len(table) != len(self.words):
             raise ModelError(
-                f"Text embeddings are one row a text: {len(self.words)} texts need shape ({len(self.words)}, embed); "
+                f"Text embeddings are one row per text: {len(self.words)} texts need shape ({len(self.words)}, embed); "
                 f"got {tuple(table.shape)}."
             )
         wrong = (~torch.isfinite(table).all(1) | (table.norm(dim=1) == 0)).nonzero().flatten().tolist()
         if wrong:
-            raise ModelError(f"The embedding of the text {self.words[wrong[0]]!r} is zero or not finite.")
+            raise ModelError(
+                f"The embeddings of {len(wrong)} of {len(self.words)} texts are zero or not finite, first that of "
+                f"{self.words[wrong[0]]!r}. Encode these texts again, or leave them out."
+            )
         self._row = {word: row for row, word in enumerate(self.words)}
         if len(self._row) != len(self.words):
             twice = next(word for word in self.words if self.words.count(word) > 1)
-            raise ModelError(f"The text {twice!r} has more than one embedding.")
+            raise ModelError(f"The text {twice!r} has more than one embedding; give each text once.")
         self._table = F.normalize(table, dim=-1)
         self._scale = float(logit_scale)
         digest = hashlib.sha256("\0".join(self.words).encode())
@@ -71,11 +74,11 @@ class TextEmbeddings(Model):
         """Open a mapping of texts to vectors, a pair (texts, array), or a file.
 
         Args:
-            source: mapping, pair, or path of a .npz with `words` (texts) and one 2-D array, or of a .safetensors file
-                from a study.
+            source: mapping of texts to vectors (embed,), pair (n texts, array (n, embed)), or path of a .npz with
+                `words` (texts) and one 2-D array, or of a .safetensors file from a study.
 
         Raises:
-            ModelError: another type, or texts and vectors that do not fit.
+            ModelError: another type, an unreadable file, or texts and vectors that do not fit.
         """
         if isinstance(source, cls):
             return source
@@ -112,7 +115,7 @@ class TextEmbeddings(Model):
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write the table as .safetensors, which `open` reads."""
+        """Write the table to `path` as .safetensors, which `open` reads."""
         from safetensors.torch import save_file
 
         save_file(
@@ -139,10 +142,12 @@ class TextEmbeddings(Model):
 
     @property
     def embed_dim(self) -> int:  # type: ignore[override]
+        """Number of components of an embedding."""
         return self._table.shape[1]
 
     @property
     def logit_scale(self) -> float:
+        """Factor of cosines before a softmax: the inverse temperature."""
         return self._scale
 
     @property
@@ -152,23 +157,25 @@ class TextEmbeddings(Model):
 
     @property
     def image_tower(self) -> Tower:
+        """Always a `SiteError`: a table of texts has no image tower."""
         raise SiteError(f"Of this model only text embeddings are known, no image tower. {EMBEDDING}.")
 
     @property
     def text_tower(self) -> TextTower:
+        """Always a `SiteError`: a table of texts has no text tower."""
         raise SiteError(
             "Of this model only text embeddings are known, no text tower: text sites need a loaded model."
         )
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """ModelError: there is no image tower."""
+        """Refuse pixels (batch, 3, H, W) with a `ModelError`, as a table of texts has no image tower."""
         raise ModelError(
             "Of this model only text embeddings are known, so pictures cannot be encoded. Build the study with "
             "model=NAME to encode pictures, as occlusion, text insertion and new pictures need."
         )
 
     def prepare(self, picture: Any) -> Tensor:
-        """ModelError: there is no image tower."""
+        """Refuse to make pixels (3, H, W), with a `ModelError`, as a table of texts has no image tower."""
         return self.encode_image(torch.empty(0))
 
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:

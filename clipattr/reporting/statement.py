@@ -50,8 +50,9 @@ def write_statement(
 
     Args:
         findings: of `audit`, with their study if verdicts of persons are to be shown.
+        path: the HTML file to write.
         decided: the gate's decision. purpose: what the model is meant for, in a sentence.
-        people: who sign, each with a role, e.g. "A. Person, clinical safety"; each gets a line to sign on.
+        people: who will sign, each with a role, e.g. "A. Person, clinical safety"; each gets a line to sign on.
 
     Returns:
         The path of the page.

@@ -181,9 +181,10 @@ def reproduce(
             Bundled models bring their own.
         form: "paper", "small" (a few thousand pictures), "quick" (minutes), or `Sizes`. sizes: single changes.
         only: names of experiments; default all.
-        plan: estimate what it will cost, and measure nothing but the speed of this machine. The estimate is kept as
-            `plan.json`, and a run in the same folder writes what it took beside it.
+        plan: estimate time and memory, and measure nothing but the speed of this machine. The estimate is stored as
+            `plan.json`; a run in the same folder stores what it took beside it.
         engine: where pictures are encoded and prompts are audited, e.g. `clipattr.Ray(workers=8)`.
+        progress: show bars.
         command: shown on the page; default this call.
 
     Returns:

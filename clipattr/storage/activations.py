@@ -86,29 +86,35 @@ class ActivationStore(ShardFolder):
         """Create an empty store, or open one that was created with exactly these settings.
 
         Args:
+            path: folder of the store.
             model: the encoder; its reference, weights_hash and preprocess_id are stored.
             sites: shape of one picture's activation at each site, e.g. {"image.-1.cls": (512,)}.
             pictures, fingerprint: size and fingerprint of the collection.
             batch: pictures per forward pass; stored in the manifest, since another size may change last digits.
+            dtype: "float16" or "float32", of the stored activations.
             shard_pictures: pictures per shard.
             shuffle: seed of the order in which the store is written: pictures are permuted over the whole store, rows
                 within each shard. Training then reads whole blocks, about as fast as in order. None keeps the given
                 order.
+            resume: open a store with these settings that the folder already holds; False refuses any store there.
             evaluator: second model whose embeddings are stored too, with fingerprints; None: activations only.
             thumbnails: with an evaluator, whether thumbnails of the pictures are stored.
             renew: accept a store of other pictures; a shard then counts as missing if its pictures differ.
 
         Raises:
-            DataError: the folder holds a store with other settings (both values are named), or resume is False and
-                the folder holds any store.
+            DataError: no site and no evaluator, another dtype than float16 or float32, or a size below 1; the folder
+                holds a store with other settings (both values are named), or resume is False and it holds any store.
         """
         path = user_path(path)
         if not sites and evaluator is None:
             raise DataError("A store needs at least one site; got none.")
         if dtype not in DTYPES:
-            raise DataError(f"A store keeps float16 or float32; got dtype {dtype!r}.")
+            raise DataError(f"A store holds float16 or float32; got dtype {dtype!r}.")
         if pictures < 1 or batch < 1 or shard_pictures < 1:
-            raise DataError(f"A store needs pictures and a batch; got {pictures} pictures, batch {batch}.")
+            raise DataError(
+                f"A store needs at least one picture per collection, batch and shard; got {pictures} pictures, batch "
+                f"{batch}, shard_pictures {shard_pictures}."
+            )
         manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "format": "clipattr-store",
@@ -136,7 +142,9 @@ class ActivationStore(ShardFolder):
             found = read_manifest(path)
             changing = {"pictures": pictures, "fingerprint": fingerprint} if renew else {}
             if told := differences({**found, **changing}, manifest):
-                raise DataError(f"The store in {path} is of something else ({told}): choose another.")
+                raise DataError(
+                    f"The store in {path} was made with other settings ({told}). Use these settings, or another folder."
+                )
             if found == manifest:
                 return cls(path, manifest)
         for name in (*sites, *([PICTURES] if evaluator is not None else [])):
@@ -159,7 +167,10 @@ class ActivationStore(ShardFolder):
         """The same store at another of its sites; DataError if it holds no such site."""
         name = self.site if site is None else str(site)
         if name not in self.manifest["sites"]:
-            raise DataError(f"{self.path} holds {', '.join(self.manifest['sites'])}; got {name!r}.")
+            raise DataError(
+                f"The store in {self.path} has no activations at {name!r}; its sites are "
+                f"{', '.join(self.manifest['sites']) or 'none'}."
+            )
         return self if name == self.site else ActivationStore(self.path, self.manifest, name)
 
     # Reading
@@ -203,8 +214,8 @@ class ActivationStore(ShardFolder):
     def notes(self) -> list[str]:
         """Remarks about how the activations were computed."""
         sizes = [shard["smallest"] for shard in self.shards if shard.get("smallest")]
-        told = "Memory did not suffice for the asked micro-batch in {} of {} shards; down to {} pictures were encoded "
-        told += "at a time there, which may change last digits."
+        told = "The batch did not fit into memory in {} of {} shards; as few as {} pictures were encoded at a time "
+        told += "there, which may change last digits."
         return [told.format(len(sizes), len(self.shards), min(sizes))] if sizes else []
 
     @property
@@ -225,7 +236,11 @@ class ActivationStore(ShardFolder):
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows start to stop, (stop - start, width) float32; DataError for rows that the store does not have."""
+        """Rows from `start` up to, not including, `stop`: (stop - start, width) float32.
+
+        Raises:
+            DataError: rows that the store does not have, or a damaged shard (`DamagedShard`).
+        """
         if not 0 <= start <= stop <= len(self):
             raise DataError(f"Rows {start} to {stop} were asked of a store with {len(self)} rows.")
         out = torch.empty(stop - start, self.width)
@@ -239,7 +254,17 @@ class ActivationStore(ShardFolder):
         return out
 
     def take(self, rows: np.ndarray) -> Tensor:
-        """The given rows in ascending order, (len(rows), width) float32; DataError for rows that do not exist."""
+        """The given rows in ascending order.
+
+        Args:
+            rows: (n,) row numbers in any order.
+
+        Returns:
+            (n, width) float32, sorted by row number, not in the order of `rows`.
+
+        Raises:
+            DataError: a row that the store does not have, or a damaged shard (`DamagedShard`).
+        """
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
             raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")
@@ -257,6 +282,9 @@ class ActivationStore(ShardFolder):
         The order depends on seed and epoch only. Every row occurs once, except rows that do not fill a last batch. A
         store that was shuffled when written is read in whole blocks (`block_orders`), any other store row by row
         (`batch_orders`), which is much slower.
+
+        Raises:
+            DataError: a shard is missing or damaged (`DamagedShard`).
         """
         if self.shuffle is None:
             for rows in itertools.islice(batch_orders(len(self), batch, seed, epoch), start, None):
@@ -298,8 +326,8 @@ class ActivationStore(ShardFolder):
         """Read every shard once, also those that follow a missing shard.
 
         Raises:
-            DataError: the size or checksum of a shard differs from its record, or a value is NaN or infinite; the error
-                names the first such shard and row.
+            DataError: the size or checksum of a shard differs from its record (`DamagedShard`), or a value is NaN or
+                infinite; the error names the first such shard and row.
         """
         self.refresh()
         for number in range(self.shard_count):

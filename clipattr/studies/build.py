@@ -215,7 +215,7 @@ def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
 
 
 def joins(of: Request) -> bool:
-    """Whether a study's own dictionary gets named latents: it has an evaluator and one vector a picture, no sizes."""
+    """Whether a study's own dictionary gets named latents: it has an evaluator and one vector per picture, no sizes."""
     settings = of.settings
     return (
         settings["named"]

@@ -118,7 +118,6 @@ def make_card(
         labels: (rows,) index of each row's correct prompt in `text`, for zero-shot accuracy.
         evaluator_embeddings: (rows, embed) of an independent model, for monosemanticity.
         factors: (rows, factors) of 0 and 1, the true factors of each picture.
-        factor_names: names of the factors.
         seeds: dictionaries of the same shape from other seeds, for stability.
         controls: True for neurons, PCA, random and k-means directions with equally many active latents, False for
             none, or {name: dictionary}.

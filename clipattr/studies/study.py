@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes, load_dictionary
+from clipattr.display.wording import counted
 from clipattr.errors import StudyError
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
@@ -53,6 +54,9 @@ class Study:
     Attributes:
         path: the folder.
         manifest: the content of its study.json.
+
+    Raises:
+        StudyError: no study in the folder, a damaged part (on its first use), or another model than the study's.
 
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")
@@ -102,12 +106,16 @@ class Study:
 
     @property
     def model(self) -> Model:
-        """The audited model, loaded on first use; StudyError if it is not the one that the study was built with."""
+        """The audited model, loaded on first use.
+
+        Raises:
+            StudyError: it is not the one that the study was built with, or a module that no name loads.
+        """
         return self._model("model")
 
     @property
     def evaluator(self) -> Model:
-        """The model whose embeddings label the latents, loaded on first use."""
+        """The model whose embeddings label the latents, loaded on first use; StudyError as for `model`."""
         return self._model("evaluator")
 
     @cached_property
@@ -117,7 +125,7 @@ class Study:
 
     @cached_property
     def images(self) -> Images:
-        """The pictures, in the order of rows; paths are relative to the study's folder."""
+        """The pictures, in the order of rows; paths are relative to the study's folder. StudyError if damaged."""
         with reading(self.path / "pictures.csv"):
             stored = read_pictures(self.path)
             if len(stored) != self._count("pictures"):
@@ -142,7 +150,11 @@ class Study:
 
     @cached_property
     def codes(self) -> SparseCodes:
-        """`SparseCodes` (pictures, latents); at sites of several tokens, each latent's largest value per picture."""
+        """`SparseCodes` (pictures, latents); at sites of several tokens, each latent's largest value per picture.
+
+        Raises:
+            StudyError: the files are missing or damaged, or do not fit the manifest.
+        """
         with reading(self.path / "codes"):
             codes = read_codes(self.path, self._count("latents"))
             within(codes.indices, 0, self._count("latents"))
@@ -161,7 +173,7 @@ class Study:
         return load_array(self.path / "evaluator.npy", self._count("pictures"))
 
     def seen(self, rows: np.ndarray) -> Tensor:
-        """The evaluator's embeddings of some pictures, (rows, embed) float32."""
+        """The evaluator's embeddings of some pictures, (n, embed) float32, for n row numbers (n,)."""
         return torch.from_numpy(np.asarray(self.evaluator_embeddings[rows], dtype=np.float32))
 
     @cached_property
@@ -202,12 +214,12 @@ class Study:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Rows of the pictures that are not held out, including near-duplicates."""
+        """(n,) int64: rows of the pictures that are not held out, including near-duplicates."""
         return np.flatnonzero([split != "holdout" for split in self.images.columns["split"]])
 
     @cached_property
     def holdout_rows(self) -> np.ndarray:
-        """Rows of the held-out pictures."""
+        """(n,) int64: rows of the held-out pictures."""
         return np.flatnonzero([split == "holdout" for split in self.images.columns["split"]])
 
     @cached_property
@@ -223,7 +235,10 @@ class Study:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """{latent: name} of names that the analyst has given, which replace labels; see `rename`."""
+        """{latent: name} of names that the analyst has given, which replace labels; StudyError if damaged.
+
+        `rename` changes them.
+        """
         file = self.path / "names.json"
         if not file.exists():
             return {}
@@ -263,14 +278,14 @@ class Study:
         its lead over the second word, both in cosine; aligned: whether the alignment exceeds chance level; auc: AUC of
         the label's similarity as a predictor of activation, on the pictures under counts.auc_on of the manifest;
         clarity, monosemanticity: cosines; meanings: clusters of examples; mixture: eigenvalue ratio of examples;
-        frequency: share of pictures; mean_top: mean activation of examples; triage: the paper's order of inspection;
+        frequency: fraction of pictures; mean_top: mean activation of examples; triage: the paper's order of inspection;
         nearest: latent with the largest cosine of directions; label_evidence, label_contrast: labels by other
         rankings; name: display name, the given name or else the label if it is aligned.
         """
         return latents_table(self)
 
     def thumbnail(self, index: int) -> Image.Image:
-        """Thumbnail of the picture in row `index` (rendered pictures are rendered)."""
+        """Thumbnail of the picture in row `index`, stored or made of the picture; IndexError beyond the last row."""
         if not (self.path / "thumbnails.npy").exists():
             return self.images[index].thumbnail()
         ends = self._thumbnail_ends
@@ -293,7 +308,10 @@ class Study:
             if file_digest(self.path / name) != digest
         ]
         if wrong:
-            raise StudyError(f"{str(self.path)!r} is damaged: {', '.join(wrong)} changed since it was built.")
+            raise StudyError(
+                f"{str(self.path)!r} is damaged: {counted(len(wrong), 'file')} changed since it was built, first "
+                f"{', '.join(wrong[:5])}. Copy the study again, or build it again."
+            )
 
     def _count(self, of: str) -> int:
         return int(self.manifest["counts"][of])

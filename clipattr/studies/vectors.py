@@ -108,7 +108,7 @@ def require_width(rows: Embeddings, model: Model) -> None:
     """Raise DataError unless vectors have the width of the model's embeddings."""
     if rows.width != model.embed_dim:
         raise DataError(
-            f"The embeddings have {rows.width} numbers a row, those of {model.reference} {model.embed_dim}. Pass the "
+            f"The embeddings have {rows.width} numbers per row, those of {model.reference} {model.embed_dim}. Pass the "
             "model that computed them."
         )
 
@@ -143,7 +143,7 @@ def _seen(
     if given.evaluator is not None:
         if given.evaluator.width != evaluator.embed_dim:
             raise DataError(
-                f"The evaluator's embeddings have {given.evaluator.width} numbers a row, those of "
+                f"The evaluator's embeddings have {given.evaluator.width} numbers per row, those of "
                 f"{evaluator.reference} {evaluator.embed_dim}. Pass evaluator= the model that computed them."
             )
         seen = np.empty((len(everything), evaluator.embed_dim), np.float16)

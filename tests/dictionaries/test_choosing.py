@@ -160,5 +160,5 @@ def test_a_named_dictionary_finds_the_words_and_keeps_the_identity():
         hits = (present & (there[:, factor] > 0)).sum()
         assert 2 * hits / (present.sum() + there[:, factor].sum()) > 0.9
         assert torch.dot(made.decoder[latent], directions[factor]) > 0.9
-    with pytest.raises(DictionaryError, match="one embedding a row"):
+    with pytest.raises(DictionaryError, match="one embedding per row"):
         named_dictionary(acts, embeddings[:5], words, names)

@@ -120,7 +120,7 @@ def test_without_a_word_that_activations_hold_it_is_trained_alone():
 def test_sizes_and_wrong_input():
     assert trained_size(768, 10**6) == (6144, 64) and trained_size(16, 100)[0] == 25
     acts, seen, words, names, _ = world()
-    with pytest.raises(DictionaryError, match="one embedding a row"):
+    with pytest.raises(DictionaryError, match="one embedding per row"):
         ca.joined_dictionary(acts, seen[:5], words, names)
     assert told_joined(ca.neurons(4)) == []
     assert np.isfinite(acts.numpy()).all()

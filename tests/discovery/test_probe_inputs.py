@@ -54,7 +54,7 @@ def test_a_probe_is_made_of_arrays_lists_and_frames():
             made = Probe(pd.Index(["a", "b"]), weights, constants)
             assert made.names == expected.names and torch.equal(made.weights, expected.weights)
             assert torch.equal(made.logits([[1, 2]]), expected.logits(torch.tensor([[1.0, 2.0]])))
-    with pytest.raises(TargetError, match="list, one a class"):
+    with pytest.raises(TargetError, match="list, one per class"):
         Probe("ab", rows, bias)
     for wrong in ([[1, 2], [3]], "x", [[1j]]):
         with pytest.raises(DataError):

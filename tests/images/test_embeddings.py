@@ -73,7 +73,7 @@ def test_ids_paths_and_labels_are_columns_or_given(tmp_path):
     assert rows.images[0].load().size == (4, 4) and rows.images[1].path is None
     plain = ca.Embeddings(ROWS, labels=list("ab") * 5, splits=["holdout"] + [None] * 9)
     assert plain.images.ids[3] == "03" and plain.images[0].split == "holdout"
-    with pytest.raises(ca.DataError, match="9 ids for 10 rows of vectors: they are out of step"):
+    with pytest.raises(ca.DataError, match="10 rows of vectors need as many ids; got 9"):
         ca.Embeddings(ROWS, ids=IDS[:9])
     with pytest.raises(ca.DataError, match="names more than one picture"):
         ca.Embeddings(ROWS, ids=["same"] * 10)
@@ -117,7 +117,7 @@ def test_rows_that_are_no_embeddings_are_named(rows, told):
         (np.zeros(6), r"shape \(rows, width\); got \(6,\)"),
         (np.zeros((0, 6)), "have no rows"),
         (np.zeros((2, 6), np.uint8), "zero_point="),
-        (np.array([["a", "b"]]), "Embeddings are numbers"),
+        (np.array([["a", "b"]]), "Embeddings must be numbers"),
         ("nowhere.npy", "There are no embeddings at"),
         (7, "got int"),
     ),

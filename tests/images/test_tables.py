@@ -172,7 +172,7 @@ def test_a_group_without_one_of_the_classes_is_noted(ham_folder):
     assert "No picture of the group 'other' is 'malignant'" in notes
     with pytest.raises(DataError, match="empty everywhere"):
         table.grouped_by([None] * len(table.images))
-    with pytest.raises(DataError, match=r"one name a picture \(12\); got 3"):
+    with pytest.raises(DataError, match=r"one name per picture \(12\); got 3"):
         table.grouped_by(["a", "b", "c"])
 
 

@@ -75,7 +75,7 @@ def test_a_store_of_something_else_is_not_mixed_in(tiny_model, pictures, tmp_pat
         collect(tiny_model, pictures, tmp_path, batch=8)
     with pytest.raises(DataError, match="already holds a store"):
         collect(tiny_model, pictures, tmp_path, resume=False)
-    with pytest.raises(DataError, match=r"holds image\.-1\.cls; got 'image\.0\.cls'"):
+    with pytest.raises(DataError, match=r"no activations at 'image\.0\.cls'; its sites are image\.-1\.cls"):
         ActivationStore.open(tmp_path, "image.0.cls")
 
 

@@ -118,16 +118,16 @@ def test_what_does_not_go_together_is_refused(given, told, tiny_model, tmp_path)
 
 
 def test_vectors_that_do_not_fit_the_model_are_refused(tiny_model, rows, tmp_path):
-    with pytest.raises(ca.DataError, match="40 numbers a row, those of custom 48"):
+    with pytest.raises(ca.DataError, match="40 numbers per row, those of custom 48"):
         build(tiny_model, embeddings=rows[:, :40], path=tmp_path / "a", vocabulary=WORDS)
     with pytest.raises(ca.DataError, match="beyond float16"):
         build(tiny_model, embeddings=rows * 1e6, path=tmp_path / "b", vocabulary=WORDS)
-    with pytest.raises(ca.DataError, match="79 rows for 80 pictures"):
+    with pytest.raises(ca.DataError, match="80 pictures need as many rows of embeddings; got 79"):
         build(
             tiny_model, embeddings=rows, evaluator_embeddings=rows[1:], path=tmp_path / "c", vocabulary=WORDS
         )
     text = np.eye(4)
-    for bad, told in (((["a", "a"], text[:2]), "more than one embedding"), ((["a"], text), "one row a text"),
+    for bad, told in (((["a", "a"], text[:2]), "more than one embedding"), ((["a"], text), "one row per text"),
                       ((["a"], text[:1] * np.nan), "zero or not finite")):  # fmt: skip
         with pytest.raises(ca.ModelError, match=told):
             ca.TextEmbeddings.open(bad)

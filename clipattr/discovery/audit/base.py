@@ -31,7 +31,7 @@ from clipattr.sites import continue_from
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
 
-BLOCK = 2048  # pictures a step
+BLOCK = 2048  # pictures per step
 RIVALS = 16  # best words of the audited model kept for each picture
 KEPT_BYTES = (
     2**29

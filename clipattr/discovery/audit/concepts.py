@@ -17,7 +17,7 @@ from torch import Tensor
 
 CHOSEN = 64  # words a picture that fit it best and compete for it
 SWEEPS = 12  # of coordinate descent
-BLOCK = 512  # pictures a step
+BLOCK = 512  # pictures per step
 
 
 class Concepts:

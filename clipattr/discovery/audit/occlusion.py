@@ -28,7 +28,7 @@ STEPS = 3  # windows across and down
 SIDE = 0.44  # side of a window as a fraction of the picture's, so that neighbours overlap by a third
 WINDOWS = STEPS * STEPS
 ASKED = 3  # windows a picture, those in which the prompt falls most, that the evaluator is shown
-PRICE = WINDOWS + ASKED  # forward passes a picture
+PRICE = WINDOWS + ASKED  # forward passes per picture
 LARGEST = 2  # longest side of a picture before occlusion, in units of a model's resolution
 CARRIES = 0.05  # share of the family's reliance below which a latent is left out
 

@@ -233,7 +233,7 @@ def audit(
         settings: thresholds, with their units and reasons.
         background: texts whose mean similarity is subtracted, so that a latent that raises every prompt equally does
             not count; default the study's vocabulary.
-        budget: forward passes a prompt, of either model, beyond what the study holds; default `settings.budget`.
+        budget: forward passes per prompt, of either model, beyond what the study holds; default `settings.budget`.
         device: where the models run; default where they are. All else is computed on the CPU.
         progress: show a bar.
         engine: where prompts are audited, e.g. `clipattr.Ray(workers=8)`; all of its machines must see the study's

@@ -50,10 +50,10 @@ class Settings:
             belongs to that answer, and is no mark or place that many objects share.
         least_confidence: confidence below which a finding is left out, 0 to 1. At 0.5 findings are left out that are
             likelier wrong than right; 0 reports all that hold.
-        budget: forward passes a prompt, of either model, beyond what the study holds; 0 asks nothing directly.
-        first, inserted: pictures a prompt is inserted into, at the first of several looks and after the last.
+        budget: forward passes per prompt, of either model, beyond what the study holds; 0 asks nothing directly.
+        first, inserted: pictures that a prompt is inserted into, at the first of several looks and after the last.
         given_up: probability, over all looks, of giving up a prompt whose final test would have an even chance. At
-            0.05 insertion takes 15 pictures a prompt on the worlds that constants are chosen on, 20 at 0.01, in place
+            0.05 insertion takes 15 pictures per prompt on the worlds that constants are chosen on, 20 at 0.01, in place
             of 34 with one look at the interval.
         occluded: own pictures occluded to see which latents a candidate silences; twelve forward passes each. On the
             worlds that constants are chosen on four lose a finding and add one where nothing was planted.

@@ -54,7 +54,7 @@ class Measure:
     """Codes and contrasts of pictures that no file holds.
 
     Args:
-        study: with one activation a picture.
+        study: with one activation per picture.
 
     Attributes:
         forwards: pictures encoded so far. opener: of the study's pictures.

@@ -105,7 +105,7 @@ def verify(
         confidence takes the verdict in.
 
     Raises:
-        SiteError: the study's site holds several tokens a picture. TargetError: nothing to verify, or findings of
+        SiteError: the study's site holds several tokens per picture. TargetError: nothing to verify, or findings of
         another dictionary. DataError: `settings.text` without the extra "ocr"; the checkpoint cannot be written, or
         another process uses it.
 
@@ -165,7 +165,7 @@ def _check(study: Study, items: Sequence[Finding]) -> None:
         raise TargetError("There is nothing to verify: no finding was given.")
     if not study.site.is_single:
         raise SiteError(
-            f"Verification reads one activation a picture; the study was built at {study.site}, which has several. "
+            f"Verification reads one activation per picture; the study was built at {study.site}, which has several. "
             f"Build a study at image.{study.site.block}.cls or image.embedding."
         )
     for item in items:

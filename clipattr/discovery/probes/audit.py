@@ -45,8 +45,8 @@ class ProbeAudit:
         groups: one row per group; None without groups. worst: the lowest accuracy of a group, by classifier.
         latents: one row per class and latent, sorted by difference: class, latent, name, probe_effect with bounds,
             probe_share, prompt_effect with bounds, prompt_share, difference, alignment. Effects are mean exact
-            ablations on the class's own pictures, in logits of its margin over the other classes; shares are of the
-            positive effects.
+            ablations on the class's own pictures, in logits of its margin over the other classes, positive where the
+            latent raises the margin; shares are of the positive effects.
 
     >>> import clipattr as ca
     >>> made = ca.audit_probe(ca.open_study("lesions"))
@@ -76,7 +76,19 @@ class ProbeAudit:
         return "\n".join(lines)
 
     def disagreements(self, name: str | None = None, n: int = 10) -> pd.DataFrame:
-        """The latents whose share differs most between probe and prompt, for one class or for all."""
+        """The latents whose share of the positive effects differs most between probe and prompt.
+
+        Args:
+            name: a class; None for all classes.
+            n: number of rows.
+
+        Returns:
+            The first rows of `latents`; effects in logits, shares and `difference` as fractions. Positive `difference`:
+            the latent has the larger share for the probe.
+
+        Raises:
+            TargetError: the probe has no class of that name.
+        """
         frame = self.latents
         if name is not None:
             self.probe.index(name)
@@ -120,7 +132,8 @@ def audit_probe(
 
     Args:
         source: a study, whose held-out pictures are measured; or pictures (anything `Images.open` takes: a folder, a
-            table) together with `study`, which provides model and dictionary.
+            table) together with `study`.
+        study: provides model and dictionary where `source` is pictures; None where `source` is a study.
         labels: the class of each picture of `source`, None to leave it out; default: the collection's.
         groups: group of each picture, for the worst group; default: the collection's.
         probe: the probe to audit; None: fit one on pictures that are not held out and measure on the rest, by the split
@@ -148,7 +161,7 @@ def audit_probe(
         study, source = source, None
     if not study.site.is_single or study.site.tail(study.model) is None:
         raise SiteError(
-            f"a probe is audited where one vector a picture has a closed-form tail: image.embedding, or image.-1.cls "
+            f"a probe is audited where one vector per picture has a closed-form tail: image.embedding, or image.-1.cls "
             f"where the class token is pooled. This study was built at {study.site}; build one there."
         )
     if probe is not None and probe.model_hash not in (None, study.model.weights_hash):
@@ -160,7 +173,7 @@ def audit_probe(
     pictures = encoded(study, source, rows=everything if source is None else None)
     given, sorts = names_given(labels, pictures, "label"), names_given(groups, pictures, "group")
     if given is None:
-        raise DataError("a probe is audited on labelled pictures: give labels, one a picture.")
+        raise DataError("a probe is audited on labelled pictures: give labels, one per picture.")
     measured = _measured(study, pictures, source is None, seed, fitting=probe is None)
     if probe is None:
         seen = ~measured

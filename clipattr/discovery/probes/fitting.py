@@ -256,12 +256,12 @@ def _material(
         pictures = encoded(source, rows=source.rows)
         given = names_given(labels, pictures, "label")
         if given is None:
-            raise DataError("the study's pictures have no labels: give labels, one a picture.")
+            raise DataError("the study's pictures have no labels: give labels, one per picture.")
         embeddings, model_hash = pictures.embeddings, source.model.weights_hash
     else:
         embeddings = numbers_in(source, "embeddings").cpu()
         if labels is None:
-            raise DataError("embeddings alone say nothing of classes: give labels, one a picture.")
+            raise DataError("embeddings alone say nothing of classes: give labels, one per picture.")
         given = column_texts(labels)
     if embeddings.ndim != 2 or len(given) != len(embeddings):
         raise DataError(

@@ -31,6 +31,7 @@ def directions_of(study: Study, findings: Finding | Iterable[Finding]) -> Tensor
 
     Args:
         study: source of the findings; its pictures that are not held out are used.
+        findings: of `audit`, all, some or one.
 
     Returns:
         (embed, findings) float32, one direction per finding, in units of unit-length embeddings.

@@ -39,6 +39,10 @@ class Probe:
         model_hash: of the model whose embeddings it takes; None if unknown.
         about: origin of the probe, JSON-like.
 
+    Raises:
+        TargetError: fewer than two classes, two classes of one name, weights that are not finite, or numbers of names,
+            rows and biases that differ. DataError: weights or bias are not real numbers.
+
     >>> import clipattr as ca
     >>> study = ca.open_study("picture-world")
     >>> probe = ca.Probe.of_prompts(study.model, ["kite", "bat"])
@@ -55,7 +59,7 @@ class Probe:
     def __post_init__(self) -> None:
         # Arrays, lists, Series and frames are converted; a single string would be read as a list of letters.
         if isinstance(self.names, str):
-            raise TargetError(f"a probe's names are a list, one a class; got the text {self.names!r}.")
+            raise TargetError(f"a probe's names are a list, one per class; got the text {self.names!r}.")
         for name, value in (
             ("names", tuple(cell_text(name) or "" for name in self.names)),
             ("weights", numbers_in(self.weights, "the probe's weights").float()),
@@ -71,7 +75,9 @@ class Probe:
             twice = next(name for name in self.names if self.names.count(name) > 1)
             raise TargetError(f"the probe has two classes called {twice!r}. Give every class its own name.")
         if not (torch.isfinite(self.weights).all() and torch.isfinite(self.bias).all()):
-            raise TargetError("the probe's weights hold numbers that are not finite. Fit it again.")
+            raise TargetError(
+                "the probe's weights or biases are not finite (NaN or infinite). Fit the probe again."
+            )
 
     def __repr__(self) -> str:
         shown = ", ".join(self.names[:4]) + (", …" if len(self.names) > 4 else "")
@@ -84,7 +90,15 @@ class Probe:
         """The zero-shot classifier of a model: weights are text embeddings times the model's own temperature.
 
         Args:
+            model: a `Model`.
             prompts: class names, which are also the prompts; or a mapping from class name to prompt.
+            templates: as for `Model.encode_text`.
+
+        Returns:
+            A `Probe` with weights (classes, embed) and zero bias, in logits.
+
+        Raises:
+            TargetError: fewer than two classes. ModelError: as for `Model.encode_text`.
         """
         texts = dict(prompts) if isinstance(prompts, Mapping) else {name: name for name in prompts}
         with torch.no_grad():
@@ -100,25 +114,25 @@ class Probe:
         return self.names.index(name)
 
     def logits(self, embeddings: Any) -> Tensor:
-        """(pictures, embed) of unit length, as a tensor, array, list or frame, to (pictures, classes).
+        """Logits (pictures, classes) of embeddings (pictures, embed) of unit length: a tensor, array, list or frame.
 
         Raises:
-            TargetError: the embeddings have another width than the probe.
+            TargetError: the embeddings have another width than the probe. DataError: they are not real numbers.
         """
         embeddings = numbers_in(embeddings, "the embeddings")
         if embeddings.shape[-1] != self.weights.shape[1]:
             raise TargetError(
-                f"the probe reads {self.weights.shape[1]} numbers a picture, the embeddings have "
+                f"the probe reads {self.weights.shape[1]} numbers per picture, the embeddings have "
                 f"{embeddings.shape[-1]}. Use the model that it was fitted on."
             )
         return embeddings @ self.weights.to(embeddings).T + self.bias.to(embeddings)
 
     def predict(self, embeddings: Any) -> list[str]:
-        """The class of each picture."""
+        """The class of each picture; arguments and errors (TargetError, DataError) as for `logits`."""
         return [self.names[number] for number in self.logits(embeddings).argmax(-1).tolist()]
 
     def probabilities(self, embeddings: Any) -> Tensor:
-        """Softmax over the classes, (pictures, classes)."""
+        """Softmax over the classes, (pictures, classes); arguments and errors (TargetError, DataError) as `logits`."""
         return self.logits(embeddings).softmax(-1)
 
     def margins(self) -> tuple[Tensor, Tensor]:
@@ -131,7 +145,11 @@ class Probe:
         return (self.weights - others).T, self.bias - (self.bias.sum() - self.bias) / (n - 1)
 
     def target(self, *classes: str) -> ProbeLogit:
-        """Attribution target: the margin of some classes (default: all) over the mean of the others."""
+        """Attribution target: margins of some classes (default: all) over the mean of the others, in logits.
+
+        Raises:
+            TargetError: a class that the probe does not have.
+        """
         which = [self.index(name) for name in classes] if classes else list(range(len(self.names)))
         weights, constants = self.margins()
         return ProbeLogit(weights.T[which], constants[which], names=[self.names[number] for number in which])
@@ -174,7 +192,7 @@ class Probe:
         if place.is_dir():
             return cls._open_folder(place)
         if not place.is_file():
-            raise DataError(f"there is no probe at {place}: neither a file nor a folder.")
+            raise DataError(f"there is no probe at {place}: no such file or folder. Check the path.")
         if place.suffix.lower() in (".pkl", ".pickle", ".joblib"):
             weights, bias, found = _unpickled(place, trust_pickle)
         else:
@@ -185,11 +203,14 @@ class Probe:
         called = names if names is not None else found
         called = tuple(cell_text(name) or "" for name in (range(len(weights)) if called is None else called))
         if len(called) != len(weights):
-            raise DataError(f"{place} has {len(weights)} classes; {len(called)} names were given.")
+            raise DataError(
+                f"{place} has {len(weights)} classes; {len(called)} names were given. Give one per class, in the order "
+                "of its rows."
+            )
         hashed = None if model is None else model.weights_hash
         if model is not None and weights.shape[1] != model.embed_dim:
             raise DataError(
-                f"{place} reads {weights.shape[1]} numbers a picture, {model.reference} gives {model.embed_dim}. Use "
+                f"{place} reads {weights.shape[1]} numbers per picture, {model.reference} gives {model.embed_dim}. Use "
                 "the model that the probe was fitted on."
             )
         return cls(called, weights, bias, hashed, {"kind": "file", "file": place.name})
@@ -201,16 +222,21 @@ class Probe:
             schema, classes = content["schema"], [str(name) for name in content["classes"]]
             hashed, about = content["model_hash"], dict(content["about"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{place} holds no probe that can be read: {error!r}.") from error
+            raise DataError(
+                f"{place} holds no readable probe ({error!r}). Give a folder that Probe.save wrote, or a weights file."
+            ) from error
         if told := schema_complaint(place / ABOUT, schema, SCHEMA, "fit the Probe again and save it"):
             raise DataError(told)
         held = _tensors(place / WEIGHTS)
         if set(held) != {"weights", "bias"}:
-            raise DataError(f"{place / WEIGHTS} must hold weights and bias; it holds {sorted(held)}.")
+            raise DataError(
+                f"{place / WEIGHTS} must hold weights and bias; it holds {sorted(held)[:5]}. Save the probe again."
+            )
         weights, bias = held["weights"].float(), held["bias"].float()
         if weights.ndim != 2 or bias.shape != (len(classes),) or len(weights) != len(classes):
             raise DataError(
-                f"{place} has {len(classes)} classes, weights {tuple(weights.shape)} and bias {tuple(bias.shape)}."
+                f"{place} is damaged: {len(classes)} classes, but weights {tuple(weights.shape)} and bias "
+                f"{tuple(bias.shape)}. Save the probe again."
             )
         return cls(tuple(classes), weights, bias, None if hashed is None else str(hashed), about)
 
@@ -262,9 +288,10 @@ def _linear_layer(held: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tenso
     """The only matrix among the tensors, and the vector of matching length."""
     matrices = {name: value for name, value in held.items() if value.ndim == 2}
     if len(matrices) != 1:
-        shapes = {name: tuple(value.shape) for name, value in held.items()}
+        shapes = {name: tuple(value.shape) for name, value in list(held.items())[:5]}
         raise DataError(
-            f"{file} must hold one matrix of weights (classes, embed), and may hold one bias; got {shapes}."
+            f"{file} must hold one matrix of weights (classes, embed), and may hold one bias; got {len(held)} tensors, "
+            f"first {shapes}. Save the classifier's last layer alone."
         )
     weights = next(iter(matrices.values())).detach().float()
     vectors = [value for value in held.values() if value.ndim == 1 and len(value) == len(weights)]
@@ -285,7 +312,10 @@ def _unpickled(file: Path, trusted: bool) -> tuple[Tensor, Tensor, list[str] | N
         weights = torch.as_tensor(np.atleast_2d(model.coef_), dtype=torch.float32)
         bias = torch.as_tensor(np.atleast_1d(model.intercept_), dtype=torch.float32).expand(len(weights))
     except Exception as error:
-        raise DataError(f"{file} holds no linear classifier with coef_ and intercept_: {error}.") from error
+        raise DataError(
+            f"{file} holds no linear classifier with coef_ and intercept_ ({error}). Save a fitted scikit-learn "
+            "classifier such as LogisticRegression."
+        ) from error
     classes = getattr(model, "classes_", None)
     return (
         weights,

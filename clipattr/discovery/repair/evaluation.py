@@ -120,7 +120,7 @@ def before_after(
     """
     if labels is None or not any(labels):
         raise DataError(
-            "accuracy needs the true class of each picture: these have no labels. Give labels=[...], one a picture."
+            "accuracy needs the true class of each picture: these have no labels. Give labels=[...], one per picture."
         )
     known = {name.casefold(): number for number, name in enumerate(classes.names)}
     unknown = sorted({label for label in labels if label and label.casefold() not in known})
@@ -143,7 +143,8 @@ def before_after(
     frame, worst = None, None
     if groups is None or not any(groups):
         notes.insert(
-            0, "There are no groups, so nothing is known of the worst one: give groups=[...], one a picture."
+            0,
+            "There are no groups, so nothing is known of the worst one: give groups=[...], one per picture.",
         )
     else:
         frame, worst = _by_group(correct, [groups[number] for number in which.tolist()], notes)

@@ -153,7 +153,7 @@ class Repair:
         return self._projected(embeddings)
 
     def scores(self, pixels: Tensor) -> Tensor:
-        """Logits of the repaired classifier, (batch, classes) in the order of `before.names`."""
+        """Logits (batch, classes) of the repaired classifier for pixels (batch, 3, H, W), as `before.names`."""
         with torch.no_grad():
             if self.scope == "model":
                 return self.before.logits(self.encode_image(pixels))
@@ -204,7 +204,7 @@ class Repair:
         """Accuracy, worst group and side effects before and after.
 
         Args:
-            images: anything `Images.open` takes, best pictures that were not used so far; default: the study's
+            images: anything `Images.open` takes, preferably pictures that were not used so far; default: the study's
                 held-out pictures.
             labels: a class of the classifier for each picture, None to leave it out; default: the collection's.
             groups: one name per picture, e.g. "cow, desert"; the worst group is the one with the lowest accuracy.
@@ -237,7 +237,7 @@ class Repair:
 
         Raises:
             StudyError: latents are ablated at inference, which neither weights nor a classifier can express; or the
-                model's configuration is not known.
+                model has no linear map behind its image tower, or no known configuration.
         """
         place = Path(folder)
         if self.scope == "prompts":

@@ -102,8 +102,10 @@ def side(study: Study, finding: Finding, *, glosses: Sequence[str] | None = None
     """Say whether a finding is made by the picture, by the wording of the prompt, or by both.
 
     Args:
-        study: where it was found. glosses: meanings to add to the prompt, e.g. "a tropical tree". Default: the
-            vocabulary's gloss and group of the word, else the words nearest to it in the model's own text space.
+        study: where the finding was made.
+        finding: of `audit`.
+        glosses: meanings to add to the prompt, e.g. "a tropical tree". Default: the vocabulary's gloss and group of the
+            word, else the words nearest to it in the model's own text space.
 
     Returns:
         A `FindingSide`: the side, all wordings with the share of the effect that each leaves (0 to 1), and one or no
