@@ -115,14 +115,10 @@ class Images(Sequence[ImageRecord]):
         self._places: dict[str, int] | None = None
         for name, values in self.columns.items():
             if len(values) != len(self.ids):
-                raise DataError(
-                    f"{len(self.ids)} pictures need as many values of {name!r}; got {len(values)}."
-                )
+                raise DataError(f"{len(self.ids)} pictures need as many {name}s; got {len(values)}.")
         if len(set(self.ids)) != len(self.ids):
             repeated, _ = Counter(self.ids).most_common(1)[0]
-            raise DataError(
-                f"The id {repeated!r} names more than one picture. Give every picture its own id."
-            )
+            raise DataError(f"The id {repeated!r} names more than one picture; give each its own.")
 
     @classmethod
     def open(cls, source: Any, *, root: str | Path | None = None) -> "Images":
