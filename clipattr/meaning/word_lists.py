@@ -4,10 +4,12 @@ Owns the detection of the kind of list, and refuses lists that would be misread,
 senses and embeddings (`vocabulary.py`). Start at `words_of`.
 """
 
+import ast
 import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from clipattr.display.wording import be, counted
 from clipattr.errors import DataError
 from clipattr.images.cells import is_missing, normal_name, plain
 from clipattr.images.delimited import parse_table, read_text, sniff
@@ -23,7 +26,17 @@ from clipattr.storage.documents import parse_json
 from clipattr.storage.paths import user_path
 
 # Accepted column names, compared by `normal_name`; the first one present is used.
-WORD = ("word", "words", "label", "labels", "name", "text", "term", "concept", "class", "class_name")
+WORD = (
+    "word", "words", "label", "labels", "name", "text", "term", "concept", "class", "class_name", "display_name",
+    "displayname",
+)  # fmt: skip
+OWN = [
+    "word",
+    "id",
+    "gloss",
+    "group",
+    "qualifier",
+]  # the header that `Vocabulary.save` writes: nothing is changed
 OTHERS = {
     "ids": ("id", "synset", "wnid"),
     "glosses": ("gloss", "definition", "description"),
@@ -36,6 +49,11 @@ TABLES = (".csv", ".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers", ".docx", ".pdf", ".zip", ".gz")
 MAX_FILE = 512 * 2**20  # bytes
 LOOKED_AT = 200  # lines from which a table is distinguished from a list
+# Lines of lists that are no plain words, by what they are called in the note.
+SYNSET = re.compile(r"(n\d{8})[\s,:;]+(\S.*)")
+NUMBERED = re.compile(r"(\d+)(?:\s*[:.)]\s*|\s+|,\s*)(\S.*)")
+BULLET = re.compile(r"([-*•])\s+(\S.*)")
+QUOTED = re.compile(r"""(["'])(.+)\1,?""")
 
 
 @dataclass
@@ -49,6 +67,7 @@ class Words:
     qualifiers: list[Any] | None = None
     roles: list[Any] | None = None
     notes: list[str] = field(default_factory=list)
+    exact: bool = False  # written by `Vocabulary.save`
 
 
 def words_of(source: Any, encoding: str = "utf-8") -> Words:
@@ -57,6 +76,13 @@ def words_of(source: Any, encoding: str = "utf-8") -> Words:
     Raises:
         DataError: no such file, or a source that is not a list of words.
     """
+    found = _words_of(source, encoding)
+    if not found.exact:
+        _spaced(found)
+    return found
+
+
+def _words_of(source: Any, encoding: str) -> Words:
     if isinstance(source, (str, os.PathLike)):
         return _of_file(user_path(source), encoding)
     columns = frame_columns(source)
@@ -73,6 +99,32 @@ def words_of(source: Any, encoding: str = "utf-8") -> Words:
     )
 
 
+def _spaced(found: Words) -> None:
+    """Underscores in place of spaces as spaces, and templates left out, which are no words; with notes."""
+    texts = [word.strip() if isinstance(word, str) else "" for word in found.words]
+    joined = [text for text in texts if "_" in text and " " not in text]
+    if joined:
+        said = set(joined)
+        found.words = [
+            text.replace("_", " ") if text in said else word
+            for text, word in zip(texts, found.words, strict=True)
+        ]
+        found.notes.append(
+            f"{counted(len(joined), 'word')} with underscores {be(len(joined), True)} read with spaces, first "
+            f"{joined[0]!r}."
+        )
+    templates = [text for text in texts if "{}" in text]
+    if templates:
+        kept = [place for place, text in enumerate(texts) if "{}" not in text]
+        for name in ("words", *OTHERS):
+            column = getattr(found, name)
+            setattr(found, name, None if column is None else [column[place] for place in kept])
+        found.notes.append(
+            f"{counted(len(templates), 'entry', 'entries')} with {{}} {be(len(templates), True)} left out: "
+            f"{templates[0]!r} is a template, not a word."
+        )
+
+
 def _of_list(items: list[Any]) -> Words:
     items = [plain(item) for item in items]
     if items and all(isinstance(item, Mapping) for item in items):
@@ -87,6 +139,10 @@ def _of_list(items: list[Any]) -> Words:
 
 def _of_mapping(source: Mapping[Any, Any]) -> Words:
     values = list(source.values())
+    if values and all(
+        _is_synset(value) for value in values
+    ):  # {"0": ["n01440764", "tench"]}, as ImageNet's index
+        return Words([str(word) for _, word in values], [str(synset) for synset, _ in values])
     lists = [
         isinstance(value, (list, tuple, set, frozenset, np.ndarray)) or hasattr(value, "tolist")
         for value in values
@@ -157,6 +213,12 @@ def _of_file(path: Path, encoding: str) -> Words:
         return _of_json(text, path)
     if suffix in TABLES:
         return _of_table(text, path)
+    if suffix in (".yaml", ".yml", ".xml", ".html", ".htm"):
+        raise DataError(
+            f"{str(path)!r} is not read as a word list. Save it as JSON, as CSV, or one word per line."
+        )
+    if text.lstrip()[:1] in ("[", "{"):
+        return _of_literal(text, path)
     return _of_lines(text, path)
 
 
@@ -168,6 +230,27 @@ def _is_json(text: str) -> bool:
         return isinstance(parse_json(text), (list, dict))
     except ValueError:
         return False
+
+
+def _is_synset(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(part, str) for part in value)
+        and re.fullmatch(r"n\d{8}", value[0]) is not None
+    )
+
+
+def _of_literal(text: str, path: Path) -> Words:
+    """A Python list or dictionary in a text file, such as the usual lists of ImageNet's classes."""
+    try:
+        content = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise DataError(
+            f"{str(path)!r} begins like a list or object ({text.strip()[:40]!r}) but is neither JSON nor Python's: "
+            f"{error}. Write one word per line, or mend it."
+        ) from error
+    return _words_of(content, "utf-8")
 
 
 def _of_json(text: str, path: Path) -> Words:
@@ -209,17 +292,20 @@ def _of_table(text: str, path: Path) -> Words:
     if len([row for row in rows if any(row)]) < 2:
         return Words([])
     table = parse_table(text, path)
+    own = table.header[: len(OWN)] == OWN
     made = _of_columns(
         {name: [row[place] for row in table.rows] for place, name in enumerate(table.header)}, repr(str(path))
     )
-    made.notes = [*table.notes, *made.notes]
+    made.notes, made.exact = [*table.notes, *made.notes], own
     return made
 
 
 def _of_lines(text: str, path: Path) -> Words:
     """One word per line; a table with the suffix of a text file is read as a table, or refused."""
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     full = [line for line in lines[:LOOKED_AT] if line.strip()]
+    if (marked := _marked(lines)) is not None:
+        return marked
     for separator in ("\t", ";", "|", ","):
         cells = [normal_name(cell) for cell in (full[0] if full else "").split(separator)]
         known = {*WORD, *(name for names in OTHERS.values() for name in names)}
@@ -231,7 +317,7 @@ def _of_lines(text: str, path: Path) -> Words:
                 f"{str(path)!r} has {min(counts) + 1} columns, not one word per line (first line: {full[0][:80]!r}). "
                 "Add a first line with column names, one of them 'word', or keep only the column of words."
             )
-    if len(full) == 1 and full[0].count(",") > 1:
+    if len(full) == 1 and (full[0].count(",") > 1 or full[0].strip(" ;").count(";")):
         raise DataError(
             f"{str(path)!r} has all words in one line ({full[0][:60]!r}). Write one word per line."
         )
@@ -241,7 +327,46 @@ def _of_lines(text: str, path: Path) -> Words:
             lines[at + 1 :],
             notes=[f"The first line, {full[0].strip()!r}, was taken for a header, not a word."],
         )
-    return Words(lines)
+    commas = [line.strip() for line in full if "," in line]
+    told = f"A line is one word, also {commas[0]!r} with its comma." if commas else ""
+    return Words(lines, notes=[told] if told else [])
+
+
+def _marked(lines: list[str]) -> Words | None:
+    """Words behind ImageNet's synsets, numbers in order, bullets or in quotes, if every line is written so."""
+    full = [line.strip() for line in lines if line.strip()]
+    if len(full) < 2:
+        return None
+    for pattern, called in (
+        (SYNSET, "synsets"),
+        (NUMBERED, "numbers"),
+        (BULLET, "bullets"),
+        (QUOTED, "quotes"),
+    ):
+        found = [pattern.fullmatch(line) for line in full]
+        if None in found:
+            continue
+        pairs = [(match[1], match[2].strip()) for match in found if match]
+        if pattern is NUMBERED:
+            first = int(pairs[0][0])
+            if first > 1 or [int(number) for number, _ in pairs] != list(range(first, first + len(pairs))):
+                continue
+            quoted = [QUOTED.fullmatch(word) for _, word in pairs]
+            pairs = [
+                (mark, match[2] if match else word) for (mark, word), match in zip(pairs, quoted, strict=True)
+            ]
+        words = [word for _, word in pairs]
+        note = f"The words were read without the {called} in the file: {words[0]!r} from {full[0]!r}."
+        if pattern is not SYNSET:
+            return Words(words, notes=[note])
+        names = [[part.strip() for part in word.split(",")] for word in words]
+        return Words(
+            [parts[0] for parts in names],
+            [synset for synset, _ in pairs],
+            qualifiers=[parts[1] if len(parts) > 1 else None for parts in names],
+            notes=[note],
+        )
+    return None
 
 
 def _text(path: Path, encoding: str) -> str:

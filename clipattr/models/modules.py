@@ -5,7 +5,7 @@ that is equal in every process. Ignores weights. Start at `unwrapped_clip`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import open_clip
@@ -27,7 +27,15 @@ def template_texts(templates: Any) -> list[str]:
     >>> template_texts(["{}", lambda c: f"a photo of a {c}."])
     ['{}', 'a photo of a {}.']
     """
-    given = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
+    if isinstance(templates, str) or callable(templates):
+        given = [templates]
+    elif isinstance(templates, Iterable) and not isinstance(templates, (bytes, Mapping)):
+        given = list(templates)
+    else:
+        raise ModelError(
+            f"Templates are texts with {{}}, or functions of a text; got {type(templates).__name__}. ['{{}}'] is the "
+            "prompt alone."
+        )
     texts = []
     for template in given:
         try:

@@ -92,3 +92,48 @@ def test_missing_words_are_blank_and_columns_that_are_not_read_are_noted():
         and "score" in vocabulary.notes[0]
         and "1 blank" in vocabulary.notes[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("synsets.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish\n", ["tench", "goldfish"]),
+        ("synsets.tsv.txt", "n01440764\ttench\nn01443537\tgoldfish\n", ["tench", "goldfish"]),
+        (
+            "index.json",
+            '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}',
+            ["tench", "goldfish"],
+        ),
+        ("labels.txt", "{0: 'tench, Tinca tinca',\n 1: 'goldfish'}", ["tench, Tinca tinca", "goldfish"]),
+        ("list.txt", "['tench', 'goldfish']", ["tench", "goldfish"]),
+        ("numbers.txt", "0: tench\n1: goldfish\n", ["tench", "goldfish"]),
+        ("bullets.txt", "- tench\n- goldfish\n", ["tench", "goldfish"]),
+        ("quotes.txt", '"tench",\n"goldfish",\n', ["tench", "goldfish"]),
+        ("joined.txt", "great_white_shark\ngoldfish\n", ["great white shark", "goldfish"]),
+        ("templates.json", '{"classes": ["tench"], "templates": ["a photo of a {}"]}', ["tench"]),
+        ("indented.txt", "tench\n  # fish\ngoldfish\n", ["tench", "goldfish"]),
+        ("3.txt", "3 musketeers\n101 dalmatians\n", ["3 musketeers", "101 dalmatians"]),
+    ],
+)
+def test_usual_lists_of_classes_give_their_words(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    found = Vocabulary.open(tmp_path / name)
+    assert found.words == words
+    if "synsets" in name or "index" in name:
+        assert found.ids == ["n01440764", "n01443537"]
+
+
+def test_a_saved_vocabulary_keeps_its_underscores(tmp_path):
+    made = Vocabulary(["hot_dog", "cat"])
+    made.save(tmp_path / "v.csv")
+    assert Vocabulary.open(tmp_path / "v.csv").hash == made.hash
+    assert "with underscores" in Vocabulary.open(["hot_dog"]).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("v.yaml", "- cat"), ("v.txt", "[cat, dog"), ("v.txt", "cat; dog; hen")]
+)
+def test_files_of_another_shape_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="one word per line"):
+        Vocabulary.open(tmp_path / name)
