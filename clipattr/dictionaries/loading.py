@@ -18,6 +18,7 @@ from clipattr.dictionaries.registry import Entry, find_entry
 from clipattr.dictionaries.sae import CONFIG_FILE, WEIGHTS_FILE, Dictionary
 from clipattr.dictionaries.saved import load_dictionary
 from clipattr.errors import DictionaryError
+from clipattr.storage.paths import user_path
 
 KEYWORDS = {
     "activation", "architecture", "dict_class", "input_site", "k", "mean", "normalize", "normalize_activations",
@@ -92,7 +93,7 @@ def load_sae(
     elif str(source).startswith(HUB):
         path = fetch(str(source), offline=offline)
     else:
-        path = Path(source)
+        path = user_path(source)
     made = _read(path, format, config, site, None if entry is None else entry.site, ignore, given)
     made.model_hash = made.model_hash if model_hash is None else model_hash
     if entry is not None:

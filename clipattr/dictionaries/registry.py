@@ -6,6 +6,7 @@ Owns `registry.toml` beside this file, and its checks. It does not download anyt
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -86,8 +87,12 @@ def find_entry(source: str | Path) -> Entry | None:
     Raises:
         DictionaryError: something like a registered name that is not one; the nearest names are listed.
     """
-    if isinstance(source, Path):
+    if isinstance(source, os.PathLike):
         return None
+    if not isinstance(source, str):
+        raise DictionaryError(
+            f"A dictionary is opened from a path, a name of list_saes() or hf-hub:ID; got {type(source).__name__}."
+        )
     known = _bundled()
     if source in known:
         return known[source]

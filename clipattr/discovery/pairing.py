@@ -194,6 +194,7 @@ def require_same_pictures(study: Study, previous: Study) -> None:
 def _with_text(picture: Image.Image, text: str) -> Image.Image:
     """A copy with a text across its lower half, black on white, as wide as it fits."""
     made = picture.copy()
+    text = " ".join(text.split())  # Pillow measures single lines only
     draw = ImageDraw.Draw(made)
     size = max(8, made.height // 5)
     while size > 6 and draw.textlength(text, ImageFont.load_default(size)) > 0.9 * made.width:

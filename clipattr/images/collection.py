@@ -6,6 +6,7 @@ Start at `Images.open`.
 
 import csv
 import json
+import operator
 import os
 import random
 import unicodedata
@@ -165,10 +166,10 @@ class Images(Sequence[ImageRecord]):
     def __getitem__(self, key: int | str | slice) -> "ImageRecord | Images":
         if isinstance(key, slice):
             return self.select(np.arange(len(self))[key])
-        index = self.index_of(key) if isinstance(key, str) else int(key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        index %= len(self)
+        place = self.index_of(key) if isinstance(key, str) else operator.index(key)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"picture {place} of {len(self)}")
+        index = place % len(self)
         row = int(self.rows[index])
         label, group, split = (self.columns[name][index] for name in COLUMNS)
         return ImageRecord(
@@ -219,22 +220,16 @@ class Images(Sequence[ImageRecord]):
     def left_out(self) -> list[str]:
         """`notes`, and one sentence with count and first reasons of the pictures that could not be read so far."""
         skipped = self.skipped
-        if not skipped:
-            return list(self.notes)
         some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
-        return [
-            *self.notes,
-            f"{counted(len(skipped), 'picture')} could not be read and {be(len(skipped), True)} "
-            f"left out, first {some}.",
-        ]
+        told = f"{counted(len(skipped), 'picture')} could not be read and {be(len(skipped), True)} left out"
+        return [*self.notes, *([f"{told}, first {some}."] if skipped else [])]
 
     @property
     def frame(self) -> "pd.DataFrame":
         """One row per picture: id, path (bytes of a name that are not UTF-8 as \\xNN), label, group, split."""
         import pandas as pd
 
-        paths = [self.source.path(int(row)) for row in self.rows]
-        paths = [None if path is None else readable_name(path) for path in paths]
+        paths = [(path := self.source.path(int(row))) and readable_name(path) for row in self.rows]
         return pd.DataFrame({"id": self.ids, "path": paths, **self.columns})
 
     @property

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipattr.errors import DataError
 from clipattr.images.dicom import DicomError, is_dicom, read_dicom
+from clipattr.storage.files import stand_in
 from clipattr.storage.paths import user_path
 
 # Formats whose decoders are compiled into Pillow. EPS and its like would start another program on the file.
@@ -60,9 +61,6 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 # First bytes of files that are often taken for pictures, and what to do about them.
 CONVERT = "convert it to JPEG or PNG"
 STARTS = (
-    (b"version https://git-lfs", "a Git LFS pointer in place of the picture: fetch it with `git lfs pull`"),
-    (b"<!doctype html", "a web page, as a failed download leaves it: download the picture again"),
-    (b"<html", "a web page, as a failed download leaves it: download the picture again"),
     (b"\xff\x0a", f"JPEG XL: {CONVERT}"),
     (b"\0\0\0\x0cjxl ", f"JPEG XL: {CONVERT}"),
     (b"8bps", f"a Photoshop file: {CONVERT}"),
@@ -186,7 +184,9 @@ def _describe(data: bytes) -> str:
     folded = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         return f"HEIC: {CONVERT}"
-    known = next((told for start, told in STARTS if folded.startswith(start) or head.startswith(start)), None)
+    known = stand_in(head) or next(
+        (told for start, told in STARTS if folded.startswith(start) or head.startswith(start)), None
+    )
     if known is not None:
         return known
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)

@@ -16,6 +16,7 @@ from pathlib import Path
 from clipattr.display.wording import be, counted, have
 from clipattr.errors import DataError
 from clipattr.images.cells import INVISIBLE, columns_by_name, normal_name
+from clipattr.storage.files import stand_in
 
 LARGEST = 4 * 2**30  # bytes of a table that is read
 SEPARATORS = ",;\t|"
@@ -82,11 +83,14 @@ def _bytes_of(file: Path) -> bytes:
             raise DataError(f"There is no file {str(file)[:300]!r}.")
         if (size := file.stat().st_size) > LARGEST:
             raise DataError(f"{str(file)!r} has {size:,} bytes, at most {LARGEST:,} are read.")
-        return file.read_bytes()
+        data = file.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(
             f"{str(file)[:300]!r} cannot be read: {getattr(error, 'strerror', None) or error}."
         ) from error
+    if (instead := stand_in(data)) is not None:
+        raise DataError(f"{str(file)!r} is {instead}.")
+    return data
 
 
 def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, str]:

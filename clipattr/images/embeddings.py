@@ -90,6 +90,7 @@ class Embeddings:
         root: str | Path | None = None,
         zero_point: float | None = None,
     ) -> None:
+        vectors = user_path(vectors) if isinstance(vectors, str) else vectors
         self._vectors: Vectors = open_vectors(vectors, key)
         self._zero = zero_point
         if not len(self):
@@ -104,9 +105,8 @@ class Embeddings:
                 f"The vectors are unsigned integers ({kind}), so the value that means 0 is not known: pass "
                 "zero_point=, often 128."
             )
-        if root is None and isinstance(vectors, str | Path):
-            place = user_path(vectors)
-            root = place if place.is_dir() else place.parent
+        if root is None and isinstance(vectors, Path):
+            root = vectors if vectors.is_dir() else vectors.parent
         names = self._column(ids, IDS, "ids")
         files = self._column(paths, PATHS, "paths")
         columns = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json
-from clipattr.storage.files import read_tensors
+from clipattr.storage.files import read_tensors, stand_in
 from clipattr.storage.unpickling import as_plain, read_torch
 
 # Keys under which trainers store the state; the first that holds tensors is used.
@@ -30,7 +30,7 @@ STATES = (
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "teacher")
 # Prefixes of every name, added by DataParallel, torch.compile, Lightning, FSDP and averaged models.
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "clip.", "clip_model.", "ema.",
-            "ema_model.", "averaged_model.", "student.", "teacher.")  # fmt: skip
+            "ema_model.", "averaged_model.", "student.", "teacher.", "sae.", "ae.", "autoencoder.")  # fmt: skip
 # Parts that wrappers insert anywhere in a name.
 INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 COUNTERS = frozenset({"n_averaged", "num_updates", "step", "steps", "decay", "initted", "_extra_state"})
@@ -72,6 +72,9 @@ def read_content(file: Path) -> Any:
     """
     if not file.is_file():
         raise DataError(f"There is no file {str(file)!r}.")
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        if (instead := stand_in(opened.read(256))) is not None:
+            raise DataError(f"{file} is {instead}.")
     if file.suffix.lower() == ".safetensors":
         from safetensors.torch import load_file
 

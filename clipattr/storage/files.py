@@ -138,3 +138,17 @@ def file_digest(path: Path, by: str = "blake2b", digits: int = 16) -> str:
     """
     with path.open("rb") as file:
         return digest_parts(iter(lambda: file.read(1 << 20), b""), by, digits)
+
+
+def stand_in(start: bytes) -> str | None:
+    """What lies in place of a file, by its first bytes: a Git LFS pointer or a saved web page; None for anything else.
+
+    >>> stand_in(b"version https://git-lfs.github.com/spec/v1")
+    'a Git LFS pointer in place of the file: fetch it with `git lfs pull`'
+    """
+    text = start[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the file: fetch it with `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as a failed download leaves it: download the file again"
+    return None

@@ -6,13 +6,17 @@ The operating system releases a lock when its process ends, however the process 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from clipattr.errors import ClipattrError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # network file systems mounted without locks
 
 
 @contextlib.contextmanager
@@ -41,12 +45,21 @@ def locked(file: Path, doing: str, error: type[ClipattrError]) -> Iterator[None]
         try:
             before = file.stat().st_ino
             lock.acquire()
-        except FileNotFoundError:  # its holder removed it between the two calls
-            continue
-        except Timeout as refused:
-            raise error(
-                f"Another process is {doing} (process {_holder(file)}): wait for it, or choose another path."
-            ) from refused
+        except (NotImplementedError, OSError) as refused:
+            if isinstance(refused, FileNotFoundError):  # its holder removed it between the two calls
+                continue
+            if isinstance(refused, Timeout):
+                raise error(
+                    f"Another process is {doing} (process {_holder(file)}): wait for it, or choose another path."
+                ) from refused
+            if isinstance(refused, OSError) and refused.errno not in NO_LOCKS:
+                raise error(f"{str(file)!r} could not be locked ({refused}).") from refused
+            warnings.warn(
+                f"The file system of {str(file.parent)!r} has no locks ({refused}): nothing stops a second process "
+                f"from {doing} at the same time. Run one only.",
+                stacklevel=4,
+            )
+            break
         # The previous holder may have removed the file after we opened it; such a lock protects nothing.
         with contextlib.suppress(OSError):
             if file.stat().st_ino == before:

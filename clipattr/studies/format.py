@@ -27,6 +27,7 @@ from clipattr.images.sources import FileSource, SceneSource, Source
 from clipattr.sites import Site
 from clipattr.storage.documents import json_text, read_json, schema_complaint, write_rows
 from clipattr.storage.files import file_digest, written
+from clipattr.storage.paths import full_path
 
 SCHEMA = 1
 MOST = 10**12  # largest valid count of pictures or latents in a manifest
@@ -54,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     if not file.exists():
-        building = folder.with_name(folder.name + ".building")
+        building = Path(f"{full_path(folder)}.building")
         advice = " An unfinished one lies beside it: run the same build again." if building.exists() else ""
         raise StudyError(f"{str(folder)!r} is not a study: there is no {MANIFEST} in it.{advice}")
     try:

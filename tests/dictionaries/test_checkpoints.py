@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from clipattr.dictionaries import convert, load_dictionary, load_sae
 from clipattr.dictionaries.checkpoints.reading import read_torch
 from clipattr.dictionaries.placing import place_of
-from clipattr.errors import DictionaryError, SiteError
+from clipattr.errors import DataError, DictionaryError, SiteError
+from clipattr.storage.checkpoints import read_state
 
 TOLERANCE = 1e-5  # relative, of codes and reconstructions in float32 against float64
 
@@ -438,3 +439,39 @@ def test_unreadable_unknown_and_ambiguous_files_say_what_was_seen(tmp_path):
         DictionaryError, match="'prismatic' is not known; known: auto, clipattr, attributing-clip"
     ):
         load_sae(file, "prismatic")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "download"),
+    ],
+)
+def test_what_lies_in_place_of_weights_is_named_for_dictionaries_and_models(tmp_path, ending, start, told):
+    file = tmp_path / f"w{ending}"
+    file.write_bytes(start)
+    with pytest.raises(DictionaryError, match=told):
+        load_sae(file)
+    with pytest.raises(DataError, match=told):
+        read_state(file)
+
+
+def test_shards_and_prefixes_of_wrappers_are_the_same_dictionary(tmp_path):
+    weights = sl(b_enc=B_ENC)
+    config = {"architecture": "standard", "apply_b_dec_to_input": True, "normalize_activations": "none"}
+    write(tmp_path / "one", "sae_weights.safetensors", weights, config)
+    parts = tmp_path / "shards"
+    for number, name in enumerate(weights):
+        write(parts, f"part-{number}.safetensors", {f"sae.{name}": weights[name]}, config)
+    places = {f"sae.{name}": f"part-{number}.safetensors" for number, name in enumerate(weights)}
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    one, other = (load_sae(tmp_path / name, site="image.-1.cls") for name in ("one", "shards"))
+    assert one.hash == other.hash
+
+
+@pytest.mark.parametrize("source", [None, 3, {"W_enc": torch.ones(2)}])
+def test_what_is_no_name_of_a_dictionary_is_refused(source):
+    with pytest.raises(DictionaryError, match="opened from a path"):
+        load_sae(source)

@@ -360,3 +360,11 @@ def test_levels_are_differences_of_mean_scores_between_pictures_that_the_evaluat
                 assert level == pytest.approx(slow, abs=2e-5)
     assert told.words["a watermark"][0] > 0.05 and "trumpet" not in told.words
     assert len(told.words) <= 64 and told.least >= 0.02 * subject.unit - 1e-5
+
+
+def test_lines_of_a_file_are_prompts_and_files_and_bytes_are_not(tmp_path):
+    assert [p.text for p in read_prompts(["bat\n", "hot  dog", "bat"], None)] == ["bat", "hot dog"]
+    (tmp_path / "p.txt").write_text("bat")
+    for wrong in (3, b"bat", tmp_path / "p.txt", [None], [float("nan")], [b"bat"], [str(tmp_path / "p.txt")]):
+        with pytest.raises(ca.TargetError, match="(?i)prompt"):
+            read_prompts(wrong, None)

@@ -14,6 +14,7 @@ from clipattr.discovery.audit.expectations import Prompt
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Insertion, missing_glyphs, written
+from clipattr.discovery.pairing import _with_text
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,9 @@ def test_a_prompt_is_inserted_from_look_to_look_and_a_hopeless_one_is_given_up(i
     whole = insertion.with_text(study.vocabulary.words[insertion.controls[0]])
     assert torch.allclose(insertion.shared(insertion.controls[0], 12), whole, atol=1e-5)
     assert torch.equal(insertion.shared(None, 6), insertion.bare[:6])
+
+
+def test_text_of_several_lines_is_drawn_as_one():
+    blank = Image.new("RGB", (64, 64), "grey")
+    assert written(blank, "hot\ndog", 1).tobytes() == written(blank, "hot dog", 1).tobytes()
+    assert _with_text(blank, "hot\ndog").tobytes() == _with_text(blank, "hot dog").tobytes()

@@ -98,3 +98,9 @@ def test_lines_of_comment_above_the_header_are_left_out(above):
     table = parse_table(above + "path;label\na.png;cat\n", "t.csv")
     assert table.header == ["path", "label"] and "left out as a comment" in table.notes[0]
     assert parse_table("#path;label\na.png;cat\n", "t.csv").header == ["#path", "label"]
+
+
+def test_a_pointer_in_place_of_a_table_is_no_table(tmp_path):
+    (tmp_path / "t.csv").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        read_table(tmp_path / "t.csv")

@@ -82,3 +82,38 @@ def test_a_folder_in_the_place_of_a_lock_is_named_as_what_to_delete(tmp_path):
         locked(tmp_path / "x.lock", "", DataError),
     ):
         pass
+
+
+def test_a_file_system_without_locks_is_warned_about_and_used(tmp_path, monkeypatch):
+    import errno
+
+    from filelock import FileLock
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with (
+        pytest.warns(UserWarning, match="has no locks.*Run one only"),
+        locked(tmp_path / "x.lock", "writing", DataError),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (None, "got NoneType"),
+        (3, "got int 3"),
+        (b"x", "got bytes"),
+        ("", "empty"),
+        (" ", "empty"),
+        ("x" * 300, "300"),
+    ],
+)
+def test_what_is_no_path_is_named(path, told):
+    from clipattr.storage.paths import user_path
+
+    with pytest.raises(DataError, match=told):
+        user_path(path)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from clipattr.errors import DataError, DictionaryError
 from clipattr.storage import unpickling
-from clipattr.storage.checkpoints import unwrapped
+from clipattr.storage.checkpoints import read_shards, unwrapped
 from clipattr.storage.documents import parse_json, read_json
+from clipattr.storage.files import stand_in
 from clipattr.storage.paths import user_path
 from clipattr.storage.unpickling import MOST_UNFOLDED, as_plain
 
@@ -126,6 +127,9 @@ def _weights_file(path: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (path / name).is_file():
             return path / name
+    indices = [file for file in path.iterdir() if file.name.endswith(".index.json")]
+    if len(indices) == 1:
+        return indices[0]
     found = sorted(
         file for file in path.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES and file.name[0] != "."
     )
@@ -136,12 +140,19 @@ def _weights_file(path: Path) -> Path:
 
 
 def _content(file: Path) -> tuple[Any, dict[str, Any] | None]:
+    if file.name.endswith(".index.json"):
+        try:
+            return read_shards(file), None
+        except DataError as error:
+            raise DictionaryError(str(error)) from error
     try:
         data = file.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = _unzipped(file, data)
     except (OSError, EOFError, zlib.error) as error:
         raise DictionaryError(f"{file} cannot be read: {error}") from error
+    if (instead := stand_in(data)) is not None:
+        raise DictionaryError(f"{file} is {instead}.")
     if file.suffix.lower() == ".npz":
         return _arrays(file, data), None
     if file.suffix.lower() == ".safetensors":

@@ -6,8 +6,9 @@ model relies on anything. Start at `expected_share`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipattr.errors import TargetError
+from clipattr.images.cells import cell_text
 from clipattr.meaning import alignment
 
 if TYPE_CHECKING:
@@ -48,10 +50,17 @@ def read_prompts(prompts: Iterable[str | Prompt] | None, study: Study) -> list[P
         prompts = labels or study.vocabulary.words
     elif isinstance(prompts, str | Prompt):
         prompts = [prompts]
+    elif isinstance(prompts, bytes | os.PathLike) or not isinstance(prompts, Iterable):
+        raise TargetError(
+            f"Prompts to audit are texts; got {type(prompts).__name__} {prompts!r:.80}. "
+            "Vocabulary.open(FILE).words reads them from a file."
+        )
     read: dict[str, Prompt] = {}
     for item in prompts:
-        prompt = item if isinstance(item, Prompt) else Prompt(str(item))
-        if not prompt.text.strip():
+        prompt = item if isinstance(item, Prompt) else Prompt(_text_of(item))
+        # "cat\n", a line of a file, is the prompt "cat"; the tokenizers see no difference.
+        prompt = replace(prompt, text=" ".join(prompt.text.split()))
+        if not prompt.text:
             raise TargetError("A prompt to audit is empty. Leave it out, or say what it should be.")
         known = read.setdefault(prompt.text, prompt)
         if known.means != prompt.means:
@@ -63,6 +72,23 @@ def read_prompts(prompts: Iterable[str | Prompt] | None, study: Study) -> list[P
             "There is no prompt to audit: give a list of texts, or build the study with a vocabulary."
         )
     return list(read.values())
+
+
+def _text_of(item: object) -> str:
+    """One prompt as text; a number is the name of a class."""
+    if isinstance(item, str):
+        text = item.strip()
+    elif isinstance(item, bytes | os.PathLike) or (found := cell_text(item)) is None:
+        raise TargetError(
+            f"A prompt to audit is a text; got {type(item).__name__} {item!r:.80}. Leave it out."
+        )
+    else:
+        text = found
+    if text.endswith((".txt", ".csv", ".tsv", ".json", ".jsonl")) and os.path.isfile(text):
+        raise TargetError(
+            f"{text!r} is a file, not a prompt: Vocabulary.open({text!r}).words are the prompts in it."
+        )
+    return text
 
 
 def family_means(study: Study, families: Sequence[Sequence[int]]) -> Tensor:

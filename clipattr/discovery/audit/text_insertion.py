@@ -92,6 +92,7 @@ def missing_glyphs(text: str) -> str:
 def written(picture: Image.Image, text: str, number: int) -> Image.Image:
     """A copy with `text` across it; face, size, place and colours follow from `number` alone."""
     copy = picture.convert("RGB")
+    text = " ".join(text.split())  # Pillow measures single lines only
     draw = ImageDraw.Draw(copy)
     face = FACES[number % len(FACES)]
     size = max(7, copy.height // SIZES[number % len(SIZES)])
