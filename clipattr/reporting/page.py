@@ -1,6 +1,6 @@
 """Report: the findings of an audit as one self-contained HTML page.
 
-Owns the page (`report.html` and `report.css` in this folder) and the text about a finding. Computes nothing: numbers
+Owns what the page holds (`templates/report.html`, `report.css`). Computes nothing: numbers
 come from the findings, pictures from their study. Foreign text is escaped.
 Start at `write_report`.
 """
@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from clipattr.discovery import finding as one_finding
 from clipattr.discovery.opened import missing_pictures
-from clipattr.display.wording import KIND_WORDS, NO_LABEL, counted, kind_word, percent, points, span, visible
+from clipattr.display.wording import counted, points, span, visible
 from clipattr.errors import DataError
-from clipattr.reporting.guide import guide_html
 from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
-from clipattr.reporting.prompts import judged_words, verdicts_html
-from clipattr.reporting.table import SECTIONS, label_html, summary_html
-from clipattr.reporting.values import NAME_LENGTH, about_html, evidence_html, name_html, text_html
+from clipattr.reporting.prompts import LISTED, PARTS
+from clipattr.reporting.rendering import template
+from clipattr.reporting.table import SECTIONS, summary
+from clipattr.reporting.values import about_rows, evidence_rows
 from clipattr.reporting.verification import ILLUSTRATED, verification_html
 from clipattr.statistics import Interval
 from clipattr.storage.files import write_text
 from clipattr.studies.remarks import remarks
 
-WHEN_WRITTEN = "the prompt is written on other pictures"
 # Columns that a finding's section shows in its heading, sentences, list of latents or part about pixels.
 IN_SENTENCES = {
     *("prompt", "label", "kind", "kind_probability", "latents", "doubts"),
@@ -77,27 +76,33 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
     """The page as text; `panels` as for `write_report`."""
     from clipattr import __version__
 
-    found = sorted(findings, key=lambda f: -f.causal_effect.value)
-    model = _model_name(findings.about)
-    heading = f"What {name_html(model)} relies on"
+    found, verdicts = sorted(findings, key=lambda f: -f.causal_effect.value), findings.verdicts
     sheet = PagePictures(findings.study, found[:SECTIONS])
     script = _resource("report.js")
-    parts = {
-        "version": html.escape(__version__),
-        "style": _resource("report.css"),
-        "title": html.escape(f"What {visible(model, 60)} relies on · clipattr audit"),
-        "heading": heading,
-        "lede": _lede(found, findings),
-        "tiles": _tiles(_figures_of_page(found, findings)),
-        "contents": _contents(found, findings),
-        "script": script,
-        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "summary": summary_html(found, sheet) + verdicts_html(findings.verdicts),
-        "guide": guide_html(found),
-        "sections": _sections(found[:SECTIONS], sheet) + _views(panels or {}),
-        "about": about_html(_about(findings)),
-    }
-    return Template(_resource("report.html")).substitute(parts)
+    return template("report.html").render(
+        version=__version__,
+        style=Markup(_resource("report.css")),
+        script=Markup(script),
+        script_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
+        model=_model_name(findings.about),
+        about=findings.about,
+        facts=about_rows(_about(findings)),
+        found=found,
+        kinds=list(dict.fromkeys(f.kind for f in found)),
+        sections=SECTIONS,
+        columns=one_finding.columns(listed=True),
+        all_columns=one_finding.COLUMNS,
+        summary=summary(found, sheet),
+        described=[_described(number, f, sheet) for number, f in enumerate(found[:SECTIONS], 1)],
+        figures=_figures_of_page(found, findings),
+        verdicts=verdicts,
+        unjudged=sum(v.outcome == "cannot be judged" for v in verdicts),
+        outcomes=[
+            (what, is_open, [v for v in verdicts if v.outcome == name]) for name, what, is_open in PARTS
+        ],
+        listed=LISTED,
+        views=_views(panels or {}),
+    )
 
 
 def _about(findings: Findings) -> dict[str, Any]:
@@ -121,50 +126,6 @@ def _resource(name: str) -> str:
     return resources.files("clipattr.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
-def _contents(found: Sequence[Finding], findings: Findings) -> str:
-    """Links to the parts of the page."""
-    parts = [("glance", "At a glance")] if found else []
-    parts += [("verdicts", "Every prompt")] if findings.verdicts else []
-    parts += [("guide", "How to read this page")]
-    parts += [("finding-1", "Findings with pictures")] if found else []
-    parts += [("about", "What was audited")] if findings.about else []
-    links = "".join(f'<li><a href="#{anchor}">{what}</a></li>' for anchor, what in parts)
-    return f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
-
-
-def _lede(found: Sequence[Finding], findings: Findings) -> str:
-    audited = findings.about.get("prompts_audited")
-    among = f" of the {audited:,} audited" if isinstance(audited, int) else ""
-    judged = judged_words(findings.verdicts)
-    if not found:
-        if findings.verdicts and all(v.outcome == "cannot be judged" for v in findings.verdicts):
-            return f"None{among} prompts could be judged, so this page says nothing about the model."
-        return f"No unexpected reliance was found for any{among} prompt.{judged}"
-    prompts = len({f.prompt for f in found})
-    first = found[0]
-    label = name_html(first.label or NO_LABEL)
-    when = WHEN_WRITTEN if first.by_writing else f"<strong>{label}</strong> is switched off inside the model"
-    return (
-        f"{counted(len(found), 'unexpected reliance')}, for {counted(prompts, 'prompt')}{among}.{judged} "
-        f"The strongest: the score for <strong>{name_html(first.prompt)}</strong> {_moves(first)} when {when}."
-    )
-
-
-def _moves(finding: Finding) -> str:
-    effect = finding.causal_effect
-    verb = "falls" if (effect.value >= 0) is not finding.by_writing else "rises"
-    return f"{verb} by {points(abs(effect.value)).lstrip('+')} points"
-
-
-def _tiles(figures: Sequence[tuple[str, str, str]]) -> str:
-    """A row of (what, number, note) tiles; number and note are HTML."""
-    cells = [
-        f"<div><dt>{html.escape(what)}</dt><dd>{number}{f'<small>{note}</small>' if note else ''}</dd></div>"
-        for what, number, note in figures
-    ]
-    return f'<dl class="tiles">{"".join(cells)}</dl>' if cells else ""
-
-
 def _figures_of_page(found: Sequence[Finding], findings: Findings) -> list[tuple[str, str, str]]:
     about, verdicts = findings.about, findings.verdicts
     judged = sum(v.outcome != "cannot be judged" for v in verdicts)
@@ -181,57 +142,45 @@ def _figures_of_page(found: Sequence[Finding], findings: Findings) -> list[tuple
     return figures
 
 
-def _sections(found: Sequence[Finding], pictures: PagePictures) -> str:
-    return "\n".join(_section(number, finding, pictures) for number, finding in enumerate(found, 1))
-
-
-def _views(panels: Mapping[str, Any]) -> str:
-    """The static views of panels, which escape foreign text themselves."""
-    views = {
-        heading: panel.snapshot() if hasattr(panel, "snapshot") else panel
-        for heading, panel in panels.items()
-    }
-    return "".join(
-        f'<section class="view"><h2>{name_html(heading)}</h2><div class="scroll">{_view_html(view)}</div></section>'
-        for heading, view in views.items()
-    )
-
-
-def _view_html(view: Any) -> str:
-    """A panel's static view, or the largest entries of a table such as `ca.pairs` gives."""
-    return view.html if hasattr(view, "html") else view.table(ROWS).to_html(index=False, border=0)
-
-
-def _section(number: int, f: Finding, pictures: PagePictures) -> str:
-    tiles, told = [], ""
-    for column in (c for c in one_finding.COLUMNS if c.name not in IN_SENTENCES and c.text(f)):
-        if column.unit:
-            tiles.append((column.label, column.text(f), _unit_and_bounds(column, f)))
-        else:
-            told += f'<p class="meta">{html.escape(column.label)}: {text_html(column.text(f))}</p>\n'
-    heading, count = examples_words(f)
-    strips = _strip(heading, pictures.examples_of(f), pictures, count)
-    strips += _strip(measured_words(f), pictures.pictures_of(f), pictures)
-    if pictures.study is None:
-        strips = '<p class="small">No study was given, so pictures are named only: ' + (
-            ", ".join(name_html(name) for name in f.pictured[:SHOWN_PICTURES]) or "none"
+def _views(panels: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """The still views and tables of panels and pairs, with their headings."""
+    views = []
+    for heading, panel in panels.items():
+        view = panel.snapshot() if hasattr(panel, "snapshot") else panel
+        is_page = hasattr(view, "html")
+        views.append(
+            (heading, Markup(view.html if is_page else view.table(ROWS).to_html(index=False, border=0)))
         )
-        strips += ".</p>"
-    named = [f"<code>{j}</code>" + (f" {name_html(word)}" if word else "") for j, word in latent_words(f)]
-    latents = ", ".join(named[:40]) + ("…" if len(named) > 40 else "")
-    return f"""<section class="finding" id="finding-{number}" aria-labelledby="finding-{number}-name">
-<header><p class="eyebrow">Finding {number} · {html.escape(kind_word(f.kind))}, {percent(f.kind_probability)} sure</p>
-<h2 id="finding-{number}-name">{name_html(f.prompt)} <span class="joint">rests on</span> {label_html(f)}</h2>
-<p class="say">{_sentence(f)}</p>{_name_note(f, pictures)}{_verdict_note(f, pictures)}
-{_whole("Prompt", f.prompt)}{_whole("Label", f.label)}</header>
-{_tiles(tiles)}
-<div class="strips">{strips}</div>
-{verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)}
-<p class="meta">{counted(len(f.latents), "latent")} in the family, strongest first, each with the label of its own
-pictures: {latents}</p>
-{told}{_folded(evidence_html(f.evidence))}
-<p class="meta"><a class="back" href="#glance">↑ all findings</a></p>
-</section>"""
+    return views
+
+
+def section_html(number: int, finding: Finding, pictures: PagePictures) -> str:
+    """One finding's section as HTML."""
+    return str(template("finding.html").module.section(_described(number, finding, pictures)))  # type: ignore[attr-defined]
+
+
+def _described(number: int, f: Finding, pictures: PagePictures) -> dict[str, Any]:
+    """What a finding's section shows besides the finding itself."""
+    columns = [c for c in one_finding.COLUMNS if c.name not in IN_SENTENCES and c.text(f)]
+    heading, count = examples_words(f)
+    strips = [
+        _strip(heading, pictures.examples_of(f), pictures, count),
+        _strip(measured_words(f), pictures.pictures_of(f), pictures),
+    ]
+    return {
+        "number": number,
+        "finding": f,
+        "tiles": [(c.label, c.text(f), _unit_and_bounds(c, f)) for c in columns if c.unit],
+        "told": [(c.label, c.text(f)) for c in columns if not c.unit],
+        "strips": None if pictures.study is None else strips,
+        "pictured": f.pictured[:SHOWN_PICTURES],
+        "latents": latent_words(f),
+        "source": word_source(f),
+        "check": name_check(pictures.study, f),
+        "verdict": pictures.verdict_of(f),
+        "verification": Markup(verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)),
+        "evidence": [(name, Markup(told), why) for name, told, why in evidence_rows(f.evidence)],
+    }
 
 
 def _unit_and_bounds(column: Column, f: Finding) -> str:
@@ -240,77 +189,18 @@ def _unit_and_bounds(column: Column, f: Finding) -> str:
     return f"points{bounds}" if column.unit == "points" else ""
 
 
-def _folded(evidence: str) -> str:
-    """A part of a finding that unfolds; "" without content."""
-    return f'<details class="more"><summary>Evidence</summary>{evidence}</details>' if evidence else ""
-
-
-def _name_note(f: Finding, pictures: PagePictures) -> str:
-    """The name check of the cause; a doubtful name is highlighted."""
-    check = name_check(pictures.study, f)
-    told = check.words()
-    kind = "doubt" if check.is_doubtful else "small"
-    return f'<p class="{kind}">{text_html(told[:1].upper() + told[1:])}.</p>' if told else ""
-
-
-def _verdict_note(f: Finding, pictures: PagePictures) -> str:
-    """The verdict of a person about the finding, stored with the study."""
-    verdict = pictures.verdict_of(f)
-    if verdict.choice == "open" and not verdict.note:
-        return ""
-    note = f": {text_html(verdict.note)}" if verdict.note else ""
-    return f'<p class="verdict {verdict.choice}"><strong>{verdict.choice}</strong>{note}</p>'
-
-
-def _sentence(f: Finding) -> str:
-    effect = f.causal_effect
-    when = WHEN_WRITTEN if f.by_writing else "this family is switched off"
-    told = (
-        f"On held-back pictures the score of <strong>{name_html(f.prompt)}</strong> <strong>{_moves(f)}</strong> "
-        f"({span(effect.low, effect.high)}) when {when}. "
-    )
-    if f.by_writing:
-        told += "Its latents become active when the prompt is written on a picture"
-    else:
-        told += html.escape(word_source(f) or "The evaluator finds no word for its examples")
-    told += f"; the family's alignment with the prompt is {points(f.alignment)} points. "
-    _, sentence = KIND_WORDS.get(f.kind, ("", ""))
-    if sentence and f.kind != "unknown":
-        told += f"Most likely, {html.escape(sentence)}."
-    return told
-
-
-def _whole(what: str, text: str | None) -> str:
-    """A text that is too long for a heading, in an element that unfolds."""
-    if text is None or len(text) <= NAME_LENGTH:
-        return ""
-    return f'<details><summary>{what} in full</summary><div class="whole">{text_html(text)}</div></details>'
-
-
 def _strip(
     title: str, named: Sequence[tuple[str, int | None]], pictures: PagePictures, count: str = ""
-) -> str:
-    said = f'<p class="small">{html.escape(count)}</p>' if count else ""
-    if not named:
-        return (
-            f"<figure><figcaption><h3>{html.escape(title)}</h3></figcaption>{said}</figure>" if count else ""
-        )
-    items, missing = [], []
+) -> dict[str, Any]:
+    """A row of pictures, each as (data URI, description), and the names of those that are gone."""
+    shown, missing = [], []
     for name, place in named:
         uri = pictures.uris.get(place) if place is not None else None
         if uri is None or place is None:
             missing.append(name)
             continue
         label = pictures.study.images.columns["label"][place]
-        told = visible(name, 80) + (f", labelled {visible(label, 60)}" if label is not None else "")
-        told = html.escape(told, quote=True)
-        items.append(f'<li><img src="{uri}" alt="{told}" title="{told}"></li>')
-    note = (
-        f'<p class="small">No longer readable: {", ".join(name_html(m) for m in missing)}</p>'
-        if missing
-        else ""
-    )
-    return (
-        f'<figure><figcaption><h3>{html.escape(title)}</h3></figcaption><ul class="pictures">{"".join(items)}</ul>'
-        f"{said}{note}</figure>"
-    )
+        shown.append(
+            (uri, visible(name, 80) + (f", labelled {visible(label, 60)}" if label is not None else ""))
+        )
+    return {"title": title, "pictures": shown, "missing": missing, "count": count}

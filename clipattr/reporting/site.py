@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
-from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span, visible
+from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span
 from clipattr.errors import ClipattrError, DataError
-from clipattr.reporting.page import _section
+from clipattr.reporting.page import section_html
 from clipattr.reporting.pictures import FindingPictures, PagePictures
+from clipattr.reporting.rendering import environment
 from clipattr.studies.collected import Collected
 
 if TYPE_CHECKING:
@@ -78,8 +80,6 @@ def write_site(
 
 class _Site:
     def __init__(self, study: Any, findings: Sequence[Finding], latents: int | None) -> None:
-        from jinja2 import Environment
-
         from clipattr import __version__
 
         self.study, self.collected = study, Collected(study)
@@ -97,15 +97,8 @@ class _Site:
         self.finding_rows = [self._finding_row(number, f) for number, f in enumerate(self.findings, 1)]
         self.words = self._by_word()
         self.prompts = self._prompts()
-        environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.filters |= {
-            "shown": lambda text, limit: visible(text, limit),
-            "points": lambda value: points(value),
-            "plain": _plain,
-            "percent": lambda value: f"{_plain(value * 100, 1)} %",
-            "anchor": _anchor,
-        }
-        self.template = environment.from_string(_resource("site.html"))
+        made = environment(plain=_plain, percent=lambda value: f"{_plain(value * 100, 1)} %", anchor=_anchor)
+        self.template = made.get_template("site.html")
         model = (getattr(study, "manifest", None) or {}).get("model")
         self.about = {
             "study": study.path.name, "model": str(model.get("reference")) if isinstance(model, Mapping) else "a CLIP",
@@ -195,13 +188,10 @@ class _Site:
     def _found(self) -> Iterator[tuple[str, bytes]]:
         if not self.findings:
             return
-        from markupsafe import Markup
-
         for number, f in enumerate(self.findings, 1):
             # The report's section escapes foreign text itself.
-            section = Markup(
-                _section(number, f, PagePictures(self.study, [f])).replace("#glance", "../findings.html")
-            )
+            section = section_html(number, f, PagePictures(self.study, [f]))
+            section = Markup(section.replace("#glance", "../findings.html"))
             values = {"section": section, "latents": [int(j) for j in f.latents]}
             yield (
                 f"findings/{number}.html",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from clipattr.display.wording import (
 )
 from clipattr.errors import DataError
 from clipattr.reporting.pictures import FindingPictures
+from clipattr.reporting.rendering import environment
 from clipattr.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -73,13 +73,11 @@ def write_statement(
         raise DataError(
             "These findings hold no verdicts, so a statement could not say which prompts were judged. Audit again."
         )
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = lambda text, limit=200: visible(text, limit)
-    folder = resources.files("clipattr.reporting").joinpath("templates")
-    template = environment.from_string(folder.joinpath("statement.html").read_text(encoding="utf-8"))
-    text = template.render(**content(findings, decided), purpose=purpose, people=list(people))
+    text = (
+        environment(shown=lambda text, limit=200: visible(text, limit))
+        .get_template("statement.html")
+        .render(**content(findings, decided), purpose=purpose, people=list(people))
+    )
     try:
         write_text(Path(path), text)
     except OSError as error:

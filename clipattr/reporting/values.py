@@ -9,6 +9,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from clipattr.display.wording import is_number, percent, points, span, visible
 
 if TYPE_CHECKING:
@@ -216,19 +218,6 @@ def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def evidence_html(evidence: Mapping[str, Any]) -> str:
-    """A finding's evidence as a list with an explanation of each number."""
-    rows = [
-        f"<div><dt>{name_html(name)}</dt><dd>{told}</dd>"
-        + (f'<dd class="why">{html.escape(why)}</dd>' if why else "")
-        + "</div>"
-        for name, told, why in evidence_rows(evidence)
-    ]
-    if not rows:
-        return ""
-    return f'<div class="evidence"><dl>{"".join(rows)}</dl></div>'
-
-
 def value_html(value: Any, unit: str = "") -> str:
     """A value of the evidence or the settings as HTML; "" if it is empty.
 
@@ -260,20 +249,14 @@ def value_html(value: Any, unit: str = "") -> str:
     return text_html(value)
 
 
-def about_html(about: Mapping[str, Any]) -> str:
-    """The audited model, study and settings, known entries first; "" if there are none."""
+def about_rows(about: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """The audited model, study and settings as (name, value as HTML), known entries first."""
     keys = [key for key in ABOUT if key in about] + [key for key in about if key not in ABOUT]
     rows = [
         (ABOUT.get(key, str(key).replace("_", " ")), _model_html(about[key]) or value_html(about[key]))
         for key in keys
     ]
-    items = "".join(f"<dt>{name_html(what)}</dt><dd>{told}</dd>" for what, told in rows if told)
-    if not items:
-        return ""
-    return (
-        '<section class="about" aria-labelledby="about"><h2 id="about">What was audited</h2>'
-        f"<dl>{items}</dl></section>"
-    )
+    return [(what, Markup(told)) for what, told in rows if told]
 
 
 def _model_html(told: Any) -> str:

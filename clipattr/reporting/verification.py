@@ -7,14 +7,13 @@ Owns this part of a finding's section. Computes nothing: effects come from the e
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from clipattr.display.wording import percent, points
+from clipattr.display.wording import points
 from clipattr.errors import ClipattrError
-from clipattr.reporting.values import text_html, value_html
+from clipattr.reporting.rendering import template
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,45 +48,23 @@ def caption(one: EditedPicture) -> str:
 
 def verification_html(study: Study | None, finding: Finding, *, illustrated: bool = True) -> str:
     """The block about a verified finding; "" for others."""
+    from clipattr.discovery.pixels.pictures import edited_pictures
+
     told = finding.evidence.get("pixels")
     if not isinstance(told, Mapping) or "verdict" not in told:
         return ""
-    effects = "".join(
-        f"<div><dt>{name}</dt><dd>{value_html(told.get(name))}</dd></div>"
-        for name in ("removal", "transplant", "carried")
-        if told.get(name) is not None
+    edit = str(told.get("edit") or "")
+    pictures: list[tuple[str, str, str]] = []
+    error: Exception | None = None
+    if illustrated and study is not None and hasattr(study, "model"):
+        try:
+            shown = edited_pictures(study, finding)
+            pictures = [(_uri(one.picture), CAPTIONS[one.what], caption(one)) for one in shown]
+        except (ClipattrError, OSError) as wrong:  # a picture was moved, or the model is elsewhere
+            error = wrong
+    return template("pixels.html").render(
+        told=told, edit=EDITS.get(edit.split(" ")[0], edit), pictures=pictures, error=error, side=SIDE
     )
-    how = ""
-    if told.get("edit"):
-        edit = EDITS.get(told["edit"].split()[0], told["edit"])
-        how = (
-            f" Edit: {text_html(edit)}, {percent(told['area'])} of the picture; it takes away "
-            f"{percent(told['silenced'])} of the family's activation, the control {percent(told['control'])}."
-        )
-    if told.get("unopened"):
-        how += f" Pictures that could not be opened, so that others were taken: {int(told['unopened']):,}."
-    return (
-        '<div class="evidence pixels"><h3>In pixels</h3>'
-        f"<p><strong>{text_html(told['verdict'])}</strong>: {text_html(told['reason'])}.{how}</p>"
-        f"<dl>{effects}</dl>{_figures(study, finding) if illustrated else ''}</div>"
-    )
-
-
-def _figures(study: Study | None, finding: Finding) -> str:
-    from clipattr.discovery.pixels.pictures import edited_pictures
-
-    if study is None or not hasattr(study, "model"):
-        return ""
-    try:
-        shown = edited_pictures(study, finding)
-    except (ClipattrError, OSError) as error:  # a picture was moved, or the model is elsewhere
-        return f'<p class="small">The edited pictures cannot be shown: {text_html(error)}</p>'
-    figures = "".join(
-        f'<figure><img src="{_uri(one.picture)}" alt="{html.escape(CAPTIONS[one.what])}" width="{SIDE}">'
-        f"<figcaption>{html.escape(caption(one))}</figcaption></figure>"
-        for one in shown
-    )
-    return f'<div class="strip four">{figures}</div>' if figures else ""
 
 
 def _uri(picture: Image.Image) -> str:

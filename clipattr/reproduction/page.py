@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from clipattr.display.wording import visible
+from clipattr.reporting.rendering import environment
 from clipattr.reproduction.pieces import cell
 
 if TYPE_CHECKING:
@@ -24,16 +25,11 @@ NOT_MEASURED = "not measured"
 
 def page(made: Reproduction, about: Mapping[str, Any]) -> str:
     """The page as text, the same for the same results."""
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = lambda value, limit=300: visible(
-        "–" if value is None else cell(value), limit
-    )
-    environment.filters["uri"] = lambda text: (
-        "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
-    )
-    template = environment.from_string(_resource("page.html"))
+    template = environment(
+        "clipattr.reproduction",
+        shown=lambda value, limit=300: visible("–" if value is None else cell(value), limit),
+        uri=lambda text: "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode(),
+    ).get_template("page.html")
     results = [
         {
             "name": result.experiment.name,
@@ -51,10 +47,5 @@ def page(made: Reproduction, about: Mapping[str, Any]) -> str:
         }
         for result in made.results
     ]
-    return template.render(
-        results=results, about=about, deviations=made.deviations, style=_resource("page.css")
-    )
-
-
-def _resource(name: str) -> str:
-    return resources.files("clipattr.reproduction").joinpath("templates", name).read_text(encoding="utf-8")
+    style = resources.files("clipattr.reproduction").joinpath("templates", "page.css").read_text("utf-8")
+    return template.render(results=results, about=about, deviations=made.deviations, style=style)

@@ -362,7 +362,8 @@ def test_a_table_of_pairs_stands_in_the_report_with_foreign_text_escaped():
         return Side("", torch.arange(n), torch.eye(n), (label,) * n)
 
     made = Pairs(side(8, "<b>palm</b>"), side(6, "tree"), torch.arange(48.0).view(8, 6), 1128.0)
-    page = _views({"palm": made})
+    ((heading, page),) = _views({"palm": made})
+    assert heading == "palm"
     assert page.count("<tr") == ROWS + 1 and ">47.0" in page and ">27.0" not in page
     assert "<b>" not in page and "&lt;b&gt;palm" in page
 
