@@ -6,6 +6,8 @@ defaults; each kind's module holds its own objective. Ignores optimisers and dat
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -160,6 +162,20 @@ class Objective:
 
 
 OBJECTIVES: dict[str, type[Objective]] = {}
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> None:
+    """DictionaryError for a kind that cannot be trained, or options that its objective does not take."""
+    if kind not in OBJECTIVES:
+        raise DictionaryError(
+            f"Kind {kind!r} cannot be trained; known kinds: {', '.join(sorted(OBJECTIVES))}."
+        )
+    known = set(inspect.signature(OBJECTIVES[kind]).parameters) - {"n_latents", "k", "sparsity"}
+    if unknown := sorted(set(options) - known):
+        raise DictionaryError(
+            f"Training does not know {', '.join(unknown)}; it takes steps, epochs, batch, lr and the other fields of "
+            f"Recipe, and for the kind {kind!r} {', '.join(sorted(known)) or 'no more'}."
+        )
 
 
 def register_objective(cls: type[Objective]) -> type[Objective]:

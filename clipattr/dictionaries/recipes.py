@@ -6,6 +6,7 @@ Only the first two decide the result. Keyword arguments of `train_sae` are field
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -125,6 +126,12 @@ def check_schedule(schedule: Schedule, rows: int, seeds: int) -> None:
         raise DictionaryError(
             f"Give steps or epochs, not both; got steps={schedule.steps} and epochs={schedule.epochs}."
         )
+    for name, least in (("steps", 1), ("warmup", 0), ("patience", 1)):
+        value: Any = getattr(schedule, name)
+        if value is not None and not (isinstance(value, numbers.Integral) and int(value) >= least):
+            raise DictionaryError(f"{name} is a whole number of at least {least}; got {value!r}.")
+    if schedule.epochs is not None and not schedule.epochs > 0:
+        raise DictionaryError(f"epochs is a number above 0; got {schedule.epochs!r}.")
     if rows == 0 or schedule.batch < 1 or not seeds:
         raise DictionaryError(
             f"Training needs activations, a batch and a seed; got {rows}, {schedule.batch}, {seeds} seeds."

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.batches import Source, mean_and_scale
-from clipattr.dictionaries.objective import OBJECTIVES
+from clipattr.dictionaries.objective import OBJECTIVES, check_options
 from clipattr.dictionaries.recipes import Job, Recipe
 from clipattr.dictionaries.trainer import Revival, Run
 from clipattr.dictionaries.whitening import Whitening, covariance, whitening_of
-from clipattr.errors import DictionaryError
 
 
 def default_lr(n_latents: int) -> float:
@@ -48,10 +47,7 @@ class Trainee:
         team: Any,
     ) -> Trainee:
         """The start of a run over `tokens` activations."""
-        if recipe.kind not in OBJECTIVES:
-            raise DictionaryError(
-                f"Kind {recipe.kind!r} cannot be trained; known kinds: {', '.join(sorted(OBJECTIVES))}."
-            )
+        check_options(recipe.kind, recipe.options)
         team.check(recipe.kind, batch)
         dead_after = recipe.dead_after
         if dead_after is None:

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 from clipattr.errors import DataError, ModelError, SiteError
 from clipattr.images.decoding import PictureError, to_picture
 from clipattr.models.huggingface import adapt, is_transformers
-from clipattr.models.modules import described, device_named, preprocess_config, tokenizer_of, unwrapped_clip
+from clipattr.models.modules import (
+    described,
+    device_named,
+    dtype_named,
+    preprocess_config,
+    require_finite,
+    tokenizer_of,
+    unwrapped_clip,
+)
 from clipattr.models.places import Site
 from clipattr.models.tails import Tail
 from clipattr.models.text import embed_texts, tokenized
@@ -66,7 +74,7 @@ class Model:
         preprocess: Callable[[Image.Image], Tensor] | None = None,
         weights_hash: str | None = None,
     ):
-        self.clip = clip.eval().requires_grad_(False)
+        self.clip = require_finite(clip, reference).eval().requires_grad_(False)
         # Checkpointing would run blocks, and their hooks, twice. Text towers of transformers are excluded: a call of
         # this method with any argument turns checkpointing on.
         switched = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
@@ -309,7 +317,7 @@ def load_model(
     pretrained: str | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     tokenizer: Any = None,
     preprocess: Any = None,
     like: str | None = None,
@@ -363,31 +371,25 @@ def load_model(
         return _placed(made, device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
-    if isinstance(name, os.PathLike):
-        name = os.fspath(name)
-    if isinstance(pretrained, os.PathLike):
-        pretrained = os.fspath(pretrained)
-    if not isinstance(name, str):
+    if not isinstance(name, (str, os.PathLike)):
         raise ModelError(
             f"A model is a string, a module of open_clip or transformers, or a Model; got {type(name).__name__}."
         )
-    found = find_weights(name, pretrained, like)
+    written = pretrained if pretrained is None else os.fspath(pretrained)
+    found = find_weights(os.fspath(name).strip(), written, like)
     model = Model(
         found.clip, found.reference, make_tokenizer=found.make_tokenizer, preprocess=found.preprocess
     )
-    if device is None and torch.cuda.is_available():
-        device = "cuda"
-    return _placed(model, device, dtype)
+    default = "cuda" if torch.cuda.is_available() else None
+    return _placed(model, device or default, dtype)
 
 
-def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | None) -> Model:
+def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | str | None) -> Model:
     """The model on a device in a dtype: the same object if nothing changes, else a copy."""
-    device, dtype = device_named(device or model.device), dtype or model.dtype
+    device, dtype = device_named(device or model.device), dtype_named(dtype or model.dtype)
     there = device.type == model.device.type and device.index in (None, model.device.index)
     if there and dtype == model.dtype:
         return model
-    if not dtype.is_floating_point:
-        raise ModelError(f"A model is held in a floating point dtype such as torch.float32; got {dtype}.")
     moved = copy.copy(model)
     moved.weights_hash = model.weights_hash  # hashed before the cast loses digits
     moved.text_output = nn.Identity()  # hooks on one model must not act in the other

@@ -15,6 +15,7 @@ from torch import nn
 
 from clipattr.errors import ModelError
 
+SHOWN = 3  # names in a message
 SIMPLE_TOKENIZER_WORDS = 49408  # the vocabulary of open_clip's own tokenizer
 
 
@@ -48,6 +49,63 @@ def template_texts(templates: Any) -> list[str]:
         if not isinstance(text, str):
             raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
     return texts
+
+
+def dtype_named(asked: Any) -> torch.dtype:
+    """The floating point dtype of a name such as "float16", "fp16", "half" or "bf16"; ModelError for another."""
+    short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+    if isinstance(asked, str):
+        written = asked.strip().lower().removeprefix("torch.")
+        asked = getattr(torch, short.get(written, written), asked)
+    if not isinstance(asked, torch.dtype) or not asked.is_floating_point:
+        raise ModelError(f"A model is held in a floating point dtype such as torch.float32; got {asked!r}.")
+    return asked
+
+
+def require_finite(clip: nn.Module, reference: str) -> nn.Module:
+    """The same module; ModelError if its weights hold NaN or infinity.
+
+    Training that diverged leaves such weights, and so does a cast to half precision that overflowed.
+    """
+    broken = [name for name, value in clip.state_dict().items() if _broken(value)]
+    broken = [name for name in broken if not name.endswith("attn_mask")]  # a causal mask holds minus infinity
+    if broken:
+        raise ModelError(
+            f"{reference}: {len(broken)} of the weights' tensors hold NaN or infinity, first {broken[0]!r}: the "
+            "training diverged, or the file was saved in a type that cannot hold its values. Use another checkpoint."
+        )
+    return clip
+
+
+def _broken(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and not bool(torch.isfinite(value).all())
+
+
+def misfit(error: BaseException) -> str:
+    """The first line of an error; of torch's on a state dict, the names that are missing, unexpected or misshapen."""
+    text = str(error).strip() or type(error).__name__
+    told = []
+    for what, pattern in (
+        ("missing", r"Missing key\(s\) in state_dict: (.*)"),
+        ("not of this model", r"Unexpected key\(s\) in state_dict: (.*)"),
+    ):
+        names = [name for line in re.findall(pattern, text) for name in re.findall(r'"([^"]+)"', line)]
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            told.append(f"{what}: {', '.join(names[:SHOWN])}{more}")
+            if any("lora_" in name or ".base_layer." in name for name in names):
+                told.append(
+                    "these are LoRA adapters: merge them into the weights first (peft's merge_and_unload)"
+                )
+    shapes = re.findall(
+        r"size mismatch for (\S+): copying a param with shape torch.Size\((.*?)\) from checkpoint, the shape in "
+        r"current model is torch.Size\((.*?)\)",
+        text,
+    )
+    told += [
+        f"{name} is {theirs} in the file and {ours} in the model" for name, theirs, ours in shapes[:SHOWN]
+    ]
+    return "; ".join(told) or text.splitlines()[0][:300]
 
 
 def device_named(asked: str | torch.device | int) -> torch.device:

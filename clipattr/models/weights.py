@@ -25,6 +25,7 @@ from torch import nn
 from clipattr.errors import DataError, ModelError
 from clipattr.models.configs import CONFIG_NAME, HUB, LOCAL, check_config
 from clipattr.models.huggingface import EXTRA, PREFIX, find_transformers, transformers_or_error
+from clipattr.models.modules import misfit
 from clipattr.models.origins import Origin, origin_of, quick_gelu_name
 from clipattr.storage.checkpoints import State, read_state
 from clipattr.storage.documents import read_json
@@ -109,6 +110,8 @@ def _find_named(name: str, pretrained: str | None, like: str | None) -> Found:
                 f"pretrained={written!r}, like='openai'). `clipattr models` lists architectures and tags."
             )
         hint = f" If you mean the folder, write {LOCAL}{written}." if Path(written).is_dir() else ""
+        if "/" in written and not hint:
+            hint = f" If it is a repository of the hub: {PREFIX}{written} (transformers) or {HUB}{written} (open_clip)."
         raise ModelError(
             f"There is no model named {written!r}.{_nearest(name, known)}{hint} list_models() shows all."
         )
@@ -157,7 +160,7 @@ def _find_file(name: str, file: Path, like: str | None) -> Found:
     if origin.tag is not None:
         reference = f"{reference}@{origin.tag}"
     with _plain_file(file, state) as plain:
-        clip = _create(name, reference, pretrained=str(plain), **_options(origin))
+        clip = _create(name, reference, pretrained=str(plain), **_options(origin), **_bias(state))
     return Found(clip, reference, functools.partial(_tokenizer, name, reference))
 
 
@@ -170,6 +173,12 @@ def _options(origin: Origin) -> dict[str, Any]:
     if origin.preprocessing:
         options["force_preprocess_cfg"] = dict(origin.preprocessing)
     return options
+
+
+def _bias(state: State) -> dict[str, Any]:
+    """The option that gives a model its logit bias: a CLIP trained by SigLIP's loss has one without its config."""
+    bias = state.tensors.get("logit_bias")
+    return {} if bias is None or not bias.numel() else {"init_logit_bias": float(bias.flatten()[0])}
 
 
 def _state(file: Path, reference: str) -> State:
@@ -240,7 +249,7 @@ def _find_folder(folder: Path, reference: str) -> Found:
     state = _state(weights, reference)
     plain = file.read_bytes()[:1] == b"{" and weights.suffix in (".safetensors", ".bin", ".pth")
     if plain and not state.wrapped:
-        clip = _create(source, reference)
+        clip = _create(source, reference, **_bias(state))
     else:
         with (
             tempfile.TemporaryDirectory(prefix="clipattr-model-") as made,
@@ -249,7 +258,7 @@ def _find_folder(folder: Path, reference: str) -> Found:
             (Path(made) / CONFIG_NAME).write_text(json.dumps(content), encoding="utf-8")
             suffix = ".bin" if ready.suffix in (".pt", ".ckpt") else ready.suffix
             (Path(made) / f"open_clip_model{suffix}").symlink_to(ready)
-            clip = _create(f"{LOCAL}{made}", reference)
+            clip = _create(f"{LOCAL}{made}", reference, **_bias(state))
     return Found(clip, reference, functools.partial(_tokenizer, source, reference))
 
 
@@ -299,7 +308,7 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
     except Exception as error:  # a foreign file may raise any class, which stays attached as the cause
         raise ModelError(
             f"{reference}: the weights could not be read into the model; they are damaged or belong to "
-            f"another configuration ({type(error).__name__}: {_first_line(error)})."
+            f"another configuration ({type(error).__name__}: {misfit(error)})."
         ) from error
 
 

@@ -66,6 +66,7 @@ def folder_for(path: Any) -> Path:
     Raises:
         StudyError: the current folder or one of its parents, which cannot be the target of a rename.
     """
+    path = path if str(path).strip() else "."
     folder = user_path(path)
     full, here = full_path(path), Path.cwd()
     if full == here or full in here.parents:

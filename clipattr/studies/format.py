@@ -22,6 +22,7 @@ from clipattr.dictionaries import SparseCodes
 from clipattr.errors import StudyError
 from clipattr.images.collection import Images
 from clipattr.images.decoding import PictureError, read_picture
+from clipattr.images.folders import readable_name
 from clipattr.images.opening import COLUMNS
 from clipattr.images.sources import FileSource, SceneSource, Source
 from clipattr.sites import Site
@@ -45,6 +46,18 @@ class AbsentSource(Source):
         raise PictureError(
             "the original is not part of the study, only its thumbnail; open the study with open_study(path, images=…)"
         )
+
+
+class StudyFiles(FileSource):
+    """The files that a study was built from, where they still are."""
+
+    def read(self, row: int, draft: int | None = None) -> Image.Image:
+        if not self.files[row].exists():
+            raise PictureError(
+                f"no such file: {readable_name(self.files[row])}; if the pictures have moved, open the study with "
+                "open_study(path, images=…)"
+            )
+        return super().read(row, draft)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -145,7 +158,7 @@ def read_pictures(folder: Path) -> Images:
     if (folder / "scenes.jsonl").exists():
         source = SceneSource(folder / "scenes.jsonl")
     elif any(row[1] for row in rows):
-        source = FileSource([Path(os.path.normpath(folder.absolute() / row[1])) for row in rows])
+        source = StudyFiles([Path(os.path.normpath(folder.absolute() / row[1])) for row in rows])
     else:
         source = AbsentSource()
     return Images(source, ids, columns)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipattr.dictionaries import load_sae
+from clipattr.dictionaries.choosing import check_training
 from clipattr.errors import StudyError
 from clipattr.execution.engine import Engine, Here
 from clipattr.images.collection import Images
@@ -118,6 +119,11 @@ def build_study(
     ...     built.latents.shape[0], built.codes.shape
     (16, (64, 16))
     """
+    check_training(n_latents, k, training or {})
+    if examples < 1 or batch < 1:
+        raise StudyError(
+            f"A study needs at least one example a latent and a batch of one; got {examples}, {batch}."
+        )
     vectors, audited, pictures = _asked(model, images, embeddings, evaluator_embeddings, text_embeddings)
     judge = audited if evaluator is None else load_model(evaluator)
     folder = folder_for(path)

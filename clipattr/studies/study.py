@@ -30,9 +30,10 @@ from clipattr.sites import Site
 from clipattr.storage.arrays import load_array, load_tensors, reading, within
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import file_digest, json_digest
-from clipattr.storage.paths import user_path
+from clipattr.storage.paths import full_path, user_path
 from clipattr.studies.belonging import check_pictures
 from clipattr.studies.format import (
+    MANIFEST,
     SCHEMA,
     bundled_study,
     read_codes,
@@ -371,6 +372,10 @@ def open_study(
     9000
     """
     folder = user_path(path)
+    if folder.name == MANIFEST and folder.is_file():
+        folder = folder.parent
+    if folder.name in ("", ".."):  # the study's name is its folder's
+        folder = full_path(folder)
     if not folder.exists() and folder.name == str(path):
         folder = bundled_study(str(path)) or folder
     roles = {"model": model, "evaluator": evaluator}

@@ -232,3 +232,48 @@ def test_a_function_has_one_name_in_every_process(tiny_model):
     assert (
         load_model(tiny_model.clip, preprocess=lambda picture: torch.ones(3, 32, 32)).preprocess_id not in ids
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: s.pop("ln_final.weight"), "missing: ln_final.weight"),
+        (lambda s: s.update({"head.weight": torch.ones(2, 3)}), "not of this model: head.weight"),
+        (
+            lambda s: s.update({"visual.proj": s["visual.proj"].T}),
+            r"visual.proj is \[48, 64\] in the file and \[64, 48\]",
+        ),
+        (lambda s: s.update({"visual.lora_A.weight": torch.ones(2, 3)}), "LoRA adapters: merge them"),
+        (
+            lambda s: s.update({"visual.proj": s["visual.proj"] * torch.inf}),
+            "NaN or infinity, first 'visual.proj'",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(folder, state, change, told):
+    change(state)
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match=told):
+        load_model(f"local-dir:{folder}")
+
+
+def test_a_clip_trained_by_the_sigmoid_loss_keeps_its_bias(tmp_path, folder, state, tiny_model):
+    state["logit_bias"] = torch.tensor(-9.5)
+    save_file(state, folder / "open_clip_model.safetensors")
+    torch.save({"module." + k: v for k, v in state.items()}, tmp_path / "w.pt")
+    for model in (load_model(f"local-dir:{folder}"), load_model("tiny-clip", str(tmp_path / "w.pt"))):
+        assert float(model.clip.logit_bias) == -9.5
+        assert torch.equal(model.clip.visual.proj, tiny_model.clip.visual.proj)
+
+
+@pytest.mark.parametrize("name", ["float16", "fp16", "half", "torch.float16"])
+def test_dtypes_have_names(tiny_model, name):
+    assert load_model(tiny_model, dtype=name).dtype == torch.float16
+    with pytest.raises(ModelError, match="floating point dtype"):
+        load_model(tiny_model, dtype="int8")
+
+
+def test_a_name_of_the_hub_is_pointed_to_its_prefix():
+    with pytest.raises(ModelError, match="hf:openai/clip-vit-base-patch32"):
+        load_model("openai/clip-vit-base-patch32")
+    assert load_model(" picture-world-a ").reference == "picture-world-a"

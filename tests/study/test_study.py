@@ -332,7 +332,7 @@ def test_damage_is_noticed(finished, tmp_path):
     data = bytearray(labels.read_bytes())
     data[-1] ^= 1
     labels.write_bytes(bytes(data))
-    with pytest.raises(StudyError, match="labels.safetensors changed"):
+    with pytest.raises(StudyError, match="labels.safetensors"):
         open_study(tmp_path / "s").verify()
     manifest = json.loads((tmp_path / "s" / "study.json").read_text())
     (tmp_path / "s" / "study.json").write_text(json.dumps(manifest | {"schema": 99}))
@@ -549,3 +549,42 @@ def test_a_studys_own_dictionary_joins_words_and_trained_latents(
     assert "asked" not in own.dictionary.info
     with pytest.raises(StudyError, match="dictionary"):
         build("one", named=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"n_latents": 0}, "n_latents is a whole number of at least 1; got 0"),
+        ({"k": 1.5}, "k is a whole number"),
+        ({"n_latents": 4, "k": 9}, "k must lie between 1 and the 4"),
+        ({"training": {"steps": 0}}, "steps is a whole number of at least 1; got 0"),
+        ({"training": {"step": 10}}, "Training does not know step"),
+        ({"training": {"kind": "top-k"}}, "'top-k' cannot be trained"),
+        ({"batch": 0}, "a batch of one; got"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused_before_anything_is_encoded(
+    tiny_model, tmp_path, settings, told
+):
+    with pytest.raises(ValueError, match=told):
+        build_study(tiny_model, tmp_path / "no such folder", path=tmp_path / "s", **settings)
+
+
+def test_a_study_opens_from_inside_its_folder_and_by_its_manifest(finished, monkeypatch):
+    assert open_study(finished.path / "study.json").path == finished.path
+    monkeypatch.chdir(finished.path)
+    assert open_study(".").path.name == finished.path.name
+    monkeypatch.chdir(finished.path.parent)
+    with pytest.raises(StudyError, match="no study.json in it"):
+        open_study(".")
+
+
+def test_pictures_that_have_moved_are_called_so(tiny_model, evaluator, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "there")
+    build_study(
+        tiny_model, tmp_path / "there", path=tmp_path / "s", vocabulary=WORDS, evaluator=evaluator, **SMALL
+    )
+    shutil.rmtree(tmp_path / "there")
+    study = open_study(tmp_path / "s", model=tiny_model)
+    with pytest.raises(DataError, match=r"no such file: .*there/.*open_study\(path, images=…\)"):
+        attribute(study, study.images[0], "red")
