@@ -40,7 +40,7 @@ def surprise_places(desk: Desk, prompt: str) -> Places:
     study = desk.study
     reason = desk.browse_only
     if reason is not None:
-        raise PanelError(f"{reason} The other views of the map need no weights.")
+        raise PanelError(f"{reason} The other views of the map do not need the weights.")
     found = desk.collected.rests_on(prompt, desk.target(prompt))
     reliance = np.full(desk.n_latents, np.nan)
     reliance[found.latents] = found.means

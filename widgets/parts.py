@@ -161,7 +161,7 @@ class Gallery(Part):
         checked = {"alt": alt, "captions": captions or None, "heat": heat, "frames": frames}
         for name, given in checked.items():
             if given is not None and len(given) != count:
-                raise ValueError(f"{count} thumbnails came with {len(given)} {name}; give one for each.")
+                raise ValueError(f"{count} thumbnails need as many {name}; got {len(given)}.")
         data, columns = sprite(thumbnails, px)
         with self.hold_sync():
             self.sprite = data

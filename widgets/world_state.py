@@ -282,7 +282,7 @@ def scene_of(desk: Desk, picture: int) -> Any:
     except ClipattrError as error:
         raise PanelError(f"{why}; this study's pictures cannot be edited: {error}") from error
     if not isinstance(scene, Scene):
-        raise PanelError(f"{why} of the picture world; this study's are of another kind.")
+        raise PanelError(f"{why} of the picture world; this study has pictures of another kind.")
     return scene
 
 

@@ -128,7 +128,7 @@ def class_values(splice: Splice, values: Tensor, classes: Sequence[Any]) -> Tens
     This gives one order per class, for deletion per class.
     """
     if len(classes) != splice.batch:
-        raise DataError(f"{len(classes)} classes for {splice.batch} pictures. Give one per picture.")
+        raise DataError(f"{splice.batch} pictures need as many classes; got {len(classes)}.")
     result = torch.zeros_like(values)
     for name in set(classes):
         rows = torch.tensor([number for number, other in enumerate(classes) if other == name])
@@ -338,7 +338,9 @@ def faithfulness(
     other: Any = None
     if classes is not None:
         if len(classes) != count(images):
-            raise DataError(f"{len(classes)} classes for {count(images)} pictures. Give one per picture.")
+            raise DataError(
+                f"{count(images)} pictures need as many classes; got {len(classes)}. Give one per picture."
+            )
         batch = max(batch, len(classes))
     for _, places, splice in placed_splices(
         source, images, target, dictionary=dictionary, site=site, baseline=baseline, batch=batch
@@ -353,7 +355,9 @@ def faithfulness(
             for measure, values in found.items():
                 scores.setdefault((method, measure), []).append(values.double().cpu())
     if not scores:
-        raise DataError("no pictures were measured: none was given, or none could be read.")
+        raise DataError(
+            "no picture was measured: none was given, or none could be read. Give readable pictures."
+        )
     return Faithfulness({key: torch.cat(parts) for key, parts in scores.items()}, methods, unit)
 
 

@@ -58,11 +58,12 @@ def firing_map(
     early = Site(f"image.{block}.patches")
     if not site.is_single:
         raise SiteError(
-            f"{site} holds patch tokens: the map of a patch latent is its codes. Use code_map(...)."
+            f"a heat map by gradient needs a site of one vector; {site} holds patch tokens, whose codes are the map. "
+            "Use code_map(...)."
         )
     if not site.is_embedding and early.index(model) >= site.index(model):
         raise SiteError(
-            f"the patches are read after block {block}, which must come before {site}. Lower `block`."
+            f"patches are read after a block before {site}; got block {block}. Give a lower `block`."
         )
     wanted = checked_latents(latents, dictionary.n_latents)
     # The pre-activation is read by the encoder row, or by the direction in dictionaries without an encoder.

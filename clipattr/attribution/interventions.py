@@ -183,7 +183,7 @@ def transplant(
     def change(before: Tensor) -> Tensor:
         if len(given) not in (1, len(before)):
             raise DictionaryError(
-                f"{len(given)} donor rows for {len(before)} rows. Give one, or one per row."
+                f"{len(before)} encoded rows need one donor row, or as many; got {len(given)}."
             )
         return given.to(before).expand_as(before)
 

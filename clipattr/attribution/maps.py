@@ -25,7 +25,10 @@ def code_map(codes: SparseCodes, latents: Sequence[int] | Tensor, grid: tuple[in
     """
     rows, columns = grid
     if len(codes) % (rows * columns):
-        raise DataError(f"{len(codes)} rows of codes do not fill grids of {rows} × {columns} patches.")
+        raise DataError(
+            f"{len(codes)} rows of codes do not fill grids of {rows} × {columns} patches. Give the codes of all "
+            "patches of each picture."
+        )
     amounts = amounts_of(codes, latents)
     return amounts.view(-1, rows, columns, amounts.shape[1]).permute(0, 3, 1, 2)
 

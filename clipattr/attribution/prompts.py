@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.display.wording import few
 from clipattr.errors import TargetError
 
 Prompts = str | Sequence[str] | Tensor
@@ -46,7 +47,9 @@ def prompt_names(prompts: Any, names: Sequence[str] | None, kind: str = "embeddi
     if names is None:
         return found
     if len(names) != len(found):
-        raise TargetError(f"{len(found)} prompts but {len(names)} names. Name each prompt once.")
+        raise TargetError(
+            f"{len(found)} prompts need as many names; got {len(names)}. Name each prompt once."
+        )
     return list(names)
 
 
@@ -62,7 +65,7 @@ def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}"
     if not isinstance(prompts, Tensor):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not templates or any("{}" not in template for template in templates):
-            raise TargetError(f"every template must contain {{}} for the prompt; got {list(templates)}.")
+            raise TargetError(f"every template must contain {{}} for the prompt; got {few(templates)}.")
         for template in templates:
             check_length([template.replace("{}", text) for text in texts], model)
         with torch.no_grad():
@@ -70,7 +73,8 @@ def embed_prompts(prompts: Prompts, model: Any, templates: Sequence[str] = ("{}"
     rows = torch.atleast_2d(prompts.detach()).to(model.device, model.dtype)
     if rows.shape[1] != model.embed_dim:
         raise TargetError(
-            f"the embeddings have {rows.shape[1]} numbers, the model's have {model.embed_dim}. Embed with this model."
+            f"the prompts' embeddings have {rows.shape[1]} numbers, those of this model {model.embed_dim}. Embed the "
+            "prompts with this model."
         )
     length = rows.norm(dim=1, keepdim=True)
     if not torch.isfinite(rows).all() or (length == 0).any():

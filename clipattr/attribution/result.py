@@ -324,7 +324,9 @@ class Attribution:
             DataError: an empty list.
         """
         if not parts:
-            raise DataError("no pictures were attributed: none was given, or none could be read.")
+            raise DataError(
+                "no picture was attributed: none was given, or none could be read. Give readable pictures."
+            )
         if len(parts) == 1:
             return parts[0]
         places = max(part.values.shape[1] for part in parts)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries.codes import SparseCodes
+from clipattr.display.wording import few
 from clipattr.errors import DataError
 from clipattr.storage.documents import parse_json, schema_complaint
 from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
@@ -52,7 +53,9 @@ def write_result(attribution: "Attribution", path: Path) -> None:
     try:
         save_tensors(path, tensors, {"clipattr_attribution": json.dumps(meta)})
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} could not be written ({error}).") from error
+        raise DataError(
+            f"{path} could not be written ({error}). Choose another path, or free space."
+        ) from error
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"cannot read an attribution from {path}: {error}.") from error
     if "schema" not in meta or not {*TENSORS, "indices", "amounts"} <= tensors.keys() | {"y_bias"}:
-        raise DataError(f"{path} holds no attribution; it has the tensors {sorted(tensors)}.")
+        raise DataError(f"{path} holds no attribution; it has the tensors {few(sorted(tensors))}.")
     again = "attribute(...) or stream(...) with the same arguments"
     if told := schema_complaint(path, meta["schema"], SCHEMA, again):
         raise DataError(told)

@@ -73,7 +73,7 @@ class Splice:
         self.codes = dictionary.encode(flat) if codes is None else codes
         if len(self.codes) != len(flat) or self.codes.n_latents != dictionary.n_latents:
             raise DictionaryError(
-                f"the codes have shape {self.codes.shape}, these activations and this dictionary need "
+                f"the codes have shape {self.codes.shape}; these activations and this dictionary need "
                 f"{(len(flat), dictionary.n_latents)}. Encode the same pictures with the same dictionary."
             )
         self.dtype = torch.promote_types(acts.dtype, torch.float32)

@@ -167,13 +167,13 @@ class ClosedFormTail(TailAlgebra):
         if codes.n_latents != self.n_latents:
             raise DictionaryError(
                 f"the codes count {codes.n_latents} latents, the dictionary {self.n_latents}. "
-                "Encode with the dictionary that is attributed to."
+                "Encode with the tail's dictionary."
             )
         tokens = self.tail.pooling == MEAN
         if len(indices) != batch if not tokens else (not batch or len(indices) % batch):
-            each = " or several each" if tokens else ""
+            each = ", or several each," if tokens else ""
             raise DictionaryError(
-                f"{batch} activations but codes of {len(indices)}{each}. Encode the same pictures."
+                f"{batch} activations need as many rows of codes{each}; got {len(indices)}. Encode the same pictures."
             )
         indices = indices.to(self.device).long()
         amounts = amounts.to(self.device, torch.float64)

@@ -119,7 +119,10 @@ def summed_exact(
     torch.Size([2, 2])
     """
     if tail.splits_tokens or acts.ndim != 2:
-        raise SiteError(f"{tail.site} has several tokens per picture; sums need one vector per picture.")
+        raise SiteError(
+            f"{tail.site} has several tokens per picture; sums need one vector per picture. Use a tail at image.-1.cls "
+            "or image.embedding."
+        )
     acts = tail.checked(acts)
     indices, amounts = tail.rows_of(codes, acts)
     latents = padded(codes)[0].to(indices)

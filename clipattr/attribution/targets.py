@@ -213,7 +213,9 @@ class ProbeLogit(LinearTarget):
             )
         bias = torch.as_tensor(bias, dtype=self.weights.dtype).detach().flatten()
         if len(bias) not in (1, len(self.weights)):
-            raise TargetError(f"{len(self.weights)} probe rows need as many biases, or one; got {len(bias)}.")
+            raise TargetError(
+                f"{len(self.weights)} rows of weights need as many biases, or one; got {len(bias)}."
+            )
         self.bias = bias.expand(len(self.weights))
         self.names = prompt_names(self.weights, names, "class")
 
@@ -253,7 +255,7 @@ class ImageSimilarity(LinearTarget):
             self.names = list(names) if names else [f"picture {number}" for number in range(len(pictures))]
             if len(self.names) != len(pictures):
                 raise TargetError(
-                    f"{len(pictures)} pictures but {len(self.names)} names. Name each picture once."
+                    f"{len(pictures)} pictures need as many names; got {len(self.names)}. Name each picture once."
                 )
         self.pictures = pictures
 
@@ -329,7 +331,9 @@ class FunctionTarget(Target):
         self, function: Callable[[Tensor], Tensor], *, names: Sequence[str] | None = None, unit: str = "value"
     ) -> None:
         if not callable(function):
-            raise TargetError(f"a function of the embedding was asked for; got {type(function).__name__}.")
+            raise TargetError(
+                f"a function target needs a function of embeddings (batch, embed); got {type(function).__name__}."
+            )
         self.function, self.unit = function, unit
         self.names = list(names) if names else [getattr(function, "__name__", "function")]
 

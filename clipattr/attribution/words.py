@@ -101,7 +101,7 @@ def word_attribution(
     wanted = as_target(target)
     words = prompt.split() if isinstance(prompt, str) else []
     if not words:
-        raise TargetError(f"a prompt with at least one word is needed; got {prompt!r}.")
+        raise TargetError(f"word attribution needs a prompt with at least one word; got {prompt!r}.")
     if method not in WORD_METHODS:
         raise TargetError(f"method is one of {', '.join(WORD_METHODS)}; got {method!r}.")
     check_length([prompt], model)

@@ -177,7 +177,7 @@ def _check(arguments: argparse.Namespace) -> int:
     made = load_sae(arguments.text, site=arguments.site, offline=arguments.offline)
     model = arguments.model or made.info.get("model")
     if model is None:
-        raise DataError(f"{arguments.text} does not say which model it belongs to: give --model.")
+        raise DataError(f"{arguments.text} does not state which model it belongs to: give --model.")
     check = check_sae(made, model, arguments.images)
     record = {
         "dictionary": repr(made), "site": check.site, "model": check.model, "agrees": check.agrees,

@@ -330,7 +330,7 @@ def _picture(study: Any, asked: str) -> Any:
         number = int(asked)
         if not -len(study.images) <= number < len(study.images):
             raise DataError(
-                f"The study has no picture {number}; they are numbered 0 to {len(study.images) - 1}."
+                f"The study has no picture {number}; pictures are numbered 0 to {len(study.images) - 1}."
             )
         return study.images[number]
     if (path := user_path(asked)).is_file():

@@ -93,7 +93,9 @@ def _read(arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.lesions_table is None and arguments.strata is None:
         return images, lesions
     if lesions is None:
-        raise DataError("--lesions-table and --strata are about lesions: give their folder with --lesions.")
+        raise DataError(
+            "--lesions-table and --strata go with --lesions: give the folder of lesions, or leave them out."
+        )
     return images, lesion_table(lesions, arguments.lesions_table, arguments.strata)
 
 

@@ -96,8 +96,8 @@ def serving(
     token = secrets.token_urlsafe(24) if token is None else token
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise DataError(
-            f"A token has at least {SHORTEST_TOKEN} characters, plain ones without spaces; leave it out and a good one "
-            "is drawn."
+            f"A token needs at least {SHORTEST_TOKEN} ASCII characters without spaces. Leave it out to have one drawn "
+            "at random."
         )
     if len(findings) > len(studies):
         raise DataError(
@@ -153,7 +153,7 @@ def serve(*studies: str | os.PathLike[str], say: Any = print, **options: Any) ->
         if not _is_loopback(options.get("host", "127.0.0.1")):
             say("warning: other machines can reach this address, and what they send and see is not encrypted")
         status = server.wait()
-    raise DataError(f"the server ended by itself, with status {status}")
+    raise DataError(f"The server stopped with status {status}; its messages are above.")
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise DataError(
-                f"{host}:{port} cannot be opened for listening ({error.strerror}); choose another --port"
+                f"{host}:{port} cannot be opened for listening ({error.strerror}). Choose another --port."
             ) from error
 
 
@@ -280,7 +280,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     told = log.read_text("utf-8", errors="replace").strip().splitlines()[-3:]
-    raise DataError(f"the server did not start: {' / '.join(told) or 'it said nothing'}")
+    raise DataError(f"The server did not start: {' / '.join(told) or 'it gave no reason'}.")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -105,7 +105,7 @@ def check_target(target: str | None, option: str) -> None:
             f"--{option} {target}: the folder {str(path.parent)!r} does not exist; create it first."
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DataError(f"--{option} {target}: this place is not writable.")
+        raise DataError(f"--{option} {target}: this folder is not writable; choose another.")
 
 
 def human(arguments: argparse.Namespace) -> TextIO:

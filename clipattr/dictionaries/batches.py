@@ -108,8 +108,8 @@ def mean_and_scale(
         part = part.double().cpu()
         if not bool(torch.isfinite(part).all()):
             raise DictionaryError(
-                "The activations hold NaN or infinite values: read them with store.check(), which names shard and "
-                "row, or check the model's dtype."
+                "The activations hold NaN or infinite values: store.check() names the shard and row; a model in "
+                "float16 is the usual cause."
             )
         # Sums are taken around a first estimate of the mean, so that a mean far from zero loses no precision.
         shift = part.mean(0) if shift is None else shift
@@ -124,5 +124,7 @@ def mean_and_scale(
     spread = float(((squares / rows) - offset.square().sum()).clamp_min(0).sqrt())
     mean = shift + offset
     if spread <= 1e-12 * max(float(mean.norm()), 1e-30):
-        raise DictionaryError(f"All {rows} activations are equal: there is nothing to decompose.")
+        raise DictionaryError(
+            f"All {rows} activations are equal, so there is nothing to train on. Check site and pictures."
+        )
     return mean.float(), spread, float(mean.norm()) / spread

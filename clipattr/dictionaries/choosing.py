@@ -66,7 +66,9 @@ def train_sae(
     if n_latents is None:
         return choose_sae(acts, seed=seed, **options)
     if "budget" in options:
-        raise DictionaryError("A budget is for choosing settings; leave it out, or n_latents and k.")
+        raise DictionaryError(
+            "A budget limits the choice of settings, and n_latents and k leave no choice: give one or the other."
+        )
     return train_saes(acts, seeds=(seed,), n_latents=n_latents, k=k, **options)[0]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import parse_json, schema_complaint
 from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
@@ -128,7 +129,9 @@ class SparseCodes:
         if isinstance(which, int):
             index = which + self.batch if which < 0 else which
             if not 0 <= index < self.batch:
-                raise IndexError(f"Row {which} of codes with {self.batch} rows.")
+                raise IndexError(
+                    f"Row {which} was asked for; these codes have {self.batch} rows, counted from 0."
+                )
             which = slice(index, index + 1)
         stats = self.row_stats
         if isinstance(which, slice):
@@ -278,7 +281,7 @@ class SparseCodes:
         n_latents = dense.shape[1]
         if k is not None:
             if k > n_latents:
-                raise DictionaryError(f"k = {k} exceeds the {n_latents} latents.")
+                raise DictionaryError(f"k is at most the number of latents, {n_latents}; got {k}.")
             indices = dense.abs().topk(k, dim=-1).indices
             return SparseCodes(indices.int(), dense.gather(-1, indices), n_latents)
         rows, columns = dense.nonzero(as_tuple=True)
@@ -327,11 +330,12 @@ class SparseCodes:
             raise DictionaryError(f"{path} has unreadable metadata: {error}") from error
         if "n_latents" not in meta or not {"indices", "values"} <= tensors.keys():
             raise DictionaryError(
-                f"{path} holds no sparse codes; it has {sorted(tensors)} and metadata {meta}."
+                f"{path} holds no sparse codes: indices, values and n_latents are needed; it has the tensors "
+                f"{few(sorted(tensors))} and the metadata {few(sorted(meta))}."
             )
         if "digest" in meta and meta["digest"] != _digest(tensors):
             raise DictionaryError(
-                f"{path} is damaged: its numbers are not those that were written. Make it again."
+                f"{path} is damaged: its numbers differ from the recorded digest. Encode and save the codes again."
             )
         if told := schema_complaint(path, whole["schema"], SCHEMA, "dictionary.encode(acts)", oldest=0):
             raise DictionaryError(told)

@@ -96,7 +96,9 @@ def pca(acts: Any, n_latents: int | None = None, *, k: int | None = None, **core
     width = source.width
     n_latents = width if n_latents is None else n_latents
     if not 1 <= n_latents <= width:
-        raise DictionaryError(f"There are {width} principal components at most; got n_latents={n_latents}.")
+        raise DictionaryError(
+            f"Activations of width {width} have 1 to {width} components; got n_latents={n_latents}."
+        )
     total, products, rows = (
         torch.zeros(width, dtype=torch.float64),
         torch.zeros(width, width, dtype=torch.float64),

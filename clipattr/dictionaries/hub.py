@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from clipattr.dictionaries.checkpoints.reading import CONFIG_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 from clipattr.storage.files import file_digest
 
@@ -49,7 +50,7 @@ def fetch(
         written = _WRITTEN.match(source)
         if written is None or ".." in source:
             raise DictionaryError(
-                f"{source!r} is no hub id; write {HUB}OWNER/NAME, with @REVISION and /PATH behind it if needed."
+                f"{source!r} is not a hub id; write {HUB}OWNER/NAME, with @REVISION and /PATH behind it if needed."
             )
         source = written["repository"]
         file, revision = written["file"] or file, written["revision"] or revision
@@ -115,9 +116,7 @@ def _weights(source: str, names: Sequence[str], file: str | None) -> str:
             return file
         below = [name for name in names if name.startswith(f"{file.rstrip('/')}/")]
         if not below:
-            raise DictionaryError(
-                f"{HUB}{source} has no file {file!r}; it has {', '.join(sorted(names)[:12]) or 'none'}."
-            )
+            raise DictionaryError(f"{HUB}{source} has no file {file!r}; it has {few(sorted(names))}.")
         names = below
     candidates = [name for name in names if PurePosixPath(name).suffix in WEIGHT_SUFFIXES]
     for usual in WEIGHT_NAMES:
@@ -125,7 +124,7 @@ def _weights(source: str, names: Sequence[str], file: str | None) -> str:
         if len(named) == 1:
             return named[0]
     if len(candidates) != 1:
-        listed = ", ".join(sorted(candidates)[:12]) or "none"
+        listed = few(sorted(candidates))
         raise DictionaryError(
             f"{HUB}{source} holds {len(candidates)} files that may be weights ({listed}); name one: {HUB}{source}/PATH."
         )

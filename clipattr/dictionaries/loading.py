@@ -115,7 +115,7 @@ def _read(
     if format == "clipattr" or (format == "auto" and _is_own(path)):
         if given:
             raise DictionaryError(
-                f"{path} is a dictionary of clipattr, which contains all settings: leave out {', '.join(given)}."
+                f"{path} was saved by clipattr and contains all its settings: leave out {', '.join(given)}."
             )
         made = load_dictionary(path)
         made.site = made.site if site is None else str(site)

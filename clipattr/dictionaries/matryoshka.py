@@ -50,7 +50,7 @@ class Matryoshka(BatchTopK):
     def prefix(self, size: int) -> Matryoshka:
         """The dictionary of the first `size` latents; DictionaryError unless size is 1 to n_latents."""
         if not 1 <= size <= self.n_latents:
-            raise DictionaryError(f"A prefix has 1 to {self.n_latents} latents; got {size}.")
+            raise DictionaryError(f"A prefix holds 1 to {self.n_latents} latents; got {size}.")
         per_latent = {"decoder", "encoder", "encoder_bias", "gain"}
         parts = {name: t[:size] if name in per_latent else t for name, t in self._all_tensors().items()}
         return self._rebuilt(parts, prefixes=[p for p in self.prefixes if p < size] + [size])

@@ -148,7 +148,8 @@ def named_dictionary(
     kept = (strong.sum(0) >= LEAST).nonzero().flatten()
     if not len(kept):
         raise DictionaryError(
-            f"None of the {len(names)} words has a positive soft label in at least {LEAST} pictures."
+            f"None of the {len(names)} words has a positive soft label in at least {LEAST} of {len(acts)} pictures. "
+            "Give words for what the pictures show, or more pictures."
         )
     wanted, counts = wanted[:, kept].double(), strong[:, kept].sum(0)
     mean = acts.double().mean(0)

@@ -103,7 +103,9 @@ class NestedObjective(Objective):
             (first, n_latents - first), (first_k, k - first_k), n_latents
         )
         if not 0 <= first_weight < 1:
-            raise DictionaryError(f"first_weight is a share of the loss, 0 to below 1; got {first_weight}.")
+            raise DictionaryError(
+                f"first_weight is a fraction of the loss, at least 0 and below 1; got {first_weight}."
+            )
         self.first_weight = float(first_weight)
 
     def pick(self, pre: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -154,7 +154,9 @@ class Objective:
             core: arguments every kind shares, already in the activations' units.
             own: the kind's own vectors, in units of the scaled activations; codes there times `scale` are codes here.
         """
-        raise DictionaryError(f"{type(self).__name__} cannot be exported; register a concrete objective.")
+        raise DictionaryError(
+            f"{type(self).__name__} makes no dictionary; train with one of the kinds, e.g. 'topk'."
+        )
 
     def to_settings(self) -> dict[str, Any]:
         """Settings of the objective, to compare with a checkpoint's."""

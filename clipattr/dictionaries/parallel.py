@@ -55,7 +55,9 @@ class Team(Alone):
                 f"Several processes train {', '.join(KINDS)} together; {kind!r} needs one process."
             )
         if batch % self.size:
-            raise DictionaryError(f"A batch of {batch} cannot be shared evenly among {self.size} processes.")
+            raise DictionaryError(
+                f"A batch of {batch} cannot be divided evenly among {self.size} processes; use a multiple."
+            )
 
 
 def join() -> Alone:

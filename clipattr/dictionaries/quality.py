@@ -86,8 +86,8 @@ class SaeCheck:
         """Raise DictionaryError with the figures and the reasons, unless the check agrees."""
         if self.reasons:
             raise DictionaryError(
-                f"The dictionary does not do what it promises on these images:\n{self}\nIf your images differ from "
-                "the publisher's, look at check_sae(...) and load without images=."
+                f"The dictionary does not reach its published figures on these images:\n{self}\nIf your images differ "
+                "from the publisher's, read check_sae(...) and load without images=."
             )
 
     def __str__(self) -> str:
@@ -135,7 +135,9 @@ def check_sae(
     from clipattr.sites import Site
 
     if dictionary.site is None:
-        raise DictionaryError("The dictionary has no site: set dictionary.site, e.g. 'image.-1.cls'.")
+        raise DictionaryError(
+            "The dictionary does not state its site: set dictionary.site, e.g. 'image.-1.cls'."
+        )
     model, opened = load_model(model), Images.open(images)
     site, source = Site(dictionary.site), Site(dictionary.input_site or dictionary.site)
     widths = (source.shape(model)[-1], site.shape(model)[-1])

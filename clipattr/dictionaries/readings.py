@@ -49,7 +49,8 @@ def unexplained(dictionary: Any, acts: Tensor, outputs: Tensor | None = None) ->
     total = float((wanted - wanted.mean(0)).double().square().sum())
     if len(wanted) < 2 or total == 0:
         raise DictionaryError(
-            f"A check needs at least 2 different activations; got {len(wanted)} without variation."
+            f"A check needs at least 2 different activations; got {len(wanted)} rows without variation. Give rows of "
+            "several pictures."
         )
     return float((wanted - dictionary.reconstruct(acts.float())).double().square().sum()) / total
 

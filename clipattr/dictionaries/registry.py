@@ -72,7 +72,9 @@ def read_registry(path: Path = REGISTRY) -> dict[str, Entry]:
                 raise TypeError(f"unknown fields {', '.join(strange)}")
             entries[name] = Entry(name, **{**table, "extra": tuple(table.get("extra", ()))})
         except TypeError as error:
-            raise DictionaryError(f"The entry {name!r} of {path} is wrong: {error}") from error
+            raise DictionaryError(
+                f"The entry {name!r} of the registry {path} is invalid: {error}."
+            ) from error
     return entries
 
 

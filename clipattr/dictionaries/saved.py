@@ -52,7 +52,9 @@ def load_dictionary(path: str | Path) -> Dictionary:
     except (OSError, ValueError, SafetensorError) as error:
         raise DictionaryError(f"The dictionary in {folder} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "clipattr":
-        raise DictionaryError(f"{folder / CONFIG_FILE} has no 'format': 'clipattr'; try load_sae() on it.")
+        raise DictionaryError(
+            f"{folder / CONFIG_FILE} has no 'format': 'clipattr', so another project wrote it; open it with load_sae()."
+        )
     again = f"clipattr train STORE --out {folder} --latents N --k K"
     if told := schema_complaint(folder, config.get("schema", 0), SCHEMA, again, oldest=0):
         raise DictionaryError(told)

@@ -74,7 +74,7 @@ def train_text_sae(
         texts = list(vocabulary.prompts)
     texts = list(dict.fromkeys(texts))
     if len(texts) < 2:
-        raise DataError(f"a text dictionary needs at least two different texts; got {len(texts)}.")
+        raise DataError(f"a text dictionary needs at least two different texts; got {len(texts)}. Add texts.")
     place = Site(site) if site is not None else default_text_site(model)
     wordings = template_texts(templates)
     written = [wording.replace("{}", text) for text in texts for wording in wordings]

@@ -196,7 +196,7 @@ def _stepped(
             raise
         kept = "" if file is None or not file.exists() else f" The last checkpoint in {file.parent} is whole."
         raise DictionaryError(
-            f"Memory did not suffice for a training step of {rows:,} activations ({str(error)[:120]}). Give a "
+            f"A training step of {rows:,} activations did not fit into memory ({str(error)[:120]}). Give a "
             f"smaller batch or fewer latents.{kept}"
         ) from error
 
@@ -277,7 +277,7 @@ def _resume(file: Path, settings: dict[str, Any], runs: Sequence[Run], watch: Wa
     try:
         parts, meta = read_tensors(file)
         if "digest" in meta and meta["digest"] != _digest(parts, meta):
-            raise KeyError("its numbers are not those that were written")
+            raise KeyError("its numbers differ from the recorded digest")
         again = f"delete {file.parent} and train again"
         if told := schema_complaint(file, int(meta["schema"]), CHECKPOINT_SCHEMA, again):
             raise DictionaryError(told)

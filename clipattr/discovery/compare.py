@@ -116,7 +116,9 @@ class Comparison:
         from clipattr.display import plots
 
         if not self.rows:
-            raise DataError("there is nothing to draw: none of the studies has a finding.")
+            raise DataError(
+                "there is nothing to plot: none of the studies has a finding. `frame` has no rows either."
+            )
         shown = sorted(self.rows, key=lambda row: -max(f.causal_effect.value for f in row[2].values()))[:n]
         chart = plots.Chart(7.6, 1.1 + 0.3 * len(shown))
         axes = chart.add_subplot()
@@ -214,7 +216,7 @@ def _named(studies: Any) -> dict[str, Study]:
                 name, number = f"{study.path.name} ({number})", number + 1
             named[name] = study
     if len(named) < 2:
-        raise DataError(f"a comparison takes two studies or more; got {len(named)}.")
+        raise DataError(f"a comparison needs two studies or more; got {len(named)}.")
     return named
 
 
@@ -231,13 +233,15 @@ def _findings(
         return [audit(study, prompts, progress=progress) for study in studies]
     made = list(findings)
     if len(made) != len(studies):
-        raise DataError(f"{len(made)} audits were given for {len(studies)} studies: one each is needed.")
+        raise DataError(
+            f"{len(studies)} studies need as many audits; got {len(made)}. Give one per study, in the same order."
+        )
     for study, name, found in zip(studies, names, made, strict=True):
         there = found.about.get("dictionary", study.dictionary.hash)
         if there != study.dictionary.hash:
             raise StudyError(
                 f"the findings given for {name!r} are of the dictionary {there}, the study's is "
-                f"{study.dictionary.hash}. Give one audit a study, in the same order."
+                f"{study.dictionary.hash}. Give one audit per study, in the same order."
             )
     return made
 

@@ -150,7 +150,7 @@ def encoded(
         rows = np.asarray(rows, dtype=np.int64)
         opened, places = study.images.select(rows), np.arange(len(rows))
     if not len(rows):
-        raise DataError("the selection is empty: there is no picture to encode.")
+        raise DataError("the selection is empty: there is no picture to encode. Select at least one.")
     if study.site.tail(study.model) is None:
         # Behind an earlier block the other tokens take part, and the study does not keep them.
         return _encode(study, opened, rows, on_pictures)
@@ -228,6 +228,6 @@ def names_given(given: Any, pictures: Encoded, column: str) -> list[str | None] 
     values = column_texts(given, column)
     if len(values) != pictures.asked:
         raise DataError(
-            f"{len(values)} {column}s were given for {pictures.asked} pictures: one each is needed."
+            f"{pictures.asked} pictures need as many {column}s; got {len(values)}. Give one per picture, None without."
         )
     return [values[place] for place in pictures.places.tolist()]

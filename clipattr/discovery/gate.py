@@ -353,11 +353,11 @@ def accept(audits: list[Findings], note: str = "") -> Findings:
     from clipattr.discovery.findings import Findings
 
     if not audits or not all(audit.verdicts for audit in audits):
-        raise DataError("A baseline is made of audits with verdicts: clipattr audit STUDY --json FILE.")
+        raise DataError("A baseline needs an audit with verdicts: clipattr audit STUDY --json FILE.")
     first = audits[0]
     for other in audits[1:]:
         if _part(other.about, "model", "hash") != _part(first.about, "model", "hash"):
-            raise DataError("The audits are of different weights; a baseline is of one model.")
+            raise DataError("The audits are of models with different weights. Make one baseline per model.")
         require_comparable(other, first)
     about = dict(first.about)
     if len({_dictionary(audit) for audit in audits}) > 1:

@@ -66,7 +66,7 @@ def encoded_sample(
         if len(kept) >= LEAST and time.monotonic() - begun > seconds:
             break
     if not kept:
-        raise DataError(f"None of the {n:,} pictures looked at can be read, first {images.skipped[:1]}.")
+        raise DataError(f"None of the {n:,} sampled pictures can be read; images.skipped says why.")
     rate = len(kept) / max(time.monotonic() - begun, 1e-9)
     labels = images.columns["label"]
     sample = Sample(

@@ -43,7 +43,7 @@ class Pictures:
 
         n, words = about.get("pictures"), about.get("names")
         if not isinstance(n, int) or not 0 <= n <= LARGEST or not isinstance(words, list):
-            raise DataError("The scores do not say of which pictures they are. Audit again.")
+            raise DataError("The scores do not state which pictures they are of. Audit again.")
         ids = unpacked(about.get("ids"), "u8", n)
         seen, sure = (unpacked(about.get(name), "u1", n).astype(np.int64) for name in ("seen", "sure"))
         places = unpacked(about.get("words"), "u4", int(seen.sum())).astype(np.int64)

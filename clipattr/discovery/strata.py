@@ -114,7 +114,8 @@ def with_strata(findings: Findings, strata: Sequence[str | None] | None = None) 
     """
     if findings.study is None:
         raise StudyError(
-            "Strata are measured on a study's pictures: these findings were read without their study."
+            "Strata are measured on a study's pictures, and these findings were read without their study. Read them "
+            "with Findings.from_json(file, study)."
         )
     told = []
     for finding, rows in _measured(findings.study, list(findings), strata):
@@ -148,7 +149,9 @@ def _measured(
         )
     count = study.dictionary.n_latents
     if any(not 0 <= latent < count for finding in findings for latent in finding.latents):
-        raise StudyError(f"These findings concern latents that the study, with {count}, does not have.")
+        raise StudyError(
+            f"These findings name latents that the study lacks; it has {count}, from 0. Use the study that was audited."
+        )
     prompts = list(dict.fromkeys(finding.prompt for finding in findings))
     if not prompts:
         return []
@@ -189,7 +192,7 @@ def _strata(study: Study, strata: Sequence[str | None] | None) -> tuple[list[str
     given = study.images.columns["group"] if strata is None else list(strata)
     if len(given) != len(study.images):
         raise DataError(
-            f"{len(given)} strata for {len(study.images)} pictures. Give one per picture of the study."
+            f"{len(study.images)} pictures need as many strata; got {len(given)}. Give one per picture, or None for it."
         )
     if not any(given):
         raise DataError(

@@ -57,7 +57,7 @@ def frame_of(model: Any, size: tuple[int, int]) -> Frame:
     """
     width, height = int(size[0]), int(size[1])
     if width < 1 or height < 1:
-        raise DataError(f"a picture has at least one pixel a side; got {size}.")
+        raise DataError(f"a picture is at least 1 × 1 pixels; got {size}.")
     described = model if isinstance(model, str) else model.preprocess_id
     if described.startswith("{"):
         return _described(described, width, height)

@@ -91,10 +91,10 @@ def signed_bars(
     """
     below = dict(rest or {})
     if not names and not below:
-        raise DataError("no bars to draw: names and rest are both empty")
+        raise DataError("there is no bar to plot: names and rest are both empty. Give at least one.")
     if len(names) != len(values) or (notes is not None and len(notes) != len(names)):
         raise DataError(
-            f"{len(names)} names, {len(values)} values and {len(notes or names)} notes: one each is needed"
+            f"{len(names)} names need as many values and notes; got {len(values)} and {len(notes or names)}."
         )
     labels = [visible(name, LABEL_LENGTH) for name in names]
     if notes is not None:
@@ -170,7 +170,7 @@ def waterfall_steps(
     """
     if not names or len(names) != len(changes):
         raise DataError(
-            f"{len(names)} names and {len(changes)} changes: one each, and at least one, is needed"
+            f"a waterfall needs at least one name, and as many changes; got {len(names)} and {len(changes)}."
         )
     chart = Chart(7.2, 0.8 + 0.29 * len(names) + (0.3 if title else 0))
     axes = chart.add_subplot()
@@ -211,7 +211,7 @@ def reliance_map(findings: Iterable[Finding], *, name: int = 10, title: str | No
     """
     found = sorted(findings, key=lambda f: -f.causal_effect.value)
     if not found:
-        raise DataError("no findings to draw")
+        raise DataError("there is no finding to plot. Give at least one.")
     chart = Chart(7.6, 4.8)
     axes = chart.add_subplot()
     marks = {**KIND_MARKS, **{f.kind: KIND_MARKS.get(f.kind, "o") for f in found}}
@@ -294,11 +294,11 @@ def gallery(
         DataError: there are no pictures, or the number of captions differs.
     """
     if not len(pictures):
-        raise DataError("no pictures to draw")
+        raise DataError("there is no picture to show. Give at least one.")
     if captions is not None and len(captions) != len(pictures):
-        raise DataError(f"{len(pictures)} pictures but {len(captions)} captions")
+        raise DataError(f"{len(pictures)} pictures need as many captions; got {len(captions)}.")
     if columns < 1:
-        raise DataError(f"a gallery has at least one column; got {columns}")
+        raise DataError(f"a gallery has at least one column; got {columns}.")
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     row_height = side + (0.26 if captions is not None else 0.06)

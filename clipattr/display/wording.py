@@ -6,7 +6,7 @@ HTML, terminals and figures, which all use it. Start at `visible` and `points`.
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 NO_VALUE = "–"
@@ -91,6 +91,17 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     ('1 finding', '1,200 findings', '2 unexpected reliances')
     """
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def few(values: Iterable[object], most: int = 5) -> str:
+    """The first values of many and the number of the others, for messages; "none" without values.
+
+    >>> few("abc"), few(range(8)), few([])
+    ('a, b, c', '0, 1, 2, 3, 4 and 3 more', 'none')
+    """
+    listed = [visible(value, 60) for value in values]
+    rest = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest if listed else "none"
 
 
 def newly(words: int) -> str:

@@ -71,7 +71,7 @@ def resumed(
                 if not is_out_of_memory(error):
                     raise
                 raise DataError(
-                    f"Memory did not suffice ({str(error)[:200] or 'no more is known'}). {KEPT}"
+                    f"The machine ran out of memory ({str(error)[:200] or 'no details'}). {KEPT}"
                 ) from error
             try:  # keys stay in their order, which is that of the final JSON
                 write_json(file, {"value": value, "sum": json_digest(value)})

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import counted, have
+from clipattr.display.wording import counted, few, have
 from clipattr.errors import DataError
 
 # Invisible characters at the ends of a cell: byte-order mark, zero-width space and joiners.
@@ -90,7 +90,8 @@ def column_texts(values: Iterable[Any], what: str = "label") -> list[str | None]
     for place, value in enumerate(found):
         if isinstance(value, (Mapping, list, tuple, set, np.ndarray)):
             raise DataError(
-                f"A {what} is one name or number a picture; row {place} holds a {type(value).__name__}: {value!r:.80}."
+                f"A {what} is one name or number per picture; row {place} holds a {type(value).__name__}: "
+                f"{value!r:.80}."
             )
     given = [value for value in found if not is_missing(value)]
     floats = [value for value in given if isinstance(value, float)]
@@ -167,14 +168,14 @@ def listed(values: Any) -> list[Any]:
     """
     if hasattr(values, "columns") and hasattr(values, "iloc"):
         if len(values.columns) != 1:
-            raise DataError(f"One column is needed; the frame has {list(map(str, values.columns))[:8]}.")
+            raise DataError(f"One column is needed; the frame has {few(values.columns)}. Select one of them.")
         values = values.iloc[:, 0]
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise DataError(f"A list with one value a picture is needed; got a {type(values).__name__}.")
+        raise DataError(f"One value per picture is needed, in a list; got a {type(values).__name__}.")
     return list(values)
 
 
@@ -205,7 +206,7 @@ def columns_by_name(names: Iterable[str], table: str) -> dict[str, str]:
     for name in names:
         key = normal_name(name)
         if key and key in found:
-            raise DataError(f"{table} names a column twice: {found[key]!r} and {name!r}.")
+            raise DataError(f"{table} names a column twice: {found[key]!r} and {name!r}. Rename one of them.")
         found[key] = name
     return found
 

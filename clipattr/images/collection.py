@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from PIL import Image
 
-from clipattr.display.wording import be, counted
+from clipattr.display.wording import be, capital, counted
 from clipattr.errors import DataError
 from clipattr.images.decoding import PictureError, shrink
 from clipattr.images.folders import readable_name
@@ -152,7 +152,7 @@ class Images(Sequence[ImageRecord]):
         except (OSError, UnicodeError, csv.Error, RecursionError) as error:
             raise DataError(f"Pictures cannot be opened from {_name(source)[:300]}: {error}.") from error
         if not len(images):
-            raise DataError(f"No pictures in {_name(source)}.")
+            raise DataError(f"{capital(_name(source))} holds no pictures. Give at least one.")
         images._require_one_readable(_name(source))
         return images
 
@@ -375,7 +375,7 @@ def preparer(models: "Sequence[Model]") -> "Callable[[Image.Image], list[torch.T
 def hold_out(images: Images, share: float, seed: int = 0) -> Images:
     """The same pictures with a random `share` of them in the split "holdout" (existing holdouts are kept)."""
     if not 0 < share < 1:
-        raise DataError(f"The share to hold out must lie between 0 and 1; got {share}.")
+        raise DataError(f"The fraction to hold out must lie between 0 and 1; got {share}.")
     order = sorted(images.ids)
     random.Random(seed).shuffle(order)
     held = set(order[: round(share * len(order))])

@@ -160,7 +160,7 @@ def read_bytes(path: Path) -> bytes:
         if stat.S_ISDIR(about.st_mode):
             raise PictureError("a folder, not a picture")
         if not stat.S_ISREG(about.st_mode):  # reading a pipe or /dev/zero would not end
-            raise PictureError("no plain file")
+            raise PictureError("not a regular file")
         if about.st_size > MAX_BYTES:
             raise PictureError(f"too large: {about.st_size:,} bytes, at most {MAX_BYTES:,} are read")
         return path.read_bytes()
@@ -175,7 +175,7 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a name with a zero byte
-        raise PictureError(f"no possible name of a file ({error})") from error
+        raise PictureError(f"not a valid file name ({error})") from error
 
 
 def _describe(data: bytes) -> str:

@@ -105,7 +105,7 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
         except UnicodeDecodeError as error:
             at = error.start
         except LookupError as error:
-            raise DataError(f"{one!r} is no encoding; give for instance 'cp1252'.") from error
+            raise DataError(f"{one!r} is not an encoding; give for instance 'cp1252'.") from error
         else:
             if "\0" not in text:
                 return text.lstrip(INVISIBLE), one
@@ -116,7 +116,9 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
             f"{name!r} is not {encoding} text (line {line}: {data[at : at + 4]!r}). Save it as UTF-8, or name its "
             "encoding, for instance encoding='cp1252'."
         )
-    raise DataError(f"{name!r} is no text in UTF-8, UTF-16 or a western encoding: it holds zero bytes.")
+    raise DataError(
+        f"{name!r} is not text in UTF-8, UTF-16 or a western encoding: it holds zero bytes. Save it as UTF-8."
+    )
 
 
 def parse_table(text: str, file: Path | str) -> TextTable:
@@ -130,12 +132,13 @@ def parse_table(text: str, file: Path | str) -> TextTable:
         whole = io.StringIO(f"{text.rstrip(chr(10) + chr(13))}\n{END}\n", newline="")
         lines = [row for row in csv.reader(whole, delimiter=separator) if any(row)]
     except csv.Error as error:
-        raise DataError(f"{str(file)!r} is no table: {error}.") from error
+        raise DataError(f"{str(file)!r} is not a table: {error}.") from error
     if (last := lines.pop()) != [END]:
         opened = next((cell for cell in last if "\n" in cell), "")
         raise DataError(
             f"{str(file)!r} has a quotation mark that opens a cell and is never closed, in row {len(lines) + 1}: "
-            f"{opened.splitlines()[0][:40] if opened else ''!r}. All below would be one cell: close it, or double it."
+            f"{opened.splitlines()[0][:40] if opened else ''!r}. Everything below it would be one cell: close it, or "
+            "double it."
         )
     if len(lines) < 2:
         raise DataError(f"{str(file)!r} has no rows below its header.")

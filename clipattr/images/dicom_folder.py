@@ -97,7 +97,7 @@ def open_dicom(
             f"{group!r} is not read from headers, since it may identify persons. Groups: {', '.join(TOLD)}."
         )
     if not top.is_dir():
-        raise DataError(f"{str(top)!r} is no folder. Give the folder that holds the DICOM files.")
+        raise DataError(f"{str(top)!r} is not a folder. Give the folder that holds the DICOM files.")
     rows, ids, groups, broken = list[tuple[Path, int]](), list[str](), list[str | None](), 0
     files = sorted(file for file in top.rglob("*") if file.is_file() and may_be_dicom(file))
     for number, file in enumerate(files):
@@ -113,7 +113,7 @@ def open_dicom(
         told = None if group is None else str(header.get(group, "") or "").strip() or None
         groups += [told] * len(some)
     if not rows:
-        raise DataError(f"There is no readable DICOM file in {str(top)!r}: {len(files)} looked like one.")
+        raise DataError(f"None of the {len(files)} DICOM files in {str(top)!r} can be read.")
     notes = (
         [f"{counted(broken, 'file')} could not be read as DICOM and {be(broken, True)} left out."]
         if broken

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipattr.display.wording import few
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts, is_missing
 from clipattr.images.collection import Images
@@ -140,7 +141,7 @@ class Embeddings:
         held = self._vectors.columns
         if isinstance(given, str):
             if given not in held:
-                raise DataError(f"{what}={given!r}: the file has the columns {', '.join(held) or 'none'}.")
+                raise DataError(f"{what}={given!r}: the file has no such column; it has {few(held)}.")
             given = held[given]
         elif given is None:
             given = next((held[name] for name in usual if name in held), None)

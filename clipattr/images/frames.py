@@ -83,7 +83,7 @@ def frame_columns(source: Any) -> dict[str, list[Any]] | None:
     if hasattr(source, "columns") and hasattr(source, "iloc"):
         names = [str(name) for name in source.columns]
         if len(set(names)) < len(names):
-            raise DataError(f"The frame names a column twice: {names[:LISTED]}.")
+            raise DataError(f"The frame names a column twice: {names[:LISTED]}. Rename one of them.")
         return {name: list(source.iloc[:, place]) for place, name in enumerate(names)}
     if hasattr(source, "to_pydict"):
         return source.to_pydict()
@@ -210,9 +210,11 @@ def _columns_of_file(file: Path) -> tuple[dict[str, list[Any]], dict[str, Any], 
                 try:
                     entry = parse_json(line)
                 except ValueError as error:
-                    raise DataError(f"{str(file)!r} line {number} is no JSON: {error}.") from error
+                    raise DataError(f"{str(file)!r} line {number} is not JSON: {error}.") from error
                 if not isinstance(entry, dict):
-                    raise DataError(f"{str(file)!r} line {number} is no JSON object with names of columns.")
+                    raise DataError(
+                        f"{str(file)!r} line {number} is not a JSON object with names of columns."
+                    )
                 entries.append(entry)
         keys = list(dict.fromkeys(key for entry in entries for key in entry))
         return {key: [entry.get(key) for entry in entries] for key in keys}, {}, []
@@ -345,7 +347,7 @@ def _unrepeated(made: Rows, table: str) -> Rows:
                     "id names more than one picture. Keep one row."
                 )
         if made.files is None or made.files[before] != made.files[place]:
-            raise DataError(f"The id {name!r} names more than one picture; ids must be unique.")
+            raise DataError(f"The id {name!r} names more than one picture. Give every picture its own id.")
     again = len(made.ids) - len(kept)
     made.notes.append(
         f"{counted(again, 'row')} of {table} for a picture that an earlier row names {be(again, True)} left out."

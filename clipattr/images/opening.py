@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipattr.display.wording import counted, have
+from clipattr.display.wording import counted, few, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
 from clipattr.images.datasets import DatasetSource, columns_of
@@ -137,8 +137,8 @@ def _of_name(text: str, root: Path | None) -> Opened:
         return _of_rows(read_rows_of(path, root))
     if suffix in LISTS:
         raise DataError(
-            f"{str(path)!r} is no picture, and {suffix} files are not read as lists of pictures. Save a table with a "
-            f"column 'path' as one of {', '.join(TABLES)}, or give a list of paths, a frame or a data set."
+            f"{str(path)!r} is not a picture, and {suffix} files are not read as lists of pictures. Save a table with "
+            f"a column 'path' as one of {', '.join(TABLES)}, or give a list of paths, a frame or a data set."
         )
     if suffix in ARCHIVES:
         raise DataError(
@@ -198,7 +198,9 @@ def _of_list(items: list[Any], root: Path | None) -> Opened:
             return _of_tars([file for item in items for file in shards_named(str(item)) or [user_path(item)]])
         return _of_paths(items, root)
     if any(paths):
-        raise DataError("A list of pictures must hold either paths or pictures, not both.")
+        raise DataError(
+            "A list of pictures holds either paths or pictures; got both. Open them as two collections."
+        )
     if items and all(isinstance(item, Mapping) and not {"bytes"} & set(item) for item in items):
         names = list(dict.fromkeys(name for item in items for name in item))
         table = {str(name): [item.get(name) for item in items] for name in names}
@@ -244,7 +246,7 @@ def _of_mapping(source: Mapping[Any, Any], root: Path | None) -> Opened:
         except DataError as error:
             raise DataError(
                 f"The dictionary's {name!r} holds no pictures ({error}). Give a table as a dictionary of lists, or "
-                f"data sets by the name of their split; there are {sorted(map(str, source))[:12]}."
+                f"data sets by the name of their split; there are {few(sorted(map(str, source)))}."
             ) from error
         count = len(part.ids)
         parts.append((part.source, getattr(part, "rows", np.arange(count))))

@@ -136,7 +136,7 @@ def split_by_unit(classes: Sequence[str], units: Sequence[int], holdout: float, 
         DataError: a share outside (0, 1), or a class with a single unit.
     """
     if not 0 < holdout < 1:
-        raise DataError(f"The share to hold out must lie between 0 and 1; got {holdout}.")
+        raise DataError(f"The fraction to hold out must lie between 0 and 1; got {holdout}.")
     frequency = Counter(classes)
     rarest: dict[int, str] = {}
     for name, unit in zip(classes, units, strict=True):

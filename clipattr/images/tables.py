@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipattr.display.wording import be, counted, have
+from clipattr.display.wording import be, counted, few, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts, normal_name
 from clipattr.images.collection import Images
@@ -156,7 +156,7 @@ def open_table(
     """
     top = user_path(folder)
     if not top.is_dir():
-        raise DataError(f"{str(top)!r} is no folder. Give the folder that holds the pictures.")
+        raise DataError(f"{str(top)!r} is not a folder. Give the folder that holds the pictures.")
     file = _metadata_in(top) if metadata is None else user_path(metadata)
     table = read_table(file)
     header, rows = table.header, table.rows
@@ -219,13 +219,13 @@ def _column(
     by_name = {normal_name(name): name for name in header}
     if given is not None:
         if normal_name(given) not in by_name:
-            raise DataError(f"{str(file)!r} has no column {given!r} for {what}; it has {list(header)}.")
+            raise DataError(f"{str(file)!r} has no column {given!r} for {what}; it has {few(header, 8)}.")
         return by_name[normal_name(given)]
     for name in known:
         if name in by_name:
             return by_name[name]
     raise DataError(
-        f"No column of {str(file)!r} is known to hold {what}; it has {list(header)}. Name it with {argument}=..."
+        f"No column of {str(file)!r} is known to hold {what}; it has {few(header, 8)}. Name it with {argument}=..."
     )
 
 
@@ -373,7 +373,9 @@ def _groups(
     elif (name := {normal_name(n): n for n in columns}.get(normal_name(group))) is not None:
         groups = list(columns[name])
     else:
-        raise DataError(f"There is no column {group!r} to group by; there are {sorted(columns)}, and 'age'.")
+        raise DataError(
+            f"There is no column {group!r} to group by; there are {few(sorted(columns), 8)}, and 'age'."
+        )
     if not any(groups):
         raise DataError(f"No picture has a group: {group!r:.80} is empty everywhere.")
     return groups

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clipattr.display.wording import few
 from clipattr.errors import DataError
 
 EXTRA = "pip install 'clipattr[parquet]'"
@@ -47,7 +48,9 @@ class _Joined(Vectors):
     def __init__(self, parts: Sequence[Vectors], columns: dict[str, list[Any]] | None = None) -> None:
         widths = {part.shape[1] for part in parts}
         if len(widths) != 1:
-            raise DataError(f"The files hold vectors of different widths: {sorted(widths)}.")
+            raise DataError(
+                f"The files hold vectors of different widths: {few(sorted(widths))}. Give files of one model."
+            )
         self.parts = list(parts)
         self.ends = np.cumsum([part.shape[0] for part in parts])
         self.shape = (int(self.ends[-1]), widths.pop())
@@ -113,12 +116,16 @@ class _Parquet(Vectors):
         if self._held[0] != number:
             column = self.file.read_row_group(number, columns=[self.name]).column(0)
             if column.null_count:
-                raise DataError(f"{column.null_count} rows of the column {self.name!r} have no vector.")
+                raise DataError(
+                    f"{column.null_count} rows of the column {self.name!r} have no vector. Drop these rows."
+                )
             flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
             width, left = divmod(len(flat), len(column))
             lengths = {len(row) for row in column.slice(0, 2).to_pylist()}
             if left or lengths - {width}:
-                raise DataError(f"The rows of the column {self.name!r} have different lengths.")
+                raise DataError(
+                    f"The vectors in the column {self.name!r} have different lengths. Keep rows of one model only."
+                )
             self._held = (number, flat.reshape(len(column), width))
         return self._held[1]
 
@@ -199,11 +206,11 @@ def _chosen(ranks: dict[str, int], key: str | None, file: Path) -> str:
     fitting = [name for name, rank in ranks.items() if rank == 2]
     if key is not None:
         if key not in fitting:
-            raise DataError(f"{str(file)!r} has no vectors {key!r}; it has {', '.join(fitting) or 'none'}.")
+            raise DataError(f"{str(file)!r} has no vectors {key!r}; it has {few(fitting)}.")
         return key
     if len(fitting) != 1:
         raise DataError(
-            f"{str(file)!r} holds {len(fitting)} arrays of vectors ({', '.join(fitting) or 'none'}); exactly one, or "
+            f"{str(file)!r} holds {len(fitting)} arrays of vectors ({few(fitting)}); exactly one, or "
             "key=NAME, is needed."
         )
     return fitting[0]

@@ -175,7 +175,7 @@ def shards_named(text: str) -> list[Path] | None:
     if any(mark in text for mark in "*?["):
         names = sorted(name for name in glob(text) if not is_companion(Path(name).name))
         if not names:
-            raise DataError(f"No file is named like {text!r}.")
+            raise DataError(f"No file matches {text!r}. Check the path and the pattern.")
         return [Path(name) for name in names]
     return None
 
@@ -186,7 +186,7 @@ def _unfolded(name: str) -> list[str]:
         return [name]
     low, high = match.groups()
     if int(high) < int(low) or int(high) - int(low) > 1_000_000:
-        raise DataError(f"{name!r} names no shards: {match[0]} does not count upwards.")
+        raise DataError(f"{name!r} names no shards: {match[0]} must count upwards, to a million at most.")
     return [
         f"{name[: match.start()]}{number:0{len(low)}d}{name[match.end() :]}"
         for number in range(int(low), int(high) + 1)

@@ -345,7 +345,7 @@ def _checked(embeddings: Tensor | np.ndarray, text: Tensor, empty: Tensor) -> Te
     widths = {int(embeddings.shape[-1]), int(text.shape[-1]), int(empty.shape[-1])}
     if len(widths) > 1 or empty.ndim != 1:
         raise DataError(
-            "Pictures, words and the empty prompt must be embedded by one evaluator; got shapes "
+            "Pictures, words and the empty prompt must be embedded by the same evaluator; got shapes "
             f"{tuple(embeddings.shape)}, {tuple(text.shape)} and {tuple(empty.shape)}."
         )
     return torch.as_tensor(embeddings)

@@ -40,7 +40,9 @@ def examples_of_use(
     """
     aim = as_target(target)
     if len(aim) != 1:
-        raise DataError(f"Examples of use need one target per call; got {len(aim)}.")
+        raise DataError(
+            f"Examples by attribution take one target per call; got {len(aim)}. Call once per target."
+        )
     chosen = study.rows[~study.repeats[study.rows]] if rows is None else np.asarray(rows)
     examples = Examples(study.dictionary.n_latents, m)
     tail = None

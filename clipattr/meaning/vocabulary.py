@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.display.wording import be, counted
+from clipattr.display.wording import be, counted, few
 from clipattr.errors import DataError
 from clipattr.images.cells import cell_text
 from clipattr.meaning.word_lists import words_of
@@ -73,7 +73,11 @@ class Vocabulary:
             *(list(nothing if c is None else c) for c in (ids, glosses, groups, qualifiers, roles)),
         ]
         if any(len(column) != len(words) for column in columns):
-            raise DataError("words, ids, glosses, groups, qualifiers and roles must have the same length.")
+            names = ("words", "ids", "glosses", "groups", "qualifiers", "roles")
+            lengths = few((f"{len(c)} {name}" for name, c in zip(names, columns, strict=True)), len(names))
+            raise DataError(
+                f"Each word has one id, gloss, group, qualifier and role, or none; got {lengths}."
+            )
         self.notes = list(notes)
         rows = self._cleaned(list(zip(*columns, strict=True)))
         if not rows:
@@ -269,7 +273,7 @@ class Vocabulary:
         templates = tuple(sorted(template_texts(templates)))
         bad = [template for template in templates if "{}" not in template]
         if bad or not templates:
-            raise DataError(f"Every template must contain '{{}}', where the word goes; got {bad or 'none'}.")
+            raise DataError(f"Every template must contain '{{}}', where the word goes; got {few(bad)}.")
         key = (model.weights_hash, templates)
         if key not in self._embedded:
             self._embedded[key] = self._embed(model, templates, cache, batch)

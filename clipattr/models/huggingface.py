@@ -123,8 +123,8 @@ def adapt(
     """
     if preprocess is None:
         raise ModelError(
-            f"A loaded {type(module).__name__} does not say how pictures are prepared: pass preprocess= its processor, "
-            f"e.g. AutoProcessor.from_pretrained(NAME), or load it by name with load_model('{PREFIX}NAME')."
+            f"A loaded {type(module).__name__} does not state how pictures are prepared: pass preprocess= its "
+            f"processor, e.g. AutoProcessor.from_pretrained(NAME), or load it by name with load_model('{PREFIX}NAME')."
         )
     tokenizer = tokenizer or getattr(preprocess, "tokenizer", None)
     images = getattr(preprocess, "image_processor", preprocess)

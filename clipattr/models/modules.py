@@ -115,7 +115,7 @@ def device_named(asked: str | torch.device | int) -> torch.device:
         return torch.device(written)
     except (RuntimeError, TypeError) as error:
         raise ModelError(
-            f"There is no device {asked!r}; give 'cpu', 'cuda' (or 'cuda:0', 'cuda:1', …), or 'mps'."
+            f"torch has no device {asked!r}; give 'cpu', 'cuda' (or 'cuda:0', 'cuda:1', …), or 'mps'."
         ) from error
 
 

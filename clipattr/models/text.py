@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipattr.display.wording import few
 from clipattr.errors import ModelError
 from clipattr.models.modules import template_texts
 
@@ -30,7 +31,7 @@ def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tenso
         if not isinstance(text, str):
             raise ModelError(f"Prompts and templates are strings; got {text!r} ({type(text).__name__}).")
     if not templates or any("{}" not in template for template in templates):
-        raise ModelError(f"Every template needs {{}} where the prompt goes; got {templates}.")
+        raise ModelError(f"Every template needs {{}} where the prompt goes; got {few(templates)}.")
     if not prompts:
         return torch.zeros(0, model.embed_dim, device=model.device)
     texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]

@@ -68,7 +68,9 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     try:
         write_text(path, text)
     except OSError as error:
-        raise DataError(f"The report {path} could not be written: {error}") from error
+        raise DataError(
+            f"The report {path} could not be written ({error}). Choose another path, or free space."
+        ) from error
     return path
 
 

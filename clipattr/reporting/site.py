@@ -64,7 +64,7 @@ def write_site(
     out = Path(out)
     mark = out / "site.css"
     if out.exists() and any(out.iterdir()) and not mark.exists():
-        raise DataError(f"{out} holds files that are not a site's; name an empty or a new folder.")
+        raise DataError(f"{out} holds files that no site was written with; name an empty or a new folder.")
     try:
         for folder in ("latents", "findings", "prompts", "words", "pictures"):
             (out / folder).mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,9 @@ def write_site(
             part.write_bytes(data)
             part.replace(out / name)
     except OSError as error:
-        raise DataError(f"The site could not be written to {out}: {error}") from error
+        raise DataError(
+            f"The site could not be written to {out} ({error}). Choose another folder, or free space."
+        ) from error
     return out
 
 

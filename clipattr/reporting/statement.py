@@ -81,7 +81,9 @@ def write_statement(
     try:
         write_text(Path(path), text)
     except OSError as error:
-        raise DataError(f"The statement {path} could not be written: {error}") from error
+        raise DataError(
+            f"The statement {path} could not be written ({error}). Choose another path, or free space."
+        ) from error
     return Path(path)
 
 

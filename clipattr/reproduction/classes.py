@@ -139,7 +139,7 @@ def _check_apart(found: list[str], words: Mapping[str, str]) -> None:
     if most > 1:
         same = [label for label in found if words.get(label, label) == word]
         raise DataError(
-            f"The labels {_listed(same)} would all be called {word!r}. Give each its own word with names=."
+            f"The labels {_listed(same)} all have the word {word!r}. Give each its own word with names=."
         )
 
 

@@ -107,7 +107,7 @@ class ActivationStore(ShardFolder):
         """
         path = user_path(path)
         if not sites and evaluator is None:
-            raise DataError("A store needs at least one site; got none.")
+            raise DataError("A store needs at least one site or an evaluator; got neither.")
         if dtype not in DTYPES:
             raise DataError(f"A store holds float16 or float32; got dtype {dtype!r}.")
         if pictures < 1 or batch < 1 or shard_pictures < 1:
@@ -242,7 +242,9 @@ class ActivationStore(ShardFolder):
             DataError: rows that the store does not have, or a damaged shard (`DamagedShard`).
         """
         if not 0 <= start <= stop <= len(self):
-            raise DataError(f"Rows {start} to {stop} were asked of a store with {len(self)} rows.")
+            raise DataError(
+                f"Rows {start} to {stop} were asked for; the store has {len(self)}, counted from 0."
+            )
         out = torch.empty(stop - start, self.width)
         done = start
         while done < stop:
@@ -267,7 +269,9 @@ class ActivationStore(ShardFolder):
         """
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
-            raise DataError(f"Rows {rows[0]} to {rows[-1]} were asked of a store with {len(self)} rows.")
+            raise DataError(
+                f"Rows {rows[0]} to {rows[-1]} were asked for; the store has {len(self)}, counted from 0."
+            )
         out = torch.empty(len(rows), self.width)
         cuts = np.searchsorted(rows, self._starts)
         for shard in np.flatnonzero(np.diff(cuts)).tolist():

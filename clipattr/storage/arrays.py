@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clipattr.display.wording import few
 from clipattr.errors import ClipattrError, StudyError
 
 
@@ -59,5 +60,5 @@ def load_tensors(path: Path, *names: str) -> dict[str, Tensor]:
         tensors = load_file(path)
         missing = [name for name in names if name not in tensors]
         if missing:
-            raise ValueError(f"it lacks {', '.join(missing)} and has {sorted(tensors)[:20]}")
+            raise ValueError(f"it lacks {', '.join(missing)} and has {few(sorted(tensors))}")
     return tensors

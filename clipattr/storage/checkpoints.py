@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.display.wording import few
 from clipattr.errors import DataError
 from clipattr.storage.documents import read_json
 from clipattr.storage.files import read_tensors, stand_in
@@ -109,14 +110,20 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         table = read_json(index)["weight_map"]
         shards = {str(name): str(shard) for name, shard in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index} is no index of shards, an object with weight_map: {error!r}.") from error
+        raise DataError(
+            f"{index} is not an index of shards, an object with weight_map: {error!r}."
+        ) from error
     wanted = sorted(set(shards.values()))
     if not wanted or len(wanted) > MOST_SHARDS or any(Path(name).name != name for name in wanted):
-        raise DataError(f"{index} names shards that do not lie beside it: {wanted[:3]}.")
+        raise DataError(
+            f"{index} must name 1 to {MOST_SHARDS:,} shards in its own folder; it names {len(wanted):,}: "
+            f"{few(wanted, 3)}."
+        )
     missing = [name for name in wanted if not (index.parent / name).is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(wanted)} shards that {index} names are missing: {missing[:3]}."
+            f"{len(missing)} of the {len(wanted)} shards that {index} names are missing: {few(missing, 3)}. Copy them "
+            "beside it."
         )
     tensors: dict[str, Tensor] = {}
     for shard in wanted:
@@ -161,7 +168,9 @@ def state_of(content: Any, name: str) -> State:
                 (key for key, value in level.items() if _holds_tensors(value) and key != "optimizer"), None
             )
         if inner is None:
-            raise DataError(f"{name} holds no named tensors; it has {sorted(level)[:12]}. Save a state dict.")
+            raise DataError(
+                f"{name} holds no named tensors; it has {few(sorted(map(str, level)))}. Save a state dict."
+            )
         averaged = [key for key in AVERAGED if key != inner and _holds_tensors(level.get(key))]
         if averaged and inner not in AVERAGED:
             notes.append(

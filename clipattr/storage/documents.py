@@ -25,7 +25,7 @@ def read_json(path: Path, largest: int = LARGEST) -> Any:
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a regular file")
     if about.st_size > largest:
         raise ValueError(f"it has {about.st_size:,} bytes, at most {largest:,} are read")
     return parse_json(path.read_text(encoding="utf-8-sig"))  # accepts a byte-order mark

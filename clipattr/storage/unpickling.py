@@ -157,10 +157,12 @@ def read_torch(data: bytes, name: str) -> Any:
             raise DataError(f"{name} is a damaged archive: {error}") from error
         # torch writes its archives uncompressed, so a large ratio means a decompression bomb.
         if sum(entry.file_size for entry in entries) > MOST_UNFOLDED * len(data) + 2**20:
-            raise DataError(f"{name} unfolds to far more than its own size: refused, not unpacked.")
+            raise DataError(
+                f"{name} would unpack to far more than its own size, as a decompression bomb does: refused."
+            )
         if any(entry.filename.endswith("constants.pkl") for entry in entries):
             raise DataError(
-                f"{name} is a TorchScript archive, that is a program: refused. Save its state dict where it was made."
+                f"{name} is a TorchScript archive, which is a program: refused. Save its state dict where it was made."
             )
     # If torch's own restricted reader fails, the reader of this module decides.
     with contextlib.suppress(Exception), warnings.catch_warnings():

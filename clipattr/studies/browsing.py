@@ -166,7 +166,7 @@ class Browser:
         stored = self.study.activations
         if np.ndim(stored) != 2:
             raise DataError(
-                "Errors are computed at sites with one activation per picture; this study keeps tokens."
+                f"Reconstruction errors need one activation per picture; {self.study.site} has several tokens."
             )
         return stored
 
@@ -193,7 +193,8 @@ class Browser:
         words = self.collected.label_words
         if not words:
             raise DataError(
-                "No picture has a label, so right answers cannot be distinguished from wrong ones."
+                "No picture has a label, so right answers cannot be distinguished from wrong ones. Give labels to the "
+                "study's pictures."
             )
         best = self.collected.highest(Similarity(words))
         places = {word: i for i, word in enumerate(words)}
@@ -260,7 +261,9 @@ class Browser:
 
         align = align_with(self.study, target)
         if align is None:
-            raise DataError("A surprise needs the evaluator, which this study lacks.")
+            raise DataError(
+                "Surprise compares model and evaluator, and this study has no evaluator. Choose another order."
+            )
         return surprise(reliance, np.asarray(align(list(range(len(frame))), 0), np.float64))
 
     # thumbnails

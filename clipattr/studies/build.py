@@ -18,6 +18,7 @@ from clipattr.dictionaries import Dictionary, SparseCodes, load_dictionary
 from clipattr.dictionaries.choosing import leaves_open, train_sized
 from clipattr.dictionaries.joined import joined_dictionary
 from clipattr.dictionaries.placing import require_place
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError, StudyError
 from clipattr.execution.engine import Engine
 from clipattr.images.collection import hold_out
@@ -67,7 +68,7 @@ def build(folder: Path, of: Request, *, holdout: float | None = None, overwrite:
     if _existing(folder, plan, overwrite) == plan:
         if changed := changed_files(folder):
             raise StudyError(
-                f"The finished study in {str(folder)!r} is damaged: {', '.join(changed)} changed since it was built. "
+                f"The finished study in {str(folder)!r} is damaged: {few(changed)} changed since it was built. "
                 f"Take an undamaged copy, or delete {str(folder)!r} and build it again."
             )
         return

@@ -146,9 +146,13 @@ def make_card(
     }
     for name, value in companions.items():
         if value is not None and len(value) != len(acts):
-            raise DictionaryError(f"{name} has {len(value)} rows, the activations {len(acts)}.")
+            raise DictionaryError(
+                f"{len(acts)} rows of activations need as many of {name}; got {len(value)}."
+            )
     if labels is not None and text is None:
-        raise DictionaryError("labels need text, the prompt embeddings they number.")
+        raise DictionaryError(
+            "labels are row numbers of text, which is missing: give text=, the prompts' embeddings."
+        )
 
     def judged(one: Dictionary) -> dict[str, float]:
         figures = reconstruction(one, acts)

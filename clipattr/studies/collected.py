@@ -224,7 +224,9 @@ class Collected:
         if rows is None:
             rows, chosen_by = self.chosen_for(prompt)
         if not len(rows):
-            raise DataError("The study holds no pictures.")
+            raise DataError(
+                "The study has no pictures, so there is nothing to answer. Build it of at least one."
+            )
         splice = self.splice(rows, target)
         found = find_method(None, splice)(splice)[..., 0].cpu().numpy().astype(np.float64)
         active = (splice.amounts != 0).cpu().numpy()

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from clipattr.display.wording import few
 from clipattr.errors import StudyError
 from clipattr.storage.documents import read_json, write_json
 from clipattr.storage.files import PARTIAL, file_digest, json_digest, sweep
@@ -101,7 +102,7 @@ class Workplace:
             wrong = [name for name, entry in known["files"].items() if list(files.get(name, ())) != entry]
             if wrong:
                 raise StudyError(
-                    f"{', '.join(wrong)} in {str(self.path)!r} changed after the stage {stage!r} had written it, by a "
+                    f"{few(wrong)} in {str(self.path)!r} changed after the stage {stage!r} had written it, by a "
                     "faulty disk or another program. The same call computes it again."
                 )
         manifest["files"] = files

@@ -66,7 +66,10 @@ def join(
                 with np.errstate(over="ignore"):
                     narrow = values.numpy()[which].astype(np.float16)
                 if not np.isfinite(narrow).all():
-                    raise DataError(f"Activations at {store.site} are too large for float16 (65,504).")
+                    raise DataError(
+                        f"Activations at {store.site} exceed the float16 range (65,504), in which studies store them. "
+                        "Choose another site, e.g. image.embedding."
+                    )
                 activations.put(at, narrow[:, 0] if single else narrow)
             if store is kept and which.any():
                 evaluator.put(at, pictures["evaluator"].numpy()[which])

@@ -51,7 +51,9 @@ def reconstruction(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:
         active += float(codes.counts().sum())
         fired += torch.bincount(codes.indices[codes.values != 0].long(), minlength=dictionary.n_latents)
     if total == 0:
-        raise DictionaryError("All activations are equal: there is no variance to explain.")
+        raise DictionaryError(
+            "All activations are equal: there is no variance to explain. Give rows of several pictures."
+        )
     fvu = error / total
     return {
         "fvu": fvu,
@@ -142,7 +144,9 @@ def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Ten
     """
     truth = torch.as_tensor(factors).float()
     if truth.shape[0] != len(codes):
-        raise DictionaryError(f"There are {truth.shape[0]} rows of factors and {len(codes)} rows of codes.")
+        raise DictionaryError(
+            f"{len(codes)} rows of codes need as many rows of factors; got {truth.shape[0]}."
+        )
     rows, latents, values = codes.row_of_entries(), codes.indices.reshape(-1).long(), codes.values.reshape(-1)
     keep = values > 0
     rows, latents, values = rows[keep], latents[keep], values[keep]

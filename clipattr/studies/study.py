@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipattr.dictionaries import SparseCodes, load_dictionary
-from clipattr.display.wording import counted
+from clipattr.display.wording import few
 from clipattr.errors import StudyError
 from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
@@ -310,8 +310,8 @@ class Study:
         ]
         if wrong:
             raise StudyError(
-                f"{str(self.path)!r} is damaged: {counted(len(wrong), 'file')} changed since it was built, first "
-                f"{', '.join(wrong[:5])}. Copy the study again, or build it again."
+                f"{str(self.path)!r} is damaged: {few(wrong)} changed since it was built. Take an undamaged copy, or "
+                "build it again."
             )
 
     def _count(self, of: str) -> int:

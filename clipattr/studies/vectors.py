@@ -86,8 +86,8 @@ def gather_vectors(
             continue
         if np.abs(block).max() > LARGEST:
             raise DataError(
-                f"The embeddings reach {np.abs(block).max():.3g}, beyond float16 ({LARGEST:,.0f}). Divide all of them "
-                "by one number: no cosine changes."
+                f"The embeddings reach {np.abs(block).max():.3g}, beyond the float16 range ({LARGEST:,.0f}). Divide "
+                "all of them by one number, which changes no cosine."
             )
         hashing = hashing or _SignHash(block)
         arrays["activations"].add(block)

@@ -84,7 +84,7 @@ def test_the_class_mean_gives_every_picture_of_a_class_one_order():
     values = torch.tensor([[1.0, 2.0], [4.0, 6.0], [9.0, 9.0]])[..., None]
     result = class_values(splice, values, ["a", "a", "b"])[..., 0]
     assert result.tolist() == [[0.5, 3.0], [3.0, 3.0], [9.0, 9.0]]
-    with pytest.raises(DataError, match="2 classes for 3 pictures"):
+    with pytest.raises(DataError, match="3 pictures need as many classes; got 2"):
         class_values(splice, values, ["a", "a"])
 
 
@@ -157,7 +157,7 @@ def test_deletion_per_class_uses_one_order_for_all_pictures_of_a_class(tiny_mode
     expected = mean_drop(splice, removal_curve(splice, shared))
     torch.testing.assert_close(together.scores["exact", "deletion_per_class"].float(), expected.float())
     assert "deletion_per_class" in set(together.table["measure"])
-    with pytest.raises(DataError, match="2 classes for 4 pictures"):
+    with pytest.raises(DataError, match="4 pictures need as many classes; got 2"):
         faithfulness(tiny_model, pictures, "kite", classes=["a", "b"], **how)
 
 

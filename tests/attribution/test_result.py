@@ -130,7 +130,7 @@ def test_results_of_batches_of_different_width_join_by_padding(made):
     joined = Attribution.cat([made, narrow])
     assert len(joined) == 4 and joined.values.shape == (4, 3, 2)
     assert joined.top(picture=3)["latent"].tolist() == [4, 7]
-    with pytest.raises(DataError, match="no pictures were attributed"):
+    with pytest.raises(DataError, match="no picture was attributed"):
         Attribution.cat([])
 
 

@@ -162,7 +162,7 @@ def test_float32_stays_within_1e_6_of_float64(tiny_model, directions, acts, code
 def test_codes_of_another_dictionary_are_refused(acts, codes, tail):
     with pytest.raises(DictionaryError, match="count 81 latents, the dictionary 80"):
         tail.exact(acts, SparseCodes(codes.indices, codes.values, 81))
-    with pytest.raises(DictionaryError, match="4 activations but codes of 2"):
+    with pytest.raises(DictionaryError, match="4 activations need as many rows of codes; got 2"):
         tail.exact(acts, codes.rows(slice(0, 2)))
 
 

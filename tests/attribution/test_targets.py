@@ -109,7 +109,7 @@ def test_targets_together_stand_side_by_side(tiny_model, embeddings):
         (lambda: Similarity(["kite", "  "]), "prompt 1 is blank"),
         (lambda: as_target(""), "prompt 0 is blank"),
         (lambda: Similarity(torch.zeros(2, 3, 4)), r"got \(2, 3, 4\)"),
-        (lambda: Similarity(["a", "b"], names=["x"]), "2 prompts but 1 names"),
+        (lambda: Similarity(["a", "b"], names=["x"]), "2 prompts need as many names; got 1"),
         (lambda: Contrast("kite", "kite"), "both sides of the contrast are 'kite'"),
         (lambda: Contrast(["a", "b"], ["c", "d", "e"]), "got 2 and 3"),
         (lambda: LogOdds("kite", ["kite"]), "at least one other prompt"),
@@ -117,7 +117,7 @@ def test_targets_together_stand_side_by_side(tiny_model, embeddings):
         (lambda: ProbeLogit(torch.full((2, 4), float("nan"))), "must be finite"),
         (
             lambda: ProbeLogit(torch.ones(2, 4), [1.0, 2.0, 3.0]),
-            "2 probe rows need as many biases, or one; got 3",
+            "2 rows of weights need as many biases, or one; got 3",
         ),
         (lambda: ImageSimilarity([]), "got no picture"),
         (lambda: as_target(3), "got int"),
@@ -134,7 +134,7 @@ def test_targets_that_mean_nothing_are_refused_with_advice(make, advice):
     [
         (Similarity("kite " * 40), "would be cut off"),
         (Similarity("kite", templates=("a photo",)), "must contain {}"),
-        (Similarity(torch.ones(7)), "have 7 numbers, the model's have 48"),
+        (Similarity(torch.ones(7)), "have 7 numbers, those of this model 48"),
         (Similarity(torch.zeros(48)), "no direction"),
         (ProbeLogit(torch.ones(1, 7)), "7 weights per class"),
         (Contrast("Kite", "kite"), "same embedding"),

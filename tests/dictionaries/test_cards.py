@@ -127,9 +127,9 @@ def test_spliced_figures_run_the_real_model(tiny_model):
 
 def test_companions_of_another_length_are_refused(oracle):
     made, acts, truth = oracle
-    with pytest.raises(DictionaryError, match="factors has 9 rows, the activations 1500"):
+    with pytest.raises(DictionaryError, match="1500 rows of activations need as many of factors; got 9"):
         make_card(made, acts, factors=truth[:9])
-    with pytest.raises(DictionaryError, match="labels need text"):
+    with pytest.raises(DictionaryError, match="labels are row numbers of text"):
         make_card(made, acts, labels=[0] * 1500)
 
 

@@ -239,11 +239,11 @@ def test_sparsify_transcoders_ask_for_both_sites(tmp_path):
     ("name", "dropped", "message"),
     [
         ("dictionary_learning, jumprelu", "pre_bias", "pre_bias=True or False"),
-        ("saev0", "mean", "does not say mean"),
-        ("saev0", "scalar", "does not say scalar"),
+        ("saev0", "mean", "does not state mean"),
+        ("saev0", "scalar", "does not state scalar"),
         ("msae, jumprelu", "softcap", "softcap=0 for none"),
         ("msae, jumprelu", "tied", "tied=True or False"),
-        ("overcomplete, mlp_bn_1", "activation", "does not say activation"),
+        ("overcomplete, mlp_bn_1", "activation", "does not state activation"),
         ("overcomplete, mlp_bn_1", "normalize", "normalize= one of 'l2', 'max_l2'"),
         ("openai, topk with layer norm", "normalize", "normalize=True or False"),
     ],
@@ -257,14 +257,14 @@ def test_what_a_file_does_not_say_is_asked_for_by_keyword(name, dropped, message
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("prisma, topk, layer norm", {"normalize_activations": None}, "does not say normalize_activations"),
+        ("prisma, topk, layer norm", {"normalize_activations": None}, "does not state normalize_activations"),
         ("prisma, topk, layer norm", {"cls_token_only": "False"}, "should be true or false; got 'False'"),
         (
             "prisma, topk, layer norm",
             {"d_in": D + 1},
             "says d_in = 11, its tensors have 28 latents of width 10",
         ),
-        ("saelens 6, topk by decoder norm", {"k": None}, "does not say k"),
+        ("saelens 6, topk by decoder norm", {"k": None}, "does not state k"),
         ("saelens 6, topk by decoder norm", {"k": 0}, "whole number of at least 1; got 0"),
         ("saelens 6, gated", {"normalize_activations": "expected_average_only_in"}, "scale=that constant"),
         (
@@ -278,7 +278,7 @@ def test_what_a_file_does_not_say_is_asked_for_by_keyword(name, dropped, message
             "dict_class='AutoEncoderTopK' or 'BatchTopKSAE'",
         ),
         ("dictionary_learning, topk", {"trainer": {"dict_class": "AutoEncoder"}}, "should hold"),
-        ("attributing-clip", {"sae_k": None}, "does not say k .*k=..."),
+        ("attributing-clip", {"sae_k": None}, "does not state k .*k=..."),
     ],
 )
 def test_settings_that_are_missing_or_wrong_are_named(name, change, message, tmp_path):

@@ -47,7 +47,7 @@ def test_rows_are_the_rows_of_the_dense_matrix(both, which):
 def test_single_rows_count_from_both_ends(both):
     codes, dense = both
     assert torch.equal(codes[-1].to_dense(), dense[-1:])
-    with pytest.raises(IndexError, match="Row 7 of codes with 7 rows"):
+    with pytest.raises(IndexError, match="Row 7 was asked for; these codes have 7 rows"):
         codes[7]
 
 

@@ -188,8 +188,8 @@ def test_an_interrupted_download_is_resumed(server, monkeypatch):
             "hf-hub:org/steps",
             r"2 files that may be weights \(a/1.pt, b/2.pt\); name one: hf-hub:org/steps/PATH",
         ),
-        ("hf-hub:prisma", "is no hub id; write hf-hub:OWNER/NAME"),
-        ("hf-hub:org/prisma/../../etc", "is no hub id"),
+        ("hf-hub:prisma", "is not a hub id; write hf-hub:OWNER/NAME"),
+        ("hf-hub:org/prisma/../../etc", "is not a hub id"),
     ],
 )
 def test_what_the_hub_does_not_have_is_said(server, source, message):

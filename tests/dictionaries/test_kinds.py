@@ -300,7 +300,7 @@ def test_controls_are_centred_scaled_and_repeatable():
             lambda: make("topk").decode(neurons(3).encode(torch.ones(1, 3))),
             "have 3 latents, the dictionary has 40",
         ),
-        (lambda: pca(data(), 13), "12 principal components at most; got n_latents=13"),
+        (lambda: pca(data(), 13), "1 to 12 components; got n_latents=13"),
         (lambda: kmeans(data(), 501), "1 to 500 centres"),
     ],
 )

@@ -72,7 +72,7 @@ def test_another_layer_is_refused_and_the_right_one_named(tiny_model, pictures, 
     check = check_sae(made, tiny_model, pictures, promise={"explained_variance": 1 - trained[1], "l0": 8.0})
     assert not check.agrees and made.model_hash is None
     assert check.reasons[0].startswith("most likely its site: at image.1.cls it leaves")
-    with pytest.raises(DictionaryError, match="does not do what it promises(.|\n)*at image.1.cls"):
+    with pytest.raises(DictionaryError, match="does not reach its published figures(.|\n)*at image.1.cls"):
         check.raise_if_wrong()
 
 
@@ -113,7 +113,7 @@ def test_load_sae_checks_where_images_are_given(tiny_model, pictures, trained, t
     assert (
         load_sae(tmp_path / "right", model=tiny_model, images=pictures).model_hash == tiny_model.weights_hash
     )
-    with pytest.raises(DictionaryError, match="does not do what it promises"):
+    with pytest.raises(DictionaryError, match="does not reach its published figures"):
         load_sae(tmp_path / "right", site="image.0.cls", model=tiny_model, images=pictures)
     with pytest.raises(DictionaryError, match="needs the model that it belongs to: pass model="):
         load_sae(tmp_path / "right", images=pictures)

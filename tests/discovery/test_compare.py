@@ -114,7 +114,7 @@ def test_pictures_of_another_collection_are_encoded_again(study):
 def test_what_cannot_be_compared_is_refused(study):
     with pytest.raises(ca.DataError, match="two studies"):
         compare([study])
-    with pytest.raises(ca.DataError, match="1 audits were given for 2"):
+    with pytest.raises(ca.DataError, match="2 studies need as many audits; got 1"):
         compare([study, study], findings=[Findings([])])
     with pytest.raises(ca.StudyError, match="another dictionary"):
         wrong = Findings([], study, {"dictionary": "another dictionary"})

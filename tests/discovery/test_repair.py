@@ -293,7 +293,7 @@ def test_labels_that_are_no_classes_are_named(study, prompt, latents):
     rows = study.holdout_rows[:3]
     with pytest.raises(ca.DataError, match="zeppelin"):
         mended.evaluate(study.images.select(rows), labels=["zeppelin", None, None])
-    with pytest.raises(ca.DataError, match="2 labels were given for 3"):
+    with pytest.raises(ca.DataError, match="3 pictures need as many labels; got 2"):
         mended.evaluate(study.images.select(rows), labels=["a", "b"])
     with pytest.raises(ca.DataError, match="no labels"):
         mended.evaluate(study.images.select(rows), labels=[None] * 3)

@@ -91,7 +91,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_noted(jobs, undi
     status, said = jobs.run("study", root, tmp_path / "out", jobs.Setting(memory=2))
     assert status == jobs.DONE, said
     study, other = open_study(tmp_path / "out"), open_study(root / "study-good" / "out")
-    assert "Memory did not suffice" in study.manifest["images"]["notes"][-1]
+    assert "did not fit into memory" in study.manifest["images"]["notes"][-1]
     assert not any("Memory" in note for note in other.manifest["images"]["notes"])
     np.testing.assert_allclose(study.activations, other.activations, atol=2e-3)
 

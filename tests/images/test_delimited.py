@@ -73,7 +73,7 @@ def test_bytes_that_are_no_text_and_unknown_encodings_are_refused(tmp_path):
     with pytest.raises(DataError, match="no text"):
         read_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_bytes("path\nä\n".encode())
-    with pytest.raises(DataError, match="is no encoding"):
+    with pytest.raises(DataError, match="is not an encoding"):
         read_table(tmp_path / "t.csv", "klingon")
 
 

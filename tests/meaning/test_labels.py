@@ -120,5 +120,5 @@ def test_labels_survive_the_disk(world, tmp_path):
 
 def test_embeddings_of_two_evaluators_are_refused(world):
     _, empty, pictures, _, examples = world
-    with pytest.raises(DataError, match="one evaluator"):
+    with pytest.raises(DataError, match="the same evaluator"):
         label_latents(examples, pictures, torch.zeros(3, 7), empty)

@@ -195,7 +195,7 @@ def test_inference_mode_and_default_device_do_not_stick_to_a_model(folder):
 
 @pytest.mark.parametrize("device", ["gpu:x", "graphics", "cuda:one"])
 def test_unknown_devices_are_refused_in_a_sentence(folder, device):
-    with pytest.raises(ModelError, match="There is no device"):
+    with pytest.raises(ModelError, match="torch has no device"):
         load_model(f"local-dir:{folder}", device=device)
 
 

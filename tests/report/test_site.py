@@ -127,6 +127,6 @@ def test_words_are_divided_until_every_page_is_small():
 
 def test_a_folder_with_other_files_is_refused(study, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="that are not a site"):
+    with pytest.raises(DataError, match="that no site was written with"):
         write_site(study, tmp_path, progress=False)
     assert (tmp_path / "thesis.tex").read_text() == "x"

@@ -279,7 +279,7 @@ def test_the_command_takes_tables_strata_and_causes_by_model(tmp_path, monkeypat
     assert given["truth"] == [{"prompt": "mel", "cause": "ruler"}]
     capsys.readouterr()
     for extra, told in (
-        ("--strata sex", "give their folder with --lesions"),
+        ("--strata sex", "give the folder of lesions"),
         (f"--truth {causes} --truth m={causes}", "Give --truth FILE once"),
     ):
         assert main([*command.split(), *extra.split()]) == 2 and told in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_lack_of_memory_keeps_what_was_finished_and_says_so(tmp_path, error):
         return whole(shared, item)
 
     job.square = poor
-    with pytest.raises(DataError, match="Memory did not suffice.*is kept there"):
+    with pytest.raises(DataError, match="ran out of memory.*is kept there"):
         job.run(range(4))
     again = Job(tmp_path)
     assert again.run(range(4)) == Job(None).run(range(4)) and again.computed == [2, 3]

@@ -64,7 +64,7 @@ def test_kinds_that_settle_over_a_batch_and_uneven_batches_are_refused(monkeypat
     team = Team()
     with pytest.raises(DictionaryError, match="needs one process"):
         team.check("batchtopk", 64)
-    with pytest.raises(DictionaryError, match="shared evenly among 2"):
+    with pytest.raises(DictionaryError, match="divided evenly among 2"):
         team.check("topk", 63)
     x = torch.arange(8.0)[:, None]
     assert team.part(x).flatten().tolist() == [0, 2, 4, 6]

@@ -188,7 +188,7 @@ def test_a_bad_value_on_disk_names_file_and_row(tiny_model, pictures, tmp_path):
     record.write_text(json.dumps(told))
     with pytest.raises(DataError, match=r"00001\.bin holds NaN or infinite values, first in row 3"):
         ActivationStore.open(tmp_path).check()
-    with pytest.raises(DictionaryError, match=r"store.check\(\), which names shard and row"):
+    with pytest.raises(DictionaryError, match=r"store.check\(\) names the shard and row"):
         train_sae(ActivationStore.open(tmp_path), n_latents=80, k=2, steps=1, progress=False)
 
 

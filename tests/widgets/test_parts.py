@@ -98,7 +98,7 @@ def test_heat_is_one_byte_a_cell_and_nan_is_no_heat():
 
 
 def test_a_gallery_refuses_lists_of_different_lengths():
-    with pytest.raises(ValueError, match="2 thumbnails came with 1 alt"):
+    with pytest.raises(ValueError, match="2 thumbnails need as many alt; got 1"):
         Gallery().show([Image.new("RGB", (4, 4))] * 2, alt=["one"])
 
 

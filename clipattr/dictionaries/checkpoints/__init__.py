@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 # Imported in the order in which formats are tried.
+from clipattr.display.wording import few
+
 from clipattr.dictionaries.checkpoints import clip_files, prisma_files  # noqa: F401  # isort: skip
 from clipattr.dictionaries.checkpoints import library_files, dl_files  # noqa: F401  # isort: skip
 from clipattr.dictionaries.checkpoints.formats import FORMATS, Format, read_strictly, register_format
@@ -40,12 +42,14 @@ def read_sae(
     """
     given = given or {}
     if format not in ("auto", *FORMATS):
-        raise DictionaryError(f"Format {format!r} is not known; known: auto, clipattr, {', '.join(FORMATS)}.")
+        raise DictionaryError(
+            f"There is no format {format!r}; there are auto, clipattr, {', '.join(FORMATS)}."
+        )
     files = read_files(path, config)
     if format == "auto" and (own := own_export(files)) is not None:
         if given:
             raise DictionaryError(
-                f"{path} was exported by clipattr and says everything itself: leave out {', '.join(given)}."
+                f"{path} was exported by clipattr and contains all its settings: leave out {', '.join(given)}."
             )
         return own
     name = detect(files) if format == "auto" else format
@@ -64,7 +68,7 @@ def detect(files: Files) -> str:
         if known.matches(files):
             return name
     raise DictionaryError(
-        f"{files.weights} is of no known format. Its tensors: {sorted(files.keys)[:20]}; its settings: "
-        f"{sorted(files.config)[:20]}. If it is one of {', '.join(FORMATS)}, say so with format=..., and give its "
+        f"{files.weights} is of no known format. Its tensors: {few(sorted(files.keys))}; its settings: "
+        f"{few(sorted(files.config))}. If it is one of {', '.join(FORMATS)}, say so with format=..., and give its "
         "config file with config=..."
     )

@@ -36,6 +36,7 @@ from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 
 STANDARD = {"W_enc", "b_enc", "W_dec", "b_dec"}
@@ -94,7 +95,10 @@ def read_attributing_clip(files: Files, given: Given) -> Dictionary:
     config = files.config
     check_sizes(files, config, size, width, sizes=("sae_hidden_dim",))
     if parts and int(parts["n"]) != size:
-        raise DictionaryError(f"{files.weights} holds {size} latents, its name says {parts['n']}.")
+        raise DictionaryError(
+            f"{files.weights} holds {size} latents, its name says {parts['n']}: it was renamed or damaged. Restore the "
+            "publisher's name or file."
+        )
     k = asked(files, given, "k", "k=...", "sae_k of its yaml file", (config, "sae_k"), (parts, "k"))
     layer, tokens = config.get("sae_layer_idx"), config.get("sae_token")
     if layer is None and parts:
@@ -239,10 +243,14 @@ def read_dn_cbm(files: Files, given: Given) -> Dictionary:
     size, width = encoder.shape
     found = [tensor(inner, name, (width,)) for name in DN_BIASES if name in flat]
     if not found:
-        raise DictionaryError(f"{files.weights} has no tied bias; it has {sorted(files.tensors)}.")
+        raise DictionaryError(
+            f"{files.weights} has no tied bias ({' or '.join(DN_BIASES)}); it has {few(sorted(files.tensors))}. "
+            "The file is incomplete, or of another format: name it with format=..."
+        )
     if any(not torch.equal(found[0], other) for other in found[1:]):
         raise DictionaryError(
-            f"{files.weights} stores its tied bias under {len(found)} names with different values."
+            f"{files.weights} stores its tied bias under {len(found)} names with different values: the file is damaged "
+            "or edited. Download it again."
         )
     return Relu(
         encoder=encoder,
@@ -285,7 +293,9 @@ def read_saev(files: Files, given: Given) -> Dictionary:
     if isinstance(activation, str):
         activation = {"cls": activation, "params": config}
     elif not isinstance(activation, dict):
-        raise DictionaryError(f"{files.weights} has the activation {activation!r:.80}, which is no setting.")
+        raise DictionaryError(
+            f"{files.weights} has the activation {activation!r:.80}; a name or a table is expected."
+        )
     name = asked(files, given, "activation", "activation='relu', 'topk' or 'batchtopk'", "cfg.activation.cls",
                  (activation, "cls"))  # fmt: skip
     params = table_of(activation, "params", files)

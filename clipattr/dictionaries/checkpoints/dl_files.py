@@ -29,6 +29,7 @@ from clipattr.dictionaries.matryoshka import Matryoshka
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 
 LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}
@@ -72,7 +73,7 @@ def read_dictionary_learning(files: Files, given: Given) -> Dictionary:
     layout = next((layout for layout in layouts if SIGNATURES[layout] <= files.keys), None)
     if layout is None:
         wanted = " or ".join(str(sorted(SIGNATURES[layout])) for layout in layouts)
-        raise DictionaryError(f"{files.weights} should hold {wanted}; it has {sorted(files.tensors)}.")
+        raise DictionaryError(f"{files.weights} should hold {wanted}; it has {few(sorted(files.tensors))}.")
     config.get("norm_factor")  # sae-for-vlm has already folded it into biases and thresholds
     made = _by_layout(layout, name, files, given, config)
     check_sizes(files, config, made.n_latents, made.width, sizes=("dict_size",), widths=("activation_dim",))

@@ -21,6 +21,7 @@ from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.relu import Relu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
+from clipattr.display.wording import few
 from clipattr.errors import ClipattrError, DictionaryError
 
 Given = dict[str, Any]
@@ -97,7 +98,7 @@ def read_strictly(known: Format, files: Files, given: Given, ignore: Sequence[st
     ]
     if unused:
         raise DictionaryError(
-            f"{files.weights}, read as {known.name}, holds tensors that this format does not use: {', '.join(unused)}. "
+            f"{files.weights}, read as {known.name}, holds tensors that this format does not use: {few(unused)}. "
             "The file is of another format or a variant of this one, and reading it without them would give wrong "
             "codes. Name the right format with format=..., or, if you know that the forward pass does not use them, "
             f"ignore={unused[:3]!r}."
@@ -113,7 +114,7 @@ def read_strictly(known: Format, files: Files, given: Given, ignore: Sequence[st
     if strange:
         raise DictionaryError(
             f"{files.weights}, read as {known.name}, has settings that may change the forward pass and that this "
-            f"reader does not know: {', '.join(strange)}. If they do not, pass ignore={strange[:3]!r}."
+            f"reader does not know: {few(strange)}. If they do not change it, pass ignore={strange[:3]!r}."
         )
     return made
 
@@ -121,8 +122,8 @@ def read_strictly(known: Format, files: Files, given: Given, ignore: Sequence[st
 def missing(files: Files, field: str, keyword: str, why: str) -> DictionaryError:
     """The error for something that a file does not say."""
     return DictionaryError(
-        f"{files.weights} does not say {field} ({why}). Pass it to load_sae: {keyword}. It is never guessed, since a "
-        "wrong guess gives codes that look fine and mean nothing."
+        f"{files.weights} does not state {field} ({why}). Pass it to load_sae: {keyword}. It is never guessed, since a "
+        "wrong guess gives plausible codes that are wrong."
     )
 
 
@@ -150,7 +151,7 @@ def tensor(files: Files, name: str, shape: Sequence[int | None] | None = None) -
         DictionaryError: no such tensor, another shape, or values that are not real floating point numbers.
     """
     if name not in files.tensors:
-        raise DictionaryError(f"{files.weights} has no tensor {name!r}; it has {sorted(files.tensors)}.")
+        raise DictionaryError(f"{files.weights} has no tensor {name!r}; it has {few(sorted(files.tensors))}.")
     found = files.tensors[name]
     fits = shape is None or (
         found.ndim == len(shape)

@@ -36,6 +36,7 @@ from clipattr.dictionaries.checkpoints.reading import Files
 from clipattr.dictionaries.jumprelu import JumpRelu
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import GroupMax, TopK
+from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import read_json
 
@@ -299,7 +300,7 @@ def read_overcomplete(files: Files, given: Given) -> Dictionary:
     names = ("encoder.final_block.0", "encoder")
     name = next((name for name in names if f"{name}.weight" in files.tensors), None)
     if name is None:
-        raise DictionaryError(f"{files.weights} has no linear encoder; it has {sorted(files.tensors)}.")
+        raise DictionaryError(f"{files.weights} has no linear encoder; it has {few(sorted(files.tensors))}.")
     encoder, decoder = matrices(
         files, given, f"{name}.weight", "dictionary._weights", encoder_rows=True, decoder_rows=True
     )

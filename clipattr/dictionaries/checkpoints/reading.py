@@ -185,11 +185,13 @@ def _arrays(file: Path, data: bytes) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_UNFOLDED * len(data) + 2**20:
-                raise DictionaryError(f"{file} unfolds to far more than its own size: refused, not unpacked.")
+                raise DictionaryError(
+                    f"{file} would unpack to far more than its own size, as a decompression bomb does: refused."
+                )
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DictionaryError(f"{file} is no NumPy archive of numbers: {error}") from error
+        raise DictionaryError(f"{file} is not a NumPy archive of numbers: {error}") from error
 
 
 def _unzipped(file: Path, data: bytes) -> bytes:
@@ -197,7 +199,9 @@ def _unzipped(file: Path, data: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as unzipping:
         unfolded = unzipping.read(most + 1)
     if len(unfolded) > most:
-        raise DictionaryError(f"{file} unfolds to far more than its own size: refused, not unpacked.")
+        raise DictionaryError(
+            f"{file} would unpack to far more than its own size, as a decompression bomb does: refused."
+        )
     return unfolded
 
 

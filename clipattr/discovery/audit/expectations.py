@@ -61,7 +61,7 @@ def read_prompts(prompts: Iterable[str | Prompt] | None, study: Study) -> list[P
         # "cat\n", a line of a file, is the prompt "cat"; the tokenizers see no difference.
         prompt = replace(prompt, text=" ".join(prompt.text.split()))
         if not prompt.text:
-            raise TargetError("A prompt to audit is empty. Leave it out, or say what it should be.")
+            raise TargetError("A prompt to audit is blank. Leave it out, or give its text.")
         known = read.setdefault(prompt.text, prompt)
         if known.means != prompt.means:
             raise TargetError(

@@ -77,7 +77,7 @@ def edited_pictures(
     edits = candidate_edits(measure.pixels(rows["chosen_on"]), weak, settings, measure.text_masks)
     if told["edit"] not in edits:
         raise DataError(
-            f"The edit {told['edit']!r} is none of these settings'. Give the verification's own settings."
+            f"The edit {told['edit']!r} was not made with these settings. Give the settings of the verification."
         )
 
     def maps(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ def verify(
 
 def _check(study: Study, items: Sequence[Finding]) -> None:
     if not items:
-        raise TargetError("There is nothing to verify: no finding was given.")
+        raise TargetError("There is nothing to verify: no finding was given. Give at least one.")
     if not study.site.is_single:
         raise SiteError(
             f"Verification reads one activation per picture; the study was built at {study.site}, which has several. "

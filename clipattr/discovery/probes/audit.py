@@ -23,7 +23,7 @@ from clipattr.discovery.findings import Findings
 from clipattr.discovery.probes.findings import Bounds, probe_findings
 from clipattr.discovery.probes.fitting import fit_probe
 from clipattr.discovery.probes.probe import Probe
-from clipattr.display.wording import counted
+from clipattr.display.wording import counted, few
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images.splits import HELD
 from clipattr.meaning import alignment
@@ -156,7 +156,8 @@ def audit_probe(
     if study is None:
         if not hasattr(source, "dictionary"):
             raise StudyError(
-                "latents come from a study: pass one, or study=... beside the pictures. ca.build_study makes it."
+                "a probe's latents come from a study: pass one, or study=... beside the pictures. ca.build_study "
+                "makes it."
             )
         study, source = source, None
     if not study.site.is_single or study.site.tail(study.model) is None:
@@ -167,7 +168,7 @@ def audit_probe(
     if probe is not None and probe.model_hash not in (None, study.model.weights_hash):
         raise StudyError(
             f"the probe reads embeddings of the model with weights {probe.model_hash}; the study is of "
-            f"{study.model.reference}, weights {study.model.weights_hash}."
+            f"{study.model.reference}, weights {study.model.weights_hash}. Fit a probe on this model."
         )
     everything = np.arange(len(study.images))
     pictures = encoded(study, source, rows=everything if source is None else None)
@@ -190,13 +191,18 @@ def audit_probe(
         }
     )
     if unknown and labels is not None:
-        raise DataError(f"{len(unknown)} label(s) are no classes of the probe, e.g. {unknown[0]!r}.")
+        raise DataError(
+            f"{len(unknown)} label(s) are not classes of the probe, e.g. {unknown[0]!r}; it has {few(probe.names)}. "
+            "Set these labels to None, or fit the probe on them too."
+        )
     truth = torch.tensor(
         [-1 if label is None else place.get(label, place.get(label.casefold(), -1)) for label in given]
     )
     kept = torch.nonzero(measured & (truth >= 0)).flatten()
     if not len(kept):
-        raise DataError("no measured picture has a label that the probe knows.")
+        raise DataError(
+            "no measured picture has a label that is a class of the probe. Give labels=[...] of its classes."
+        )
     part = Encoded(
         pictures.images.select(kept.numpy()),
         None,

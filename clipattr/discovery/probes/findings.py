@@ -99,7 +99,10 @@ def probe_findings(
     """
     bounds = bounds or Bounds()
     if not bool((study.examples.counts > 0).any()):
-        raise StudyError("No latent of this study has an example: there is nothing to find.")
+        raise StudyError(
+            "No latent of this study has an example: its dictionary never fires on these pictures. Build the study "
+            "with another dictionary."
+        )
     weights, constants = probe.margins()
     length = weights.norm(dim=0)
     weights = weights / length.clamp_min(1e-12)

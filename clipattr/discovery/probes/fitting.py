@@ -165,7 +165,7 @@ def fit_sparse_probe(
         )
     given = [] if given is None else column_texts(given)
     if len(given) != len(codes):
-        raise DataError(f"{len(given)} labels for the codes of {len(codes)} pictures: one each is needed.")
+        raise DataError(f"codes of {len(codes)} pictures need as many labels; got {len(given)}.")
     kept, names, y = _classes(given)
     sparse = codes.to_scipy().astype(np.float64)
     largest = np.asarray(abs(sparse).max(0).todense()).ravel()
@@ -204,7 +204,10 @@ def _per_picture(weights: Any, count: int) -> np.ndarray:
     """The given weight of each picture; DataError unless there is one number of at least 0 per picture."""
     found = numbers_in(weights, "weights").double().numpy().reshape(-1)
     if len(found) != count or not (np.isfinite(found).all() and (found >= 0).all()):
-        raise DataError(f"weights are one number of at least 0 a picture ({count}); got {len(found)}.")
+        raise DataError(
+            f"weights are one number of at least 0 per picture, {count} in all; got {len(found)}"
+            f"{', some of them negative or not finite' * (len(found) == count)}."
+        )
     return found
 
 
@@ -261,14 +264,15 @@ def _material(
     else:
         embeddings = numbers_in(source, "embeddings").cpu()
         if labels is None:
-            raise DataError("embeddings alone say nothing of classes: give labels, one per picture.")
+            raise DataError("embeddings have no labels of their own: give labels, one per picture.")
         given = column_texts(labels)
     if embeddings.ndim != 2 or len(given) != len(embeddings):
         raise DataError(
-            f"{len(given)} labels for embeddings of shape {tuple(embeddings.shape)}: one row a label."
+            f"embeddings have shape (pictures, embed) with one label per row; got {tuple(embeddings.shape)} and "
+            f"{len(given)} labels."
         )
     if not torch.isfinite(embeddings).all():
-        raise DataError("some embeddings are not finite. Leave those pictures out.")
+        raise DataError("some embeddings are NaN or infinite. Leave those pictures out.")
     return embeddings, given, model_hash
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipattr.attribution import ProbeLogit
-from clipattr.display.wording import visible
+from clipattr.display.wording import few, visible
 from clipattr.errors import DataError, TargetError
 from clipattr.images.cells import cell_text, column_texts
 from clipattr.storage.checkpoints import read_state
@@ -110,7 +110,7 @@ class Probe:
     def index(self, name: str) -> int:
         """Number of a class; TargetError if the probe has no class of that name."""
         if name not in self.names:
-            raise TargetError(f"the classifier has no class {name!r}; it has {', '.join(self.names[:12])}.")
+            raise TargetError(f"the classifier has no class {name!r}; it has {few(self.names)}.")
         return self.names.index(name)
 
     def logits(self, embeddings: Any) -> Tensor:

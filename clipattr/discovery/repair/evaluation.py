@@ -126,8 +126,8 @@ def before_after(
     unknown = sorted({label for label in labels if label and label.casefold() not in known})
     if unknown:
         raise DataError(
-            f"{len(unknown)} label(s) are no classes here, e.g. {', '.join(map(repr, unknown[:4]))}. Repair with "
-            "classifier=[...] that names them, or set those labels to None."
+            f"{len(unknown)} label(s) are not classes of this classifier, e.g. {', '.join(map(repr, unknown[:4]))}. "
+            "Repair with classifier=[...] that names them, or set those labels to None."
         )
     which = torch.tensor([number for number, label in enumerate(labels) if label])
     truth = torch.tensor([known[str(labels[number]).casefold()] for number in which.tolist()])

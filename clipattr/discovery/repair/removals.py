@@ -42,7 +42,9 @@ def removals_of(
     wanted = [prompts] if isinstance(prompts, str) else None if prompts is None else list(prompts)
     items = [findings] if isinstance(findings, Finding) else list(findings)
     if not items:
-        raise TargetError("there is nothing to repair: no finding and no latent was given.")
+        raise TargetError(
+            "there is nothing to repair: give findings of an audit, or latents with prompts=[...]."
+        )
     findings = [item for item in items if isinstance(item, Finding)]
     if len(findings) == len(items):
         made = [
@@ -53,12 +55,13 @@ def removals_of(
         if not made:
             raise TargetError(f"none of the {len(items)} findings is about {wanted}.")
     elif findings:
-        raise TargetError("give findings or latents, not both at once.")
+        raise TargetError("both findings and latents were given. Repair one of them at a time.")
     else:
         latents = tuple(int(item) for item in items if not isinstance(item, Finding))
         if wanted is None and scope == "prompts":
             raise TargetError(
-                "which prompts shall no longer see these latents? Give prompts=[...], or scope='model' for all."
+                "latents were given without the prompts to repair. Give prompts=[...], or scope='model' for all "
+                "prompts."
             )
         everywhere: list[str | None] = [None]
         made = [Removal(prompt, latents, None) for prompt in wanted or everywhere]

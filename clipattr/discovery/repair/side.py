@@ -207,7 +207,7 @@ def _measured(
     if float(effect[0]) <= 0:
         raise StudyError(
             f"the finding {finding.prompt!r} / {finding.label!r} has no effect on the pictures of this study (mean "
-            f"{float(effect[0]):.4f}), so that no wording can take it away."
+            f"{float(effect[0]):.4f}), so no wording can remove it."
         )
     scores, mine = embeddings[part] @ contrast.T, own[part].numpy()
     told = [auc(column.numpy(), mine) for column in scores.T]

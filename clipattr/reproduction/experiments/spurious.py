@@ -132,7 +132,7 @@ def classes_of(run: Run) -> list[str]:
     names = sorted(names, key=lambda name: (-counts[name], name))[: run.sizes.spurious_classes]
     names = sorted(names)[: len(names) // 2 * 2]
     if len(names) < 2:
-        raise DataError(f"Two classes with {4 * FEWEST} pictures each are needed; there are {len(names)}.")
+        raise DataError(f"Two classes with {4 * FEWEST} pictures each are needed; {len(names)} have as many.")
     return names
 
 
