@@ -115,9 +115,9 @@ def test_files_that_hold_no_attribution_are_refused(made, tmp_path):
 
 
 def test_pictures_and_targets_that_do_not_exist_are_named(made):
-    with pytest.raises(IndexError, match="picture 2 of 2"):
+    with pytest.raises(IndexError, match="picture 2 was asked for; this result has 2"):
         made.top(picture=2)
-    with pytest.raises(IndexError, match="target 2 of 2"):
+    with pytest.raises(IndexError, match="target 2 was asked for; there are 2"):
         made.top(target=2)
     pd.testing.assert_frame_equal(made.top(picture=-1), made.top(picture=1))
 

@@ -80,5 +80,5 @@ def test_a_probe_opens_from_any_wrapping(tmp_path, wrap):
 
 @pytest.mark.parametrize("weights", [[1.0] * 3, [-1.0] * 40, [float("nan")] * 40])
 def test_weights_are_one_number_a_picture(weights):
-    with pytest.raises(DataError, match="one number of at least 0 a picture"):
+    with pytest.raises(DataError, match="one number of at least 0 per picture"):
         fit_probe(E, Y, weights=weights, **QUICK)

@@ -110,5 +110,5 @@ def test_a_gallery_shows_every_picture_once():
     assert chart._repr_png_() is None and chart._repr_jpeg_().startswith(b"\xff\xd8")
     shown = [axes.images[0].get_array()[0, 0, 0] for axes in chart.axes if axes.images]
     assert shown == [0, 20, 40, 60, 80]
-    with pytest.raises(DataError, match="5 pictures but 1 captions"):
+    with pytest.raises(DataError, match="5 pictures need as many captions; got 1"):
         plots.gallery(pictures, ["one"])
