@@ -84,7 +84,12 @@ def test_reports_and_json_show_the_strata(study, finding, tmp_path):
 
 @pytest.mark.parametrize(
     ("strata", "told"),
-    [(["a"], "need as many strata; got 1"), (None, "two with 5"), ("all", "two with 5"), ("none", "No picture has")],
+    [
+        (["a"], "need as many strata; got 1"),
+        (None, "two with 5"),
+        ("all", "two with 5"),
+        ("none", "No picture has"),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(study, finding, strata, told):
     if strata == "none":

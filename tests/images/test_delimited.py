@@ -70,7 +70,7 @@ def test_no_rows_is_an_error(text):
 
 def test_bytes_that_are_no_text_and_unknown_encodings_are_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\x00\x01\x02\x03")
-    with pytest.raises(DataError, match="no text"):
+    with pytest.raises(DataError, match="not text"):
         read_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_bytes("path\nä\n".encode())
     with pytest.raises(DataError, match="is not an encoding"):

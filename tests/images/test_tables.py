@@ -200,7 +200,7 @@ def test_what_cannot_be_read_says_what_to_do(ham_folder, tmp_path_factory):
     with pytest.raises(DataError, match="None of the 12 pictures"):
         open_table(empty, ham_folder / "HAM10000_metadata.csv")
     (empty / "a.csv").write_bytes(b"\x00\x01\x02")
-    with pytest.raises(DataError, match="no text"):
+    with pytest.raises(DataError, match="not text"):
         open_table(empty)
     (empty / "a.csv").write_text("image,label\n1.png,a,b\n")
     with pytest.raises(DataError, match="Row 2 .* has 3 cells, its header 2"):

@@ -55,7 +55,7 @@ def test_text_that_looks_like_mathematics_or_markup_is_drawn_as_it_is():
 
 
 def test_names_and_values_of_different_number_are_refused():
-    with pytest.raises(DataError, match="2 names, 1 values"):
+    with pytest.raises(DataError, match="2 names need as many values and notes; got 1"):
         plots.signed_bars(["a", "b"], [1.0])
     with pytest.raises(DataError, match="no bars"):
         plots.signed_bars([], [])
@@ -100,7 +100,7 @@ def test_a_kind_without_a_shape_of_its_own_is_on_the_map(finding):
 def test_one_finding_and_equal_findings_can_be_drawn(finding):
     plots.reliance_map([finding()]).png()
     plots.reliance_map([finding(), finding()]).png()
-    with pytest.raises(DataError, match="no findings"):
+    with pytest.raises(DataError, match="no finding to plot"):
         plots.reliance_map([])
 
 

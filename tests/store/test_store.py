@@ -271,7 +271,7 @@ def test_the_manifest_says_what_the_store_is_made_of(tiny_model, pictures, tmp_p
 
 def test_rows_outside_the_store_are_refused(tiny_model, pictures, tmp_path):
     store = collect(tiny_model, pictures, tmp_path)
-    with pytest.raises(DataError, match="Rows 0 to 23 .* 22 rows"):
+    with pytest.raises(DataError, match="Rows 0 to 23 .* the store has 22"):
         store.read(0, 23)
 
 
