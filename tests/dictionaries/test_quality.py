@@ -102,7 +102,7 @@ def test_another_model_is_named(tiny_model, pictures, trained):
     with pytest.raises(DictionaryError, match="for activations of width 8, image.1.cls of .* has 64"):
         check_sae(narrow, tiny_model, pictures)
     narrow.site = None
-    with pytest.raises(DictionaryError, match="has no site"):
+    with pytest.raises(DictionaryError, match="does not state its site"):
         check_sae(narrow, tiny_model, pictures)
 
 

@@ -92,7 +92,7 @@ def test_labels_match_through_case_article_and_plural(one, other, same):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([""], "is empty"),
+        ([""], "is blank"),
         ([], "no prompt"),
         ([ca.Prompt("bat", means="an animal"), ca.Prompt("bat", means="a club")], "two meanings"),
     ],

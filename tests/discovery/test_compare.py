@@ -119,5 +119,5 @@ def test_what_cannot_be_compared_is_refused(study):
     with pytest.raises(ca.StudyError, match="another dictionary"):
         wrong = Findings([], study, {"dictionary": "another dictionary"})
         compare([study, study], findings=[wrong, wrong])
-    with pytest.raises(ca.DataError, match="nothing to draw"):
+    with pytest.raises(ca.DataError, match="nothing to plot"):
         compare([study, study], findings=[Findings([]), Findings([])]).plot()

@@ -276,7 +276,7 @@ def test_findings_of_another_model_are_refused_by_both_names(study, prompt, late
         ({"how": "erase"}, "how is one of"),
         ({"scope": "all"}, "scope one of"),
         ({"strength": 0}, "strength"),
-        ({}, "which prompts"),
+        ({}, "without the prompts to repair"),
         ({"prompts": "no such class", "classifier": ["a", "b"]}, None),
     ],
 )

@@ -120,7 +120,7 @@ def test_what_does_not_go_together_is_refused(given, told, tiny_model, tmp_path)
 def test_vectors_that_do_not_fit_the_model_are_refused(tiny_model, rows, tmp_path):
     with pytest.raises(ca.DataError, match="40 numbers per row, those of custom 48"):
         build(tiny_model, embeddings=rows[:, :40], path=tmp_path / "a", vocabulary=WORDS)
-    with pytest.raises(ca.DataError, match="beyond float16"):
+    with pytest.raises(ca.DataError, match="beyond the float16 range"):
         build(tiny_model, embeddings=rows * 1e6, path=tmp_path / "b", vocabulary=WORDS)
     with pytest.raises(ca.DataError, match="80 pictures need as many rows of embeddings; got 79"):
         build(
