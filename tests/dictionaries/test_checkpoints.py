@@ -436,7 +436,7 @@ def test_unreadable_unknown_and_ambiguous_files_say_what_was_seen(tmp_path):
     with pytest.raises(DictionaryError, match="does not know K; it takes activation"):
         load_sae(file, K=3)
     with pytest.raises(
-        DictionaryError, match="'prismatic' is not known; known: auto, clipattr, attributing-clip"
+        DictionaryError, match="no format 'prismatic'; there are auto, clipattr, attributing-clip"
     ):
         load_sae(file, "prismatic")
 

@@ -77,7 +77,7 @@ def test_ids_paths_and_labels_are_columns_or_given(tmp_path):
         ca.Embeddings(ROWS, ids=IDS[:9])
     with pytest.raises(ca.DataError, match="names more than one picture"):
         ca.Embeddings(ROWS, ids=["same"] * 10)
-    with pytest.raises(ca.DataError, match="ids='nothing': the file has the columns"):
+    with pytest.raises(ca.DataError, match="ids='nothing' is not a column of the file; it has the columns"):
         ca.Embeddings(file, ids="nothing")
 
 

@@ -57,7 +57,7 @@ def test_text_that_looks_like_mathematics_or_markup_is_drawn_as_it_is():
 def test_names_and_values_of_different_number_are_refused():
     with pytest.raises(DataError, match="2 names need as many values and notes; got 1"):
         plots.signed_bars(["a", "b"], [1.0])
-    with pytest.raises(DataError, match="no bars"):
+    with pytest.raises(DataError, match="no bar to plot"):
         plots.signed_bars([], [])
 
 
