@@ -141,7 +141,9 @@ class Embeddings:
         held = self._vectors.columns
         if isinstance(given, str):
             if given not in held:
-                raise DataError(f"{what}={given!r} is not a column of the file; it has the columns {few(held)}.")
+                raise DataError(
+                    f"{what}={given!r} is not a column of the file; it has the columns {few(held)}."
+                )
             given = held[given]
         elif given is None:
             given = next((held[name] for name in usual if name in held), None)
