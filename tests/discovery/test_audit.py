@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from clipattr.discovery.audit.expectations import Prompt, expected_share, most_l
 from clipattr.discovery.audit.levels import levels_of
 from clipattr.discovery.audit.mediators import Family, families_of
 from clipattr.discovery.audit.pictured import doubts, pictured, weights_of
-from clipattr.discovery.audit.run import Ready
+from clipattr.discovery.audit.run import Gathered, Ready, held_of
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Rise
@@ -241,6 +242,24 @@ def test_a_finding_is_told_once():
     stronger = dataclasses.replace(EVIDENCE, causal_effect=span(0.3))
     occluded = judge(dataclasses.replace(family(latents=(9,)), left=0.1), stronger, 0.5, Settings())
     assert told_once([occluded, seen]) == [seen]  # a few occluded pictures against many
+
+
+def test_a_family_that_is_left_out_is_no_reason_to_drop_one_that_says_the_same():
+    def text(effect, rise):
+        one = family(latents=(1,))
+        one = dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, text=True))
+        evidence = dataclasses.replace(
+            EVIDENCE, causal_effect=span(effect), thing=span(rise), beside=span(-0.2)
+        )
+        return judge(one, evidence, 0.5, Settings())
+
+    unsure, sure = text(0.3, 0.15), text(0.2, 0.45)
+    assert told_once([unsure, sure]) == [unsure]  # the larger effect
+    limit = Settings().least_confidence
+    assert confidence(unsure.family, unsure.evidence, 0.5) < limit < confidence(sure.family, sure.evidence, 0.5)
+    subject = types.SimpleNamespace(unit=0.5)
+    found = Gathered(subject, (unsure, sure), None, None, True, 0, "", None)
+    assert held_of(found, Settings())[0] == [sure]
 
 
 def test_an_inserted_text_counts_over_other_words_or_where_text_is_pictured():

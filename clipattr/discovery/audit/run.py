@@ -151,15 +151,19 @@ def _judged(base: Base, subject: Subject, family: Family) -> Judged:
 def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | None]:
     """The confirmed families without duplicates, and the effect of inserting the prompt if that is a finding.
 
-    Families that are likelier wrong than right are left out. Text on the prompt's own pictures is read by the latents
+    Families that are likelier wrong than right are left out, before duplicates are: what is left out is no reason to
+    drop a family that says the same. Text on the prompt's own pictures is read by the latents
     that respond to it there; where none do, by those that inserted text activates.
     """
     unit, least = found.subject.unit, settings.least_confidence
-    held = [
+    sure = [
         one
-        for one in told_once([one for one in found.judged if one.reason is Reason.HOLDS])
-        if one.evidence is not None and confidence(one.family, one.evidence, unit, found.rise) >= least
+        for one in found.judged
+        if one.reason is Reason.HOLDS
+        and one.evidence is not None
+        and confidence(one.family, one.evidence, unit, found.rise) >= least
     ]
+    held = told_once(sure)
     rise = found.rise
     counts = (
         rise is not None
