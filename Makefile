@@ -12,7 +12,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py sensitivity.py kinship.py cuda.py recovered.py audit_budget.py repair_cases.py repair_ways.py photo_habits.py gate_foreign.py gate_trainings.py gate_judging.py),$(wildcard benchmarks/*.py))
+BENCHMARKS = $(filter-out $(addprefix benchmarks/,results.py pieces.py memory.py baselines.py worlds.py sensitivity.py kinship.py confidence.py cuda.py recovered.py audit_budget.py repair_cases.py repair_ways.py photo_habits.py gate_foreign.py gate_trainings.py gate_judging.py),$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test bench reproduce reproduce-ci lab docs data lint clean
 .DELETE_ON_ERROR:

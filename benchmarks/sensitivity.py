@@ -64,12 +64,15 @@ class Truth:
         self.judge = Judge(study, world, json.loads(contents.read_text(encoding="utf-8")), learnt)
         self._known: dict[Said, Any] = {}
 
+    def verdict(self, said: Said) -> Any:
+        """What redrawn pictures say of the latents of a prompt."""
+        if said not in self._known:
+            self._known[said] = self.judge.judge(*said)
+        return self._known[said]
+
     def counts(self, said: Sequence[Said]) -> tuple[int, int, int, int]:
         """Plants found and learnt, findings right and made."""
-        for key in said:
-            if key not in self._known:
-                self._known[key] = self.judge.judge(*key)
-        verdicts = [self._known[key] for key in said]
+        verdicts = [self.verdict(key) for key in said]
         found = {verdict.plant for verdict in verdicts if verdict.plant is not None}
         return len(found), len(self.judge.learnt), sum(v.right for v in verdicts), len(verdicts)
 

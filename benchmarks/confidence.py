@@ -1,0 +1,177 @@
+"""Fit of the confidence of text, and how often families that miss a threshold of the audit are right.
+
+    python benchmarks/confidence.py collect --out OUT [OUT …] --photos PHOTOS [--only WORLD …]
+    python benchmarks/confidence.py fit     --out OUT [OUT …]
+
+OUT is what `worlds.py study` wrote; several may hold the same worlds with more pictures. `collect` judges every family
+that holds or only misses a threshold by redrawn pictures and keeps it in `OUT/families/WORLD.json`, so that it goes on
+where it was interrupted. `fit` prints and writes:
+
+- the logistic fit of text on three lower bounds, asked on worlds left out (`TEXT_WEIGHTS` in `audit/decision.py`);
+- of families that miss a threshold, the share that is right, by threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BOUNDS = ("elsewhere", "beside", "inserted")  # the three measurements, in the order of `TEXT_WEIGHTS`
+PENALTY = 10.0  # inverse strength of the fit's penalty: nearly none
+# A family only misses a threshold where it is not surely without effect, more frequent by half of what is asked, and
+# pictures with its candidate surely score higher somewhere.
+NEAR_EFFECT, NEAR_DIFFERENCE, NEAR_KEPT = -0.02, 0.1, 0.8
+
+
+def near(family: Any, evidence: Any, unit: float) -> bool:
+    """Whether a family that is no finding only misses a threshold."""
+    return (
+        not evidence.kept > NEAR_KEPT
+        and evidence.causal_effect.value > 0
+        and evidence.causal_effect.low > NEAR_EFFECT * unit
+        and (family.instead or evidence.difference.low >= NEAR_DIFFERENCE)
+        and max(evidence.thing.low, evidence.beside.low) > 0
+    )
+
+
+def families_of(world: Any, study: Any, out: Path) -> list[dict[str, Any]]:
+    """Every family of a world that holds or only misses a threshold, and whether redrawn pictures confirm it."""
+    from sensitivity import Truth, gathered_of
+
+    from clipattr.discovery.audit.decision import Reason
+    from clipattr.discovery.audit.settings import Settings
+
+    truth, rows = Truth(world, study, out), []
+    for one in gathered_of(world, study, Settings()):
+        unit, prompt, rise = one.subject.unit, one.subject.prompt.text, one.rise
+        if not (math.isfinite(unit) and unit > 0):
+            continue
+        inserted = rise.inserted.low / unit if rise is not None and rise.latents else 0.0
+        for judged in one.judged:
+            family, evidence = judged.family, judged.evidence
+            if evidence is None or not (judged.reason is Reason.HOLDS or near(family, evidence, unit)):
+                continue
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "label": family.candidate.label,
+                    "text": family.text,
+                    "reason": judged.reason.name,
+                    "elsewhere": _finite(evidence.thing.low / unit),
+                    "beside": _finite(evidence.beside.low / unit),
+                    "inserted": inserted,
+                    "ablation": _finite(evidence.causal_effect.low / unit),
+                    "right": truth.verdict((prompt, family.latents)).right,
+                }
+            )
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Fit of the confidence of text, with its area under the curve and Brier score on worlds left out.
+
+    Args:
+        rows: families of text that hold, each with its world.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+
+    from clipattr.discovery.audit.decision import BOUNDS as LIMITS
+    from clipattr.statistics import auc
+
+    limits = np.array(LIMITS)
+    known = [[low if row[name] is None else row[name] for name, (low, _) in zip(BOUNDS, LIMITS, strict=True)]
+             for row in rows]  # fmt: skip
+    values = np.array(known, dtype=float).clip(limits[:, 0], limits[:, 1])
+    right, worlds = (np.array([row[name] for row in rows]) for name in ("right", "world"))
+    model = LogisticRegression(C=PENALTY, max_iter=5000)
+    left_out = cross_val_predict(
+        model, values, right, groups=worlds, cv=LeaveOneGroupOut(), method="predict_proba"
+    )
+    model.fit(values, right)
+    base = float(right.mean())
+    figures = {
+        "text_families": len(rows), "text_right": int(right.sum()), "text_worlds": len(set(worlds.tolist())),
+        "text_constant": float(model.intercept_[0]),
+        "text_area": float(auc(left_out[:, 1], right)),
+        "text_brier": float(np.mean((left_out[:, 1] - right) ** 2)),
+        "text_brier_of_base_rate": base * (1 - base),
+    }  # fmt: skip
+    for place, name in enumerate(BOUNDS):
+        figures[f"text_weight_{name}"] = float(model.coef_[0][place])
+        figures[f"text_area_{name}"] = float(auc(values[:, place], right))
+    ablation = np.array([row["ablation"] or 0.0 for row in rows])
+    return figures | {"text_area_ablation": float(auc(ablation, right))}
+
+
+def shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How many families only miss a threshold, and the share of them that is right, by threshold."""
+    missed = [row for row in rows if row["reason"] != "HOLDS"]
+    figures: dict[str, float] = {"missed": len(missed)}
+    for reason in ("", *sorted({row["reason"] for row in missed})):
+        some = [row["right"] for row in missed if reason in ("", row["reason"])]
+        name = f"missed_{reason.casefold()}" if reason else "missed"
+        figures |= {name: len(some), f"{name}_right": sum(some) / max(1, len(some))}
+    return figures
+
+
+def collect(out: Path, name: str, photos: Path | None) -> None:
+    """Judge the families of one world and keep them."""
+    from world_kit.families import open_world
+    from world_kit.studying import open_form
+
+    kept = out / "families" / f"{name}.json"
+    if kept.exists():
+        return
+    world = open_world(name, photos)
+    rows = families_of(world, open_form(out, name, "plain"), out)
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(rows), encoding="utf-8")
+    print(f"{name}: {len(rows)} families, {sum(row['right'] for row in rows)} right", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("collect", "fit"))
+    parser.add_argument("--out", type=Path, nargs="+", required=True, help="folders that worlds.py wrote")
+    parser.add_argument("--photos", type=Path, help="folder of photographs, for collect")
+    parser.add_argument("--only", nargs="*", help="worlds; default all that have a study")
+    arguments = parser.parse_args()
+    sys.modules["transformers"] = None  # type: ignore[assignment]
+    import torch
+    from results import write_results
+
+    torch.set_num_threads(1)
+    if arguments.what == "collect":
+        for out in arguments.out:
+            for name in arguments.only or sorted(path.name for path in (out / "studies").iterdir()):
+                collect(out, name, arguments.photos)
+        return
+    rows = []
+    for out in arguments.out:
+        for path in sorted((out / "families").glob("*.json")):
+            rows += [row | {"world": path.stem} for row in json.loads(path.read_text(encoding="utf-8"))]
+    if not rows:
+        raise SystemExit("no families were collected in these folders; run `confidence.py collect` first")
+    figures = fitted([row for row in rows if row["text"] and row["reason"] == "HOLDS"]) | shares(rows)
+    for key, value in figures.items():
+        print(f"{key:28} {value:.3f}")
+    write_results("confidence", figures, [])
+
+
+if __name__ == "__main__":
+    main()
