@@ -256,7 +256,9 @@ def test_a_family_that_is_left_out_is_no_reason_to_drop_one_that_says_the_same()
     unsure, sure = text(0.3, 0.15), text(0.2, 0.45)
     assert told_once([unsure, sure]) == [unsure]  # the larger effect
     limit = Settings().least_confidence
-    assert confidence(unsure.family, unsure.evidence, 0.5) < limit < confidence(sure.family, sure.evidence, 0.5)
+    assert (
+        confidence(unsure.family, unsure.evidence, 0.5) < limit < confidence(sure.family, sure.evidence, 0.5)
+    )
     subject = types.SimpleNamespace(unit=0.5)
     found = Gathered(subject, (unsure, sure), None, None, True, 0, "", None)
     assert held_of(found, Settings())[0] == [sure]
