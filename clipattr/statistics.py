@@ -29,9 +29,23 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate: its value is not NaN."""
+        return not math.isnan(self.value)
+
     def points(self) -> str:
         """The interval as displays show it, in points (cosine × 100)."""
         return f"{self.value * 100:+.1f} ({self.low * 100:.1f} to {self.high * 100:.1f})"
+
+
+def share_interval(hits: int, n: int) -> Interval:
+    """`hits / n` with its Wilson interval; NaN without trials.
+
+    >>> share_interval(8, 10)
+    Interval(value=0.8, low=0.490..., high=0.943...)
+    """
+    return Interval(hits / n if n else math.nan, *wilson(hits, n))
 
 
 def mean_interval(values: Tensor) -> Interval:

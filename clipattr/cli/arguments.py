@@ -40,6 +40,11 @@ def argument(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
 
+def picked(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options by their names, to hand on as keyword arguments."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def whole(text: str) -> int:
     number = int(text)
     if number < 1:

@@ -14,8 +14,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from clipattr.cli.arguments import BAD_INPUT, OK
-from clipattr.cli.terminal import emit, human, print_table, say, tell
+from clipattr.cli.arguments import BAD_INPUT, OK, picked
+from clipattr.cli.terminal import answer, emit, human, print_table, say, tell
 from clipattr.display.wording import counted, visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
@@ -33,25 +33,18 @@ def study(arguments: argparse.Namespace) -> int:
             arguments.model,
             arguments.images,
             path=arguments.out,
-            vocabulary=arguments.vocabulary,
-            evaluator=arguments.evaluator,
-            site=arguments.site,
             dictionary=load_sae(arguments.sae) if arguments.sae else None,
             n_latents=arguments.latents,
-            k=arguments.k,
-            examples=arguments.examples,
-            holdout=arguments.holdout,
             training={"steps": arguments.steps} if arguments.steps else None,
             named=not arguments.no_named,
-            batch=arguments.batch,
-            overwrite=arguments.overwrite,
             progress=not arguments.quiet,
-            seed=arguments.seed,
             engine=engine,
-            store=arguments.store,
-            embeddings=arguments.embeddings,
-            evaluator_embeddings=arguments.evaluator_embeddings,
-            text_embeddings=arguments.text_embeddings,
+            **picked(
+                arguments, "vocabulary", "evaluator", "site", "k", "examples", "holdout", "batch", "seed"
+            ),
+            **picked(
+                arguments, "overwrite", "store", "embeddings", "evaluator_embeddings", "text_embeddings"
+            ),
         )
     made = made_study.manifest
     tell(left_out(made))
@@ -61,11 +54,8 @@ def study(arguments: argparse.Namespace) -> int:
         "counts": made["counts"],
         "skipped": made["skipped"],
     }
-    emit(json_text(summary, indent=2) + "\n", arguments.json)
-    out = human(arguments)
-    print(repr(made_study), file=out)
-    print(f"Next: clipattr audit {shlex.quote(str(made_study.path))} --html audit.html", file=out)
-    return OK
+    path = shlex.quote(str(made_study.path))
+    return answer(arguments, summary, f"{made_study!r}\nNext: clipattr audit {path} --html audit.html")
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -108,7 +98,7 @@ def encode(arguments: argparse.Namespace) -> int:
         f"{counted(len(store.skipped), 'picture')} left out\n"
         f"Next: clipattr train {where} --out {out} --latents {8 * store.width} --k 32"
     )
-    return _told(arguments, record, text)
+    return answer(arguments, record, text)
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -132,7 +122,7 @@ def train(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":  # process 0 of torchrun writes
         return OK
     made.save(out)
-    return _told(arguments, _described(made, out), _introduced(made, out))
+    return answer(arguments, _described(made, out), _introduced(made, out))
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -143,7 +133,7 @@ def convert(arguments: argparse.Namespace) -> int:
     given |= dict(arguments.set)
     out = user_path(arguments.out)
     made = convert_file(arguments.file, out, arguments.format, **given)
-    return _told(arguments, _described(made, out), _introduced(made, out))
+    return answer(arguments, _described(made, out), _introduced(made, out))
 
 
 def saes(arguments: argparse.Namespace) -> int:
@@ -199,16 +189,19 @@ def plan(arguments: argparse.Namespace) -> int:
     made = plan_study(
         load_model(arguments.model),
         load_model(arguments.evaluator) if arguments.evaluator else None,
-        pictures=arguments.pictures,
         n_latents=arguments.latents,
-        k=arguments.k,
-        examples=arguments.examples,
-        vocabulary=arguments.vocabulary,
-        steps=arguments.steps,
-        prompts=arguments.prompts,
-        workers=arguments.workers,
-        batch=arguments.batch,
-        site=arguments.site,
+        **picked(
+            arguments,
+            "pictures",
+            "k",
+            "examples",
+            "vocabulary",
+            "steps",
+            "prompts",
+            "workers",
+            "batch",
+            "site",
+        ),
     )
     emit(json.dumps(made.to_dict(), indent=2) + "\n", arguments.json)
     out = human(arguments)
@@ -232,9 +225,7 @@ def site(arguments: argparse.Namespace) -> int:
     from clipattr.reporting.site import write_site
     from clipattr.studies.study import open_study
 
-    opened = open_study(
-        arguments.study, model=arguments.model, evaluator=arguments.evaluator, images=arguments.images
-    )
+    opened = open_study(arguments.study, **picked(arguments, "model", "evaluator", "images"))
     findings = Findings.from_json(arguments.findings, opened) if arguments.findings else ()
     out = write_site(opened, arguments.out, findings, latents=arguments.latents, progress=not arguments.quiet)
     print(f"{out / 'index.html'}")
@@ -255,16 +246,9 @@ def engine_of(arguments: argparse.Namespace) -> Any:
 
 
 def _described(made: Any, out: Path) -> dict[str, Any]:
-    return {
-        "dictionary": str(out),
-        "hash": made.hash,
-        "kind": made.kind,
-        "latents": made.n_latents,
-        "width": made.width,
-        "k": made.k,
-        "site": made.site,
-        "info": made.info,
-    }
+    names = ("hash", "kind", "n_latents", "width", "k", "site", "info")
+    described = {name.removeprefix("n_"): getattr(made, name) for name in names}
+    return {"dictionary": str(out), **described}
 
 
 def _introduced(made: Any, out: Path) -> str:
@@ -273,9 +257,3 @@ def _introduced(made: Any, out: Path) -> str:
     return (
         f"{made!r}{unexplained}\nNext: clipattr study MODEL IMAGES --out STUDY --sae {shlex.quote(str(out))}"
     )
-
-
-def _told(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> int:
-    emit(json_text(record, indent=2) + "\n", arguments.json)
-    print(text, file=human(arguments))
-    return OK

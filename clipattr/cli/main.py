@@ -8,18 +8,16 @@ that `--help` is quick. Start at `main`; the table of verbs is in `verbs.py`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NoReturn
 
 from clipattr.cli.arguments import BAD_INPUT, INTERNAL, INTERRUPTED, OK
 from clipattr.cli.parser import parser
-from clipattr.cli.terminal import check_target, say, show_warning
+from clipattr.cli.terminal import check_target, on_termination, say, show_warning
 from clipattr.cli.verbs import RUN
 from clipattr.errors import ClipattrError
 from clipattr.execution.engine import is_out_of_memory
@@ -88,24 +86,11 @@ def _reader_gone() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     for name in ("json", "csv", "html", "markdown", "plot", "junit", "sarif", "statement"):
         check_target(getattr(arguments, name, None), name)
-    with _terminated_like_interrupted():
+    with on_termination(_interrupt):  # as on Ctrl-C
         status = RUN[arguments.verb](arguments)
     sys.stdout.flush()  # inside the handler of BrokenPipeError
     return status
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a verb as Ctrl-C does; only the main thread can receive it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipattr.cli.arguments import DEMO_REPORT, DEMO_STUDY, OK
+from clipattr.cli.arguments import DEMO_REPORT, DEMO_STUDY, OK, picked
 from clipattr.cli.jobs import engine_of
 from clipattr.cli.releases import told_gate
 from clipattr.cli.reports import stratified, write_reports
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LISTED = 40  # findings in a printed table; files have all
 DEMO_LISTED = 10
 TOLD = 5  # prompts named in remarks
+PARTS = ("model", "evaluator", "images")  # of a study that may be elsewhere now
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -292,11 +293,12 @@ def faithfulness(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     from clipattr.cli.serve import serve
 
-    moved = {part: getattr(arguments, part) for part in ("model", "evaluator", "images")}
     serve(
-        *arguments.study, host=arguments.host, port=arguments.port, token=arguments.token, write=arguments.write,
-        findings=arguments.findings, moved=moved, say=lambda text: print(text, file=human(arguments), flush=True),
-    )  # fmt: skip
+        *arguments.study,
+        moved=picked(arguments, *PARTS),
+        say=lambda text: print(text, file=human(arguments), flush=True),
+        **picked(arguments, "host", "port", "token", "write", "findings"),
+    )
     return OK
 
 
@@ -305,8 +307,7 @@ def _opened(arguments: argparse.Namespace) -> Any:
     from clipattr.studies.belonging import left_out
     from clipattr.studies.study import open_study
 
-    moved = {part: getattr(arguments, part) for part in ("model", "evaluator", "images")}
-    study = open_study(arguments.study, **moved)
+    study = open_study(arguments.study, **picked(arguments, *PARTS))
     tell(left_out(study.manifest))
     return study
 
@@ -350,18 +351,9 @@ def _print_findings(findings: Findings, out: Any, listed: int = LISTED) -> None:
     if not len(findings):
         return
     ordered = sorted(findings, key=lambda f: -f.causal_effect.value)
-    columns = (
-        "prompt",
-        "rests on",
-        "kind",
-        "reliance",
-        "alignment",
-        "causal effect",
-        "95 % interval",
-        "sure",
-    )
+    names = ("prompt", "rests on", "kind", "reliance", "alignment", "causal effect", "95 % interval", "sure")
     print(file=out)
-    print_table(columns, [_row(finding) for finding in ordered[:listed]], out, numbers=(3, 4, 5, 6, 7))
+    print_table(names, [_row(finding) for finding in ordered[:listed]], out, numbers=(3, 4, 5, 6, 7))
     if len(ordered) > listed:
         print(f"… and {len(ordered) - listed:,} more; the report, JSON and CSV have all.", file=out)
 

@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from clipattr.cli.arguments import ABOVE_LIMIT, BAD_INPUT, NOT_JUDGED, OK
-from clipattr.cli.terminal import check_target, emit, human, tell
+from clipattr.cli.terminal import answer, check_target, emit, human, tell
 from clipattr.discovery.audit.settings import Settings
 from clipattr.display.wording import NO_LABEL, SAME_TEXT, be, counted, newly, visible
 from clipattr.errors import DataError
@@ -89,14 +89,8 @@ def baseline(arguments: argparse.Namespace) -> int:
     accepted.to_json(arguments.out)
     silent = sum(verdict.outcome == "cannot be judged" for verdict in accepted.verdicts)
     record = {"baseline": arguments.out, "findings": len(accepted), "cannot_be_judged": silent}
-    emit(json_text(record, indent=2) + "\n", arguments.json)
-    stay = "stays" if silent == 1 else "stay"
-    print(
-        f"accepted {counted(len(accepted), 'finding')} in {arguments.out}; {counted(silent, 'prompt')} cannot be "
-        f"judged, and {stay} so.",
-        file=human(arguments),
-    )
-    return OK
+    told = f"accepted {counted(len(accepted), 'finding')} in {arguments.out}; {counted(silent, 'prompt')} cannot be "
+    return answer(arguments, record, f"{told}judged, and {'stays' if silent == 1 else 'stay'} so.")
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import json
 import shlex
 from typing import Any
 
-from clipattr.cli.arguments import OK
+from clipattr.cli.arguments import OK, picked
 from clipattr.cli.jobs import engine_of
 from clipattr.cli.terminal import emit, human, print_table, say
 from clipattr.display.wording import visible
@@ -20,16 +20,8 @@ from clipattr.storage.documents import json_text, read_json
 from clipattr.storage.paths import user_path
 
 GIVEN = (
-    "models",
-    "images",
-    "table",
-    "evaluator",
-    "vocabulary",
-    "prompts",
-    "lesions",
-    "lesions-table",
-    "strata",
-)
+    "models", "images", "table", "evaluator", "vocabulary", "prompts", "lesions", "lesions-table", "strata",
+)  # fmt: skip
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
@@ -46,22 +38,17 @@ def reproduce(arguments: argparse.Namespace) -> int:
     with engine_of(arguments) as engine:
         made = run(
             arguments.protocol,
-            models=arguments.models,
             images=images,
-            out=arguments.out,
-            evaluator=arguments.evaluator,
-            vocabulary=arguments.vocabulary,
             prompts=prompts,
             lesions=lesions,
             truth=_truths(arguments.truth),
             form="quick" if arguments.quick else "small" if arguments.small else "paper",
             sizes=dict(arguments.set),
-            only=arguments.only,
-            plan=arguments.plan,
             # A null context gives None: then everything runs here.
             engine=engine,
             progress=not arguments.quiet,
             command=_command(arguments),
+            **picked(arguments, "models", "out", "evaluator", "vocabulary", "only", "plan"),
         )
     return _planned(arguments, made) if arguments.plan else _told(arguments, made)
 
@@ -108,17 +95,12 @@ def _truths(given: list[str]) -> Any:
     if not given:
         return None
     # A path may hold an equals sign, so a file that exists is one.
-    named = [("", text) if user_path(text).exists() else _split(text) for text in given]
+    named = [("", text) if user_path(text).exists() else text.partition("=")[::2] for text in given]
     names = [name for name, _ in named]
     if len(set(names)) < len(names) or ("" in names and len(names) > 1):
         raise DataError("Give --truth FILE once, or --truth MODEL=FILE once for each model.")
     found = {name: _truth(file) for name, file in named}
     return found.get("", found)
-
-
-def _split(text: str) -> tuple[str, str]:
-    name, _, file = text.partition("=")
-    return name, file
 
 
 def _truth(file: str) -> list[dict[str, Any]]:

@@ -21,16 +21,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.error import HTTPError
 
+from clipattr.cli.terminal import on_termination
 from clipattr.display.wording import visible
 from clipattr.errors import DataError
 
@@ -146,7 +146,7 @@ def serve(*studies: str | os.PathLike[str], say: Any = print, **options: Any) ->
     Raises:
         DataError: as for `serving`, or the server ended by itself.
     """
-    with _ended_like_interrupted(), serving(*studies, **options) as (address, server):
+    with on_termination(_end_all), serving(*studies, **options) as (address, server):
         mode = "visitors may name and judge" if options.get("write") else "read-only"
         what = ", ".join(map(str, studies))
         say(f"serving {what} ({mode}); give this address to visitors, and end with Ctrl-C:\n  {address}")
@@ -156,21 +156,9 @@ def serve(*studies: str | os.PathLike[str], say: Any = print, **options: Any) ->
     raise DataError(f"The server stopped with status {status}; its messages are above.")
 
 
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
+def _end_all(number: int, _: Any) -> NoReturn:
     """End the server and its kernels on SIGTERM (`kill`, a service manager) as on Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can handle signals
-        return
-
-    def end(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    raise SystemExit(128 + number)
 
 
 def settings(host: str, port: int, token: str) -> dict[str, Any]:

@@ -4,17 +4,22 @@ Owns the output of the command line. Ignores its meaning. Start at `print_table`
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipattr.cli.arguments import OK
 from clipattr.display.wording import visible
 from clipattr.errors import DataError
+from clipattr.storage.documents import json_text
 from clipattr.storage.files import write_text
 
 WIDTH = 100  # most columns of a table
@@ -76,6 +81,13 @@ def emit(text: str, target: str | None) -> None:
         write(text, target)
 
 
+def answer(arguments: argparse.Namespace, record: Any, text: str) -> int:
+    """Write a verb's record as JSON, if asked for, and its text for people; 0, the status of success."""
+    emit(json_text(record, indent=2) + "\n", arguments.json)
+    print(text, file=human(arguments))
+    return OK
+
+
 def escaped(text: str) -> str:
     """Equivalent JSON in ASCII, which every terminal can show.
 
@@ -106,6 +118,19 @@ def check_target(target: str | None, option: str) -> None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this folder is not writable; choose another.")
+
+
+@contextlib.contextmanager
+def on_termination(end: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Call `end` on SIGTERM, which schedulers and `kill` send; only the main thread can receive it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def human(arguments: argparse.Namespace) -> TextIO:

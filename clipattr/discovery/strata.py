@@ -19,7 +19,7 @@ from clipattr.discovery.audit.base import halves
 from clipattr.discovery.encoded import encoded, summed_codes
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.errors import DataError, StudyError
-from clipattr.statistics import Interval, difference_interval, simultaneous, t_interval, wilson
+from clipattr.statistics import Interval, difference_interval, share_interval, simultaneous, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ def _row(
     return {
         "stratum": name,
         "pictures": n,
-        "active": Interval(hits / n, *wilson(hits, n)),
+        "active": share_interval(hits, n),
         "effect": t_interval(effects[name]) if len(effects[name]) else Interval(*(float("nan"),) * 3),
         "difference": simultaneous(difference_interval(effects[name], others), len(known)),
     }

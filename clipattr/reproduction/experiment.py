@@ -37,6 +37,11 @@ class Conclusion:
     sentence: str
     figures: Mapping[str, Interval] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        figures = {name: vars(estimate) for name, estimate in self.figures.items()}
+        return {"outcome": self.outcome, "sentence": self.sentence, "figures": figures}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -72,6 +77,16 @@ class Experiment:
     deviations: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     studies: bool = True
+
+
+def number_of(value: float | None) -> float:
+    """A number from JSON, where null stands for NaN."""
+    return math.nan if value is None else value
+
+
+def interval_of(bounds: Mapping[str, float | None]) -> Interval:
+    """An estimate from JSON, where null stands for NaN."""
+    return Interval(*(number_of(bounds[name]) for name in ("value", "low", "high")))
 
 
 def decide(estimate: Interval, above: float = 0.0) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 from clipattr.display.plots import BLUE, GREY, INK, ORANGE, Chart
 from clipattr.display.wording import visible
@@ -42,24 +43,16 @@ def estimates(
     axes = chart.add_subplot()
     for number, (title, pairs) in enumerate(series.items()):
         offset = 0.2 * (number - (len(series) - 1) / 2) if len(series) < 5 else 0.0
-        kept = [(name, each) for name, each in pairs if each.value == each.value]
-        values = [each.value * scale for _, each in kept]
-        errors = [
-            [max(each.value - each.low, 0.0) * scale for _, each in kept],
-            [max(each.high - each.value, 0.0) * scale for _, each in kept],
-        ]
-        finite = [[min(bound, 1e6) for bound in side] for side in errors]
-        axes.errorbar(
-            values,
-            [names.index(name) + offset for name, _ in kept],
-            xerr=finite,
-            linestyle="none",
-            marker=MARKS[number % len(MARKS)],
-            color=COLOURS[number % len(COLOURS)],
-            markersize=5,
-            elinewidth=0.9,
-            label=visible(title, 40),
+        kept = [(name, each) for name, each in pairs if each.known]
+        values, lows, highs = (
+            np.array([list(vars(each).values()) for _, each in kept]).reshape(-1, 3).T * scale
         )
+        errors = np.clip([values - lows, highs - values], 0.0, 1e6)
+        axes.errorbar(
+            values, [names.index(name) + offset for name, _ in kept], xerr=errors, linestyle="none",
+            marker=MARKS[number % len(MARKS)], color=COLOURS[number % len(COLOURS)], markersize=5, elinewidth=0.9,
+            label=visible(title, 40),
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), labels=[visible(name, 40) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     if zero:

@@ -215,20 +215,21 @@ class Inputs:
         seed: int = 0,
     ) -> Study:
         """Build a variant's study of encoded pictures, with the protocol's dictionary or a given one."""
-        sizes = self.sizes
-        training = {**self.protocol.training, "epochs": sizes.epochs}
-        settings = self.protocol.settings(
-            n_latents=sizes.n_latents if dictionary is None else None,
-            k=sizes.k if dictionary is None else None,
-            examples=sizes.examples,
-            evaluator=self.judge,
-            vocabulary=self.vocabulary,
-            training=training if dictionary is None else None,
-        )
+        settings = self.settings(self.vocabulary)
+        if dictionary is not None:
+            settings |= dict.fromkeys(("n_latents", "k", "training"))
         held = any(split == "holdout" for split in images.columns["split"])
         return build_study(
-            self.model(variant), images, path=path, dictionary=dictionary, holdout=None if held else sizes.holdout,
+            self.model(variant), images, path=path, dictionary=dictionary, holdout=None if held else self.sizes.holdout,
             store=store, seed=seed, engine=self.engine, progress=self.progress and images is self.images, **settings,
+        )  # fmt: skip
+
+    def settings(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """What `build_study` is told of dictionary, examples and words."""
+        sizes, training = self.sizes, {**self.protocol.training, "epochs": self.sizes.epochs}
+        return self.protocol.settings(
+            n_latents=sizes.n_latents, k=sizes.k, examples=sizes.examples, evaluator=self.judge,
+            vocabulary=vocabulary, training=training,
         )  # fmt: skip
 
 

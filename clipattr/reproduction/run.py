@@ -113,16 +113,8 @@ class Reproduction:
         """One row per experiment: experiment, of the paper, claim, outcome, sentence."""
         import pandas as pd
 
-        rows = [
-            (
-                r.experiment.name,
-                r.experiment.of_paper,
-                r.experiment.claim,
-                r.conclusion.outcome,
-                r.conclusion.sentence,
-            )
-            for r in self.results
-        ]
+        told = [(r.experiment, r.conclusion) for r in self.results]
+        rows = [(e.name, e.of_paper, e.claim, c.outcome, c.sentence) for e, c in told]
         return pd.DataFrame(rows, columns=["experiment", "of the paper", "claim", "outcome", "sentence"])
 
     def __getitem__(self, name: str) -> Result:
@@ -289,9 +281,7 @@ def _write(result: Result, values: Mapping[str, Any], folder: Path) -> None:
         "experiment": name,
         "claim": result.experiment.claim,
         "of_paper": result.experiment.of_paper,
-        "outcome": conclusion.outcome,
-        "sentence": conclusion.sentence,
-        "figures": {key: vars(estimate) for key, estimate in conclusion.figures.items()},
+        **conclusion.to_dict(),
         "units": list(result.units),
         "rows": list(result.rows),
         "values": values,
@@ -321,14 +311,7 @@ def _finish(run: Run, made: Reproduction, command: str) -> None:
         "notes": [*inputs.notes, *left_out],
         "sizes": run.sizes.to_dict(),
         "deviations": list(made.deviations),
-        "claims": {
-            result.experiment.name: {
-                "outcome": result.conclusion.outcome,
-                "sentence": result.conclusion.sentence,
-                "figures": {name: vars(each) for name, each in result.conclusion.figures.items()},
-            }
-            for result in made.results
-        },
+        "claims": {result.experiment.name: result.conclusion.to_dict() for result in made.results},
     }
     write_json(made.folder / "about.json", plain(about))
     write_text(made.page, page(made, about))
@@ -342,11 +325,8 @@ def _call(
     only: Sequence[str] | None,
 ) -> str:
     options = [f"models={inputs.variants!r}", "images=…", "out=…"]
-    options += (
-        [f"lesions={inputs.lesions!r}" if isinstance(inputs.lesions, str) else "lesions=…"]
-        if inputs.lesions
-        else []
-    )
+    if inputs.lesions:
+        options.append(f"lesions={inputs.lesions!r}" if isinstance(inputs.lesions, str) else "lesions=…")
     options += [f"form={form!r}"] if isinstance(form, str) and form != "paper" else []
     options += [f"sizes={dict(sizes)!r}"] if sizes else []
     options += [f"only={list(only)!r}"] if only else []

@@ -101,16 +101,10 @@ class Times:
         Returns:
             seconds that are left; None without a plan of this experiment.
         """
-        rows = _read(folder / PLAN).get("experiments")
-        planned = (
-            {row["experiment"]: row["seconds"] for row in rows if isinstance(row, dict)}
-            if isinstance(rows, list)
-            else {}
-        )
+        planned = {row["experiment"]: row["seconds"] for row in _experiments(_read(folder / PLAN))}
         if not planned.get(name):
             return None
-        known = _read(folder / TIMES).get("experiments")
-        done = [row for row in known if row["experiment"] != name] if isinstance(known, list) else []
+        done = [row for row in _experiments(_read(folder / TIMES)) if row["experiment"] != name]
         pace = pace_of([row["measured_over_planned"] for row in done])
         self.updated[name] = planned[name] * pace
         finished = {row["experiment"] for row in done}
@@ -129,13 +123,8 @@ class Times:
         processor = _table(held, "processor_seconds") | {
             part: each.processor for part, each in self.spent.items()
         }
-        rows = _read(folder / PLAN).get("experiments")
-        made = beside_plan(walls, processor, rows if isinstance(rows, list) else [])
-        before = held.get("experiments")
-        updated = (
-            {row["experiment"]: row.get("updated") for row in before} if isinstance(before, list) else {}
-        )
-        updated |= self.updated
+        made = beside_plan(walls, processor, _experiments(_read(folder / PLAN)))
+        updated = {row["experiment"]: row.get("updated") for row in _experiments(held)} | self.updated
         content = {
             "seconds": walls,
             "processor_seconds": processor,
@@ -147,6 +136,12 @@ class Times:
 def _table(held: Mapping[str, Any], name: str) -> dict[str, float]:
     found = held.get(name)
     return dict(found) if isinstance(found, dict) else {}
+
+
+def _experiments(held: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """One row per experiment of a plan or of noted times; none where they are damaged."""
+    rows = held.get("experiments")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def beside_plan(

@@ -15,6 +15,7 @@ from clipattr.dictionaries.batchtopk import BatchTopK
 from clipattr.dictionaries.checkpoints.formats import (
     Given,
     asked,
+    asked_k,
     check_sizes,
     flag,
     matrices,
@@ -27,7 +28,7 @@ from clipattr.dictionaries.checkpoints.formats import (
     signed_number,
     table_of,
     tensor,
-    whole_number,
+    tied_bias,
 )
 from clipattr.dictionaries.checkpoints.places import site_of, stream_of_hook
 from clipattr.dictionaries.checkpoints.reading import Files
@@ -99,12 +100,11 @@ def read_attributing_clip(files: Files, given: Given) -> Dictionary:
             f"{files.weights} holds {size} latents, its name says {parts['n']}: it was renamed or damaged. Restore the "
             "publisher's name or file."
         )
-    k = asked(files, given, "k", "k=...", "sae_k of its yaml file", (config, "sae_k"), (parts, "k"))
     layer, tokens = config.get("sae_layer_idx"), config.get("sae_token")
     if layer is None and parts:
         layer = int(parts["layer"])
     return TopK(
-        k=whole_number(k, "k", files),
+        k=asked_k(files, given, "sae_k of its yaml file", (config, "sae_k"), (parts, "k")),
         signed=True,
         encoder=encoder,
         decoder=decoder,
@@ -182,11 +182,8 @@ def read_msae(files: Files, given: Given) -> Dictionary:
             )
     files.content.get("target_norm")  # the length that scaling_factor was computed for
     cap = signed_number(softcap, "softcap", files)
-    bias = tensor(files, "pre_bias", (width,))
-    core: dict[str, Any] = {
-        "encoder": encoder, "decoder": decoder, "bias": bias, "pre_bias": bias.clone(),
-        "encoder_bias": tensor(files, "latent_bias", (size,)),
-    }  # fmt: skip
+    core: dict[str, Any] = {"encoder": encoder, "decoder": decoder, **tied_bias(files, "pre_bias", width)}
+    core["encoder_bias"] = tensor(files, "latent_bias", (size,))
     try:
         mean = torch.as_tensor(files.content["mean_center"]).float().flatten()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -201,8 +198,7 @@ def read_msae(files: Files, given: Given) -> Dictionary:
     if spelt == "relu":
         return Relu(**core)
     if spelt in ("topk", "topkrelu"):
-        k = asked(files, given, "k", "k=...", why, (parts, "k"))
-        return TopK(k=whole_number(k, "k", files), signed=spelt == "topk", **core)
+        return TopK(k=asked_k(files, given, why, (parts, "k")), signed=spelt == "topk", **core)
     raise DictionaryError(
         f"{files.weights} uses the activation {activation!r:.80}. ReLU, TopK, TopKReLU and JumpReLU are supported; "
         "TopKabs takes absolute values of pre-activations and BatchTopK selects over a whole batch, which no kind of "
@@ -222,14 +218,9 @@ DN_BIASES = ("tied_bias", "pre_encoder_bias._bias_reference", "post_decoder_bias
 def read_dn_cbm(files: Files, given: Given) -> Dictionary:
     """The bias may be stored under up to three names, which must agree."""
     flat = {}
-    for name in files.tensors:
-        value = (
-            files.tensors[name]
-            if name in (*DN_BIASES, "encoder._weight", "encoder._bias", "decoder._weight")
-            else None
-        )
-        if value is None:
-            continue
+    own = {*DN_BIASES, "encoder._weight", "encoder._bias", "decoder._weight"}
+    for name in [name for name in files.tensors if name in own]:
+        value = files.tensors[name]
         if value.ndim < 2 or value.shape[0] != 1:
             raise DictionaryError(
                 f"Tensor {name!r} in {files.weights} has shape {tuple(value.shape)}; this format keeps one component, "
@@ -271,10 +262,8 @@ def read_clipscope(files: Files, given: Given) -> Dictionary:
     encoder, decoder = matrices(files, given, "enc", "dec", encoder_rows=False, decoder_rows=True)
     size, width = encoder.shape
     check_sizes(files, files.content, size, width, sizes=("n_features",), widths=("d_in",))
-    k = asked(files, given, "k", "k=...", "active latents per row", (files.content, "k"))
-    bias = tensor(files, "pre_b", (width,))
-    core = {"encoder": encoder, "decoder": decoder, "bias": bias, "pre_bias": bias.clone()}
-    return TopK(k=whole_number(k, "k", files), signed=True, **core)
+    core = {"encoder": encoder, "decoder": decoder, **tied_bias(files, "pre_b", width)}
+    return TopK(k=asked_k(files, given, "active latents per row", (files.content, "k")), signed=True, **core)
 
 
 # saev from schema 1 on: z = act(x W_enc + b_enc), x_hat = z W_dec + b_dec. TopK and BatchTopK keep signs.
@@ -305,6 +294,7 @@ def read_saev(files: Files, given: Given) -> Dictionary:
         files, config, size, width, sizes=("d_sae",), widths=("d_model", "d_vit"), factors=("exp_factor",)
     )
     spelt = str(name).split(".")[-1].lower()
+    top_k = ("activation.params.top_k", (params, "top_k"), (params, "k"))
     if spelt == "batchtopk":
         threshold = given.get("threshold")
         if threshold is None and "activation.threshold" in files.tensors:
@@ -312,16 +302,12 @@ def read_saev(files: Files, given: Given) -> Dictionary:
         if threshold is None:
             raise missing(files, "threshold", "threshold=...", "BatchTopK at inference")
         threshold = signed_number(threshold, "threshold", files)
-        k = asked(files, given, "k", "k=...", "activation.params.top_k", (params, "top_k"), (params, "k"))
-        k = whole_number(k, "top_k", files)
+        k = asked_k(files, given, *top_k)
         if threshold <= 0:
             return Relu(**core)
         return BatchTopK(threshold=threshold, target_k=k, **core)
     if spelt == "topk":
-        k = asked(files, given, "k", "k=...", "activation.params.top_k", (params, "top_k"), (params, "k"))
-        return TopK(k=whole_number(k, "k", files), signed=True, **core)
-    if spelt == "relu":
-        return Relu(**core)
+        return TopK(k=asked_k(files, given, *top_k), signed=True, **core)
     return plain_kind(spelt, files, given, core)
 
 

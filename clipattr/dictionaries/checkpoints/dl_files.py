@@ -6,6 +6,7 @@ z (z > threshold), TopK with the k largest.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 from clipattr.dictionaries.batchtopk import BatchTopK
@@ -21,6 +22,7 @@ from clipattr.dictionaries.checkpoints.formats import (
     signed_number,
     table_of,
     tensor,
+    tied_bias,
     whole_number,
 )
 from clipattr.dictionaries.checkpoints.reading import Files
@@ -85,11 +87,8 @@ def _by_layout(
 ) -> Dictionary:
     if layout == "matryoshka":
         core = standard_core(files, given)
-        groups = [
-            whole_number(size, "group_sizes", files)
-            for size in files.tensors["group_sizes"].flatten().tolist()
-        ]
-        prefixes = [sum(groups[: i + 1]) for i in range(len(groups))]
+        sizes = files.tensors["group_sizes"].flatten().tolist()
+        prefixes = list(accumulate(whole_number(size, "group_sizes", files) for size in sizes))
         return Matryoshka(prefixes=prefixes, **_threshold(files, given, config), **core)
     if layout == "jumprelu":
         if given.get("pre_bias") is None:
@@ -102,13 +101,11 @@ def _by_layout(
     size, width = decoder.shape
     core = {"encoder": encoder, "decoder": decoder}
     if layout == "gated":
-        bias = tensor(files, "decoder_bias", (width,))
-        return gated_from(files, core | {"bias": bias, "pre_bias": bias.clone()}, "gate_bias", "mag_bias")
+        return gated_from(files, core | tied_bias(files, "decoder_bias", width), "gate_bias", "mag_bias")
     core["encoder_bias"] = tensor(files, "encoder.bias", (size,))
     if layout == "new":
         return Relu(bias=tensor(files, "decoder.bias", (width,)), **core)
-    bias = tensor(files, "bias" if layout == "standard" else "b_dec", (width,))
-    core |= {"bias": bias, "pre_bias": bias.clone()}
+    core |= tied_bias(files, "bias" if layout == "standard" else "b_dec", width)
     if layout == "standard":
         return Relu(**core)
     if name is None:

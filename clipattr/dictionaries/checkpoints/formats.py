@@ -141,6 +141,17 @@ def asked(
     raise missing(files, field, keyword, why)
 
 
+def asked_k(files: Files, given: Given, why: str, *sources: tuple[dict[str, Any], str]) -> int:
+    """`asked` for the number of active latents."""
+    return whole_number(asked(files, given, "k", "k=...", why, *sources), "k", files)
+
+
+def tied_bias(files: Files, name: str, width: int) -> dict[str, Tensor]:
+    """One tensor as bias of the decoder, and subtracted before the encoder."""
+    bias = tensor(files, name, (width,))
+    return {"bias": bias, "pre_bias": bias.clone()}
+
+
 def tensor(files: Files, name: str, shape: Sequence[int | None] | None = None) -> Tensor:
     """A tensor of the file by name as float32.
 
@@ -339,8 +350,7 @@ def plain_kind(
     if spelt == "tanhrelu":
         return Relu(softcap=1.0, **core)
     if spelt == "topk":
-        k = asked(files, given, "k", "k=...", "the number of active latents per row", *sources)
-        return TopK(k=whole_number(k, "k", files), **core)
+        return TopK(k=asked_k(files, given, "the number of active latents per row", *sources), **core)
     if spelt == "jumprelu":
         return JumpRelu(threshold=tensor(files, "threshold", (len(core["decoder"]),)), **core)
     raise DictionaryError(f"{files.weights} uses the activation {name!r:.80}, which no reader here knows.")

@@ -16,6 +16,7 @@ from clipattr.dictionaries.checkpoints.clip_files import gated_from, standard_co
 from clipattr.dictionaries.checkpoints.formats import (
     Given,
     asked,
+    asked_k,
     check_sizes,
     flag,
     matrices,
@@ -29,6 +30,7 @@ from clipattr.dictionaries.checkpoints.formats import (
     signed_number,
     table_of,
     tensor,
+    tied_bias,
     whole_number,
 )
 from clipattr.dictionaries.checkpoints.places import layer_and_stream, site_of
@@ -86,14 +88,9 @@ def read_saelens(files: Files, given: Given) -> Dictionary:
     only(kwargs, ("k",), "activation_fn_kwargs", files)
     named, short = config.get("activation_fn_str"), config.get("activation_fn")
     name = str(named or short or "relu").lower()
-    if architecture == "standard" and name != "relu":
-        if not old or name not in ("topk", "tanh-relu"):
-            raise DictionaryError(
-                f"{files.weights} has the architecture 'standard' with the activation {name!r:.40}, which do not "
-                "belong together."
-            )
+    if architecture == "standard" and old and name in ("topk", "tanh-relu"):
         architecture = name
-    elif name != "relu" and name != architecture:
+    elif name not in ("relu", architecture):
         raise DictionaryError(
             f"{files.weights} has the architecture {architecture!r} with the activation {name!r:.40}, which do not "
             "belong together."
@@ -191,7 +188,7 @@ def read_sparsify(files: Files, given: Given) -> Dictionary:
                 f"{files.weights} says skip_connection without transcode, which do not go together."
             )
     core["encoder_bias"] = tensor(files, "encoder.bias", (size,))
-    k = whole_number(asked(files, given, "k", "k=...", "k in cfg.json", (config, "k")), "k", files)
+    k = asked_k(files, given, "k in cfg.json", (config, "k"))
     why = "'topk' or 'groupmax' in cfg.json"
     name = asked(files, given, "activation", "activation='topk' or 'groupmax'", why, (config, "activation"))
     signed = flag(config, "signed", files, False)
@@ -231,8 +228,7 @@ def read_openai(files: Files, given: Given) -> Dictionary:
     """TopK files need `normalize`, since OpenAI's and others' look alike."""
     encoder, decoder = _openai_matrices(files, given)
     size, width = decoder.shape
-    bias = tensor(files, "pre_bias", (width,))
-    core: dict[str, Any] = {"encoder": encoder, "decoder": decoder, "bias": bias, "pre_bias": bias.clone()}
+    core: dict[str, Any] = {"encoder": encoder, "decoder": decoder, **tied_bias(files, "pre_bias", width)}
     core["encoder_bias"] = tensor(files, "latent_bias", (size,))
     name = asked(files, given, "activation", "activation='TopK' or 'ReLU'", "which also decides normalisation",
                  (files.content, "activation"))  # fmt: skip
@@ -244,14 +240,14 @@ def read_openai(files: Files, given: Given) -> Dictionary:
         core["row_norm"] = "layer_norm" if flag(given, "normalize", files) else None
     if not topk:
         return plain_kind(name, files, given, core)
-    k = asked(files, given, "k", "k=...", "activation_state_dict.k", (state, "k"))
+    k = asked_k(files, given, "activation_state_dict.k", (state, "k"))
     only(state, ("k", "postact_fn"), "activation_state_dict", files)
     after = str(state.get("postact_fn") or "ReLU").removesuffix("()")
     if after not in ("ReLU", "Identity"):
         raise DictionaryError(
             f"{files.weights} applies {after!r:.80} after top-k; ReLU and Identity are supported."
         )
-    return TopK(k=whole_number(k, "k", files), signed=after == "Identity", **core)
+    return TopK(k=k, signed=after == "Identity", **core)
 
 
 def _openai_matrices(files: Files, given: Given) -> tuple[Tensor, Tensor]:

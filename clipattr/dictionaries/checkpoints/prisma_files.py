@@ -72,12 +72,9 @@ def read_prisma(files: Files, given: Given) -> Dictionary:
     if transcoder:
         core |= _transcoder(files, given)
         core["input_site"] = site
-        out = (
-            config.get("out_hook_point"),
-            config.get("out_hook_point_layer"),
-            config.get("layer_out_subtype"),
-        )
-        core["site"] = _site(files, *out, tokens)
+        names = ("out_hook_point", "out_hook_point_layer", "layer_out_subtype")
+        hook, layer, subtype = (config.get(name) for name in names)
+        core["site"] = _site(files, hook, layer, subtype, tokens)
     else:
         core |= standard_core(files, given, encoder_bias=not gated) | {"site": site}
     size, width = core["encoder"].shape

@@ -6,7 +6,7 @@ other truths are lists of prompts and causes. Start at `TRUTH`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from clipattr.reproduction.experiment import (
 from clipattr.reproduction.experiments.surprises import findings_of
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.pilot import at_most, findings
-from clipattr.statistics import Interval, wilson
+from clipattr.statistics import Interval, share_interval
 from clipattr.studies.presets import paper
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
     prompts = set(run.inputs.prompts)
     if run.inputs.truth:
         known = [row for row in run.inputs.truth[unit] if row["prompt"] in prompts]
-        return by_name(known, findings) | {
-            "simpler": simpler(study, run.inputs.prompts, known, len(findings))
-        }
+        named = simpler(study, run.inputs.prompts, known, len(findings))
+        return by_name(known, findings) | {"simpler": named}
     from clipattr_data.truth import Truth, judge
 
     world, learnt = world_of(run, unit)
@@ -88,18 +87,14 @@ def _measure(run: Run, unit: str) -> dict[str, Any]:
     for finding, verdict in zip(findings, verdicts, strict=True):
         if verdict.plant is not None:
             matched.setdefault((verdict.plant.prompt, verdict.plant.cause), finding.kind)
-    planted = [
-        {"prompt": p.prompt, "cause": p.cause, "kind": p.kind, "found_as": kind,
-         "right_kind": None if kind is None else kind == p.kind}
-        for p, kind in ((p, matched.get((p.prompt, p.cause))) for p in learnt)
-    ]  # fmt: skip
+    planted = [_told(vars(p), matched.get((p.prompt, p.cause)), [p.kind]) for p in learnt]
     said = [
         {"prompt": f.prompt, "label": f.label, "kind": f.kind, "right": bool(v.right), "cause": v.cause}
         for f, v in zip(findings, verdicts, strict=True)
     ]
     known = [{"prompt": p.prompt, "cause": p.cause} for p in learnt]
-    named = {"simpler": simpler(study, run.inputs.prompts, known, len(findings))}
-    return {"planted": planted, "said": said, "how": RENDERED} | named
+    named = simpler(study, run.inputs.prompts, known, len(findings))
+    return {"planted": planted, "said": said, "how": RENDERED, "simpler": named}
 
 
 def simpler(study: Study, prompts: list[str], truth: Sequence[Any], n: int) -> dict[str, list[bool]]:
@@ -151,16 +146,20 @@ def by_name(truth: Sequence[Any], findings: Findings) -> dict[str, Any]:
     planted = []
     for key, row in known.items():
         kinds = [kind for kind in (row.get("kind"), *row.get("accepts", ())) if kind]
-        planted.append(
-            {"prompt": row["prompt"], "cause": row["cause"], "kind": row.get("kind"), "found_as": found.get(key),
-             "right_kind": found[key] in kinds if key in found and kinds else None}
-        )  # fmt: skip
+        planted.append(_told(row, found.get(key), kinds))
     said = [
         {"prompt": f.prompt, "label": f.label, "kind": f.kind, "cause": None,
          "right": (f.prompt, (f.label or "").casefold()) in known}
         for f in findings
     ]  # fmt: skip
     return {"planted": planted, "said": said, "how": BY_NAME}
+
+
+def _told(row: Mapping[str, Any], found: str | None, kinds: Sequence[str]) -> dict[str, Any]:
+    """A known cause, the kind it was found as, and whether that is one of its kinds; None where that is unknown."""
+    right = found in kinds if found is not None and kinds else None
+    own = {name: row.get(name) for name in ("prompt", "cause", "kind")}
+    return {**own, "found_as": found, "right_kind": right}
 
 
 def _rows(values: Values) -> list[dict[str, Any]]:
@@ -177,7 +176,7 @@ def _rows(values: Values) -> list[dict[str, Any]]:
 
 
 def _share(flags: Sequence[bool]) -> Interval:
-    return Interval(sum(flags) / len(flags) if flags else float("nan"), *wilson(sum(flags), len(flags)))
+    return share_interval(sum(flags), len(flags))
 
 
 def _figures(values: Values) -> dict[str, Interval]:
@@ -208,7 +207,7 @@ def _conclude(values: Values) -> Conclusion:
             UNDECIDED, "None of the known causes belongs to a prompt that was audited.", figures
         )
     told = ", ".join(
-        f"{name.replace('_', ' ')} {shown(each, 100, 0)} %" for name, each in figures.items() if _known(each)
+        f"{name.replace('_', ' ')} {shown(each, 100, 0)} %" for name, each in figures.items() if each.known
     )
     outcomes = [decide(figures[name], HALF) for name in ("recall", "precision")]
     note = ""
@@ -219,10 +218,6 @@ def _conclude(values: Values) -> Conclusion:
     how = next(iter(values.values()))["how"]
     sentence = f"{planted} known causes and {said} findings, matched {how}: {told}{note}."
     return Conclusion(joint(outcomes), sentence, figures)
-
-
-def _known(estimate: Interval) -> bool:
-    return estimate.value == estimate.value
 
 
 TRUTH = Experiment(
@@ -282,13 +277,13 @@ def _pixel_conclusion(values: Values) -> Conclusion:
     rows = [row["verdict"] for value in values.values() for row in value["checked"]]
     counts = ", ".join(f"{rows.count(name)} {name}" for name in VERDICTS)
     share = _confirmed(values)
-    if share.value != share.value:
+    if not share.known:
         return Conclusion(
             UNDECIDED, f"No finding could be tested by an edit ({counts}).", {"confirmed": share}
         )
     sentence = f"Of the findings that an edit can test, {shown(share, 100, 0)} % are confirmed ({counts})."
     control = _confirmed(values, "control")
-    if control.value == control.value:
+    if control.known:
         sentence += f" With the prompts of other pictures in their place, {shown(control, 100, 0)} % are."
     return Conclusion(
         decide(share, HALF), sentence, {"confirmed": share, "confirmed_of_other_prompts": control}

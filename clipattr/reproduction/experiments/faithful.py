@@ -94,18 +94,10 @@ def _rows(values: Values) -> list[dict[str, Any]]:
                     parts[name] = np.array([label == name for label in classes])
                 for name, mask in parts.items():
                     found = bootstrap(scores[mask][:, None])
-                    rows.append(
-                        {
-                            "model": variant,
-                            "class": name,
-                            "measure": measure,
-                            "method": method,
-                            "mean": found.value,
-                            "low": found.low,
-                            "high": found.high,
-                            "pictures": int(mask.sum()),
-                        }
-                    )
+                    rows.append({
+                        "model": variant, "class": name, "measure": measure, "method": method, "mean": found.value,
+                        "low": found.low, "high": found.high, "pictures": int(mask.sum()),
+                    })  # fmt: skip
     return rows
 
 

@@ -25,7 +25,7 @@ from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.reproduction.baselines import chance_directions
 from clipattr.reproduction.classes import BENIGN, MALIGNANT
 from clipattr.reproduction.inputs import file_name
-from clipattr.statistics import Interval, paired_rate_difference, wilson
+from clipattr.statistics import Interval, paired_rate_difference, share_interval
 from clipattr.storage.files import json_digest
 from clipattr.studies.start import build_study
 
@@ -84,14 +84,7 @@ def lesion_study(run: Run, variant: str, table: Table) -> Study:
         words.hash,
         sizes.to_dict(),
     ]
-    settings = inputs.protocol.settings(
-        n_latents=sizes.n_latents,
-        k=sizes.k,
-        examples=sizes.examples,
-        evaluator=inputs.judge,
-        vocabulary=words,
-        training={**inputs.protocol.training, "epochs": sizes.epochs},
-    )
+    settings = inputs.settings(words)
     path = inputs.folder / f"{file_name(variant)}-lesions-{json_digest(about, digits=8)}.study"
     return build_study(
         model, table.images, path=path, engine=inputs.engine, progress=inputs.progress, **settings
@@ -198,8 +191,7 @@ def strata(pictures: Encoded, truth: Tensor, classifiers: dict[str, Probe]) -> l
             mask = torch.tensor([each == group for each in groups])
             hits, n = int(right[mask].sum()), int(mask.sum())
             if n >= FEWEST:
-                low, high = wilson(hits, n)
-                rows.append(
-                    {"method": name, "group": group, "pictures": n, "accuracy": hits / n, "low": low, "high": high}
-                )  # fmt: skip
+                share = share_interval(hits, n)
+                rows.append({"method": name, "group": group, "pictures": n, "accuracy": share.value,
+                             "low": share.low, "high": share.high})  # fmt: skip
     return rows

@@ -20,6 +20,7 @@ from clipattr.reproduction.experiment import (
     Experiment,
     Values,
     decide,
+    interval_of,
     joint,
     shown,
 )
@@ -161,10 +162,10 @@ def compared(values: Values) -> dict[str, Interval]:
     found = {}
     for unit, value in values.items():
         for shortcut, methods in value["reliance"].items():
-            bounds = [methods[name][key] for name in ("probe", "prompts") for key in ("value", "low", "high")]
-            if None in bounds or not np.isfinite(bounds).all():
+            spans = [interval_of(methods[name]) for name in ("probe", "prompts")]
+            if not np.isfinite([list(vars(span).values()) for span in spans]).all():
                 continue
-            probe, prompts = (_size(Interval(*each)) for each in (bounds[:3], bounds[3:]))
+            probe, prompts = map(_size, spans)
             found[f"{unit}: {shortcut}"] = Interval(
                 probe.value - prompts.value, probe.low - prompts.high, probe.high - prompts.low
             )
@@ -191,10 +192,7 @@ def gained(values: Values, after: str = "worst_after") -> Interval:
     """
     units, gain = list(values.values()), "gain" if after == "worst_after" else "gain_random"
     if len(units) == 1 and gain in units[0]["repairs"][0]:
-        span = units[0]["repairs"][0][gain]
-        return Interval(
-            *(float("nan") if span[name] is None else span[name] for name in ("value", "low", "high"))
-        )
+        return interval_of(units[0]["repairs"][0][gain])
     gains = [
         float(np.mean([row[after] - row["worst_before"] for row in value["repairs"]]))
         for value in units
@@ -206,7 +204,7 @@ def gained(values: Values, after: str = "worst_after") -> Interval:
 def _beside(values: Values) -> tuple[str, dict[str, Interval]]:
     """The control of the repair in words and as a figure; empty for values of earlier versions."""
     control = gained(values, "worst_random")
-    if control.value != control.value:
+    if not control.known:
         return "", {}
     return f" (blind to as many random directions {shown(control, 100, 1)})", {"repair_gain_random": control}
 
@@ -263,8 +261,7 @@ def _draw(values: Values) -> Any:
     for unit, value in values.items():
         for shortcut, methods in value["reliance"].items():
             for name, pairs in series.items():
-                bounds = {key: float("nan") if each is None else each for key, each in methods[name].items()}
-                pairs.append((f"{unit}: {shortcut}" if several else shortcut, Interval(**bounds)))
+                pairs.append((f"{unit}: {shortcut}" if several else shortcut, interval_of(methods[name])))
     return estimates(series, "reliance on the shortcut, in class gaps")
 
 

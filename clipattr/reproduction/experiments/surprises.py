@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +27,14 @@ from clipattr.reproduction.experiment import (
     Experiment,
     Values,
     decide,
+    interval_of,
     joint,
+    number_of,
     shown,
 )
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import TRAINED
-from clipattr.statistics import Interval, rate_difference, wilson
+from clipattr.statistics import Interval, rate_difference, share_interval
 from clipattr.studies.study import Study
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ def audited(run: Run, study: Study, *, budget: int) -> dict[str, Any]:
     return {
         "prompts": len(found.verdicts),
         "judged": sum(verdict.outcome != "cannot be judged" for verdict in found.verdicts),
-        "findings": [_finding(finding) for finding in found],
+        "findings": [asdict(finding) for finding in found],
         "verdicts": [{"prompt": v.prompt, "outcome": v.outcome, "why": v.why} for v in found.verdicts],
         "live": int((latents["frequency"] > 0).sum()),
         "clear": len(clear),
@@ -87,15 +90,9 @@ def findings_of(value: Mapping[str, Any], study: Study | None = None) -> Finding
 
 def _numbers(item: Mapping[str, Any]) -> dict[str, Any]:
     """A stored finding with NaN where JSON holds null."""
-    filled = {
-        name: float("nan") if item[name] is None else item[name]
-        for name in ("kind_probability", "share", "alignment", "clarity", "confidence")
-    }
-    spans = {
-        name: {key: float("nan") if each is None else each for key, each in item[name].items()}
-        for name in ("reliance", "causal_effect")
-    }
-    return {**item, **filled, **spans}
+    numbers = ("kind_probability", "share", "alignment", "clarity", "confidence")
+    spans = {name: vars(interval_of(item[name])) for name in ("reliance", "causal_effect")}
+    return {**item, **{name: number_of(item[name]) for name in numbers}, **spans}
 
 
 def with_finding(
@@ -111,13 +108,16 @@ def with_finding(
         for item in value["findings"]
         if item["kind"] in kinds and (written or item["evidence"].get("reason") != "written")
     }
-    judged = [v["prompt"] for v in value["verdicts"] if v["outcome"] != "cannot be judged"]
-    return torch.tensor([float(prompt in there) for prompt in judged])
+    return torch.tensor([float(prompt in there) for prompt in judged_prompts(value)])
+
+
+def judged_prompts(value: Mapping[str, Any]) -> list[str]:
+    """The prompts of an audit that could be judged, in its order."""
+    return [v["prompt"] for v in value["verdicts"] if v["outcome"] != "cannot be judged"]
 
 
 def rate_of(flags: torch.Tensor) -> Interval:
-    n = len(flags)
-    return Interval(float(flags.mean()) if n else float("nan"), *wilson(int(flags.sum()), n))
+    return share_interval(int(flags.sum()), len(flags))
 
 
 def _variants(run: Run) -> list[str]:
@@ -163,7 +163,7 @@ def _count_conclusion(values: Values) -> Conclusion:
     kinds = [item["kind"] for value in values.values() for item in value["findings"]]
     counts = {name: sum(kind in members for kind in kinds) for name, members in FAMILIES.items()}
     within = sum(counts.values())
-    share = Interval(within / len(kinds) if kinds else float("nan"), *wilson(within, len(kinds)))
+    share = share_interval(within, len(kinds))
     told = [f"{count} {name}" for name, count in counts.items()] + [f"{len(kinds) - within} of other kinds"]
     belong = f", and {shown(share, 100, 0)} % of them belong to the four named kinds" if kinds else ""
     sentence = (

@@ -27,12 +27,13 @@ from clipattr.reproduction.experiment import (
 from clipattr.reproduction.experiments.surprises import (
     audited,
     findings_of,
+    judged_prompts,
     rate_of,
     with_finding,
 )
 from clipattr.reproduction.figures import estimates
 from clipattr.reproduction.inputs import FROZEN, NEURONS, PCA
-from clipattr.statistics import Interval, paired_rate_difference, wilson
+from clipattr.statistics import Interval, paired_rate_difference, rate_difference, share_interval
 
 if TYPE_CHECKING:
     from clipattr.discovery.compare import Comparison
@@ -67,8 +68,6 @@ def _compare(run: Run, unit: str) -> dict[str, Any]:
 
 
 def _excess(value: Any, name: str) -> Interval:
-    from clipattr.statistics import rate_difference
-
     return rate_difference(torch.tensor(value["rates"][name]), torch.tensor(value["chance"][name]))
 
 
@@ -132,10 +131,8 @@ def _dictionary_rows(values: Values) -> list[dict[str, Any]]:
     for variant, value in values.items():
         for name in KINDS:
             rate = rate_of(with_finding(value[name], written=False))
-            rows.append(
-                {"model": variant, "dictionary": name, "figure": "share of prompts with a finding", "value": rate.value,
-                 "low": rate.low, "high": rate.high}
-            )  # fmt: skip
+            figure = "share of prompts with a finding"
+            rows.append({"model": variant, "dictionary": name, "figure": figure, **vars(rate)})
         figures = {"trained": value["card"]["figures"], **value["card"]["controls"]}
         for name, held in figures.items():
             rows += [
@@ -149,17 +146,17 @@ def _paired(values: Values, control: str) -> Interval:
     """Trained minus a control, paired by prompt that both could judge."""
     parts = []
     for value in values.values():
-        flags = [
+        one, other = (
             dict(
                 zip(
-                    [v["prompt"] for v in value[name]["verdicts"] if v["outcome"] != "cannot be judged"],
+                    judged_prompts(value[name]),
                     with_finding(value[name], written=False).tolist(),
                     strict=True,
                 )
             )
             for name in ("trained", control)
-        ]
-        parts += [flags[0][prompt] - flags[1][prompt] for prompt in flags[0] if prompt in flags[1]]
+        )
+        parts += [one[prompt] - other[prompt] for prompt in one if prompt in other]
     return paired_rate_difference(torch.tensor(parts))
 
 
@@ -233,14 +230,14 @@ def _seed(run: Run, unit: str) -> dict[str, Any]:
 
 def _found_again(values: Values) -> Interval:
     again, of = (sum(value[name] for value in values.values()) for name in ("again", "of"))
-    return Interval(again / of if of else float("nan"), *wilson(again, of))
+    return share_interval(again, of)
 
 
 def _seed_conclusion(values: Values) -> Conclusion:
     share = _found_again(values)
     counts = [next(iter(values.values()))["first"], *(value["findings"] for value in values.values())]
     told = ", ".join(map(str, counts))
-    if share.value != share.value:
+    if not share.known:
         return Conclusion(
             UNDECIDED, f"The first dictionary has no finding; numbers by seed: {told}.", {"again": share}
         )
