@@ -76,20 +76,9 @@ def measure(model: Model, world: World, n: int = 200, plants: Sequence[Plant] | 
     columns = contrasts(model, world.vocabulary)
     rows = []
     for plant in world.plants if plants is None else plants:
-        mean, low, high = effect(
-            model, columns[:, world.vocabulary.index(plant.prompt)], plant.scenes(world, n)
-        )
-        rows.append(
-            {
-                "kind": plant.kind,
-                "prompt": plant.prompt,
-                "cause": plant.cause,
-                "effect": mean,
-                "low": low,
-                "high": high,
-                "learnt": low >= LEARNT,
-            }
-        )
+        column = columns[:, world.vocabulary.index(plant.prompt)]
+        mean, low, high = effect(model, column, plant.scenes(world, n))
+        rows.append({**vars(plant), "effect": mean, "low": low, "high": high, "learnt": low >= LEARNT})
     return pd.DataFrame(rows)
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .drawing import Draws
 from .scene import Scene
@@ -32,7 +33,7 @@ class Row:
     """One labelled picture."""
 
     id: str
-    scene: Scene
+    scene: Any  # a `Scene` or a `Lesion`
     label: str
     group: str
     split: str
@@ -98,19 +99,9 @@ def balanced(world: World, n: int, plants: Sequence[Plant] | None = None, *, fir
 
 def write(collection: Iterable[Row], path: str | Path) -> Path:
     """One JSON object a line, as `Images.open("scenes:FILE")` reads it."""
-    lines = [
-        json.dumps(
-            {
-                "id": row.id,
-                "label": row.label,
-                "group": row.group,
-                "split": row.split,
-                "scene": json.loads(row.scene.to_json()),
-            },
-            separators=(",", ":"),
-            ensure_ascii=False,
-        )
-        for row in collection
-    ]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+        for row in collection:
+            told = {name: getattr(row, name) for name in ("id", "label", "group", "split")}
+            told["scene"] = json.loads(row.scene.to_json())
+            file.write(json.dumps(told, separators=(",", ":"), ensure_ascii=False) + "\n")
     return Path(path)

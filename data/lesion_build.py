@@ -8,7 +8,6 @@ association of a probe or prompt there does not come from the collection. Start 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from clipattr.storage.files import save_tensors
 
 from . import models_dir, studies_dir
+from .labelled import Row, write
 from .lesion_world import CLASSES, OPPOSITES, LesionWorld
 from .lesions import ARTEFACTS, SIGNS, SKINS
 from .study_build import DictionaryPlan, build_in, rounded
@@ -32,18 +32,12 @@ DIGITS = 7  # of a weight, of fp16's eleven
 GLOSSES = {"diagnosis": "what the lesion is", "sign": "speaks for melanoma", "look": "speaks for a nevus"}
 
 
-def scenes(world: LesionWorld) -> Iterator[dict[str, Any]]:
-    """The study's pictures, one JSON-like row each; the group is diagnosis and skin."""
+def scenes(world: LesionWorld) -> Iterator[Row]:
+    """The study's pictures, one row each; the group is diagnosis and skin."""
     for split, stream, n in (("train", STUDY, PICTURES), ("holdout", HOLDOUT, HELD_BACK)):
         for index in range(n):
             scene = world.scene(index, stream)
-            yield {
-                "id": f"{split}-{index:05d}",
-                "label": scene.main,
-                "group": f"{scene.main}, {scene.skin}",
-                "split": split,
-                "scene": json.loads(scene.to_json()),
-            }
+            yield Row(f"{split}-{index:05d}", scene, scene.main, f"{scene.main}, {scene.skin}", split)
 
 
 def write_vocabulary(path: Path) -> None:
@@ -58,12 +52,6 @@ def write_vocabulary(path: Path) -> None:
                 writer.writerow([word.replace(" ", "-"), word, GLOSSES.get(group, "decides nothing"), group])
 
 
-def write_scenes(world: LesionWorld, path: Path) -> None:
-    """The study's pictures as JSON lines."""
-    lines = [json.dumps(row, separators=(",", ":")) for row in scenes(world)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def build_study_of_lesions(folder: Path, audited: Any, evaluator: Any) -> None:
     """Train a dictionary for the audited model and build the study in `folder`."""
     world = LesionWorld.open(EVALUATOR)  # the one in which nothing goes with anything
@@ -73,7 +61,7 @@ def build_study_of_lesions(folder: Path, audited: Any, evaluator: Any) -> None:
         evaluator,
         world,
         DICTIONARY,
-        write_scenes=lambda path: write_scenes(world, path),
+        write_scenes=lambda path: write(scenes(world), path),
         write_vocabulary=write_vocabulary,
     )
 

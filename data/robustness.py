@@ -138,18 +138,9 @@ def curves(
     rows: list[dict[str, Any]] = []
 
     def note(method: str, strength: float, seed: int, judged: Reliance) -> None:
-        rows.append(
-            {
-                "shortcut": some.shortcut,
-                "method": method,
-                "strength": strength,
-                "seed": seed,
-                "accuracy": judged.accuracy,
-                "worst": judged.worst,
-                "effect": judged.effect,
-                "flipped": judged.flipped,
-            }
-        )
+        asked = {"shortcut": some.shortcut, "method": method, "strength": strength, "seed": seed}
+        told = {name: getattr(judged, name) for name in ("accuracy", "worst", "effect", "flipped")}
+        rows.append(asked | told)
 
     for method, probe in prompted(model).items():
         judged = some.judge(probe)

@@ -47,9 +47,9 @@ def test_a_compact_model_has_the_same_weights_in_fewer_bytes(tmp_path):
 
 
 def test_the_lesion_study_holds_each_class_on_every_skin_on_both_sides():
-    rows = [row for row in scenes(LesionWorld.open("lesions-evaluator")) if int(row["id"][-5:]) < 200]
+    rows = [row for row in scenes(LesionWorld.open("lesions-evaluator")) if int(row.id[-5:]) < 200]
     for split in ("train", "holdout"):
-        some = [row for row in rows if row["split"] == split]
-        assert len({row["group"] for row in some}) == 6 and len(some) == 200
-        assert all(row["group"].startswith(row["label"]) for row in some)
-    assert len({str(row["scene"]) for row in rows}) == len(rows), "no lesion is on both sides"
+        some = [row for row in rows if row.split == split]
+        assert len({row.group for row in some}) == 6 and len(some) == 200
+        assert all(row.group.startswith(row.label) for row in some)
+    assert len({row.scene for row in rows}) == len(rows), "no lesion is on both sides"
