@@ -22,8 +22,8 @@ NONE = 0.005  # a number below this is shown as 0.00
 PARTS = (
     (TOGETHER, "several latents together", "together", "joint effect of the latents beyond the sum of the bars "
      "above: the method assigns it to no single latent"),
-    (BIAS, "bias alone", "bias", "the score of an activation that holds the dictionary's constant part alone"),
-    (ERROR, "error", "error", "change of that score by the part of the activation that no latent explains"),
+    (BIAS, "bias alone", "bias", "the score of an activation that consists of the dictionary's bias alone"),
+    (ERROR, "error", "error", "change of that score by the error node, which no latent explains"),
 )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def latent_row(
         tip += f" · ablated alone, the score falls by {signed(alone)}"
     mark = disagree(value, alone)
     if mark:
-        tip += ": the attribution has the other sign. Other latents take its place, or act only with it"
+        tip += ": the attribution has the opposite sign. Other latents compensate, or act only together with this one"
         spoken += f", but ablated alone {signed(alone)}"
     if kind:
         tip += f" · finding: {shown(kind_word(kind), 24)}"

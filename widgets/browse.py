@@ -66,11 +66,13 @@ class BrowsePanel(Panel):
                                ("named", "name"), ("selection", "kept"))
         }  # fmt: skip
         self.filters["answer"].tooltip = "whether the picture's highest label word is its own"
-        self.all = button("mark all", 76, "mark all that is shown")
+        self.all = button("mark all", 76, "mark everything that is shown")
         self.none = button("mark none", 84)
         self.name = text_field("keep marked as …", 160)
         self.drop = button("forget selection", 124, "delete the chosen selection; its pictures stay")
-        self.grid = Grid(empty_text="nothing fits these filters", preload=state.table.browser.has_thumbnails)
+        self.grid = Grid(
+            empty_text="nothing matches these filters", preload=state.table.browser.has_thumbnails
+        )
         self.count, self.notice, self.status = W.HTML(), W.HTML(), W.HTML()
         self.take, self.drawer = takeaway(self)
         head = toolbar(self.of, self.order, self.falling, self.prompt, self.latent, self.take, self.status)

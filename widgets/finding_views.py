@@ -35,7 +35,7 @@ OUTCOMES = ("cannot be judged", "nothing found", "found")
 PROMPT_COLUMNS = (
     column("prompt", "prompt"),
     column("outcome", "verdict"),
-    column("least", "would have been seen, points", numeric=True),
+    column("least", "smallest detectable effect, points", numeric=True),
     column("words", "in words", wraps=True),
 )
 
@@ -64,7 +64,7 @@ def look_at(desk: Desk, finding: Any) -> Looked:
         captions = [
             f"{plain(a * 100, 1)} → {plain(b * 100, 1)}" for a, b in zip(with_it, without, strict=True)
         ]
-        title += f"; points of “{shown(finding.prompt, 40)}” as it is → with {cause} switched off"
+        title += f"; points of “{shown(finding.prompt, 40)}” unchanged → with {cause} ablated"
     except (ClipattrError, OSError):
         pass  # no weights, or a site whose stored activations do not give the embedding: pictures without scores
     examples = shown(". ".join(filter(None, examples_words(finding))), 240)

@@ -60,7 +60,7 @@ class FindingsPanel(Panel):
         self.least = W.FloatSlider(value=state.least, min=0, max=30, step=0.5, description="at least, points",
                                    continuous_update=False, readout_format=".1f", layout=W.Layout(width="250px"),
                                    style=label_width(104))  # fmt: skip
-        self.list = DataTable(title="", empty_text="no finding fits these filters", letters="arnpou")
+        self.list = DataTable(title="", empty_text="no finding matches these filters", letters="arnpou")
         self.gallery = Gallery(title="top pictures", empty_text="no pictures of this finding in the study")
         self.measured = Gallery(
             title="where it was measured", empty_text="no pictures that it was measured on"
@@ -180,8 +180,8 @@ class FindingsPanel(Panel):
         if list(self.kind.options) != kinds:
             self.kind.options = kinds
             self.kind.value = state.kind if state.kind in dict(kinds).values() else ""
-        nothing = "nothing was found" if state.prompts else "nothing was audited yet"
-        self.list.empty_text = "no finding fits these filters" if state.findings else nothing
+        nothing = "nothing was found" if state.prompts else "no audit yet"
+        self.list.empty_text = "no finding matches these filters" if state.findings else nothing
         count = len(state.still_open())
         acts = [(f"{verb} all {count:,} open", said) for verb, said in ALL] if count else []
         if self.all.options != (options := (("all open …", ""), *acts)):

@@ -28,14 +28,19 @@ from clipattr_widgets.text import markup, plain, shown, signed
 
 WORDS = (
     column("word", "word"),
-    column("alignment", "fits", "cosine with its examples above the empty prompt's, × 100; words that fit worse than "
-           "it are left out", numeric=True),
+    column("alignment", "fits", "cosine with the latent's examples minus that of the empty prompt, × 100; words below "
+           "the empty prompt are left out", numeric=True),
 )  # fmt: skip
 NEAREST = (column("latent", "nearest latents"), column("cosine", "cosine", numeric=True))
 BESIDE = (
-    column("latent", "active beside it"),
-    column("share", "in its pictures", "share of this latent's pictures in which it is active", numeric=True),
-    column("more", "more than elsewhere", "that share minus the share among other pictures", numeric=True),
+    column("latent", "co-active latents"),
+    column(
+        "share",
+        "in its pictures",
+        "share of this latent's pictures in which the other is active",
+        numeric=True,
+    ),
+    column("more", "more than elsewhere", "that share minus the share in other pictures", numeric=True),
 )
 USERS = (column("prompt", "prompts that rest on it"), column("points", "points", numeric=True))
 
@@ -168,6 +173,6 @@ class LatentPanel(Panel):
         )
         parts.append(histogram_svg(*state.histogram))
         parts.append(table_html(WORDS, self.word_rows(), "best words by the evaluator"))
-        parts.append(table_html(BESIDE, self.beside_rows(), "active beside it"))
+        parts.append(table_html(BESIDE, self.beside_rows(), "co-active latents"))
         parts.append(table_html(USERS, self.user_rows(), "mean over its strongest pictures"))
         return Static("".join(parts), lambda: gallery_figure(state.shelf), state.frame())

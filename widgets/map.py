@@ -62,7 +62,7 @@ class MapPanel(Panel):
         self.latent_panel: Any = None
         self.view = W.ToggleButtons(options=list(VIEWS), value=state.view, style={"button_width": "156px"})
         self.prompt = word_field(state.table, state.prompt, "prompt", "whose reliance?", width=230, label=52)
-        self.search = text_field("light up: a word", 150, value=state.search)
+        self.search = text_field("highlight: a word", 150, value=state.search)
         self.picture = text_field("or picture no., label", 156)
         self.upload = upload_button()
         self.scatter = Scatter(title="map of all latents")

@@ -49,7 +49,7 @@ def surprise_places(desk: Desk, prompt: str) -> Places:
     about = (
         f"reliance of “{shown(prompt, 40)}” on each latent, over {counted(len(found.rows), 'picture')} "
         f"{found.chosen_by}. "
-        "Far right: it looks like the prompt. High up on the left: a surprise."
+        "Right: its examples look like the prompt. Top left: an unexpected reliance."
     )
     return Places(
         np.stack([fit * 100, reliance * 100], 1), f"alignment with “{shown(prompt, 30)}”, points",
@@ -65,7 +65,7 @@ def quality_places(desk: Desk) -> Places:
         y = np.where(frequency > 0, np.log10(frequency), np.nan)
     nothing = np.full(desk.n_latents, np.nan)
     xy = np.stack([np.asarray(frame["clarity"], np.float64), y], 1)
-    about = "Right: its examples look alike. High up: it is active in many pictures."
+    about = "Right: the latent's examples look alike. Top: it is active in many pictures."
     return Places(xy, "clarity", "active in, % of pictures", about, nothing, nothing, log_y=True)
 
 
@@ -76,7 +76,9 @@ def meaning_places(desk: Desk, on_round: Callable[[int, int], None] | None = Non
     if desk.layout is None:
         desk.layout = layout(desk.study.labels.mean_embedding, on_round=on_round)
     nothing = np.full(desk.n_latents, np.nan)
-    about = "Neighbours have like examples by the evaluator; far distances and directions mean nothing."
+    about = (
+        "Neighbours have similar examples by the evaluator; large distances and directions have no meaning."
+    )
     return Places(desk.layout, "", "", about, nothing, nothing, bare=True)
 
 

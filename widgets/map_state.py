@@ -206,7 +206,7 @@ class MapState(WorkingState):
             note = f"{counted(len(found), 'latent')} called “{shown(words, 40)}”"
             if not len(found):
                 found = find(study, words, n=N_SHOWN)
-                note = f"none is called “{shown(words, 40)}”; the {len(found)} whose examples fit best by the evaluator"
+                note = f"no latent is called “{shown(words, 40)}”; these {len(found)} fit it best by the evaluator"
             return tuple(found["latent"].tolist()), note, ""
 
         self.ask("lit", work, self.fill("lit", "note", "error"))

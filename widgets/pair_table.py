@@ -16,8 +16,8 @@ N_PAIRS = 12
 COLUMNS = (
     column("image", "in the picture", "latent of the picture's dictionary, bias or error node"),
     column("text", "in the prompt", "latent of the prompt's dictionary, bias or error node"),
-    column("points", "points", "what of the score runs through the two, signed; cosine × 100. All pairs sum to the "
-           "score", numeric=True),
+    column("points", "points", "part of the score that runs through these two, signed; cosine × 100. All pairs sum to "
+           "the score", numeric=True),
 )  # fmt: skip
 
 

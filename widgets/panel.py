@@ -174,7 +174,7 @@ class Panel(W.VBox):
 
         bundle = super()._repr_mimebundle_()
         bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
-        bundle["text/plain"] = "A panel: live while its kernel runs. Below, what it showed last."
+        bundle["text/plain"] = "A panel: live while its kernel runs. Below is its last view."
         display(bundle, raw=True)
         if self._still is None:
             self._still = Still(self.static, self.pulse)

@@ -77,7 +77,7 @@ class PromptPanel(Panel):
         found = state.reliances
         if found is not None:
             many = counted(len(found.rows), "picture")
-            words = f"mean over {many}, {found.chosen_by}; exact effect of each latent taken alone"
+            words = f"mean over {many}, {found.chosen_by}; exact ablation of each latent alone"
             self.about.value = note_html(words, 200)
         self.bars.show(state.rows, columns=state.columns())
         for i, (head, shelf, column_) in enumerate(

@@ -180,7 +180,7 @@ def senses_of(desk: Desk, found: Reliances) -> list[Sense]:
         numbers = [signed(carried[i] * factor) for i in order]
         shelf = filled(
             desk, title, found.rows[order], numbers,
-            lambda _, picture, number, name=name: f"{picture}: {name} carries {number}",
+            lambda _, picture, number, name=name: f"{picture}: {name} contributes {number}",
         )  # fmt: skip
         senses.append(Sense(name, tuple(groups[key]), means[key], shelf))
     return senses

@@ -24,6 +24,6 @@ def strangeness(desk: Any, measured: Measured) -> str:
     if not share > usual:
         return ""
     return (
-        f"unlike the study's pictures: the dictionary leaves {100 * share:.0f} % of its activation unexplained, where "
-        f"99 in 100 of them stay below {100 * usual:.0f} %"
+        f"unlike the study's pictures: the dictionary leaves {100 * share:.0f} % of its activation unexplained, "
+        f"against less than {100 * usual:.0f} % for 99 in 100 of them"
     )

@@ -51,7 +51,7 @@ class WorldPanel(Panel):
         self.shuffle = button("another layout", 120)
         self.undo = button("undo", 62, "take back the last edit")
         self.redo = button("redo", 62, "make it once more")
-        self.restart = button("back to the picture", 144, "the scene as it was begun with")
+        self.restart = button("back to the picture", 144, "the original scene")
         self.start = text_field("go to picture no.", 150)
         self.prompt, self.against = prompt_fields(state, width=250)
         self.bars = BarList(title="latents by attribution", empty_text="nothing to show", switches=False)

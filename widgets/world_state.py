@@ -30,12 +30,12 @@ N_ROWS = 12
 COLUMNS = (
     column("cause", "cause"),
     column("truth", "rendered without it", "fall of the score when the scene is rendered again without this cause: "
-           "the truth", numeric=True),
-    column("codes", "its latents, by attribution", "the method of the bars below, from the latents' activations "
-           "without the cause to those with it, summed: what their change does to the score while the error stays. ≠ "
-           "marks one of the other sign", numeric=True),
+           "ground truth", numeric=True),
+    column("codes", "its latents, by attribution", "sum of attributions by the method of the bars below, from the "
+           "latents' activations without the cause to those with it, with the error node unchanged. ≠ marks a sum of "
+           "the opposite sign", numeric=True),
     column("named", "latents of that name off", "fall of the score when the latents that the evaluator names after "
-           "the cause are ablated; – where no latent has that name here", numeric=True),
+           "the cause are ablated; – if no active latent has that name", numeric=True),
 )  # fmt: skip
 
 

@@ -224,20 +224,21 @@ def _edited(finding: Finding, key: str) -> Interval | None:
 
 COLUMNS: tuple[Column, ...] = (
     Column("prompt", "prompt", lambda f: f.prompt, listed=True),
-    Column("label", "rests on", lambda f: f.label or NO_LABEL, "what the family stands for by the evaluator; its name "
-           "is doubted where the audit found evidence against it", listed=True, table="rests on"),
+    Column("label", "rests on", lambda f: f.label or NO_LABEL, "what the family represents to the evaluator; "
+           "the name is doubted where the audit found evidence against it", listed=True, table="rests on"),
     Column("kind", "kind", lambda f: f.kind, shown=lambda f: kind_word(f.kind), listed=True),
     Column("kind_probability", "probability of the kind", lambda f: f.kind_probability, unit="percent"),
     Column("reliance", "reliance", lambda f: f.reliance, "mean effect of ablating the family's latents one at a time, "
            "added up", "points", listed=True),
     Column("causal_effect", "causal effect", lambda f: f.causal_effect, "fall of the prompt's contrast when the whole "
-           "family is ablated on held-back pictures; for a finding about written words its rise when the prompt is "
-           "written on them. The line is the 95\u00a0% interval", "points", listed=True,
+           "family is ablated on held-back pictures; for a finding about written words, its rise when the prompt is "
+           "written on the pictures. The line is the 95\u00a0% interval", "points", listed=True,
            bounds=("effect_low", "effect_high")),
     Column("share", "share", lambda f: f.share, "the family's part of all positive evidence for the prompt on the "
            "pictures concerned", "percent", listed=True),
-    Column("alignment", "alignment", lambda f: f.alignment, "how much the family's examples show the prompt to the "
-           "evaluator, above an empty prompt. Near zero or below: they do not", "points", listed=True),
+    Column("alignment", "alignment", lambda f: f.alignment, "similarity of the family's examples to the prompt by the "
+           "evaluator, minus that to an empty prompt. Near or below zero: the examples do not show the prompt",
+           "points", listed=True),
     Column("clarity", "clarity", lambda f: f.clarity, "how much the family's examples look alike: 100\u00a0% for equal "
            "ones, near 0\u00a0% for unrelated ones", "percent"),
     Column("confidence", "confidence", lambda f: f.confidence, "probability that removing the cause from the pictures "
@@ -245,10 +246,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("latents", "latents", lambda f: list(f.latents), "the family, strongest first"),
     Column("doubts", "doubts about the name", lambda f: "; ".join(f.doubts), evidence="doubts"),
     Column("in_pixels", "in pixels", lambda f: _in_pixels(f, "verdict"), evidence="pixels", optional=True),
-    Column("removal", "removal", lambda f: _edited(f, "removal"), "fall of the score without the cause in the picture, "
-           "beyond a control edit", "points", evidence="pixels", optional=True),
-    Column("transplant", "transplant", lambda f: _edited(f, "transplant"), "rise of the score in pictures that had "
-           "neither, beyond a control patch", "points", evidence="pixels", optional=True),
+    Column("removal", "removal", lambda f: _edited(f, "removal"), "fall of the score when the cause is edited out of "
+           "the picture, minus the fall with a control edit", "points", evidence="pixels", optional=True),
+    Column("transplant", "transplant", lambda f: _edited(f, "transplant"), "rise of the score when the cause is pasted "
+           "into pictures without it, minus the rise with a control patch", "points", evidence="pixels", optional=True),
 )  # fmt: skip
 
 

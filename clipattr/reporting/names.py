@@ -22,7 +22,7 @@ SOURCES = {
     "latents that co-occur": "The word {label} comes from the evaluator, which sees it where these latents are active "
     "more often than where they are not",
     "part of the name": "The word {label} is a part of the prompt's own name",
-    "written": "No picture was named: the audit wrote {prompt} on other pictures",
+    "written": "The audit wrote {prompt} on other pictures, so the cause needs no word from the evaluator",
 }
 MANY = 0.5  # least share of a family's pictures with one label for that label to count as another name
 
@@ -153,7 +153,11 @@ def examples_words(finding: Finding) -> tuple[str, str]:
         return "The strongest pictures of the family", count + "."
     rest = len(strongest) - shown
     count += (
-        f"; the other {rest} are not shown here." if rest > 1 else "; the other one is not." if rest else "."
+        f"; the other {rest} are not shown here."
+        if rest > 1
+        else "; the other one is not shown here."
+        if rest
+        else "."
     )
     return f"Where the family is active and the evaluator sees “{label}”", count
 

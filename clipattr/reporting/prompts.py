@@ -29,7 +29,9 @@ def remarks(v: PromptVerdict) -> str:
     if v.did_you_mean:
         told.append("Did you mean " + " or ".join(name_html(word) for word in v.did_you_mean) + "?")
     if v.confused_with:
-        told.append("its text is taken for " + ", ".join(name_html(word) for word in v.confused_with[:4]))
+        told.append(
+            "the model confuses its text with " + ", ".join(name_html(word) for word in v.confused_with[:4])
+        )
     if v.not_asked and v.outcome != "cannot be judged":
         told.append("not inserted as text: " + text_html(v.not_asked))
     if v.unopened and not v.why:

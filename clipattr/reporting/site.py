@@ -114,7 +114,7 @@ class _Site:
         from tqdm import tqdm
 
         yield "site.css", _resource("site.css").encode()
-        title = f"What {self.about['study']} is made of"
+        title = f"Latents of {self.about['study']}"
         first = {"rows": [self.rows[j] for j in self.numbers[:FIRST]], "found": self.finding_rows[:FIRST]}
         yield "index.html", self._page("index", "", title, **first)
         yield from self._lists()

@@ -141,15 +141,16 @@ def limits(findings: Findings) -> list[str]:
         names = ", ".join(visible(prompt, 40) for prompt in unjudged[:NAMED])
         more = f" and {len(unjudged) - NAMED:,} more" if len(unjudged) > NAMED else ""
         found.append(
-            f"Nothing is said of {len(unjudged):,} of {counted(len(verdicts), 'prompt')}, which could not be judged: "
-            f"{names}{more}."
+            f"{len(unjudged):,} of {counted(len(verdicts), 'prompt')} could not be judged, so the audit makes no "
+            f"statement about them: {names}{more}."
         )
     seen = [verdict.smallest_effect for verdict in verdicts if verdict.smallest_effect is not None]
     if seen:
         found.append(
-            "A reliance on what no latent of the dictionary follows goes unseen. So do smaller ones: in the median "
-            f"prompt an effect below {least_points(statistics.median(seen))} points would have been missed in one of "
-            f"five such audits, in the worst one below {least_points(max(seen))}."
+            "A reliance is not detected if no latent of the dictionary responds to its cause. Small reliances can be "
+            "missed too: at least one of five such audits misses an effect below "
+            f"{least_points(statistics.median(seen))} points for the median prompt, and below "
+            f"{least_points(max(seen))} points for the worst."
         )
     if any(verdict.chosen_by != "labels" for verdict in verdicts if verdict.outcome != "cannot be judged"):
         found.append(
@@ -162,7 +163,7 @@ def limits(findings: Findings) -> list[str]:
         found.append(f"Text insertion was not tried for {counted(len(spent), 'prompt')}, e.g. as {spent[0]}.")
     found += missing_pictures(findings.about)
     found.append(
-        "The audit applies to these pictures and this evaluator. Reliances on what neither the pictures nor the words "
-        "of the vocabulary hold are not found."
+        "The audit applies to these pictures and this evaluator. It cannot find a reliance on a cause that is in "
+        "neither the pictures nor the vocabulary."
     )
     return found

@@ -23,34 +23,45 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "reason": (
         "suspected because",
         "",
-        "co-occurrence: it is seen on the prompt's pictures more often than on others; part of the name: it is part of "
-        "the prompt's name; written: writing the prompt on pictures raises their score",
+        "co-occurrence: the evaluator sees the cause on the prompt's pictures more often than on others; part of the "
+        "name: the cause is part of the prompt's name; written: writing the prompt on pictures raises their score",
     ),
     "concerns": ("measured on", "", ""),
     "instead": (
         "in its place",
         "",
-        "yes: another sense or look of the prompt, or something that covers it; no: something beside it",
+        "yes: the cause is another sense or look of the prompt, or covers it; no: it is beside the prompt's object",
     ),
     "named": (
         "word fits the latents",
         "percent",
-        "rate of the word where the latents are active, minus that elsewhere; 100\u00a0% where the word suggested them",
+        "rate of the word in pictures where the latents are active, minus the rate in others; 100\u00a0% where the "
+        "word "
+        "suggested the latents",
     ),
     "latents_named": ("latents of that name", "", "latents of the family whose own label is the word"),
-    "clear": ("clear pictures", "", "measured pictures that plainly show the cause by the evaluator"),
+    "clear": (
+        "clear pictures",
+        "",
+        "measured pictures that clearly show the cause, according to the evaluator",
+    ),
     "strata": (
         "by stratum",
         "",
-        "effect of ablating the family on the pictures of each group on which it is active, and their share",
+        "effect of ablating the family on those pictures of each group on which it is active, and their fraction",
     ),
     "pictures": ("pictures measured", "", ""),
     "presence": ("presence", "percent", "share of the prompt's own pictures on which the family is active"),
-    "presence_elsewhere": ("presence elsewhere", "percent", "share of other pictures on which it is active"),
+    "presence_elsewhere": (
+        "presence elsewhere",
+        "percent",
+        "share of other pictures on which the family is active",
+    ),
     "seen": (
         "seen in them",
         "percent",
-        "presence of the family's concept in the measured pictures by the evaluator; low: they score for other reasons",
+        "presence of the family's concept in the measured pictures, according to the evaluator; if it is low, the "
+        "pictures score for other reasons",
     ),
     "together": (
         "beside the prompt's own",
@@ -65,7 +76,8 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "standing": (
         "standing",
         "percent",
-        "their score divided by that of the prompt's own pictures; near 100\u00a0%: the family alone suffices",
+        "score of pictures that show the family without the prompt, divided by that of the prompt's own pictures; near "
+        "100\u00a0%: the family alone suffices",
     ),
     "separation": (
         "separation",
@@ -80,12 +92,12 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "itself": (
         "answered by itself",
         "percent",
-        "share of other pictures of the concept that the model answers with the concept's own word",
+        "share of other pictures of the concept that the model classifies by the concept's own word",
     ),
     "remains": (
         "object remains",
         "percent",
-        "share of the evaluator's evidence of the prompt that its own pictures keep where they show the concept",
+        "evaluator's evidence of the prompt in its own pictures that show the concept, relative to those without",
     ),
     "edge": (
         "differs at the edge",
@@ -98,14 +110,18 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "share of the picture's inside that looks different with the concept",
     ),
     "shown": ("shown", "percent", "share of the prompt's own pictures that show the family's meaning"),
-    "shown_elsewhere": ("shown elsewhere", "percent", "share of all other pictures that show it"),
+    "shown_elsewhere": (
+        "shown elsewhere",
+        "percent",
+        "share of all other pictures that show the family's meaning",
+    ),
     "beside": (
         "effect beside the prompt",
         "",
         "score of the prompt's own pictures that show the concept, minus that of its own pictures without it",
     ),
     "left_covered": (
-        "left when covered",
+        "left when occluded",
         "percent",
         "share of the family's activation that remains when the region that depicts its concept is occluded",
     ),
@@ -120,9 +136,9 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
         "share of the family's activation that was present before the prompt was written",
     ),
     "ablated": (
-        "switched off",
+        "ablated",
         "points",
-        "fall of the score on the prompt's own pictures without this family",
+        "fall of the score on the prompt's own pictures when the family is ablated",
     ),
     "difference": (
         "rate difference",
@@ -137,7 +153,7 @@ EVIDENCE: Mapping[str, tuple[str, str, str]] = {
     "by_text": (
         "explained by text",
         "percent",
-        "share of that effect explained by the similarity of the two texts",
+        "share of the concept's effect that the similarity of the two texts explains",
     ),
     "kept": ("activation kept", "percent", "share of the family's codes that remains without the cause"),
     "alone": (

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 ILLUSTRATED = 24  # findings of a page with four pictures, which cost about 150 forward passes each
 SIDE = 152  # px of a picture on the page
 CAPTIONS = {
-    "before": "as it is",
+    "before": "original",
     "without": "without the cause",
-    "elsewhere": "control: as much changed elsewhere",
+    "elsewhere": "control: equal area changed elsewhere",
     "pasted": "the cause in another picture",
 }
 EDITS = {
     "region": "exchange the region that the family responds to",
     "surroundings": "exchange all but the region that the family responds to least",
     "border": "exchange the border",
-    "overlay": "exchange what stands at the same place in the family's pictures",
+    "overlay": "exchange what is at the same place in the family's pictures",
     "text": "exchange regions of text",
-    "colour": "undo the cast of colour",
+    "colour": "remove the colour cast",
 }
 
 

@@ -113,7 +113,7 @@ def test_a_box_and_a_loop_choose_what_they_hold_and_the_table_lists_it(page, scr
 
 
 def test_a_word_lights_points_up_and_zoom_keeps_them(page, screenshots):
-    box = page.page.get_by_placeholder("light up: a word")
+    box = page.page.get_by_placeholder("highlight: a word")
     box.fill(
         page.page.locator(".clipattr-table tbody tr td bdi").first.inner_text().strip("?").split(" · ")[-1]
     )

@@ -236,7 +236,7 @@ def test_ten_findings_are_judged_in_sixty_actions(analyst, screenshots, request)
 def test_a_latent_is_found_on_the_map_by_a_word(analyst, screenshots, request):
     page = analyst.page
     analyst.tab("Map", ".clipattr-scatter[data-gen]")
-    word = page.get_by_placeholder("light up: a word")
+    word = page.get_by_placeholder("highlight: a word")
     if word.input_value() != "anchor":
         analyst.write(word, "anchor")
     page.wait_for_selector(".clipattr-note:has-text('lit up')")

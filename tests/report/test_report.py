@@ -292,7 +292,7 @@ def test_a_finding_by_writing_says_what_writing_adds_and_no_other_does(finding):
     assert (
         "become active when the prompt is written" in page and "The evaluator names its examples" not in page
     )
-    assert "switched off inside the model" not in page and "when this family is switched off" not in page
+    assert "are ablated inside the model" not in page and "when this family is ablated" not in page
     plain = report.page(Findings([finding(kind="typography")]))
     assert plain.count("falls by 30.0 points") == 2 and "is written on pictures" not in plain
 

@@ -238,7 +238,7 @@ def test_evidence_is_told_in_the_reports_words(study, finding):
     evidence = {"seen": 1.02, "left_covered": None, "standing": 0.4, "odd <b>": [1, 2]}
     rows = FindingsState(study, [finding(evidence=evidence)]).evidence
     said = {name: (value, why) for name, value, why in rows}
-    assert "left when covered" not in said and said["odd <b>"][0] == "1, 2"
+    assert "left when occluded" not in said and said["odd <b>"][0] == "1, 2"
     assert said["seen in them"][0].startswith("102") and "evaluator" in said["seen in them"][1]
 
 

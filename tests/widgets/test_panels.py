@@ -478,7 +478,7 @@ def test_words_and_prompts_of_a_latent_and_findings_of_a_prompt_open_what_they_n
 def test_a_study_without_an_audit_shows_no_judging_and_only_words_that_fit_are_listed(study):
     panel = FindingsPanel(study)
     assert panel.detail.layout.display == panel.mending.layout.display == "none"
-    assert panel.list.empty_text == "nothing was audited yet"
+    assert panel.list.empty_text == "no audit yet"
     panel.close()
     panel = LatentPanel(study, latent=3)
     panel.state.words = [("one", 0.2), ("two", 0.0), ("three", -0.1)]
