@@ -263,7 +263,7 @@ def test_every_prompt_has_its_verdict_and_silence_is_not_praise(finding):
     assert "<b>yak nothing found 14" in read.text and "3.1" in read.text
     assert "no <pictures> ; Did you mean kite ?" in read.text
     silent = Page(report.page(Findings([], None, {"prompts_audited": 1}, verdicts[2:])))
-    assert "None of the 1 audited prompts could be judged, so this page says nothing" in silent.text
+    assert "None of the 1 audited prompts could be judged, so this page makes no statement" in silent.text
     assert "No unexpected reliance" not in silent.text
 
 
