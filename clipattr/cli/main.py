@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except Exception as error:
         if is_out_of_memory(error):
-            say(f"error: memory did not suffice ({str(error)[:200] or type(error).__name__}). {KEPT}")
+            say(f"error: out of memory ({str(error)[:200] or type(error).__name__}). {KEPT}")
             return BAD_INPUT
         say(
             f"internal error of clipattr: {type(error).__name__}: {error}. Run again with --debug and report the output"

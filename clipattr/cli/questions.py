@@ -50,7 +50,7 @@ def demo(arguments: argparse.Namespace) -> int:
     for number, finding in enumerate(striking(findings), 1):
         effect = finding.causal_effect
         change = "rises" if (effect.value < 0) is not finding.by_writing else "falls"
-        when = "written on pictures" if finding.by_writing else "switched off"
+        when = "written on pictures" if finding.by_writing else "ablated"
         print(
             f"  {number}. The score of “{visible(finding.prompt, 24)}” {change} by {abs(effect.value) * 100:.1f} "
             f"points when “{visible(finding.label or NO_LABEL, 24)}”\n     is {when} ({kind_word(finding.kind)}).",
@@ -170,7 +170,7 @@ def verify(arguments: argparse.Namespace) -> int:
     ]  # fmt: skip
     print_table(("PROMPT", "rests on", "in pixels", "edit", "removal", "transplant"), rows, out)
     counts = ", ".join(f"{sum(p['verdict'] == verdict for p in told)} {verdict}" for verdict in VERDICTS)
-    print(f"\n{counts}; removal and transplant in points, beyond a control edit.", file=out)
+    print(f"\n{counts}; removal and transplant are in points, minus those of a control edit.", file=out)
     return OK
 
 
@@ -351,7 +351,16 @@ def _print_findings(findings: Findings, out: Any, listed: int = LISTED) -> None:
     if not len(findings):
         return
     ordered = sorted(findings, key=lambda f: -f.causal_effect.value)
-    names = ("prompt", "rests on", "kind", "reliance", "alignment", "causal effect", "95 % interval", "sure")
+    names = (
+        "prompt",
+        "rests on",
+        "kind",
+        "reliance",
+        "alignment",
+        "causal effect",
+        "95 % interval",
+        "confidence",
+    )
     print(file=out)
     print_table(names, [_row(finding) for finding in ordered[:listed]], out, numbers=(3, 4, 5, 6, 7))
     if len(ordered) > listed:
@@ -365,7 +374,7 @@ def _print_verdicts(findings: Findings, out: Any) -> None:
     if silent:
         print(
             f"{counted(len(silent) - len(unjudged), 'prompt')}: nothing found; {len(unjudged):,}: cannot be judged. "
-            "The report, JSON and CSV say of each what could have been seen.",
+            "The report, JSON and CSV give the smallest detectable effect of each.",
             file=out,
         )
     shown = silent if len(findings.verdicts) <= TOLD else unjudged

@@ -100,7 +100,8 @@ VERBS = (
             argument("--evaluator", metavar="MODEL", help="an independent CLIP that names latents"),
             prompts_from("labels, else the vocabulary"),
             PROMPT,
-            argument("--laws", action="store_true", help="audit the study MODEL after changes that must not matter"),
+            argument("--laws", action="store_true", help="MODEL is a study: audit it again after changes that must "
+                     "not change its findings"),
         ),
     ),
     Verb(
@@ -126,7 +127,7 @@ VERBS = (
             argument("--store", metavar="DIR", help="store that `clipattr encode` wrote for these pictures"),
             SITE,
             *TRAINING,
-            argument("--holdout", metavar="SHARE", type=share, help="share of pictures held out for measuring effects"),
+            argument("--holdout", metavar="SHARE", type=share, help="fraction of pictures held out to measure effects"),
             BATCH,
             argument("--seed", type=int, default=0, help="seed of training and of the held-out pictures (default: 0)"),
             argument("--overwrite", action="store_true", help="replace another study in DIR"),
@@ -135,7 +136,7 @@ VERBS = (
     ),
     Verb(
         "encode",
-        "keep a model's activations on disk; resumes",
+        "store a model's activations on disk; resumes",
         "clipattr encode ViT-B-32:openai photos/ --out photos.acts",
         jobs.encode,
         (
@@ -175,7 +176,7 @@ VERBS = (
     ),
     Verb(
         "convert",
-        "convert another project's dictionary to our format",
+        "convert another project's dictionary to clipattr's",
         "clipattr convert downloads/sae.pt --out photos.sae --set k=64 --site image.-1.cls",
         jobs.convert,
         (
@@ -254,11 +255,11 @@ VERBS = (
         "clipattr baseline accept audit.json --out accepted.json --note release-1.2",
         releases.baseline,
         (
-            argument("action", choices=("accept",), help="what to do"),
+            argument("action", choices=("accept",), help="accept: make a baseline of these audits"),
             argument("audits", metavar="FINDINGS", nargs="+", help="JSON of audits of one model, read by a person; "
                      "several with different dictionaries reduce false alarms"),
             argument("--out", metavar="FILE", required=True, help="the baseline, for `audit --baseline`"),
-            argument("--note", default="", help="kept with it"),
+            argument("--note", default="", help="text stored in the baseline, e.g. why it was accepted"),
         ),
     ),
     Verb(
@@ -340,8 +341,8 @@ VERBS = (
             argument("--lesions", metavar="DIR", help="skin lesions with a table (ISIC, HAM10000); lesions: the "
                      "bundled synthetic ones"),
             argument("--lesions-table", metavar="FILE", help="metadata of the lesions, if it is not in their folder"),
-            argument("--strata", metavar="COLUMN", help="column of the lesions' table whose values are reported one "
-                     "by one"),
+            argument("--strata", metavar="COLUMN", help="column of the lesions' table whose values are reported "
+                     "separately"),
             argument("--truth", metavar="[MODEL=]FILE", action="append", default=[], help="planted reliances, JSON: "
                      "a list of prompt, cause, kind; repeated with MODEL="),
             argument("--only", metavar="NAME", action="append", help="one experiment; may be repeated"),
@@ -349,7 +350,7 @@ VERBS = (
             argument("--small", action="store_true", help="a form for a few thousand pictures"),
             argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="one size, e.g. "
                      "n_latents=4096"),
-            argument("--plan", action="store_true", help="estimate the cost, and measure nothing"),
+            argument("--plan", action="store_true", help="estimate time and memory, and stop"),
             *ENGINE,
         ),
     ),

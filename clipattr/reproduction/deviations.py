@@ -28,7 +28,7 @@ PACKAGES = (
     "matplotlib",
     "pillow",
 )
-ITS_PICTURES = 1_281_167  # of ImageNet-1k's training set, which the paper's latents are read off
+ITS_PICTURES = 1_281_167  # of ImageNet-1k's training set, on which the paper interprets latents
 
 
 def versions() -> dict[str, str]:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def deviations(run: Run, results: Sequence[Result]) -> list[str]:
-    """What this run does otherwise than the protocol, one sentence each."""
+    """Differences between this run and the protocol, one sentence each."""
     inputs, sizes, protocol = run.inputs, run.sizes, run.inputs.protocol
     found: list[str] = []
     own = {f"{name}:{weights}" for name, weights in protocol.variants}

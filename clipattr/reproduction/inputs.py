@@ -111,7 +111,7 @@ class Inputs:
         if prompts is None and not any(pictures.columns["label"]):
             notes.append(
                 "the pictures have no labels, so words of the vocabulary are the prompts, whether or not pictures show "
-                "them; give prompts=, or one folder a class"
+                "them; give prompts=, or one folder per class"
             )
         return cls(
             protocol=protocol,

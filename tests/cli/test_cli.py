@@ -462,7 +462,7 @@ def test_a_full_disk_and_lack_of_memory_are_told_with_what_to_do(
     monkeypatch.setattr(run, "audit", poor)
     capsys.readouterr()
     assert main(order) == 2
-    assert "error: memory did not suffice (MemoryError)" in capsys.readouterr().err
+    assert "error: out of memory (MemoryError)" in capsys.readouterr().err
 
 
 def test_places_given_to_the_server_do_not_depend_on_the_current_folder(tmp_path, monkeypatch):

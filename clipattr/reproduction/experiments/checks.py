@@ -284,7 +284,7 @@ def _pixel_conclusion(values: Values) -> Conclusion:
     sentence = f"Of the findings that an edit can test, {shown(share, 100, 0)} % are confirmed ({counts})."
     control = _confirmed(values, "control")
     if control.known:
-        sentence += f" With the prompts of other pictures in their place, {shown(control, 100, 0)} % are."
+        sentence += f" With prompts of other pictures instead, {shown(control, 100, 0)} % are."
     return Conclusion(
         decide(share, HALF), sentence, {"confirmed": share, "confirmed_of_other_prompts": control}
     )
@@ -326,7 +326,7 @@ PIXELS = Experiment(
     conclude=_pixel_conclusion,
     draw=_pixel_figure,
     cost=_verified_cost,
-    assumes="as many findings as the plan counts with, in some models none; every fourth is also tested with another "
-    "prompt; a test makes two thirds of the forward passes that it may",
+    assumes="as many findings as the plan expects, in some models none; every fourth is also tested with another prompt; "
+    "a test uses two thirds of the forward passes that it is allowed",
     needs=("counts",),
 )

@@ -239,7 +239,7 @@ def _conclude(values: Values) -> Conclusion:
     beside = f"; that of nearest class means {100 * means[MEANS]:.1f}" if MEANS in means else ""
     pairs = len(gaps(values, 1.0)[PROBE])
     sentence = (
-        f"With a mark that goes with the classes in all training pictures, the worst group of a probe falls "
+        f"With a mark that coincides with the classes in all training pictures, the worst group of a probe falls "
         f"{100 * means['probe']:.1f} percentage points behind its mean, that of prompts {100 * means['prompts']:.1f}"
         f"{beside}; difference {shown(total, 100, 1)} over {pairs} pairs of model and mark (without a "
         f"correlation {shown(none, 100, 1)}). The correlation adds {shown(rise, 100, 1)} to the probe's gap."
