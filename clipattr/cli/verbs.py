@@ -228,7 +228,7 @@ VERBS = (
         questions.audit,
         (
             STUDY,
-            prompts_from("vocabulary"),
+            prompts_from("labels of the pictures, else the vocabulary"),
             PROMPT,
             CSV,
             HTML,

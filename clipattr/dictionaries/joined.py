@@ -46,8 +46,8 @@ def joined_dictionary(
 ) -> Dictionary:
     """Fit named directions and train latents on the same activations, as one dictionary.
 
-    A word gets a direction where a linear reading of the activation tells held-out rows that show it from others more
-    often than chance (hypergeometric, 0.001 over all words). Which rows show it is what the evaluator says
+    A word gets a direction if a linear reading of the activation separates held-out rows that show it from others
+    better than chance (hypergeometric test, 0.001 over all words). Which rows show it is what the evaluator says
     (`soft_labels`); the reading, the direction and their effects are the audited model's.
 
     Args:

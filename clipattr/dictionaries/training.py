@@ -58,8 +58,8 @@ def train_saes(
         options: the fields of `Schedule` and `Job`, and without recipes those of `Recipe`.
 
     Returns:
-        One dictionary per recipe and seed, recipe after recipe. `info` tells FVU, L0 and how it was trained, with
-        gamma = |mean| / deviation of the data.
+        One dictionary per recipe and seed, recipe after recipe. `info` records FVU (fraction of variance unexplained),
+        L0, the training settings, and gamma = |mean| / deviation of the data.
 
     Raises:
         DictionaryError: settings that do not fit, activations with NaN or of no variation, a diverging loss, or a

@@ -107,7 +107,8 @@ def check(
         model, images, vocabulary, evaluator: as for `build_study`. prompts: to be audited; by default the labels, or
             the vocabulary.
         holdout: share of pictures that will be held out.
-        pictures: looked at, at most, evenly spread. seconds: for the forward passes; fewer pictures are then looked at.
+        pictures: largest number of pictures to encode, evenly spread.
+        seconds: time for the forward passes; if it does not suffice, fewer pictures are encoded.
 
     Returns:
         A `Check`, one line per question; `is_usable` is False if a line is bad.

@@ -79,8 +79,8 @@ class Comparison:
     def frame(self) -> pd.DataFrame:
         """One row for each prompt and cause, shared ones first, in points (cosine × 100).
 
-        Columns: prompt, rests on, kind, models (how many), and for each study its effect with bounds, empty where its
-        audit found none: that is no proof of independence, only of nothing large enough to report.
+        Columns: prompt, rests on, kind, models (how many), and for each study its effect with bounds. It is empty where
+        the study's audit found none, which does not prove independence.
         """
         import pandas as pd
 

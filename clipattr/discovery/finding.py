@@ -24,12 +24,13 @@ class Finding:
     """One unexpected reliance of one prompt on one family of latents.
 
     Attributes:
-        prompt: whose score is concerned.
+        prompt: the prompt whose score the finding is about.
         latents: the family, strongest first.
-        label: what the family stands for by the evaluator; None when no word fits.
+        label: what the family represents, according to the evaluator; None when no word fits.
         kind: one of `KINDS`.
         kind_probability: how sure the kind is, 0 to 1.
         reliance: mean single-latent exact ablation, summed over the family, in raw cosine of the prompt's contrast.
+            Positive: the family raises the contrast.
         causal_effect: fall of the contrast when the whole family is ablated on held-back pictures, raw cosine; where
             the finding is `by_writing`, its rise when the prompt is written on held-back pictures of other objects.
         share: of the positive evidence for the prompt on the pictures concerned, 0 to 1.
@@ -37,7 +38,7 @@ class Finding:
         clarity: how much the family's examples look alike to the evaluator, mean pairwise cosine.
         confidence: probability that removing the cause from pictures would confirm the finding, 0 to 1.
         examples: paths or ids of the family's top examples.
-        evidence: named numbers that led here.
+        evidence: named values that the finding is based on.
 
     >>> import clipattr as ca
     >>> from clipattr.statistics import Interval
@@ -82,7 +83,7 @@ class Finding:
         """Ids of the pictures to show for the family.
 
         Where `shows_cause`, those on which the family is active and which clearly show the label to the evaluator; else
-        the family's strongest, which claim nothing.
+        the family's strongest pictures, which need not show the label.
         """
         named = self.evidence.get("cause_examples" if self.shows_cause else "strongest")
         return tuple(str(one) for one in named) if isinstance(named, list | tuple) else self.examples

@@ -250,7 +250,15 @@ class Findings(Sequence[Finding]):
         return cls([Finding.from_dict(item) for item in listed], study, about, each)
 
     def report(self, path: str | Path, panels: Mapping[str, Any] | None = None) -> Path:
-        """Write one self-contained HTML page, with still forms of `panels` if given; see `clipattr.reporting.page`."""
+        """Write one self-contained HTML page.
+
+        Args:
+            path: the file.
+            panels: {heading: panel, or result of `ca.pairs`}, added at the end as still views.
+
+        Raises:
+            DataError: the folder does not exist or cannot be written.
+        """
         from clipattr.reporting.page import write_report
 
         return write_report(self, path, panels)

@@ -125,8 +125,8 @@ def gate(
             dictionaries can be joined (`accept`).
         previous: the study of the released model, of the same pictures. With it a finding that no accepted one matches
             is new only if its pictures also score higher than they did: this needs no dictionary. Without it, or where
-            the word is known, the same is asked of levels and scores that baseline and audit hold, if both are of the
-            same pictures and vocabulary.
+            the cause's word is known, the levels and scores stored in baseline and audit are compared in the same way,
+            if both are of the same pictures and vocabulary.
 
     Returns:
         The decision as a `Gate`; `outcome` is 'passed', 'failed' or 'cannot be judged'.

@@ -40,7 +40,7 @@ def check_laws(study: Study, prompts: Sequence[str] | None = None) -> Check:
 
     Args:
         study: with dictionary, vocabulary and evaluator, as for `audit`; at most 4,000 of its pictures are read.
-        prompts: asked; by default four with findings, where so many are found among twelve.
+        prompts: the prompts to audit; by default four of twelve that are tried, those with findings first.
 
     Returns:
         A `Check`: a line on the audit itself, and one per law, "bad" where it is broken. Effects may differ by a

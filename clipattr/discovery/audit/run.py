@@ -232,7 +232,8 @@ def audit(
     The findings of a prompt depend on the study and not on the other prompts.
 
     Args:
-        study: a study built at `image.-1.cls`, with a vocabulary and an evaluator. Labels sharpen the answer.
+        study: at a site with one vector per picture and a closed-form tail (`image.embedding`, or `image.-1.cls` where
+            the class token is pooled), with a vocabulary and an evaluator. Labels make the result more precise.
         prompts: texts, or `Prompt(text, means=...)`; default the pictures' labels, or the vocabulary without labels.
         settings: thresholds, with their units and reasons.
         background: texts whose mean similarity is subtracted, so that a latent that raises every prompt equally does
@@ -246,12 +247,13 @@ def audit(
             on with the next prompt; delete it once the findings are saved. None: nothing is kept.
 
     Returns:
-        findings, largest causal effect first, and a verdict for every prompt. Reliance and effects are raw cosine of
-        the prompt's contrast.
+        `Findings`, largest causal effect first, with a verdict for every prompt. Reliance and effects are in raw cosine
+        of the prompt's contrast. Positive: the family raises the prompt's score.
 
     Raises:
-        TargetError: no prompts, or an empty one. SiteError: a study at another site. StudyError: a study without
-            live latents or vocabulary. DataError: the checkpoint cannot be written, or another process uses it.
+        TargetError: no prompts, a blank one, or one text with two meanings. SiteError: a study at another site.
+        StudyError: a study without live latents or vocabulary. DataError: the checkpoint cannot be written, or another
+        process uses it.
 
     Source: Dreyer et al. 2025, arXiv:2505.20229 (reliance on latents); Bhalla et al. 2024, arXiv:2402.10376 (concepts).
 

@@ -22,9 +22,9 @@ class PixelSettings:
         text: whether regions of text are tried, by an OCR detector that needs the extra "ocr".
         least_recall: share of known words, written into the study's own pictures, that the detector must find for its
             regions to be tried.
-        silenced: fraction of the family's codes that the edit must take away for the finding to be testable.
+        silenced: fraction of the family's codes that the edit must remove for the finding to be testable.
         selective: by how much more than its control it must take away.
-        area: what a whole picture of changed pixels counts against an edit, in fractions of silenced codes.
+        area: penalty of an edit that changes the whole picture, in fractions of silenced codes.
         least_effect: change of the contrast over the control's, in spreads of the prompt's contrast over the study,
             that removal and transplant must reach on average, each with an interval above zero. Any value from 0.15 to
             0.3 gives the same verdicts.

@@ -288,8 +288,8 @@ def repair(
 ) -> Repair:
     """Remove unexpected reliances from a model or a classifier.
 
-    All pictures labelled with a prompt count as its own, also those of another sense of its word. Several prompts go
-    together only as far as all of them cost a point of accuracy or less (`rows.py`; `classifier().about["together"]`).
+    All pictures labelled with a prompt count as its own, also those of another sense of its word. Several prompts are
+    repaired together only while they cost at most one point of accuracy together (`classifier().about["together"]`).
 
     Args:
         study: source of the findings; directions are estimated from its pictures that are not held out.

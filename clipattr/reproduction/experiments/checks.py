@@ -326,7 +326,7 @@ PIXELS = Experiment(
     conclude=_pixel_conclusion,
     draw=_pixel_figure,
     cost=_verified_cost,
-    assumes="as many findings as the plan expects, in some models none; every fourth is also tested with another prompt; "
-    "a test uses two thirds of the forward passes that it is allowed",
+    assumes="as many findings as the plan expects, in some models none; every fourth is also tested with another "
+    "prompt; a test uses two thirds of the forward passes that it is allowed",
     needs=("counts",),
 )
