@@ -147,7 +147,7 @@ def check(
 def _about_pictures(images: Images, sample: Sample) -> Line:
     bad = images.skipped
     labelled = sum(label is not None for label in images.columns["label"])
-    text = f"{len(images):,}, {labelled:,} with a label; {len(sample.places):,} looked at"
+    text = f"{len(images):,}, {labelled:,} with a label; {len(sample.places):,} sampled"
     if bad:
         text += f"; {len(bad):,} cannot be read, first {bad[0][0]!r}: {bad[0][1]}"
     return Line(
@@ -236,7 +236,7 @@ def _about_evaluator(model: Model, judge: Model, sample: Sample) -> Line:
         return Line(
             "evaluator",
             LOOK,
-            "the audited model itself, which shares its own confusions; name an independent CLIP (--evaluator)",
+            "the audited model itself, which has the same confusions; give an independent CLIP (--evaluator)",
         )
     value, names = _label_auc(judge, sample.evaluator, sample.labels)
     if value is None:

@@ -116,11 +116,13 @@ class PromptVerdict:
         least = (
             ""
             if self.smallest_effect is None
-            else f"; of what its latents distinguish, an effect of {least_points(self.smallest_effect)} points would "
-            "have been seen"
+            else f"; smallest detectable effect, where a latent responds to the cause: "
+            f"{least_points(self.smallest_effect)} points"
         )
         confused = (
-            f"; its text is taken for {', '.join(self.confused_with[:4])}" if self.confused_with else ""
+            f"; the model confuses its text with {', '.join(self.confused_with[:4])}"
+            if self.confused_with
+            else ""
         )
         missing = f"; {counted(self.unopened, 'picture')} could not be opened" if self.unopened else ""
         return f"{told} in {pictures}{least}{confused}{missing}."

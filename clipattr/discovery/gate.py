@@ -195,7 +195,7 @@ def _judge(
             return Judgement(finding, KNOWN, f"accepted: the same {reason}", accepted)
     rise = None if compared is None or finding.by_writing else compared.of(finding.prompt, finding.label)
     if rise is not None and not rise.low > 0:
-        why = f"its cause adds {rise.points()} points against the released model, as two trainings may differ"
+        why = f"its cause adds {rise.points()} points more than in the released model: within two trainings' spread"
         return Judgement(finding, KNOWN, why, accepted)
     level_rise = risen.of(finding)
     if levels is not None and (finding.by_writing or rise is None or level_rise is None):
@@ -205,14 +205,14 @@ def _judge(
         most = max(now, 0.0) if finding.by_writing else finding.causal_effect.value - before
         readable = not finding.by_writing or now > 0 or now == then
         if math.isfinite(now - then) and readable and now - then <= LEAST_RISE * most:
-            why = f"its pictures score {(now - then) * 100:+.1f} points against the previous model"
+            why = f"its pictures score {(now - then) * 100:+.1f} points more than in the previous model"
             return Judgement(finding, KNOWN, why, accepted)
     elif level_rise is not None:
         measure = (
             max(risen.written(finding), 0.0) if finding.by_writing else finding.causal_effect.value - before
         )
         if level_rise <= LEAST_LEVEL_RISE * measure:
-            why = f"its cause adds {level_rise * 100:+.1f} points against the baseline, on the same pictures"
+            why = f"its cause adds {level_rise * 100:+.1f} points more than in the baseline, on the same pictures"
             return Judgement(finding, KNOWN, why, accepted)
     if accepted is None:
         return Judgement(finding, NEW, "no accepted finding has this prompt and cause")

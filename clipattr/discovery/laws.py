@@ -95,7 +95,7 @@ def check_laws(study: Study, prompts: Sequence[str] | None = None) -> Check:
         Line(
             "permuted codes",
             BAD if by_chance else GOOD,
-            f"{counted(by_chance, 'finding')} where none can be",
+            f"{counted(by_chance, 'finding')}; none is expected",
             {"findings": by_chance},
         )
     )
@@ -118,14 +118,14 @@ def _compared(name: str, expected: list[dict[str, Any]], got: list[dict[str, Any
         return Line(
             name,
             BAD,
-            f"broken: {counted(len(lost), 'finding')} went, {len(new)} came",
+            f"broken: {counted(len(lost), 'finding')} lost, {len(new)} added",
             {"went": len(lost), "came": len(new)},
         )
     for left, right in zip(expected, got, strict=True):
         one, other = left["causal_effect"]["value"], right["causal_effect"]["value"]
         if abs(one - other) > CLOSE * abs(one) + 1e-6:
             return Line(
-                name, BAD, f"broken: an effect of {left['prompt']!r} went from {one:.4f} to {other:.4f}"
+                name, BAD, f"broken: an effect of {left['prompt']!r} changed from {one:.4f} to {other:.4f}"
             )
     return Line(name, GOOD, "holds")
 

@@ -82,7 +82,7 @@ def test_an_unmatched_finding_is_new_only_if_its_word_stands_out_among_all_words
     assert (judged.outcome == "new") == (outcome == "failed")
     if label == "snow":
         assert rise.low <= 0 and judged.why.endswith(
-            "against the released model, as two trainings may differ"
+            "more than in the released model: within two trainings' spread"
         )
         assert rise.points() in judged.why
 

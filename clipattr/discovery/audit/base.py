@@ -82,16 +82,17 @@ class Base:
     def __init__(self, study: Study, settings: Settings) -> None:
         if not study.site.is_single or study.site.tail(study.model) is None:
             raise SiteError(
-                "audit needs one vector a picture with a closed-form tail: image.embedding, or image.-1.cls where the "
-                f"class token is pooled. This study was built at {study.site}; build one there."
+                "an audit needs one vector per picture with a closed-form tail: image.embedding, or image.-1.cls "
+                f"where the class token is pooled. This study was built at {study.site}; build one there."
             )
         if not len(study.vocabulary):
             raise StudyError(
-                "audit names what models rely on; this study has no vocabulary. Build it with vocabulary=..."
+                "an audit names causes by words of a vocabulary, and this study has none. Build it with vocabulary=..."
             )
         if not bool((study.examples.counts > 0).any()):
             raise StudyError(
-                "No latent of this study has an example: its dictionary never fires on these pictures."
+                "No latent of this study has an example: its dictionary never fires on these pictures. Build it with "
+                "another."
             )
         self.templates = tuple(study.manifest.get("plan", {}).get("meaning", {}).get("templates") or ("{}",))
         self.study, self.settings, self.opener = study, settings, Opener(study.images)

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     WEAK = "ablating the family does not lower the prompt enough"
     ABSENT = "it is not significantly more frequent on the prompt's pictures than elsewhere"
     NO_LEVEL = "pictures that show it without the prompt do not have a higher score for the prompt"
-    TEXT = "the likeness of the two texts explains the score"
+    TEXT = "the similarity of the two texts explains the score"
     NOT_ITS_OWN = "the family does not depend on it"
     NAMELESS = "its word does not predict where it fires on the measuring half"
     TOLD = "another finding says the same"

@@ -307,14 +307,15 @@ def decide(settings: PixelSettings, measured: Mapping[str, Any], spread: float) 
     removal, transplant = measured["removal"], measured["transplant"]
     if silenced < settings.silenced or silenced - control < settings.selective:
         return "untestable", (
-            f"no edit takes the cause out: the best silences {silenced:.0%} of the family, its control {control:.0%}"
+            f"no edit removes the cause: the best removes {silenced:.0%} of the family's activation, its control "
+            f"{control:.0%}"
         )
     mean = (removal.value + transplant.value) / 2
     half = math.hypot(removal.high - removal.value, transplant.high - transplant.value) / 2
     if min(removal.low, transplant.low) > 0 and mean >= settings.least_effect * spread:
         return "confirmed", "the score falls without the cause and rises with it"
     if mean + half < settings.excluded * spread:
-        return "contradicted", "the family becomes inactive without the cause, the score hardly moves"
+        return "contradicted", "the family becomes inactive without the cause, but the score hardly changes"
     return "untestable", "the effects are too uncertain on so few pictures"
 
 
