@@ -85,6 +85,17 @@ def even_batch(rows: int, largest: int = 4096) -> int:
     return max(1, rows // max(1, -(-rows // largest)))
 
 
+def sample_of(source: Source, rows: int, batch: int, seed: int = 0) -> Tensor:
+    """At most `rows` random activations of a source, read in batches, float32 on the CPU."""
+    parts, found = [], 0
+    for part in source.shuffled(batch, seed, 0):
+        parts.append(part.float().cpu())
+        found += len(part)
+        if found >= rows:
+            break
+    return torch.cat(parts)[:rows]
+
+
 def as_source(acts: Any) -> Source:
     """The activations as a source: itself if it is one, else a tensor, array or memory map wrapped."""
     return acts if isinstance(acts, Source) else Rows(acts)

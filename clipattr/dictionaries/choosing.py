@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.dictionaries.batches import Source, as_source
+from clipattr.dictionaries.batches import as_source, sample_of
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.objective import check_options
 from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule, split_options
@@ -164,7 +164,7 @@ def choose_sae(
     kept = affordable(asked, schedule, source.width, budget)
     job = {one.name: options[one.name] for one in fields(Job) if one.name in options}
     made = train_saes(source, kept, seeds=(seed,), **asdict(schedule), **job)
-    sample = sample_of(source, schedule.data_seed + 1)
+    sample = sample_of(source, JUDGED, max(1, min(1024, len(source))), schedule.data_seed + 1)
     tried = []
     for recipe, one in zip(kept, made, strict=True):
         figures = score_without_truth(one, sample)
@@ -238,18 +238,6 @@ def told_choice(dictionary: Dictionary) -> list[str]:
         *(f"left out for the budget: {one}." for one in choice["left_out"]),
         f"chosen: {choice['why']}.",
     ]
-
-
-def sample_of(source: Source, seed: int, rows: int = JUDGED) -> Tensor:
-    """At most `rows` random activations of a source, float32 on the CPU."""
-    parts, found = [], 0
-    batch = max(1, min(1024, len(source)))
-    for part in source.shuffled(batch, seed, 0):
-        parts.append(part.float().cpu())
-        found += len(part)
-        if found >= rows:
-            break
-    return torch.cat(parts)[:rows]
 
 
 def score_without_truth(dictionary: Dictionary, acts: Tensor) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,7 @@ class SparseCodes:
         """(batch,) int64: active entries of each row (its L0)."""
         if self.offsets is None:
             return (self.values != 0).sum(-1)
-        filled = torch.zeros(len(self.values) + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(self.values != 0, 0, out=filled[1:])
+        filled = offsets_of(self.values != 0)
         return filled[self.offsets[1:]] - filled[self.offsets[:-1]]
 
     def starts(self) -> Tensor:
@@ -133,37 +132,30 @@ class SparseCodes:
                     f"Row {which} was asked for; these codes have {self.batch} rows, counted from 0."
                 )
             which = slice(index, index + 1)
-        stats = self.row_stats
         if isinstance(which, slice):
             start, stop, step = which.indices(self.batch)
             if step == 1:
-                stop = max(start, stop)
-                stats = None if stats is None else stats[start:stop]
-                if self.offsets is None:
-                    return SparseCodes(
-                        self.indices[start:stop], self.values[start:stop], self.n_latents, None, stats
-                    )
-                first, last = int(self.offsets[start]), int(self.offsets[stop])
-                return SparseCodes(
-                    self.indices[first:last],
-                    self.values[first:last],
-                    self.n_latents,
-                    self.offsets[start : stop + 1] - first,
-                    stats,
-                )
+                return self._from_to(start, max(start, stop))
             which = torch.arange(start, stop, step)
         chosen = torch.as_tensor(which, device=self.device)
-        if chosen.dtype == torch.bool:
-            chosen = chosen.nonzero().squeeze(-1)
-        chosen = chosen.long()
-        stats = None if stats is None else stats[chosen]
+        chosen = chosen.nonzero().squeeze(-1) if chosen.dtype == torch.bool else chosen.long()
+        entries, offsets = chosen, None
+        if self.offsets is not None:
+            lengths = self.offsets.diff()[chosen]
+            offsets = offsets_of(lengths)
+            shift = (self.offsets[:-1][chosen] - offsets[:-1]).repeat_interleave(lengths)
+            entries = torch.arange(int(offsets[-1]), device=self.device) + shift
+        return self._taken(entries, offsets, chosen)
+
+    def _from_to(self, start: int, stop: int) -> SparseCodes:
+        """Views of consecutive rows."""
         if self.offsets is None:
-            return SparseCodes(self.indices[chosen], self.values[chosen], self.n_latents, None, stats)
-        lengths = self.offsets.diff()[chosen]
-        offsets = torch.zeros(len(chosen) + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        shift = (self.offsets[:-1][chosen] - offsets[:-1]).repeat_interleave(lengths)
-        entries = torch.arange(int(offsets[-1]), device=self.device) + shift
+            return self._taken(slice(start, stop), None, slice(start, stop))
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        return self._taken(slice(first, last), self.offsets[start : stop + 1] - first, slice(start, stop))
+
+    def _taken(self, entries: slice | Tensor, offsets: Tensor | None, rows: slice | Tensor) -> SparseCodes:
+        stats = None if self.row_stats is None else self.row_stats[rows]
         return SparseCodes(self.indices[entries], self.values[entries], self.n_latents, offsets, stats)
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> SparseCodes:
@@ -174,9 +166,9 @@ class SparseCodes:
         if self.offsets is not None:
             return self
         keep = self.values != 0
-        offsets = torch.zeros(self.batch + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(keep.sum(-1), 0, out=offsets[1:])
-        return SparseCodes(self.indices[keep], self.values[keep], self.n_latents, offsets, self.row_stats)
+        return replace(
+            self, indices=self.indices[keep], values=self.values[keep], offsets=offsets_of(keep.sum(-1))
+        )
 
     def to_fixed(self, k: int | None = None) -> SparseCodes:
         """The same codes as (batch, k), padded with zeros; k defaults to the longest row.
@@ -199,7 +191,7 @@ class SparseCodes:
         places = torch.arange(len(rows), device=self.device) - csr.offsets[:-1][rows]
         indices[rows, places] = csr.indices
         values[rows, places] = csr.values
-        return SparseCodes(indices, values, self.n_latents, None, self.row_stats)
+        return replace(self, indices=indices, values=values, offsets=None)
 
     def to_dense(self) -> Tensor:
         """(batch, n_latents) floats, for tests and small controls; for large dictionaries this exceeds memory."""
@@ -238,8 +230,7 @@ class SparseCodes:
         chosen = torch.zeros(self.n_latents, dtype=torch.bool, device=self.device)
         chosen[torch.as_tensor(latents, dtype=torch.int64, device=self.device)] = True
         wanted = chosen[self.indices.long()] == keep
-        values = torch.where(wanted, self.values, torch.zeros_like(self.values))
-        return SparseCodes(self.indices, values, self.n_latents, self.offsets, self.row_stats)
+        return replace(self, values=torch.where(wanted, self.values, torch.zeros_like(self.values)))
 
     @staticmethod
     def cat(parts: Sequence[SparseCodes]) -> SparseCodes:
@@ -265,9 +256,7 @@ class SparseCodes:
         if parts[0].offsets is None:
             return SparseCodes(indices, values, parts[0].n_latents, None, stats)
         lengths = torch.cat([part.offsets.diff() for part in parts if part.offsets is not None])
-        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=values.device)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        return SparseCodes(indices, values, parts[0].n_latents, offsets, stats)
+        return SparseCodes(indices, values, parts[0].n_latents, offsets_of(lengths), stats)
 
     @staticmethod
     def from_dense(dense: Tensor, k: int | None = None) -> SparseCodes:
@@ -285,8 +274,7 @@ class SparseCodes:
             indices = dense.abs().topk(k, dim=-1).indices
             return SparseCodes(indices.int(), dense.gather(-1, indices), n_latents)
         rows, columns = dense.nonzero(as_tuple=True)
-        offsets = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
-        torch.cumsum(torch.bincount(rows, minlength=len(dense)), 0, out=offsets[1:])
+        offsets = offsets_of(torch.bincount(rows, minlength=len(dense)))
         return SparseCodes(columns.int(), dense[rows, columns], n_latents, offsets)
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
@@ -306,7 +294,9 @@ class SparseCodes:
         if self.row_stats is not None:
             tensors["row_stats"] = self.row_stats.contiguous()
         # One metadata entry: safetensors writes several in no fixed order, and equal codes should give equal bytes.
-        head = json.dumps({"schema": SCHEMA, "n_latents": self.n_latents, "digest": _digest(tensors)})
+        head = json.dumps(
+            {"schema": SCHEMA, "n_latents": self.n_latents, "digest": tensors_digest(tensors, by="sha256")}
+        )
         save_tensors(Path(path), tensors, {"clipattr_codes": head})
 
     @staticmethod
@@ -333,7 +323,7 @@ class SparseCodes:
                 f"{path} holds no sparse codes: indices, values and n_latents are needed; it has the tensors "
                 f"{few(sorted(tensors))} and the metadata {few(sorted(meta))}."
             )
-        if "digest" in meta and meta["digest"] != _digest(tensors):
+        if "digest" in meta and meta["digest"] != tensors_digest(tensors, by="sha256"):
             raise DictionaryError(
                 f"{path} is damaged: its numbers differ from the recorded digest. Encode and save the codes again."
             )
@@ -348,8 +338,13 @@ class SparseCodes:
         )
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return tensors_digest(tensors, by="sha256")
+def offsets_of(counts: Tensor) -> Tensor:
+    """(n + 1,) int64: where each of n consecutive groups begins, from their sizes, and the end of the last.
+
+    >>> offsets_of(torch.tensor([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
 def checked_latents(latents: Any, n_latents: int, asked: str = "the call") -> Tensor:

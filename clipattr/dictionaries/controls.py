@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipattr.dictionaries.batches import as_source, even_batch
+from clipattr.dictionaries.batches import as_source, even_batch, sample_of
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.sae import Dictionary, register_kind
 from clipattr.dictionaries.topk import FixedK, TopK
@@ -174,7 +174,7 @@ def kmeans(
     2
     """
     source = as_source(acts)
-    sample = _sample(source, 200_000)
+    sample = sample_of(source, 200_000, even_batch(len(source)))
     if not 1 <= n_latents <= len(sample):
         raise DictionaryError(
             f"k-means needs 1 to {len(sample)} centres for {len(sample)} rows; got {n_latents}."
@@ -199,7 +199,7 @@ def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
 
 def _frozen(source: Any, directions: Tensor, k: int, core: dict[str, Any]) -> Dictionary:
     """A TopK dictionary over fixed directions, with the data's mean and the best common gain."""
-    sample = _sample(source, 20_000)
+    sample = sample_of(source, 20_000, even_batch(len(source)))
     mean = sample.mean(0)
     directions = torch.nn.functional.normalize(directions, dim=1)
     parts: dict[str, Any] = {
@@ -212,16 +212,6 @@ def _frozen(source: Any, directions: Tensor, k: int, core: dict[str, Any]) -> Di
     guess = plain.reconstruct(sample) - mean
     gain = ((sample - mean) * guess).sum() / guess.square().sum().clamp_min(1e-12)
     return TopK(k=k, gain=gain.expand(len(directions)), **parts, **core)
-
-
-def _sample(source: Any, rows: int) -> Tensor:
-    parts, found = [], 0
-    for part in source.shuffled(even_batch(len(source)), 0, 0):
-        parts.append(part.float().cpu())
-        found += len(part)
-        if found >= rows:
-            break
-    return torch.cat(parts)[:rows]
 
 
 def _told(name: str, core: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def fetch(
         raise
     except Exception as error:  # the hub's own errors, those of proxies, of sockets, of disks
         raise DictionaryError(_told(source, revision, error)) from error
-    if sha256 is not None and (found := _sha256(path)) != sha256:
+    if sha256 is not None and (found := file_digest(path, "sha256", 64)) != sha256:
         raise DictionaryError(
             f"{path} from {source} has sha256 {found}, the registry says {sha256}: the file was changed or damaged. "
             f"Delete it and try again, or load it with {HUB}{source} if you trust it."
@@ -147,7 +147,3 @@ def _told(source: str, revision: str | None, error: Exception) -> str:
     else:
         why = "the hub cannot be reached or answered with an error; what was downloaded is kept and resumed next time"
     return f"{HUB}{source} could not be fetched: {why} ({first})."
-
-
-def _sha256(path: Path) -> str:
-    return file_digest(path, "sha256", 64)

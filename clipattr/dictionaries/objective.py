@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipattr.dictionaries.codes import offsets_of
 from clipattr.dictionaries.kernels import bag_sum, top_positive
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DictionaryError
@@ -35,10 +36,8 @@ class Entries:
     @staticmethod
     def of_counts(latents: Tensor, pre: Tensor, counts: Tensor) -> Entries:
         """Entries from the number of them in each row."""
-        offsets = torch.zeros(len(counts) + 1, dtype=torch.int32, device=counts.device)
-        offsets[1:] = counts.cumsum(0)
         rows = torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
-        return Entries(rows, latents.int(), pre, offsets)
+        return Entries(rows, latents.int(), pre, offsets_of(counts).int())
 
     def kept(self, keep: Tensor) -> Entries:
         """Only the entries where `keep`."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from clipattr.dictionaries.codes import SparseCodes
+from clipattr.dictionaries.codes import SparseCodes, offsets_of
 from clipattr.dictionaries.objective import (
     Entries,
     Objective,
@@ -50,9 +49,7 @@ def above(pre: Tensor, bound: Tensor | float) -> SparseCodes:
         bound: one number, or (n_latents,).
     """
     latents, values, counts = positive_entries(pre, bound)
-    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    return SparseCodes(latents, values, pre.shape[1], offsets)
+    return SparseCodes(latents, values, pre.shape[1], offsets_of(counts))
 
 
 @register_objective

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipattr.dictionaries.codes import offsets_of
 from clipattr.dictionaries.kernels import (
     abreast,
     bag_sum,
@@ -136,9 +137,7 @@ class Run:
 
         # By latent, so that every gradient row is one bag and every decoder row is read once.
         latents, order = torch.sort(terms.latents, stable=True)
-        counts = torch.bincount(terms.latents, minlength=objective.n_latents)
-        offsets = torch.zeros(objective.n_latents + 1, dtype=torch.int32, device=x.device)
-        offsets[1:] = counts.cumsum(0)
+        offsets = offsets_of(torch.bincount(terms.latents, minlength=objective.n_latents)).int()
         targets = terms.targets[order]
         inputs = targets if terms.inputs is terms.targets else terms.inputs[order]
         weights = terms.weights[order]

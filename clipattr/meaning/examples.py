@@ -201,7 +201,7 @@ def strongest_token(token_codes: Any, tokens: int, *, how: str = "max") -> tuple
         SparseCodes (batch, n_latents) in CSR, and for each entry the token with the largest value (the first of ties),
         int64.
     """
-    from clipattr.dictionaries.codes import SparseCodes
+    from clipattr.dictionaries.codes import SparseCodes, offsets_of
 
     if how not in ("max", "mean"):
         raise DataError(f"how must be 'max' or 'mean'; got {how!r}.")
@@ -221,13 +221,8 @@ def strongest_token(token_codes: Any, tokens: int, *, how: str = "max") -> tuple
     pooled = values[first]
     if how == "mean":
         pooled = torch.zeros(int(first.sum())).index_add_(0, first.long().cumsum(0) - 1, values) / tokens
-    n_pictures = len(token_codes) // tokens
-    offsets = torch.zeros(n_pictures + 1, dtype=torch.int64)
-    offsets[1:] = torch.bincount(pictures[first], minlength=n_pictures).cumsum(0)
-    codes = SparseCodes(
-        indices=latents[first].int(), values=pooled, n_latents=token_codes.n_latents, offsets=offsets
-    )
-    return codes, token[first]
+    offsets = offsets_of(torch.bincount(pictures[first], minlength=len(token_codes) // tokens))
+    return SparseCodes(latents[first].int(), pooled, token_codes.n_latents, offsets), token[first]
 
 
 def by_latent(codes: Any, rows: Tensor | np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipattr.dictionaries import Dictionary, SparseCodes
+from clipattr.dictionaries.codes import offsets_of
 from clipattr.dictionaries.kernels import bag_sum
 from clipattr.errors import DictionaryError
 from clipattr.meaning.scores import Totals
@@ -154,8 +155,7 @@ def factor_scores(codes: SparseCodes, factors: Tensor | np.ndarray) -> tuple[Ten
     order = torch.from_numpy(np.lexsort((values.numpy(), latents.numpy())))
     rows, latents, values = rows[order].int(), latents[order], values[order]
     counts = torch.bincount(latents, minlength=codes.n_latents)
-    offsets = torch.zeros(codes.n_latents + 1, dtype=torch.int32)
-    offsets[1:] = counts.cumsum(0)
+    offsets = offsets_of(counts).int()
     silent = (len(codes) - counts).float()
     rank = torch.arange(1, len(values) + 1) - offsets[latents] + silent[latents]
     positives = truth.sum(0)
