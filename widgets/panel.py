@@ -15,6 +15,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.storage.files import written
+from clipattr.storage.paths import user_path
 from clipattr_widgets.controls import error_html, status_html
 from clipattr_widgets.desk import Desk, PanelError
 from clipattr_widgets.parts import Pulse
@@ -128,7 +129,7 @@ class Panel(W.VBox):
         Raises:
             PanelError: another suffix.
         """
-        path = Path(path)
+        path = user_path(path)
         data = self.static().as_file(path.suffix.lower())
         with written(path) as partial:
             partial.write_bytes(data)

@@ -5,6 +5,8 @@ is in `splice.py` and the methods. Uses only these attributes of a study: `model
 `latents`, `evaluator`. Start at `attribute`; `splices` gives the same batches to measures and interventions.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from clipattr.attribution.targets import as_target
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.sae import Dictionary
-from clipattr.errors import DictionaryError, TargetError
+from clipattr.errors import DataError, DictionaryError, TargetError
 from clipattr.models.loading import Model, load_model
 from clipattr.sites import Site, activations, acts_and_context
 
@@ -46,8 +48,8 @@ def attribute(
 
     Args:
         source: a study, or a model (anything `load_model` takes) together with `dictionary`.
-        images: one picture or many: records or a whole `Images`, PIL pictures, (H, W, 3) uint8 arrays, paths, or
-            prepared pixels (batch, 3, H, W). At a site of the text tower: one text or several.
+        images: one picture or many: records or a whole `Images`, PIL pictures, (H, W, 3) uint8 arrays, paths, prepared
+            pixels (batch, 3, H, W), or the id of one of a study's pictures. At a text site: one text or several.
         target: a prompt, several prompts, a `Target` such as `Contrast("kite", "bat")`, or a function of the
             embedding. For texts also `ImageSimilarity(pictures)`, an image embedding (embed,), or another text.
         dictionary, site: override the study's; needed where `source` is a model. The site defaults to the
@@ -174,6 +176,15 @@ def splices(source: Any, images: Any, target: Any, **options: Any) -> Iterator[t
     return ((names, splice) for names, _, splice in placed_splices(source, images, target, **options))
 
 
+def _named(source: Any, site: Site, images: Any) -> Any:
+    """The study's picture of an id, where a text is one and names no file; anything else unchanged."""
+    own = getattr(source, "images", None)
+    if isinstance(images, str) and own is not None and site.tower == "image" and not os.path.exists(images):
+        with contextlib.suppress(DataError):
+            return own[images]
+    return images
+
+
 def placed_splices(
     source: Any,
     images: Any,
@@ -199,7 +210,7 @@ def placed_splices(
             f"the baseline has {len(reference)} rows of codes; 1 for all, {rows} for one picture, or "
             f"{rows * count(images)} for one baseline per picture are needed."
         )
-    for names, places, pixels in input_batches(model, site, images, batch, start):
+    for names, places, pixels in input_batches(model, site, _named(source, site, images), batch, start):
         acts, context = read_site(model, pixels, site)
         codes = _codes_of_inputs(model, dictionary, site, pixels)
         own = reference

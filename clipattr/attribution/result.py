@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from clipattr.attribution.result_files import TENSORS, read_result, write_result
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.errors import DataError, TargetError
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,7 +350,7 @@ class Attribution:
         Raises:
             DataError: a full disk or a folder that cannot be written.
         """
-        write_result(self, Path(path))
+        write_result(self, user_path(path))
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
@@ -358,7 +359,7 @@ class Attribution:
         Raises:
             DataError: not such a file, or of a newer schema.
         """
-        return Attribution(**read_result(Path(path)))
+        return Attribution(**read_result(user_path(path)))
 
     def _target(self, target: int) -> int:
         if not -self.n_targets <= target < self.n_targets:

@@ -34,6 +34,7 @@ from clipattr.errors import DataError
 from clipattr.storage.documents import read_json, schema_complaint
 from clipattr.storage.files import digest_parts, file_digest, sweep, tensor_bytes, write_text
 from clipattr.storage.locks import locked
+from clipattr.storage.paths import user_path
 
 SCHEMA = 1
 MANIFEST = "attributions.json"
@@ -50,7 +51,7 @@ class Attributions:
         Raises:
             DataError: no such folder, one that is not finished, or one of a newer schema.
         """
-        self.path = Path(path)
+        self.path = user_path(path)
         again = "stream(...) with the same arguments"
         try:
             manifest = read_json(self.path / MANIFEST)
@@ -105,7 +106,7 @@ def stream(
         DataError: the folder holds attributions of another call, another process writes it, it cannot be written, or
             there is no picture. What `attribute` raises.
     """
-    folder = Path(path)
+    folder = user_path(path)
     plan = _plan(source, images, target, dictionary, site, method, baseline)
     plan |= {"batch": batch, "shard": shard}
     try:

@@ -45,22 +45,37 @@ def picked(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
+def _number(text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        told = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {told}; got {text!r}") from None
+
+
+def port(text: str) -> int:
+    number: int = _number(text, int)
+    if not 1 <= number <= 65_535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; got {text}")
+    return number
+
+
 def whole(text: str) -> int:
-    number = int(text)
+    number: int = _number(text, int)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more; got {text}")
     return number
 
 
 def points(text: str) -> float:
-    number = float(text)
+    number: float = _number(text, float)
     if not math.isfinite(number) or number < 0:
         raise argparse.ArgumentTypeError(f"points (cosine × 100) are 0 or more; got {text}")
     return number
 
 
 def share(text: str) -> float:
-    number = float(text)
+    number: float = _number(text, float)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1; got {text}")
     return number

@@ -145,9 +145,14 @@ def saes(arguments: argparse.Namespace) -> int:
     frame = list_saes(arguments.text)
     emit(frame.to_json(orient="records", indent=2) + "\n", arguments.json)
     out = human(arguments)
-    for model, some in frame.groupby("model", sort=False):
+    for model, some in frame.groupby("model", sort=False, dropna=False):
         rows = [
-            (row.name, row.site or "–", _figure(row.explained_variance * 100, " %"), _figure(row.l0, ""))
+            (
+                row.name,
+                row.site or "–",
+                _figure(row.explained_variance * 100, " %"),
+                _figure(row.l0, ""),
+            )
             for row in some.itertuples(index=False)
         ]
         print(f"\nOf {model}:", file=out)

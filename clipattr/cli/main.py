@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 success, 1 findings above the limit, 2 bad input, 3 prompts that cannot be judged (with a
         limit), 70 internal error, 130 interrupted.
     """
+    for name in ("stdout", "stderr"):  # closed by cron, a service or `>&-`
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # replace characters that the terminal cannot show
@@ -57,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except (ClipattrError, OSError) as error:
-        say(f"error: {error}{_advice(error)}")
+        advice = _advice(error)
+        say(f"error: {error}{'.' if advice and not str(error).endswith('.') else ''}{advice}")
         return BAD_INPUT
     except Exception as error:
         if is_out_of_memory(error):
@@ -85,7 +89,8 @@ def _reader_gone() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     for name in ("json", "csv", "html", "markdown", "plot", "junit", "sarif", "statement"):
-        check_target(getattr(arguments, name, None), name)
+        if hasattr(arguments, name):
+            setattr(arguments, name, check_target(getattr(arguments, name), name))
     with on_termination(_interrupt):  # as on Ctrl-C
         status = RUN[arguments.verb](arguments)
     sys.stdout.flush()  # inside the handler of BrokenPipeError

@@ -84,7 +84,7 @@ def baseline(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.findings import Findings
     from clipattr.discovery.gate import accept
 
-    check_target(arguments.out, "out")
+    arguments.out = check_target(arguments.out, "out")
     accepted = accept([Findings.from_json(file) for file in arguments.audits], arguments.note)
     accepted.to_json(arguments.out)
     silent = sum(verdict.outcome == "cannot be judged" for verdict in accepted.verdicts)

@@ -21,15 +21,23 @@ from clipattr.display.wording import visible
 from clipattr.errors import DataError
 from clipattr.storage.documents import json_text
 from clipattr.storage.files import write_text
+from clipattr.storage.paths import user_path
 
 WIDTH = 100  # most columns of a table
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], out: Any, *, numbers: Iterable[int] = ()
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], out: Any, *, numbers: Iterable[int] = ()
 ) -> None:
     """Print a table; if it is wider than `WIDTH`, the widest text columns are cut until it fits."""
     right = set(numbers)
+    rows = [
+        [
+            cell if isinstance(cell, str) else "–" if cell is None or cell != cell else str(cell)
+            for cell in row
+        ]
+        for row in rows
+    ]
     widths = [max(_columns(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
         widest = max((i for i in range(len(widths)) if i not in right), key=widths.__getitem__)
@@ -103,13 +111,13 @@ def tell(notes: Iterable[str]) -> None:
         say(f"note: {visible(note, 600)}")
 
 
-def check_target(target: str | None, option: str) -> None:
-    """Refuse an unwritable output path before the work starts."""
+def check_target(target: str | None, option: str) -> str | None:
+    """The output path with "~" as the home folder; refuses one that cannot be written before the work starts."""
     if target is None or target == "-":
         if target == "-" and option != "json":
             raise DataError(f"--{option} - : only --json can be written to stdout; name a file.")
-        return
-    path = Path(target)
+        return target
+    path = user_path(target)
     if path.is_dir():
         raise DataError(f"--{option} {target}: this is a folder; name a file in it.")
     if not path.parent.is_dir():
@@ -118,6 +126,7 @@ def check_target(target: str | None, option: str) -> None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this folder is not writable; choose another.")
+    return str(path)
 
 
 @contextlib.contextmanager

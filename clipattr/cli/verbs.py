@@ -24,6 +24,7 @@ from clipattr.cli.arguments import (
     argument,
     out,
     points,
+    port,
     prompts_from,
     setting,
     share,
@@ -366,7 +367,7 @@ VERBS = (
                      "repeated, one for each study in order"),
             argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine "
                      "only)"),
-            argument("--port", metavar="N", type=whole, default=8866, help="port to listen on (default: %(default)s)"),
+            argument("--port", metavar="N", type=port, default=8866, help="port to listen on (default: %(default)s)"),
             argument("--token", help="secret that visitors must give (default: a random one)"),
             *MOVED,
             argument("--write", action="store_true", help="let visitors name latents and judge findings"),

@@ -19,6 +19,7 @@ from clipattr.display.wording import few
 from clipattr.errors import DictionaryError
 from clipattr.storage.documents import parse_json, schema_complaint
 from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
+from clipattr.storage.paths import user_path
 
 SCHEMA = 1
 
@@ -297,7 +298,7 @@ class SparseCodes:
         head = json.dumps(
             {"schema": SCHEMA, "n_latents": self.n_latents, "digest": tensors_digest(tensors, by="sha256")}
         )
-        save_tensors(Path(path), tensors, {"clipattr_codes": head})
+        save_tensors(user_path(path), tensors, {"clipattr_codes": head})
 
     @staticmethod
     def load(path: str | Path) -> SparseCodes:

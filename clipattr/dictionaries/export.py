@@ -21,6 +21,7 @@ from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.topk import TopK
 from clipattr.errors import DictionaryError
 from clipattr.storage.files import save_tensors
+from clipattr.storage.paths import user_path
 
 NOTE = "clipattr"  # key of our note in the header of a safetensors file
 NOTE_SCHEMA = 1
@@ -61,7 +62,7 @@ def export_sae(dictionary: Dictionary, path: str | Path, format: str = "saelens"
     ...     ca.load_sae(path).hash == made.hash
     True
     """
-    path = Path(path)
+    path = user_path(path)
     if format == "safetensors":
         return _write_plain(dictionary, path)
     if format != "saelens":

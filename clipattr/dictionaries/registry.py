@@ -140,6 +140,9 @@ def list_saes(text: str | None = None) -> pandas.DataFrame:
         for entry in _bundled().values()
     ]
     table = pandas.DataFrame(rows)
+    table["site"] = pandas.Series(
+        [row["site"] for row in rows], dtype=object
+    )  # None, where pandas would put NaN
     if text is not None:
         wanted = text.lower()
         keep = [any(wanted in str(row[name]).lower() for name in ("name", "model", "site")) for row in rows]

@@ -28,6 +28,7 @@ from clipattr.dictionaries.parameters import (
 from clipattr.dictionaries.readings import check_reading
 from clipattr.errors import DictionaryError
 from clipattr.storage.files import save_tensors, sweep, tensors_digest, write_text
+from clipattr.storage.paths import user_path
 
 SCHEMA = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
@@ -318,7 +319,7 @@ class Dictionary:
         Raises:
             DictionaryError: the files cannot be written.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "schema": SCHEMA,

@@ -21,6 +21,7 @@ from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
 from clipattr.storage.files import write_text
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,7 +221,7 @@ class Findings(Sequence[Finding]):
         text = json_text(content, indent=2) + "\n"
         if path is not None:
             try:
-                write_text(Path(path), text)
+                write_text(user_path(path), text)
             except OSError as error:
                 raise DataError(f"{path} could not be written ({error}).") from error
         return text
@@ -233,7 +234,7 @@ class Findings(Sequence[Finding]):
             DataError: not JSON, or of another schema.
         """
         try:
-            content = read_json(Path(source))
+            content = read_json(user_path(source))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read findings from {source}: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipattr.errors import DataError
 from clipattr.storage.files import save_tensors
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     pass
@@ -164,7 +165,7 @@ class Examples:
         tensors = {"indices": self.indices.int() if small else self.indices, "values": self.values}
         if bool((self.tokens >= 0).any()):
             tensors["tokens"] = self.tokens
-        save_tensors(Path(path), tensors)
+        save_tensors(user_path(path), tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> "Examples":

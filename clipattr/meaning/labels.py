@@ -22,6 +22,7 @@ from torch import Tensor
 from clipattr.errors import DataError
 from clipattr.meaning.examples import Examples
 from clipattr.storage.files import read_tensors, save_tensors
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +90,7 @@ class Labels:
         }
         # One entry: safetensors writes several in an order that changes from run to run.
         about = json.dumps({"floor": repr(self.floor), "ranking": self.ranking})
-        save_tensors(Path(path), tensors, {"about": about})
+        save_tensors(user_path(path), tensors, {"about": about})
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":

@@ -30,6 +30,7 @@ from clipattr.reporting.values import about_rows, evidence_rows
 from clipattr.reporting.verification import ILLUSTRATED, verification_html
 from clipattr.statistics import Interval
 from clipattr.storage.files import write_text
+from clipattr.storage.paths import user_path
 from clipattr.studies.remarks import remarks
 
 # Columns that a finding's section shows in its heading, sentences, list of latents or part about pixels.
@@ -59,7 +60,7 @@ def write_report(findings: Findings, path: str | Path, panels: Mapping[str, Any]
     Raises:
         DataError: the folder does not exist or is not writable.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file in it, for instance {path / 'audit.html'}.")
     if not path.parent.is_dir():

@@ -25,6 +25,7 @@ from clipattr.errors import ClipattrError, DataError
 from clipattr.reporting.page import section_html
 from clipattr.reporting.pictures import FindingPictures, PagePictures
 from clipattr.reporting.rendering import environment
+from clipattr.storage.paths import user_path
 from clipattr.studies.collected import Collected
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def write_site(
     Raises:
         DataError: the folder holds other files, or is not writable.
     """
-    out = Path(out)
+    out = user_path(out)
     mark = out / "site.css"
     if out.exists() and any(out.iterdir()) and not mark.exists():
         raise DataError(f"{out} holds files that no site was written with; name an empty or a new folder.")

@@ -29,6 +29,7 @@ from clipattr.errors import DataError
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.rendering import environment
 from clipattr.storage.files import write_text
+from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Findings
@@ -79,12 +80,12 @@ def write_statement(
         .render(**content(findings, decided), purpose=purpose, people=list(people))
     )
     try:
-        write_text(Path(path), text)
+        write_text(user_path(path), text)
     except OSError as error:
         raise DataError(
             f"The statement {path} could not be written ({error}). Choose another path, or free space."
         ) from error
-    return Path(path)
+    return user_path(path)
 
 
 def content(findings: Findings, decided: Gate | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from clipattr.dictionaries.stability import stability
 from clipattr.errors import DataError, DictionaryError
 from clipattr.sites import Site
 from clipattr.storage.files import write_text
+from clipattr.storage.paths import user_path
 from clipattr.studies.measures import RARE, factor_scores, monosemanticity, reconstruction, spliced
 
 # Whether larger is better, for each figure that the verdict compares.
@@ -72,7 +73,7 @@ class Card:
 
     def save(self, path: str | Path) -> None:
         """Write the card as JSON."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        write_text(user_path(path), json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
 
     @staticmethod
     def open(path: str | Path) -> Card:
@@ -82,7 +83,7 @@ class Card:
             DictionaryError: another file.
         """
         try:
-            return Card(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return Card(**json.loads(user_path(path).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
             raise DictionaryError(f"{path} holds no card: {error}") from error
 

@@ -14,6 +14,7 @@ from clipattr.cli.main import main
 from clipattr.cli.parser import parser
 from clipattr.cli.serve import _absolute
 from clipattr.cli.verbs import RUN as VERBS
+from clipattr.dictionaries import list_saes
 from clipattr.discovery.findings import Findings, PromptVerdict
 from clipattr.errors import DataError
 
@@ -471,3 +472,38 @@ def test_places_given_to_the_server_do_not_depend_on_the_current_folder(tmp_path
     assert _absolute("ViT-B-32:tuned.pt@openai") == f"ViT-B-32:{tmp_path / 'tuned.pt'}@openai"
     assert _absolute("tuned.pt") == str(tmp_path / "tuned.pt")
     assert _absolute("ViT-B-32:openai") == "ViT-B-32:openai"
+
+
+def test_published_dictionaries_are_listed_also_where_the_site_is_unknown(capsys):
+    assert main(["saes", "clipscope"]) == 0
+    assert "–" in capsys.readouterr().out
+    assert list_saes("clipscope")["site"].tolist() == [None]
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(audited, study_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert (
+        main(["audit", str(study_dir), "--prompt", "kite", "--json=~/out.json", "--csv=~/out.csv", "--quiet"])
+        == 0
+    )
+    assert (tmp_path / "out.json").is_file() and (tmp_path / "out.csv").is_file()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_closed_streams_are_no_fault(stream):
+    line = f"import sys; sys.{stream} = None; from clipattr.cli.main import main; sys.exit(main(['models']))"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("serve picture-world --port 99999", "a number from 1 to 65535"),
+        ("encode a b --out c --batch x", "must be a whole number; got 'x'"),
+        ("study a b --out c --holdout half", "must be a number; got 'half'"),
+    ],
+)
+def test_values_that_are_no_numbers_are_told_what_they_should_be(line, told, capsys):
+    assert main(line.split()) == 2
+    assert told in capsys.readouterr().err

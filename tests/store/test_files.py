@@ -117,3 +117,23 @@ def test_what_is_no_path_is_named(path, told):
 
     with pytest.raises(DataError, match=told):
         user_path(path)
+
+
+def test_results_are_written_and_read_with_a_tilde(tmp_path, monkeypatch):
+    import clipattr as ca
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    study = ca.open_study("picture-world")
+    found = ca.Findings([], about={"study": "s"})
+    found.report("~/a.html"), found.to_json("~/a.json"), study.dictionary.save("~/own")
+    attribution = ca.attribute(study, "train-00003", "kite")  # the id of a picture
+    attribution.save("~/a.safetensors")
+    assert ca.Findings.from_json("~/a.json").about == found.about
+    assert ca.load_dictionary("~/own").hash == study.dictionary.hash
+    assert ca.Attribution.load("~/a.safetensors").pictures == ["train-00003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json", "a.safetensors", "own"]
+    with pytest.raises(DataError, match="got NoneType"):
+        found.report(None)
+    with pytest.raises(ca.TargetError, match="findings of an audit, or numbers of latents; got 'kite'"):
+        ca.repair(study, ["kite"])

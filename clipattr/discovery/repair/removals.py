@@ -6,6 +6,7 @@ Owns the check that findings and latents belong to the study. Ignores how they a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,13 @@ def removals_of(
     elif findings:
         raise TargetError("both findings and latents were given. Repair one of them at a time.")
     else:
-        latents = tuple(int(item) for item in items if not isinstance(item, Finding))
+        try:
+            latents = tuple(operator.index(item) for item in items)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TargetError(
+                f"give findings of an audit, or numbers of latents; got {items[0]!r:.80}. A repair of prompts as such: "
+                "repair(study, audit(study, prompts))."
+            ) from error
         if wanted is None and scope == "prompts":
             raise TargetError(
                 "latents were given without the prompts to repair. Give prompts=[...], or scope='model' for all "
