@@ -44,7 +44,6 @@ from clipattr.display.wording import counted
 from clipattr.errors import StudyError, TargetError
 from clipattr.storage.documents import write_json
 from clipattr.storage.files import save_tensors
-from clipattr.storage.paths import user_path
 
 if TYPE_CHECKING:
     from clipattr.studies.study import Study
@@ -240,7 +239,7 @@ class Repair:
             StudyError: latents are ablated at inference, which neither weights nor a classifier can express; or the
                 model has no linear map behind its image tower, or no known configuration.
         """
-        place = user_path(folder)
+        place = Path(folder)
         if self.scope == "prompts":
             return self.classifier().save(place)
         if self.how == "ablate":
