@@ -154,7 +154,7 @@ class World:
         unknown = [name for name in self.concepts if name not in known]
         if unknown:
             raise SceneError(
-                f"world {self.name!r} uses concepts that nobody can draw: {unknown}; see drawing.names()"
+                f"world {self.name!r} uses concepts without a drawing: {unknown[:5]}; drawing.names() lists the others"
             )
         marks, places = set(names("watermarks")), set(names("contexts"))
         for plant in self.plants:
