@@ -161,6 +161,31 @@ def test_a_module_says_what_it_owns_and_stays_readable(path):
     assert path.stem != "utils", "a small function lives beside its only caller"
 
 
+def long_lists(tree):
+    """Lines of errors that put a whole sorted collection, list or array into their message."""
+    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+    put_in = [part.value for exc in raised for part in ast.walk(exc) if isinstance(part, ast.FormattedValue)]
+    return [
+        f"line {value.lineno}: {ast.unparse(value)}"
+        for value in put_in
+        if isinstance(value, ast.Call)
+        and re.fullmatch(r"(sorted|list|\w+\.tolist|\w+\.keys)", ast.unparse(value.func))
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES["clipattr"], *FILES["widgets"]], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_an_error_lists_a_few_items_and_counts_the_rest(path):
+    found = long_lists(ast.parse(path.read_text()))
+    assert not found, f"write few(…) of clipattr.display.wording: {found}"
+
+
+def test_a_long_list_in_an_error_is_noticed():
+    text = "raise E(f'{sorted(names)} {x.tolist()} {few(names)} {names[:5]} {tuple(shape)}')"
+    assert len(long_lists(ast.parse(text))) == 2
+
+
 def test_ruff_finds_nothing():
     check(sys.executable, "-m", "ruff", "check", "--output-format", "concise", ".")
 

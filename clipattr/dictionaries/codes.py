@@ -246,7 +246,9 @@ class SparseCodes:
             )
         sizes = {part.n_latents for part in parts}
         if len(sizes) > 1:
-            raise DictionaryError(f"Cannot join codes over different numbers of latents: {sorted(sizes)}.")
+            raise DictionaryError(
+                f"Cannot join codes over different numbers of latents: {few(sorted(sizes))}."
+            )
         stats = None
         if all(part.row_stats is not None for part in parts):
             stats = torch.cat([part.row_stats for part in parts if part.row_stats is not None])
@@ -371,7 +373,7 @@ def amounts_of(codes: SparseCodes, latents: Sequence[int] | Tensor) -> Tensor:
     """
     wanted = checked_latents(latents, codes.n_latents).to(codes.values.device)
     if len(wanted.unique()) < len(wanted):
-        raise DictionaryError(f"a latent is named twice among {wanted.tolist()[:10]}. Name each once.")
+        raise DictionaryError(f"a latent is named twice among {few(wanted.tolist())}. Name each once.")
     column = torch.full((codes.n_latents,), -1, device=wanted.device)
     column[wanted] = torch.arange(len(wanted), device=wanted.device)
     entries = column[codes.indices.reshape(-1).long()]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipattr.display.wording import few
 from clipattr.errors import DataError
 from clipattr.images.cells import class_names, column_texts, normal_name
 from clipattr.images.decoding import PictureError, to_picture
@@ -253,5 +254,5 @@ def _picture_of_sample(sample: Any) -> Any:
         for name in PICTURES:
             if name in by_name:
                 return sample[by_name[name]]
-        raise PictureError(f"the sample has no picture among {sorted(map(str, sample))[:12]}")
+        raise PictureError(f"the sample has no picture among {few(sorted(map(str, sample)))}")
     return sample

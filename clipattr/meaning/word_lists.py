@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clipattr.display.wording import be, counted
+from clipattr.display.wording import be, counted, few
 from clipattr.errors import DataError
 from clipattr.images.cells import is_missing, normal_name, plain
 from clipattr.images.delimited import parse_table, read_text, sniff
@@ -286,7 +286,7 @@ def _of_table(text: str, path: Path) -> Words:
         if max((len(row) for row in rows), default=0) > 1:
             raise DataError(
                 f"{str(path)!r} needs a header with a column 'word' (and optionally 'id', 'gloss', 'group'); "
-                f"its first line is {','.join(header)!r}."
+                f"its first line is {few(header)}."
             )
         return Words([row[0] if row else "" for row in rows])
     if len([row for row in rows if any(row)]) < 2:

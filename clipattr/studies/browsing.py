@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from PIL import Image
 
+from clipattr.display.wording import few
 from clipattr.errors import ClipattrError, DataError
 from clipattr.images.sources import SceneSource
 from clipattr.studies.collected import CHUNK, Collected
@@ -85,7 +86,9 @@ class Browser:
         if by not in PICTURE_ORDERS:
             raise DataError(f"Pictures are ordered by {', '.join(PICTURE_ORDERS)}; got {by!r:.60}.")
         if unknown := set(filters) - {"label", "group", "split", "answer"}:
-            raise DataError(f"Pictures are filtered by label, group, split, answer; got {sorted(unknown)}.")
+            raise DataError(
+                f"Pictures are filtered by label, group, split, answer; got {few(sorted(unknown))}."
+            )
         values = self.picture_values(by, prompt=prompt, latent=latent)
         keep = np.ones(len(values), bool)
         images = self.study.images
