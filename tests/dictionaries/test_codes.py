@@ -55,7 +55,7 @@ def test_joined_codes_keep_rows_in_order_whatever_their_layouts(both):
     codes, dense = both
     joined = SparseCodes.cat([codes, SparseCodes.from_dense(dense), codes])
     assert torch.equal(joined.to_dense(), dense.repeat(3, 1))
-    with pytest.raises(DictionaryError, match=r"\[20, 21\]"):
+    with pytest.raises(DictionaryError, match=r"numbers of latents: 20, 21"):
         SparseCodes.cat([codes, SparseCodes.from_dense(torch.ones(1, 21))])
 
 

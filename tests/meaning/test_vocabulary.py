@@ -57,7 +57,7 @@ def test_a_table_keeps_ids_glosses_and_groups(tmp_path):
     with pytest.raises(DataError, match="similar words: kite"):
         vocabulary.index("kit")
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="column 'word'.*a,b"):
+    with pytest.raises(DataError, match="column 'word'.*a, b"):
         Vocabulary.open(path)
 
 
