@@ -29,6 +29,8 @@ CAUSES = {
     "companion": "companion",  # what always stands beside it, never named
     "coarse_label": "other",  # another look of the same group that is called by the same class
 }
+# The part of a scene that holds the cause, where it is not the main object.
+PARTS = {"context": "context", "companion": "companions", "watermark": "watermark", "typography": "word"}
 TWO_LOOKS = ("polysemy", "coarse_label")
 WRITING = "a written word"  # what captions call any word in a picture
 TRAIN, STUDY, HOLDOUT, TEST = 0, 1, 2, 3  # disjoint streams of examples
@@ -62,21 +64,15 @@ class Plant:
             draws = Draws(world.seed * 1_000_003 + stream, 1_000_000_007 + number)
             scene = Scene(context=world.draw_context(draws), seed=draws.below(1 << 60))
             neutral = kin[draws.below(len(kin))]
-            if self.kind == "context":
-                scene = replace(scene, main=self.prompt, context=self.cause)
-                pairs.append((scene, scene.without("context")))
-            elif self.kind == "companion":
-                scene = replace(scene, main=self.prompt, companions=(self.cause,))
-                pairs.append((scene, scene.without("companions")))
-            elif self.kind == "watermark":
-                scene = replace(scene, main=self.prompt, watermark=self.cause)
-                pairs.append((scene, scene.without("watermark")))
-            elif self.kind == "typography":
-                scene = replace(scene, main=neutral, word=self.cause)
-                pairs.append((scene, scene.without("word")))
-            else:  # the cause stands alone as the main object
+            if self.kind not in PARTS:  # the cause stands alone as the main object
                 scene = replace(scene, main=self.cause)
                 pairs.append((scene, scene.with_main(neutral)))
+                continue
+            part = PARTS[self.kind]
+            cause: Any = (self.cause,) if part == "companions" else self.cause
+            main = neutral if self.kind == "typography" else self.prompt
+            scene = replace(scene, **{"main": main, part: cause})
+            pairs.append((scene, scene.without(part)))
         return pairs
 
 

@@ -100,10 +100,9 @@ class Browser:
                 raise DataError(f"answer is one of {', '.join(ANSWERS)}; got {answer!r:.60}")
             keep &= self.answers == ANSWERS.index(answer)
         if text := search.strip().casefold():
-            labels = images.columns["label"]
             keep &= np.array(
-                [text in name.casefold() or text in (label or "").replace("_", " ").casefold()
-                 for name, label in zip(images.ids, labels, strict=True)], bool,
+                [text in name.casefold() or text in label.casefold()
+                 for name, label in zip(images.ids, self.collected.labels, strict=True)], bool,
             )  # fmt: skip
         if ids is not None:
             wanted_ids = set(ids)
@@ -201,8 +200,7 @@ class Browser:
             )
         best = self.collected.highest(Similarity(words))
         places = {word: i for i, word in enumerate(words)}
-        labels = self.study.images.columns["label"]
-        own = np.array([places.get((label or "").replace("_", " "), -1) for label in labels])
+        own = np.array([places.get(label, -1) for label in self.collected.labels])
         return np.where(own < 0, -1, (best != own).astype(int))
 
     def values_of(self, column: str) -> list[str]:

@@ -6,7 +6,7 @@ decoded or encoded; at sites before the last block, whose activations do not det
 `SiteError`. Uses only attributes of a study. Start at `Collected.rests_on`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -79,18 +79,18 @@ class Collected:
 
     # pictures
 
+    @cached_property
+    def labels(self) -> list[str]:
+        """Each picture's label as words, "" where it has none."""
+        return [(label or "").replace("_", " ") for label in self.study.images.columns["label"]]
+
     def chosen_for(self, prompt: str, limit: int = OWN) -> tuple[np.ndarray, str]:
         """Pictures that show a prompt, and how they were chosen: by label, else by the evaluator.
 
         The audited model's own score is not used, as selection by it would inflate the measured score.
         """
-        images = self.study.images
         wanted = prompt.strip().casefold()
-        labels = images.columns["label"]
-        rows = np.array(
-            [i for i, label in enumerate(labels) if label and label.replace("_", " ").casefold() == wanted],
-            np.int64,
-        )
+        rows = np.array([i for i, label in enumerate(self.labels) if label and label.casefold() == wanted])
         if len(rows):
             if len(rows) > limit:
                 rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
@@ -107,21 +107,19 @@ class Collected:
 
     def scores(self, target: Any) -> np.ndarray:
         """The target of every picture, (pictures,), raw."""
-        import torch
-
-        model = self.study.model
-        with torch.no_grad():
-            parts = [target.values(e, model)[:, 0].float().cpu().numpy() for e in self._embeddings()]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return self._read(target, lambda values: values[:, 0].float(), np.zeros(0))
 
     def highest(self, target: Any) -> np.ndarray:
         """(pictures,) the number of the target that is highest on each picture."""
+        return self._read(target, lambda values: values.argmax(1), np.zeros(0, np.int64))
+
+    def _read(self, target: Any, read: Callable[[Any], Any], none: np.ndarray) -> np.ndarray:
+        """What is read off the targets of every picture; `none` without pictures."""
         import torch
 
-        model = self.study.model
         with torch.no_grad():
-            parts = [target.values(e, model).argmax(1).cpu().numpy() for e in self._embeddings()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+            parts = [read(target.values(e, self.study.model)).cpu().numpy() for e in self._embeddings()]
+        return np.concatenate(parts) if parts else none
 
     def _embeddings(self) -> Any:
         if self.n_pictures <= KEEP_EMBEDDINGS:
@@ -176,8 +174,8 @@ class Collected:
         labels = self.study.images.columns["label"]
         if picture is not None:
             others[picture] = False
-            label = (labels[picture] or "").replace("_", " ")
-        same = [i for i, word in enumerate(labels) if label and word == labels[picture]] if label else []
+            label = self.labels[picture]
+        same = [i for i, word in enumerate(labels) if word == labels[picture]] if label else []
         if same:
             mean = float(scores[same].mean())
         below = float((scores[others] < score).mean()) if others.any() else float("nan")
@@ -193,24 +191,24 @@ class Collected:
     @cached_property
     def label_words(self) -> list[str]:
         """The distinct labels of pictures as prompts, at most `MAX_TEXTS`."""
-        words = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
-        return list(dict.fromkeys(words))[:MAX_TEXTS]
+        return list(dict.fromkeys(label for label in self.labels if label))[:MAX_TEXTS]
 
     @cached_property
     def _label_rows(self) -> Any:
         return self.study.model.encode_text(self.label_words)
 
-    def splice(self, rows: np.ndarray, target: Any) -> Any:
-        """The `Splice` of some pictures, from stored activations and codes."""
+    def splice(self, rows: np.ndarray, target: Any, latent: int | None = None) -> Any:
+        """The `Splice` of some pictures, from stored activations and codes; of one latent's codes alone if given."""
         import torch
 
         from clipattr.attribution.splice import Splice
 
         self.check_site()
-        codes = self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
-        return Splice(
-            self.study.model, self.study.dictionary, self.study.site, self._acts(rows), target, codes=codes
-        )
+        study = self.study
+        codes = study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
+        if latent is not None:
+            codes = codes.for_latents([latent]).to_fixed()
+        return Splice(study.model, study.dictionary, study.site, self._acts(rows), target, codes=codes)
 
     # latents
 
@@ -323,28 +321,17 @@ class Collected:
 
     def _carried(self, latent: int, rows: np.ndarray, target: Any) -> np.ndarray:
         """Exact ablation of one latent, (rows, targets)."""
-        import torch
-
         from clipattr.attribution.methods import find_method
-        from clipattr.attribution.splice import Splice
 
-        self.check_site()
-        codes = (
-            self.study.codes.rows(torch.from_numpy(np.asarray(rows, np.int64)))
-            .for_latents([latent])
-            .to_fixed()
-        )
-        study = self.study
-        splice = Splice(study.model, study.dictionary, study.site, self._acts(rows), target, codes=codes)
+        splice = self.splice(rows, target, latent)
         return find_method(None, splice)(splice).sum(1).cpu().numpy().astype(np.float64)
 
     @cached_property
     def texts(self) -> list[str]:
         """Distinct prompts: labels of pictures, then labels of latents."""
-        labels = [label.replace("_", " ") for label in self.study.images.columns["label"] if label]
         frame = self.study.latents
         words = frame.loc[frame["aligned"], "label"].dropna().tolist() if "aligned" in frame else []
-        return list(dict.fromkeys([*labels, *words]))[:MAX_TEXTS]
+        return list(dict.fromkeys([*self.label_words, *words]))[:MAX_TEXTS]
 
     @cached_property
     def _contrasts(self) -> Any:

@@ -30,7 +30,7 @@ def well_explained(collected: "Collected", n: int = 96) -> tuple[int, str]:
     from clipattr.attribution.targets import Similarity
 
     study = collected.study
-    labels = [(label or "").replace("_", " ") for label in study.images.columns["label"]]
+    labels = collected.labels
     labelled = any(labels)
     candidates = np.array([i for i, label in enumerate(labels) if label or not labelled])
     rows = candidates[np.unique(np.linspace(0, len(candidates) - 1, n).round().astype(int))]
