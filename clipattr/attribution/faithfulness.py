@@ -238,7 +238,7 @@ class Faithfulness:
     unit: str
 
     def summary(self, method: str, measure: str) -> Interval:
-        """Mean over pictures with its clustered bootstrap interval."""
+        """Mean over pictures with its bootstrap interval, clustered by picture; KeyError if it was not measured."""
         return bootstrap(self.scores[method, measure])
 
     @property
@@ -256,12 +256,19 @@ class Faithfulness:
         return pd.DataFrame(rows, columns=["measure", "method", "mean", "low", "high", "pictures"])
 
     def compare(self, one: str, two: str, measure: str) -> tuple[Interval, float]:
-        """Paired difference `one - two` per picture with its interval, and the p-value of a sign-flip test."""
+        """Paired difference of two methods over pictures, and the p-value of a sign-flip test.
+
+        Returns:
+            Mean of `one` minus `two` with its interval (positive: `one` is more faithful), and p.
+
+        Raises:
+            KeyError: a method or measure that was not measured.
+        """
         difference = self.scores[one, measure] - self.scores[two, measure]
         return bootstrap(difference), sign_flip(difference)
 
     def plot(self, measure: str = "rank_correlation") -> Any:
-        """Means and intervals of every method for one measure."""
+        """Figure with mean and interval of every method for one measure; DataError if it was not measured."""
         from clipattr.display.plots import BLUE, INK, Chart
 
         found = [
@@ -270,7 +277,7 @@ class Faithfulness:
             if (method, measure) in self.scores
         ]
         if not found:
-            raise DataError(f"there is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+            raise DataError(f"{measure!r} was not measured; the measures are {', '.join(MEASURES)}.")
         scale = 1.0 if self.unit != "cosine" or measure in _CORRELATIONS else 100.0
         chart = Chart(6.4, 0.8 + 0.34 * len(found))
         axes = chart.add_subplot()

@@ -115,6 +115,7 @@ class Splice:
 
     @property
     def n_targets(self) -> int:
+        """Number of targets."""
         return len(self.target)
 
     @property
@@ -169,9 +170,10 @@ class Splice:
         return self.target.values(embeddings, self.model)
 
     def embeddings(self, acts: Tensor, pictures: Tensor | None = None) -> Tensor:
-        """Unit-length embeddings of activations shaped like `acts`, differentiably.
+        """Unit-length embeddings (rows, embed) of activations, differentiably.
 
         Args:
+            acts: (rows, width) at a CLS site, (rows, tokens, width) at others.
             pictures: index of the picture of each row, whose other tokens are used; default row i is picture i.
         """
         context = self.context
@@ -389,7 +391,7 @@ class Splice:
 
     @cached_property
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """Error node and bias at the site, each shaped like `acts`; acts = parts + bias + error exactly."""
+        """Error node and bias, each (batch, width) or (batch, tokens, width); acts = parts + bias + error exactly."""
         flat = self.acts.reshape(-1, self.acts.shape[-1])
         error = self.dictionary.error(flat, self.codes).view_as(self.acts)
         return error, self.acts - error - self.directions(self.amounts)

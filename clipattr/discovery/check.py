@@ -40,7 +40,7 @@ NEIGHBOURS = 5  # nearest pictures
 
 @dataclass(frozen=True)
 class Line:
-    """One answer. outcome: "good", "look" (a person should) or "bad"; figures: its numbers by name."""
+    """One answer. outcome: "good", "look" (a person should look at it) or "bad"; figures: its numbers by name."""
 
     about: str
     outcome: str

@@ -36,11 +36,11 @@ class PromptVerdict:
     Attributes:
         prompt: its text. outcome: "found", "nothing found" or "cannot be judged". why: the last one's reason.
         findings: how many. pictures_finding, pictures_measuring: its own pictures in the two halves of the study.
-        chosen_by: where these come from: labels, or the audited model's answers. purity: share of them in which the
-            evaluator sees the prompt. contrast: raw cosine by which they lie above the others.
-        smallest_effect: raw cosine of a reliance that would have been seen in four of five such audits, if a latent
-            follows its cause.
-        confused_with: words whose likeness of text to the prompt's explains that their pictures score for it.
+        chosen_by: how they were chosen: by labels, or by the audited model's answers. purity: fraction of them in which
+            the evaluator sees the prompt. contrast: mean score of them minus that of the others, raw cosine.
+        smallest_effect: raw cosine of a reliance that four of five such audits would have found, provided that a latent
+            responds to its cause.
+        confused_with: words whose text is so similar to the prompt's that this explains why their pictures score.
         not_asked: why the prompt was not inserted as text, if it was not. forwards: forward passes spent on it.
         rejected: candidates and why each is no finding. did_you_mean: labels or words spelled like a prompt that is
             neither.
@@ -49,7 +49,7 @@ class PromptVerdict:
         written: raw cosine that the prompt, inserted as text into the first pictures, adds; None if it was not asked.
         inserted: what the prompt adds beyond other words on each of those pictures, raw cosine; None where it shows it.
         scored: contrast of every picture, packed, for a gate that compares two models (see `audit.scores`).
-        unopened: pictures that were asked for and could not be opened any more; others took their place if there were.
+        unopened: number of pictures that could not be opened any more; others were taken instead where there were any.
     """
 
     prompt: str
@@ -107,7 +107,7 @@ class PromptVerdict:
             raise DataError(f"not a verdict of schema {SCHEMA}: {error}; got {values!r:.200}") from error
 
     def sentence(self) -> str:
-        """For people, in one sentence."""
+        """The verdict as one sentence."""
         own = counted(self.pictures_finding + self.pictures_measuring, "picture")
         pictures = f"{own} of its own (by {self.chosen_by})"
         if self.outcome == "cannot be judged":

@@ -56,11 +56,11 @@ class Gate:
 
     Attributes:
         limit: points (cosine × 100).
-        outcome: "failed" if a finding above the limit is new or larger than accepted, or a word has come to raise a
+        outcome: "failed" if a finding above the limit is new or larger than accepted, or a word newly raises a
             prompt; else "cannot be judged" if some prompt was not judged; else "passed".
         judgements: one for each finding above the limit, strongest first.
-        rises: words that raise a prompt by more than the limit beyond what they did in the released model, and that
-            no failing finding of the prompt names.
+        rises: words that raise a prompt by more than the limit above their effect in the released model, and that no
+            failing finding of the prompt names.
         gone: accepted findings above the limit that the audit no longer has, for prompts that it judged.
         unjudged: verdicts of prompts that the audit could not judge. judged: number of prompts that it could.
         remarks: what a reader should know about the comparison.

@@ -67,6 +67,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
+        """Wall-clock seconds of all stages with all workers."""
         return sum(stage.seconds / (self.workers if stage.spread else 1) for stage in self.stages)
 
     @property

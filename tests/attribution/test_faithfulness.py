@@ -139,7 +139,7 @@ def test_the_suite_measures_every_method_and_ranks_the_truth_above_noise(tiny_mo
         assert difference.value > 0 and 0 < p <= 1
     labels = [label.get_text() for label in report.plot("deletion").axes[0].get_yticklabels()]
     assert labels == ["exact", "patching", "random", "my own"]
-    with pytest.raises(DataError, match="there is no measure 'luck'"):
+    with pytest.raises(DataError, match="'luck' was not measured"):
         report.plot("luck")
 
 

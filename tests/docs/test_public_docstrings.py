@@ -10,13 +10,31 @@ from pathlib import Path
 import pytest
 
 import clipattr
+from clipattr.attribution.faithfulness import Faithfulness
+from clipattr.attribution.methods import Method
+from clipattr.attribution.splice import Splice
+from clipattr.discovery.check import Line
+from clipattr.discovery.findings import PromptVerdict
+from clipattr.discovery.gate import Gate, Judgement
+from clipattr.discovery.probes.fitting import SparseProbe
+from clipattr.discovery.repair.evaluation import BeforeAfter
 from clipattr.errors import ClipattrError
+from clipattr.reproduction.plan import ReproductionPlan
+from clipattr.statistics import Interval
+from clipattr.studies.plan import Plan
 
 PARTS = {"arguments": "Args:", "result": "Returns:", "errors": "Raises:", "example": ">>> "}
 # "(batch, embed)", "(n,)", "(batch · tokens, k)", "(…)"; a remark in brackets has a space before its first comma.
 SHAPE = re.compile(r"\([^()\s,]+(?: [·+×*-] [^()\s,]+)*,[^()]*\)|\(…\)")
 ARRAY = re.compile(r"\b(Tensor|ndarray)\b")
 ENTRY = re.compile(r"(?:^|[.;] )((?:\w+, )*\w+): ", re.M)
+
+
+# Classes that public functions return, beside the public ones.
+RETURNED = (
+    Faithfulness, Splice, Method, Plan, Gate, Judgement, BeforeAfter, PromptVerdict, Line, SparseProbe, Interval,
+    ReproductionPlan,
+)  # fmt: skip
 
 
 def public():
@@ -44,7 +62,7 @@ def lacking(value):
 
 def methods():
     """(name, function, docstring) of every public method, property and constructor of a public class."""
-    for name, value in public():
+    for name, value in [*public(), *((one.__name__, one) for one in RETURNED)]:
         if inspect.isclass(value):
             for member, written in vars(value).items():
                 function = getattr(

@@ -116,7 +116,7 @@ class SparseProbe:
         return torch.nonzero((self.weights != 0).any(0)).flatten().tolist()
 
     def logits(self, codes: Any) -> Tensor:
-        """`SparseCodes` of pictures to (pictures, classes)."""
+        """Logits (pictures, classes) of the `SparseCodes` of pictures."""
         return torch.from_numpy(codes.to_scipy() @ self.weights.numpy().T) + self.bias
 
     def top(self, name: str, n: int = 10) -> list[tuple[int, float]]:

@@ -49,7 +49,7 @@ class BeforeAfter:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per measure, before and after: shares from 0 to 1, contrasts in logits."""
+        """One row per measure, before, after and change with bounds: fractions from 0 to 1, contrasts in logits."""
         import pandas as pd
 
         return pd.DataFrame(list(self.rows), columns=list(COLUMNS))
