@@ -111,11 +111,8 @@ def train(arguments: argparse.Namespace) -> int:
     made = train_sae(
         ActivationStore.open(arguments.store, arguments.site),
         n_latents=arguments.latents,
-        k=arguments.k,
+        **picked(arguments, "k", "steps", "epochs", "seed"),
         **{name: value for name, value in given.items() if value is not None},
-        steps=arguments.steps,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
         checkpoint=out.with_name(out.name + ".checkpoint"),
         progress=not arguments.quiet,
     )

@@ -129,11 +129,7 @@ def list_saes(text: str | None = None) -> pandas.DataFrame:
 
     rows = [
         {
-            "name": entry.name,
-            "model": entry.model,
-            "site": entry.site,
-            "format": entry.format,
-            "repository": entry.repository,
+            **{name: getattr(entry, name) for name in ("name", "model", "site", "format", "repository")},
             **{name: float(entry.promise.get(name, "nan")) for name in PROMISES},
             "source": entry.source,
         }

@@ -370,29 +370,17 @@ class Dictionary:
         }
 
     def _all_tensors(self) -> dict[str, Tensor]:
-        own = {
-            "decoder": self.decoder,
-            "bias": self.bias,
-            "encoder": self.encoder,
-            "encoder_bias": self.encoder_bias,
-            "pre_bias": self.pre_bias,
+        shared = ("decoder", "bias", "encoder", "encoder_bias", "pre_bias")
+        optional = {"gain": self.gain, "skip": self.skip}
+        return {
+            **{name: getattr(self, name) for name in shared},
             **self.tensors(),
+            **{name: tensor for name, tensor in optional.items() if tensor is not None},
         }
-        own |= {} if self.gain is None else {"gain": self.gain}
-        return own if self.skip is None else {**own, "skip": self.skip}
 
     def _rebuilt(self, parts: dict[str, Tensor], **changes: Any) -> Any:
-        options: dict[str, Any] = {
-            **parts,
-            **self.settings(),
-            "softcap": self.softcap,
-            "row_norm": self.row_norm,
-            "site": self.site,
-            "input_site": self.input_site,
-            "model_hash": self.model_hash,
-            "info": self.info,
-            **changes,
-        }
-        made = type(self)(**options)
+        names = ("softcap", "row_norm", "site", "input_site", "model_hash", "info")
+        kept: dict[str, Any] = {**parts, **self.settings(), **{name: getattr(self, name) for name in names}}
+        made = type(self)(**{**kept, **changes})
         made.card = self.card
         return made

@@ -121,7 +121,7 @@ class Vocabulary:
                     repeated[word] += 1
                 else:
                     seen.add(key)
-                    kept.append((word, *(_or_none(value) for value in row[1:])))
+                    kept.append((word, *map(cell_text, row[1:])))
         if blank:
             self.notes.append(f"{counted(blank, 'blank line')} {be(blank, True)} left out.")
         if long:
@@ -167,16 +167,8 @@ class Vocabulary:
             return cls._imagenet()
         if isinstance(source, str) and source in FIELDS:
             return cls._field(source)
-        found = words_of(source, encoding)
-        return cls(
-            found.words,
-            ids=found.ids,
-            glosses=found.glosses,
-            groups=found.groups,
-            qualifiers=found.qualifiers,
-            roles=found.roles,
-            notes=found.notes,
-        )
+        columns = vars(words_of(source, encoding))
+        return cls(**{name: column for name, column in columns.items() if name != "exact"})
 
     @classmethod
     def _from_groups(cls, groups: Mapping[str, Sequence[str]]) -> "Vocabulary":
@@ -338,7 +330,3 @@ def _senses(rows: list[tuple[Any, ...]]) -> tuple[list[str], list[str]]:
 
 def _pairs(text: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-
-
-def _or_none(value: Any) -> str | None:
-    return cell_text(value)

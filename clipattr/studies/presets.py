@@ -19,7 +19,7 @@ from clipattr.studies.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS = {"n_latents", "k", "examples", "vocabulary", "evaluator", "site", "templates", "training"}
+SETTINGS = ("site", "n_latents", "k", "examples", "evaluator", "vocabulary", "templates", "training")
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,8 @@ class Protocol:
         Raises:
             StudyError: a change of something that is not one of the protocol's settings.
         """
-        asked = {
-            "site": self.site,
-            "n_latents": self.n_latents,
-            "k": self.k,
-            "examples": self.examples,
-            "evaluator": self.evaluator,
-            "vocabulary": self.vocabulary,
-            "templates": self.templates,
-            "training": dict(self.training),
-        }
-        unknown = sorted(set(changes) - SETTINGS)
-        if unknown:
+        asked = {name: getattr(self, name) for name in SETTINGS} | {"training": dict(self.training)}
+        if unknown := sorted(changes.keys() - set(SETTINGS)):
             raise StudyError(
                 f"The protocol has no setting {', '.join(unknown)}; it has {', '.join(sorted(SETTINGS))}. Pass other "
                 "options to build_study."
