@@ -131,6 +131,26 @@ def test_measured_figures_are_those_that_the_benchmarks_wrote():
         assert is_stated(result, value), f"the README states {result!r}; {file.name} has {name} = {value}"
 
 
+def test_the_audits_first_rows_are_those_of_the_last_round_of_worlds_nothing_was_chosen_on():
+    figures = json.loads((ROOT / "benchmarks/results/worlds.json").read_text("utf-8"))["figures"]
+
+    def share(name):
+        return "{:.0f} % ({:.0f} to {:.0f})".format(
+            *(100 * figures[f"draw3.plain.{name}{end}"] for end in ("", "_low", "_high"))
+        )
+
+    found = figures["draw3.plain.findings"]
+    rows = [
+        f"of the {figures['draw3.plain.learnt']:.0f} that eight models have learnt; 4,000 pictures a world | "
+        + share("recall"),
+        f"confirms, of {found:.0f} | {share('precision')}",
+        f"named after the cause | {100 * figures['draw3.plain.precision_by_name']:.0f} %",
+        f"upper bound {figures['draw3.plain.null_per_100_high']:.1f}) | {figures['draw3.plain.null_per_100']:.1f} |",
+    ]
+    for text in ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/measured.md")):
+        assert [row for row in rows if row not in text] == []
+
+
 def test_another_number_than_the_measured_one_is_noticed():
     assert is_stated("69 % (59 to 78)", 69.15) and is_stated("1.0 %", 1.04)
     assert [number for number in range(1, 101) if is_stated(f"{number} %", 69.15)] == [69]
