@@ -33,7 +33,13 @@ def opened(study: Any) -> tuple[list[Any], list[str] | None]:
     import clipattr
 
     def one(item: Any) -> Any:
-        return clipattr.open_study(item) if isinstance(item, str) or hasattr(item, "__fspath__") else item
+        if isinstance(item, str) or hasattr(item, "__fspath__"):
+            return clipattr.open_study(item)
+        if not hasattr(item, "codes") or not hasattr(item, "site"):
+            raise PanelError(
+                f"The panels open a study, or the path or name of one; got {type(item).__name__}."
+            )
+        return item
 
     if isinstance(study, dict):
         return [one(item) for item in study.values()], [str(name) for name in study]

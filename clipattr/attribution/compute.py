@@ -27,12 +27,14 @@ from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DataError, DictionaryError, TargetError
 from clipattr.models.loading import Model, load_model
+from clipattr.models.surroundings import unaffected
 from clipattr.sites import Site, activations, acts_and_context
 
 # Number of pictures from which the closed form's table of all latents pays off; below, only active latents get rows.
 _MANY = 256
 
 
+@unaffected
 def attribute(
     source: Any,
     images: Any,
@@ -354,6 +356,7 @@ def align_with(source: Any, target: Target) -> Callable[[Sequence[int], int], Te
         return None
     cache: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @unaffected
     def align(latents: Sequence[int], number: int) -> Tensor:
         subject = target.subjects[number]
         if subject is None:

@@ -23,6 +23,7 @@ from clipattr.attribution.splice import Splice
 from clipattr.attribution.target import LinearTarget, Target
 from clipattr.attribution.targets import FunctionTarget, ProbeLogit
 from clipattr.errors import DataError
+from clipattr.models.surroundings import unaffected
 from clipattr.sites import Site
 from clipattr.statistics import Interval, bootstrap, pearson, per_picture, sign_flip, spearman_of_active
 
@@ -293,6 +294,7 @@ class Faithfulness:
         return chart
 
 
+@unaffected
 def faithfulness(
     source: Any,
     images: Any,

@@ -25,6 +25,7 @@ from clipattr.attribution.tail_algebra import TailAlgebra
 from clipattr.dictionaries.text import train_text_sae
 from clipattr.errors import DictionaryError, SiteError, TargetError
 from clipattr.models.modules import template_texts
+from clipattr.models.surroundings import unaffected
 from clipattr.models.tails import MEAN
 from clipattr.sites import Site
 
@@ -139,6 +140,7 @@ class Pairs:
         )
 
 
+@unaffected
 def pairs(
     source: Any,
     picture: Any,

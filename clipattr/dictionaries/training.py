@@ -26,6 +26,7 @@ from clipattr.dictionaries.trainer import Run, folded
 from clipattr.display.progress import Progress
 from clipattr.errors import DictionaryError
 from clipattr.execution.engine import is_out_of_memory
+from clipattr.models.surroundings import unaffected
 from clipattr.storage.documents import parse_json, schema_complaint
 from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
 from clipattr.storage.locks import locked
@@ -43,6 +44,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float)
     return peak * min(rise, fall)
 
 
+@unaffected
 def train_saes(
     acts: Any, recipes: Recipe | Sequence[Recipe] = (), *, seeds: Sequence[int] = (0,), **options: Any
 ) -> list[Dictionary]:

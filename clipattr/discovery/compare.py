@@ -19,6 +19,7 @@ from clipattr.discovery.encoded import encoded
 from clipattr.discovery.findings import Finding, Findings
 from clipattr.display.wording import NO_LABEL, counted, visible
 from clipattr.errors import DataError, StudyError
+from clipattr.models.surroundings import unaffected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,6 +154,7 @@ class Comparison:
         return chart
 
 
+@unaffected
 def compare(
     studies: Sequence[Study] | Mapping[str, Study],
     prompts: Sequence[str | Prompt] | None = None,

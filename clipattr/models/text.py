@@ -16,6 +16,7 @@ from torch import Tensor
 from clipattr.display.wording import few
 from clipattr.errors import ModelError
 from clipattr.models.modules import template_texts
+from clipattr.models.surroundings import unaffected
 
 if TYPE_CHECKING:
     from clipattr.models.loading import Model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TEXT_BATCH = 256  # texts per forward pass
 
 
+@unaffected
 def embed_texts(model: "Model", prompts: Sequence[str], templates: Any) -> Tensor:
     """Unit-length embeddings (n, embed) of prompts, each put into every template; see `Model.encode_text`."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)

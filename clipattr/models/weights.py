@@ -27,6 +27,7 @@ from clipattr.models.configs import CONFIG_NAME, HUB, LOCAL, check_config
 from clipattr.models.huggingface import EXTRA, PREFIX, find_transformers, transformers_or_error
 from clipattr.models.modules import misfit
 from clipattr.models.origins import Origin, origin_of, quick_gelu_name
+from clipattr.models.surroundings import usual_surroundings
 from clipattr.storage.checkpoints import State, read_state
 from clipattr.storage.documents import read_json
 from clipattr.storage.files import digest_parts, tensor_bytes
@@ -295,7 +296,7 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
     """Build the module and read its weights as tensors only; missing weights are an error."""
     _require_text_library(source, reference)
     try:
-        with torch.random.fork_rng(devices=[]), _own_surroundings():
+        with torch.random.fork_rng(devices=[]), usual_surroundings(), torch.inference_mode(False):
             # Random initial values, which are overwritten, must not change the caller's random state.
             return open_clip.create_model(
                 source, precision="fp32", device="cpu", require_pretrained=True, weights_only=True, **options
@@ -320,18 +321,6 @@ def _require_text_library(source: str, reference: str) -> None:
         return
     if (config.get("text_cfg") or {}).get("hf_model_name"):
         transformers_or_error(f"The text tower of {reference}")
-
-
-@contextlib.contextmanager
-def _own_surroundings() -> Iterator[None]:
-    """Context with float32 on the CPU as defaults, independent of the caller's dtype, device or mode."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def _tokenizer(source: str, reference: str) -> Any:

@@ -23,6 +23,7 @@ from clipattr.execution.engine import Engine, Here, in_halves
 from clipattr.images.collection import Images, preparer
 from clipattr.images.decoding import PictureError, difference_hash, thumbnail_bytes
 from clipattr.models.loading import Model, load_model
+from clipattr.models.surroundings import unaffected
 from clipattr.sites import Site, activations, capture
 from clipattr.storage.activations import POOLED, ActivationStore
 from clipattr.storage.files import digest_parts
@@ -75,6 +76,7 @@ class _Shard:
     smallest: int | None = None  # batch size where memory did not suffice for a whole micro-batch
 
 
+@unaffected
 def collect_activations(
     model: Model,
     images: Any,

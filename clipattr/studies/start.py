@@ -20,6 +20,7 @@ from clipattr.meaning.vocabulary import Vocabulary
 from clipattr.models.loading import Model, load_model
 from clipattr.models.modules import template_texts
 from clipattr.models.places import default_site
+from clipattr.models.surroundings import unaffected
 from clipattr.models.textonly import TextEmbeddings
 from clipattr.sites import Site
 from clipattr.storage.paths import user_path
@@ -30,6 +31,7 @@ from clipattr.studies.study import Study
 from clipattr.studies.vectors import VectorInput, require_width, space_notes
 
 
+@unaffected
 def build_study(
     model: Any = None,
     images: Any = None,

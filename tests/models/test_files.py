@@ -277,3 +277,23 @@ def test_a_name_of_the_hub_is_pointed_to_its_prefix():
     with pytest.raises(ModelError, match="hf:openai/clip-vit-base-patch32"):
         load_model("openai/clip-vit-base-patch32")
     assert load_model(" picture-world-a ").reference == "picture-world-a"
+
+
+def test_the_callers_settings_of_torch_and_numpy_change_no_result(request):
+    import clipattr as ca
+    from clipattr.models.surroundings import usual_surroundings
+
+    study = ca.open_study("picture-world")
+
+    def results():
+        top = ca.attribute(study, study.images[3], "kite", method="patching").top(3)
+        return [*top["attribution"], *top["alignment"]]
+
+    expected = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert results() == expected
+    with np.errstate(all="raise"), usual_surroundings():
+        assert np.array([1e-30]).astype(np.float16) == 0
+    request.addfinalizer(lambda: torch.set_default_device(None))
+    torch.set_default_device("meta")  # stands for a GPU: tensors made without a device land elsewhere
+    assert results() == pytest.approx(expected, abs=1e-6)

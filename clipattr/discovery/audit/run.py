@@ -43,6 +43,7 @@ from clipattr.display.progress import Progress
 from clipattr.errors import DataError
 from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Engine, Here
+from clipattr.models.surroundings import unaffected
 from clipattr.storage.files import json_digest
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def _is_text(ready: Ready, candidate: Candidate) -> bool:
     return ready.roles.how("text", candidate.word) > SURELY_TEXT
 
 
+@unaffected
 def audit(
     study: Study,
     prompts: Iterable[str | Prompt] | None = None,

@@ -27,6 +27,7 @@ from clipattr.display.progress import Progress
 from clipattr.errors import DataError, SiteError, TargetError
 from clipattr.execution.checkpoint import resumed
 from clipattr.execution.engine import Engine, Here
+from clipattr.models.surroundings import unaffected
 from clipattr.statistics import Interval, t_interval
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class PixelEvidence:
     confidence_before: float = 0.0
 
 
+@unaffected
 def verify(
     study: Study,
     findings: Findings | Finding | Iterable[Finding],

@@ -27,6 +27,7 @@ from clipattr.display.wording import counted, few
 from clipattr.errors import DataError, SiteError, StudyError
 from clipattr.images.splits import HELD
 from clipattr.meaning import alignment
+from clipattr.models.surroundings import unaffected
 from clipattr.statistics import Z, wilson
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class ProbeAudit:
         )
 
 
+@unaffected
 def audit_probe(
     source: Any,
     labels: Sequence[str | None] | None = None,

@@ -21,11 +21,13 @@ from clipattr.discovery.probes.null_space import remover
 from clipattr.discovery.probes.probe import Probe, numbers_in
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
+from clipattr.models.surroundings import unaffected
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))  # scikit-learn's C; embeddings have unit length
 FEWEST = 2  # least pictures of a class
 
 
+@unaffected
 def fit_probe(
     source: Any,
     labels: Any = None,
