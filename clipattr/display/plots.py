@@ -84,10 +84,13 @@ def signed_bars(
         values: length of each bar, in `unit`.
         rest: further bars in grey below a line, for parts that are not latents (bias, error, gap).
         notes: a short text beside each name, e.g. an alignment.
-        unit: name of the unit for the axis.
+        unit: name of the unit for the axis. title: of the figure.
 
     Raises:
         DataError: names, values or notes differ in number, or there is nothing to draw.
+
+    >>> signed_bars(["kite", "sky"], [3.2, -1.0]).png()[:4]
+    b'\x89PNG'
     """
     below = dict(rest or {})
     if not names and not below:
@@ -163,7 +166,8 @@ def waterfall_steps(
     """Bars that each start where the bar above ends; the last level is marked with its value.
 
     Args:
-        names: label of each step. changes: change of each step, in `unit`; the first starts at 0.
+        names: label of each step. changes: change of each step, in `unit`; the first starts at 0. title: of the figure.
+        unit: name of the unit for the axis.
 
     Raises:
         DataError: names and changes differ in number, or there are none.
@@ -288,7 +292,7 @@ def gallery(
         pictures: PIL images or (h, w, 3) uint8 arrays.
         captions: one per picture.
         columns: pictures per row.
-        side: side of a picture in inches.
+        side: side of a picture in inches. title: of the figure.
 
     Raises:
         DataError: there are no pictures, or the number of captions differs.
@@ -354,8 +358,12 @@ def overlay(
     The largest |value| of the map is drawn at full strength.
 
     Args:
+        picture: a PIL picture. heat: (rows, columns), signed. strength: opacity of the largest |value|, 0 to 1.
         frame: the part of the picture that the model sees, from `frame_of(model, picture.size)`; the map is drawn there
             and the rest is greyed. None: the whole picture.
+
+    Raises:
+        DataError: a map that is not (rows, columns).
     """
     heat = np.asarray(heat, dtype=np.float32)
     if heat.ndim != 2:

@@ -113,7 +113,20 @@ class Protocol:
 
 
 def first_names(vocabulary: str) -> Any:
-    """The vocabulary with only the first name of every entry, as in the paper, without glosses in prompts."""
+    """The vocabulary with only the first name of every entry, as in the paper, without glosses in prompts.
+
+    Args:
+        vocabulary: anything `Vocabulary.open` takes.
+
+    Returns:
+        A `Vocabulary`.
+
+    Raises:
+        DataError: as for `Vocabulary.open`.
+
+    >>> first_names(["crane", "kite", "crane"]).words
+    ['crane', 'kite']
+    """
     from clipattr.meaning import Vocabulary
 
     full = Vocabulary.open(vocabulary)

@@ -93,6 +93,6 @@ def test_an_overlay_leaves_the_picture_clear_where_the_map_is_zero():
 def test_maps_that_make_no_sense_are_refused_with_the_way_out(exact_model, directions, pictures):
     with pytest.raises(SiteError, match=r"Use code_map"):
         firing_map(exact_model, pictures, [1], dictionary=directions, site="image.-2.patches")
-    with pytest.raises(SiteError, match="must come before image.-1.cls"):
+    with pytest.raises(SiteError, match="a block before image.-1.cls"):
         firing_map(exact_model, pictures, [1], dictionary=directions, block=2)
     assert Site("image.-1.cls").index(exact_model) == 2

@@ -152,6 +152,6 @@ def test_an_export_that_was_changed_is_noticed(tmp_path):
     save_file(tensors, weights)
     with pytest.raises(DictionaryError, match="differs from the exact copy"):
         load_sae(tmp_path / "out")
-    with pytest.raises(DictionaryError, match="says everything itself: leave out k"):
+    with pytest.raises(DictionaryError, match="contains all its settings: leave out k"):
         export_sae(KINDS["topk"](), tmp_path / "again")
         load_sae(export_sae(KINDS["topk"](), tmp_path / "a.safetensors", "safetensors"), k=3)

@@ -107,7 +107,7 @@ def test_numbers_of_imagenet_are_words_and_equal_words_keep_their_senses(drawing
     named, _ = with_words(ca.Images(drawings.source, drawings.ids, {"label": labels}))
     bird, lifts = sorted(set(named.columns["label"]) - {"tench"})
     assert "bird" in bird and "lifts" in lifts and bird.startswith("crane") and lifts.startswith("crane")
-    with pytest.raises(ca.DataError, match="would all be called 'fish'"):
+    with pytest.raises(ca.DataError, match="all have the word 'fish'"):
         with_words(ca.Images(drawings.source, drawings.ids, {"label": labels}), dict.fromkeys(ids, "fish"))
 
 
