@@ -54,7 +54,7 @@ class Rows:
                 f"Activations to train on must be real floating point numbers; got {acts.dtype}. Convert them "
                 "with .float() if they are activations, and not ids, codes or pixels."
             )
-        self._acts = acts
+        self._acts = acts.detach() if isinstance(acts, Tensor) else acts
 
     @property
     def width(self) -> int:

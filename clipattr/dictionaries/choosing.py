@@ -8,7 +8,6 @@ resume together. docs/decisions/dictionary-defaults.md gives reasons for the can
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from clipattr.dictionaries.batches import as_source, sample_of
 from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.objective import check_options
-from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule, split_options
+from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule, check_whole, split_options
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.training import train_saes
 from clipattr.errors import DictionaryError
@@ -191,12 +190,8 @@ def leaves_open(n_latents: int | None, k: int | None, options: Mapping[str, Any]
 def check_training(n_latents: int | None, k: int | None, options: Mapping[str, Any]) -> None:
     """DictionaryError for a size or options that no training takes, before anything is encoded."""
     for name, value in (("n_latents", n_latents), ("k", k)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1
-        ):
-            raise DictionaryError(
-                f"{name} is a whole number of at least 1; got {value!r}. Left out, it is chosen."
-            )
+        if value is not None:
+            check_whole(name, value)
     if n_latents is not None and k is not None and k > n_latents:
         raise DictionaryError(f"k must lie between 1 and the {n_latents} latents; got {k}.")
     own, schedule, _ = split_options({name: value for name, value in options.items() if name != "budget"})

@@ -120,6 +120,12 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], Schedule,
     return recipe, schedule, job
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """DictionaryError for a value that is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise DictionaryError(f"{name} is a whole number of at least {least}; got {value!r}.")
+
+
 def check_schedule(schedule: Schedule, rows: int, seeds: int) -> None:
     """DictionaryError for a schedule that cannot run."""
     if schedule.steps is not None and schedule.epochs is not None:
@@ -127,9 +133,8 @@ def check_schedule(schedule: Schedule, rows: int, seeds: int) -> None:
             f"Give steps or epochs, not both; got steps={schedule.steps} and epochs={schedule.epochs}."
         )
     for name, least in (("steps", 1), ("warmup", 0), ("patience", 1)):
-        value: Any = getattr(schedule, name)
-        if value is not None and not (isinstance(value, numbers.Integral) and int(value) >= least):
-            raise DictionaryError(f"{name} is a whole number of at least {least}; got {value!r}.")
+        if getattr(schedule, name) is not None:
+            check_whole(name, getattr(schedule, name), least)
     if schedule.epochs is not None and not schedule.epochs > 0:
         raise DictionaryError(f"epochs is a number above 0; got {schedule.epochs!r}.")
     if rows == 0 or schedule.batch < 1 or not seeds:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from clipattr.dictionaries.batches import Source, as_source, batches_in
 from clipattr.dictionaries.parallel import join
-from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule, split_options
+from clipattr.dictionaries.recipes import Job, Recipe, Schedule, check_schedule, check_whole, split_options
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.dictionaries.trainees import Trainee, Views
 from clipattr.dictionaries.trainer import Run, folded
 from clipattr.display.progress import Progress
 from clipattr.errors import DictionaryError
 from clipattr.execution.engine import is_out_of_memory
+from clipattr.models.modules import device_named
 from clipattr.models.surroundings import unaffected
 from clipattr.storage.documents import parse_json, schema_complaint
 from clipattr.storage.files import read_tensors, save_tensors, tensors_digest
@@ -85,17 +86,32 @@ def train_saes(
     return _trained(as_source(acts), asked, list(seeds), schedule, job)
 
 
+def _device(asked: torch.device | str | None) -> torch.device:
+    """The device of a run; DictionaryError for one that this machine lacks."""
+    where = device_named(asked) if asked is not None else torch.device("cpu")
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise DictionaryError(f"Nothing can be trained on {where} here: {str(error)[:200]}") from error
+    return where
+
+
 def _trained(
     source: Source, recipes: list[Recipe], seeds: list[int], schedule: Schedule, job: Job
 ) -> list[Dictionary]:
     check_schedule(schedule, len(source), len(seeds))
+    for seed in seeds:
+        check_whole("seed", seed, 0)
+    for recipe in recipes:
+        check_whole("n_latents", recipe.n_latents)
+        check_whole("k", recipe.k)
     batch = min(schedule.batch, len(source))
     per_epoch = batches_in(source, batch)
     steps = schedule.steps
     if steps is None:
         steps = 2000 if schedule.epochs is None else max(1, round(schedule.epochs * per_epoch))
     warmup = min(1000, steps // 20) if schedule.warmup is None else schedule.warmup
-    where = torch.device(job.device) if job.device is not None else torch.device("cpu")
+    where = _device(job.device)
     team = join()
     trainees = [
         Trainee.of(recipe, seed, source.width, steps * batch, batch, job, where, team)

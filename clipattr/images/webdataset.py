@@ -98,9 +98,17 @@ class TarSource(Source):
                                 table[key] = (rank, text[0])
                     else:
                         self._left_out["members that are no pictures or labels were left out"][ending] += 1
+                end = tar.offset
+            if length - end < tarfile.BLOCKSIZE or any(_block(file, end)):
+                self.notes.append(
+                    f"{readable_name(file.name)} ends after {len(members)} pictures without the block that closes a "
+                    "tar: it may have been cut short."
+                )
         except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
             advice = (
-                " Unpack it first: shards are read in place." if file.name.endswith((".gz", ".tgz")) else ""
+                " It is compressed: unpack it first, shards are read in place."
+                if _block(file, 0)[:2] == b"\x1f\x8b"
+                else ""
             )
             raise DataError(f"{str(file)!r} cannot be read as a tar of pictures: {error}.{advice}") from error
         plain_keys = {_key(name) for name in members if _key(name) == _stem(name)}
@@ -178,6 +186,16 @@ def shards_named(text: str) -> list[Path] | None:
             raise DataError(f"No file matches {text!r}. Check the path and the pattern.")
         return [Path(name) for name in names]
     return None
+
+
+def _block(file: Path, offset: int) -> bytes:
+    """One block of a tar, shorter or empty where the file ends or cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(tarfile.BLOCKSIZE)
+    except OSError:
+        return b""
 
 
 def _unfolded(name: str) -> list[str]:

@@ -371,3 +371,26 @@ def test_the_same_numbers_in_another_floating_dtype_train_to_the_same_weights():
     data = sparse_data(500).half()
     made = [train_sae(acts, **options()).hash for acts in (data, data.float(), data.double())]
     assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"k": "4"}, "k is a whole number of at least 1; got '4'"),
+        ({"n_latents": 16.5}, "n_latents is a whole number"),
+        ({"seed": None}, "seed is a whole number of at least 0; got None"),
+        ({"steps": 0}, "steps is a whole number"),
+        ({"steps": None, "epochs": -1}, "epochs is a number above 0"),
+        ({"step": 5}, "Training does not know step"),
+        ({"device": "cuda:77"}, "Nothing can be trained on cuda:77 here"),
+    ],
+)
+def test_settings_of_another_type_are_named(settings, told):
+    with pytest.raises(DictionaryError, match=told):
+        train_sae(torch.randn(64, 8), **{"n_latents": 16, "k": 2, "steps": 2, "progress": False, **settings})
+
+
+def test_activations_that_still_require_gradients_are_trained_on():
+    acts = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    one, other = (train_sae(a, 16, 2, steps=3, progress=False) for a in (acts, acts.clone().requires_grad_()))
+    assert one.hash == other.hash

@@ -434,3 +434,23 @@ def test_held_out_pictures_of_data_sets_and_vectors_are_held_out_as_in_tables():
     for images in (Images.open(Rows()), vectors.images):
         assert images.columns["split"] == ["train", "holdout", "holdout"] and "held out" in images.notes[0]
     assert vectors.images.columns["label"] == ["1", None, None]
+
+
+def test_a_shard_that_was_cut_short_or_is_compressed_is_called_so(tmp_path):
+    import gzip
+
+    for number in range(3):
+        save(tmp_path / f"{number}.png")
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        for number in range(3):
+            tar.add(tmp_path / f"{number}.png", f"{number}.png")
+    data = (tmp_path / "whole.tar").read_bytes()
+    assert Images.open(tmp_path / "whole.tar").notes == []
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        second = tar.getmembers()[1].offset
+    (tmp_path / "cut.tar").write_bytes(data[: second + 100])
+    images = Images.open(tmp_path / "cut.tar")
+    assert len(images) == 1 and "cut short" in images.notes[0]
+    (tmp_path / "packed.tar").write_bytes(gzip.compress(data))
+    with pytest.raises(DataError, match="compressed: unpack it first"):
+        Images.open(tmp_path / "packed.tar")
