@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as W
 
 from clipattr.display.wording import KIND_WORDS, counted, kind_word
+from clipattr.reporting.names import proof_words
 from clipattr.studies.verdicts import CHOICES
 from clipattr_widgets.controls import (
     button,
@@ -305,5 +306,5 @@ def about_html(finding: Any, verdict: str, check: Any = None, given: str = "") -
         f'<h3 class="clipattr-title">{markup(finding.prompt, 60)} rests on '
         f"{name}{said}</h3>{doubt}"
         f'<div class="clipattr-note">{markup(kind, 40)}: {markup(says, 160)}. {does} the prompt\'s contrast: it {way} '
-        f"by <b>{abs(effect) * 100:.1f}</b> points on held-back pictures.</div>"
+        f"by <b>{abs(effect) * 100:.1f}</b> points on held-back pictures. {markup(proof_words(finding), 400)}</div>"
     )

@@ -68,6 +68,14 @@ class Finding:
         return self.evidence.get("reason") == "written"
 
     @property
+    def by_pictures(self) -> bool:
+        """Whether only pictures with and without the cause prove the effect: the interval of the ablation includes 0.
+
+        The family's latents respond to the cause, but the score depends on it through other latents as well.
+        """
+        return not self.by_writing and not self.causal_effect.low > 0
+
+    @property
     def doubts(self) -> tuple[str, ...]:
         """Doubts about `label`, one clause each, as table, CSV, JSON, report and panel show them."""
         told = self.evidence.get("doubts", ())

@@ -7,10 +7,11 @@ that the audit states are those of the finding (`Finding.doubts`). Start at `nam
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipattr.display.wording import visible
+from clipattr.display.wording import points, span, visible
 
 if TYPE_CHECKING:
     from clipattr.discovery.findings import Finding, Findings
@@ -127,6 +128,36 @@ def word_source(finding: Finding) -> str:
         return ""
     label, prompt = visible(finding.label or "", 60), visible(finding.prompt, 60)
     return told.format(label=f"“{label}”", prompt=f"“{prompt}”")
+
+
+def proof_words(finding: Finding) -> str:
+    """What proves a finding `by_pictures`, as text; "" for any other.
+
+    >>> from types import SimpleNamespace
+    >>> rise = {"value": 0.12, "low": 0.09, "high": 0.15}
+    >>> weak = SimpleNamespace(by_pictures=True, prompt="fox", label="hay", evidence={"beside": rise})
+    >>> proof_words(weak).split(". ")[1]
+    'Pictures of “fox” that show “hay” score 12.0 points higher than its other pictures (9.0 to 15.0)'
+    """
+    if not finding.by_pictures:
+        return ""
+    cause, prompt = visible(finding.label or "the cause", 40), visible(finding.prompt, 40)
+    said = "Ablating this family does not prove it."
+    for name, which in (
+        (
+            "thing",
+            f"Pictures that show “{cause}” without “{prompt}” score {{}} points higher than pictures of neither",
+        ),
+        (
+            "beside",
+            f"Pictures of “{prompt}” that show “{cause}” score {{}} points higher than its other pictures",
+        ),
+    ):
+        effect = finding.evidence.get(name)
+        effect = effect if isinstance(effect, Mapping) else {}
+        if (effect.get("low") or 0) > 0:
+            said += f" {which.format(points(effect['value']).lstrip('+'))} ({span(effect['low'], effect['high'])})."
+    return f"{said} The family responds to the cause; the score depends on it through other latents as well."
 
 
 def latent_words(finding: Finding) -> list[tuple[int, str]]:

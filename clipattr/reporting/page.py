@@ -21,7 +21,14 @@ from clipattr.discovery import finding as one_finding
 from clipattr.discovery.opened import missing_pictures
 from clipattr.display.wording import counted, points, span, visible
 from clipattr.errors import DataError
-from clipattr.reporting.names import examples_words, latent_words, measured_words, name_check, word_source
+from clipattr.reporting.names import (
+    examples_words,
+    latent_words,
+    measured_words,
+    name_check,
+    proof_words,
+    word_source,
+)
 from clipattr.reporting.pictures import SHOWN_PICTURES, PagePictures
 from clipattr.reporting.prompts import LISTED, PARTS
 from clipattr.reporting.rendering import template
@@ -180,6 +187,7 @@ def _described(number: int, f: Finding, pictures: PagePictures) -> dict[str, Any
         "latents": latent_words(f),
         "source": word_source(f),
         "check": name_check(pictures.study, f),
+        "proof": proof_words(f),
         "verdict": pictures.verdict_of(f),
         "verification": Markup(verification_html(pictures.study, f, illustrated=number <= ILLUSTRATED)),
         "evidence": [(name, Markup(told), why) for name, told, why in evidence_rows(f.evidence)],

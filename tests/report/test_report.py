@@ -1,6 +1,7 @@
 """The report is one safe, whole page that says what the findings hold."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import math
@@ -295,6 +296,21 @@ def test_a_finding_by_writing_says_what_writing_adds_and_no_other_does(finding):
     assert "are ablated inside the model" not in page and "when this family is ablated" not in page
     plain = report.page(Findings([finding(kind="typography")]))
     assert plain.count("falls by 30.0 points") == 2 and "is written on pictures" not in plain
+
+
+def test_a_finding_that_only_pictures_prove_says_so_and_with_which_effect(finding):
+    evidence = {
+        "thing": {"value": 0.2, "low": 0.15, "high": 0.25},
+        "beside": {"value": 0.1, "low": -0.02, "high": 0.22},
+    }
+    weak = finding(causal_effect=Interval(0.002, -0.001, 0.005), evidence=evidence)
+    assert weak.by_pictures and not finding().by_pictures
+    page = report.page(Findings([weak]))
+    assert "score 20.0 points higher than pictures of neither (15.0 to 25.0)" in Page(page).text
+    assert "than its other pictures" not in page and page.count("by pictures only") == 1
+    assert "by pictures only" not in report.page(Findings([finding()]))
+    bare = report.page(Findings([dataclasses.replace(weak, evidence={})]))
+    assert "does not prove it" in bare and "points higher" not in bare
 
 
 def test_what_was_audited_is_listed_in_a_fixed_order(findings):
