@@ -24,7 +24,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 BOUNDS = ("elsewhere", "beside", "inserted")  # the three measurements, in the order of `TEXT_WEIGHTS`
-PENALTY = 10.0  # inverse strength of the fit's penalty: nearly none
+PENALTY = 3.0  # inverse strength of the fit's penalty
 # A family only misses a threshold where it is not surely without effect, more frequent by half of what is asked, and
 # pictures with its candidate surely score higher somewhere.
 NEAR_EFFECT, NEAR_DIFFERENCE, NEAR_KEPT = -0.02, 0.1, 0.8
