@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-BOUNDS = ("elsewhere", "beside", "inserted")  # the three measurements, in the order of `TEXT_WEIGHTS`
+LOWS = ("elsewhere", "beside", "inserted")  # lower bounds, in the order of `TEXT_WEIGHTS`
 PENALTY = 3.0  # inverse strength of the fit's penalty
 # A family only misses a threshold where it is not surely without effect, more frequent by half of what is asked, and
 # pictures with its candidate surely score higher somewhere.
@@ -88,11 +88,11 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
-    from clipattr.discovery.audit.decision import BOUNDS as LIMITS
+    from clipattr.discovery.audit.decision import BOUNDS
     from clipattr.statistics import auc
 
-    limits = np.array(LIMITS)
-    known = [[low if row[name] is None else row[name] for name, (low, _) in zip(BOUNDS, LIMITS, strict=True)]
+    limits = np.array(BOUNDS)
+    known = [[low if row[name] is None else row[name] for name, (low, _) in zip(LOWS, BOUNDS, strict=True)]
              for row in rows]  # fmt: skip
     values = np.array(known, dtype=float).clip(limits[:, 0], limits[:, 1])
     right, worlds = (np.array([row[name] for row in rows]) for name in ("right", "world"))
@@ -109,7 +109,7 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "text_brier": float(np.mean((left_out[:, 1] - right) ** 2)),
         "text_brier_of_base_rate": base * (1 - base),
     }  # fmt: skip
-    for place, name in enumerate(BOUNDS):
+    for place, name in enumerate(LOWS):
         figures[f"text_weight_{name}"] = float(model.coef_[0][place])
         figures[f"text_area_{name}"] = float(auc(values[:, place], right))
     ablation = np.array([row["ablation"] or 0.0 for row in rows])

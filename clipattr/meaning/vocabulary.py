@@ -18,7 +18,7 @@ from torch import Tensor
 from clipattr.display.wording import be, counted, few
 from clipattr.errors import DataError
 from clipattr.images.cells import cell_text
-from clipattr.meaning.word_lists import words_of
+from clipattr.meaning.word_lists import SAVED, words_of
 from clipattr.models.modules import template_texts
 from clipattr.storage.documents import write_rows
 from clipattr.storage.files import digest, save_tensors, tensor_bytes
@@ -301,7 +301,7 @@ class Vocabulary:
         """Write as CSV (UTF-8); `Vocabulary.open` reads it back with the same hash."""
         with user_path(path).open("w", encoding="utf-8", newline="") as file:
             columns = [self.words, self.ids, self.glosses, self.groups, self._qualifiers]
-            names = ["word", "id", "gloss", "group", "qualifier"]
+            names = SAVED
             if any(self.roles):
                 columns, names = [*columns, self.roles], [*names, "role"]
             write_rows(file, [names, *zip(*columns, strict=True)])

@@ -30,13 +30,8 @@ WORD = (
     "word", "words", "label", "labels", "name", "text", "term", "concept", "class", "class_name", "display_name",
     "displayname",
 )  # fmt: skip
-OWN = [
-    "word",
-    "id",
-    "gloss",
-    "group",
-    "qualifier",
-]  # the header that `Vocabulary.save` writes: nothing is changed
+# The header that `Vocabulary.save` writes; of a table that has it no word is changed.
+SAVED = ["word", "id", "gloss", "group", "qualifier"]
 OTHERS = {
     "ids": ("id", "synset", "wnid"),
     "glosses": ("gloss", "definition", "description"),
@@ -292,7 +287,7 @@ def _of_table(text: str, path: Path) -> Words:
     if len([row for row in rows if any(row)]) < 2:
         return Words([])
     table = parse_table(text, path)
-    own = table.header[: len(OWN)] == OWN
+    own = table.header[: len(SAVED)] == SAVED
     made = _of_columns(
         {name: [row[place] for row in table.rows] for place, name in enumerate(table.header)}, repr(str(path))
     )

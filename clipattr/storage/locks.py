@@ -45,13 +45,13 @@ def locked(file: Path, doing: str, error: type[ClipattrError]) -> Iterator[None]
         try:
             before = file.stat().st_ino
             lock.acquire()
+        except FileNotFoundError:  # its holder removed it between the two calls
+            continue
+        except Timeout as refused:
+            raise error(
+                f"Another process is {doing} (process {_holder(file)}): wait for it, or choose another path."
+            ) from refused
         except (NotImplementedError, OSError) as refused:
-            if isinstance(refused, FileNotFoundError):  # its holder removed it between the two calls
-                continue
-            if isinstance(refused, Timeout):
-                raise error(
-                    f"Another process is {doing} (process {_holder(file)}): wait for it, or choose another path."
-                ) from refused
             if isinstance(refused, OSError) and refused.errno not in NO_LOCKS:
                 raise error(f"{str(file)!r} could not be locked ({refused}).") from refused
             warnings.warn(
