@@ -26,6 +26,7 @@ from clipattr.dictionaries.codes import SparseCodes
 from clipattr.dictionaries.placing import place_of
 from clipattr.dictionaries.sae import Dictionary
 from clipattr.errors import DataError, DictionaryError, TargetError
+from clipattr.models.forward import other_facts
 from clipattr.models.loading import Model, load_model
 from clipattr.models.surroundings import unaffected
 from clipattr.sites import Site, activations, acts_and_context
@@ -279,6 +280,13 @@ def parts_of(source: Any, dictionary: Any, site: Site | str | None) -> tuple[Mod
         raise DictionaryError(
             f"the dictionary was made from model {made_for}, this is model {model.weights_hash} ({model.reference}). "
             "Load the one that belongs to this model."
+        )
+    if isinstance(dictionary, Dictionary) and (
+        told := other_facts(dictionary.info.get("forward"), model.facts)
+    ):
+        raise DictionaryError(
+            f"the dictionary was made from a model that has the weights of {model.reference} and computes something "
+            f"else ({told}). Load the model that it was made from."
         )
     if isinstance(dictionary, Dictionary) and dictionary.device != model.device:
         dictionary = dictionary.to(model.device)

@@ -193,6 +193,7 @@ def _plan(
     name = method.name if isinstance(method, Method) else getattr(method, "__name__", method)
     plan = {
         "model": model.weights_hash,
+        "forward": model.facts,
         "dictionary": getattr(dictionary, "hash", None),
         "site": str(site),
         "targets": [*wanted.names, _digest(*linear)],
@@ -214,6 +215,7 @@ def _done(file: Path, plan: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
         shards, known = list(state["shards"]), dict(state["plan"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, []
+    known.setdefault("forward", plan["forward"])  # earlier versions do not record it
     differing = [name for name, value in plan.items() if known.get(name) != value]
     if differing:
         raise DataError(

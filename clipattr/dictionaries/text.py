@@ -81,6 +81,7 @@ def train_text_sae(
     acts = activations(model, written, place).float().cpu()
     rows = acts.reshape(-1, acts.shape[-1])
     found = train_sae(rows, site=str(place), model_hash=model.weights_hash, **options)
+    found.info["forward"] = model.facts
     each = len(rows) // len(texts)
     found.info = {
         **(found.info or {}),

@@ -184,6 +184,8 @@ def _trained(
             "l0": watch.l0[number],
             "dead": one.run.dead_share(),
         }
+        if facts := getattr(source, "manifest", {}).get("forward"):
+            info["forward"] = facts  # of the model that filled the store
         core = {
             "site": None if site is None else str(site),
             "model_hash": job.model_hash or getattr(source, "model_hash", None),

@@ -266,7 +266,7 @@ class Vocabulary:
         bad = [template for template in templates if "{}" not in template]
         if bad or not templates:
             raise DataError(f"Every template must contain '{{}}', where the word goes; got {few(bad)}.")
-        key = (model.weights_hash, templates)
+        key = (json.dumps([model.weights_hash, getattr(model, "facts", {})]), templates)
         if key not in self._embedded:
             self._embedded[key] = self._embed(model, templates, cache, batch)
         return self._embedded[key]
@@ -274,7 +274,7 @@ class Vocabulary:
     def _embed(self, model: Any, templates: tuple[str, ...], cache: str | Path | None, batch: int) -> Tensor:
         from safetensors import SafetensorError, safe_open
 
-        stamp = json.dumps([self.hash, templates, model.weights_hash])
+        stamp = json.dumps([self.hash, templates, model.weights_hash, getattr(model, "facts", {})])
         file = None
         if cache is not None:
             file = Path(cache) / f"words-{digest(stamp)}.safetensors"

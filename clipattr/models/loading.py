@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from clipattr.errors import DataError, ModelError, SiteError
 from clipattr.images.decoding import PictureError, to_picture
+from clipattr.models.forward import forward_facts
 from clipattr.models.huggingface import adapt, is_transformers
 from clipattr.models.modules import (
     described,
@@ -110,7 +111,10 @@ class Model:
         """16 hex digits over names, types, shapes and bytes of the weights (as float32, before a cast)."""
         return hash_weights(self.clip)
 
-    # what the modules say about themselves
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides the embeddings and is not in the weights, as JSON values by name; see `forward_facts`."""
+        return forward_facts(self)
 
     @property
     def visual(self) -> nn.Module:
@@ -226,8 +230,6 @@ class Model:
     def tail(self, site: str | Site) -> Tail | None:
         """The closed-form tail behind a site, None where there is none; see `Site.tail`."""
         return Site(site).tail(self)
-
-    # encoding
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -363,12 +365,10 @@ def load_model(
             return _placed(name, device, dtype)
         if is_transformers(name):
             adapted, making, pixels = adapt(name, tokenizer, preprocess)
-            made = Model(adapted, "custom", make_tokenizer=making, preprocess=pixels)
-            return _placed(made, device, dtype)
+            return _placed(Model(adapted, "custom", make_tokenizer=making, preprocess=pixels), device, dtype)
         clip = unwrapped_clip(name)
-        make_tokenizer = functools.partial(tokenizer_of, clip, tokenizer)
-        made = Model(clip, "custom", make_tokenizer=make_tokenizer, preprocess=preprocess)
-        return _placed(made, device, dtype)
+        making = functools.partial(tokenizer_of, clip, tokenizer)
+        return _placed(Model(clip, "custom", make_tokenizer=making, preprocess=preprocess), device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
     if not isinstance(name, (str, os.PathLike)):
@@ -380,8 +380,7 @@ def load_model(
     model = Model(
         found.clip, found.reference, make_tokenizer=found.make_tokenizer, preprocess=found.preprocess
     )
-    default = "cuda" if torch.cuda.is_available() else None
-    return _placed(model, device or default, dtype)
+    return _placed(model, device or ("cuda" if torch.cuda.is_available() else None), dtype)
 
 
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | str | None) -> Model:

@@ -67,6 +67,7 @@ class TextEmbeddings(Model):
         digest.update(self._table.numpy().tobytes())
         self.reference, self.preprocess_id = REFERENCE, "none: vectors only"
         self.weights_hash = digest.hexdigest()[:16]
+        self.facts: dict[str, Any] = {}
         self.clip = nn.Module()
 
     @classmethod

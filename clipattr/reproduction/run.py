@@ -57,7 +57,9 @@ class Run:
         key: list[Any] = [name, unit, inputs.identity, self.sizes.to_dict(), inputs.protocol.source]
         # A unit that is about one model does not depend on the others.
         about = [unit.partition(" ")[0]] if unit.partition(" ")[0] in inputs.models else inputs.variants
-        key.append({variant: inputs.model(variant).weights_hash for variant in about})
+        models = {variant: inputs.model(variant) for variant in about}
+        key.append({variant: [model.weights_hash, model.facts] for variant, model in models.items()})
+        key.append(inputs.judge.facts)
 
         def measure() -> dict[str, Any]:
             with inputs.times.of(f"{name} · {unit}"):

@@ -121,6 +121,7 @@ class ActivationStore(ShardFolder):
             "model": model.reference,
             "model_hash": model.weights_hash,
             "preprocess": model.preprocess_id,
+            "forward": getattr(model, "facts", {}),
             "sites": {
                 name: {"tokens": shape[0] if len(shape) == 2 else 1, "width": shape[-1]}
                 for name, shape in sites.items()
@@ -135,11 +136,15 @@ class ActivationStore(ShardFolder):
             manifest["shuffle"] = int(shuffle)
         if evaluator is not None:
             about = {"hash": evaluator.weights_hash, "preprocess": evaluator.preprocess_id}
+            about["forward"] = getattr(evaluator, "facts", {})
             manifest["evaluator"] = {**about, "reference": evaluator.reference, "thumbnails": thumbnails}
         if (path / MANIFEST).exists():
             if not resume:
                 raise DataError(f"{path} already holds a store; pass resume=True or choose another folder.")
             found = read_manifest(path)
+            for part, known in ((manifest, found), (manifest.get("evaluator"), found.get("evaluator"))):
+                if part and isinstance(known, dict) and "forward" not in known:
+                    del part["forward"]  # stores of earlier versions do not record it
             changing = {"pictures": pictures, "fingerprint": fingerprint} if renew else {}
             if told := differences({**found, **changing}, manifest):
                 raise DataError(

@@ -98,8 +98,14 @@ def write_record(file: Path, record: dict[str, Any]) -> None:
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The differences of two manifests in words; empty if they are equal."""
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-    return "; ".join(f"{name}: {found.get(name)} there, {wanted.get(name)} asked" for name in names)
+    told = []
+    for name in {**wanted, **found}:
+        there, asked = found.get(name), wanted.get(name)
+        if isinstance(there, dict) and isinstance(asked, dict):
+            told.append(differences(there, asked))
+        elif there != asked:
+            told.append(f"{name}: {there} there, {asked} asked")
+    return "; ".join(filter(None, told))
 
 
 def write_document(file: Path, content: dict[str, Any], **options: Any) -> None:

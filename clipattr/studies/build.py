@@ -26,6 +26,7 @@ from clipattr.meaning.examples import Examples, strongest_token
 from clipattr.meaning.scores import Totals
 from clipattr.meaning.summary import collect, merged, summarise
 from clipattr.meaning.vocabulary import empty_prompt
+from clipattr.models.forward import other_facts
 from clipattr.models.loading import Model
 from clipattr.sites import Site
 from clipattr.storage.files import save_tensors, written
@@ -98,7 +99,12 @@ def _build(place: Workplace, old: dict[str, Any] | None, plan: dict[str, Any], o
     _codes(place, dictionary, len(pictures), of.engine)
     summary = _meaning(place.path, dictionary, fit, of)
     roles = {
-        role: {"reference": model.reference, "hash": model.weights_hash, "preprocess": model.preprocess_id}
+        role: {
+            "reference": model.reference,
+            "hash": model.weights_hash,
+            "preprocess": model.preprocess_id,
+            "forward": model.facts,
+        }  # fmt: skip
         for role, model in (("model", of.model), ("evaluator", of.evaluator))
     }
     manifest = {
@@ -151,6 +157,7 @@ def _plan(of: Request) -> dict[str, Any]:
         "model": of.model.weights_hash,
         "evaluator": of.evaluator.weights_hash,
         "preprocess": [of.model.preprocess_id, of.evaluator.preprocess_id],
+        "forward": [of.model.facts, of.evaluator.facts],
         "site": str(of.site),
         "images": of.images.fingerprint,
         "batch": settings["batch"],
@@ -188,14 +195,22 @@ def _existing(folder: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     if "shard" in old.get("encoding", {}) and "shard" in plan.get("encoding", {}):
         # Shards decide where micro-batches begin and nothing else; those of other versions have other sizes.
         old = {**old, "encoding": {**old["encoding"], "shard": plan["encoding"]["shard"]}}
+    if "encoding" in old:  # studies of earlier versions do not record it
+        old = {**old, "encoding": {"forward": plan["encoding"]["forward"], **old["encoding"]}}
     if old != plan and not overwrite:
         differing = [
             (f"{part}.{name}: {old.get(part, {}).get(name)!r} there, {value!r} asked")
             + (" (other pictures, names, labels or splits)" if name == "images" else "")
             for part, values in plan.items()
             for name, value in values.items()
-            if old.get(part, {}).get(name) != value
+            if name != "forward" and old.get(part, {}).get(name) != value
         ]
+        facts = (
+            zip(old["encoding"]["forward"], plan["encoding"]["forward"], strict=True)
+            if "encoding" in old
+            else ()
+        )
+        differing += filter(None, [other_facts(there, here) for there, here in facts])
         raise StudyError(
             f"{str(folder)!r} holds another study ({'; '.join(differing) or 'other settings'}). Choose another path, "
             "or pass overwrite=True (--overwrite on the command line) to replace it."
@@ -209,6 +224,7 @@ def _dictionary(place: Workplace, fit: np.ndarray, of: Request) -> Dictionary:
         return load_dictionary(target)
     if given is None:
         given = _made(place, fit, of)
+        given.info["forward"] = of.model.facts
     given.save(target)
     place.finish("dictionary", sorted(target.iterdir()))
     # Reading the file back gives a resumed build and this one the same numbers.
@@ -336,6 +352,11 @@ def _check_dictionary(dictionary: Dictionary, model: Model, site: Site) -> None:
         raise StudyError(
             f"The dictionary was trained on the model with weights {dictionary.model_hash}; this study is of "
             f"{model.reference!r}, weights {model.weights_hash}. Use that model, or leave the dictionary out."
+        )
+    if told := other_facts(dictionary.info.get("forward"), model.facts):
+        raise StudyError(
+            f"The dictionary was trained on a model with the weights of {model.reference!r} that computes something "
+            f"else ({told}). Use that model, or leave the dictionary out."
         )
     require_place(dictionary, model, site)
     if dictionary.width != site.width(model):

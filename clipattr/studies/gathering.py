@@ -15,6 +15,7 @@ from clipattr.errors import DataError, StudyError
 from clipattr.execution.engine import Engine
 from clipattr.images.collection import Images
 from clipattr.meaning.vocabulary import Vocabulary
+from clipattr.models.forward import other_facts
 from clipattr.models.loading import Model
 from clipattr.models.textonly import FILE as TEXTS
 from clipattr.sites import Site
@@ -58,6 +59,7 @@ class Request:
             self.evaluator.weights_hash,
             self.evaluator.preprocess_id,
         )
+        same = same and not other_facts(about.get("forward"), self.evaluator.facts)
         return same and (about["thumbnails"] or not self.settings["thumbnails"])
 
 
@@ -84,6 +86,11 @@ def store_at(path: Path, model: Model, images: Images, site: Site) -> Activation
         raise StudyError(
             f"The store in {str(path)!r} was encoded with {store.manifest['model']!r}, weights {store.model_hash}; the "
             f"study is of {model.reference!r}, weights {model.weights_hash}. {again}"
+        )
+    if told := other_facts(store.manifest.get("forward"), model.facts):
+        raise StudyError(
+            f"The store in {str(path)!r} was encoded with {store.manifest['model']!r}, which has the weights of "
+            f"{model.reference!r} and computes something else ({told}). {again}"
         )
     if store.manifest["fingerprint"] != images.fingerprint:
         raise StudyError(

@@ -24,6 +24,7 @@ from clipattr.images.collection import Images
 from clipattr.meaning.examples import Examples
 from clipattr.meaning.labels import Labels
 from clipattr.meaning.vocabulary import Vocabulary
+from clipattr.models.forward import other_facts
 from clipattr.models.loading import Model, load_model
 from clipattr.models.textonly import FILE, REFERENCE, TextEmbeddings
 from clipattr.sites import Site
@@ -321,7 +322,8 @@ class Study:
         if role not in self._models:
             about = self.manifest[role]
             other = "evaluator" if role == "model" else "model"
-            if other in self._models and self._models[other].weights_hash == about["hash"]:
+            same = all(about.get(name) == self.manifest[other].get(name) for name in ("hash", "forward"))
+            if same and other in self._models:
                 self._models[role] = self._models[other]
             elif about["reference"] == REFERENCE:
                 self._models[role] = self._checked(role, TextEmbeddings.open(self.path / FILE))
@@ -341,6 +343,12 @@ class Study:
                 f"The study in {str(self.path)!r} was built with the {role} {about['reference']!r}, weights "
                 f"{about['hash']}; it was opened with {model.reference!r}, weights {model.weights_hash}. Open it with "
                 "that model, or build another study."
+            )
+        if told := other_facts(about.get("forward"), model.facts):
+            raise StudyError(
+                f"The study in {str(self.path)!r} was built with the {role} {about['reference']!r}; it was opened with "
+                f"{model.reference!r}, which has the same weights and computes something else ({told}). Open it with "
+                "the architecture, tag and preprocessing that it was built with, or build another study."
             )
         return model
 

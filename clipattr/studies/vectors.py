@@ -150,7 +150,7 @@ def _seen(
         for start, block in given.evaluator.blocks(BLOCK):
             seen[start : start + len(block)] = _unit(block)
         return seen, everything
-    if evaluator.weights_hash == model.weights_hash:
+    if evaluator.weights_hash == model.weights_hash and evaluator.facts == model.facts:
         return None, everything
     if not pictures_there(images).any():
         raise DataError(

@@ -1,8 +1,10 @@
 """Where weights come from, and that nothing unsafe, missing or damaged gets through."""
 
+import copy
 import json
 import os
 import pickle
+import re
 
 import open_clip
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import clipattr
 from clipattr import ModelError, load_model
+from clipattr.models.forward import other_facts
 from clipattr.models.weights import hash_weights
 
 
@@ -299,3 +302,41 @@ def test_a_bare_file_of_weights_is_answered_with_what_to_write(tmp_path):
     file.write_bytes(b"")
     with pytest.raises(ModelError, match=rf"is a file.*ViT-B-32:{file}@openai"):
         load_model(str(file))
+
+
+def test_equal_weights_with_another_forward_pass_have_other_facts(config, tmp_path):
+    plain = open_clip.model.CLIP(**config)
+    base = load_model(plain)
+    assert base.facts["image activation"] == base.facts["text activation"] == ["gelu"]
+    assert base.facts["mean"] == pytest.approx([0.48145, 0.45783, 0.40821], abs=1e-4)
+    pixels, tokens = torch.randn(2, 3, 32, 32), base.tokens(["kite"])
+
+    def other(change, **options):
+        asked = copy.deepcopy(config)
+        change(asked)
+        clip = open_clip.model.CLIP(**asked, **options)
+        clip.load_state_dict(plain.state_dict())
+        return load_model(clip)
+
+    for change, options, told in (
+        (lambda c: None, {"quick_gelu": True}, r"image activation \['gelu'\] there, \['quick_gelu'\] here"),
+        (lambda c: c["vision_cfg"].update(head_width=32), {}, r"image heads \[4\] there, \[2\] here"),
+        (lambda c: c["vision_cfg"].update(pool_type="avg"), {}, r"image pooling \['tok'\] there"),
+        (lambda c: c["text_cfg"].update(no_causal_mask=True), {}, r"text causal mask \[True\] there"),
+        (lambda c: c["text_cfg"].update(norm_kwargs={"eps": 1e-3}), {}, r"text epsilon \[1e-05\] there"),
+    ):
+        found = other(change, **options)
+        assert found.weights_hash == base.weights_hash
+        assert re.search(told, other_facts(base.facts, found.facts)), other_facts(base.facts, found.facts)
+        same = [
+            torch.equal(base.encode_image(pixels), found.encode_image(pixels)),
+            torch.equal(base.text_features(tokens), found.text_features(tokens)),
+        ]
+        assert not all(same)  # it does compute something else
+    scaled = load_model(plain, preprocess=lambda picture: 2 * base.preprocess(picture))
+    assert "std" in other_facts(base.facts, scaled.facts) and "heads" not in other_facts(
+        base.facts, scaled.facts
+    )
+    assert not other_facts(base.facts, load_model(plain, dtype="bfloat16").facts)
+    assert not other_facts(None, scaled.facts) and not other_facts({"image heads": [4]}, scaled.facts)
+    assert not other_facts(json.loads(json.dumps(base.facts)), base.facts)

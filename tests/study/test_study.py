@@ -1,5 +1,6 @@
 """Studies: built in one pass, the same bytes after a kill, opened by the right model only."""
 
+import copy
 import json
 import shutil
 
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 
 import clipattr.studies.encode
-from clipattr.attribution import attribute, attribution_map
-from clipattr.errors import DataError, SiteError, StudyError
+from clipattr import collect_activations
+from clipattr.attribution import attribute, attribution_map, stream
+from clipattr.errors import DataError, DictionaryError, SiteError, StudyError
 from clipattr.images.collection import Images
-from clipattr.meaning import examples_of_use, words_of
+from clipattr.meaning import Vocabulary, examples_of_use, words_of
 from clipattr.models.loading import load_model
 from clipattr.sites import activations
 from clipattr.studies.join import duplicates
@@ -166,6 +168,60 @@ def test_paths_are_relative_so_a_study_moves_with_its_pictures(tiny_model, evalu
 def test_another_model_is_an_error_that_names_both_hashes(finished, evaluator, tiny_model):
     with pytest.raises(StudyError, match=f"{tiny_model.weights_hash}.*{evaluator.weights_hash}"):
         open_study(finished.path, model=evaluator)
+
+
+def test_a_model_of_equal_weights_that_computes_something_else_is_refused_everywhere(
+    finished, evaluator, pictures, tiny_model, tmp_path
+):
+    quick = copy.deepcopy(tiny_model.clip)
+    for block in [*quick.visual.transformer.resblocks, *quick.transformer.resblocks]:
+        block.mlp.gelu = open_clip.transformer.QuickGELU()
+    quick = load_model(quick)
+    assert quick.weights_hash == tiny_model.weights_hash
+    told = r"image activation \['gelu'\] there, \['quick_gelu'\] here"
+    with pytest.raises(StudyError, match=told):
+        open_study(finished.path, model=quick)
+    how = {"vocabulary": WORDS, "evaluator": evaluator, **SMALL}
+    with pytest.raises(StudyError, match=f"another study.*{told}"):
+        build_study(quick, pictures, path=finished.path, **how)
+    with pytest.raises(StudyError, match=f"dictionary was trained on.*{told}"):
+        given = {name: how[name] for name in ("vocabulary", "evaluator", "batch", "progress")}
+        build_study(quick, pictures, path=tmp_path / "s", dictionary=finished.dictionary, **given)
+    with pytest.raises(DictionaryError, match=told):
+        attribute(quick, torch.zeros(1, 3, 32, 32), "red", dictionary=finished.dictionary)
+    store = {"site": "image.-1.cls", "path": tmp_path / "store", "progress": False}
+    collect_activations(tiny_model, pictures, **store)
+    with pytest.raises(StudyError, match=told):
+        build_study(quick, pictures, path=tmp_path / "s", store=tmp_path / "store", **how)
+    with pytest.raises(DataError, match=r"image activation: \['gelu'\] there, \['quick_gelu'\] asked"):
+        collect_activations(quick, pictures, **store)
+    stream(tiny_model, torch.zeros(2, 3, 32, 32), "red", tmp_path / "out", dictionary=finished.dictionary)
+    (tmp_path / "out" / "attributions.json").rename(tmp_path / "out" / "attributions.json.partial")
+    unmarked = copy.copy(finished.dictionary)
+    unmarked.info = {}
+    with pytest.raises(DataError, match="forward, targets differ"):
+        stream(quick, torch.zeros(2, 3, 32, 32), "red", tmp_path / "out", dictionary=unmarked)
+    words = Vocabulary.open(WORDS)
+    assert not torch.equal(words.embed(quick, cache=tmp_path), words.embed(tiny_model, cache=tmp_path))
+
+
+def test_studies_and_stores_without_recorded_facts_are_used_as_before(
+    finished, evaluator, pictures, tiny_model, tmp_path
+):
+    shutil.copytree(finished.path, tmp_path / "s")
+    file = tmp_path / "s" / "study.json"
+    manifest = json.loads(file.read_text())
+    for entry in (manifest["model"], manifest["evaluator"], manifest["plan"]["encoding"]):
+        del entry["forward"]
+    file.write_text(json.dumps(manifest))
+    how = {"model": tiny_model, "evaluator": evaluator}
+    assert open_study(tmp_path / "s", **how).model is tiny_model
+    collect_activations(tiny_model, pictures, "image.-1.cls", tmp_path / "store", progress=False)
+    file = tmp_path / "store" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["forward"]
+    file.write_text(json.dumps(manifest))
+    collect_activations(tiny_model, pictures, "image.-1.cls", tmp_path / "store", progress=False)
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
