@@ -1,4 +1,4 @@
-"""Fit of the confidence of text, and how often families that miss a threshold of the audit are right.
+"""Fit of a finding's confidence, and how often families that miss a threshold of the audit are right.
 
     python benchmarks/confidence.py collect --out OUT [OUT …] --photos PHOTOS [--only WORLD …]
     python benchmarks/confidence.py fit     --out OUT [OUT …]
@@ -7,7 +7,9 @@ OUT is what `worlds.py study` wrote; several may hold the same worlds with more 
 that holds or only misses a threshold by redrawn pictures and keeps it in `OUT/families/WORLD.json`, so that it goes on
 where it was interrupted. `fit` prints and writes:
 
-- the logistic fit of text on three lower bounds, asked on worlds left out (`TEXT_WEIGHTS` in `audit/decision.py`);
+- the logistic fit of findings, asked on worlds left out (`WEIGHTS` in `audit/decision.py`), and the share of them that is
+  right by how much more frequent the cause is;
+- the fit of text on three lower bounds (`TEXT_WEIGHTS`);
 - of families that miss a threshold, the share that is right, by threshold.
 """
 
@@ -24,6 +26,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LOWS = ("elsewhere", "beside", "inserted")  # lower bounds, in the order of `TEXT_WEIGHTS`
+SIGNS = ("instead", "left", "more_frequent")  # in the order of `WEIGHTS`
+STEPS = (0.0, 0.3, 0.5, 0.7, 1.0)  # of the lower bound of the rate difference
 PENALTY = 3.0  # inverse strength of the fit's penalty
 # A family only misses a threshold where it is not surely without effect, more frequent by half of what is asked, and
 # pictures with its candidate surely score higher somewhere.
@@ -45,15 +49,17 @@ def families_of(world: Any, study: Any, out: Path) -> list[dict[str, Any]]:
     """Every family of a world that holds or only misses a threshold, and whether redrawn pictures confirm it."""
     from sensitivity import Truth, gathered_of
 
-    from clipattr.discovery.audit.decision import Reason
+    from clipattr.discovery.audit.decision import Reason, signs_of
+    from clipattr.discovery.audit.run import held_of
     from clipattr.discovery.audit.settings import Settings
 
-    truth, rows = Truth(world, study, out), []
-    for one in gathered_of(world, study, Settings()):
+    truth, rows, settings = Truth(world, study, out), [], Settings()
+    for one in gathered_of(world, study, settings):
         unit, prompt, rise = one.subject.unit, one.subject.prompt.text, one.rise
         if not (math.isfinite(unit) and unit > 0):
             continue
         inserted = rise.inserted.low / unit if rise is not None and rise.latents else 0.0
+        told = {id(judged) for judged in held_of(one, settings)[0]}
         for judged in one.judged:
             family, evidence = judged.family, judged.evidence
             if evidence is None or not (judged.reason is Reason.HOLDS or near(family, evidence, unit)):
@@ -68,6 +74,8 @@ def families_of(world: Any, study: Any, out: Path) -> list[dict[str, Any]]:
                     "beside": _finite(evidence.beside.low / unit),
                     "inserted": inserted,
                     "ablation": _finite(evidence.causal_effect.low / unit),
+                    "told": id(judged) in told,
+                    **dict(zip(SIGNS, signs_of(family, evidence), strict=True)),
                     "right": truth.verdict((prompt, family.latents)).right,
                 }
             )
@@ -78,15 +86,40 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Fit of the confidence of text, with its area under the curve and Brier score on worlds left out.
+def logistic(
+    values: Any, rows: Sequence[dict[str, Any]], what: str, names: Sequence[str]
+) -> dict[str, float]:
+    """A logistic fit of being right, with its area under the curve and Brier score on worlds left out.
 
     Args:
-        rows: families of text that hold, each with its world.
+        values: (rows, names). rows: each with its world. what: begins the names of the figures.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+
+    from clipattr.statistics import auc
+
+    right, worlds = (np.array([row[name] for row in rows]) for name in ("right", "world"))
+    model = LogisticRegression(C=PENALTY, max_iter=5000)
+    left_out = cross_val_predict(
+        model, values, right, groups=worlds, cv=LeaveOneGroupOut(), method="predict_proba"
+    )
+    model.fit(values, right)
+    base = float(right.mean())
+    return {
+        f"{what}": len(rows), f"{what}_right": int(right.sum()), f"{what}_worlds": len(set(worlds.tolist())),
+        f"{what}_constant": float(model.intercept_[0]),
+        f"{what}_area": float(auc(left_out[:, 1], right)),
+        f"{what}_brier": float(np.mean((left_out[:, 1] - right) ** 2)),
+        f"{what}_brier_of_base_rate": base * (1 - base),
+        **{f"{what}_weight_{name}": float(weight) for name, weight in zip(names, model.coef_[0], strict=True)},
+    }  # fmt: skip
+
+
+def fit_of_text(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The fit for families of text that hold."""
+    import numpy as np
 
     from clipattr.discovery.audit.decision import BOUNDS
     from clipattr.statistics import auc
@@ -95,25 +128,27 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     known = [[low if row[name] is None else row[name] for name, (low, _) in zip(LOWS, BOUNDS, strict=True)]
              for row in rows]  # fmt: skip
     values = np.array(known, dtype=float).clip(limits[:, 0], limits[:, 1])
-    right, worlds = (np.array([row[name] for row in rows]) for name in ("right", "world"))
-    model = LogisticRegression(C=PENALTY, max_iter=5000)
-    left_out = cross_val_predict(
-        model, values, right, groups=worlds, cv=LeaveOneGroupOut(), method="predict_proba"
-    )
-    model.fit(values, right)
-    base = float(right.mean())
-    figures = {
-        "text_families": len(rows), "text_right": int(right.sum()), "text_worlds": len(set(worlds.tolist())),
-        "text_constant": float(model.intercept_[0]),
-        "text_area": float(auc(left_out[:, 1], right)),
-        "text_brier": float(np.mean((left_out[:, 1] - right) ** 2)),
-        "text_brier_of_base_rate": base * (1 - base),
-    }  # fmt: skip
+    right = np.array([row["right"] for row in rows])
+    figures = logistic(values, rows, "text_families", LOWS)
     for place, name in enumerate(LOWS):
-        figures[f"text_weight_{name}"] = float(model.coef_[0][place])
-        figures[f"text_area_{name}"] = float(auc(values[:, place], right))
+        figures[f"text_families_area_{name}"] = float(auc(values[:, place], right))
     ablation = np.array([row["ablation"] or 0.0 for row in rows])
-    return figures | {"text_area_ablation": float(auc(ablation, right))}
+    return figures | {"text_families_area_ablation": float(auc(ablation, right))}
+
+
+def fit_of_findings(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The fit for findings that are not text, and the share that is right by how much more frequent the cause is."""
+    import numpy as np
+
+    figures = logistic(
+        np.array([[row[name] for name in SIGNS] for row in rows], dtype=float), rows, "findings", SIGNS
+    )
+    for low, high in zip(STEPS, STEPS[1:], strict=False):
+        some = [row["right"] for row in rows if not row["instead"] and low <= row["more_frequent"] < high]
+        name = f"findings_more_frequent_from_{low:g}"
+        figures |= {name: len(some), f"{name}_right": sum(some) / max(1, len(some))}
+    some = [row["right"] for row in rows if row["instead"]]
+    return figures | {"findings_instead": len(some), "findings_instead_right": sum(some) / max(1, len(some))}
 
 
 def shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -167,7 +202,11 @@ def main() -> None:
             rows += [row | {"world": path.stem} for row in json.loads(path.read_text(encoding="utf-8"))]
     if not rows:
         raise SystemExit("no families were collected in these folders; run `confidence.py collect` first")
-    figures = fitted([row for row in rows if row["text"] and row["reason"] == "HOLDS"]) | shares(rows)
+    figures = (
+        fit_of_findings([row for row in rows if row["told"] and not row["text"]])
+        | fit_of_text([row for row in rows if row["text"] and row["reason"] == "HOLDS"])
+        | shares(rows)
+    )
     for key, value in figures.items():
         print(f"{key:28} {value:.3f}")
     write_results("confidence", figures, [])

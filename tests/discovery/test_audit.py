@@ -10,7 +10,15 @@ import torch
 import clipattr as ca
 from clipattr.discovery.audit.base import plain
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
-from clipattr.discovery.audit.decision import Reason, confidence, confidence_written, judge, reads, told_once
+from clipattr.discovery.audit.decision import (
+    WEIGHTS,
+    Reason,
+    confidence,
+    confidence_written,
+    judge,
+    reads,
+    told_once,
+)
 from clipattr.discovery.audit.evidence import Evidence, measured
 from clipattr.discovery.audit.expectations import Prompt, expected_share, most_like, read_prompts
 from clipattr.discovery.audit.levels import levels_of
@@ -282,6 +290,22 @@ def test_inserted_text_is_surer_where_it_lifts_over_other_words_and_never_as_uns
     assert unsure == pytest.approx(1 / (1 + math.exp(-0.8)))
     assert sure == pytest.approx(1 / (1 + math.exp(-0.8 - math.log(0.04 / (settings.least_rise * 0.5)))))
     assert settings.least_confidence < unsure < sure
+
+
+def test_a_finding_is_the_surer_the_more_frequent_its_cause_and_the_less_its_latents_fire_without_it():
+    beside, instead = family(), family(instead=True)
+
+    def sure(one, kept, difference):
+        return confidence(one, dataclasses.replace(EVIDENCE, kept=kept, difference=span(difference)), 0.5)
+
+    low = span(0.6).low
+    constant, replaces, left, more = WEIGHTS
+    by_hand = 1 / (1 + math.exp(-(constant + 0.1 * left + more * low)))
+    assert sure(beside, 0.3, 0.6) == pytest.approx(by_hand)
+    assert sure(beside, 0.3, 0.3) < by_hand < sure(beside, 0.1, 0.6) == sure(beside, math.nan, 0.6)
+    # What stands in the object's place need not be frequent.
+    assert sure(instead, 0.0, 0.6) == sure(instead, 0.0, math.nan)
+    assert sure(instead, 0.0, 0.0) == pytest.approx(1 / (1 + math.exp(-(constant + replaces))))
 
 
 def test_text_on_a_prompts_pictures_is_the_surer_the_more_it_raises_the_score_in_three_places():

@@ -152,8 +152,9 @@ def _rank(verdict: Judged) -> tuple[float, ...]:
 
 
 # Logistic confidence, fitted on the findings of the worlds that constants are chosen on (docs/decisions/audit.md):
-# constant, then the weights of: it replaces the prompt's object; share of the codes left without it above a fifth.
-WEIGHTS = (3.2, 1.0, -8.0)
+# constant, then the weights of: it replaces the prompt's object; share of the codes left without it above a fifth; lower
+# bound of how much more frequent it is on the prompt's pictures, where it is beside the object.
+WEIGHTS = (1.1, 2.2, -1.9, 2.0)
 LEFT = 0.2  # share of the codes left without the candidate up to which confidence does not fall
 # The same for text that is over-represented on the prompt's pictures: constant, then the weights of three lower
 # bounds, in units of the prompt's own contrast: of pictures with text elsewhere, of the prompt's own with text against
@@ -162,6 +163,13 @@ TEXT_WEIGHTS = (0.1, 2.1, 4.5, 2.2)
 # To which they are limited, the least also where nothing is known: own pictures that show text in place of the object
 # score lower than the others, which denies nothing.
 BOUNDS = ((0.0, 0.8), (-0.2, 0.3), (-0.05, 0.2))
+
+
+def signs_of(family: Family, evidence: Evidence) -> tuple[float, float, float]:
+    """What the confidence of a finding depends on, in the order of `WEIGHTS`."""
+    left = 0.0 if math.isnan(evidence.kept) else max(0.0, evidence.kept - LEFT)
+    more = evidence.difference.low
+    return float(family.instead), left, 0.0 if family.instead or math.isnan(more) else max(0.0, more)
 
 
 def confidence(family: Family, evidence: Evidence, unit: float, rise: Rise | None = None) -> float:
@@ -179,9 +187,8 @@ def confidence(family: Family, evidence: Evidence, unit: float, rise: Rise | Non
             for weight, low, (least, most) in zip(weights, lows, BOUNDS, strict=True)
         ]
     else:
-        kept = LEFT if math.isnan(evidence.kept) else evidence.kept
-        constant, instead, left = WEIGHTS
-        terms = [instead * family.instead, left * max(0.0, kept - LEFT)]
+        constant, *weights = WEIGHTS
+        terms = [weight * value for weight, value in zip(weights, signs_of(family, evidence), strict=True)]
     return 1 / (1 + math.exp(-constant - sum(terms)))
 
 
