@@ -7,8 +7,8 @@ OUT is what `worlds.py study` wrote; several may hold the same worlds with more 
 that holds or only misses a threshold by redrawn pictures and keeps it in `OUT/families/WORLD.json`, so that it goes on
 where it was interrupted. `fit` prints and writes:
 
-- the logistic fit of findings, asked on worlds left out (`WEIGHTS` in `audit/decision.py`), and the share of them that is
-  right by how much more frequent the cause is;
+- the logistic fit of findings, asked on worlds left out (`WEIGHTS` in `audit/decision.py`), and the share of them that
+  is right by how much more frequent the cause is;
 - the fit of text on three lower bounds (`TEXT_WEIGHTS`);
 - of families that miss a threshold, the share that is right, by threshold.
 """

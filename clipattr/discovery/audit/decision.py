@@ -152,8 +152,8 @@ def _rank(verdict: Judged) -> tuple[float, ...]:
 
 
 # Logistic confidence, fitted on the findings of the worlds that constants are chosen on (docs/decisions/audit.md):
-# constant, then the weights of: it replaces the prompt's object; share of the codes left without it above a fifth; lower
-# bound of how much more frequent it is on the prompt's pictures, where it is beside the object.
+# constant, then the weights of: it replaces the prompt's object; share of the codes left without it above a fifth;
+# lower bound of how much more frequent it is on the prompt's pictures, where it is beside the object.
 WEIGHTS = (1.1, 2.2, -1.9, 2.0)
 LEFT = 0.2  # share of the codes left without the candidate up to which confidence does not fall
 # The same for text that is over-represented on the prompt's pictures: constant, then the weights of three lower
