@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipattr.discovery.finding import columns
-from clipattr.display.wording import least_points
+from clipattr.display.wording import least_points, points
 from clipattr.errors import ClipattrError
 from clipattr.reporting.names import (
     NameCheck,
@@ -24,7 +24,7 @@ from clipattr.reporting.names import (
 )
 from clipattr.reporting.pictures import FindingPictures
 from clipattr.reporting.values import evidence_rows
-from clipattr.reporting.verification import caption
+from clipattr.reporting.verification import SHORT, caption
 from clipattr_widgets.desk import Desk
 from clipattr_widgets.shelf import Shelf, filled
 from clipattr_widgets.tables import column, row
@@ -88,7 +88,7 @@ def edited(desk: Desk, finding: Any) -> Shelf:
         title=f"in pixels: {told['verdict']}; {shown(told['reason'], 120)}" if shown_ else "",
         thumbnails=tuple(one.picture for one in shown_),
         alt=tuple(caption(one) for one in shown_),
-        captions=tuple(caption(one) for one in shown_),
+        captions=tuple(f"{points(one.contrast)} {SHORT[one.what]}" for one in shown_),
     )
 
 
@@ -103,7 +103,7 @@ def evidence_of(finding: Any) -> list[tuple[str, str, str]]:
     rows = [(name, told, tip) for name, told, tip in rows if told]
     rows += [("the word", word_source(finding), "")] if word_source(finding) else []
     rows += [(name, _text(told), tip) for name, told, tip in evidence_rows(finding.evidence)]
-    return [(shown(name, 60), shown(told, 160), tip) for name, told, tip in rows]
+    return [(shown(name, 60), shown(told, 600), tip) for name, told, tip in rows]
 
 
 def _text(told: str) -> str:

@@ -301,7 +301,7 @@ def about_html(finding: Any, verdict: str, check: Any = None, given: str = "") -
     doubt = ""
     if check is not None and check.words():
         kind_of = "clipattr-error" if check.is_doubtful else "clipattr-note"
-        doubt = f'<div class="{kind_of}">{markup(check.words(), 240)}</div>'
+        doubt = f'<div class="{kind_of}">{markup(check.words(), 800)}</div>'
     return (
         f'<h3 class="clipattr-title">{markup(finding.prompt, 60)} rests on '
         f"{name}{said}</h3>{doubt}"

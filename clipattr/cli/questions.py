@@ -109,6 +109,7 @@ def audit(arguments: argparse.Namespace) -> int:
                 device=arguments.device,
                 engine=engine,
                 checkpoint=_checkpoint(arguments),
+                progress=not arguments.quiet,
             )
     findings = stratified(arguments, findings)
     decided = None
@@ -159,6 +160,7 @@ def verify(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             engine=engine,
             checkpoint=_checkpoint(arguments),
+            progress=not arguments.quiet,
         )
     _write_findings(checked, arguments)
     _forget(arguments)
@@ -372,11 +374,10 @@ def _print_verdicts(findings: Findings, out: Any) -> None:
     silent = [verdict for verdict in findings.verdicts if verdict.outcome != "found"]
     unjudged = [verdict for verdict in silent if verdict.outcome == "cannot be judged"]
     if silent:
-        print(
-            f"{counted(len(silent) - len(unjudged), 'prompt')}: nothing found; {len(unjudged):,}: cannot be judged. "
-            "The report, JSON and CSV give the smallest detectable effect of each.",
-            file=out,
-        )
+        quiet = len(silent) - len(unjudged)
+        told = " The report, JSON and CSV give the smallest detectable effect of each." if quiet else ""
+        counts = f"{counted(quiet, 'prompt')}: nothing found; {len(unjudged):,}: cannot be judged."
+        print(counts + told, file=out)
     shown = silent if len(findings.verdicts) <= TOLD else unjudged
     for verdict in shown[:TOLD]:
         print(f"  {visible(verdict.prompt, 60)}: {visible(verdict.sentence(), 300)}", file=out)

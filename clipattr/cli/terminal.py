@@ -126,6 +126,14 @@ def check_target(target: str | None, option: str) -> str | None:
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"--{option} {target}: this folder is not writable; choose another.")
+    if option == "plot" and path.suffix:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = sorted(FigureCanvasBase.get_supported_filetypes())
+        if path.suffix[1:].lower() not in known:
+            raise DataError(
+                f"--plot {target}: no picture format; the ending must be one of {', '.join(known)}."
+            )
     return str(path)
 
 

@@ -77,8 +77,11 @@ class Finding:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Doubts about `label`, one clause each, as table, CSV, JSON, report and panel show them."""
-        told = self.evidence.get("doubts", ())
+        """Doubts about `label`, one clause each, as table, CSV, JSON, report and panel show them.
+
+        None where the finding is `by_writing`: its word was inserted, whatever else its latents respond to.
+        """
+        told = () if self.by_writing else self.evidence.get("doubts", ())
         return tuple(str(one) for one in told) if isinstance(told, list | tuple) else ()
 
     @property
@@ -249,7 +252,8 @@ COLUMNS: tuple[Column, ...] = (
            "evaluator, minus that to an empty prompt. Near or below zero: the examples do not show the prompt",
            "points", listed=True),
     Column("clarity", "clarity", lambda f: f.clarity, "how much the family's examples look alike: 100\u00a0% for equal "
-           "ones, near 0\u00a0% for unrelated ones", "percent"),
+           "ones, near 0\u00a0% for unrelated ones", "percent",
+           shown=lambda f: "" if f.by_writing else percent(f.clarity)),
     Column("confidence", "confidence", lambda f: f.confidence, "probability that removing the cause from the pictures "
            "would confirm the finding", "percent", listed=True),
     Column("latents", "latents", lambda f: list(f.latents), "the family, strongest first"),

@@ -175,6 +175,8 @@ def examples_words(finding: Finding) -> tuple[str, str]:
     """Heading of the pictures shown for a finding's family, and a sentence that counts those that show the cause."""
     label = visible(finding.label or "", 40)
     shown, strongest = finding.evidence.get("strongest_shown"), finding.evidence.get("strongest")
+    if finding.by_writing:
+        return "The strongest pictures of the family", ""
     if not label or not isinstance(shown, int) or not isinstance(strongest, list | tuple):
         return f"What {label or 'the family'} responds to: its strongest pictures", ""
     count = (

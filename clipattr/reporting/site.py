@@ -20,6 +20,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from clipattr.display.progress import Progress
 from clipattr.display.wording import NO_LABEL, kind_word, points, signed, span
 from clipattr.errors import ClipattrError, DataError
 from clipattr.reporting.page import section_html
@@ -112,8 +113,6 @@ class _Site:
 
     def files(self, progress: bool) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of every file."""
-        from tqdm import tqdm
-
         yield "site.css", _resource("site.css").encode()
         title = f"Latents of {self.about['study']}"
         first = {"rows": [self.rows[j] for j in self.numbers[:FIRST]], "found": self.finding_rows[:FIRST]}
@@ -122,11 +121,13 @@ class _Site:
         for key, rows in self.words.items():
             yield f"words/{key}.html", self._page("words", "../", f"words: {key}", rows=rows)
         yield from self._found()
-        for text, file in tqdm(self.prompts, desc="prompts", disable=not progress):
+        for text, file in Progress(self.prompts, desc="site", unit="prompt", disable=not progress):
             yield from self._prompt(text, file)
         if self.prompts:
             yield "prompts.html", self._page("prompts", "", "prompts", rows=self.prompts)
-        for place, latent in enumerate(tqdm(self.numbers, desc="latents", disable=not progress)):
+        for place, latent in enumerate(
+            Progress(self.numbers, desc="site", unit="latent", disable=not progress)
+        ):
             yield from self._latent(place, latent)
 
     def _page(self, kind: str, root: str, title: str, **values: Any) -> bytes:

@@ -30,6 +30,7 @@ CAPTIONS = {
     "elsewhere": "control: equal area changed elsewhere",
     "pasted": "the cause in another picture",
 }
+SHORT = {"before": "original", "without": "without it", "elsewhere": "control edit", "pasted": "pasted"}
 EDITS = {
     "region": "exchange the region that the family responds to",
     "surroundings": "exchange all but the region that the family responds to least",

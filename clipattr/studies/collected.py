@@ -184,8 +184,10 @@ class Collected:
             import torch
 
             with torch.no_grad():
-                rivals = self._label_rows.to(embedding) @ embedding
-            prompts, rank = len(rivals) + 1, 1 + int((rivals > score + 1e-6).sum())
+                scored = (self._label_rows.to(embedding) @ embedding).tolist()
+            words = zip(self.label_words, scored, strict=True)
+            rivals = [rival for word, rival in words if word != target.names[0]]
+            prompts, rank = len(rivals) + 1, 1 + sum(rival > score + 1e-6 for rival in rivals)
         return Standing(below, int(others.sum()), label, mean, rank, prompts)
 
     @cached_property

@@ -237,6 +237,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(audited, stud
         assert main(["audit", str(study_dir), option, str(place)]) == 2
         assert option in capsys.readouterr().err
     assert audited.calls == []
+    assert main(["faithfulness", str(study_dir), "--plot", str(tmp_path / "bars.docx")]) == 2
+    assert "bars.docx: no picture format; the ending must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["audit STUDY --pixels", "verify STUDY FINDINGS", "site STUDY --out DIR"])
+def test_quiet_verbs_show_no_progress(line, audited, study_dir, finding, tmp_path, capsys):
+    file = tmp_path / "findings.json"
+    file.write_text(Findings([finding()], None, audited.about, audited.verdicts).to_json())
+    places = {"STUDY": str(study_dir), "FINDINGS": str(file), "DIR": str(tmp_path / "site")}
+    words = [places.get(word, word) for word in line.split()]
+    assert main([*words, "--quiet"]) == 0
+    assert not any(line.startswith(("verify:", "site:")) for line in capsys.readouterr().err.splitlines())
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    assert (
+        any(line.startswith(("verify: 1 of", "site: ")) for line in told.splitlines()) and "it/s" not in told
+    )
 
 
 def test_prompts_come_from_a_file_and_from_the_line(audited, study_dir, tmp_path, capsys):

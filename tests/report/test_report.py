@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipattr.discovery.finding import columns
 from clipattr.discovery.findings import KINDS, Findings, PromptVerdict
 from clipattr.errors import DataError
 from clipattr.images.collection import Images
@@ -183,6 +184,15 @@ def test_a_family_that_is_labelled_otherwise_is_doubted_alike_in_page_table_and_
     assert "The strongest pictures of the family" in read.text and "not shown here" not in read.text
     assert found.to_frame()["doubts"].tolist() == doubts and doubts[0] in found.to_json()
     assert doubts[0] in csv_text(found)
+
+
+def test_a_word_that_was_inserted_is_not_doubted_for_what_else_its_latents_respond_to(study, finding):
+    evidence = {"reason": "written", "strongest": ["000001"], "strongest_shown": 0, "latents_named": 0,
+                "latent_labels": ["ferry", "key"], "doubts": ["none of the latents is labelled so"]}  # fmt: skip
+    found = Findings([finding(kind="typography", evidence=evidence, clarity=0.0)], study)
+    text = Page(report.page(found)).text
+    assert "may be wrong" not in text and "The evaluator sees" not in text and found[0].doubts == ()
+    assert {column.name: column.text(found[0]) for column in columns(listed=False)}["clarity"] == ""
 
 
 def test_an_example_named_by_its_path_is_found(tmp_path, finding):

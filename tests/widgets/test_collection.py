@@ -96,8 +96,11 @@ def test_a_score_stands_among_the_other_pictures_and_its_prompt_among_the_labels
     same = [i for i, record in enumerate(study.images) if record.label == label]
     assert found.label_mean == pytest.approx(scores[same].mean(), abs=1e-6)
     words = collection.label_words
-    rivals = (study.model.encode_text(words) @ embedding).tolist()
-    assert found.prompts == len(words) + 1 and found.rank == 1 + sum(r > scores[4] + 1e-6 for r in rivals)
+    assert "red disc" in words  # a label is no rival of itself
+    rivals = (study.model.encode_text([w for w in words if w != "red disc"]) @ embedding).tolist()
+    assert found.prompts == len(words) and found.rank == 1 + sum(r > scores[4] + 1e-6 for r in rivals)
+    other = collection.standing(0.0, Desk(study).target("a red disc"), embedding)
+    assert other.prompts == len(words) + 1
 
 
 def test_the_picture_to_begin_with_scores_highest_for_its_own_label_and_rests_on_latents(collection, study):

@@ -76,7 +76,7 @@ def test_a_verified_finding_shows_its_four_pictures_and_no_other_finding_does(st
         state = panel.state
         state.settle()
         assert [one.getpixel((0, 0)) for one in state.edited.thumbnails][:2] == [(255, 0, 0), (0, 128, 0)]
-        assert state.edited.captions[1] == "without the cause: +5.0"
+        assert state.edited.captions[1] == "+5.0 without it"
         assert panel.edited.layout.display == "" and "confirmed" in state.edited.title
         assert ("in pixels", "confirmed", "it falls and rises") in state.evidence
         state.chosen = 1
