@@ -92,6 +92,13 @@ def test_saying_what_a_word_means_changes_what_shows_it(ready):
         ("cherries", "cherry", True),
         ("glass", "glas", False),
         ("bus", "bu", False),
+        ("t-shirt", "T_shirt", True),
+        ("(hay)", "- hay", True),
+        ("HER2+", "HER2-", False),
+        ("C", "C++", False),
+        ("<5 mm", ">5 mm", False),
+        ("-1", "1", False),
+        ("😀", "🙁", False),
     ],
 )
 def test_labels_match_through_case_article_and_plural(one, other, same):

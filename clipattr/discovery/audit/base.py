@@ -37,6 +37,8 @@ KEPT_BYTES = (
     2**29
 )  # float32 embeddings of one half kept in memory; beyond it float16, of up to twice as many bytes
 CENTRE = 20_000  # pictures whose mean is the evaluator's centre, at most
+# What separates words. Signs that tell names apart are kept: "C++" is not "C", "HER2-" not "HER2+", "-1" not "1".
+BETWEEN = re.compile(r"(?:[^\w+#%&<>=-]|_|(?<=\w)-(?=\w)|(?<!\w)-(?!\d))+")
 ARTICLES = re.compile(r"^(a|an|the)\s+")
 
 
@@ -282,7 +284,7 @@ class Base:
 
 def plain(text: str) -> str:
     """A name without case, article, hyphens and plural ending: the common form of its spellings."""
-    words = " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
+    words = " ".join(BETWEEN.sub(" ", text.casefold()).split()) or text.casefold()  # a text of signs alone
     words = ARTICLES.sub("", words)
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh")):
         if words.endswith(ending) and len(words) > len(ending) + 2:
