@@ -18,7 +18,7 @@ from clipattr.storage.files import written
 from clipattr.storage.paths import user_path
 from clipattr_widgets.controls import error_html, status_html
 from clipattr_widgets.desk import Desk, PanelError
-from clipattr_widgets.parts import Pulse
+from clipattr_widgets.parts import Part, Pulse
 from clipattr_widgets.static import Static
 from clipattr_widgets.text import markup
 
@@ -51,6 +51,7 @@ class Panel(W.VBox):
             notice.add_class("clipattr-notice")
         # A name of its own for each kind, e.g. clipattr-latent: panels stand inside panels.
         self.add_class(f"clipattr-{type(self).__name__.removesuffix('Panel').lower()}")
+        self.pulse.on("drawn", lambda _: say_again(self))
         self.state = state
         self.closed = False
         self._still: Still | None = None
@@ -241,6 +242,18 @@ class Still:
         """Leave the view as it is."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def say_again(widget: Any) -> None:
+    """Send the values of all plain controls in a widget once more.
+
+    A page that is being made (Voila, a notebook that is opened again) takes the values of its controls together, and
+    loses what changes between then and the end. Parts ask for it themselves (`static/common.js`).
+    """
+    for child in getattr(widget, "children", ()):
+        say_again(child)
+    if not isinstance(widget, (Part, W.FileUpload)) and (said := {"value", "index"} & set(widget.keys)):
+        widget.send_state(said)
 
 
 def close_all(widget: Any) -> None:

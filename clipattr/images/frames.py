@@ -129,7 +129,7 @@ def rows_of_columns(
     lacking = [place for place, value in enumerate(values) if is_missing(value)]
     if lacking:
         raise DataError(
-            f"{len(lacking)} rows have no path, first row {lacking[0]}. Fill them in or drop them."
+            f"{counted(len(lacking), 'row')} {have(len(lacking))} no path, first row {lacking[0]}. Fill them in or drop them."
         )
     made = Rows([], None)
     used = {picture}

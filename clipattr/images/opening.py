@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipattr.display.wording import counted, few, have
+from clipattr.display.wording import be, counted, few, have
 from clipattr.errors import DataError
 from clipattr.images.cells import column_texts
 from clipattr.images.datasets import DatasetSource, columns_of
@@ -166,8 +166,8 @@ def _of_folder(top: Path) -> Opened:
     if left:
         shown = ", ".join(readable_name(table.relative_to(top)) for table in left[:SHOWN])
         notes.append(
-            f"{len(left)} tables lie beside the pictures and were not read: {shown}. Give the path of one to read its "
-            "labels and splits."
+            f"{counted(len(left), 'table')} beside the pictures {be(len(left), True)} not read: {shown}. Give the path "
+            "of one to read its labels and splits."
         )
     return Opened(FileSource(files), names, columns, [*notes, *found.notes])
 

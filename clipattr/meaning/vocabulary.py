@@ -81,9 +81,8 @@ class Vocabulary:
         self.notes = list(notes)
         rows = self._cleaned(list(zip(*columns, strict=True)))
         if not rows:
-            raise DataError(
-                "The vocabulary is empty. Give at least one word; 'general' opens the bundled list."
-            )
+            empty = "The vocabulary is empty. Give at least one word; 'general' opens the bundled list."
+            raise DataError(" ".join([empty, *self.notes]))
         self.words: list[str] = [row[0] for row in rows]
         self.ids: list[str | None] = [row[1] for row in rows]
         self.glosses: list[str | None] = [row[2] for row in rows]
@@ -101,7 +100,7 @@ class Vocabulary:
         if unknown:
             some = ", ".join(repr(role) for role, _ in unknown.most_common(5))
             self.notes.append(
-                f"Roles are {', '.join(ROLES)}; {unknown.total()} others were left out: {some}."
+                f"Roles are {', '.join(ROLES)}; {counted(unknown.total(), 'other')} {be(unknown.total(), True)} left out: {some}."
             )
         return [role if role in ROLES else None for role in folded]
 

@@ -91,7 +91,7 @@ def test_a_table_gives_labels_groups_and_splits(folder):
     assert images.frame.split.tolist() == ["train", "holdout"]
     with pytest.raises(DataError, match="column 'path'"):
         Images.open(pd.DataFrame({"thing": ["a"]}))
-    with pytest.raises(DataError, match="1 rows have no path, first row 1"):
+    with pytest.raises(DataError, match="1 row has no path, first row 1"):
         Images.open(pd.DataFrame({"path": ["cat/a.png", None]}), root=folder)
 
 

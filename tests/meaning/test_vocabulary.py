@@ -157,4 +157,11 @@ def test_roles_change_the_hash_and_their_absence_does_not():
 
 def test_an_unknown_role_is_left_out_and_noted():
     words = Vocabulary.open({"word": ["ruler", "mole"], "role": ["gadget", "look"]})
-    assert words.roles == [None, "look"] and "1 others were left out: 'gadget'" in " ".join(words.notes)
+    assert words.roles == [None, "look"] and "1 other was left out: 'gadget'" in " ".join(words.notes)
+
+
+def test_a_list_of_which_no_word_is_left_says_what_was_left_out():
+    with pytest.raises(
+        DataError, match=r"vocabulary is empty.*1 entry longer than 300 characters was left out"
+    ):
+        Vocabulary(["very " * 100 + "long"])

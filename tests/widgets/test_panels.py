@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import ipywidgets as W
 import pandas as pd
 import pytest
 from ipywidgets.widgets.widget import _instances
@@ -331,6 +332,16 @@ def test_a_panel_that_is_asked_whether_anybody_is_there_answers(panels):
     panel.pulse.send = lambda content: sent.append(content)
     panel.pulse._handle_custom_msg({"kind": "ping", "number": 4}, [])
     assert sent == [{"kind": "pong", "number": 4}]
+
+
+def test_a_page_that_has_been_made_hears_again_what_was_said_meanwhile(panels, monkeypatch):
+    panel = panels(ExplorerPanel, prompt="kite")
+    sent = {}
+    monkeypatch.setattr(W.Widget, "send_state", lambda self, key=None: sent.update({self.model_id: key}))
+    panel.pulse._handle_custom_msg({"kind": "drawn"}, [])
+    for control in (panel.score, panel.standing, panel.status):
+        assert sent[control.model_id] == {"value"}
+    assert sent[panel.method.model_id] == {"index"} and panel.bars.model_id not in sent
 
 
 def test_a_served_page_writes_nothing_and_says_so(fresh_study):

@@ -90,6 +90,7 @@ function render({ model, el }) {
     for (let outer = panel; outer; outer = outer.parentElement?.closest(".clipattr-panel")) panel = outer;
     if (panel.dataset.pulse) return; // a panel inside a panel: the outer one asks
     panel.dataset.pulse = "on";
+    model.send({ kind: "drawn" }); // what Python said while the page was being made may not have arrived
     watcher.observe(panel, { attributes: true, attributeFilter: ["class"] });
     namer.observe(panel, { childList: true, subtree: true, attributes: true, attributeFilter: ["placeholder"] });
     for (const act of acts) panel.addEventListener(act, ask, true);
