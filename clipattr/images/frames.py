@@ -129,7 +129,8 @@ def rows_of_columns(
     lacking = [place for place, value in enumerate(values) if is_missing(value)]
     if lacking:
         raise DataError(
-            f"{counted(len(lacking), 'row')} {have(len(lacking))} no path, first row {lacking[0]}. Fill them in or drop them."
+            f"{counted(len(lacking), 'row')} {have(len(lacking))} no path, first row {lacking[0]}. Fill it in or "
+            "drop it."
         )
     made = Rows([], None)
     used = {picture}

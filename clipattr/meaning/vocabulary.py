@@ -100,7 +100,8 @@ class Vocabulary:
         if unknown:
             some = ", ".join(repr(role) for role, _ in unknown.most_common(5))
             self.notes.append(
-                f"Roles are {', '.join(ROLES)}; {counted(unknown.total(), 'other')} {be(unknown.total(), True)} left out: {some}."
+                f"Roles are {', '.join(ROLES)}; {counted(unknown.total(), 'other')} "
+                f"{be(unknown.total(), True)} left out: {some}."
             )
         return [role if role in ROLES else None for role in folded]
 
