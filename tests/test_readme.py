@@ -87,8 +87,9 @@ def measured():
     """(result, file of the benchmark's figures) of every row of the table of measurements."""
     found, file = [], None
     for result, command in re.findall(r"^\| [^|`]+ \| (\d[^|]*?) \| ([^|]+?) \|$", TEXT + MEASURED, re.M):
-        if told := re.search(r"benchmarks/(\w+)\.py( --quick)?", command):
-            file = ROOT / "benchmarks" / "results" / f"{told[1]}{'.quick' if told[2] else ''}.json"
+        if told := re.search(r"benchmarks/(\w+)\.py(?: --part (third))?( --quick)?", command):
+            name = f"{told[1]}_{told[2]}" if told[2] else told[1]
+            file = ROOT / "benchmarks" / "results" / f"{name}{'.quick' if told[3] else ''}.json"
         found.append((result, file))
     return found
 
@@ -101,6 +102,7 @@ FIGURES = {
     "gate": ("reseeded_above_3_red", lambda value: value),
     "pixels": ("agreement", lambda value: 100 * value),
     "repair": ("attainable_closed_sharpened", lambda value: 100 * value),
+    "repair_third": ("attainable_closed_sharpened", lambda value: 100 * value),
     "examples": ("label_accuracy", lambda value: 100 * value),
     "misreadings": ("misread", lambda value: value),
     "panels": ("prompt_change_ms", lambda value: value),
