@@ -33,6 +33,7 @@ from world_kit.studying import (  # noqa: E402
     EMBEDDING,
     EVALUATORS,
     FORMS,
+    IMAGENET,
     PICTURES,
     WEAKER,
     build_forms,
@@ -99,7 +100,11 @@ def main() -> None:
         "--part", default="", help="worlds whose names hold this, e.g. choose (audit, train-all)"
     )
     parser.add_argument(
-        "--forms", nargs="*", default=list(FORMS), choices=(*FORMS, EMBEDDING, *WEAKER), help="of the studies"
+        "--forms",
+        nargs="*",
+        default=list(FORMS),
+        choices=(*FORMS, IMAGENET, EMBEDDING, *WEAKER),
+        help="of the studies",
     )
     parser.add_argument("--laws", action="store_true", help="also audit single prompts and another order")
     parser.add_argument("--bare", action="store_true", help="no simpler ways beside the audit")

@@ -1,9 +1,9 @@
 """Builds the study that a world is audited in, and opens it in its forms.
 
 The forms differ in what is known of the pictures: `plain` has the world's own words and no labels, `labels` has the
-labels as well, `general` has the bundled vocabulary of that name in place of the world's words, `names` has two more
-names for every word, and `embedding` is read at `image.embedding`, with its own dictionary. Start at `build_forms` and
-`open_form`.
+labels as well, `general` and `imagenet21k` have the vocabularies of these names in place of the world's words, `names`
+has two more names for every word, and `embedding` is read at `image.embedding`, with its own dictionary. Start at
+`build_forms` and `open_form`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .scene import STUDY
 from .world import World
 
 FORMS = ("plain", "labels", "general", "names")
-EMBEDDING = "embedding"  # not among the forms that every round has
+EMBEDDING, IMAGENET = "embedding", "imagenet21k"  # not among the forms that every round has
 MORE_NAMES = ("one {}", "a picture of a {}")  # phrases of the captions that mean the same
 EVALUATORS = ("evaluator", "evaluator-middle", "evaluator-weak")
 WEAKER = ("plain-middle", "plain-weak")  # the plain form by a weaker evaluator
@@ -72,8 +72,8 @@ def build_forms(
         out: gets `pictures/NAME` and `studies/NAME/FORM`.
         n: pictures.
         evaluator: which one of the family, one of `EVALUATORS`.
-        forms: which of `FORMS`, or "embedding"; all but that share the pictures' encodings and the dictionary of
-            `plain`.
+        forms: which of `FORMS`, "imagenet21k", or "embedding"; all but the last share the pictures' encodings and the
+            dictionary of `plain`.
 
     Returns:
         the studies' folders.
@@ -90,11 +90,11 @@ def build_forms(
     more = pictures / "vocabulary-names.txt"
     lines = [*words, *(name.format(word) for name in MORE_NAMES for word in words)]
     more.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    vocabularies = {"general": "general", "names": str(more)}
+    vocabularies = {"general": "general", IMAGENET: IMAGENET, "names": str(more)}
     first = place(out, world.name, "plain", evaluator)
     trained = place(out, world.name, "plain") / "dictionary"
     made: list[Path] = []
-    for form in sorted(forms, key=(*FORMS, EMBEDDING).index):
+    for form in sorted(forms, key=(*FORMS, IMAGENET, EMBEDDING).index):
         alone = form == EMBEDDING
         target = place(out, world.name, form, evaluator)
         if target in made or (target / "study.json").exists() and not (target / ".copied").exists():

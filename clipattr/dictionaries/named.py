@@ -25,7 +25,7 @@ STEPS = 60  # of FISTA; the decomposition changes by less than 1 % afterwards
 RIDGE = 1e-2  # of the linear reading, in units of the mean variance of the activation
 LEAST = 5  # pictures that must show a word for its direction to be fitted
 ONE_NAME = 0.97  # cosine of centred texts from which two words are names of one concept
-WORDS = 2048  # words compared at a time
+WORDS = 512  # words compared at a time
 
 
 def centred(embeddings: Tensor) -> Tensor:
@@ -54,21 +54,20 @@ def one_name(
     [1, 1, 2, 3]
     """
     n, ids = len(words), [None] * len(words) if ids is None else ids
-    near: dict[int, set[int]] = {}
-    for start in range(0, n, WORDS):
-        pairs = torch.nonzero(texts[start : start + WORDS] @ texts.T >= cosine)
-        for one, other in pairs.tolist():
-            near.setdefault(one + start, set()).add(other)
-    by_id: dict[str, set[int]] = {}
+    by_id: dict[str, list[int]] = {}
     for number, known in enumerate(ids):
         if known:
-            by_id.setdefault(known, set()).add(number)
-    stands: dict[int, int] = {}
-    for number in sorted(range(n), key=lambda number: (len(words[number]), words[number], number)):
-        if number not in stands:
-            names = {number} | near.get(number, set()) | by_id.get(ids[number] or "", set())
-            stands |= {name: number for name in names if name not in stands}
-    return torch.tensor([stands[number] for number in range(n)], dtype=torch.long)
+            by_id.setdefault(known, []).append(number)
+    stands = torch.full((n,), -1)
+    order = sorted(range(n), key=lambda number: (len(words[number]), words[number], number))
+    for start in range(0, n, WORDS):
+        some = order[start : start + WORDS]
+        # Pairs are never listed: to an evaluator that knows few of the words, thousands of them are one.
+        for number, near in zip(some, texts[some] @ texts.T >= cosine, strict=True):
+            if stands[number] < 0:
+                near[[number, *by_id.get(ids[number] or "", ())]] = True
+                stands[near & (stands < 0)] = number
+    return stands
 
 
 def soft_labels(embeddings: Tensor, words: Tensor, *, penalty: float = PENALTY, steps: int = STEPS) -> Tensor:

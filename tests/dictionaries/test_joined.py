@@ -1,5 +1,7 @@
 """Joined dictionaries against known factors and slow formulas: which words get a latent, thresholds, directions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from clipattr.dictionaries.joined import (
     told_joined,
     trained_size,
 )
+from clipattr.dictionaries.named import ONE_NAME, centred, one_name
 from clipattr.errors import DictionaryError
 
 WIDTH, OBJECTS, NOISE, ROWS = 24, 8, 6, 600
@@ -107,6 +110,32 @@ def test_names_of_one_object_share_a_latent():
     twice = torch.cat([words, words[:2] + 0.01])
     made = readings(acts, seen, twice, [*names, "a thing 0", "thing one"])[0]
     assert made == list(range(OBJECTS))  # the shortest, then the first in order of the alphabet
+
+
+def test_names_that_are_near_join_a_shorter_one_that_stands_for_itself():
+    """Against a search over all pairs, one name after the other."""
+    draw = np.random.default_rng(3)
+    n = 1200  # more than one block of `one_name`
+    towards = torch.from_numpy(draw.normal(size=(90, 12)))[draw.integers(90, size=n)]
+    texts = centred(towards + 0.12 * torch.from_numpy(draw.normal(size=(n, 12))))
+    words = ["".join(draw.choice(list("abc"), draw.integers(1, 9))) for _ in range(n)]
+    ids = [None if number % 3 else f"id {draw.integers(60)}" for number in range(n)]
+    near = (texts @ texts.T >= ONE_NAME).tolist()
+    stands: dict[int, int] = {}
+    for number in sorted(range(n), key=lambda number: (len(words[number]), words[number], number)):
+        for other in range(n):
+            same = near[number][other] or (ids[number] is not None and ids[number] == ids[other])
+            if stands.get(number, number) == number and other not in stands and (same or other == number):
+                stands[other] = number
+    assert one_name(words, texts, ids=ids).tolist() == [stands[number] for number in range(n)]
+    assert 60 < len(set(stands.values())) < n / 2
+
+
+def test_thousands_of_words_that_an_evaluator_takes_for_one_need_little_memory():
+    tracemalloc.start()
+    stands = one_name([f"word {number:04d}" for number in range(3000)], torch.ones(3000, 4))
+    assert stands.unique().tolist() == [0] and tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 def test_without_a_word_that_activations_hold_it_is_trained_alone():
