@@ -67,9 +67,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def audit(arguments: argparse.Namespace) -> int:
     from clipattr.discovery.audit.run import audit
+    from clipattr.discovery.cautions import cautions
     from clipattr.discovery.findings import Findings
     from clipattr.discovery.gate import gate
-    from clipattr.discovery.opened import missing_pictures
     from clipattr.discovery.spelling import with_suggestions
     from clipattr.studies.study import open_study
 
@@ -118,7 +118,7 @@ def audit(arguments: argparse.Namespace) -> int:
     _write_findings(findings, arguments, {} if decided is None else {"gate": decided.to_dict()})
     write_reports(arguments, findings, decided)
     _forget(arguments)
-    tell(missing_pictures(findings.about))
+    tell(cautions(findings.about))
     out = human(arguments)
     _print_findings(findings, out)
     if decided is None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from clipattr.discovery import finding as one_finding
+from clipattr.discovery.cautions import cautions
 from clipattr.discovery.finding import KINDS as KINDS
 from clipattr.discovery.finding import SCHEMA
 from clipattr.discovery.finding import Finding as Finding
 from clipattr.discovery.nothing_found import nothing_html
-from clipattr.display.wording import counted, least_points
+from clipattr.display.wording import counted, least_points, visible
 from clipattr.errors import DataError
 from clipattr.statistics import Interval as Interval
 from clipattr.storage.documents import json_text, read_json, schema_complaint
@@ -170,9 +172,10 @@ class Findings(Sequence[Finding]):
         return f"Findings({counted(len(self), 'unexpected reliance')} of {of} audited)"
 
     def _repr_html_(self) -> str:
+        said = "".join(f"<p>{escape(visible(one))}</p>" for one in cautions(self.about))
         if self._findings:
-            return self.to_frame().to_html(index=False, escape=True)
-        return nothing_html(self.verdicts)
+            return self.to_frame().to_html(index=False, escape=True) + said
+        return nothing_html(self.verdicts) + said
 
     def to_frame(self) -> pd.DataFrame:
         """One row per finding, in points (cosine × 100) where people read it."""

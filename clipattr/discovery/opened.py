@@ -7,7 +7,7 @@ were missing. Ignores what is done with the pictures. Start at `Opener`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from clipattr.display.wording import counted
 from clipattr.errors import DataError
@@ -69,24 +69,11 @@ def first_opened(
     return found
 
 
-def not_opened(gone: Mapping[str, str]) -> str:
-    """How many pictures could not be opened and why the first could not, as a clause."""
-    name, reason = next(iter(gone.items()))
-    return f"{counted(len(gone), 'picture')} could not be opened, first {name}: {reason}"
+def not_opened(gone: Mapping[str, str], n: int | None = None) -> str:
+    """How many pictures could not be opened and why the first could not, as a clause.
 
-
-def missing_pictures(about: Mapping[str, Any]) -> list[str]:
-    """What an audit's `about` says of pictures that could not be opened, as a sentence; [] where none was missing.
-
-    >>> missing_pictures({"missing_pictures": {"asked_for": 1, "first": {"7.png": "no such file"}}})
-    ['1 picture could not be opened, first 7.png: no such file. Others took its place where there were.']
+    Args:
+        n: how many, if more than are named.
     """
-    told = about.get("missing_pictures")
-    if not isinstance(told, Mapping) or not told.get("first"):
-        return []
-    name, reason = next(iter(told["first"].items()))
-    n = int(told["asked_for"])
-    place = "its place" if n == 1 else "their place"
-    return [
-        f"{counted(n, 'picture')} could not be opened, first {name}: {reason}. Others took {place} where there were."
-    ]
+    name, reason = next(iter(gone.items()))
+    return f"{counted(len(gone) if n is None else n, 'picture')} could not be opened, first {name}: {reason}"

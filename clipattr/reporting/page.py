@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from clipattr.discovery import finding as one_finding
-from clipattr.discovery.opened import missing_pictures
+from clipattr.discovery.cautions import cautions
 from clipattr.display.wording import counted, points, span, visible
 from clipattr.errors import DataError
 from clipattr.reporting.names import (
@@ -117,8 +117,12 @@ def page(findings: Findings, panels: Mapping[str, Any] | None = None) -> str:
 
 def _about(findings: Findings) -> dict[str, Any]:
     """What was audited, with what build and audit noted of the study's pictures and words."""
-    noted = [*remarks(findings.study), *missing_pictures(findings.about)]
-    about = {key: value for key, value in findings.about.items() if key not in ("missing_pictures", "scored")}
+    noted = [*remarks(findings.study), *cautions(findings.about)]
+    about = {
+        key: value
+        for key, value in findings.about.items()
+        if key not in ("missing_pictures", "words", "scored")
+    }
     return {**about, **({"remarks": " ".join(noted)} if noted else {})}
 
 

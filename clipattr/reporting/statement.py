@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipattr import __version__
-from clipattr.discovery.opened import missing_pictures
+from clipattr.discovery.cautions import cautions
 from clipattr.display.wording import (
     NEWLY,
     NO_LABEL,
@@ -162,7 +162,7 @@ def limits(findings: Findings) -> list[str]:
     spent = [verdict.not_asked for verdict in verdicts if verdict.not_asked]
     if spent:
         found.append(f"Text insertion was not tried for {counted(len(spent), 'prompt')}, e.g. as {spent[0]}.")
-    found += missing_pictures(findings.about)
+    found += cautions(findings.about)
     found.append(
         "The audit applies to these pictures and this evaluator. It cannot find a reliance on a cause that is in "
         "neither the pictures nor the vocabulary."

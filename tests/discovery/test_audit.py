@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import clipattr as ca
+from clipattr.dictionaries.named import centred, one_name
 from clipattr.discovery.audit.base import plain
 from clipattr.discovery.audit.candidates import Candidate, Route, Tables, candidates_of
+from clipattr.discovery.audit.concepts import Concepts
 from clipattr.discovery.audit.decision import (
     WEIGHTS,
     Reason,
@@ -28,7 +30,8 @@ from clipattr.discovery.audit.run import Gathered, Ready, held_of
 from clipattr.discovery.audit.settings import Settings
 from clipattr.discovery.audit.subject import Subject
 from clipattr.discovery.audit.text_insertion import Rise
-from clipattr.discovery.findings import Interval
+from clipattr.discovery.cautions import cautions
+from clipattr.discovery.findings import Findings, Interval
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +300,22 @@ def test_inserted_text_is_surer_where_it_lifts_over_other_words_and_never_as_uns
     assert unsure == pytest.approx(1 / (1 + math.exp(-0.8)))
     assert sure == pytest.approx(1 / (1 + math.exp(-0.8 - math.log(0.04 / (settings.least_rise * 0.5)))))
     assert settings.least_confidence < unsure < sure
+
+
+def test_words_that_the_evaluator_does_not_distinguish_are_counted_and_told():
+    words = torch.nn.functional.normalize(
+        torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    words[20:] = words[20].clone()  # twenty words are one to it; three names of one concept are no fault
+    words[[1, 2]] = words[0].clone()
+    names = [f"word {number:02d}" for number in range(40)]
+    concepts = Concepts(words, words, 0.2, 10, one_name(names, centred(words)))
+    assert concepts.not_distinguished == list(range(20, 40))
+    about = {"words": {"given": 40, "not_distinguished": 20, "first": names[20:24]}}
+    (told,) = cautions(about)
+    assert "20 of 40 words from many others, e.g. 'word 20' and 'word 21'" in told
+    assert told in Findings([], None, about)._repr_html_().replace("&#x27;", "'")
+    assert cautions({"words": {"given": 40, "not_distinguished": 0, "first": []}}) == [] == cautions({})
 
 
 def test_a_finding_is_the_surer_the_more_frequent_its_cause_and_the_less_its_latents_fire_without_it():

@@ -10,9 +10,10 @@ import clipattr as ca
 from clipattr.discovery.audit.base import digest
 from clipattr.discovery.audit.run import Ready
 from clipattr.discovery.audit.settings import Settings
+from clipattr.discovery.cautions import cautions
 from clipattr.discovery.findings import Findings
 from clipattr.discovery.laws import _part
-from clipattr.discovery.opened import TRIED, Opener, missing_pictures
+from clipattr.discovery.opened import TRIED, Opener
 from clipattr.discovery.pixels.measure import Measure
 from clipattr.discovery.pixels.pictures import edited_pictures
 from clipattr.images.collection import ImageRecord, Images
@@ -99,7 +100,7 @@ def test_an_audit_goes_on_with_other_pictures_and_counts_the_missing_ones(broken
     found.to_json(tmp_path / "a.json")
     stored = Findings.from_json(tmp_path / "a.json")
     assert stored.verdicts == found.verdicts
-    (told,) = missing_pictures(stored.about)
+    (told,) = cautions(stored.about)
     assert told.startswith("5 pictures could not be opened, first") and told in page(found)
     # What a checkpoint kept says the same.
     again = ca.audit(study, PROMPTS, settings=FEW, progress=False, checkpoint=tmp_path / "kept")

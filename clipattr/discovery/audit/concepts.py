@@ -18,6 +18,7 @@ from torch import Tensor
 CHOSEN = 64  # words a picture that fit it best and compete for it
 SWEEPS = 12  # of coordinate descent
 BLOCK = 512  # pictures per step
+NAMES = 10  # of one concept; a larger group are words that the evaluator does not distinguish
 
 
 class Concepts:
@@ -37,6 +38,12 @@ class Concepts:
         self.text_mean, self.centre = words[self.competing].float().mean(0), pictures.float().mean(0)
         self.words = self.texts(words)
         self.sparsity, self.fits = sparsity, fits
+
+    @property
+    def not_distinguished(self) -> list[int]:
+        """Numbers of words that share a representative with more than `NAMES` - 1 others."""
+        group = self.stands.bincount(minlength=len(self.stands))[self.stands]
+        return torch.nonzero(group > NAMES).flatten().tolist()
 
     def texts(self, texts: Tensor) -> Tensor:
         """(n, embed) centred, unit length; a vocabulary of one word is not centred."""

@@ -342,7 +342,8 @@ def scores(
 
 def _about(ready: Ready, asked: int) -> dict[str, Any]:
     """What was audited, and how."""
-    study = ready.base.study
+    study, unclear = ready.base.study, ready.base.concepts.not_distinguished
+    words = study.vocabulary.words
     return {
         "model": study.manifest["model"],
         "evaluator": study.manifest["evaluator"],
@@ -352,7 +353,12 @@ def _about(ready: Ready, asked: int) -> dict[str, Any]:
         "pictures_finding": len(ready.base.finding),
         "pictures_measuring": len(ready.base.measuring),
         "prompts_audited": asked,
-        "vocabulary": json_digest(list(study.vocabulary.words))[:16],
+        "vocabulary": json_digest(list(words))[:16],
+        "words": {
+            "given": len(words),
+            "not_distinguished": len(unclear),
+            "first": [words[number] for number in unclear[:NAMED]],
+        },
         "settings": asdict(ready.base.settings),
         "scored": dict(ready.scored.about),
     }
