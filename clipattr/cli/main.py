@@ -19,7 +19,7 @@ from clipattr.cli.arguments import BAD_INPUT, INTERNAL, INTERRUPTED, OK
 from clipattr.cli.parser import parser
 from clipattr.cli.terminal import check_target, on_termination, say, show_warning
 from clipattr.cli.verbs import RUN
-from clipattr.errors import ClipattrError
+from clipattr.errors import ClipattrError, DataError
 from clipattr.execution.engine import is_out_of_memory
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, or of a share of one, that is full
@@ -88,9 +88,19 @@ def _reader_gone() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    written: dict[str, str] = {}
     for name in ("json", "csv", "html", "markdown", "plot", "junit", "sarif", "statement"):
         if hasattr(arguments, name):
-            setattr(arguments, name, check_target(getattr(arguments, name), name))
+            target = check_target(getattr(arguments, name), name)
+            if (
+                target
+                and target != os.devnull
+                and (other := written.setdefault(os.path.abspath(target), name)) != name
+            ):
+                raise DataError(
+                    f"--{other} and --{name} name one file, {target}; the second would replace the first."
+                )
+            setattr(arguments, name, target)
     with on_termination(_interrupt):  # as on Ctrl-C
         status = RUN[arguments.verb](arguments)
     sys.stdout.flush()  # inside the handler of BrokenPipeError

@@ -105,12 +105,15 @@ def serving(
             "in the same order."
         )
     _check_free(host, port)
+    from clipattr.discovery.findings import Findings
     from clipattr.studies.study import open_study  # after the checks, because the import takes seconds
 
     # Opened here so that a wrong place is reported before the server starts; it runs in another folder.
     now = {part: _absolute(place) for part, place in (moved or {}).items() if place is not None}
     opened = [open_study(study, **(now if i == 0 else {})) for i, study in enumerate(studies)]
     places = [str(study.path.resolve()) for study in opened]
+    for file, study in zip(findings, opened, strict=False):
+        Findings.from_json(Path(file), study)  # of another study: refused here, not on the page
     found = [str(Path(file).resolve()) for file in findings]
     with tempfile.TemporaryDirectory(prefix="clipattr-serve-") as folder:
         home = Path(folder)

@@ -234,7 +234,7 @@ class Findings(Sequence[Finding]):
         """Read what `to_json` wrote, from a file.
 
         Raises:
-            DataError: not JSON, or of another schema.
+            DataError: not JSON, of another schema, or found with another dictionary than the study's.
         """
         try:
             content = read_json(user_path(source))
@@ -252,6 +252,12 @@ class Findings(Sequence[Finding]):
         verdicts = content.get("verdicts", [])
         if not isinstance(verdicts, list):
             raise DataError(f"{source} holds no list of verdicts: audit again")
+        own, found = getattr(getattr(study, "dictionary", None), "hash", None), about.get("dictionary")
+        if own and found and own != found:
+            raise DataError(
+                f"{source} names latents of the dictionary {found}; that of the study is {own}. Open findings with the "
+                "study that they were found in, or audit this one."
+            )
         each = [PromptVerdict.from_dict(item) for item in verdicts]
         return cls([Finding.from_dict(item) for item in listed], study, about, each)
 

@@ -237,8 +237,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(audited, stud
         assert main(["audit", str(study_dir), option, str(place)]) == 2
         assert option in capsys.readouterr().err
     assert audited.calls == []
+    same = str(tmp_path / "a.out")
+    assert main(["audit", str(study_dir), "--json", same, "--html", same]) == 2 and audited.calls == []
+    assert "--json and --html name one file" in capsys.readouterr().err
     assert main(["faithfulness", str(study_dir), "--plot", str(tmp_path / "bars.docx")]) == 2
     assert "bars.docx: no picture format; the ending must be one of" in capsys.readouterr().err
+
+
+def test_findings_of_another_study_are_refused_by_all_who_show_them(study_dir, finding, tmp_path, capsys):
+    file = tmp_path / "findings.json"
+    file.write_text(Findings([finding()], None, {"dictionary": "0123456789abcdef"}).to_json())
+    for line in (["serve"], ["site", "--out", str(tmp_path / "site")]):
+        assert main([line[0], str(study_dir), "--findings", str(file), *line[1:]]) == 2
+        assert "names latents of the dictionary 0123456789abcdef" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["audit STUDY --pixels", "verify STUDY FINDINGS", "site STUDY --out DIR"])
