@@ -213,12 +213,16 @@ def figures_of(result: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def add_foreign(rows: Sequence[dict[str, Any]]) -> None:
-    """Put the figures of foreign worlds beside those of the bundled ones, in place of earlier foreign ones."""
+    """Put the figures of foreign worlds beside those of the bundled ones; earlier ones stay in `foreign_rounds`."""
     content, figures = json.loads(RESULTS.read_text("utf-8")), foreign_figures(rows, ABOVE)
     for key, value in figures.items():
         print(f"{key:60} {value:.3f}")
-    kept = {key: value for key, value in content["figures"].items() if not key.startswith("foreign_")}
-    content["figures"] = kept | figures
+    earlier = {key: value for key, value in content["figures"].items() if key.startswith("foreign_")}
+    if earlier:
+        content.setdefault("foreign_rounds", []).append({**content.get("foreign", {}), "figures": earlier})
+    content["figures"] = {
+        key: value for key, value in content["figures"].items() if key not in earlier
+    } | figures
     content["rows"] = [row for row in content["rows"] if not row["sort"].startswith("foreign")] + list(rows)
     content["foreign"] = about()
     RESULTS.write_text(json.dumps(content, indent=2, default=float) + "\n", encoding="utf-8")
@@ -266,7 +270,10 @@ def main() -> None:
     others = ("foreign", "trained")  # of other measurements
     figures |= {key: value for key, value in before["figures"].items() if key.startswith(others)}
     result += [row for row in before["rows"] if row["sort"].startswith(others)]
-    write_results("gate", figures, result, quick=arguments.quick)
+    path = write_results("gate", figures, result, quick=arguments.quick)
+    content = json.loads(path.read_text("utf-8"))
+    content |= {key: before[key] for key in ("foreign", "foreign_rounds") if key in before}
+    path.write_text(json.dumps(content, indent=2, default=float) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
