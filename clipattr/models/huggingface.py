@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipattr.errors import ModelError
+from clipattr.models.surroundings import usual_surroundings
 
 PREFIX = "hf:"
 EXTRA = "pip install 'clipattr[hf]'"
@@ -68,7 +69,7 @@ def find_transformers(
     reference = f"{PREFIX}{source}"
     config = _config(library, source, reference)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), usual_surroundings():
             module, told = library.AutoModel.from_pretrained(
                 source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
@@ -205,7 +206,13 @@ class TransformersClip(nn.Module):
         self.context_length = 77 if self.model_type == "altclip" else int(text.max_position_embeddings)
         if self.model_type in ("chinese_clip",):
             self.context_length = min(self.context_length, 52)
-        self.visual = TransformersTower(module, self.pixel_shape)
+        try:
+            self.visual = TransformersTower(module, self.pixel_shape)
+        except AttributeError as error:  # FlavaModel, AlignModel: other parts under other names
+            raise ModelError(
+                f"{type(module).__name__} is not built like CLIP or SigLIP, and no reader here knows it ({error}). "
+                "CLIPModel, MetaClip2Model, SiglipModel, Siglip2Model, AltCLIPModel and the like are read."
+            ) from error
         self.embed_dim = self.visual.embed_dim
 
     @property
@@ -242,7 +249,7 @@ class TransformersTower(nn.Module):
         self.image_size = (pixel_shape[-2], pixel_shape[-1])
         projection = getattr(model, "visual_projection", None)
         hidden = config.vision_config.hidden_size
-        self.embed_dim = hidden if projection is None else int(projection.weight.shape[0])
+        self.embed_dim = hidden if projection is None else int(self.last_matrix.shape[0])
         if pixel_shape[0] == 3 and hasattr(getattr(vision, "encoder", None), "layers"):
             self._describe(vision, projection, config.vision_config)
 
@@ -265,16 +272,21 @@ class TransformersTower(nn.Module):
 
     @property
     def last_matrix(self) -> Tensor:
-        """The last matrix before the embedding."""
+        """The last matrix before the embedding; a projection may have several (GroupViT)."""
         model: Any = self.model
-        projection = getattr(model, "visual_projection", None)
-        found = [projection.weight] if projection is not None else []
-        return (found or [part for part in model.vision_model.parameters() if part.ndim == 2])[-1]
+        last = getattr(model, "visual_projection", None) or model.vision_model
+        return [part for part in last.parameters() if part.ndim == 2][-1]
 
     def forward(self, pixels: Tensor) -> Tensor:
         model: Any = self.model
         if self.pixel_shape[0] == 3:
-            return _features(model.get_image_features(pixel_values=pixels))
+            try:
+                return _features(model.get_image_features(pixel_values=pixels))
+            except ValueError as error:  # the processor of another model
+                raise ModelError(
+                    f"{type(model).__name__} does not take the shape {self.pixel_shape} that its processor makes: "
+                    f"{_first_line(error)} Use the processor that belongs to the model."
+                ) from error
         packed, told = pixels[:, 0, :, :-3], pixels[:, 0, :, -3:]
         return _features(
             model.get_image_features(

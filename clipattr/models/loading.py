@@ -31,12 +31,14 @@ from clipattr.models.modules import (
     described,
     device_named,
     dtype_named,
+    frozen,
     preprocess_config,
-    require_finite,
+    required_clip,
     tokenizer_of,
-    unwrapped_clip,
+    unwrapped,
 )
 from clipattr.models.places import Site
+from clipattr.models.surroundings import unaffected
 from clipattr.models.tails import Tail
 from clipattr.models.text import embed_texts, tokenized
 from clipattr.models.text_tower import TextTower, read_text_tower
@@ -75,12 +77,7 @@ class Model:
         preprocess: Callable[[Image.Image], Tensor] | None = None,
         weights_hash: str | None = None,
     ):
-        self.clip = require_finite(clip, reference).eval().requires_grad_(False)
-        # Checkpointing would run blocks, and their hooks, twice. Text towers of transformers are excluded: a call of
-        # this method with any argument turns checkpointing on.
-        switched = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
-        if hasattr(switched, "set_grad_checkpointing"):
-            switched.set_grad_checkpointing(False)  # type: ignore[operator, union-attr]
+        self.clip = frozen(clip, reference)
         self.reference = reference
         self._tower: Tower | None = None
         self._text_tower: TextTower | None = None
@@ -336,7 +333,7 @@ def load_model(
             compiled, wrapped or whole module. Its activation and preprocessing are those of the tag it comes from,
             which is found by hash, cache folder, name, or the checkpoint's own arguments.
         device: default the GPU if torch finds one, else the CPU; a module stays on its device. "gpu" is "cuda".
-        dtype: default float32; a module keeps its own.
+        dtype: default float32; a module keeps its own, one of mixed precision is cast to its widest.
         tokenizer: for modules only: a function of (texts, context_length=) that returns ids (n, context_length), or a
             tokenizer of transformers; default open_clip's.
         preprocess: for modules only: a function from a PIL picture to (3, H, W), or a processor of transformers;
@@ -363,11 +360,11 @@ def load_model(
             raise ModelError(f"like={like!r} goes with a file of weights, not with a loaded model.")
         if isinstance(name, Model):
             return _placed(name, device, dtype)
-        if is_transformers(name):
-            adapted, making, pixels = adapt(name, tokenizer, preprocess)
+        clip = unwrapped(name)
+        if is_transformers(clip):
+            adapted, making, pixels = adapt(clip, tokenizer, preprocess)
             return _placed(Model(adapted, "custom", make_tokenizer=making, preprocess=pixels), device, dtype)
-        clip = unwrapped_clip(name)
-        making = functools.partial(tokenizer_of, clip, tokenizer)
+        making = functools.partial(tokenizer_of, required_clip(clip), tokenizer)
         return _placed(Model(clip, "custom", make_tokenizer=making, preprocess=preprocess), device, dtype)
     if tokenizer is not None or preprocess is not None:
         raise ModelError("tokenizer= and preprocess= go with a module; a named model brings its own.")
@@ -383,11 +380,14 @@ def load_model(
     return _placed(model, device or ("cuda" if torch.cuda.is_available() else None), dtype)
 
 
+@unaffected
 def _placed(model: Model, device: str | torch.device | None, dtype: torch.dtype | str | None) -> Model:
-    """The model on a device in a dtype: the same object if nothing changes, else a copy."""
-    device, dtype = device_named(device or model.device), dtype_named(dtype or model.dtype)
+    """The model on a device in a dtype: the same object if nothing changes, else a copy; mixed precision ends."""
+    dtypes = {value.dtype for value in model.clip.parameters() if value.is_floating_point()}
+    dtype = dtype_named(dtype or functools.reduce(torch.promote_types, dtypes))
+    device = device_named(device or model.device)
     there = device.type == model.device.type and device.index in (None, model.device.index)
-    if there and dtype == model.dtype:
+    if there and dtypes == {dtype}:
         return model
     moved = copy.copy(model)
     moved.weights_hash = model.weights_hash  # hashed before the cast loses digits

@@ -1,15 +1,17 @@
 """Modules: checks and conversion of modules, devices, templates and preprocessing that callers pass.
 
 Owns unwrapping of modules, their tokenizer, device names, templates that are functions, and a description of functions
-that is equal in every process. Ignores weights. Start at `unwrapped_clip`.
+that is equal in every process. Ignores weights. Start at `unwrapped`.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
@@ -62,11 +64,47 @@ def dtype_named(asked: Any) -> torch.dtype:
     return asked
 
 
+def frozen(clip: nn.Module, reference: str) -> nn.Module:
+    """The module in eval mode, without gradients of parameters, compiled calls or checkpointing; see `require_finite`.
+
+    A module that was built in inference mode, whose tensors no gradient can pass, is copied.
+    """
+    require_finite(clip, reference)
+    if any(value.is_inference() for value in clip.state_dict().values()):
+        with torch.inference_mode(False):
+            clip = copy.deepcopy(clip)
+    for (
+        module
+    ) in clip.modules():  # what Module.compile() has compiled does not call hooks that are added later
+        module._compiled_call_impl = None
+    # Checkpointing would run blocks, and their hooks, twice. Text towers of transformers are excluded: a call of this
+    # method with any argument turns checkpointing on.
+    switched: Any = clip.visual if isinstance(getattr(clip, "text", None), HFTextEncoder) else clip
+    if hasattr(switched, "set_grad_checkpointing"):
+        switched.set_grad_checkpointing(False)
+    return clip.eval().requires_grad_(False)
+
+
 def require_finite(clip: nn.Module, reference: str) -> nn.Module:
     """The same module; ModelError if its weights hold NaN or infinity.
 
-    Training that diverged leaves such weights, and so does a cast to half precision that overflowed.
+    Training that diverged leaves such weights, and so does a cast to half precision that overflowed. Weights without
+    values and modules without gradients (meta device, quantised, TorchScript) are refused too.
     """
+    state = clip.state_dict().values()
+    empty = any(isinstance(value, torch.Tensor) and value.is_meta for value in state)
+    for unusable, what in (
+        (empty, "is on the meta device, without values"),
+        (not all(isinstance(value, torch.Tensor) for value in state), "is quantised, without gradients"),
+        (
+            isinstance(clip, torch.jit.ScriptModule),
+            "is TorchScript, in which nothing can be read or replaced",
+        ),
+    ):
+        if unusable:
+            raise ModelError(
+                f"{reference}: the module {what}. Load its floating point weights into the plain module."
+            )
     broken = [name for name, value in clip.state_dict().items() if _broken(value)]
     broken = [name for name in broken if not name.endswith("attn_mask")]  # a causal mask holds minus infinity
     if broken:
@@ -119,19 +157,20 @@ def device_named(asked: str | torch.device | int) -> torch.device:
         ) from error
 
 
-def unwrapped_clip(clip: nn.Module) -> nn.Module:
-    """The open_clip module inside wrappers such as DataParallel and torch.compile.
-
-    Raises:
-        ModelError: no such module; the message names the missing attributes.
-    """
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside wrappers such as DataParallel and torch.compile."""
     for _ in range(4):  # wrappers may be nested
-        inner = getattr(clip, "_orig_mod", None) or (
-            None if hasattr(clip, "visual") else getattr(clip, "module", None)
+        inner = getattr(module, "_orig_mod", None) or (
+            None if hasattr(module, "visual") else getattr(module, "module", None)
         )
         if not isinstance(inner, nn.Module):
             break
-        clip = inner
+        module = inner
+    return module
+
+
+def required_clip(clip: nn.Module) -> nn.Module:
+    """The same module of open_clip's kind; ModelError for another, with the names of missing attributes."""
     needed = ("visual", "encode_image", "encode_text", "logit_scale")
     missing = [part for part in needed if not hasattr(clip, part)]
     if missing or not hasattr(clip.visual, "image_size"):
@@ -139,7 +178,6 @@ def unwrapped_clip(clip: nn.Module) -> nn.Module:
             f"{type(clip).__name__} is not a CLIP of open_clip's kind (CLIP, CustomTextCLIP): it lacks "
             f"{', '.join(missing) or 'visual.image_size'}."
         )
-
     return clip
 
 

@@ -31,9 +31,11 @@ def unaffected(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def usual_surroundings() -> Iterator[None]:
-    """Context with torch's and NumPy's own defaults: float32 on the CPU, no autocast, underflow ignored."""
+    """Torch's and NumPy's own defaults: float32 on the CPU, no autocast, no inference mode, underflow ignored."""
     with contextlib.ExitStack() as held:
         held.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        if torch.is_inference_mode_enabled():  # its tensors take no part in gradients, here or later
+            held.enter_context(torch.inference_mode(False))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 held.enter_context(torch.autocast(kind, enabled=False))

@@ -296,7 +296,7 @@ def _create(source: str, reference: str, **options: Any) -> nn.Module:
     """Build the module and read its weights as tensors only; missing weights are an error."""
     _require_text_library(source, reference)
     try:
-        with torch.random.fork_rng(devices=[]), usual_surroundings(), torch.inference_mode(False):
+        with torch.random.fork_rng(devices=[]), usual_surroundings():
             # Random initial values, which are overwritten, must not change the caller's random state.
             return open_clip.create_model(
                 source, precision="fp32", device="cpu", require_pretrained=True, weights_only=True, **options

@@ -191,3 +191,25 @@ def test_a_model_with_one_tower_is_refused(tmp_path, folders):
     transformers.BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="BertModel, which does not embed pictures and texts"):
         ca.load_model(f"hf:{tmp_path}")
+
+
+def test_wrapped_modules_and_projections_of_several_layers_are_read(pictures):
+    module, processor = build("clip")
+    how = {"preprocess": processor, "tokenizer": make_tokenizer()}
+    wrapped = ca.load_model(torch.nn.DataParallel(module), **how)
+    assert wrapped.weights_hash == ca.load_model(module, **how).weights_hash
+    module.visual_projection = torch.nn.Sequential(
+        torch.nn.Linear(32, 40), torch.nn.ReLU(), torch.nn.Linear(40, 24)
+    )
+    assert ca.load_model(module, **how).embed_dim == 24  # GroupViT's form
+
+
+def test_other_layouts_and_processors_of_other_models_are_errors_with_advice(pictures):
+    module, _ = build("clip")
+    wide = transformers.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    model = ca.load_model(module, preprocess=wide, tokenizer=make_tokenizer())
+    with pytest.raises(ModelError, match=r"\(3, 64, 64\).*processor that belongs to the model"):
+        model.encode_image(model.prepare(pictures[0])[None])
+    del module.vision_model
+    with pytest.raises(ModelError, match="not built like CLIP or SigLIP"):
+        ca.load_model(module, preprocess=wide, tokenizer=make_tokenizer())

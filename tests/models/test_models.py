@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipattr import DataError, Model, ModelError, SiteError, load_model
+from clipattr import DataError, Model, ModelError, SiteError, attribute, load_model
+from clipattr.dictionaries import random_sae
+from clipattr.sites import activations
 
 
 @pytest.fixture()
@@ -296,3 +298,55 @@ def test_the_tiny_model_tells_pictures_apart(tiny_model):
     # The fixture's promise: tests on it are about something.
     embeddings = tiny_model.encode_image(torch.randn(8, 3, 32, 32))
     assert (embeddings @ embeddings.T).min() < 0.98
+
+
+def test_mixed_precision_as_open_clip_makes_it_is_read_at_its_widest(config):
+    plain = open_clip.model.CLIP(**config)
+    mixed = copy.deepcopy(plain)
+    open_clip.model.convert_weights_to_lp(mixed, dtype=torch.bfloat16)
+    expected = open_clip.model.CLIP(**config)
+    expected.load_state_dict(mixed.state_dict())
+    for dtype in (None, "float32"):
+        model = load_model(mixed, dtype=dtype)
+        pixels = torch.randn(2, 3, 32, 32)
+        assert {value.dtype for value in model.clip.parameters()} == {torch.float32} == {model.dtype}
+        torch.testing.assert_close(model.encode_image(pixels), load_model(expected).encode_image(pixels))
+        torch.testing.assert_close(model.encode_text("kite"), load_model(expected).encode_text("kite"))
+    assert mixed.visual.conv1.weight.dtype == torch.bfloat16  # the caller's module is as it was
+    assert load_model(mixed, dtype="bf16").encode_image(pixels).shape == (2, 48)
+
+
+def test_modules_without_values_or_gradients_are_refused_with_the_cause(tiny_model):
+    from clipattr.models.modules import require_finite
+
+    quantised = nn.Module()
+    quantised.state_dict = lambda *a, **k: {"_packed.dtype": torch.qint8}  # as in torch.ao.nn.quantized
+    for module, told in (
+        (copy.deepcopy(tiny_model.clip).to("meta"), "meta device, without values"),
+        (quantised, "is quantised, without gradients"),
+    ):
+        with pytest.raises(ModelError, match=told):
+            require_finite(module, "it")
+
+
+def test_hooks_act_in_modules_that_were_compiled_in_place(tiny_model):
+    clip = copy.deepcopy(tiny_model.clip)
+    for block in clip.visual.transformer.resblocks:
+        block.compile(backend="eager")
+    model, pixels = load_model(clip), torch.randn(2, 3, 32, 32)
+    model.encode_image(pixels)  # compiles, where it is not turned off
+    found = activations(model, pixels, "image.1.mlp_out.all")
+    torch.testing.assert_close(found, activations(tiny_model, pixels, "image.1.mlp_out.all"))
+
+
+def test_inference_mode_of_the_caller_changes_nothing(tiny_model, config):
+    plain, pixels = copy.deepcopy(tiny_model.clip), torch.randn(2, 3, 32, 32)
+    dictionary = random_sae(torch.randn(50, 64), n_latents=8, k=2, site="image.0.all")
+    expected = attribute(tiny_model, pixels, "kite", dictionary=dictionary).values
+    with torch.inference_mode():
+        built = load_model(open_clip.model.CLIP(**config))
+        cast = load_model(tiny_model, dtype="float64")
+        inside = attribute(tiny_model, pixels, "kite", dictionary=dictionary).values
+    torch.testing.assert_close(inside, expected)
+    for model in (built, cast, load_model(plain)):
+        assert attribute(model, pixels, "kite", dictionary=dictionary).values.abs().max() > 0
