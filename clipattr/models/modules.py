@@ -73,9 +73,8 @@ def frozen(clip: nn.Module, reference: str) -> nn.Module:
     if any(value.is_inference() for value in clip.state_dict().values()):
         with torch.inference_mode(False):
             clip = copy.deepcopy(clip)
-    for (
-        module
-    ) in clip.modules():  # what Module.compile() has compiled does not call hooks that are added later
+    # What Module.compile() has compiled does not call hooks that are added later.
+    for module in clip.modules():
         module._compiled_call_impl = None
     # Checkpointing would run blocks, and their hooks, twice. Text towers of transformers are excluded: a call of this
     # method with any argument turns checkpointing on.

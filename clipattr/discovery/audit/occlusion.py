@@ -3,8 +3,7 @@
 On a few of the prompt's own pictures that show a candidate windows are occluded one by one. Where the evaluator loses
 the candidate and still sees the prompt, latents that raised the prompt's score and become inactive represent the
 candidate, whatever they fire for elsewhere: a model may have learnt the two as one concept. Concepts that fill the
-picture
-cannot be tested in this way. Start at `look` and `silent`.
+picture cannot be tested in this way. Start at `look` and `silent`.
 """
 
 from __future__ import annotations

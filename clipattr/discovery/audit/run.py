@@ -93,10 +93,9 @@ class Gathered:
     Attributes:
         judged: every family with its evidence. looked: the occluded pictures, if any. rise: effect of inserting it;
             None where that is hopeless or was not tried. pictured: text is over-represented on its pictures. spent:
-            forward
-            passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures. inserted:
-            the same for each of them, beyond other words.
-            untested: tests that were due and not made for want of pictures that can be opened.
+            forward passes. why_not: why it was not inserted. written: raw cosine that it adds on the first pictures.
+            inserted: the same for each of them, beyond other words. untested: tests that were due and
+            not made for want of pictures that can be opened.
     """
 
     subject: Subject
@@ -153,8 +152,8 @@ def held_of(found: Gathered, settings: Settings) -> tuple[list[Judged], Rise | N
     """The confirmed families without duplicates, and the effect of inserting the prompt if that is a finding.
 
     Families that are likelier wrong than right are left out, before duplicates are: what is left out is no reason to
-    drop a family that says the same. Text on the prompt's own pictures is read by the latents
-    that respond to it there; where none do, by those that inserted text activates.
+    drop a family that says the same. Text on the prompt's own pictures is read by the latents that respond to it there;
+    where none do, by those that inserted text activates.
     """
     unit, least = found.subject.unit, settings.least_confidence
     sure = [
